@@ -1,0 +1,116 @@
+"""The whole exception tree.
+
+Every error a user can meet is a `PaceError`: it says what happened, carries the data behind the sentence, and knows
+the exit code a command ends with (2: bad usage or configuration, 3: could not run or finish).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessRefusedError",
+    "BrokerUnavailableError",
+    "ConfigError",
+    "ExperimentError",
+    "FeedbackError",
+    "NotConnectedError",
+    "PaceError",
+    "PortTakenError",
+    "PreconditionFailedError",
+    "QueueNotFoundError",
+    "TransportError",
+]
+
+
+class PaceError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 3
+
+
+class ConfigError(PaceError):
+    """A setting, flag, scenario key or request field has a value that is not allowed."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, value: object, allowed: str, source: str = "") -> None:
+        """Name the ``key``, the offending ``value``, what is ``allowed`` and where it came from (``source``)."""
+        where = f" (from {source})" if source else ""
+        super().__init__(f"{key} = {value!r}{where}: {allowed}")
+        self.key = key
+        self.value = value
+        self.allowed = allowed
+        self.source = source
+
+
+class FeedbackError(PaceError):
+    """A feedback report that this version cannot read."""
+
+
+class TransportError(PaceError):
+    """The broker refused something, or the connection to it failed."""
+
+
+class BrokerUnavailableError(TransportError):
+    """No broker answers at the address."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        """``address`` is the broker URL without its password."""
+        super().__init__(f"no broker at {address}: {reason}")
+        self.address = address
+        self.reason = reason
+
+
+class NotConnectedError(TransportError):
+    """The operation needs an open channel and there is none right now."""
+
+
+class AccessRefusedError(TransportError):
+    """The broker does not accept these credentials or this virtual host."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        """``address`` is the broker URL without its password."""
+        super().__init__(f"access to {address} refused: {reason}")
+        self.address = address
+        self.reason = reason
+
+
+class QueueNotFoundError(TransportError):
+    """The queue does not exist (AMQP 404)."""
+
+    def __init__(self, queue: str) -> None:
+        """``queue`` is the name that was asked for."""
+        super().__init__(f"queue {queue!r} does not exist")
+        self.queue = queue
+
+
+class PreconditionFailedError(TransportError):
+    """A queue or exchange exists with other arguments than the ones declared (AMQP 406)."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, argument: str, reply_text: str) -> None:
+        """``argument`` is the one that differs; ``reply_text`` is the broker's own sentence."""
+        super().__init__(
+            f"{name!r} already exists with another {argument}: {reply_text}\n"
+            f"  1. delete it and let it be created anew:  pace cleanup {name}\n"
+            f"  2. use another name:                      --queue {name}.new\n"
+            f"  3. declare it as it is:                   change {argument} back in config.py or the flags"
+        )
+        self.name = name
+        self.argument = argument
+        self.reply_text = reply_text
+
+
+class PortTakenError(PaceError):
+    """A server of ours cannot listen because somebody else does."""
+
+    def __init__(self, host: str, port: int, flag: str) -> None:
+        """``flag`` is the command line option that chooses another port."""
+        super().__init__(f"port {port} on {host} is taken: choose another one with {flag} (0 picks a free one)")
+        self.host = host
+        self.port = port
+        self.flag = flag
+
+
+class ExperimentError(PaceError):
+    """An experiment could not start or could not finish."""
