@@ -1,0 +1,165 @@
+"""The message and the metadata that rides with it.
+
+The body is the user's payload, untouched. Metadata rides in properties and headers, so that a foreign consumer can
+ignore it and a foreign producer can omit it: a message that lacks any of it is processed all the same.
+
+A message id is a UUID of version 8 (RFC 9562, section 5.8) that holds the *session* of the producer process (60 bits)
+and the *sequence* within it (62 bits). So a set of ids is a bitmap per session, and the loss ledger is exact in bounded
+memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+__all__ = [
+    "MAX_SEQUENCE",
+    "MAX_SESSION",
+    "Delivery",
+    "HeaderValue",
+    "Message",
+    "Metadata",
+    "message_id",
+    "parse_message_id",
+]
+
+HeaderValue = int | str | bytes | bool | None | list[object] | dict[str, object]
+
+MAX_SESSION = (1 << 60) - 1
+MAX_SEQUENCE = (1 << 62) - 1
+
+_VERSION = 0x8 << 76
+_VARIANT = 0x2 << 62
+_LOW_12 = (1 << 12) - 1
+
+
+def message_id(session: int, sequence: int) -> str:
+    """Return the UUID text of one message.
+
+    Args:
+        session: identity of the producer process, 0 … 2⁶⁰−1.
+        sequence: number of the message within the session, 0 … 2⁶²−1.
+    """
+    value = (session >> 12) << 80 | _VERSION | (session & _LOW_12) << 64 | _VARIANT | sequence
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def parse_message_id(text: str | None) -> tuple[int, int] | None:
+    """Return (session, sequence), or None when the id is not one of ours."""
+    if text is None or len(text) != 36:
+        return None
+    try:
+        value = UUID(text).int
+    except ValueError:
+        return None
+    if value & (0xF << 76) != _VERSION or value & (0x3 << 62) != _VARIANT:
+        return None
+    session = (value >> 80) << 12 | (value >> 64) & _LOW_12
+    return session, value & MAX_SEQUENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is published: a body, its properties and headers.
+
+    ``timestamp_s`` is the AMQP timestamp property (whole seconds since the epoch). Times in headers are integer
+    nanoseconds: pika cannot publish floats.
+    """
+
+    body: bytes
+    message_id: str | None = None
+    timestamp_s: int | None = None
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    persistent: bool = True
+    content_type: str | None = None
+    expiration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message handed to a consumer, with what is needed to settle it.
+
+    ``tag`` counts per channel and ``epoch`` per connection: a tag of an earlier epoch settles nothing.
+    """
+
+    message: Message
+    tag: int
+    epoch: int
+    redelivered: bool
+    exchange: str = ""
+    routing_key: str = ""
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Who sent a message and when; every field may be unknown (None) for a foreign producer.
+
+    ``intended_ns`` is when the schedule wanted it sent, ``sent_ns`` when it was; both in nanoseconds since the epoch on
+    the sender's clock. ``processing_time_s`` asks the consumer for that much work.
+    """
+
+    session: int | None = None
+    sequence: int | None = None
+    producer_id: str | None = None
+    host: str | None = None
+    intended_ns: int | None = None
+    sent_ns: int | None = None
+    processing_time_s: float | None = None
+    traceparent: str | None = None
+
+    @classmethod
+    def read(cls, message: Message) -> Metadata:
+        """Return what is known about ``message``; malformed values count as unknown."""
+        headers = message.headers
+        ids = parse_message_id(message.message_id)
+        sent_ns = _integer(headers.get("sent_ns"))
+        if sent_ns is None and message.timestamp_s is not None:
+            sent_ns = message.timestamp_s * 1_000_000_000
+        return cls(
+            session=ids[0] if ids else None,
+            sequence=ids[1] if ids else None,
+            producer_id=_text(headers.get("producer_id")),
+            host=_text(headers.get("host")),
+            intended_ns=_integer(headers.get("intended_ns")),
+            sent_ns=sent_ns,
+            processing_time_s=_seconds(headers.get("processing_time")),
+            traceparent=_text(headers.get("traceparent")),
+        )
+
+    def headers(self) -> dict[str, HeaderValue]:
+        """Return the headers to publish: the known fields only."""
+        known: dict[str, HeaderValue | None] = {
+            "producer_id": self.producer_id,
+            "host": self.host,
+            "sequence": self.sequence,
+            "intended_ns": self.intended_ns,
+            "sent_ns": self.sent_ns,
+            "processing_time": None if self.processing_time_s is None else str(self.processing_time_s),
+            "traceparent": self.traceparent,
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
+
+
+def _seconds(value: object) -> float | None:
+    """Accept a number or its text (seconds): floats cannot travel as such."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None

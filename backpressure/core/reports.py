@@ -1,0 +1,152 @@
+"""Feedback reports: the counters every process publishes ten times a second on the feedback exchange.
+
+Counters are totals since the process started, never rates: whoever listens takes differences, so a lost report costs
+freshness and not correctness. Nothing here is trusted: a report may come from another version or from anybody, so
+`decode` checks it and raises `FeedbackError`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from backpressure.core.histogram import Histogram
+from backpressure.errors import FeedbackError
+
+__all__ = ["FEEDBACK_VERSION", "ConsumerReport", "ProducerReport", "Report", "decode", "encode"]
+
+FEEDBACK_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerReport:
+    """One producer process at one moment.
+
+    Totals count messages: ``offered`` (what the schedule asked for), ``published`` (sent the first time),
+    ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``, ``republished``.
+    """
+
+    id: str
+    session: int
+    pid: int
+    host: str
+    at_ns: int
+    offered: int
+    published: int
+    confirmed: int
+    nacked: int
+    rejected: int
+    returned: int
+    republished: int
+    in_flight: int
+    window: int
+    target_rate_per_s: float
+    pacing_rate_per_s: float
+    weight: float
+    application_limited: bool
+    blocked: bool
+    blocked_events: int
+    strategy: str
+    reason: str
+    rss_bytes: int
+    cpu_s: float
+    confirm_latency: Histogram = field(default_factory=Histogram)
+    api_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerReport:
+    """One consumer process at one moment.
+
+    ``held`` is what it was delivered and has not settled (its share of the queue's unacked). ``service_sum_s`` and
+    ``service_sum_s2`` are Σs and Σs² over ``processed`` messages, so mean and variance over any window are differences.
+    ``capacity_per_s`` is the rate it would reach with a full queue, where it is known (simulated work), else None.
+    """
+
+    id: str
+    pid: int
+    host: str
+    at_ns: int
+    queue: str
+    delivered: int
+    processed: int
+    failed: int
+    retried: int
+    dead_lettered: int
+    redelivered: int
+    duplicates: int
+    out_of_order: int
+    held: int
+    prefetch: int
+    paused: bool
+    capacity_per_s: float | None
+    busy_s: float
+    service_sum_s: float
+    service_sum_s2: float
+    rss_bytes: int
+    cpu_s: float
+    queue_wait: Histogram = field(default_factory=Histogram)
+    service: Histogram = field(default_factory=Histogram)
+    api_url: str = ""
+
+
+Report = ProducerReport | ConsumerReport
+
+_ROLES: dict[str, type[ProducerReport | ConsumerReport]] = {
+    "producer": ProducerReport,
+    "consumer": ConsumerReport,
+}
+_CHECKS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": (str,),
+    "bool": (bool,),
+}
+
+
+def encode(report: Report) -> bytes:
+    """Return the JSON text of ``report``, UTF-8, about 1 kB."""
+    role = "producer" if isinstance(report, ProducerReport) else "consumer"
+    content = {spec.name: _plain(getattr(report, spec.name)) for spec in fields(report)}
+    return json.dumps({"v": FEEDBACK_VERSION, "role": role, **content}, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Report:
+    """Return the report in ``data``; raises `FeedbackError` when it is not one that this version understands."""
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise FeedbackError(f"not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("v") != FEEDBACK_VERSION or content.get("role") not in _ROLES:
+        raise FeedbackError("not a feedback report of a known version and role")
+    kind = _ROLES[content["role"]]
+    values: dict[str, Any] = {}
+    for spec in fields(kind):
+        name = spec.name
+        if spec.type == "Histogram":
+            values[name] = _histogram(content.get(name))
+        elif name in content and _fits(content[name], str(spec.type)):
+            values[name] = content[name]
+        elif name != "api_url":
+            raise FeedbackError(f"{name} is missing or not of type {spec.type}")
+    return kind(**values)
+
+
+def _fits(value: object, annotation: str) -> bool:
+    if isinstance(value, bool) and annotation != "bool":
+        return False
+    return isinstance(value, _CHECKS[annotation])
+
+
+def _plain(value: object) -> object:
+    return [value.counts, value.sum_s] if isinstance(value, Histogram) else value
+
+
+def _histogram(value: Any) -> Histogram:
+    try:
+        counts, sum_s = value
+        return Histogram({int(bucket): int(count) for bucket, count in counts.items()}, float(sum_s))
+    except (TypeError, ValueError, AttributeError):
+        raise FeedbackError("not a histogram") from None

@@ -1,0 +1,90 @@
+"""What a rate-control law sees, and what it answers.
+
+A *law* is pure: ``update(signals, now) -> Decision``. It computes a rate; the token bucket applies it. `Signals` is one
+consistent view of the loop, put together from feedback reports, the queue probe and the producer's own counters; every
+count is a total, and whatever is not known is None rather than guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+__all__ = ["Decision", "Law", "Signals"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """The loop as one producer sees it at one control tick.
+
+    The queue:
+        ready: messages waiting in the broker, or None before the first reading.
+        unacked: delivered and not settled, summed over the consumers that report; None when nobody reports it.
+        depth_age_s: how old the reading of ``ready`` is.
+        confirmed_total: messages confirmed to all producers (this one included) since this law started.
+        departed_total: messages settled by all reporting consumers since then; None when none ever reported.
+        feedback_age_s: age of the freshest consumer report; infinite when none ever came.
+        consumers: consumers alive, by report or else by the broker's count.
+        service_mean_s, service_cv2: mean and squared coefficient of variation of recent service times, or None.
+    This producer:
+        demand_per_s: what its schedule offers.
+        application_limited: it has had less to send than the law allowed since the last tick.
+        in_flight, window: messages sent and unconfirmed, and the most that may be.
+        nacked_total, returned_total: its own, ever.
+        confirm_latency_s: recent mean time from sent to confirmed, or None; confirm_latency_min_s: the smallest seen.
+        blocked: the broker has told it to stop (``connection.blocked``).
+    The others:
+        producers: producers alive, this one included (at least 1).
+        share: this producer's part of the common rate, by weight: 0 < share ≤ 1.
+    """
+
+    ready: int | None = None
+    unacked: int | None = None
+    depth_age_s: float = float("inf")
+    confirmed_total: int = 0
+    departed_total: int | None = None
+    feedback_age_s: float = float("inf")
+    consumers: int | None = None
+    service_mean_s: float | None = None
+    service_cv2: float | None = None
+    demand_per_s: float = float("inf")
+    application_limited: bool = False
+    in_flight: int = 0
+    window: int = 0
+    nacked_total: int = 0
+    returned_total: int = 0
+    confirm_latency_s: float | None = None
+    confirm_latency_min_s: float | None = None
+    blocked: bool = False
+    producers: int = 1
+    share: float = 1.0
+
+    @property
+    def depth(self) -> int | None:
+        """Ready plus unacked; only ready where unacked is unknown; None before the first reading."""
+        if self.ready is None:
+            return None
+        return self.ready + (self.unacked or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The rate this producer may send at from now on, why, and (optionally) a cap on its in-flight window.
+
+    ``rate_per_s`` may be infinite: "no limit beyond the offered load". ``bottleneck_per_s`` is the law's estimate of
+    the whole bottleneck's rate, for those laws that have one.
+    """
+
+    rate_per_s: float
+    reason: str
+    window: int | None = None
+    bottleneck_per_s: float | None = None
+
+
+@runtime_checkable
+class Law(Protocol):
+    """A rate-control law: state in, decision out; no clock, no I/O, no randomness."""
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        """Return the decision for ``signals`` at time ``now`` (seconds, monotonic)."""
+        ...

@@ -1,0 +1,213 @@
+"""What the engines know of a broker: a small family of protocols, the same for every backend.
+
+All objects live on one asyncio event loop and call their listener on it; none of the callbacks may block. A transport
+keeps its connections alive by itself: after a loss it reconnects with exponential back-off and jitter, for ever or
+(``wait=False``) not at all on the first attempt, and says so through the listener. It never republishes or re-acks by
+itself: what to do about messages in flight is the engine's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from backpressure.core.message import Delivery, Message
+from backpressure.settings import QueueSettings
+
+__all__ = [
+    "BrokerIdentity",
+    "FeedbackBus",
+    "Publisher",
+    "PublisherListener",
+    "QueueAdmin",
+    "QueueProbe",
+    "QueueReading",
+    "Subscriber",
+    "SubscriberListener",
+    "Transport",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerIdentity:
+    """Who answers: ``product`` as in "RabbitMQ", its ``version``, and the address without credentials."""
+
+    product: str
+    version: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """A queue at one moment. ``unacked`` is None where the broker does not tell (AMQP passive declare)."""
+
+    ready: int
+    unacked: int | None
+    consumers: int | None
+
+
+class PublisherListener(Protocol):
+    """What a publisher tells its engine."""
+
+    def on_ready(self) -> None:
+        """A (new) channel is open in confirm mode; tags count from 1 again."""
+
+    def on_confirmed(self, tag: int, multiple: bool) -> None:
+        """The broker took message ``tag`` (``multiple``: and every earlier one)."""
+
+    def on_nacked(self, tag: int, multiple: bool) -> None:
+        """The broker refused message ``tag`` (``multiple``: and every earlier one still open)."""
+
+    def on_returned(self, message_id: str | None, reason: str) -> None:
+        """The message could not be routed; its confirm follows."""
+
+    def on_blocked(self, reason: str) -> None:
+        """The broker reads no more of what this connection publishes (an alarm)."""
+
+    def on_unblocked(self) -> None:
+        """The alarm is over."""
+
+    def on_lost(self, error: Exception) -> None:
+        """The channel is gone; nothing in flight on it will be settled. Reconnecting has begun."""
+
+
+class Publisher(Protocol):
+    """Publishes with confirms, without waiting for them."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `publish` may be called now."""
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        """Bytes accepted by `publish` that the socket has not taken yet."""
+
+    async def start(self, listener: PublisherListener) -> None:
+        """Connect; returns when ready. Raises `TransportError` only when the transport does not wait for a broker."""
+
+    def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
+        """Hand over one message (mandatory) and return its tag; raises `NotConnectedError`."""
+
+    async def stop(self) -> None:
+        """Flush what was handed over, close, stop reconnecting."""
+
+
+class SubscriberListener(Protocol):
+    """What a subscriber tells its engine."""
+
+    def on_ready(self) -> None:
+        """Consuming from the queue has (again) begun."""
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A message arrived."""
+
+    def on_lost(self, error: Exception) -> None:
+        """The channel is gone: unsettled deliveries will come again with ``redelivered`` set."""
+
+
+class Subscriber(Protocol):
+    """Consumes one queue with manual acknowledgements and a bounded prefetch."""
+
+    async def start(self, listener: SubscriberListener, *, queue: str, prefetch: int) -> None:
+        """Connect and consume; returns when ready. Raises as `Publisher.start` does."""
+
+    def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
+        """Settle as done; False when its channel is gone (it will be redelivered)."""
+
+    def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
+        """Give back to the queue, or to its dead-letter exchange; False when its channel is gone."""
+
+    def set_prefetch(self, count: int) -> None:
+        """Allow ``count`` unsettled deliveries from now on."""
+
+    async def pause(self) -> None:
+        """Stop new deliveries; those already here can still be settled."""
+
+    async def resume(self) -> None:
+        """Consume again."""
+
+    async def stop(self) -> None:
+        """Send the acknowledgements handed over, close; unsettled deliveries return to the queue."""
+
+
+class QueueProbe(Protocol):
+    """Reads queue depths, cheaply enough for ten times a second, on a connection that is never blocked."""
+
+    async def start(self) -> None:
+        """Connect; raises as `Publisher.start` does."""
+
+    async def read(self, queue: str) -> QueueReading:
+        """Return the depth now; raises `QueueNotFoundError`, `NotConnectedError`."""
+
+    async def stop(self) -> None:
+        """Close."""
+
+
+class FeedbackBus(Protocol):
+    """The fanout on which every process reports: fresh or dropped, never queued up."""
+
+    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+        """Connect; with ``on_report`` every report of every process (this one included) is handed to it."""
+
+    def send(self, payload: bytes) -> bool:
+        """Publish one report, or drop it (False) when there is no open, unblocked channel."""
+
+    async def stop(self) -> None:
+        """Close."""
+
+
+class QueueAdmin(Protocol):
+    """Creates, empties and removes what the experiment needs; not for the fast path."""
+
+    async def start(self) -> None:
+        """Connect; raises as `Publisher.start` does."""
+
+    async def identity(self) -> BrokerIdentity:
+        """Say who answers."""
+
+    async def declare(self, queue: QueueSettings) -> None:
+        """Create exchange, work queue, dead-letter queue, audit queue (when on) and their bindings, idempotently.
+
+        Raises `PreconditionFailedError` when one exists with other arguments.
+        """
+
+    async def purge(self, queue: str) -> int:
+        """Drop all ready messages and return how many; raises `QueueNotFoundError`."""
+
+    async def delete(self, queue: str) -> None:
+        """Remove the queue if it exists."""
+
+    async def delete_exchange(self, exchange: str) -> None:
+        """Remove the exchange if it exists."""
+
+    async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
+        """Change the bound of a live queue (None: no bound); raises `TransportError` saying what to do instead."""
+
+    def drain(self, queue: str) -> AsyncIterator[Delivery]:
+        """Take every ready message off the queue, acknowledging as it goes, until it is empty."""
+
+    async def stop(self) -> None:
+        """Close."""
+
+
+class Transport(Protocol):
+    """One broker's whole family. Each product has a connection of its own: publishing never shares with consuming."""
+
+    address: str
+    """The broker's URL without its password."""
+
+    def publisher(self) -> Publisher:
+        """Return a new, unstarted publisher."""
+
+    def subscriber(self) -> Subscriber:
+        """Return a new, unstarted subscriber."""
+
+    def probe(self) -> QueueProbe:
+        """Return a new, unstarted probe."""
+
+    def feedback(self) -> FeedbackBus:
+        """Return a new, unstarted feedback bus."""
+
+    def admin(self) -> QueueAdmin:
+        """Return a new, unstarted admin."""
