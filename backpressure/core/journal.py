@@ -89,6 +89,18 @@ def read_records(data: bytes | memoryview) -> Iterator[ProducerRecord | Consumer
             yield ProducerRecord(session, sequence, Outcome(outcome), intended_ns, sent_ns, settled_ns, attempts)
         elif kind == _CONSUMER:
             redelivered = bool(flags & _REDELIVERED)
-            yield ConsumerRecord(session, sequence, Outcome(outcome), *times, redelivered, attempts)
+            intended_ns, sent_ns, received_ns, started_ns, done_ns = times
+            yield ConsumerRecord(
+                session,
+                sequence,
+                Outcome(outcome),
+                intended_ns,
+                sent_ns,
+                received_ns,
+                started_ns,
+                done_ns,
+                redelivered,
+                attempts,
+            )
         else:
             return

@@ -24,7 +24,8 @@ class ProducerReport:
     """One producer process at one moment.
 
     Totals count messages: ``offered`` (what the schedule asked for), ``published`` (sent the first time),
-    ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``, ``republished``.
+    ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``,
+    ``republished``.
     """
 
     id: str

@@ -1,1 +1,4 @@
-"""placeholder."""
+"""The processes' engines: core decisions wired to a transport, which is handed in.
+
+An engine knows the protocols of `backpressure.transports.base` and nothing of RabbitMQ, Kafka or HTTP.
+"""

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What a process tells about itself: metrics, journals, logs."""
