@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 __all__ = [
     "ApiSettings",
@@ -47,7 +48,11 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _auto_or_number(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if isinstance(value, str) and value != "auto":
+        if not (value.isascii() and value.isdigit()):
+            raise ValueError("a number from 1 to 65535, or auto")
+        return int(value)
+    return value
 
 
 Prefetch = Annotated[Annotated[int, Field(ge=1, le=65535)] | Literal["auto"], BeforeValidator(_auto_or_number)]
@@ -289,8 +294,19 @@ class ProcessSettings(Section):
     )
 
 
-class Settings(Section):
-    """All sections."""
+class Settings(BaseSettings):
+    """All sections. Constructing it reads nothing but its arguments: the environment is `backpressure.config`'s job."""
+
+    model_config = SettingsConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+    @classmethod
+    def settings_customise_sources(  # noqa: D102 - pydantic-settings names this hook and its arguments
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - passed by name
+        init_settings: PydanticBaseSettingsSource,
+        **_: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
     producer: ProducerSettings = Field(default_factory=ProducerSettings)
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)

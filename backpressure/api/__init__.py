@@ -1,1 +1,1 @@
-"""placeholder."""
+"""The HTTP side: FastAPI apps over the engines, served in the process's own event loop."""

@@ -1,0 +1,118 @@
+"""Serves one FastAPI app inside a running event loop, on loopback unless a token protects it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Self
+
+import uvicorn
+from starlette.responses import JSONResponse
+
+from backpressure.errors import ConfigError, PortTakenError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+    from pydantic import SecretStr
+
+__all__ = ["ApiServer", "is_loopback"]
+
+_STOP_TIMEOUT_S = 3
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class ApiServer:
+    """One app on one address; ``async with ApiServer(…)`` serves it until the block ends."""
+
+    def __init__(self, app: FastAPI, *, host: str, port: int, token: SecretStr, flag: str) -> None:
+        """Bind the address at once, so that nothing is half started.
+
+        Args:
+            app: what to serve.
+            host: address to bind; any other than loopback needs a token.
+            port: 0 picks a free one.
+            token: when not empty, every request needs ``Authorization: Bearer <token>``.
+            flag: the option that chooses another port, named when this one is taken.
+
+        Raises:
+            ConfigError: not loopback, and no token.
+            PortTakenError: somebody else listens there.
+        """
+        secret = token.get_secret_value()
+        if not secret and not is_loopback(host):
+            raise ConfigError("host", host, "an address others can reach needs api.token (PACE_API__TOKEN)")
+        if secret:
+            _require_token(app, secret)
+        self._socket = _bind(host, port, flag)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_STOP_TIMEOUT_S, ws="none"
+        )
+        self._server = _QuietServer(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve in a task of its own; returns once requests are accepted."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="http")
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Finish the requests at hand, at most three seconds, and close."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+def _bind(host: str, port: int, flag: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise PortTakenError(host, port, flag) from None
+    listener.listen(128)
+    return listener
+
+
+def _require_token(app: FastAPI, secret: str) -> None:
+    expected = f"Bearer {secret}".encode()
+
+    @app.middleware("http")
+    async def check(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, expected):
+            return JSONResponse({"detail": "missing or wrong token"}, 401, {"WWW-Authenticate": "Bearer"})
+        return await call_next(request)
