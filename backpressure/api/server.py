@@ -76,7 +76,7 @@ class ApiServer:
     async def start(self) -> None:
         """Serve in a task of its own; returns once requests are accepted."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="http")
-        while not self._server.started and not self._task.done():
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn offers a flag, no event
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:

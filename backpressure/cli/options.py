@@ -112,7 +112,7 @@ def _queue_names(name: str) -> dict[str, Any]:
     return {"queue.work": name, "queue.dead_letter": f"{name}.dlq", "queue.routing_key": key}
 
 
-def _type(annotation: Any) -> click.ParamType:
+def _type(annotation: Any) -> click.ParamType[Any]:
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     arguments = get_args(annotation) or (annotation,)

@@ -11,7 +11,7 @@ __all__ = ["announce"]
 
 
 def announce(path: str, **facts: Any) -> None:
-    """Write ``facts`` with this process's pid to the file ``path`` as JSON, at once or not at all; "" writes nothing."""
+    """Write ``facts`` and this process's pid to the file ``path`` as JSON, atomically; "" writes nothing."""
     if not path:
         return
     target = Path(path)

@@ -1,7 +1,7 @@
 """Journals on disk: every settled message of one process, safe against ``kill -9`` the moment it is recorded.
 
-The file is mapped into memory, so a record is in the operating system's page cache as soon as it is written and needs no
-flush; the file grows in steps of one megabyte whose unused rest stays zero.
+The file is mapped into memory, so a record is in the operating system's page cache as soon as it is written and needs
+no flush; the file grows in steps of one megabyte whose unused rest stays zero.
 """
 
 from __future__ import annotations

@@ -1,0 +1,104 @@
+"""Schedules: when the producer is offered messages, and when the consumer's work on them ends.
+
+Both keep an ideal timeline of their own, so that late timers delay single messages but never add up: the mean rate is
+exact. Both bound how far they catch up, so that a stall of the machine is not followed by a burst.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["ArrivalSchedule", "ServiceSchedule"]
+
+
+class ArrivalSchedule:
+    """The offered load: arrival times at ``rate_per_s``, kept until they are taken or there is no more room.
+
+    An arrival that finds ``room_s`` seconds' worth of others waiting is *held back*: its source was throttled. It
+    counts as offered and is never sent, so that a throttled source builds up no hidden queue in front of the queue.
+    """
+
+    def __init__(self, rate_per_s: float, room_s: float, now: float, gap: Callable[[], float] | None = None) -> None:
+        """Begin at ``now``.
+
+        Args:
+            rate_per_s: mean arrivals per second, > 0.
+            room_s: how many seconds' worth may wait.
+            now: seconds, monotonic.
+            gap: returns random gaps with mean 1, for example exponential ones (Poisson arrivals); None: even gaps.
+        """
+        self.rate_per_s = rate_per_s
+        self.offered = 0
+        self.held_back = 0
+        self._room_s = room_s
+        self._gap = gap
+        self._waiting: deque[float] = deque()
+        self._anchor = now
+        self._since_anchor = 0  # even gaps count from an anchor: adding them up would drift
+        self._next_at = now
+
+    def set_rate(self, rate_per_s: float, now: float) -> None:
+        """Arrive at ``rate_per_s`` from ``now`` on."""
+        self.pending(now)
+        if rate_per_s != self.rate_per_s:
+            remaining = max(0.0, self._next_at - now) * self.rate_per_s
+            self.rate_per_s = rate_per_s
+            self._anchor = self._next_at = now + remaining / rate_per_s
+            self._since_anchor = 0
+
+    def restart(self, now: float) -> None:
+        """Forget what waits and arrive again from ``now`` on, after a pause in which nothing was offered."""
+        self._waiting.clear()
+        self._anchor = self._next_at = now
+        self._since_anchor = 0
+
+    def pending(self, now: float) -> int:
+        """Return how many arrivals wait to be sent at ``now``."""
+        room = max(1, int(self.rate_per_s * self._room_s))
+        while self._next_at <= now:
+            if len(self._waiting) < room:
+                self._waiting.append(self._next_at)
+                self._step(1)
+            elif self._gap is None:
+                missed = int((now - self._next_at) * self.rate_per_s) + 1
+                self.held_back += missed
+                self._step(missed)
+            else:
+                self.held_back += 1
+                self._step(1)
+        return len(self._waiting)
+
+    def take(self) -> float:
+        """Remove the oldest waiting arrival and return its time; raises `IndexError` when none waits."""
+        return self._waiting.popleft()
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds until an arrival waits: 0 if one does."""
+        return 0.0 if self.pending(now) else self._next_at - now
+
+    def _step(self, count: int) -> None:
+        self.offered += count
+        if self._gap is None:
+            self._since_anchor += count
+            self._next_at = self._anchor + self._since_anchor / self.rate_per_s
+        else:
+            self._next_at += self._gap() / self.rate_per_s
+
+
+class ServiceSchedule:
+    """Simulated work, one message at a time: when it starts and when it ends, on an ideal timeline.
+
+    Work starts when both the message and the worker are free. A worker that wakes up late goes on from its ideal time,
+    at most ``catch_up_s`` behind: more than that was a real stall, whose capacity is lost.
+    """
+
+    def __init__(self, catch_up_s: float = 0.1) -> None:
+        self._catch_up_s = catch_up_s
+        self._free_at = 0.0
+
+    def begin(self, available_at: float, service_s: float, now: float) -> tuple[float, float]:
+        """Return (start, end) of the work on a message that was there at ``available_at``; seconds, monotonic."""
+        start = max(available_at, self._free_at, now - self._catch_up_s)
+        self._free_at = start + service_s
+        return start, self._free_at
