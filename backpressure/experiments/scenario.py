@@ -1,0 +1,268 @@
+"""The scenario model: what a TOML file means, and what is wrong with it.
+
+A `Scenario` is complete and checked: every phase carries the whole settings in force, so nothing can fail to make sense
+once processes run. Every mistake is a `ConfigError` that names file, key, value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from types import NoneType
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from backpressure.config import find_field, replaced
+from backpressure.errors import ConfigError
+from backpressure.experiments.expectations import Expectation, parse_expectation
+from backpressure.experiments.summary import metric_paths
+from backpressure.settings import Settings
+
+__all__ = ["Phase", "Scenario", "Until", "build", "merge", "parse", "parse_assignment"]
+
+Until = Literal["published", "drained", "consumed"]
+
+_CHOSEN_BY_RUNNER = {
+    "broker": "the broker is chosen with --broker",
+    "api": "every process of a run gets free ports",
+    "process": "`pace run` sets these itself",
+}
+_SECTIONS = [name for name in Settings.model_fields if name not in _CHOSEN_BY_RUNNER]
+_LIVE_SECTIONS = {"producer", "consumer", "control", "retry"}
+_LIVE_QUEUE_KEYS = {"queue.max_length", "queue.overflow"}
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the run under constant settings.
+
+    ``changes`` are the dotted keys that differ from the phase before. With ``until`` the phase ends as soon as that is
+    true, and ``duration_s`` is the longest it may take; without, it lasts exactly ``duration_s``.
+    """
+
+    name: str
+    duration_s: float
+    until: Until | None
+    settings: Settings
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A checked scenario. ``document`` is what it was built from, overrides included: writing it down reproduces it."""
+
+    name: str
+    summary: str
+    seed: int
+    phases: tuple[Phase, ...]
+    expectations: tuple[Expectation, ...]
+    document: Mapping[str, Any]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings the run starts with."""
+        return self.phases[0].settings
+
+    @property
+    def duration_s(self) -> float:
+        """The longest the phases may take."""
+        return sum(phase.duration_s for phase in self.phases)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+_tables: dict[str, Any] = {name: (dict[str, Any], Field(default_factory=dict)) for name in _SECTIONS}
+
+
+class _PhaseHead(_Document):
+    name: str = Field(pattern=_NAME, max_length=60)
+    duration_s: float = Field(gt=0, le=86_400, allow_inf_nan=False)
+    until: Until | None = None
+    fault: str | None = None
+
+
+class _ScenarioHead(_Document):
+    name: str = Field(pattern=_NAME, max_length=60)
+    summary: str = ""
+    seed: int = Field(1, ge=0, le=1_000_000_000)
+    expect: dict[str, Any] = Field(default_factory=dict)
+
+
+_PhaseDocument = create_model("_PhaseDocument", __base__=_PhaseHead, **_tables)
+_ScenarioDocument = create_model(
+    "_ScenarioDocument", __base__=_ScenarioHead, phase=(list[dict[str, Any]], Field(min_length=1)), **_tables
+)
+
+
+def parse(text: str, source: str) -> dict[str, Any]:
+    """Return the document in ``text``; raises `ConfigError` naming ``source`` and the line when it is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("scenario", source, f"not valid TOML: {error}") from None
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``: a TOML value where it is one, else the text itself."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError("--set", text, "expected key=value, for example producer.rate=500")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def merge(document: Mapping[str, Any], assignments: Iterable[tuple[str, Any]], source: str) -> dict[str, Any]:
+    """Return ``document`` with dotted keys set: ``seed``, ``section.key``, ``phase.NAME.key``, ``expect.METRIC``."""
+    result: dict[str, Any] = _copied(document)
+    for key, value in assignments:
+        head, _, rest = key.partition(".")
+        if head == "expect":
+            result.setdefault("expect", {})[rest] = value
+        elif head == "phase":
+            name, _, inner = rest.partition(".")
+            _assign(_phase_table(result, name, key, value, source), inner, key, value)
+        else:
+            _assign(result, key, key, value)
+    return result
+
+
+def build(document: Mapping[str, Any], source: str) -> Scenario:
+    """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
+    head = _checked(_ScenarioDocument, document, "", source)
+    settings = replaced(Settings(), dict(_flat(document, "", source)), source)
+    phases: list[Phase] = []
+    for number, table in enumerate(document["phase"], start=1):
+        where = f"phase.{table.get('name', number)}"
+        part = _checked(_PhaseDocument, table, f"{where}.", source)
+        if part.fault is not None:
+            raise ConfigError(f"{where}.fault", part.fault, _NO_FAULTS, source)
+        if part.name in {phase.name for phase in phases}:
+            raise ConfigError(f"{where}.name", part.name, "every phase needs a name of its own", source)
+        wanted = dict(_flat(table, f"{where}.", source))
+        changes = {key: value for key, value in wanted.items() if value != _value(settings, key)}
+        settings = _changed(settings, wanted, where, source)
+        if phases:
+            _refuse_what_cannot_change(changes, where, source)
+        if part.until in {"published", "consumed"} and not settings.producer.limit:
+            allowed = f'"{part.until}" needs producer.limit: an endless producer never gets there'
+            raise ConfigError(f"{where}.until", part.until, allowed, source)
+        phases.append(Phase(part.name, part.duration_s, part.until, settings, changes))
+    expectations = _expectations(head.expect, phases, source)
+    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, _copied(document))
+
+
+_NO_FAULTS = (
+    "faults cannot be injected yet; what a phase can change: consumer.count and producer.count (stop and start "
+    "processes), queue.max_length, queue.overflow and any setting of producer, consumer, control and retry"
+)
+
+
+def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
+    processes = [f"{role}-{n + 1}" for role in ("producer", "consumer") for n in range(_started(role, phases))]
+    known = metric_paths([phase.name for phase in phases], [*processes, "monitor", "broker"])
+    stated = [parse_expectation(metric, text, known, source) for metric, text in _dotted(texts)]
+    # A phase that waits for something expects it: running into its duration is a failure, not a detail.
+    implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
+    return (*stated, *implied)
+
+
+def _started(role: str, phases: list[Phase]) -> int:
+    """Return how many processes of ``role`` a run starts: one that returns in a later phase is a new process."""
+    counts = [0, *(getattr(phase.settings, role).count for phase in phases)]
+    return sum(max(0, after - before) for before, after in pairwise(counts))
+
+
+def _dotted(texts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield metric and text; ``wait_ms.p99 = "…"`` without quotes arrives as nested tables."""
+    for key, value in texts.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted settings keys of a table with their values; the text "none" unsets what may be unset."""
+    for section in _SECTIONS:
+        for name, value in table.get(section, {}).items():
+            key = f"{section}.{name}"
+            try:
+                field = find_field(key, value, source)
+            except ConfigError as error:
+                raise ConfigError(prefix + key, value, error.allowed, source) from None
+            yield key, None if value == "none" and NoneType in get_args(field.annotation) else value
+
+
+def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: str) -> Settings:
+    try:
+        return replaced(settings, wanted, source)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error.key}", error.value, error.allowed, source) from None
+
+
+def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:
+    for key, value in changes.items():
+        if key.split(".")[0] not in _LIVE_SECTIONS and key not in _LIVE_QUEUE_KEYS:
+            allowed = "cannot change while the run goes on: set it at the top of the file, or in the first phase"
+            raise ConfigError(f"{where}.{key}", value, allowed, source)
+
+
+def _value(settings: Settings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
+
+
+def _checked(model: type[Any], table: Mapping[str, Any], prefix: str, source: str) -> Any:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(prefix + key, *_problem(model, key, first), source) from None
+
+
+def _problem(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> tuple[object, str]:
+    """Return the offending value and what would be allowed."""
+    if error["type"] == "extra_forbidden":
+        if key in _CHOSEN_BY_RUNNER:
+            return error["input"], f"not part of a scenario: {_CHOSEN_BY_RUNNER[key]}"
+        near = difflib.get_close_matches(key, model.model_fields, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(model.model_fields)}"
+        return error["input"], f"unknown key; {hint}"
+    if error["type"] == "missing":
+        return None, "is required"
+    message = str(error["msg"])
+    return error["input"], f"{message[0].lower()}{message[1:]}"
+
+
+def _phase_table(document: Mapping[str, Any], name: str, key: str, value: object, source: str) -> dict[str, Any]:
+    tables = [table for table in document.get("phase", []) if isinstance(table, dict)]
+    for table in tables:
+        if table.get("name") == name:
+            return table
+    names = ", ".join(str(table.get("name")) for table in tables)
+    raise ConfigError(key, value, f"{source} has no phase {name!r}; there are {names}", "--set")
+
+
+def _assign(table: dict[str, Any], path: str, key: str, value: object) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(key, value, f"{parent} is not a table", "--set")
+    table[last] = value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

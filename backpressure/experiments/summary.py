@@ -1,0 +1,176 @@
+"""The result of a run: every figure of ``summary.json``, named once, and how a dotted path finds one.
+
+``docs/summary.md`` documents these models field by field. None means "not measured": there was nothing to measure it
+on, or the run ended too early. It never means 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeGuard, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "Depth",
+    "Held",
+    "Percentiles",
+    "PhaseSummary",
+    "ProcessSummary",
+    "Summary",
+    "Totals",
+    "Verdict",
+    "find_metric",
+    "metric_paths",
+]
+
+Verdict = Literal["passed", "failed", "interrupted", "error"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Held(_Model):
+    """An expectation and what became of it; ``limit`` is a pair for "between"."""
+
+    metric: str
+    op: str
+    limit: float | tuple[float, float]
+    value: float | None
+    held: bool
+
+
+class Totals(_Model):
+    """Messages, by id. published = processed + dead_lettered + dropped + left_in_queue + rejected + returned + lost.
+
+    ``left_in_queue`` and ``lost`` are None when the queues could not be read at the end.
+    """
+
+    offered: int
+    published: int
+    confirmed: int
+    rejected: int
+    returned: int
+    delivered: int
+    processed: int
+    redelivered: int
+    duplicates: int
+    out_of_order: int
+    lost: int | None
+    dead_lettered: int
+    dropped: int
+    left_in_queue: int | None
+
+
+class Percentiles(_Model):
+    """Of durations in milliseconds, exact (nearest rank)."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class Depth(_Model):
+    """Messages ready + unacked in the work queue, sampled."""
+
+    mean: float | None = None
+    max: int | None = None
+
+
+class PhaseSummary(_Model):
+    """One phase; rates in messages a second."""
+
+    name: str
+    start_s: float
+    end_s: float
+    publish_rate: float
+    process_rate: float
+    utilisation: float | None
+    wait_ms: Percentiles
+    depth_max: int | None
+    settle_s: float | None
+    reached: bool | None
+    """Whether the ``until`` of the phase came in time; None without one."""
+
+
+class ProcessSummary(_Model):
+    """One process of the run: CPU seconds used, and the largest resident memory seen."""
+
+    role: str
+    id: str
+    pid: int
+    cpu_s: float
+    rss_max_mb: float
+
+
+class Summary(_Model):
+    """All of ``summary.json``."""
+
+    scenario: str
+    strategy: str
+    broker: str
+    broker_version: str
+    started_at: str
+    duration_s: float
+    verdict: Verdict
+    expectations: list[Held]
+    totals: Totals
+    utilisation: float | None
+    wait_ms: Percentiles
+    end_to_end_ms: Percentiles
+    confirm_ms: Percentiles
+    depth: Depth
+    fairness_jain: float | None
+    phases: list[PhaseSummary]
+    processes: list[ProcessSummary]
+
+
+def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
+    """Return every path an expectation may name: totals also bare (``lost``), phases and processes by their name."""
+    paths: list[str] = []
+    for name, field in Summary.model_fields.items():
+        if name == "expectations":
+            continue
+        if name in {"phases", "processes"}:
+            model = PhaseSummary if name == "phases" else ProcessSummary
+            entries = phases if name == "phases" else processes
+            leaves = list(_numbers(model))
+            paths += [f"{name}.{entry}.{leaf}" for entry in entries for leaf in leaves]
+        elif _is_model(field.annotation):
+            paths += [f"{name}.{leaf}" for leaf in _numbers(field.annotation)]
+        elif _is_number(field.annotation):
+            paths.append(name)
+    return [*Totals.model_fields, *paths]
+
+
+def find_metric(summary: Mapping[str, Any], path: str) -> float | None:
+    """Return the figure at ``path`` of a dumped summary, or None when it was not measured; raises `KeyError`."""
+    value: Any = summary["totals"] if path in Totals.model_fields else summary
+    for part in path.split("."):
+        value = _entry(value, part) if isinstance(value, Sequence) else value[part]
+    return None if value is None else float(value)
+
+
+def _entry(entries: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    for entry in entries:
+        if name in {entry.get("name"), entry.get("id")}:
+            return entry
+    raise KeyError(name)
+
+
+def _numbers(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if _is_model(field.annotation):
+            yield from (f"{name}.{leaf}" for leaf in _numbers(field.annotation))
+        elif _is_number(field.annotation):
+            yield name
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_number(annotation: Any) -> bool:
+    return bool({int, float, bool} & set(get_args(annotation) or (annotation,)))

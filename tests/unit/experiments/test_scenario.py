@@ -1,0 +1,169 @@
+"""The scenario model: what a file means, and that every mistake is one clear message."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from backpressure.errors import ConfigError
+from backpressure.experiments import library
+from backpressure.experiments.scenario import Scenario, build, parse, parse_assignment
+
+EXAMPLE = """
+name = "example"
+seed = 7
+[producer]
+rate = 500
+limit = 100
+[consumer]
+rate = 50
+[[phase]]
+name = "first"
+duration_s = 10
+[[phase]]
+name = "second"
+duration_s = 5.5
+until = "consumed"
+consumer.count = 0
+consumer.rate = 20
+[[phase]]
+name = "third"
+duration_s = 5
+consumer.count = 2
+[expect]
+lost = "== 0"
+wait_ms.p99 = "<= 300"
+"phases.third.settle_s" = "between 0 and 2"
+"""
+
+
+def example(*assignments: str, text: str = EXAMPLE, tmp_path: Path) -> Scenario:
+    path = tmp_path / "example.toml"
+    path.write_text(text)
+    return library.load(str(path), assignments)
+
+
+def test_a_phase_carries_all_settings_in_force_and_what_changed(tmp_path: Path) -> None:
+    scenario = example(tmp_path=tmp_path)
+    first, second, third = scenario.phases
+    assert (first.settings.producer.rate, first.settings.consumer.rate, first.settings.consumer.count) == (500, 50, 1)
+    assert (second.settings.consumer.rate, second.settings.consumer.count) == (20, 0)
+    assert (third.settings.consumer.rate, third.settings.consumer.count) == (20, 2)  # a change lasts
+    assert (first.changes, third.changes) == ({}, {"consumer.count": 2})
+    assert second.changes == {"consumer.count": 0, "consumer.rate": 20}
+    assert scenario.duration_s == 20.5
+
+
+def test_expectations_are_read_and_a_phase_that_waits_expects_what_it_waits_for(tmp_path: Path) -> None:
+    stated = {(e.metric, e.op, e.limit) for e in example(tmp_path=tmp_path).expectations}
+    assert stated == {
+        ("lost", "==", 0.0),
+        ("wait_ms.p99", "<=", 300.0),
+        ("phases.third.settle_s", "between", (0.0, 2.0)),
+        ("phases.second.reached", "==", 1.0),
+    }
+
+
+def test_assignments_reach_settings_phases_seed_and_expectations(tmp_path: Path) -> None:
+    scenario = example(
+        "producer.strategy=aimd",
+        "seed=9",
+        "phase.second.duration_s=2",
+        "phase.third.consumer.count=4",
+        "expect.wait_ms.p50=< 5",
+        "queue.max_length=none",
+        tmp_path=tmp_path,
+    )
+    assert scenario.settings.producer.strategy == "aimd"
+    assert scenario.settings.queue.max_length is None
+    assert (scenario.seed, scenario.phases[1].duration_s) == (9, 2)
+    assert scenario.phases[2].settings.consumer.count == 4
+    assert "wait_ms.p50" in {e.metric for e in scenario.expectations}
+
+
+def test_a_scenario_with_overrides_can_be_written_down_and_read_again(tmp_path: Path) -> None:
+    scenario = example('producer.text="line\\nbreak"', "expect.wait_ms.p50=< 5", tmp_path=tmp_path)
+    text = library.to_toml(scenario.document)
+    assert tomllib.loads(text) == scenario.document
+    assert build(parse(text, "copy"), "copy").phases == scenario.phases
+
+
+@pytest.mark.parametrize("name", sorted(library.shipped()))
+def test_every_shipped_scenario_is_valid_named_like_its_file_and_ends_in_sensible_time(name: str) -> None:
+    scenario = library.load(name)
+    assert scenario.name == name
+    assert scenario.summary
+    assert scenario.expectations
+    assert scenario.duration_s <= 200
+
+
+MISTAKES = [
+    (["consumer.rat=5"], "consumer.rat", "did you mean rate?"),
+    (["consmer.rate=5"], "consmer", "did you mean consumer?"),
+    (["consumer.rate=-1"], "consumer.rate", "greater than 0"),
+    (["phase.second.consumer.rate=-1"], "phase.second.consumer.rate", "greater than 0"),
+    (["phase.second.consumer.rat=1"], "phase.second.consumer.rat", "did you mean rate?"),
+    (["phase.second.consmer.rate=1"], "phase.second.consmer", "did you mean consumer?"),
+    (["phase.nope.duration_s=1"], "phase.nope.duration_s", "there are first, second, third"),
+    (["phase.first.duration_s=0"], "phase.first.duration_s", "greater than 0"),
+    (["phase.first.until=publishd"], "phase.first.until", "'published', 'drained' or 'consumed'"),
+    (["phase.first.until=published", "producer.limit=0"], "phase.first.until", "needs producer.limit"),
+    (["phase.second.fault=kill"], "phase.second.fault", "cannot be injected yet; what a phase can change"),
+    (["phase.second.queue.type=lazy"], "phase.second.queue.type", "cannot change while the run goes on"),
+    (["phase.third.name=first"], "phase.first.name", "a name of its own"),
+    (["broker.url=amqp://x"], "broker", "chosen with --broker"),
+    (["api.producer_port=1"], "api", "free ports"),
+    (["expect.los=== 0"], "expect.los", "did you mean lost?"),
+    (["expect.lost=0"], "expect.lost", 'a text such as "<= 300"'),
+    (["expect.lost=about 3"], "expect.lost", "operators: <= >= == != < >"),
+    (["expect.lost=between 2 and 1"], "expect.lost", "first bound"),
+    (["expect.phases.fourth.settle_s=< 1"], "expect.phases.fourth.settle_s", "no such metric"),
+    (["seed=x"], "seed", "valid integer"),
+    (["consumer=3"], "consumer", "dictionary"),
+    (["nonsense"], "--set", "expected key=value"),
+    (["phase.first.duration_s.x=1"], "phase.first.duration_s.x", "is not a table"),
+]
+
+
+@pytest.mark.parametrize(("assignments", "key", "allowed"), MISTAKES, ids=lambda value: str(value)[:50])
+def test_a_mistake_names_its_key_and_what_is_allowed(
+    assignments: Sequence[str], key: str, allowed: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        example(*assignments, tmp_path=tmp_path)
+    assert caught.value.key == key
+    assert allowed in caught.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name = ", "not valid TOML"),
+        ('name = "x"', "is required"),
+        ('name = "x"\nphase = []', "at least 1 item"),
+        ('name = "x"\n[[phase]]\nname = "a"', "is required"),
+        ('name = "../x"\n[[phase]]\nname = "a"\nduration_s = 1', "should match pattern"),
+        ('name = "x"\nphase = 3', "valid list"),
+        ('name = "x"\nphase = [3]', "valid dictionary"),
+        ('name = "x"\n[[phase]]\nname = "a"\nduration_s = "1"', "valid number"),
+        ('name = "x"\n[[phase]]\nname = "a"\nduration_s = inf', "finite"),
+    ],
+)
+def test_a_broken_file_is_one_clear_message(text: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"example\.toml") as caught:
+        example(text=text, tmp_path=tmp_path)
+    assert problem in caught.value.allowed
+
+
+def test_an_unknown_scenario_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean recovery\?.*normal"):
+        library.load("recovry")
+
+
+def test_a_value_that_is_no_toml_is_text() -> None:
+    assert parse_assignment("producer.strategy = aimd") == ("producer.strategy", "aimd")
+    assert parse_assignment("producer.rate=1_000.5") == ("producer.rate", 1000.5)
+    assert parse_assignment('a="x=y"') == ("a", "x=y")
