@@ -1,0 +1,45 @@
+"""``python -m backpressure.broker``: the embedded broker in a process of its own.
+
+Imports as little as possible, for it stands in front of every experiment's start; ``pace broker`` has the same options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from backpressure.broker.server import BrokerConfig, serve
+from backpressure.errors import PaceError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the options, serve until a signal, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m backpressure.broker", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=5672, help="AMQP port, 0 picks a free one (default: %(default)s)")
+    parser.add_argument(
+        "--management-port", type=int, default=15672, help="HTTP port, 0 picks a free one (default: %(default)s)"
+    )
+    parser.add_argument("--announce", type=Path, metavar="FILE", help="write where it listens to FILE, as JSON")
+    parser.add_argument(
+        "--memory-limit-mb", type=float, default=0, help="queued megabytes that raise the alarm (0: 40%% of memory)"
+    )
+    options = parser.parse_args(arguments)
+    config = BrokerConfig(
+        host=options.host,
+        port=options.port,
+        management_port=options.management_port,
+        memory_limit_bytes=int(options.memory_limit_mb * 1_000_000),
+    )
+    try:
+        asyncio.run(serve(config, announce=options.announce))
+    except PaceError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The memory alarm: while messages in memory exceed the limit, publishers are blocked.
+
+What is counted is what the queues hold (content octets plus a fixed cost per entry), not the process's RSS: Python
+gives freed memory back late, and an alarm on RSS might never clear. May not know: who publishes, how they are blocked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MemoryAlarm"]
+
+CLEAR_BELOW = 0.95
+"""The alarm ends at this share of the limit, so that it does not flap with every message."""
+
+
+class MemoryAlarm:
+    """A gauge of queued bytes that calls ``on_change`` whenever the alarm starts or ends."""
+
+    def __init__(self, limit_bytes: int, on_change: Callable[[bool], None]) -> None:
+        """``limit_bytes`` 0 disables the gauge; the alarm can then only be forced."""
+        self._limit_bytes = limit_bytes
+        self._on_change = on_change
+        self._forced = False
+        self.used_bytes = 0
+        self.active = False
+
+    @property
+    def limit_bytes(self) -> int:
+        """The high watermark, in bytes."""
+        return self._limit_bytes
+
+    @limit_bytes.setter
+    def limit_bytes(self, value: int) -> None:
+        self._limit_bytes = value
+        self._judge()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the alarm is held on whatever memory says: for experiments."""
+        return self._forced
+
+    @forced.setter
+    def forced(self, value: bool) -> None:
+        self._forced = value
+        self._judge()
+
+    def add(self, delta_bytes: int) -> None:
+        """Account for bytes queued (positive) or released (negative)."""
+        self.used_bytes += delta_bytes
+        if self._limit_bytes:
+            self._judge()
+
+    def _judge(self) -> None:
+        threshold = self._limit_bytes * (CLEAR_BELOW if self.active else 1.0)
+        active = self._forced or (self._limit_bytes > 0 and self.used_bytes > threshold)
+        if active != self.active:
+            self.active = active
+            self._on_change(active)

@@ -1,0 +1,316 @@
+"""A channel: one method after another, each answered, refused, or passed to the publishing or consuming half.
+
+Lives here: dispatch, and the methods on queues, exchanges and the channel itself.
+May not know: how bytes become frames, how the connection was opened.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pamqp import commands
+
+from backpressure.broker.consuming import Consumer, Consuming
+from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
+from backpressure.broker.replies import (
+    ChannelFault,
+    access_refused,
+    channel_error,
+    command_invalid,
+    not_allowed,
+    not_implemented,
+    syntax_error,
+)
+from backpressure.broker.wire import FRAME_BODY, FRAME_HEADER, FRAME_METHOD, decode_method, method_frame
+
+if TYPE_CHECKING:
+    from pamqp import base
+
+    from backpressure.broker.queue import Queue
+    from backpressure.broker.session import Session
+
+__all__ = ["Channel"]
+
+Handler = Callable[["Channel", Any], None]
+
+_INDEX = struct.Struct(">I")
+_TAG_AND_BITS = struct.Struct(">QB")
+_ACK_INDEX, _REJECT_INDEX, _NACK_INDEX = 0x003C0050, 0x003C005A, 0x003C0078
+
+_HANDLERS: dict[type[base.Frame], Handler] = {}
+
+
+def _handles(kind: type[base.Frame]) -> Callable[[Handler], Handler]:
+    """Register a method of `Channel` for one AMQP method."""
+
+    def register(handler: Handler) -> Handler:
+        _HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+class Channel:
+    """One open channel of a session."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        """``number`` is 1 or more."""
+        self.session = session
+        self.number = number
+        self.publishing = Publishing(session, number)
+        self.consuming = Consuming(session, number)
+        self.closing = False
+        self._vhost = session.vhost
+        self._last_queue = ""
+        self._next_consumer = 1
+
+    def handle(self, kind: int, payload: bytes) -> None:
+        """Take one frame; raises `ConnectionFault` for what costs the connection."""
+        if self.closing:
+            self._await_close(kind, payload)
+            return
+        try:
+            if kind == FRAME_BODY:
+                self.publishing.body(payload)
+            elif kind == FRAME_HEADER:
+                self.publishing.header(payload)
+            elif kind == FRAME_METHOD:
+                self._method(payload)
+        except ChannelFault as fault:
+            self._fail(fault, payload)
+
+    def close(self) -> None:
+        """Give back what the channel holds."""
+        self.closing = True
+        self.consuming.close()
+
+    def _method(self, payload: bytes) -> None:
+        self.publishing.expect_no_content()
+        if len(payload) < 4:
+            raise syntax_error()
+        (index,) = _INDEX.unpack_from(payload)
+        if index == PUBLISH_INDEX:
+            self.publishing.method(payload)
+        elif index in {_ACK_INDEX, _REJECT_INDEX, _NACK_INDEX}:
+            self._acknowledgement(index, payload)
+        else:
+            method = decode_method(payload)
+            handler = _HANDLERS.get(type(method))
+            if handler is None:
+                raise command_invalid(f"unexpected method {method.name}")
+            handler(self, method)
+
+    def _acknowledgement(self, index: int, payload: bytes) -> None:
+        try:
+            tag, bits = _TAG_AND_BITS.unpack_from(payload, 4)
+        except struct.error as cause:
+            raise syntax_error(index) from cause
+        if index == _ACK_INDEX:
+            self.consuming.ack(tag, multiple=bool(bits & 1))
+        elif index == _NACK_INDEX:
+            self.consuming.refuse(tag, multiple=bool(bits & 1), requeue=bool(bits & 2))
+        else:
+            self.consuming.refuse(tag, multiple=False, requeue=bool(bits & 1))
+
+    def _await_close(self, kind: int, payload: bytes) -> None:
+        """After a refusal everything is ignored until the client has seen it."""
+        if kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.CloseOk.index):
+            self.session.forget(self)
+        elif kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.Close.index):
+            self._send(commands.Channel.CloseOk())
+
+    def _fail(self, fault: ChannelFault, payload: bytes) -> None:
+        (index,) = _INDEX.unpack_from(payload) if len(payload) >= 4 else (0,)
+        known = commands.INDEX_MAPPING.get(index)
+        class_id, method_id = (index >> 16, index & 0xFFFF) if known else (60, 40)
+        self.publishing.flush_confirms()
+        self._send(commands.Channel.Close(fault.code, fault.text, class_id, method_id))
+        self.close()
+
+    def _send(self, method: base.Frame) -> None:
+        self.session.send(method_frame(self.number, method))
+
+    def _reply(self, request: Any, answer: base.Frame) -> None:
+        if not request.nowait:
+            self._send(answer)
+
+    def _queue(self, name: str) -> Queue:
+        """The queue a method names; an empty name is the last one declared on this channel."""
+        if not name:
+            name = self._last_queue
+            if not name:
+                raise ChannelFault(404, "NOT_FOUND", "no previously declared queue")
+        return self._vhost.queue(name, self.session)
+
+    # -- channel and confirm -------------------------------------------------------------------------------------
+
+    @_handles(commands.Channel.Open)
+    def _open(self, _method: commands.Channel.Open) -> None:
+        raise channel_error("second 'channel.open' seen")
+
+    @_handles(commands.Channel.Close)
+    def _close(self, _method: commands.Channel.Close) -> None:
+        self.publishing.flush_confirms()
+        self.close()
+        self._send(commands.Channel.CloseOk())
+        self.session.forget(self)
+
+    @_handles(commands.Channel.Flow)
+    def _flow(self, method: commands.Channel.Flow) -> None:
+        if not method.active:
+            raise not_implemented("active=false")
+        self._send(commands.Channel.FlowOk(active=True))
+
+    @_handles(commands.Confirm.Select)
+    def _confirm_select(self, method: commands.Confirm.Select) -> None:
+        self.publishing.confirming = True
+        self._reply(method, commands.Confirm.SelectOk())
+
+    @_handles(commands.Tx.Select)
+    def _transaction(self, _method: base.Frame) -> None:
+        raise not_implemented("transactions: use publisher confirms")
+
+    # -- exchange ------------------------------------------------------------------------------------------------
+
+    @_handles(commands.Exchange.Declare)
+    def _exchange_declare(self, method: commands.Exchange.Declare) -> None:
+        if method.passive:
+            self._vhost.exchange(method.exchange)
+        else:
+            if not method.exchange:
+                raise access_refused("operation not permitted on the default exchange")
+            self._vhost.declare_exchange(
+                method.exchange,
+                method.exchange_type,
+                durable=method.durable,
+                auto_delete=method.auto_delete,
+                internal=method.internal,
+                arguments=method.arguments,
+            )
+        self._reply(method, commands.Exchange.DeclareOk())
+
+    @_handles(commands.Exchange.Delete)
+    def _exchange_delete(self, method: commands.Exchange.Delete) -> None:
+        self._vhost.delete_exchange(method.exchange, if_unused=method.if_unused)
+        self._reply(method, commands.Exchange.DeleteOk())
+
+    @_handles(commands.Exchange.Bind)
+    def _exchange_bind(self, method: commands.Exchange.Bind) -> None:
+        destination = self._vhost.exchange(method.destination)
+        if not destination.name:
+            raise access_refused("operation not permitted on the default exchange")
+        self._vhost.bind(method.source, destination, method.routing_key, method.arguments)
+        self._reply(method, commands.Exchange.BindOk())
+
+    @_handles(commands.Exchange.Unbind)
+    def _exchange_unbind(self, method: commands.Exchange.Unbind) -> None:
+        destination = self._vhost.exchange(method.destination)
+        self._vhost.unbind(method.source, destination, method.routing_key, method.arguments)
+        self._reply(method, commands.Exchange.UnbindOk())
+
+    # -- queue ---------------------------------------------------------------------------------------------------
+
+    @_handles(commands.Queue.Declare)
+    def _queue_declare(self, method: commands.Queue.Declare) -> None:
+        if method.passive:
+            queue = self._queue(method.queue)
+            queue.touch()
+        else:
+            queue = self._vhost.declare_queue(
+                method.queue,
+                self.session,
+                durable=method.durable,
+                exclusive=method.exclusive,
+                auto_delete=method.auto_delete,
+                arguments=method.arguments,
+            )
+        self._last_queue = queue.name
+        self._reply(method, commands.Queue.DeclareOk(queue.name, len(queue), len(queue.consumers)))
+
+    @_handles(commands.Queue.Bind)
+    def _queue_bind(self, method: commands.Queue.Bind) -> None:
+        queue = self._queue(method.queue)
+        key = method.routing_key if method.queue or method.routing_key else queue.name
+        self._vhost.bind(method.exchange, queue, key, method.arguments)
+        self._reply(method, commands.Queue.BindOk())
+
+    @_handles(commands.Queue.Unbind)
+    def _queue_unbind(self, method: commands.Queue.Unbind) -> None:
+        queue = self._queue(method.queue)
+        self._vhost.unbind(method.exchange, queue, method.routing_key, method.arguments)
+        self._send(commands.Queue.UnbindOk())
+
+    @_handles(commands.Queue.Purge)
+    def _queue_purge(self, method: commands.Queue.Purge) -> None:
+        count = self._queue(method.queue).purge()
+        self._reply(method, commands.Queue.PurgeOk(count))
+
+    @_handles(commands.Queue.Delete)
+    def _queue_delete(self, method: commands.Queue.Delete) -> None:
+        count = 0
+        if not method.queue or method.queue in self._vhost.queues:
+            queue = self._queue(method.queue)
+            count = self._vhost.delete_queue(queue, if_unused=method.if_unused, if_empty=method.if_empty)
+        self._reply(method, commands.Queue.DeleteOk(count))
+
+    # -- basic ---------------------------------------------------------------------------------------------------
+
+    @_handles(commands.Basic.Qos)
+    def _qos(self, method: commands.Basic.Qos) -> None:
+        if method.prefetch_size:
+            raise not_implemented(f"prefetch_size!=0 ({method.prefetch_size})")
+        if method.global_:
+            self.consuming.shared_prefetch.limit = method.prefetch_count
+            self.consuming.pump_all()
+        else:
+            self.consuming.prefetch = method.prefetch_count
+        self._send(commands.Basic.QosOk())
+
+    @_handles(commands.Basic.Consume)
+    def _consume(self, method: commands.Basic.Consume) -> None:
+        consuming = self.consuming
+        queue = self._queue(method.queue)
+        tag = method.consumer_tag or self._new_tag()
+        if tag in consuming.consumers:
+            raise not_allowed(f"attempt to reuse consumer tag '{tag}'")
+        if queue.exclusive_consumer or (method.exclusive and queue.consumers):
+            raise access_refused(f"queue '{queue.name}' in vhost '/' in exclusive use")
+        consumer = Consumer(
+            consuming,
+            queue,
+            tag,
+            no_ack=method.no_ack,
+            prefetch=consuming.prefetch,
+            arguments=method.arguments,
+        )
+        consuming.consumers[tag] = consumer
+        self._reply(method, commands.Basic.ConsumeOk(tag))
+        queue.subscribe(consumer, exclusive=method.exclusive)
+        queue.pump()
+
+    def _new_tag(self) -> str:
+        tag = f"amq.ctag-{self.session.identity}-{self.number}-{self._next_consumer}"
+        self._next_consumer += 1
+        return tag
+
+    @_handles(commands.Basic.Cancel)
+    def _cancel(self, method: commands.Basic.Cancel) -> None:
+        tag = method.consumer_tag or ""
+        self.consuming.cancel(tag)
+        self._reply(method, commands.Basic.CancelOk(tag))
+
+    @_handles(commands.Basic.Get)
+    def _get(self, method: commands.Basic.Get) -> None:
+        if not self.consuming.get(self._queue(method.queue), no_ack=method.no_ack):
+            self._send(commands.Basic.GetEmpty())
+
+    @_handles(commands.Basic.Recover)
+    @_handles(commands.Basic.RecoverAsync)
+    def _recover(self, method: commands.Basic.Recover | commands.Basic.RecoverAsync) -> None:
+        if not method.requeue:
+            raise not_implemented("requeue=false")
+        self.consuming.recover()
+        if isinstance(method, commands.Basic.Recover):
+            self._send(commands.Basic.RecoverOk())

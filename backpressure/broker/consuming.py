@@ -1,0 +1,224 @@
+"""The consuming half of a channel: consumers, deliveries, acknowledgements.
+
+May not know: how frames are read, how a queue orders its messages.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from pamqp import commands
+
+from backpressure.broker.properties import encode_value
+from backpressure.broker.qos import Prefetch
+from backpressure.broker.replies import precondition_failed
+from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, method_frame, shortstr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backpressure.broker.message import Entry
+    from backpressure.broker.properties import Table
+    from backpressure.broker.queue import Queue
+    from backpressure.broker.session import Session
+
+__all__ = ["Consumer", "Consuming"]
+
+_DELIVER = b"\x00\x3c\x00\x3c"
+_GET_OK = b"\x00\x3c\x00\x47"
+_TAG = struct.Struct(">QB")
+_COUNT = struct.Struct(">I")
+
+
+class Consumer:
+    """One subscription of a channel to a queue."""
+
+    def __init__(
+        self, channel: Consuming, queue: Queue, tag: str, *, no_ack: bool, prefetch: int, arguments: Table
+    ) -> None:
+        """``prefetch`` is this consumer's own limit, in messages; 0 is none."""
+        self.queue = queue
+        self.tag = tag
+        self.no_ack = no_ack
+        self.arguments = arguments
+        priority = arguments.get("x-priority")
+        self.priority = priority if isinstance(priority, int) else 0
+        self.prefetch = Prefetch(prefetch)
+        self.deliver_prefix = _DELIVER + shortstr(tag)
+        self._channel = channel
+        self._session = channel.session
+
+    @property
+    def ready(self) -> bool:
+        """Whether its client reads, and its windows have room."""
+        if self._session.congested:
+            return False
+        return self.no_ack or not (self.prefetch.full or self._channel.shared_prefetch.full)
+
+    def take(self, entry: Entry) -> None:
+        """Deliver a message of the queue."""
+        self._channel.deliver(self, entry)
+
+    def cancelled(self) -> None:
+        """The queue is gone: tell clients that understand it."""
+        self._channel.consumers.pop(self.tag, None)
+        if self._session.can("consumer_cancel_notify"):
+            self._session.send(method_frame(self._channel.number, commands.Basic.Cancel(self.tag, nowait=True)))
+
+
+Delivery = tuple["Queue", "Entry", "Consumer | None"]
+
+
+class Consuming:
+    """Consumers and unacknowledged deliveries of one channel."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        """``number`` is the channel's."""
+        self.session = session
+        self.number = number
+        self.consumers: dict[str, Consumer] = {}
+        self.unacked: dict[int, Delivery] = {}
+        self.prefetch = 0
+        self.shared_prefetch = Prefetch()
+        self._last_tag = 0
+        self._totals = session.vhost.counters.totals
+
+    # -- deliveries ----------------------------------------------------------------------------------------------
+
+    def deliver(self, consumer: Consumer, entry: Entry) -> None:
+        """Send ``basic.deliver`` and keep the message until it is acknowledged."""
+        self._last_tag = tag = self._last_tag + 1
+        message, queue = entry.message, consumer.queue
+        method = b"".join((consumer.deliver_prefix, _TAG.pack(tag, entry.redelivered), message.route))
+        self.session.send(
+            frame(FRAME_METHOD, self.number, method)
+            + content_frames(self.number, _header(queue, entry), message.body, self.session.frame_max)
+        )
+        self._count(queue, "deliver_no_ack" if consumer.no_ack else "deliver", redelivered=entry.redelivered)
+        if consumer.no_ack:
+            queue.settle(entry)
+        else:
+            consumer.prefetch.unacked += 1
+            self.shared_prefetch.unacked += 1
+            self.unacked[tag] = (queue, entry, consumer)
+
+    def get(self, queue: Queue, *, no_ack: bool) -> bool:
+        """Send ``basic.get-ok`` with the oldest message; False when there is none."""
+        queue.touch()
+        entry = queue.take()
+        if entry is None:
+            self._totals["get_empty"] += 1
+            return False
+        self._last_tag = tag = self._last_tag + 1
+        message = entry.message
+        method = b"".join((_GET_OK, _TAG.pack(tag, entry.redelivered), message.route, _COUNT.pack(len(queue))))
+        self.session.send(
+            frame(FRAME_METHOD, self.number, method)
+            + content_frames(self.number, _header(queue, entry), message.body, self.session.frame_max)
+        )
+        self._count(queue, "get_no_ack" if no_ack else "get", redelivered=entry.redelivered)
+        if no_ack:
+            queue.settle(entry)
+        else:
+            self.unacked[tag] = (queue, entry, None)
+        return True
+
+    def _count(self, queue: Queue, kind: str, *, redelivered: bool) -> None:
+        for totals in (queue.counters.totals, self._totals):
+            totals[kind] += 1
+            totals["deliver_get"] += 1
+            if redelivered:
+                totals["redeliver"] += 1
+
+    # -- acknowledgements ----------------------------------------------------------------------------------------
+
+    def ack(self, tag: int, *, multiple: bool) -> None:
+        """Settle deliveries for good; 406 for a tag that is not outstanding."""
+        deliveries = self._resolve(tag, multiple=multiple)
+        for queue, entry, _ in deliveries:
+            queue.settle(entry)
+            queue.counters.totals["ack"] += 1
+        self._totals["ack"] += len(deliveries)
+        self._pump(deliveries)
+
+    def refuse(self, tag: int, *, multiple: bool, requeue: bool) -> None:
+        """Nack or reject: back to the queue, or to its dead-letter exchange."""
+        deliveries = self._resolve(tag, multiple=multiple)
+        if requeue:
+            _requeue(deliveries)
+        else:
+            for queue, entry, _ in deliveries:
+                queue.discard(entry)
+        self._pump(deliveries)
+
+    def recover(self) -> None:
+        """Requeue everything that is unacknowledged."""
+        self.refuse(0, multiple=True, requeue=True)
+
+    def _resolve(self, tag: int, *, multiple: bool) -> list[Delivery]:
+        unacked = self.unacked
+        if multiple and tag == 0:
+            deliveries = list(unacked.values())
+            unacked.clear()
+        elif tag not in unacked:
+            raise precondition_failed(f"unknown delivery tag {tag}")
+        elif multiple:
+            deliveries = []
+            for oldest in list(unacked):
+                if oldest > tag:
+                    break
+                deliveries.append(unacked.pop(oldest))
+        else:
+            deliveries = [unacked.pop(tag)]
+        for _, _, consumer in deliveries:
+            if consumer is not None:
+                consumer.prefetch.unacked -= 1
+                self.shared_prefetch.unacked -= 1
+        return deliveries
+
+    def _pump(self, deliveries: list[Delivery]) -> None:
+        """Windows have room again: serve the queues that may have waited for it."""
+        if self.shared_prefetch.limit:
+            self.pump_all()
+        elif len(deliveries) == 1:
+            deliveries[0][0].pump()
+        else:
+            for queue in {delivery[0] for delivery in deliveries}:
+                queue.pump()
+
+    def pump_all(self) -> None:
+        """Serve every queue this channel consumes from."""
+        for queue in {consumer.queue for consumer in self.consumers.values()}:
+            queue.pump()
+
+    # -- consumers -----------------------------------------------------------------------------------------------
+
+    def cancel(self, tag: str) -> None:
+        """End a subscription; its unacknowledged deliveries stay with the channel."""
+        consumer = self.consumers.pop(tag, None)
+        if consumer is not None:
+            consumer.queue.unsubscribe(consumer)
+
+    def close(self) -> None:
+        """End all subscriptions and requeue what is unacknowledged."""
+        for tag in list(self.consumers):
+            self.cancel(tag)
+        _requeue(self._resolve(0, multiple=True))
+
+
+def _requeue(deliveries: Iterable[Delivery]) -> None:
+    by_queue: dict[Queue, list[Entry]] = {}
+    for queue, entry, _ in deliveries:
+        by_queue.setdefault(queue, []).append(entry)
+    for queue, entries in by_queue.items():
+        queue.requeue(entries)
+
+
+def _header(queue: Queue, entry: Entry) -> bytes:
+    """The content header; redeliveries from a quorum queue tell how many there were."""
+    if not (queue.is_quorum and entry.delivery_count):
+        return entry.message.header
+    properties = entry.message.properties()
+    properties.set_headers({**properties.headers(), b"x-delivery-count": encode_value(entry.delivery_count)})
+    return properties.payload()

@@ -1,0 +1,154 @@
+"""Exchanges: from a routing key or headers to the bindings that match.
+
+Each type is one predicate over a binding; what matched a routing key is remembered until a binding changes.
+May not know: queues' insides, channels, frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backpressure.broker.counters import Counters
+from backpressure.broker.properties import decode_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from backpressure.broker.message import Message
+    from backpressure.broker.policy import Policy
+    from backpressure.broker.properties import Table
+    from backpressure.broker.queue import Queue
+
+__all__ = ["TYPES", "Binding", "Exchange"]
+
+_REMEMBERED_KEYS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where an exchange sends what matches."""
+
+    destination: Queue | Exchange
+    routing_key: str
+    arguments: Table = field(default_factory=dict, hash=False)
+    words: tuple[str, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.routing_key.split(".")))
+
+
+class Exchange:
+    """One exchange of a virtual host."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        *,
+        durable: bool = False,
+        auto_delete: bool = False,
+        internal: bool = False,
+        arguments: Table | None = None,
+    ) -> None:
+        """``kind`` is one of `TYPES`."""
+        self.name = name
+        self.kind = kind
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.internal = internal
+        self.arguments = arguments or {}
+        self.policy: Policy | None = None
+        self.bindings: list[Binding] = []
+        self.counters = Counters()
+        self._matches = TYPES[kind]
+        self._remembered: dict[str, Sequence[Queue | Exchange]] = {}
+
+    @property
+    def alternate(self) -> str | None:
+        """The exchange that gets what this one cannot route."""
+        policy = self.policy.definition if self.policy else {}
+        name = self.arguments.get("alternate-exchange", policy.get("alternate-exchange"))
+        return name if isinstance(name, str) else None
+
+    def bind(self, binding: Binding) -> None:
+        """Add a binding; a second one that is equal changes nothing."""
+        if binding not in self.bindings:
+            self.bindings.append(binding)
+            self._remembered.clear()
+
+    def unbind(self, binding: Binding) -> None:
+        """Remove a binding; one that does not exist is no error."""
+        if binding in self.bindings:
+            self.bindings.remove(binding)
+            self._remembered.clear()
+
+    def unbind_all(self, destination: Queue | Exchange) -> bool:
+        """Remove what points to ``destination``; whether there was anything."""
+        kept = [binding for binding in self.bindings if binding.destination is not destination]
+        removed = len(kept) < len(self.bindings)
+        self.bindings = kept
+        self._remembered.clear()
+        return removed
+
+    def route(self, message: Message) -> Sequence[Queue | Exchange]:
+        """The destinations of a message, each once."""
+        if self.kind == "headers":
+            return self._search(message)
+        found = self._remembered.get(message.routing_key)
+        if found is None:
+            if len(self._remembered) >= _REMEMBERED_KEYS:
+                self._remembered.clear()
+            found = self._remembered[message.routing_key] = self._search(message)
+        return found
+
+    def _search(self, message: Message) -> Sequence[Queue | Exchange]:
+        matches = self._matches
+        return tuple(dict.fromkeys(b.destination for b in self.bindings if matches(b, message)))
+
+
+def _direct(binding: Binding, message: Message) -> bool:
+    return binding.routing_key == message.routing_key
+
+
+def _fanout(_binding: Binding, _message: Message) -> bool:
+    return True
+
+
+def _topic(binding: Binding, message: Message) -> bool:
+    """``*`` stands for one word, ``#`` for any number; matched left to right with the set of possible positions."""
+    pattern, words = binding.words, message.routing_key.split(".") if message.routing_key else []
+    positions = {0}  # how many words may be consumed so far
+    if binding.routing_key == "":
+        return not words
+    for part in pattern:
+        if part == "#":
+            positions = set(range(min(positions), len(words) + 1))
+        else:
+            positions = {p + 1 for p in positions if p < len(words) and part in {"*", words[p]}}
+        if not positions:
+            return False
+    return len(words) in positions
+
+
+def _headers(binding: Binding, message: Message) -> bool:
+    """All arguments (``x-match`` = ``all``, the default) or one of them (``any``) equal the message's headers."""
+    mode = binding.arguments.get("x-match", "all")
+    wanted = {
+        name: value
+        for name, value in binding.arguments.items()
+        if str(mode).endswith("-with-x") or not name.startswith("x-")
+    }
+    wanted.pop("x-match", None)
+    present = decode_table(message.raw_headers())
+    hits = (name in present and value in {None, present[name]} for name, value in wanted.items())
+    return any(hits) if str(mode).startswith("any") else all(hits)
+
+
+TYPES: dict[str, Callable[[Binding, Message], bool]] = {
+    "direct": _direct,
+    "fanout": _fanout,
+    "topic": _topic,
+    "headers": _headers,
+}
+"""What matches, by exchange type."""

@@ -1,0 +1,210 @@
+"""The publishing half of a channel: content is assembled, routed, returned or confirmed.
+
+May not know: how frames are read, what a queue does with a message.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backpressure.broker.message import Message
+from backpressure.broker.properties import Properties
+from backpressure.broker.replies import (
+    ConnectionFault,
+    access_refused,
+    not_implemented,
+    precondition_failed,
+    syntax_error,
+    unexpected_frame,
+)
+from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, read_shortstr, shortstr
+
+if TYPE_CHECKING:
+    from backpressure.broker.session import Session
+
+__all__ = ["PublishMethod", "Publishing"]
+
+PUBLISH_INDEX = 0x003C0028
+_BODY_SIZE = struct.Struct(">Q")
+_CONFIRM = struct.Struct(">IQB")
+_ACK_INDEX, _NACK_INDEX = 0x003C0050, 0x003C0078
+_RETURN_NO_ROUTE = b"\x00\x3c\x00\x32" + struct.pack(">H", 312) + shortstr("NO_ROUTE")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishMethod:
+    """The arguments of ``basic.publish``; ``route`` is exchange and key in their octets, reused on delivery."""
+
+    exchange: str
+    routing_key: str
+    route: bytes
+    mandatory: bool
+
+    @classmethod
+    def parse(cls, payload: bytes) -> PublishMethod:
+        """Read a method frame's payload; `ConnectionFault` 502 when it is malformed, 540 for ``immediate``."""
+        try:
+            exchange, position = read_shortstr(payload, 6)
+            routing_key, position = read_shortstr(payload, position)
+            bits = payload[position]
+        except (ValueError, IndexError) as cause:
+            raise syntax_error(PUBLISH_INDEX) from cause
+        if bits & 2:
+            raise not_implemented("immediate=true")
+        return cls(exchange, routing_key, payload[6:position], mandatory=bool(bits & 1))
+
+
+class Publishing:
+    """Content assembly and confirms of one channel."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        """``number`` is the channel's."""
+        self._session = session
+        self._vhost = session.vhost
+        self._number = number
+        self._method: PublishMethod | None = None
+        self._header = b""
+        self._properties = Properties(0, {})
+        self._missing = 0
+        self._pieces: list[bytes] = []
+        self.confirming = False
+        self.published = 0
+        self._confirmed = 0
+        self._outcomes: list[bool] = []
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages published in confirm mode whose outcome was not sent yet."""
+        return len(self._outcomes)
+
+    # -- content -------------------------------------------------------------------------------------------------
+
+    def expect_no_content(self) -> None:
+        """A method arrived: raise 505 when content was due."""
+        if self._method is not None:
+            due = "body" if self._header else "header"
+            raise unexpected_frame(f"expected content {due} for class 60, got method frame instead")
+
+    def method(self, payload: bytes) -> None:
+        """``basic.publish`` opens a message."""
+        known = self._session.publish_methods
+        method = known.get(payload)
+        if method is None:
+            if len(known) >= 256:  # publishers use few routes; those that do not shall not fill the memory
+                known.clear()
+            method = known[payload] = PublishMethod.parse(payload)
+        self._method = method
+
+    def header(self, payload: bytes) -> None:
+        """The content header: properties and body size."""
+        if self._method is None or self._header:
+            raise unexpected_frame("expected method frame, got content header frame instead")
+        try:
+            self._properties = Properties.parse(payload)
+        except ValueError as cause:
+            raise syntax_error(PUBLISH_INDEX) from cause
+        self._header = payload
+        self._missing = self._properties.body_size
+        limit = self._session.config.max_message_bytes
+        if self._missing > limit:
+            size = self._missing
+            self._reset()
+            raise precondition_failed(f"message size {size} is larger than configured max size {limit}")
+        if not self._missing:
+            self._complete(b"")
+
+    def body(self, payload: bytes) -> None:
+        """A piece of the body."""
+        if not self._header:
+            raise unexpected_frame("expected content header for class 60, got content body frame instead")
+        self._missing -= len(payload)
+        if self._missing > 0:
+            self._pieces.append(payload)
+        elif self._missing < 0:
+            raise ConnectionFault(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH_INDEX)
+        elif self._pieces:
+            self._complete(b"".join((*self._pieces, payload)))
+        else:
+            self._complete(payload)
+
+    def _reset(self) -> PublishMethod:
+        method, self._method = self._method, None
+        assert method is not None
+        self._header, self._pieces = b"", []
+        return method
+
+    def _complete(self, body: bytes) -> None:
+        header, properties = self._header, self._properties
+        method = self._reset()
+        session, vhost = self._session, self._vhost
+        exchange = vhost.exchange(method.exchange)
+        if exchange.internal:
+            raise access_refused(f"cannot publish to internal exchange '{exchange.name}' in vhost '/'")
+        user = properties.text("user_id")
+        if user is not None and user != session.user:
+            raise precondition_failed(f"user_id property set to '{user}' but authenticated user was '{session.user}'")
+        message = Message(
+            method.exchange,
+            method.routing_key,
+            header,
+            body,
+            route=method.route,
+            persistent=properties.persistent,
+            expiration_s=_expiration_s(properties.text("expiration")),
+        )
+        self.published += 1
+        exchange.counters.totals["publish_in"] += 1
+        totals = vhost.counters.totals
+        totals["publish"] += 1
+        queues = vhost.route(exchange, message)
+        if queues:
+            exchange.counters.totals["publish_out"] += len(queues)
+            accepted = vhost.publish(queues, message)
+        else:
+            accepted = True
+            if method.mandatory:
+                totals["return_unroutable"] += 1
+                self._return(message)
+            else:
+                totals["drop_unroutable"] += 1
+        if self.confirming:
+            self._outcomes.append(accepted)
+            session.confirm_later(self)
+        if vhost.memory.active:
+            session.block()
+
+    def _return(self, message: Message) -> None:
+        self._session.send(
+            frame(FRAME_METHOD, self._number, _RETURN_NO_ROUTE + message.route)
+            + content_frames(self._number, message.header, message.body, self._session.frame_max)
+        )
+
+    # -- confirms ------------------------------------------------------------------------------------------------
+
+    def flush_confirms(self) -> None:
+        """Send the outcomes gathered since the last flush: one frame per run of equal ones.
+
+        Every message settles in the turn of its publish, hence in order, hence ``multiple`` covers each run.
+        """
+        outcomes, self._outcomes = self._outcomes, []
+        start, total = 0, len(outcomes)
+        while start < total:
+            accepted, end = outcomes[start], start + 1
+            while end < total and outcomes[end] is accepted:
+                end += 1
+            self._confirmed += end - start
+            index = _ACK_INDEX if accepted else _NACK_INDEX
+            self._vhost.counters.totals["confirm"] += end - start
+            multiple = end - start > 1
+            self._session.send(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))
+            start = end
+
+
+def _expiration_s(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise precondition_failed(f"invalid expiration '{text}'")
+    return int(text) / 1000

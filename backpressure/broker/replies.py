@@ -1,0 +1,128 @@
+"""What the broker answers when it refuses: reply codes, and texts with the shape RabbitMQ gives them.
+
+A `ChannelFault` closes the channel it happened on, a `ConnectionFault` the whole connection. Which of the two an error
+is, and its code, follow AMQP 0-9-1 section 1.2 and RabbitMQ 3.10's behaviour where the two differ.
+May not know: who raises them or how they reach the wire.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChannelFault",
+    "ConnectionFault",
+    "Fault",
+    "access_refused",
+    "channel_error",
+    "command_invalid",
+    "frame_error",
+    "inequivalent",
+    "no_exchange",
+    "no_queue",
+    "not_allowed",
+    "not_implemented",
+    "precondition_failed",
+    "resource_locked",
+    "syntax_error",
+    "unexpected_frame",
+]
+
+
+class Fault(Exception):  # noqa: N818 - AMQP speaks of replies, and a refusal is not our error
+    """A refusal with its reply code, its text and the method that caused it."""
+
+    def __init__(self, code: int, name: str, detail: str, method_index: int = 0) -> None:
+        """``method_index`` is class id shifted left by 16, plus method id; 0 when no method is to blame."""
+        super().__init__(f"{name} - {detail}")
+        self.code = code
+        self.name = name
+        self.detail = detail
+        self.method_index = method_index
+
+    @property
+    def text(self) -> str:
+        """The reply text; a short string on the wire, hence cut at 255 octets."""
+        return f"{self.name} - {self.detail}".encode()[:255].decode(errors="ignore")
+
+
+class ChannelFault(Fault):
+    """An error that costs the client its channel only."""
+
+
+class ConnectionFault(Fault):
+    """An error that costs the client its connection."""
+
+
+def no_queue(name: str) -> ChannelFault:
+    """404 for a queue that does not exist."""
+    return ChannelFault(404, "NOT_FOUND", f"no queue '{name}' in vhost '/'")
+
+
+def no_exchange(name: str) -> ChannelFault:
+    """404 for an exchange that does not exist."""
+    return ChannelFault(404, "NOT_FOUND", f"no exchange '{name}' in vhost '/'")
+
+
+def access_refused(detail: str) -> ChannelFault:
+    """403 for what nobody may do: reserved names, the default exchange, a queue in exclusive use."""
+    return ChannelFault(403, "ACCESS_REFUSED", detail)
+
+
+def resource_locked(queue: str) -> ChannelFault:
+    """405 for an exclusive queue of another connection."""
+    return ChannelFault(
+        405,
+        "RESOURCE_LOCKED",
+        f"cannot obtain exclusive access to locked queue '{queue}' in vhost '/'. It could be originally declared on "
+        "another connection or the exclusive property value does not match that of the original declaration.",
+    )
+
+
+def precondition_failed(detail: str) -> ChannelFault:
+    """406 for other arguments than declared, unknown delivery tags, and conditions that do not hold."""
+    return ChannelFault(406, "PRECONDITION_FAILED", detail)
+
+
+def inequivalent(argument: str, kind: str, name: str, received: str, current: str) -> ChannelFault:
+    """406 for a declaration that differs from what exists; ``kind`` is ``queue`` or ``exchange``."""
+    return precondition_failed(
+        f"inequivalent arg '{argument}' for {kind} '{name}' in vhost '/': received {received} but current is {current}"
+    )
+
+
+def not_allowed(detail: str) -> ConnectionFault:
+    """530 for breaking a rule of the protocol's entities, such as a consumer tag used twice."""
+    return ConnectionFault(530, "NOT_ALLOWED", detail)
+
+
+def not_implemented(detail: str) -> ConnectionFault:
+    """540 for what AMQP 0-9-1 has and neither RabbitMQ nor this broker offers."""
+    return ConnectionFault(540, "NOT_IMPLEMENTED", detail)
+
+
+def command_invalid(detail: str) -> ConnectionFault:
+    """503 for a method that makes no sense now."""
+    return ConnectionFault(503, "COMMAND_INVALID", detail)
+
+
+def channel_error(detail: str) -> ConnectionFault:
+    """504 for a frame on a channel that is not open."""
+    return ConnectionFault(504, "CHANNEL_ERROR", detail)
+
+
+def unexpected_frame(detail: str) -> ConnectionFault:
+    """505 for content frames out of order."""
+    return ConnectionFault(505, "UNEXPECTED_FRAME", detail)
+
+
+def frame_error(kind: int, size: int, frame_max: int) -> ConnectionFault:
+    """501 for octets that are no frame: unknown type, beyond ``frame_max``, or without the end octet."""
+    if size > frame_max - 8:
+        reason = f"frame size {size} exceeds the negotiated maximum of {frame_max}"
+    else:
+        reason = "unknown frame type or missing end octet"
+    return ConnectionFault(501, "FRAME_ERROR", f"type {kind}, {reason}")
+
+
+def syntax_error(method_index: int = 0) -> ConnectionFault:
+    """502 for a frame whose contents cannot be read."""
+    return ConnectionFault(502, "SYNTAX_ERROR", "illegal values in the frame", method_index)

@@ -1,0 +1,233 @@
+"""The broker's state as the documents of RabbitMQ's management API: same field names, same units.
+
+May not know: HTTP. Everything here only reads.
+"""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backpressure import __version__
+from backpressure.broker.message import ENTRY_COST_BYTES
+from backpressure.broker.session import PRODUCT, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backpressure.broker.channel import Channel
+    from backpressure.broker.exchange import Exchange
+    from backpressure.broker.properties import Table
+    from backpressure.broker.queue import Queue
+    from backpressure.broker.session import Session
+    from backpressure.broker.vhost import VirtualHost
+
+__all__ = [
+    "binding_documents",
+    "channel_documents",
+    "connection_document",
+    "consumer_documents",
+    "exchange_document",
+    "node_document",
+    "overview",
+    "queue_document",
+]
+
+NODE = "embedded@localhost"
+
+
+def overview(vhost: VirtualHost) -> Table:
+    """``GET /api/overview``."""
+    queues = vhost.queues.values()
+    ready, unacked = sum(map(len, queues)), sum(queue.unacked for queue in queues)
+    return {
+        "product_name": PRODUCT,
+        "product_version": __version__,
+        "management_version": __version__,
+        "rabbitmq_version": __version__,
+        "cluster_name": NODE,
+        "node": NODE,
+        "queue_totals": _depth(ready, unacked),
+        "object_totals": {
+            "connections": len(vhost.sessions),
+            "channels": sum(len(session.channels) for session in vhost.sessions),
+            "consumers": sum(len(queue.consumers) for queue in queues),
+            "exchanges": len(vhost.exchanges),
+            "queues": len(vhost.queues),
+        },
+        "message_stats": vhost.counters.report(vhost.now),
+    }
+
+
+def node_document(vhost: VirtualHost, started_at_s: float) -> Table:
+    """One element of ``GET /api/nodes``; memory in bytes, uptime in ms."""
+    return {
+        "name": NODE,
+        "type": "ram",
+        "running": True,
+        "mem_used": _resident_bytes(),
+        "mem_limit": vhost.memory.limit_bytes,
+        "mem_alarm": vhost.memory.active,
+        "message_bytes_used": vhost.memory.used_bytes,
+        "uptime": int((vhost.now - started_at_s) * 1000),
+    }
+
+
+def queue_document(vhost: VirtualHost, queue: Queue) -> Table:
+    """One element of ``GET /api/queues``."""
+    ready_bytes = queue.ready.body_bytes
+    owner = queue.owner
+    document: dict[str, object] = {
+        "name": queue.name,
+        "vhost": "/",
+        "node": NODE,
+        "type": queue.arguments.get("x-queue-type", "classic"),
+        "state": "running",
+        "durable": queue.durable,
+        "auto_delete": queue.auto_delete,
+        "exclusive": owner is not None,
+        "arguments": queue.arguments,
+        "policy": queue.policy.name if queue.policy else None,
+        "effective_policy_definition": dict(queue.policy.definition) if queue.policy else {},
+        "consumers": len(queue.consumers),
+        **_depth(len(queue), queue.unacked),
+        "message_bytes": ready_bytes + queue.unacked_bytes,
+        "message_bytes_ready": ready_bytes,
+        "message_bytes_unacknowledged": queue.unacked_bytes,
+        "memory": ready_bytes + queue.unacked_bytes + ENTRY_COST_BYTES * (len(queue) + queue.unacked),
+    }
+    stats = queue.counters.report(vhost.now)
+    if stats:
+        document["message_stats"] = stats
+    return document
+
+
+def exchange_document(vhost: VirtualHost, exchange: Exchange) -> Table:
+    """One element of ``GET /api/exchanges``."""
+    document: dict[str, object] = {
+        "name": exchange.name,
+        "vhost": "/",
+        "type": exchange.kind,
+        "durable": exchange.durable,
+        "auto_delete": exchange.auto_delete,
+        "internal": exchange.internal,
+        "arguments": exchange.arguments,
+        "policy": exchange.policy.name if exchange.policy else None,
+    }
+    stats = exchange.counters.report(vhost.now)
+    if stats:
+        document["message_stats"] = stats
+    return document
+
+
+def binding_documents(vhost: VirtualHost) -> Iterator[Table]:
+    """``GET /api/bindings``: every queue is bound to the default exchange by its name."""
+    for name in vhost.queues:
+        yield _binding("", "queue", name, name, {})
+    for exchange in vhost.exchanges.values():
+        for binding in exchange.bindings:
+            kind = "queue" if binding.destination.name in vhost.queues else "exchange"
+            yield _binding(exchange.name, kind, binding.destination.name, binding.routing_key, binding.arguments)
+
+
+def _binding(source: str, kind: str, destination: str, routing_key: str, arguments: Table) -> Table:
+    return {
+        "source": source,
+        "vhost": "/",
+        "destination": destination,
+        "destination_type": kind,
+        "routing_key": routing_key,
+        "arguments": arguments,
+        "properties_key": routing_key or "~",
+    }
+
+
+def connection_name(session: Session) -> str:
+    """The name RabbitMQ gives a connection: both ends."""
+    (peer_host, peer_port), (host, port) = session.peer, session.local
+    return f"{peer_host}:{peer_port} -> {host}:{port}"
+
+
+def connection_document(session: Session) -> Table:
+    """One element of ``GET /api/connections``; ``connected_at`` in ms since 1970, ``timeout`` in s."""
+    running = session.state is State.RUNNING
+    return {
+        "name": connection_name(session),
+        "vhost": "/",
+        "user": session.user,
+        "state": "blocked" if session.blocked else "running" if running else session.state.name.lower(),
+        "protocol": "AMQP 0-9-1",
+        "peer_host": session.peer[0],
+        "peer_port": session.peer[1],
+        "host": session.local[0],
+        "port": session.local[1],
+        "client_properties": session.client_properties,
+        "channels": len(session.channels),
+        "channel_max": session.channel_max,
+        "frame_max": session.frame_max,
+        "timeout": session.heartbeat_s,
+        "recv_oct": session.received_bytes,
+        "send_oct": session.sent_bytes,
+        "connected_at": int(session.connected_at_s * 1000),
+    }
+
+
+def channel_documents(session: Session) -> Iterator[Table]:
+    """A connection's elements of ``GET /api/channels``."""
+    for channel in session.channels.values():
+        yield {
+            **_channel_details(session, channel),
+            "vhost": "/",
+            "user": session.user,
+            "state": "running",
+            "confirm": channel.publishing.confirming,
+            "consumer_count": len(channel.consuming.consumers),
+            "messages_unacknowledged": len(channel.consuming.unacked),
+            "messages_unconfirmed": channel.publishing.unconfirmed,
+            "prefetch_count": channel.consuming.prefetch,
+            "global_prefetch_count": channel.consuming.shared_prefetch.limit,
+            "connection_details": {
+                "name": connection_name(session),
+                "peer_host": session.peer[0],
+                "peer_port": session.peer[1],
+            },
+        }
+
+
+def consumer_documents(session: Session) -> Iterator[Table]:
+    """A connection's elements of ``GET /api/consumers``."""
+    for channel in session.channels.values():
+        for consumer in channel.consuming.consumers.values():
+            yield {
+                "consumer_tag": consumer.tag,
+                "queue": {"name": consumer.queue.name, "vhost": "/"},
+                "ack_required": not consumer.no_ack,
+                "active": True,
+                "exclusive": consumer.queue.exclusive_consumer,
+                "prefetch_count": consumer.prefetch.limit,
+                "arguments": consumer.arguments,
+                "channel_details": {
+                    **_channel_details(session, channel),
+                    "connection_name": connection_name(session),
+                    "peer_host": session.peer[0],
+                    "peer_port": session.peer[1],
+                    "user": session.user,
+                },
+            }
+
+
+def _channel_details(session: Session, channel: Channel) -> Table:
+    return {"name": f"{connection_name(session)} ({channel.number})", "number": channel.number, "node": NODE}
+
+
+def _depth(ready: int, unacked: int) -> Table:
+    return {"messages": ready + unacked, "messages_ready": ready, "messages_unacknowledged": unacked}
+
+
+def _resident_bytes() -> int:
+    """This process's RSS now, or where the system does not say so, its peak."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

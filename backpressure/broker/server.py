@@ -1,0 +1,275 @@
+"""The embedded broker's process: TCP listeners, the clock, and the event loop.
+
+Lives here: everything that touches asyncio, signals and files on start-up. AMQP itself is in `session`, whose bytes
+this module only carries; nothing here decodes a frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from backpressure import __version__
+from backpressure.broker.management import ManagementApi
+from backpressure.broker.session import Session, SessionConfig
+from backpressure.broker.vhost import VirtualHost
+from backpressure.errors import PortTakenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Announcement", "BrokerConfig", "Server", "serve"]
+
+WRITE_HIGH_WATER_BYTES = 256 * 1024
+SHUTDOWN_GRACE_S = 1.0
+SAMPLE_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """Where to listen and what to allow."""
+
+    host: str = "127.0.0.1"
+    port: int = 5672
+    management_port: int | None = 15672
+    memory_limit_bytes: int = 0
+    max_connections: int = 1000
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Where a broker that is ready to accept can be found."""
+
+    pid: int
+    host: str
+    port: int
+    management_port: int | None
+    url: str
+    version: str = __version__
+    role: str = "broker"
+
+    def write(self, path: Path) -> None:
+        """Write as JSON; a reader sees the whole file or none."""
+        draft = path.with_name(f".{path.name}.{self.pid}")
+        draft.write_text(json.dumps({name: getattr(self, name) for name in self.__slots__}) + "\n")
+        draft.replace(path)
+
+
+class _Connection(asyncio.Protocol):
+    """The socket of one session."""
+
+    transport: asyncio.Transport
+    session: Session
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self.session = self._server.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.session.receive(data, self._server.now())
+        self._follow()
+
+    def pause_writing(self) -> None:
+        self.session.output_paused()
+        self._follow()
+
+    def resume_writing(self) -> None:
+        self.session.output_resumed()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._server.vhost.now = self._server.now()
+        self.session.lost()
+        self._server.dismiss(self)
+
+    def flush(self) -> None:
+        """Send what the session has to say, then let it go on with what waited for that."""
+        if self.transport.is_closing():
+            return
+        data = self.session.take_output()
+        if data:
+            self.transport.write(data)
+        if self.session.closed:
+            self.transport.close()
+            return
+        self.session.go_on(self._server.now())
+        self._follow()
+
+    def _follow(self) -> None:
+        """Read from the peer exactly while the session wants its bytes."""
+        if self.session.wants_input:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+
+class Server:
+    """A virtual host, its connections and its management API, in one event loop."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        """Nothing listens before `start`."""
+        self.config = config
+        self._loop = asyncio.get_running_loop()
+        self.vhost = VirtualHost(
+            memory_limit_bytes=config.memory_limit_bytes or _default_memory_limit_bytes(),
+            now=self.now(),
+            epoch_s=time.time(),
+        )
+        self._connections: dict[Session, _Connection] = {}
+        self._awake: dict[Session, None] = {}
+        self._flush_scheduled = False
+        self._servers: list[asyncio.Server] = []
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stopping = asyncio.Event()
+        self._deserted = asyncio.Event()
+        self._sample()
+
+    def now(self) -> float:
+        """The event loop's clock, in seconds."""
+        return self._loop.time()
+
+    async def start(self) -> Announcement:
+        """Listen; raises `PortTakenError` when somebody else does."""
+        config = self.config
+        amqp = await self._listen(lambda: _Connection(self), config.port, "--port")
+        management = None
+        if config.management_port is not None:
+            api = ManagementApi(self.vhost, config.session.users, self.now)
+            management = await self._listen(api.connection, config.management_port, "--management-port")
+        return Announcement(
+            pid=os.getpid(),
+            host=config.host,
+            port=amqp,
+            management_port=management,
+            url=f"amqp://guest:guest@{config.host}:{amqp}/",
+        )
+
+    async def _listen(self, factory: Callable[[], asyncio.BaseProtocol], port: int, flag: str) -> int:
+        try:
+            server = await self._loop.create_server(factory, self.config.host, port, backlog=1024)
+        except OSError as cause:
+            if cause.errno == errno.EADDRINUSE:
+                raise PortTakenError(self.config.host, port, flag) from cause
+            raise
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`, then tell every client and close."""
+        await self._stopping.wait()
+        for server in self._servers:
+            server.close()
+        for session in list(self._connections):
+            session.close(320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'")
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._deserted.wait(), SHUTDOWN_GRACE_S)
+        for connection in list(self._connections.values()):
+            connection.transport.abort()
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    def admit(self, connection: _Connection) -> Session:
+        """A session for a new connection; beyond the limit it is closed at once."""
+        peer = connection.transport.get_extra_info("peername") or ("", 0)
+        self.vhost.now = self.now()
+        local = connection.transport.get_extra_info("sockname") or ("", 0)
+        session = Session(self.vhost, self.config.session, self._wake, peer=peer[:2], local=local[:2])
+        self._connections[session] = connection
+        if len(self._connections) > self.config.max_connections:
+            session.lost()
+        return session
+
+    def dismiss(self, connection: _Connection) -> None:
+        """A connection is gone."""
+        self._connections.pop(connection.session, None)
+        if not self._connections and self._stopping.is_set():
+            self._deserted.set()
+
+    def _wake(self, session: Session) -> None:
+        self._awake[session] = None
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Once a loop tick: everything said in it leaves in one write per connection."""
+        self._flush_scheduled = False
+        awake, self._awake = self._awake, {}
+        for session in awake:
+            connection = self._connections.get(session)
+            if connection is not None:
+                connection.flush()
+        self._schedule_deadline()
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _schedule_deadline(self) -> None:
+        due_s = self.vhost.timers.next_deadline()
+        if self._deadline is not None:
+            if due_s is not None and self._deadline.when() <= due_s:
+                return
+            self._deadline.cancel()
+        self._deadline = None if due_s is None else self._loop.call_at(due_s, self._advance)
+
+    def _advance(self) -> None:
+        self._deadline = None
+        self.vhost.advance(self.now())
+        self._schedule_deadline()
+
+    def _sample(self) -> None:
+        """Once a second, for the rates of the management API."""
+        now = self.vhost.now = self.now()
+        self.vhost.counters.sample(now)
+        for queue in self.vhost.queues.values():
+            queue.counters.sample(now)
+        for exchange in self.vhost.exchanges.values():
+            exchange.counters.sample(now)
+        self.vhost.timers.at(now + SAMPLE_PERIOD_S, self._sample)
+        self._schedule_deadline()
+
+
+def _default_memory_limit_bytes() -> int:
+    """Two fifths of the machine's memory, as in RabbitMQ."""
+    return int(0.4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
+    """Run a broker until SIGINT or SIGTERM; say where it listens, on stdout and in the file ``announce``.
+
+    Raises `PortTakenError` when a port is taken.
+    """
+    server = Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
+    announcement = await server.start()
+    sys.stdout.write(
+        f"embedded broker ready on {announcement.url}"
+        + (
+            f", management on http://{config.host}:{announcement.management_port}"
+            if announcement.management_port
+            else ""
+        )
+        + "; for experiments on this machine only, nothing survives a restart\n"
+    )
+    sys.stdout.flush()
+    if announce is not None:
+        announcement.write(announce)
+    await server.run()

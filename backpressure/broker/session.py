@@ -1,0 +1,403 @@
+"""One client's connection, without its socket: bytes in, bytes out.
+
+Lives here: the handshake, heartbeats, channels by number, and what holds a peer back (its own slow reading, the memory
+alarm). May not know: sockets, asyncio, the clock (``now`` comes with every call).
+
+Three outcomes of `Session.receive` are distinct: output to send, nothing yet because bytes are missing, and the end of
+the connection (``closed``), before which the last output still has to be sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from pamqp import commands
+
+from backpressure import __version__
+from backpressure.broker.channel import Channel
+from backpressure.broker.replies import (
+    ConnectionFault,
+    channel_error,
+    command_invalid,
+    not_allowed,
+)
+from backpressure.broker.wire import (
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    FRAME_MIN_SIZE,
+    HEARTBEAT,
+    PROTOCOL_HEADER,
+    FrameReader,
+    decode_method,
+    method_frame,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from backpressure.broker.publishing import Publishing, PublishMethod
+    from backpressure.broker.timers import Timer
+    from backpressure.broker.vhost import VirtualHost
+
+__all__ = ["Session", "SessionConfig", "State"]
+
+OUTPUT_LIMIT_BYTES = 256 * 1024
+"""Output a session may hold before deliveries to it stop and its own requests wait."""
+HANDSHAKE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+
+PRODUCT = "Pace Matching embedded broker"
+_SERVER_PROPERTIES: Any = {
+    "product": PRODUCT,
+    "version": __version__,
+    "platform": "Python",
+    "copyright": "MIT licence",
+    "information": "For experiments on one machine; not durable unless started with a data directory",
+    "capabilities": {
+        "publisher_confirms": True,
+        "exchange_exchange_bindings": True,
+        "basic.nack": True,
+        "consumer_cancel_notify": True,
+        "connection.blocked": True,
+        "consumer_priorities": True,
+        "authentication_failure_close": True,
+        "per_consumer_qos": True,
+    },
+}
+
+
+class State(Enum):
+    """Where a connection stands."""
+
+    PROTOCOL_HEADER = auto()
+    START = auto()
+    TUNE = auto()
+    OPEN = auto()
+    RUNNING = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """What every connection is offered: RabbitMQ's defaults."""
+
+    users: Mapping[str, str] = field(default_factory=lambda: {"guest": "guest"})
+    frame_max_bytes: int = 131_072
+    channel_max: int = 2047
+    heartbeat_s: int = 60
+    max_message_bytes: int = 134_217_728
+
+
+_identities = count(1)
+
+
+class Session:
+    """The state of one connection."""
+
+    def __init__(
+        self,
+        vhost: VirtualHost,
+        config: SessionConfig,
+        wake: Callable[[Session], None],
+        *,
+        peer: tuple[str, int] = ("", 0),
+        local: tuple[str, int] = ("", 0),
+    ) -> None:
+        """``wake`` is called when there is something to send or to go on with; it must not call back at once.
+
+        ``peer`` and ``local`` are the two ends, for reports.
+        """
+        self.vhost = vhost
+        self.config = config
+        self.peer = peer
+        self.local = local
+        self.identity = next(_identities)
+        self.state = State.PROTOCOL_HEADER
+        self.user = ""
+        self.client_properties: dict[str, Any] = {}
+        self.channels: dict[int, Channel] = {}
+        self.publish_methods: dict[bytes, PublishMethod] = {}
+        self.frame_max = config.frame_max_bytes
+        self.channel_max = config.channel_max
+        self.heartbeat_s = 0
+        self.congested = False
+        self.blocked = False
+        self.stalled = False
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.connected_at_s = vhost.epoch_s
+        self._wake = wake
+        self._reader = FrameReader(FRAME_MIN_SIZE)
+        self._output: list[bytes] = []
+        self._output_bytes = 0
+        self._write_paused = False
+        self._unconfirmed: set[Publishing] = set()
+        self._heard_at_s = self._spoke_at_s = vhost.now
+        self._timer: Timer = vhost.timers.at(vhost.now + HANDSHAKE_TIMEOUT_S, self.lost)
+        vhost.sessions.add(self)
+
+    # -- bytes in ------------------------------------------------------------------------------------------------
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether the peer's bytes should be read: not while it does not read ours, nor while it is blocked."""
+        return not (self.congested or self.blocked or self.stalled or self.state is State.CLOSED)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is to be dropped once its output is sent."""
+        return self.state is State.CLOSED
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take what the peer sent, in pieces of any size."""
+        self.vhost.now = self._heard_at_s = now
+        self.received_bytes += len(data)
+        self._reader.feed(data)
+        self._proceed()
+
+    def _proceed(self) -> None:
+        try:
+            if not self._frames_may_follow():
+                return
+            for kind, number, payload in self._reader.frames():
+                self._handle(kind, number, payload)
+                if not self.wants_input:
+                    break
+        except ConnectionFault as fault:
+            self._fail(fault)
+
+    def _frames_may_follow(self) -> bool:
+        if self.state is State.PROTOCOL_HEADER:
+            header = self._reader.protocol_header()
+            if header is None:
+                return False
+            if header == PROTOCOL_HEADER:
+                self.state = State.START
+                self.send(method_frame(0, commands.Connection.Start(server_properties=_SERVER_PROPERTIES)))
+            else:  # another protocol or version: say which one is spoken here
+                self.send(PROTOCOL_HEADER)
+                self.lost()
+        return self.wants_input
+
+    def _handle(self, kind: int, number: int, payload: bytes) -> None:
+        channel = self.channels.get(number)
+        if kind == FRAME_HEARTBEAT:
+            return
+        if channel is not None and self.state is State.RUNNING:
+            channel.handle(kind, payload)
+        elif number == 0 or self.state is not State.RUNNING:
+            self._connection_frame(kind, number, payload)
+        else:
+            self._open_channel(kind, number, payload)
+
+    def _connection_frame(self, kind: int, number: int, payload: bytes) -> None:
+        if self.state is State.CLOSING and (number or kind != FRAME_METHOD):
+            return
+        if number or kind != FRAME_METHOD:
+            raise command_invalid("expected a connection method on channel 0")
+        method = decode_method(payload)
+        match method:
+            case commands.Connection.CloseOk() if self.state is State.CLOSING:
+                self.lost()
+            case commands.Connection.Close():
+                self.send(method_frame(0, commands.Connection.CloseOk()))
+                self.lost()
+            case _ if self.state is State.CLOSING:
+                pass
+            case commands.Connection.StartOk() if self.state is State.START:
+                self._login(method)
+            case commands.Connection.TuneOk() if self.state is State.TUNE:
+                self._tuned(method)
+            case commands.Connection.Open() if self.state is State.OPEN:
+                self._opened(method)
+            case _:
+                raise command_invalid(f"unexpected method {method.name}")
+
+    # -- handshake -----------------------------------------------------------------------------------------------
+
+    def _login(self, method: commands.Connection.StartOk) -> None:
+        self.client_properties = method.client_properties
+        _, _, credentials = str(method.response).partition("\0")
+        self.user, _, password = credentials.partition("\0")
+        if method.mechanism != "PLAIN" or self.config.users.get(self.user) != password:
+            refusal = ConnectionFault(
+                403,
+                "ACCESS_REFUSED",
+                f"Login was refused using authentication mechanism {method.mechanism}. "
+                "For details see the broker logfile.",
+            )
+            if self.can("authentication_failure_close"):
+                raise refusal
+            self.lost()
+            return
+        self.state = State.TUNE
+        config = self.config
+        tune = commands.Connection.Tune(config.channel_max, config.frame_max_bytes, config.heartbeat_s)
+        self.send(method_frame(0, tune))
+
+    def _tuned(self, method: commands.Connection.TuneOk) -> None:
+        for name, asked, limit in (
+            ("channel_max", method.channel_max, self.config.channel_max),
+            ("frame_max", method.frame_max, self.config.frame_max_bytes),
+        ):
+            if limit and (asked == 0 or asked > limit):
+                shown = "0 (no limit)" if asked == 0 else asked
+                raise not_allowed(f"negotiated {name} = {shown} is higher than the maximum allowed value ({limit})")
+        if method.frame_max < FRAME_MIN_SIZE:
+            raise not_allowed(
+                f"negotiated frame_max = {method.frame_max} is lower than the minimum allowed value ({FRAME_MIN_SIZE})"
+            )
+        self.channel_max, self.heartbeat_s = method.channel_max, method.heartbeat
+        self.frame_max = self._reader.frame_max = method.frame_max
+        self.state = State.OPEN
+        if self.heartbeat_s:
+            self._timer.cancel()
+            self._beat()
+
+    def _opened(self, method: commands.Connection.Open) -> None:
+        if method.virtual_host != "/":
+            raise not_allowed(f"vhost {method.virtual_host} not found")
+        if not self.heartbeat_s:
+            self._timer.cancel()
+        self.state = State.RUNNING
+        self.send(method_frame(0, commands.Connection.OpenOk()))
+
+    def can(self, capability: str) -> bool:
+        """Whether the client announced a capability, such as ``connection.blocked``."""
+        capabilities = self.client_properties.get("capabilities")
+        return isinstance(capabilities, dict) and bool(capabilities.get(capability))
+
+    def _open_channel(self, kind: int, number: int, payload: bytes) -> None:
+        if kind != FRAME_METHOD:
+            raise channel_error("expected 'channel.open'")
+        method = decode_method(payload)
+        if isinstance(method, (commands.Channel.CloseOk, commands.Channel.Close)):
+            return  # both sides closed it at the same time
+        if not isinstance(method, commands.Channel.Open):
+            raise channel_error("expected 'channel.open'")
+        if number > self.channel_max:
+            raise not_allowed(
+                f"number of channels opened ({number}) has reached the negotiated channel_max ({self.channel_max})"
+            )
+        self.channels[number] = Channel(self, number)
+        self.send(method_frame(number, commands.Channel.OpenOk()))
+
+    def forget(self, channel: Channel) -> None:
+        """A channel is closed on both sides."""
+        self.channels.pop(channel.number, None)
+
+    # -- bytes out -----------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for the peer."""
+        if not self._output:
+            self._wake(self)
+        self._output.append(data)
+        self._output_bytes += len(data)
+        if self._output_bytes >= OUTPUT_LIMIT_BYTES:
+            self.congested = True
+
+    def confirm_later(self, publishing: Publishing) -> None:
+        """A channel has outcomes to confirm with the next output."""
+        if not self._unconfirmed:
+            self._wake(self)
+        self._unconfirmed.add(publishing)
+
+    def take_output(self) -> bytes:
+        """What is to be sent now; confirms gathered since the last call are part of it."""
+        for publishing in self._unconfirmed:
+            publishing.flush_confirms()
+        self._unconfirmed.clear()
+        data = b"".join(self._output)
+        self._output.clear()
+        self._output_bytes = 0
+        if data:
+            self._spoke_at_s = self.vhost.now
+            self.sent_bytes += len(data)
+        return data
+
+    def output_paused(self) -> None:
+        """The peer does not read: hold deliveries and its requests."""
+        self._write_paused = self.congested = True
+
+    def output_resumed(self) -> None:
+        """The peer reads again."""
+        self._write_paused = False
+        self._wake(self)
+
+    def go_on(self, now: float) -> None:
+        """Output was sent, or an obstacle is gone: take up what waited."""
+        self.vhost.now = now
+        if self.closed:
+            return
+        if self.congested and not self._write_paused:
+            self.congested = False
+            for channel in list(self.channels.values()):
+                channel.consuming.pump_all()
+        self._proceed()
+
+    # -- holding publishers back ---------------------------------------------------------------------------------
+
+    def block(self) -> None:
+        """The memory alarm is on and this connection publishes: tell it, and read no more from it."""
+        if not self.blocked:
+            self.blocked = True
+            if self.can("connection.blocked"):
+                self.send(method_frame(0, commands.Connection.Blocked("low on memory")))
+
+    def alarm_changed(self, *, active: bool) -> None:
+        """The memory alarm began or ended."""
+        if not active and self.blocked:
+            self.blocked = False
+            if self.can("connection.blocked"):
+                self.send(method_frame(0, commands.Connection.Unblocked()))
+            self._wake(self)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        self.close(fault.code, fault.text, fault.method_index)
+
+    def close(self, code: int, text: str, method_index: int = 0) -> None:
+        """Close from our side: release what the connection holds and wait for the peer to agree, but not for long."""
+        if self.state in {State.CLOSING, State.CLOSED}:
+            return
+        self._release()
+        self.blocked = False
+        self.state = State.CLOSING
+        close = commands.Connection.Close(code, text, method_index >> 16, method_index & 0xFFFF)
+        self.send(method_frame(0, close))
+        self._timer.cancel()
+        self._timer = self.vhost.timers.at(self.vhost.now + CLOSE_TIMEOUT_S, self.lost)
+
+    def lost(self) -> None:
+        """The connection is over, whoever ended it."""
+        if self.state is not State.CLOSED:
+            self._release()
+            self.state = State.CLOSED
+            self._timer.cancel()
+            self.vhost.sessions.discard(self)
+            self._wake(self)
+
+    def _release(self) -> None:
+        """Cancel consumers before anything is requeued, lest it be delivered to the one that leaves."""
+        channels, self.channels = list(self.channels.values()), {}
+        self.congested = True
+        for channel in channels:
+            channel.close()
+        for queue in [queue for queue in self.vhost.queues.values() if queue.owner is self]:
+            self.vhost.delete_queue(queue)
+
+    def _beat(self) -> None:
+        """Twice an interval: speak if we were silent, and give up on a peer silent for two intervals."""
+        now, interval_s = self.vhost.now, self.heartbeat_s
+        if self.wants_input and now - self._heard_at_s > 2 * interval_s:
+            self.lost()
+            return
+        if now - self._spoke_at_s >= interval_s / 2 and not self.congested:
+            self.send(HEARTBEAT)
+        self._timer = self.vhost.timers.at(now + interval_s / 2, self._beat)

@@ -1,0 +1,284 @@
+"""The virtual host: every queue, exchange, binding and policy of a broker, and the routing between them.
+
+Lives here: declaring, deleting, binding, publishing. May not know: channels, frames, sockets, the clock (``now`` is set
+by whoever drives it).
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import TYPE_CHECKING
+
+from backpressure.broker import declarations
+from backpressure.broker.alarms import MemoryAlarm
+from backpressure.broker.counters import Counters
+from backpressure.broker.dead_letter import dead_lettered
+from backpressure.broker.exchange import TYPES, Binding, Exchange
+from backpressure.broker.policy import Policy, matching
+from backpressure.broker.queue import Queue
+from backpressure.broker.replies import (
+    access_refused,
+    command_invalid,
+    no_exchange,
+    no_queue,
+    precondition_failed,
+    resource_locked,
+)
+from backpressure.broker.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backpressure.broker.message import Message
+    from backpressure.broker.properties import Table
+    from backpressure.broker.session import Session
+
+__all__ = ["VirtualHost"]
+
+_BUILT_IN = (
+    ("", "direct"),
+    ("amq.direct", "direct"),
+    ("amq.fanout", "fanout"),
+    ("amq.topic", "topic"),
+    ("amq.headers", "headers"),
+    ("amq.match", "headers"),
+)
+
+
+class VirtualHost:
+    """The state of one broker."""
+
+    def __init__(self, *, memory_limit_bytes: int = 0, now: float = 0.0, epoch_s: float = 0.0) -> None:
+        """``now`` is the clock's reading, ``epoch_s`` the seconds since 1970 at that moment."""
+        self.now = now
+        self._epoch_offset_s = epoch_s - now
+        self.timers = Timers()
+        self.memory = MemoryAlarm(memory_limit_bytes, self._alarm_changed)
+        self.counters = Counters()
+        self.exchanges = {name: Exchange(name, kind, durable=True, internal=False) for name, kind in _BUILT_IN}
+        self.queues: dict[str, Queue] = {}
+        self.policies: dict[str, Policy] = {}
+        self.sessions: set[Session] = set()
+
+    @property
+    def epoch_s(self) -> float:
+        """Wall clock time, in seconds since 1970."""
+        return self.now + self._epoch_offset_s
+
+    def advance(self, now: float) -> None:
+        """Let time pass: expire messages and queues that are due."""
+        self.now = now
+        self.timers.run(now)
+
+    # -- exchanges -----------------------------------------------------------------------------------------------
+
+    def exchange(self, name: str) -> Exchange:
+        """The exchange called ``name``; 404 when there is none."""
+        try:
+            return self.exchanges[name]
+        except KeyError:
+            raise no_exchange(name) from None
+
+    def declare_exchange(
+        self, name: str, kind: str, *, durable: bool, auto_delete: bool, internal: bool, arguments: Table
+    ) -> Exchange:
+        """Create an exchange, or check that the one that exists is the same."""
+        if kind not in TYPES:
+            raise command_invalid(f"unknown exchange type '{kind}'")
+        existing = self.exchanges.get(name)
+        if existing is not None:
+            declarations.same_exchange(
+                existing,
+                kind=kind,
+                durable=durable,
+                auto_delete=auto_delete,
+                internal=internal,
+                arguments=arguments,
+            )
+            return existing
+        _refuse_reserved("exchange", name)
+        exchange = Exchange(
+            name, kind, durable=durable, auto_delete=auto_delete, internal=internal, arguments=arguments
+        )
+        exchange.policy = matching(self.policies.values(), "exchanges", name)
+        self.exchanges[name] = exchange
+        return exchange
+
+    def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
+        """Remove an exchange and its bindings; one that does not exist is no error."""
+        _refuse_default(name)
+        _refuse_reserved("exchange", name)
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            return
+        if if_unused and exchange.bindings:
+            raise precondition_failed(f"exchange '{name}' in vhost '/' in use")
+        del self.exchanges[name]
+        self._unbind_everywhere(exchange)
+
+    # -- queues --------------------------------------------------------------------------------------------------
+
+    def queue(self, name: str, session: object | None = None) -> Queue:
+        """The queue called ``name``; 404 when there is none, 405 when it belongs to another session."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise no_queue(name)
+        if queue.owner is not None and session is not None and queue.owner is not session:
+            raise resource_locked(name)
+        return queue
+
+    def declare_queue(
+        self,
+        name: str,
+        session: object,
+        *,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        arguments: Table,
+    ) -> Queue:
+        """Create a queue, or check that the one that exists is the same; an empty name asks for a new one."""
+        if name in self.queues:
+            queue = self.queue(name, session)
+            declarations.same_queue(
+                queue, durable=durable, auto_delete=auto_delete, exclusive=exclusive, arguments=arguments
+            )
+            queue.touch()
+            return queue
+        if name:
+            _refuse_reserved("queue", name)
+        else:
+            name = "amq.gen-" + base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+        declarations.check_queue_arguments(name, arguments, durable=durable, exclusive=exclusive)
+        queue = Queue(
+            self,
+            name,
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=session if exclusive else None,
+            arguments=arguments,
+        )
+        queue.apply(matching(self.policies.values(), "queues", name))
+        self.queues[name] = queue
+        return queue
+
+    def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Remove a queue and its bindings; how many ready messages went with it."""
+        if if_unused and queue.consumers:
+            raise precondition_failed(f"queue '{queue.name}' in vhost '/' in use")
+        if if_empty and queue.ready:
+            raise precondition_failed(f"queue '{queue.name}' in vhost '/' is not empty")
+        if self.queues.pop(queue.name, None) is None:
+            return 0
+        self._unbind_everywhere(queue)
+        return queue.close()
+
+    # -- bindings ------------------------------------------------------------------------------------------------
+
+    def bind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
+        """Send what matches from exchange ``source`` to ``destination``."""
+        _refuse_default(source)
+        self.exchange(source).bind(Binding(destination, routing_key, arguments))
+
+    def unbind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
+        """Take a binding back; one that does not exist is no error."""
+        _refuse_default(source)
+        exchange = self.exchanges.get(source)
+        if exchange is not None:
+            exchange.unbind(Binding(destination, routing_key, arguments))
+            self._delete_if_unused(exchange)
+
+    def _unbind_everywhere(self, destination: Queue | Exchange) -> None:
+        for exchange in list(self.exchanges.values()):
+            if exchange.unbind_all(destination):
+                self._delete_if_unused(exchange)
+
+    def _delete_if_unused(self, exchange: Exchange) -> None:
+        if exchange.auto_delete and not exchange.bindings and exchange.name in self.exchanges:
+            del self.exchanges[exchange.name]
+            self._unbind_everywhere(exchange)
+
+    # -- policies ------------------------------------------------------------------------------------------------
+
+    def set_policy(self, policy: Policy) -> None:
+        """Add or replace a policy; it is in force at once."""
+        self.policies[policy.name] = policy
+        self._apply_policies()
+
+    def delete_policy(self, name: str) -> None:
+        """Remove a policy; KeyError when there is none."""
+        del self.policies[name]
+        self._apply_policies()
+
+    def _apply_policies(self) -> None:
+        for queue in list(self.queues.values()):
+            queue.apply(matching(self.policies.values(), "queues", queue.name))
+        for exchange in self.exchanges.values():
+            exchange.policy = matching(self.policies.values(), "exchanges", exchange.name)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def route(self, exchange: Exchange, message: Message) -> Sequence[Queue]:
+        """The queues a message reaches, each once, through exchange bindings and alternate exchanges too."""
+        if not exchange.name:
+            queue = self.queues.get(message.routing_key)
+            return (queue,) if queue is not None else ()
+        found = exchange.route(message)
+        if len(found) == 1 and isinstance(found[0], Queue):
+            return (found[0],)
+        queues: dict[Queue, None] = {}
+        seen, pending = {exchange}, [exchange]
+        while pending:
+            source = pending.pop()
+            destinations = source.route(message) if source.name else self.route(source, message)
+            if not destinations and source.alternate in self.exchanges:
+                destinations = (self.exchanges[source.alternate],)
+            for destination in destinations:
+                if isinstance(destination, Queue):
+                    queues[destination] = None
+                elif destination not in seen:
+                    seen.add(destination)
+                    pending.append(destination)
+        return tuple(queues)
+
+    def publish(self, queues: Sequence[Queue], message: Message) -> bool:
+        """Enqueue in all of ``queues``; False when one of them rejects it."""
+        accepted = True
+        for queue in queues:
+            if not queue.push(message):
+                accepted = False
+        return accepted
+
+    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+        """Publish to the queue's dead-letter exchange; without one, or in a cycle, the message is gone."""
+        self.counters.totals[f"dead_letter_{reason}"] += 1
+        limits = queue.limits
+        name = limits.dead_letter_exchange
+        exchange = None if name is None else self.exchanges.get(name)
+        if exchange is None:
+            return
+        dead = dead_lettered(
+            message,
+            queue=queue.name,
+            reason=reason,
+            exchange=exchange.name,
+            routing_key=limits.dead_letter_routing_key,
+            epoch_s=int(self.epoch_s),
+        )
+        if dead is not None:
+            self.publish(self.route(exchange, dead), dead)
+
+    def _alarm_changed(self, active: bool) -> None:
+        for session in list(self.sessions):
+            session.alarm_changed(active=active)
+
+
+def _refuse_reserved(kind: str, name: str) -> None:
+    if name.startswith("amq."):
+        raise access_refused(f"{kind} name '{name}' contains reserved prefix 'amq.*'")
+
+
+def _refuse_default(exchange: str) -> None:
+    if not exchange:
+        raise access_refused("operation not permitted on the default exchange")
