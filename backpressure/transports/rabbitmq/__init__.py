@@ -1,0 +1,52 @@
+"""RabbitMQ, and every other broker that speaks AMQP 0-9-1, by way of pika.
+
+pika is known here and nowhere else. One connection for each product: publishing never shares with consuming, and
+neither shares with what watches them. ``wire`` makes pika awaitable, ``link`` keeps a connection alive, ``requests``
+asks what may be refused; the others are the products.
+"""
+
+from __future__ import annotations
+
+import os
+
+from backpressure.settings import Settings
+from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
+from backpressure.transports.rabbitmq.feedback import RabbitMQFeedback
+from backpressure.transports.rabbitmq.link import Outage
+from backpressure.transports.rabbitmq.probe import RabbitMQProbe
+from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher
+from backpressure.transports.rabbitmq.subscriber import RabbitMQSubscriber
+
+__all__ = ["RabbitMQTransport"]
+
+
+class RabbitMQTransport:
+    """The family of products for one broker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.address = settings.broker.address()
+        self._settings = settings
+        self._outage = Outage(self.address)
+
+    def publisher(self) -> RabbitMQPublisher:
+        """Return a new, unstarted publisher."""
+        name = f"producer-{self._settings.producer.identity()}-{os.getpid()}"
+        return RabbitMQPublisher(self._settings.broker, self._outage, name)
+
+    def subscriber(self) -> RabbitMQSubscriber:
+        """Return a new, unstarted subscriber."""
+        name = self._settings.consumer.name or f"consumer-{os.getpid()}"
+        return RabbitMQSubscriber(self._settings.broker, self._outage, name)
+
+    def probe(self) -> RabbitMQProbe:
+        """Return a new, unstarted probe."""
+        return RabbitMQProbe(self._settings.broker, self._outage, f"probe-{os.getpid()}")
+
+    def feedback(self) -> RabbitMQFeedback:
+        """Return a new, unstarted feedback bus."""
+        exchange = self._settings.feedback.exchange
+        return RabbitMQFeedback(self._settings.broker, self._outage, f"feedback-{os.getpid()}", exchange)
+
+    def admin(self) -> RabbitMQAdmin:
+        """Return a new, unstarted admin."""
+        return RabbitMQAdmin(self._settings.broker, self._outage, f"admin-{os.getpid()}")

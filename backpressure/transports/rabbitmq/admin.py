@@ -1,0 +1,129 @@
+"""Creating, emptying and removing what an experiment needs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import AMQPError
+
+from backpressure.core.message import Delivery
+from backpressure.errors import QueueNotFoundError, TransportError
+from backpressure.settings import BrokerSettings, QueueSettings
+from backpressure.transports.base import BrokerIdentity
+from backpressure.transports.rabbitmq.failures import request_error
+from backpressure.transports.rabbitmq.link import Outage
+from backpressure.transports.rabbitmq.properties import message_from
+from backpressure.transports.rabbitmq.requests import Requests
+from backpressure.transports.rabbitmq.topology import queue_declarations
+
+__all__ = ["RabbitMQAdmin"]
+
+_DRAIN_PREFETCH = 1000
+_DRAIN_RECHECK_S = 0.1
+
+
+class RabbitMQAdmin:
+    """A `QueueAdmin`."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+        self._requests = Requests(broker, outage, name)
+
+    async def start(self) -> None:
+        """See `QueueAdmin.start`."""
+        await self._requests.link.start()
+
+    async def identity(self) -> BrokerIdentity:
+        """See `QueueAdmin.identity`."""
+        properties = self._requests.link.connection.server_properties or {}
+        return BrokerIdentity(
+            product=str(properties.get("product", "unknown")),
+            version=str(properties.get("version", "unknown")),
+            address=self._requests.link.address,
+        )
+
+    async def declare(self, queue: QueueSettings) -> None:
+        """See `QueueAdmin.declare`."""
+        call = self._requests.call
+        await call("exchange_declare", exchange=queue.exchange, exchange_type="direct", durable=True)
+        for declaration in queue_declarations(queue, bound_by_policy=False):
+            await call(
+                "queue_declare",
+                queue=declaration.name,
+                durable=declaration.durable,
+                arguments=declaration.arguments,
+            )
+            if declaration.bound:
+                await call("queue_bind", queue=declaration.name, exchange=queue.exchange, routing_key=queue.routing_key)
+
+    async def purge(self, queue: str) -> int:
+        """See `QueueAdmin.purge`."""
+        reply = await self._requests.call("queue_purge", queue=queue)
+        return int(reply.message_count)
+
+    async def delete(self, queue: str) -> None:
+        """See `QueueAdmin.delete`."""
+        try:
+            await self._requests.call("queue_delete", queue=queue)
+        except QueueNotFoundError:
+            return
+
+    async def delete_exchange(self, exchange: str) -> None:
+        """See `QueueAdmin.delete_exchange`."""
+        await self._requests.call("exchange_delete", exchange=exchange)
+
+    async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
+        """See `QueueAdmin.set_bound`."""
+        raise TransportError("not yet")
+
+    async def drain(self, queue: str) -> AsyncIterator[Delivery]:
+        """See `QueueAdmin.drain`; raises `QueueNotFoundError`.
+
+        What is read ahead goes back to the queue when the iteration is left early.
+        """
+        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+
+        def on_message(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
+            arrived.put_nowait(
+                Delivery(
+                    message_from(properties, body),
+                    method.delivery_tag,
+                    epoch=0,
+                    redelivered=method.redelivered,
+                    exchange=method.exchange,
+                    routing_key=method.routing_key,
+                    received_ns=time.monotonic_ns(),
+                )
+            )
+
+        try:
+            channel = await self._requests.link.connection.open_channel(vital=False)
+            await channel.call("basic_qos", prefetch_count=_DRAIN_PREFETCH)
+            await channel.call("basic_consume", queue=queue, on_message_callback=on_message)
+            try:
+                while True:
+                    # Deliveries precede the reply on the channel: nothing ready and nothing arrived is truly empty.
+                    ready = (await channel.call("queue_declare", queue=queue, passive=True)).message_count
+                    if not ready and arrived.empty():
+                        return
+                    try:
+                        delivery = await asyncio.wait_for(arrived.get(), _DRAIN_RECHECK_S)
+                    except TimeoutError:
+                        continue  # another consumer was faster
+                    while True:
+                        yield delivery
+                        channel.raw.basic_ack(delivery.tag)
+                        if arrived.empty():
+                            break
+                        delivery = arrived.get_nowait()
+            finally:
+                await channel.close()
+        except AMQPError as error:
+            raise request_error(error, self._requests.link.address) from error
+
+    async def stop(self) -> None:
+        """Close."""
+        await self._requests.link.stop()

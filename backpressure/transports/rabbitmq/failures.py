@@ -1,0 +1,117 @@
+"""From pika's exceptions to ours: what went wrong in one short sentence, and whether waiting could help."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+from pika import exceptions
+from pika.adapters.utils import connection_workflow
+
+from backpressure.errors import (
+    AccessRefusedError,
+    BrokerUnavailableError,
+    NotConnectedError,
+    PreconditionFailedError,
+    QueueNotFoundError,
+    TransportError,
+)
+
+__all__ = ["dial_error", "lost_error", "request_error"]
+
+_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
+_SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
+    (exceptions.IncompatibleProtocolError, "what listens there does not speak AMQP 0-9-1"),
+    (exceptions.AMQPHeartbeatTimeout, "heartbeats missed"),
+    (exceptions.ConnectionBlockedTimeout, "blocked for too long"),
+    (exceptions.StreamLostError, "connection lost"),
+    (exceptions.ConnectionOpenAborted, "no answer in time"),
+    (connection_workflow.AMQPConnectorStackTimeout, "no answer in time"),
+    (TimeoutError, "no answer in time"),
+    (socket.gaierror, "host name unknown"),
+)
+_REFUSALS = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)
+
+
+def dial_error(error: BaseException, address: str) -> TransportError:
+    """Say why no connection came about: `AccessRefusedError` where waiting is pointless."""
+    reason = _reason(error)
+    if isinstance(error, exceptions.AuthenticationError) or _is_untrusted(error):
+        return AccessRefusedError(address, reason)
+    # pika guesses "refused" from any end during the handshake; a broker that is going down ends it as well
+    if isinstance(error, _REFUSALS) and re.search(r"ACCESS_REFUSED|NOT_ALLOWED(?!.* is down)", reason):
+        return AccessRefusedError(address, reason)
+    return BrokerUnavailableError(address, reason)
+
+
+def lost_error(error: BaseException, address: str) -> TransportError:
+    """Say why a connection ended."""
+    if isinstance(error, TransportError):
+        return error
+    if isinstance(error, exceptions.ChannelClosedByBroker):
+        return request_error(error, address)
+    return NotConnectedError(f"lost the broker at {address} ({_reason(error)})")
+
+
+def request_error(error: BaseException, address: str) -> TransportError:
+    """Say why the broker refused a method (it closes the channel to say so)."""
+    if not isinstance(error, exceptions.ChannelClosedByBroker):
+        return lost_error(error, address)
+    text: str = error.reply_text
+    found = re.search(r"(?:queue|exchange) '([^']*)'", text)
+    name = found.group(1) if found else ""
+    match error.reply_code:
+        case code if code == _ACCESS_REFUSED:
+            return AccessRefusedError(address, text)
+        case code if code == _NOT_FOUND and "queue" in text:
+            return QueueNotFoundError(name)
+        case code if code == _PRECONDITION_FAILED and (argument := re.search(r"\barg '([^']*)'", text)):
+            return PreconditionFailedError(name, argument.group(1), text)
+        case code:
+            return TransportError(f"{address} refused: {text} ({code})")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause as a person would put it."""
+    cause = list(_causes(error))[-1]
+    for kind, sentence in _SENTENCES:
+        if isinstance(cause, kind):
+            return sentence
+    match cause:
+        case exceptions.ConnectionClosedByBroker():
+            return f"{cause.reply_text} ({cause.reply_code})"
+        case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError():
+            return _quoted_reply(cause)
+        case ssl.SSLCertVerificationError():
+            return f"certificate not trusted: {cause.verify_message}"
+        case OSError() if cause.strerror:
+            return cause.strerror.lower()
+        case _:
+            return str(cause) or type(cause).__name__
+
+
+def _quoted_reply(cause: BaseException) -> str:
+    """Unwrap the broker's words from pika's guess: ``ConnectionClosedByBroker: (403) 'ACCESS_REFUSED - …'``."""
+    found = re.search(r"\((\d+)\) (['\"])(.*?)\2", str(cause), re.DOTALL)
+    return f"{found.group(3)} ({found.group(1)})" if found else "the broker ended the login"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Follow pika's wrappers inwards."""
+    yield error
+    inner: object = None
+    match error:
+        case connection_workflow.AMQPConnectionWorkflowFailed():
+            inner = error.exceptions[-1]
+        case connection_workflow.AMQPConnectorPhaseErrorBase():
+            inner = error.exception
+        case exceptions.AMQPConnectionError() if error.args:
+            inner = error.args[0]
+    if isinstance(inner, BaseException):
+        yield from _causes(inner)
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))

@@ -1,0 +1,72 @@
+"""The fanout of counters: fresh or dropped, never queued up.
+
+It has a connection of its own: under a memory alarm the broker stops reading from every connection that publishes, and
+neither acknowledgements nor probing may stall with it. Listeners have a short queue that drops its oldest report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pika.channel import Channel as PikaChannel
+
+from backpressure.settings import BrokerSettings
+from backpressure.transports.rabbitmq.link import Link, Outage
+from backpressure.transports.rabbitmq.wire import Channel, Connection
+
+__all__ = ["RabbitMQFeedback"]
+
+_LISTENER_QUEUE_LENGTH = 1000
+_STALE_BYTES = 65_536  # more than this unsent means that the broker takes nothing: what is added would arrive too late
+
+
+class RabbitMQFeedback:
+    """A `FeedbackBus` on a fanout exchange."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str) -> None:
+        self._link = Link(broker, name, outage, set_up=self._set_up)
+        self._exchange = exchange
+        self._on_report: Callable[[bytes], None] | None = None
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+
+    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+        """See `FeedbackBus.start`."""
+        self._on_report = on_report
+        await self._link.start()
+
+    def send(self, payload: bytes) -> bool:
+        """See `FeedbackBus.send`."""
+        connection, channel = self._connection, self._channel
+        if connection is None or channel is None or not channel.is_open:
+            return False
+        if connection.blocked or connection.write_buffer_bytes > _STALE_BYTES:
+            return False
+        channel.raw.basic_publish(self._exchange, "", payload)
+        return True
+
+    async def stop(self) -> None:
+        """Close."""
+        await self._link.stop()
+
+    async def _set_up(self, connection: Connection) -> None:
+        channel = await connection.open_channel(vital=True)
+        await channel.call("exchange_declare", exchange=self._exchange, exchange_type="fanout")
+        if self._on_report is not None:
+            declared = await channel.call(
+                "queue_declare",
+                queue="",
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": _LISTENER_QUEUE_LENGTH},  # drop-head is the default
+            )
+            await channel.call("queue_bind", queue=declared.queue, exchange=self._exchange)
+            await channel.call(
+                "basic_consume", queue=declared.queue, on_message_callback=self._on_message, auto_ack=True
+            )
+        self._connection, self._channel = connection, channel
+
+    def _on_message(self, _channel: PikaChannel, _method: Any, _properties: Any, body: bytes) -> None:
+        if self._on_report is not None:
+            self._on_report(body)

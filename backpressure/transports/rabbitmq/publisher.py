@@ -1,0 +1,86 @@
+"""Publishing with confirms, without waiting for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import AMQPError
+from pika.spec import Basic
+
+from backpressure.core.message import Message
+from backpressure.errors import NotConnectedError, TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.base import PublisherListener
+from backpressure.transports.rabbitmq.link import Link, Outage
+from backpressure.transports.rabbitmq.properties import properties_of
+from backpressure.transports.rabbitmq.wire import Connection
+
+__all__ = ["RabbitMQPublisher"]
+
+
+class RabbitMQPublisher:
+    """A `Publisher` on a connection and a channel of its own."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+        self._link = Link(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
+        self._listener: PublisherListener
+        self._channel: PikaChannel | None = None
+        self._last_tag = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether `publish` may be called now."""
+        return self._channel is not None and bool(self._channel.is_open)
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        """Bytes accepted by `publish` that the socket has not taken yet."""
+        return self._link.connection.write_buffer_bytes if self.ready else 0
+
+    async def start(self, listener: PublisherListener) -> None:
+        """See `Publisher.start`."""
+        self._listener = listener
+        await self._link.start()
+
+    def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
+        """See `Publisher.publish`."""
+        try:
+            if self._channel is None:
+                raise NotConnectedError(f"not connected to the broker at {self._link.address}")
+            self._channel.basic_publish(exchange, routing_key, message.body, properties_of(message), mandatory=True)
+        except AMQPError as error:
+            raise NotConnectedError(f"lost the broker at {self._link.address}") from error
+        self._last_tag += 1
+        return self._last_tag
+
+    async def stop(self) -> None:
+        """See `Publisher.stop`."""
+        await self._link.stop()
+        self._channel = None
+
+    async def _set_up(self, connection: Connection) -> None:
+        channel = await connection.open_channel(vital=True)
+        channel.raw.add_on_return_callback(self._on_return)
+        connection.add_on_connection_blocked_callback(
+            lambda _connection, frame: self._listener.on_blocked(frame.method.reason)
+        )
+        connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self._listener.on_unblocked())
+        await channel.call("confirm_delivery", ack_nack_callback=self._on_settled)
+        self._last_tag = 0
+        self._channel = channel.raw
+        self._listener.on_ready()
+
+    def _on_settled(self, frame: Any) -> None:
+        settled = frame.method
+        if isinstance(settled, Basic.Ack):
+            self._listener.on_confirmed(settled.delivery_tag, settled.multiple)
+        else:
+            self._listener.on_nacked(settled.delivery_tag, settled.multiple)
+
+    def _on_return(self, _channel: PikaChannel, method: Any, properties: Any, _body: bytes) -> None:
+        self._listener.on_returned(properties.message_id, f"{method.reply_text} ({method.reply_code})")
+
+    def _on_lost(self, error: TransportError) -> None:
+        self._channel = None
+        self._listener.on_lost(error)

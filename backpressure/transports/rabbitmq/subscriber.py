@@ -1,0 +1,161 @@
+"""Consuming one queue with manual acknowledgements and a prefetch that can change at any time.
+
+Two kinds of prefetch limit:
+
+- per *channel* (``global`` in AMQP): changes at once and counts everything unsettled. Used wherever the broker has it.
+- per *consumer*: holds for consumers that start after it. Quorum queues know only this kind (and a later RabbitMQ may
+  drop the other), so there a change replaces the consumer; deliveries held at that moment come on top until settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import Any
+
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import ConnectionClosedByBroker
+
+from backpressure.core.message import Delivery
+from backpressure.errors import QueueNotFoundError, TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.base import SubscriberListener
+from backpressure.transports.rabbitmq.link import Link, Outage, SetUpAgain
+from backpressure.transports.rabbitmq.properties import message_from
+from backpressure.transports.rabbitmq.wire import Channel, Connection
+
+__all__ = ["RabbitMQSubscriber"]
+
+_NOT_IMPLEMENTED, _INTERNAL_ERROR = 540, 541
+
+
+class RabbitMQSubscriber:
+    """A `Subscriber` on a connection and a channel of its own."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+        self._link = Link(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
+        self._listener: SubscriberListener
+        self._queue = ""
+        self._prefetch = 1
+        self._limit_is_per_channel = True
+        self._paused = False
+        self._epoch = 0
+        self._channel: Channel | None = None
+        self._consumer_tags = (f"{name}-{number}" for number in itertools.count(1))
+        self._consumer_tag: str | None = None
+
+    async def start(self, listener: SubscriberListener, *, queue: str, prefetch: int) -> None:
+        """See `Subscriber.start`; raises `QueueNotFoundError` for a queue that is not there."""
+        self._listener, self._queue, self._prefetch = listener, queue, prefetch
+        await self._link.start()
+
+    def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
+        """See `Subscriber.ack`."""
+        channel = self._channel_of(delivery)
+        if channel is None:
+            return False
+        channel.basic_ack(delivery.tag, multiple)
+        return True
+
+    def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
+        """See `Subscriber.nack`."""
+        channel = self._channel_of(delivery)
+        if channel is None:
+            return False
+        channel.basic_nack(delivery.tag, multiple=False, requeue=requeue)
+        return True
+
+    def set_prefetch(self, count: int) -> None:
+        """See `Subscriber.set_prefetch`; takes effect with the next connection when there is none now."""
+        if count == self._prefetch:
+            return
+        self._prefetch = count
+        if self._channel is None or not self._channel.is_open:
+            return
+        self._channel.raw.basic_qos(prefetch_count=count, global_qos=self._limit_is_per_channel)
+        if not self._limit_is_per_channel and self._consumer_tag is not None:
+            self._cancel(self._channel, self._consumer_tag, lambda _frame: None)
+            self._consume(self._channel, lambda _frame: None)
+
+    async def pause(self) -> None:
+        """See `Subscriber.pause`."""
+        self._paused = True
+        channel = self._channel
+        if channel is None or not channel.is_open or self._consumer_tag is None:
+            return
+        cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cancel(channel, self._consumer_tag, lambda _frame: cancelled.set_result(None))
+        either: set[asyncio.Future[Any]] = {cancelled, channel.closed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    async def resume(self) -> None:
+        """See `Subscriber.resume`."""
+        self._paused = False
+        if self._channel is not None and self._channel.is_open and self._consumer_tag is None:
+            self._consume(self._channel, lambda _frame: None)
+
+    async def stop(self) -> None:
+        """See `Subscriber.stop`."""
+        await self._link.stop()
+        self._channel = None
+
+    async def _set_up(self, connection: Connection) -> None:
+        channel = await connection.open_channel(vital=True)
+        channel.raw.add_on_cancel_callback(lambda _frame: connection.fail(QueueNotFoundError(self._queue)))
+        try:
+            await channel.call("basic_qos", prefetch_count=self._prefetch, global_qos=self._limit_is_per_channel)
+            self._epoch += 1
+            self._channel = channel
+            self._consumer_tag = None
+            consuming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def on_consuming(_frame: Any) -> None:
+                self._listener.on_ready()  # here, not after the await: deliveries may follow in the same segment
+                consuming.set_result(None)
+
+            if self._paused:
+                self._listener.on_ready()
+            else:
+                self._consume(channel, on_consuming)
+                await channel.wait_for(consuming)
+        except ConnectionClosedByBroker as error:
+            if self._limit_is_per_channel and error.reply_code in {_NOT_IMPLEMENTED, _INTERNAL_ERROR}:
+                self._limit_is_per_channel = False
+                raise SetUpAgain from error
+            raise
+
+    def _consume(self, channel: Channel, on_ok: Any) -> None:
+        epoch = self._epoch
+        clock = time.monotonic_ns
+
+        def on_message(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
+            self._listener.on_delivery(
+                Delivery(
+                    message=message_from(properties, body),
+                    tag=method.delivery_tag,
+                    epoch=epoch,
+                    redelivered=method.redelivered,
+                    exchange=method.exchange,
+                    routing_key=method.routing_key,
+                    received_ns=clock(),
+                )
+            )
+
+        self._consumer_tag = next(self._consumer_tags)
+        channel.raw.basic_consume(self._queue, on_message, consumer_tag=self._consumer_tag, callback=on_ok)
+
+    def _cancel(self, channel: Channel, tag: str, on_ok: Any) -> None:
+        self._consumer_tag = None
+        channel.raw.basic_cancel(tag, callback=on_ok)
+        # pika rejects what arrives between Cancel and CancelOk; we take it: rejecting would mark it as redelivered
+        # and, on a quorum queue, count towards its delivery limit.
+        channel.raw._cancelled.discard(tag)  # noqa: SLF001 -- no public way to say so
+
+    def _channel_of(self, delivery: Delivery) -> PikaChannel | None:
+        channel = self._channel
+        return channel.raw if channel is not None and channel.is_open and delivery.epoch == self._epoch else None
+
+    def _on_lost(self, error: TransportError) -> None:
+        self._channel = None
+        self._listener.on_lost(error)

@@ -1,0 +1,70 @@
+"""Exchange, queues and bindings of an experiment, as data: pure, so that it can be tested without a broker.
+
+::
+
+    direct.exchange ──work──▶ work.queue ──full (drop-head), expired, rejected──▶ work.queue.dlq
+                    └─work──▶ audit.queue (when auditing)
+
+Dead letters travel through the default exchange, which exists everywhere and cannot be misconfigured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backpressure.errors import ConfigError
+from backpressure.settings import QueueSettings
+
+__all__ = ["QueueDeclaration", "bound_policy", "queue_declarations"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDeclaration:
+    """One queue: its arguments, and whether it is bound to the exchange."""
+
+    name: str
+    durable: bool
+    arguments: dict[str, str | int] = field(default_factory=dict)
+    bound: bool = True
+
+
+def queue_declarations(queue: QueueSettings, *, bound_by_policy: bool) -> list[QueueDeclaration]:
+    """Return what to declare, the dead-letter queue first: nothing may be dead-lettered into the void.
+
+    With ``bound_by_policy`` the work queue's bound stays out of its arguments: an argument can never be raised while
+    the queue lives, because the broker takes the smaller of argument and policy.
+
+    Raises `ConfigError` for what no broker can do.
+    """
+    if queue.type == "quorum" and queue.overflow == "reject-publish-dlx":
+        raise ConfigError("queue.overflow", queue.overflow, "a quorum queue knows reject-publish and drop-head only")
+    kind: dict[str, str | int] = {"x-queue-type": "quorum"} if queue.type == "quorum" else {}
+    work: dict[str, str | int] = {
+        **kind,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.dead_letter,
+    }
+    if queue.type == "lazy":
+        work["x-queue-mode"] = "lazy"
+    if queue.message_ttl_ms is not None:
+        work["x-message-ttl"] = queue.message_ttl_ms
+    if not bound_by_policy:
+        work |= {f"x-{key}": value for key, value in bound_policy(queue).items()}
+    declarations = [
+        QueueDeclaration(queue.dead_letter, queue.durable, kind, bound=False),
+        QueueDeclaration(queue.work, queue.durable, work),
+    ]
+    if queue.auditing:
+        limits: dict[str, str | int] = {"x-max-length": queue.audit_max_length, "x-overflow": "drop-head"}
+        declarations.append(QueueDeclaration(queue.audit, queue.durable, kind | limits))
+    return declarations
+
+
+def bound_policy(queue: QueueSettings) -> dict[str, str | int]:
+    """Return the work queue's bound as a policy definition; empty for an unbounded queue."""
+    limits: dict[str, str | int] = {}
+    if queue.max_length is not None:
+        limits["max-length"] = queue.max_length
+    if queue.max_length_bytes is not None:
+        limits["max-length-bytes"] = queue.max_length_bytes
+    return limits | {"overflow": queue.overflow} if limits else {}

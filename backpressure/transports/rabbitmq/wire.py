@@ -1,0 +1,166 @@
+"""pika's asyncio connection with awaitable methods and joined writes.
+
+Everything that touches pika's insides lives here, each touch with its reason. Nothing here reconnects (`link` does) and
+nothing knows what a publisher or a subscriber is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Self, TypeVar
+
+from pika import ConnectionParameters
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import AMQPError, ConnectionWrongStateError
+
+__all__ = ["Channel", "Connection"]
+
+_T = TypeVar("_T")
+
+# pika logs each step of a failure, with traceback, as errors of its own; `link` says the same in one line.
+# Whoever wants to see them sets the level of the logger "pika" before importing this package.
+if logging.getLogger("pika").level == logging.NOTSET:
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class Connection(AsyncioConnection):
+    """One connection, from dialling to its end, and never again.
+
+    ``lost`` ends with the first cause of the loss (a vital channel may die before the socket does).
+    """
+
+    def __init__(self, parameters: ConnectionParameters) -> None:
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[BaseException] = loop.create_future()
+        self.blocked = False
+        self._dialled: asyncio.Future[BaseException | None] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        super().__init__(
+            parameters,
+            on_open_callback=lambda _connection: self._dialled.set_result(None),
+            on_open_error_callback=lambda _connection, error: self._on_end(error),
+            on_close_callback=lambda _connection, error: self._on_end(error),
+            custom_ioloop=loop,
+        )
+        self.add_on_connection_blocked_callback(lambda _connection, _frame: self._set_blocked(True))
+        self.add_on_connection_unblocked_callback(lambda _connection, _frame: self._set_blocked(False))
+
+    @classmethod
+    async def dial(cls, parameters: ConnectionParameters) -> Self:
+        """Connect and log in; raises pika's own errors."""
+        connection = cls(parameters)
+        try:
+            error = await asyncio.shield(connection._dialled)
+        except asyncio.CancelledError:
+            await connection.shut()
+            raise
+        if error is not None:
+            raise error
+        return connection
+
+    async def open_channel(self, *, vital: bool) -> Channel:
+        """Open a channel; when a ``vital`` one closes, the connection counts as lost."""
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            channel = Channel(self.channel(on_open_callback=lambda _channel: opened.set_result(None)))
+        except ConnectionWrongStateError as error:
+            raise self.lost.result() if self.lost.done() else error from None
+        await channel.wait_for(opened)
+        if vital:
+            channel.closed.add_done_callback(lambda closed: self.fail(closed.result()))
+        return channel
+
+    def fail(self, error: BaseException) -> None:
+        """Declare the connection lost because of ``error``; the first cause counts."""
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    async def shut(self, patience_s: float = 5.0) -> None:
+        """Close, sending what was written; without an answer in time, or while blocked, drop the socket."""
+        if not (self.is_closing or self.is_closed):
+            self.close()
+        if not self.blocked:  # a blocked connection is not read by the broker: it would never answer
+            await asyncio.wait({self._gone}, timeout=patience_s)
+        while not self._gone.done():
+            if self._transport is not None:
+                self._transport.abort()  # pika has no public way to stop waiting for CloseOk
+            await asyncio.wait({self._gone}, timeout=patience_s)
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        """Bytes handed over that the socket has not taken yet."""
+        buffered: int = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._unsent_bytes + buffered
+
+    def _set_blocked(self, blocked: bool) -> None:
+        self.blocked = blocked
+
+    def _on_end(self, error: BaseException) -> None:
+        if not self._dialled.done():
+            self._dialled.set_result(error)
+        self.fail(error)
+        self._gone.set_result(None)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        """Collect the frames of one loop iteration: pika makes a `send` of each, three for every message.
+
+        One `send` for all of them saves a fifth of the client's time.
+        """
+        if not self._unsent:
+            self.ioloop.call_soon(self._flush)
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
+
+    def _flush(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        if self._transport is not None:  # gone when the connection ended in this very iteration
+            super()._adapter_emit_data(data)
+
+
+class Channel:
+    """A pika channel whose methods can be awaited. ``closed`` ends with the reason."""
+
+    def __init__(self, raw: PikaChannel) -> None:
+        self.raw = raw
+        self.closed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        raw.add_on_close_callback(lambda _channel, reason: self.closed.set_result(reason))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether methods may be sent."""
+        return bool(self.raw.is_open)
+
+    async def call(self, method: str, /, **arguments: Any) -> Any:
+        """Send one method by its pika name and return the reply; raises what closed the channel instead."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_reply(frame: Any) -> None:
+            if not reply.done():  # cancelled: nobody waits any more
+                reply.set_result(frame.method)
+
+        if self.closed.done():
+            raise self.closed.result()
+        getattr(self.raw, method)(**arguments, callback=on_reply)
+        return await self.wait_for(reply)
+
+    async def wait_for(self, reply: asyncio.Future[_T]) -> _T:
+        """Return what arrives first: the reply, or (raised) the end of the channel."""
+        either: set[asyncio.Future[Any]] = {reply, self.closed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if reply.done():
+            return reply.result()
+        raise self.closed.result()
+
+    async def close(self) -> None:
+        """Close the channel; does nothing when it is closed already."""
+        try:
+            self.raw.close()
+        except AMQPError:
+            return
+        await self.closed
