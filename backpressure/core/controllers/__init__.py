@@ -1,1 +1,9 @@
-"""placeholder."""
+"""Rate-control laws: each decides a rate from `Signals`; none enforces it, sleeps, or knows a broker.
+
+One law a file, its formula, regimes, parameters and source in its docstring. `create` builds one by name.
+"""
+
+from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.registry import ENTRY_POINTS, LAWS, LawDescription, create, describe
+
+__all__ = ["ENTRY_POINTS", "LAWS", "LawConfig", "LawDescription", "Parameter", "create", "describe"]

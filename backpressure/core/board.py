@@ -1,0 +1,259 @@
+"""One consistent view of the loop, put together from reports, probe readings and the own producer's state.
+
+Everything here is counters: processes report totals, the board adds up their *differences*, and so every total it gives
+out stays monotonic when a process restarts, vanishes or joins. It knows no transport and no clock: whoever owns it
+passes in what arrived and when.
+
+What it does about time. Reports of different processes are up to one reporting interval apart, so a sum of latest
+counters is a mixture of moments: differencing it by the wall clock makes noise of its own (±1 report in a tick). The
+board therefore adds up, besides departures, the consumer-seconds those departures were observed over, each by its
+reporter's own clock. ``Δdeparted / Δobserved`` is the rate of one consumer, exact whatever the phases, and times the
+number of working consumers that of all. Depth cannot be cured that way: ``unacked`` is up to one reporting interval
+older than ``ready``, an error of at most the flow in that time, and of nothing at all while the consumers' prefetch
+is full.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report
+from backpressure.core.signals import Signals
+
+__all__ = ["OwnState", "SignalBoard", "fair_share"]
+
+_SERVICE_WINDOW_S = 2.0
+_SERVICE_SAMPLES = 20
+_RATE_WINDOW_S = 1.0
+_FORGET_AFTER = 300  # timeouts; a process silent for longer than this is a new one should it return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnState:
+    """The own producer at this moment: totals since it started, and what its limiter and schedule say.
+
+    ``weight`` is its share against other producers; the other names mean what they mean in `Signals`.
+    """
+
+    confirmed: int = 0
+    nacked: int = 0
+    returned: int = 0
+    in_flight: int = 0
+    window: int = 0
+    demand_per_s: float = inf
+    application_limited: bool = False
+    confirm_latency_s: float | None = None
+    confirm_latency_min_s: float | None = None
+    blocked: bool = False
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class _Producer:
+    latest: ProducerReport
+    heard_at: float
+    history: deque[tuple[float, int]] = field(default_factory=deque)  # (by its own clock, offered)
+
+    def need_per_s(self) -> float:
+        """What it can use: unbounded, unless it has less to send than it may."""
+        if not self.latest.application_limited or len(self.history) < 2:
+            return self.latest.target_rate_per_s
+        (start, first), (end, last) = self.history[0], self.history[-1]
+        return min(self.latest.target_rate_per_s, (last - first) / (end - start) if end > start else inf)
+
+
+@dataclass(slots=True)
+class _Consumer:
+    latest: ConsumerReport
+    heard_at: float
+
+
+class SignalBoard:
+    """Collects what is heard about the loop and answers with `Signals`; one board per law."""
+
+    def __init__(self, session: int, timeout_s: float = 2.0) -> None:
+        """``session`` is the own producer's, whose reports are ignored.
+
+        A process silent for ``timeout_s`` is gone; after a quarter of that it is no longer counted on: neither as a
+        worker nor as a rival for the common rate.
+        """
+        self._session = session
+        self._timeout_s = timeout_s
+        self._fresh_s = timeout_s / 4
+        self._producers: dict[int, _Producer] = {}
+        self._consumers: dict[tuple[str, int, str, str], _Consumer] = {}
+        self._others_confirmed = 0
+        self._departed = 0
+        self._observed_s = 0.0
+        self._busy_s = 0.0
+        self._served: deque[tuple[float, int, float, float]] = deque([(-inf, 0, 0.0, 0.0)])
+        self._flow: deque[tuple[float, int]] = deque()
+        self._ready: int | None = None
+        self._probed_unacked: int | None = None
+        self._probed_consumers: int | None = None
+        self._read_at = -inf
+        self._strangers_since: float | None = None
+
+    def on_report(self, report: Report, now: float) -> None:
+        """Take in a feedback report that arrived at ``now``; a report older than the last one is dropped."""
+        if isinstance(report, ConsumerReport):
+            self._on_consumer(report, now)
+        elif report.session != self._session:
+            self._on_producer(report, now)
+
+    def on_reading(self, ready: int, unacked: int | None, consumers: int | None, now: float) -> None:
+        """Take in a reading of the queue; ``unacked`` and ``consumers`` are None where the broker does not tell."""
+        self._ready, self._probed_unacked, self._probed_consumers, self._read_at = ready, unacked, consumers, now
+        known = sum(now - consumer.heard_at < self._timeout_s for consumer in self._consumers.values())
+        if consumers is None or consumers <= known:
+            self._strangers_since = None
+        elif self._strangers_since is None:
+            self._strangers_since = now
+
+    def signals(self, own: OwnState, now: float) -> Signals:
+        """Return the loop as it is known at ``now``."""
+        self._forget(now)
+        rivals = [p for p in self._producers.values() if now - p.heard_at < self._fresh_s]
+        confirmed = own.confirmed + self._others_confirmed
+        reporting = self._departed_known(now)
+        heard = [consumer for consumer in self._consumers.values() if now - consumer.heard_at < self._timeout_s]
+        mean_s, cv2 = self._service_statistics()
+        return Signals(
+            ready=self._ready,
+            unacked=self._unacked(heard, reporting=reporting),
+            depth_age_s=now - self._read_at,
+            confirmed_total=confirmed,
+            departed_total=self._departed if reporting else None,
+            observed_total_s=self._observed_s if reporting else None,
+            busy_total_s=self._busy_s if reporting else None,
+            feedback_age_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
+            consumers=self._working(heard, now),
+            service_mean_s=mean_s,
+            service_cv2=cv2,
+            demand_per_s=own.demand_per_s,
+            application_limited=own.application_limited,
+            in_flight=own.in_flight,
+            window=own.window,
+            nacked_total=own.nacked,
+            returned_total=own.returned,
+            confirm_latency_s=own.confirm_latency_s,
+            confirm_latency_min_s=own.confirm_latency_min_s,
+            blocked=own.blocked,
+            producers=1 + len(rivals),
+            share=fair_share(
+                own.weight,
+                self._flow_per_s(confirmed, now),
+                [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
+            ),
+        )
+
+    def _on_producer(self, report: ProducerReport, now: float) -> None:
+        known = self._producers.get(report.session)
+        at_s = report.at_ns / 1e9
+        if known is None:
+            self._producers[report.session] = _Producer(report, now, deque([(at_s, report.offered)]))
+            return
+        if report.at_ns <= known.latest.at_ns:
+            return
+        self._others_confirmed += max(0, report.confirmed - known.latest.confirmed)
+        known.latest, known.heard_at = report, now
+        known.history.append((at_s, report.offered))
+        while at_s - known.history[1][0] >= _RATE_WINDOW_S:
+            known.history.popleft()
+
+    def _on_consumer(self, report: ConsumerReport, now: float) -> None:
+        key = (report.host, report.pid, report.id, report.queue)
+        known = self._consumers.get(key)
+        if known is None:
+            self._consumers[key] = _Consumer(report, now)  # its past is not ours: counting begins here
+            return
+        before = known.latest
+        if report.at_ns <= before.at_ns:
+            return
+        known.latest, known.heard_at = report, now
+        departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
+        if departed < 0:
+            return  # the same name began anew: again counting begins here
+        self._departed += departed
+        self._observed_s += (report.at_ns - before.at_ns) / 1e9
+        self._busy_s += max(0.0, report.busy_s - before.busy_s)
+        _, count, total, squares = self._served[-1]
+        self._served.append(
+            (
+                now,
+                count + report.processed - before.processed,
+                total + report.service_sum_s - before.service_sum_s,
+                squares + report.service_sum_s2 - before.service_sum_s2,
+            )
+        )
+        while (
+            now - self._served[1][0] >= _SERVICE_WINDOW_S
+            and self._served[-1][1] - self._served[1][1] >= _SERVICE_SAMPLES
+        ):
+            self._served.popleft()
+
+    def _forget(self, now: float) -> None:
+        horizon = now - self._timeout_s
+        self._producers = {key: rival for key, rival in self._producers.items() if rival.heard_at > horizon}
+        horizon = now - _FORGET_AFTER * self._timeout_s
+        self._consumers = {key: known for key, known in self._consumers.items() if known.heard_at > horizon}
+
+    def _departed_known(self, now: float) -> bool:
+        """Whether reports account for all that leaves the queue; strangers get time to introduce themselves."""
+        settled = self._strangers_since is not None and now - self._strangers_since > self._timeout_s / 2
+        return bool(self._consumers) and not settled
+
+    def _unacked(self, heard: list[_Consumer], *, reporting: bool) -> int | None:
+        if self._probed_unacked is not None:
+            return self._probed_unacked
+        return sum(consumer.latest.held for consumer in heard) if reporting and heard else None
+
+    def _working(self, heard: list[_Consumer], now: float) -> int | None:
+        """Consumers that can take work: not paused, recently heard, and no more than the broker says are there."""
+        probed = self._probed_consumers
+        if not heard:
+            return probed
+        working = sum(not c.latest.paused and now - c.heard_at < self._fresh_s for c in heard)
+        if probed is None:
+            return working
+        strangers = max(0, probed - len(heard))
+        return min(probed, working + strangers)
+
+    def _service_statistics(self) -> tuple[float | None, float | None]:
+        (_, count0, sum0, squares0), (_, count1, sum1, squares1) = self._served[0], self._served[-1]
+        count, total = count1 - count0, sum1 - sum0
+        if count <= 0 or total <= 0:
+            return None, None
+        mean_s = total / count
+        return mean_s, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1) if count > 1 else None
+
+    def _flow_per_s(self, confirmed: int, now: float) -> float:
+        """Confirmed to all producers in the last second, per second."""
+        self._flow.append((now, confirmed))
+        while len(self._flow) > 2 and now - self._flow[1][0] >= _RATE_WINDOW_S:
+            self._flow.popleft()
+        start, first = self._flow[0]
+        return (confirmed - first) / (now - start) if now > start else 0.0
+
+
+def fair_share(weight: float, total_per_s: float, rivals: Iterable[tuple[float, float]]) -> float:
+    """Return this producer's part (0 … 1] of a common rate, max-min fair by weight ("water-filling").
+
+    Args:
+        weight: its own weight, more than 0.
+        total_per_s: the common rate to be divided.
+        rivals: of each other producer its weight and what it can use (msg/s). Those that need less than their part keep
+            what they need and no more; the rest is divided by weight among those that could use more.
+    """
+    rivals = sorted(rivals, key=lambda rival: rival[1] / rival[0])
+    left = total_per_s
+    weights = weight + sum(rival_weight for rival_weight, _ in rivals)
+    for rival_weight, need in rivals:
+        if need * weights >= left * rival_weight:
+            break
+        left -= need
+        weights -= rival_weight
+    return weight / weights * (left / total_per_s if total_per_s > 0 else 1.0)

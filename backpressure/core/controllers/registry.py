@@ -1,0 +1,94 @@
+"""Finding and building laws by name: the ones that ship, and users' own by dotted path or entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from backpressure.core.controllers.aimd import AimdLaw
+from backpressure.core.controllers.bounded import BoundedLaw
+from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.gradient2 import Gradient2Law
+from backpressure.core.controllers.pace import PaceLaw
+from backpressure.core.controllers.pid import PidLaw
+from backpressure.core.controllers.rate_limited import RateLimitedLaw
+from backpressure.core.controllers.threshold import ThresholdLaw
+from backpressure.core.controllers.unbounded import UnboundedLaw
+from backpressure.core.controllers.vegas import VegasLaw
+from backpressure.core.signals import Law
+from backpressure.errors import ConfigError
+
+__all__ = ["ENTRY_POINTS", "LAWS", "LawDescription", "create", "describe"]
+
+ENTRY_POINTS = "backpressure.laws"
+"""Entry-point group under which packages offer laws of their own: ``name = "package.module:Class"``."""
+
+LawFactory = Callable[[LawConfig], Law]
+
+_SHIPPED: Mapping[str, LawFactory] = {
+    "unbounded": UnboundedLaw,
+    "bounded": BoundedLaw,
+    "rate_limited": RateLimitedLaw,
+    "threshold": ThresholdLaw,
+    "aimd": AimdLaw,
+    "vegas": VegasLaw,
+    "gradient2": Gradient2Law,
+    "pid": PidLaw,
+    "pace": PaceLaw,
+}
+
+LAWS: tuple[str, ...] = tuple(_SHIPPED)
+"""Names of the laws that ship, from no control at all to our own."""
+
+
+@dataclass(frozen=True, slots=True)
+class LawDescription:
+    """A law in one line, and its parameters."""
+
+    name: str
+    summary: str
+    parameters: Sequence[Parameter]
+
+
+def create(name: str, config: LawConfig | None = None) -> Law:
+    """Return a new law: a shipped one, one from an entry point, or ``package.module:Class`` of the user's own.
+
+    A class of the user's own is called with the `LawConfig` and must have `Law.update`. Raises `ConfigError` when there
+    is no such law, or when it does not accept its parameters.
+    """
+    law = _find(name)(config if config is not None else LawConfig())
+    if not isinstance(law, Law):
+        raise ConfigError("producer.strategy", name, "its object has no method update(signals, now)")
+    return law
+
+
+def describe(name: str) -> LawDescription:
+    """Return what the law called ``name`` says of itself: its docstring's first line and its declared parameters."""
+    factory = _find(name)
+    lines = (factory.__doc__ or "").strip().splitlines()
+    return LawDescription(name, lines[0] if lines else "", getattr(factory, "PARAMETERS", ()))
+
+
+def _find(name: str) -> LawFactory:
+    if name in _SHIPPED:
+        return _SHIPPED[name]
+    if ":" in name:
+        return _load(name)
+    offered = entry_points(group=ENTRY_POINTS)
+    if name in offered.names:
+        return _load(offered[name].value)
+    known = ", ".join((*LAWS, *sorted(offered.names)))
+    raise ConfigError("producer.strategy", name, f"expected one of {known}, or package.module:Class of your own")
+
+
+def _load(path: str) -> LawFactory:
+    module_name, _, attribute = path.partition(":")
+    try:
+        factory = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("producer.strategy", path, f"cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ConfigError("producer.strategy", path, "expected a class or function that takes a LawConfig")
+    return factory  # type: ignore[no-any-return]  # a name from outside has no static type; `create` checks the object

@@ -1,0 +1,61 @@
+"""Law ``threshold``: cut by a factor under pressure, recover slowly, keep a floor."""
+
+from __future__ import annotations
+
+from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.signals import Decision, Signals
+
+__all__ = ["ThresholdLaw"]
+
+_FLOOR_PER_S = 100.0
+
+
+class ThresholdLaw:
+    """Cut the rate by a factor while there is pressure, recover slowly when it has gone, never below a floor.
+
+    Formula, each tick of length Δt: under pressure r ← max(floor, reduction_factor · r), once in ``cut_every_s``;
+    without r ← r · (1 + recovery)^Δt. Pressure is a nack, a blocked connection, or a depth above ``depth_threshold``;
+    it counts as gone when none of the first two happened and the depth is below half the threshold.
+    Regimes: *cut*, *hold* (between half and all of the threshold, or application-limited), *recover*. It starts at
+    the offered load, as the script it comes from does. With capacity below the floor the queue fills up to its bound.
+    Parameters: ``recovery`` (share per second), ``cut_every_s`` (s); ``control.reduction_factor``,
+    ``control.depth_threshold`` (messages) and ``control.floor_per_s`` (msg/s, here 100 unless set) are common settings.
+    Source: the classic teaching script (×0.8 on a reject, floor 100 msg/s), which has no way back up; this one has.
+    """
+
+    PARAMETERS = (
+        Parameter("recovery", 0.1, "1/s", "the rate grows by this share every second without pressure", 0.0, 10.0),
+        Parameter("cut_every_s", 0.1, "s", "shortest time between two cuts"),
+    )
+
+    def __init__(self, config: LawConfig) -> None:
+        """Take factor, threshold and floor from ``config``."""
+        values = config.values("threshold", self.PARAMETERS)
+        self._config = config
+        self._recovery = values["recovery"]
+        self._cut_every_s = values["cut_every_s"]
+        self._rate_per_s: float | None = None
+        self._nacked = 0
+        self._cut_at = float("-inf")
+        self._asked_at: float | None = None
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        """Cut, hold or recover."""
+        elapsed_s = 0.0 if self._asked_at is None else now - self._asked_at
+        refused, self._nacked, self._asked_at = signals.nacked_total > self._nacked, signals.nacked_total, now
+        rate = signals.demand_per_s if self._rate_per_s is None else self._rate_per_s
+        depth = signals.depth or 0
+        threshold = self._config.depth_threshold
+        if refused or signals.blocked or depth > threshold:
+            reason = "refused" if refused else "blocked" if signals.blocked else "queue too deep"
+            if now - self._cut_at >= self._cut_every_s:
+                rate *= self._config.reduction_factor
+                self._cut_at = now
+        elif depth > threshold / 2 or signals.application_limited:
+            reason = "holding"
+        else:
+            rate *= (1 + self._recovery) ** elapsed_s
+            reason = "recovering"
+        rate = self._config.clamp(min(rate, signals.demand_per_s), floor_per_s=_FLOOR_PER_S)
+        self._rate_per_s = rate
+        return Decision(rate, reason)

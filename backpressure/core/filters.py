@@ -1,0 +1,170 @@
+"""Estimators over counters: totals read at uneven moments go in, rates come out. They know nothing of queues' meaning.
+
+All are fed with differences of totals, so a lost reading costs freshness and not correctness.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import exp, sqrt
+
+from backpressure.core.signals import Signals
+
+__all__ = ["DepartureMeter", "RateEstimator", "Timeline"]
+
+_QUANTUM = 0.25  # variance of counting whole events over a window that begins and ends anywhere
+_DRIFT = 0.5  # CUSUM ignores half a standard deviation: the optimum against shifts of one (Page 1954)
+_DISPERSION_WEIGHT = 0.05
+_OUTLIER = 9.0  # squared standard deviations beyond which a sample says "change", not "noise"
+
+
+class Timeline:
+    """The recent past of a total, so that it can be asked what it was when an older reading was taken."""
+
+    def __init__(self, span_s: float = 5.0) -> None:
+        """Remember at least the last ``span_s``."""
+        self._span_s = span_s
+        self._points: deque[tuple[float, float]] = deque()
+
+    def record(self, at: float, total: float) -> None:
+        """Add a point; times must not decrease."""
+        self._points.append((at, total))
+        while len(self._points) > 2 and at - self._points[1][0] >= self._span_s:
+            self._points.popleft()
+
+    def at(self, moment: float) -> float:
+        """Return the total at ``moment``, interpolated; outside of what is remembered, the nearest end."""
+        later = self._points[-1]
+        if moment >= later[0]:
+            return later[1]
+        for earlier in reversed(self._points):
+            if earlier[0] <= moment:
+                span_s = later[0] - earlier[0]
+                return earlier[1] + (later[1] - earlier[1]) * (moment - earlier[0]) / span_s
+            later = earlier
+        return later[1]
+
+
+class RateEstimator:
+    """The rate of a renewal process, from pairs (events counted, exposure they took), with a change detector.
+
+    Formula: rate = N/X, both sums discounted by exp(−exposure/memory), the memory being ``memory_s`` or the time of
+    ``memory_events`` events, whichever is longer. Innovations z = (n − rate·x)/√(φ·rate·x + ¼) feed a two-sided CUSUM
+    with drift ½; when it passes ``alarm``, N and X are replaced by what was counted since the sum last left zero,
+    which is the maximum-likelihood time of the change. φ, the dispersion (variance ÷ mean of counts; 0 for fixed
+    service, 1 for exponential), is learnt from the innovations, each clipped at three standard deviations.
+
+    Attributes:
+        rate: events per unit of exposure, or None before the first sample with an event in it.
+        dispersion: φ.
+    """
+
+    def __init__(self, *, memory_s: float, memory_events: float, alarm: float) -> None:
+        """``alarm`` is in standard deviations; 5 raises a false alarm about every 500 samples."""
+        self._memory_s = memory_s
+        self._memory_events = memory_events
+        self._alarm = alarm
+        self._events = 0.0
+        self._exposure_s = 0.0
+        self._rise = _Cusum()
+        self._fall = _Cusum()
+        self.rate: float | None = None
+        self.dispersion = 1.0
+
+    def start(self, rate: float, events: float) -> None:
+        """Begin anew at ``rate``, trusted as if it came from ``events`` events."""
+        self._begin(events, events / rate)
+
+    def add(self, events: float, exposure_s: float) -> bool:
+        """Take in a sample; return whether it revealed a change. An exposure of 0 tells nothing."""
+        if exposure_s <= 0:
+            return False
+        if self.rate is None:
+            if events > 0:
+                self._begin(events, exposure_s)
+            return False
+        expected = self.rate * exposure_s
+        z = (events - expected) / sqrt(self.dispersion * expected + _QUANTUM)
+        self._rise.add(z, events, exposure_s)
+        self._fall.add(-z, events, exposure_s)
+        for run in (self._rise, self._fall):
+            if run.score > self._alarm:
+                # Not even one event: half a one is the median of what may have been missed.
+                self._begin(max(0.5, run.events), run.exposure_s)
+                return True
+        self._learn_dispersion(events, expected)
+        keep = exp(-exposure_s / max(self._memory_s, self._memory_events / self.rate))
+        self._events = self._events * keep + events
+        self._exposure_s = self._exposure_s * keep + exposure_s
+        self.rate = self._events / self._exposure_s
+        return False
+
+    def add_lower_bound(self, events: float, exposure_s: float) -> bool:
+        """Take in a sample of a process that was starved for part of it: it counts only when it raises the rate."""
+        if self.rate is not None and events <= self.rate * exposure_s:
+            return False
+        return self.add(events, exposure_s)
+
+    def _begin(self, events: float, exposure_s: float) -> None:
+        self._events, self._exposure_s = events, exposure_s
+        self.rate = events / exposure_s
+        self._rise, self._fall = _Cusum(), _Cusum()
+
+    def _learn_dispersion(self, events: float, expected: float) -> None:
+        if expected < 1:
+            return  # counts of less than one say little about variance and much about the counting
+        sample = max(0.0, (events - expected) ** 2 - _QUANTUM) / expected
+        limit = _OUTLIER * max(self.dispersion, 0.05)
+        self.dispersion += _DISPERSION_WEIGHT * (min(sample, limit) - self.dispersion)
+
+
+class _Cusum:
+    """One side of a CUSUM, and what was counted since it last left zero."""
+
+    __slots__ = ("events", "exposure_s", "score")
+
+    def __init__(self) -> None:
+        self.score = 0.0
+        self.events = 0.0
+        self.exposure_s = 0.0
+
+    def add(self, z: float, events: float, exposure_s: float) -> None:
+        score = self.score + z - _DRIFT
+        if score <= 0:
+            self.score = self.events = self.exposure_s = 0.0
+        else:
+            self.score = score
+            self.events += events
+            self.exposure_s += exposure_s
+
+
+class DepartureMeter:
+    """Departures per second, smoothed exponentially: what the laws use that do not need to tell noise from change."""
+
+    def __init__(self, memory_s: float) -> None:
+        """``memory_s`` is the time constant."""
+        self._memory_s = memory_s
+        self._before: tuple[bool, float, float] | None = None
+        self._rate_per_s = 0.0
+
+    def update(self, signals: Signals, now: float) -> float:
+        """Return the rate as of ``signals``: by reports where there are any, else confirmed minus growth of depth."""
+        reported = signals.departed_total is not None
+        if signals.departed_total is not None:
+            departed, clock_s, workers = signals.departed_total, signals.observed_total_s or 0.0, signals.consumers or 0
+        elif signals.depth is not None:
+            departed, clock_s, workers = signals.confirmed_total - signals.depth, now - signals.depth_age_s, 1
+        else:
+            return self._rate_per_s
+        if self._before is None or self._before[0] != reported:
+            self._before = (reported, departed, clock_s)
+            return self._rate_per_s
+        elapsed_s = clock_s - self._before[2]
+        if elapsed_s > 0:
+            measured = (departed - self._before[1]) / elapsed_s * workers
+            span_s = elapsed_s / workers if workers else elapsed_s
+            self._rate_per_s += (1 - exp(-span_s / self._memory_s)) * (max(0.0, measured) - self._rate_per_s)
+            self._before = (reported, departed, clock_s)
+        elif workers == 0 and reported:
+            self._rate_per_s = 0.0
+        return self._rate_per_s
