@@ -1,0 +1,371 @@
+"""A thin client of RabbitMQ's management HTTP API (the embedded broker serves the same subset).
+
+Its statistics are up to five seconds old: good for cards, clean-up and policies, never for a control loop. Fields a
+broker does not report keep their defaults, so that one model fits every version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
+from backpressure.settings import BrokerSettings
+
+__all__ = [
+    "BindingInfo",
+    "ChannelInfo",
+    "ConnectionInfo",
+    "ConsumerInfo",
+    "ExchangeInfo",
+    "ManagementClient",
+    "NodeInfo",
+    "Overview",
+    "Policy",
+    "QueueInfo",
+    "management_url",
+]
+
+_GUESSED_PORTS = {("amqp", 5672): ("http", 15672), ("amqps", 5671): ("https", 15671)}
+
+# Erlang has one empty value for lists and objects, and the API one for "nothing": [] where an object belongs.
+_Object = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
+_Text = Annotated[str, BeforeValidator(lambda value: value or "")]
+
+
+def _at(*path: str) -> Any:
+    return Field(default=0, validation_alias=AliasPath(*path))
+
+
+class _Info(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Overview(_Info):
+    """The broker as a whole; rates per second over all queues."""
+
+    product: str = Field(default="RabbitMQ", validation_alias="product_name")
+    version: str = Field(default="", validation_alias="rabbitmq_version")
+    node: str = ""
+    cluster_name: str = ""
+    publish_rate: float = _at("message_stats", "publish_details", "rate")
+    confirm_rate: float = _at("message_stats", "confirm_details", "rate")
+    deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
+    ack_rate: float = _at("message_stats", "ack_details", "rate")
+    messages: int = _at("queue_totals", "messages")
+    messages_ready: int = _at("queue_totals", "messages_ready")
+    messages_unacknowledged: int = _at("queue_totals", "messages_unacknowledged")
+    connections: int = _at("object_totals", "connections")
+    channels: int = _at("object_totals", "channels")
+    queues: int = _at("object_totals", "queues")
+    consumers: int = _at("object_totals", "consumers")
+
+
+class QueueInfo(_Info):
+    """One queue; counts in messages, memory in bytes, totals since the broker started, rates per second."""
+
+    name: str
+    vhost: str = "/"
+    type: str = "classic"
+    state: str = ""
+    durable: bool = False
+    exclusive: bool = False
+    arguments: _Object = {}
+    policy: _Text = ""
+    effective_policy: _Object = Field(default={}, validation_alias="effective_policy_definition")
+    consumers: int = 0
+    memory_bytes: int = Field(default=0, validation_alias="memory")
+    message_bytes: int = 0
+    messages: int = 0
+    messages_ready: int = 0
+    messages_unacknowledged: int = 0
+    published: int = _at("message_stats", "publish")
+    delivered: int = _at("message_stats", "deliver_get")
+    acknowledged: int = _at("message_stats", "ack")
+    redelivered: int = _at("message_stats", "redeliver")
+    publish_rate: float = _at("message_stats", "publish_details", "rate")
+    deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
+    ack_rate: float = _at("message_stats", "ack_details", "rate")
+
+
+class ConnectionInfo(_Info):
+    """One client connection; ``client_name`` is what the client calls itself."""
+
+    name: str
+    client_name: _Text = Field(default="", validation_alias=AliasPath("client_properties", "connection_name"))
+    user: str = ""
+    vhost: str = ""
+    peer_host: _Text = ""
+    peer_port: int = 0
+    state: str = ""
+    channels: int = 0
+    received_bytes: int = Field(default=0, validation_alias="recv_oct")
+    sent_bytes: int = Field(default=0, validation_alias="send_oct")
+    connected_at_ms: int = Field(default=0, validation_alias="connected_at")
+
+
+class ChannelInfo(_Info):
+    """One channel."""
+
+    name: str
+    connection_name: str = Field(default="", validation_alias=AliasPath("connection_details", "name"))
+    number: int = 0
+    user: str = ""
+    state: str = ""
+    confirm: bool = False
+    consumer_count: int = 0
+    messages_unacknowledged: int = 0
+    messages_unconfirmed: int = 0
+    prefetch_count: int = 0
+    global_prefetch_count: int = 0
+    publish_rate: float = _at("message_stats", "publish_details", "rate")
+    deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
+    ack_rate: float = _at("message_stats", "ack_details", "rate")
+
+
+class ConsumerInfo(_Info):
+    """One consumer of one queue."""
+
+    consumer_tag: str
+    queue: str = Field(default="", validation_alias=AliasPath("queue", "name"))
+    connection_name: str = Field(default="", validation_alias=AliasPath("channel_details", "connection_name"))
+    peer_host: _Text = Field(default="", validation_alias=AliasPath("channel_details", "peer_host"))
+    peer_port: int = _at("channel_details", "peer_port")
+    ack_required: bool = True
+    active: bool = True
+    prefetch_count: int = 0
+
+
+class NodeInfo(_Info):
+    """One node of the cluster; memory and disk in bytes."""
+
+    name: str
+    running: bool = True
+    pid: str = Field(default="", validation_alias="os_pid")
+    memory_bytes: int = Field(default=0, validation_alias="mem_used")
+    memory_limit_bytes: int = Field(default=0, validation_alias="mem_limit")
+    memory_alarm: bool = Field(default=False, validation_alias="mem_alarm")
+    disk_free_bytes: int = Field(default=0, validation_alias="disk_free")
+    disk_free_limit_bytes: int = Field(default=0, validation_alias="disk_free_limit")
+    disk_alarm: bool = Field(default=False, validation_alias="disk_free_alarm")
+    uptime_ms: int = Field(default=0, validation_alias="uptime")
+
+
+class ExchangeInfo(_Info):
+    """One exchange; the default exchange has no name."""
+
+    name: str
+    vhost: str = "/"
+    type: str = ""
+    durable: bool = False
+    auto_delete: bool = False
+    internal: bool = False
+
+
+class BindingInfo(_Info):
+    """One binding; every queue has one from the default exchange, whose name is empty."""
+
+    source: str
+    destination: str
+    destination_type: str = "queue"
+    routing_key: str = ""
+
+
+class Policy(_Info):
+    """Settings that the broker lays over all queues whose name matches ``pattern``; the highest priority wins."""
+
+    name: str
+    pattern: str
+    definition: _Object = {}
+    apply_to: str = Field(default="queues", validation_alias="apply-to")
+    priority: int = 0
+
+
+_T = TypeVar("_T")
+
+
+def management_url(broker: BrokerSettings) -> str:
+    """Return where the management API is, or "" when that cannot be known.
+
+    It is guessed for the default AMQP ports only: beside any other port it would be somebody else's broker that answers
+    on 15672, and gets our policies.
+    """
+    if broker.management_url:
+        return broker.management_url.rstrip("/")
+    url = urlsplit(broker.full_url())
+    default_port = {"amqp": 5672, "amqps": 5671}.get(url.scheme, 0)
+    guess = _GUESSED_PORTS.get((url.scheme, url.port or default_port))
+    host = url.hostname or broker.host
+    return "" if guess is None else f"{guess[0]}://{f'[{host}]' if ':' in host else host}:{guess[1]}"
+
+
+class ManagementClient:
+    """Asks one broker, in one virtual host.
+
+    Every method raises `BrokerUnavailableError` when nobody answers, `AccessRefusedError` when the user may not, and
+    `TransportError` with the broker's reason otherwise.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        username: str = "guest",
+        password: str = "guest",  # noqa: S107 -- the public password of a fresh RabbitMQ, good on loopback only
+        *,
+        virtual_host: str = "/",
+        timeout_s: float = 5.0,
+    ) -> None:
+        self.url = url
+        self._virtual_host = _path(virtual_host)
+        # trust_env off: a proxy configured for the web has no business between us and the broker
+        self._http = httpx.AsyncClient(base_url=url, auth=(username, password), timeout=timeout_s, trust_env=False)
+
+    @classmethod
+    def of(cls, broker: BrokerSettings) -> Self | None:
+        """Return a client with the broker's own credentials; None where there is no management API to know of."""
+        address = management_url(broker)
+        if not address:
+            return None
+        url = urlsplit(broker.full_url())
+        return cls(
+            address,
+            unquote(url.username) if url.username else broker.username,
+            unquote(url.password) if url.password else broker.password.get_secret_value(),
+            virtual_host=unquote(url.path[1:]) or "/",
+            timeout_s=broker.connect_timeout_s,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections to the API."""
+        await self._http.aclose()
+
+    async def overview(self) -> Overview:
+        """Return the broker's name, version and totals."""
+        return await self._get("/api/overview", Overview)
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Return the nodes of the cluster."""
+        return await self._get("/api/nodes", list[NodeInfo])
+
+    async def queues(self) -> list[QueueInfo]:
+        """Return all queues of the virtual host."""
+        return await self._get(f"/api/queues/{self._virtual_host}", list[QueueInfo])
+
+    async def queue(self, name: str) -> QueueInfo:
+        """Return one queue; raises `QueueNotFoundError`."""
+        return await self._of_queue(name, self._get(f"/api/queues/{self._virtual_host}/{_path(name)}", QueueInfo))
+
+    async def connections(self) -> list[ConnectionInfo]:
+        """Return all connections."""
+        return await self._get("/api/connections", list[ConnectionInfo])
+
+    async def channels(self) -> list[ChannelInfo]:
+        """Return all channels."""
+        return await self._get("/api/channels", list[ChannelInfo])
+
+    async def consumers(self) -> list[ConsumerInfo]:
+        """Return all consumers of the virtual host."""
+        return await self._get(f"/api/consumers/{self._virtual_host}", list[ConsumerInfo])
+
+    async def exchanges(self) -> list[ExchangeInfo]:
+        """Return all exchanges of the virtual host, the broker's own included."""
+        return await self._get(f"/api/exchanges/{self._virtual_host}", list[ExchangeInfo])
+
+    async def bindings(self) -> list[BindingInfo]:
+        """Return all bindings of the virtual host."""
+        return await self._get(f"/api/bindings/{self._virtual_host}", list[BindingInfo])
+
+    async def policies(self) -> list[Policy]:
+        """Return all policies of the virtual host."""
+        return await self._get(f"/api/policies/{self._virtual_host}", list[Policy])
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Create or replace a policy; queues follow within moments."""
+        document = policy.model_dump(exclude={"name", "apply_to"}) | {"apply-to": policy.apply_to}
+        await self._request("PUT", f"/api/policies/{self._virtual_host}/{_path(policy.name)}", document)
+
+    async def delete_policy(self, name: str) -> None:
+        """Remove a policy if it exists."""
+        await self._request("DELETE", f"/api/policies/{self._virtual_host}/{_path(name)}", missing_ok=True)
+
+    async def purge(self, queue: str) -> None:
+        """Drop the ready messages of a queue; raises `QueueNotFoundError`."""
+        path = f"/api/queues/{self._virtual_host}/{_path(queue)}/contents"
+        await self._of_queue(queue, self._request("DELETE", path))
+
+    async def delete_queue(self, name: str) -> None:
+        """Remove a queue if it exists."""
+        await self._request("DELETE", f"/api/queues/{self._virtual_host}/{_path(name)}", missing_ok=True)
+
+    async def delete_exchange(self, name: str) -> None:
+        """Remove an exchange if it exists."""
+        await self._request("DELETE", f"/api/exchanges/{self._virtual_host}/{_path(name)}", missing_ok=True)
+
+    async def close_connection(self, name: str, reason: str) -> None:
+        """End a client's connection if it exists; the client is told the ``reason``."""
+        await self._request("DELETE", f"/api/connections/{_path(name)}", reason=reason, missing_ok=True)
+
+    async def _get(self, path: str, shape: type[_T]) -> _T:
+        document = await self._request("GET", path)
+        try:
+            return TypeAdapter(shape).validate_json(document)
+        except ValueError as error:
+            raise TransportError(f"{self.url}{path} answers with something else than expected: {error}") from error
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        document: Mapping[str, Any] | None = None,
+        *,
+        reason: str = "",
+        missing_ok: bool = False,
+    ) -> bytes:
+        try:
+            answer = await self._http.request(
+                method, path, json=document, headers={"X-Reason": reason} if reason else None
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise BrokerUnavailableError(self.url, str(error) or type(error).__name__) from error
+        if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            raise AccessRefusedError(self.url, _stated_reason(answer))
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            if missing_ok:
+                return b""
+            raise _NotFoundError(f"{self.url}{path} does not exist")
+        if answer.is_error:
+            raise TransportError(f"{self.url}{path}: {_stated_reason(answer)}")
+        return answer.content
+
+    async def _of_queue(self, name: str, request: Awaitable[_T]) -> _T:
+        try:
+            return await request
+        except _NotFoundError as error:
+            raise QueueNotFoundError(name) from error
+
+
+class _NotFoundError(TransportError):
+    """HTTP 404."""
+
+
+def _path(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _stated_reason(answer: httpx.Response) -> str:
+    """Return the reason in RabbitMQ's ``{"error": …, "reason": …}``, or the status where there is none."""
+    try:
+        reason = answer.json()["reason"]
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code} {answer.reason_phrase}"
+    return str(reason)
