@@ -16,7 +16,10 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Accrues ``rate_per_s`` tokens a second up to ``burst_s`` seconds' worth, and never holds less room than one."""
+    """Accrues ``rate_per_s`` tokens a second, and holds one plus ``burst_s`` seconds' worth of them.
+
+    The one is the token whose turn it is: without room beyond it, every late wake-up at a slow rate would lose some.
+    """
 
     __slots__ = ("_tokens", "_updated_at", "burst_s", "rate_per_s")
 
@@ -25,7 +28,7 @@ class TokenBucket:
 
         Args:
             rate_per_s: tokens per second, 0 (closed) … infinite (no limit).
-            burst_s: depth of the bucket in seconds at the current rate: what may be caught up after a stall.
+            burst_s: how many seconds' worth, at the current rate, may be caught up after a stall; > 0.
             now: seconds, monotonic.
         """
         self.rate_per_s = rate_per_s
@@ -36,7 +39,7 @@ class TokenBucket:
     @property
     def capacity(self) -> float:
         """The most tokens it can hold."""
-        return max(1.0, self.rate_per_s * self.burst_s)
+        return 1.0 + self.rate_per_s * self.burst_s
 
     def set_rate(self, rate_per_s: float, now: float) -> None:
         """Accrue at ``rate_per_s`` from ``now`` on; what was earned is kept up to the new capacity."""
@@ -77,7 +80,5 @@ class TokenBucket:
         self._updated_at = max(now, self._updated_at)
         if self.rate_per_s == inf:
             self._tokens = inf
-        elif self._tokens == inf:
-            self._tokens = self.capacity
         else:
             self._tokens = min(self.capacity, self._tokens + elapsed * self.rate_per_s)

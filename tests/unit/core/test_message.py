@@ -1,0 +1,109 @@
+"""Message ids and the metadata that rides with a message."""
+
+from __future__ import annotations
+
+from uuid import RFC_4122, UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backpressure.core.message import (
+    MAX_SEQUENCE,
+    MAX_SESSION,
+    HeaderValue,
+    Message,
+    Metadata,
+    message_id,
+    parse_message_id,
+)
+
+SESSIONS = st.integers(0, MAX_SESSION)
+SEQUENCES = st.integers(0, MAX_SEQUENCE)
+
+
+@given(SESSIONS, SEQUENCES)
+def test_an_id_is_a_uuid_of_version_8_that_gives_back_session_and_sequence(session: int, sequence: int) -> None:
+    text = message_id(session, sequence)
+    assert (UUID(text).version, UUID(text).variant) == (8, RFC_4122)
+    assert str(UUID(text)) == text
+    assert parse_message_id(text) == (session, sequence)
+
+
+@given(st.lists(st.tuples(SESSIONS, SEQUENCES), unique=True, max_size=20))
+def test_different_messages_have_different_ids(pairs: list[tuple[int, int]]) -> None:
+    assert len({message_id(*pair) for pair in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "order-4711", str(uuid4()), "z" * 36, message_id(1, 2)[:-1], message_id(1, 2) + "0"]
+)
+def test_a_foreign_id_is_none_of_ours(text: str | None) -> None:
+    assert parse_message_id(text) is None
+
+
+@given(st.text(max_size=40))
+def test_no_text_makes_reading_an_id_fail(text: str) -> None:
+    parsed = parse_message_id(text)
+    assert parsed is None or UUID(message_id(*parsed)) == UUID(text)
+
+
+METADATA = st.builds(
+    Metadata,
+    session=SESSIONS,
+    sequence=SEQUENCES,
+    producer_id=st.none() | st.text(),
+    host=st.none() | st.text(),
+    intended_ns=st.none() | st.integers(0, 1 << 62),
+    sent_ns=st.none() | st.integers(0, 1 << 62),
+    processing_time_s=st.none() | st.floats(0, 1e6),
+    traceparent=st.none() | st.text(),
+)
+
+
+@given(METADATA)
+def test_metadata_survives_the_journey(metadata: Metadata) -> None:
+    assert metadata.session is not None
+    assert metadata.sequence is not None
+    message = Message(b"", message_id=message_id(metadata.session, metadata.sequence), headers=metadata.headers())
+    assert Metadata.read(message) == metadata
+
+
+@given(METADATA)
+def test_headers_never_hold_a_float_which_pika_cannot_send(metadata: Metadata) -> None:
+    assert not any(isinstance(value, float) for value in metadata.headers().values())
+
+
+HEADER_VALUES: st.SearchStrategy[HeaderValue] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.just(10**400), st.text(), st.binary(), st.just("nan"), st.just("1e999")
+)
+
+
+HEADER_NAMES = ["producer_id", "host", "sequence", "intended_ns", "sent_ns", "processing_time", "traceparent"]
+
+
+@given(st.dictionaries(st.sampled_from(HEADER_NAMES), HEADER_VALUES))
+def test_malformed_headers_of_a_foreign_message_count_as_unknown(headers: dict[str, HeaderValue]) -> None:
+    known = Metadata.read(Message(b"", headers=headers))
+    assert isinstance(known.producer_id, str | None)
+    assert isinstance(known.host, str | None)
+    assert isinstance(known.traceparent, str | None)
+    assert known.processing_time_s is None or 0 <= known.processing_time_s < float("inf")
+    assert not isinstance(known.sent_ns, bool)
+    assert isinstance(known.sent_ns, int | None)
+    assert isinstance(known.intended_ns, int | None)
+
+
+def test_a_message_without_any_metadata_is_unknown_throughout() -> None:
+    assert Metadata.read(Message(b"hello")) == Metadata()
+
+
+def test_the_amqp_timestamp_stands_in_for_a_missing_time_of_sending() -> None:
+    assert Metadata.read(Message(b"", timestamp_s=7)).sent_ns == 7_000_000_000
+    assert Metadata.read(Message(b"", timestamp_s=7, headers={"sent_ns": 7_100_000_000})).sent_ns == 7_100_000_000
+
+
+def test_a_number_or_its_text_asks_for_work() -> None:
+    asked: list[HeaderValue] = [2, "0.25", "soon", -1, "-1", True]
+    times = [Metadata.read(Message(b"", headers={"processing_time": value})).processing_time_s for value in asked]
+    assert times == [2.0, 0.25, None, None, None, None]
