@@ -1,0 +1,273 @@
+"""Everything a monitor knows at one moment, as plain data.
+
+Whatever is not known is None, never a guess. Totals and rates come from the counters in feedback reports, depths from
+the queue probe, the rest (other queues, connections, broker memory) from the management API where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from backpressure.core.histogram import Histogram
+from backpressure.core.reports import ConsumerReport, ProducerReport
+
+__all__ = [
+    "BrokerState",
+    "Client",
+    "Connection",
+    "Event",
+    "EventKind",
+    "ProcessState",
+    "Quantiles",
+    "QueueState",
+    "Rates",
+    "Snapshot",
+    "Source",
+    "Threshold",
+    "Totals",
+]
+
+
+class EventKind(StrEnum):
+    """What a back-pressure event is about."""
+
+    NACKED = "nacked"
+    NACKS_OVER = "nacks_over"
+    BLOCKED = "blocked"
+    UNBLOCKED = "unblocked"
+    BREACHED = "breached"
+    RECOVERED = "recovered"
+    APPEARED = "appeared"
+    VANISHED = "vanished"
+    RATE_CUT = "rate_cut"
+    SOURCE_LOST = "source_lost"
+    SOURCE_BACK = "source_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth a line: when (nanoseconds since the epoch), of what kind, in words."""
+
+    at_ns: int
+    kind: EventKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where knowledge comes from, and whether it does: ``error`` is empty while it works."""
+
+    name: str
+    ok: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueState:
+    """One queue. ``age_s`` is how old the counts are; ``None`` anywhere means that nobody tells.
+
+    The rates count messages entering (``published``), handed to consumers and settled by them, from feedback where all
+    parties report, else as the management API computes them. ``watched``: part of the experiment, read by the probe.
+    """
+
+    name: str
+    ready: int
+    unacked: int | None
+    consumers: int | None
+    age_s: float
+    watched: bool = True
+    published_per_s: float | None = None
+    delivered_per_s: float | None = None
+    acked_per_s: float | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def depth(self) -> int:
+        """Ready plus unacked; a lower bound where unacked is None."""
+        return self.ready + (self.unacked or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Messages (and blocked periods) counted by all processes ever seen, the vanished ones included."""
+
+    offered: int = 0
+    published: int = 0
+    confirmed: int = 0
+    nacked: int = 0
+    rejected: int = 0
+    returned: int = 0
+    republished: int = 0
+    blocked_events: int = 0
+    delivered: int = 0
+    processed: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    redelivered: int = 0
+    duplicates: int = 0
+    out_of_order: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Messages a second over about the last second, all live processes; None while no process of the role was seen."""
+
+    offered_per_s: float | None = None
+    published_per_s: float | None = None
+    confirmed_per_s: float | None = None
+    nacked_per_s: float | None = None
+    rejected_per_s: float | None = None
+    returned_per_s: float | None = None
+    republished_per_s: float | None = None
+    delivered_per_s: float | None = None
+    processed_per_s: float | None = None
+    failed_per_s: float | None = None
+    retried_per_s: float | None = None
+    dead_lettered_per_s: float | None = None
+    redelivered_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Durations in seconds of ``count`` messages; None when there were none."""
+
+    count: int = 0
+    mean_s: float | None = None
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> Quantiles:
+        """Summarise ``histogram``."""
+        p50, p95, p99 = (histogram.quantile_s(q) for q in (0.50, 0.95, 0.99))
+        return cls(histogram.total, histogram.mean_s(), p50, p95, p99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessState:
+    """One live process: ``cpu_share`` is of one core, over about the last second; ``age_s`` since its last report."""
+
+    role: str
+    id: str
+    host: str
+    pid: int
+    rss_bytes: int
+    cpu_share: float | None
+    age_s: float
+    rate_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A limit of ``settings.monitor`` and where the value stands; None: unknown, so not breached."""
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+
+    @property
+    def breached(self) -> bool:
+        """Whether the value is above the limit."""
+        return self.value is not None and self.value > self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A client connection as the management API lists it."""
+
+    name: str
+    user: str
+    peer: str
+    state: str
+    channels: int
+    product: str
+    received_bytes_per_s: float | None = None
+    sent_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A consumer of a queue as the management API lists it."""
+
+    tag: str
+    queue: str
+    peer: str
+    user: str
+    prefetch: int
+    ack_required: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerState:
+    """The broker as its management API describes it."""
+
+    product: str = ""
+    version: str = ""
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    memory_alarm: bool = False
+    disk_alarm: bool = False
+    connections: tuple[Connection, ...] = ()
+    consumers: tuple[Client, ...] = ()
+
+    @property
+    def memory_percent(self) -> float | None:
+        """Memory used, in percent of the limit at which publishers are blocked."""
+        if self.memory_bytes is None or not self.memory_limit_bytes:
+            return None
+        return 100 * self.memory_bytes / self.memory_limit_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One consistent view.
+
+    Attributes:
+        at_ns: when, nanoseconds since the epoch on the run's clock.
+        address: the broker, without credentials.
+        sources: the broker itself and its management API (absent when there is none), and whether they answer.
+        queues: by name: watched queues that exist, then all others the management API lists.
+        producers, consumers: the latest report of every live process.
+        processes: memory and CPU of the same processes.
+        queue_wait, service, confirm_latency: of messages in the last two seconds.
+        target_rate_per_s: offered load of all live producers; None without one.
+        pacing_rate_per_s: what their laws allow, infinite when one allows anything; None without a producer.
+        bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds
+            messages, else None.
+        thresholds: where depth (of the deepest queue that is published to or consumed), broker memory and queue wait
+            stand against ``settings.monitor``.
+        broker: from the management API; None without one.
+        events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
+        unreadable_reports: feedback from other versions or strangers, ignored.
+    """
+
+    at_ns: int
+    address: str
+    sources: tuple[Source, ...]
+    queues: Mapping[str, QueueState]
+    producers: tuple[ProducerReport, ...]
+    consumers: tuple[ConsumerReport, ...]
+    processes: tuple[ProcessState, ...]
+    totals: Totals
+    rates: Rates
+    queue_wait: Quantiles
+    service: Quantiles
+    confirm_latency: Quantiles
+    target_rate_per_s: float | None
+    pacing_rate_per_s: float | None
+    bottleneck_per_s: float | None
+    thresholds: tuple[Threshold, ...]
+    broker: BrokerState | None
+    events: tuple[Event, ...]
+    event_counts: Mapping[EventKind, int] = field(default_factory=dict)
+    unreadable_reports: int = 0
+
+    @property
+    def law(self) -> ProducerReport | None:
+        """The live producer whose law holds it back most: its ``strategy`` and ``reason`` are worth showing."""
+        return min(self.producers, key=lambda p: p.pacing_rate_per_s / max(p.target_rate_per_s, 1e-9), default=None)

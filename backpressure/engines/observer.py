@@ -1,0 +1,206 @@
+"""The monitor's engine: watches the loop from outside, through the probe, the feedback and (maybe) a management API.
+
+It only listens: nothing here changes the experiment. It outlives every source: what stops answering ages, then becomes
+unknown, and comes back by itself. Drawing and serving what it sees is somebody else's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from backpressure.core.reports import ConsumerReport, ProducerReport, decode
+from backpressure.core.snapshot import BrokerState, Quantiles, QueueState, Rates, Snapshot, Source, Totals
+from backpressure.engines import observer_view as view
+from backpressure.engines.clock import Clock
+from backpressure.engines.observer_broker import ManagementReader, broker_state, listed_queues
+from backpressure.engines.observer_events import EventWatch
+from backpressure.engines.rates import Roster
+from backpressure.errors import FeedbackError, PaceError, QueueNotFoundError
+from backpressure.settings import Settings
+from backpressure.transports.base import QueueProbe, Transport
+
+__all__ = ["Observer"]
+
+_MANAGEMENT_INTERVAL_S = 1.0
+_RETRY_S = 1.0
+
+
+class Observer:
+    """Knows the state of queues, processes and broker at any moment; `snapshot` tells it."""
+
+    def __init__(
+        self, transport: Transport, settings: Settings, clock: Clock, management: ManagementReader | None = None
+    ) -> None:
+        """Watch the broker of ``transport``; nothing is connected before `start`."""
+        interval_s = settings.feedback.interval_ms / 1000
+        timeout_s = settings.feedback.timeout_s
+        self._transport = transport
+        self._settings = settings
+        self._clock = clock
+        self._management = management
+        self._producers = Roster[ProducerReport](view.PRODUCER_COUNTERS, interval_s=interval_s, timeout_s=timeout_s)
+        self._consumers = Roster[ConsumerReport](view.CONSUMER_COUNTERS, interval_s=interval_s, timeout_s=timeout_s)
+        self._readings: dict[str, view.Reading] = {}
+        self._absent_until: dict[str, float] = {}
+        self._listing = view.Listing()
+        self._broker: BrokerState | None = None
+        self._sources = {"broker": Source("broker", ok=False, error="connecting")}
+        self._unreadable = 0
+        self._watch = EventWatch()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Begin to watch; returns at once and looks for the broker in the background.
+
+        With ``broker.wait`` off, raises `TransportError` when no broker answers.
+        """
+        if self._settings.broker.wait:
+            loops = [self._connect_and_read(), self._tell_events()]
+        else:
+            loops = [self._read_queues(await self._connect()), self._tell_events()]
+        if self._management is not None:
+            loops.append(self._read_management(self._management))
+        self._tasks = [asyncio.ensure_future(loop) for loop in loops]
+
+    async def stop(self) -> None:
+        """Stop watching and disconnect; stopping twice is harmless."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._open.aclose()
+
+    def snapshot(self) -> Snapshot:
+        """Return everything known now."""
+        now = self._clock.now()
+        producers, consumers = self._producers.live(now), self._consumers.live(now)
+        waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
+        queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
+        work = max((queues[name] for name in self._work_queues(now) if name in queues), key=_depth, default=None)
+        return Snapshot(
+            at_ns=self._clock.to_wall_ns(now),
+            address=self._transport.address,
+            sources=tuple(self._sources.values()),
+            queues=queues,
+            producers=tuple(series.latest for series in producers.values()),
+            consumers=tuple(series.latest for series in consumers.values()),
+            processes=(
+                *(view.process_state("producer", series, "confirmed", now) for series in producers.values()),
+                *(view.process_state("consumer", series, "processed", now) for series in consumers.values()),
+            ),
+            totals=Totals(**self._producers.totals(), **self._consumers.totals()),
+            rates=Rates(
+                **view.rates(self._producers.seen, view.PRODUCER_COUNTERS, producers, now),
+                **view.rates(self._consumers.seen, view.CONSUMER_COUNTERS, consumers, now),
+            ),
+            queue_wait=waits,
+            service=Quantiles.of(view.recorded(consumers, "service", now)),
+            confirm_latency=Quantiles.of(view.recorded(producers, "confirm_latency", now)),
+            target_rate_per_s=sum(s.latest.target_rate_per_s for s in producers.values()) if producers else None,
+            pacing_rate_per_s=sum(s.latest.pacing_rate_per_s for s in producers.values()) if producers else None,
+            bottleneck_per_s=view.bottleneck_per_s(consumers, work),
+            thresholds=view.thresholds(self._settings.monitor, work, self._broker, waits),
+            broker=self._broker,
+            events=tuple(self._watch.events),
+            event_counts=dict(self._watch.counts),
+            unreadable_reports=self._unreadable,
+        )
+
+    # --- where knowledge comes from ---
+
+    async def _connect(self) -> QueueProbe:
+        probe, feedback = self._transport.probe(), self._transport.feedback()
+        # Registered before they start: a start that is cancelled or fails half-way is undone as well.
+        self._open.push_async_callback(probe.stop)
+        self._open.push_async_callback(feedback.stop)
+        await probe.start()
+        await feedback.start(self._on_report)
+        return probe
+
+    async def _connect_and_read(self) -> None:
+        while True:
+            try:
+                probe = await self._connect()
+                break
+            except PaceError as error:
+                self._lost("broker", error)
+                await self._open.aclose()
+                await asyncio.sleep(_RETRY_S)
+        await self._read_queues(probe)
+
+    async def _read_queues(self, probe: QueueProbe) -> None:
+        while True:
+            names = self._watched_queues()
+            self._readings = {name: self._readings[name] for name in names if name in self._readings}
+            self._absent_until = {name: self._absent_until[name] for name in names if name in self._absent_until}
+            try:
+                for name in names:
+                    await self._read_queue(probe, name)
+                self._sources["broker"] = Source("broker", ok=True)
+            except PaceError as error:
+                self._lost("broker", error)
+            await asyncio.sleep(self._settings.monitor.probe_interval_ms / 1000)
+
+    async def _read_queue(self, probe: QueueProbe, name: str) -> None:
+        # Asking for a queue that does not exist costs the broker a channel: not ten times a second.
+        if self._clock.now() < self._absent_until.get(name, 0.0):
+            return
+        try:
+            reading = await probe.read(name)
+        except QueueNotFoundError:
+            self._readings.pop(name, None)
+            self._absent_until[name] = self._clock.now() + _RETRY_S
+        else:
+            self._readings[name] = view.Reading(self._clock.now(), reading)
+
+    async def _read_management(self, management: ManagementReader) -> None:
+        while True:
+            try:
+                queues = listed_queues(await management.queues())
+                self._listing = view.Listing(self._clock.now(), queues)
+                self._broker = broker_state(
+                    await management.overview(),
+                    await management.nodes(),
+                    await management.connections(),
+                    await management.consumers(),
+                )
+                self._sources["management"] = Source("management", ok=True)
+            except PaceError as error:
+                self._listing, self._broker = view.Listing(), None
+                self._lost("management", error)
+            await asyncio.sleep(_MANAGEMENT_INTERVAL_S)
+
+    async def _tell_events(self) -> None:
+        while True:
+            self._watch.observe(self.snapshot(), self._clock.now())
+            await asyncio.sleep(self._settings.feedback.interval_ms / 1000)
+
+    def _on_report(self, payload: bytes) -> None:
+        try:
+            report = decode(payload)
+        except FeedbackError:
+            self._unreadable += 1
+            return
+        if isinstance(report, ProducerReport):
+            self._producers.add(report, self._clock.now())
+        else:
+            self._consumers.add(report, self._clock.now())
+
+    def _lost(self, source: str, error: PaceError) -> None:
+        self._sources[source] = Source(source, ok=False, error=str(error))
+
+    def _work_queues(self, now: float) -> set[str]:
+        published = {series.latest.queue for series in self._producers.live(now).values()}
+        consumed = {series.latest.queue for series in self._consumers.live(now).values()}
+        return {self._settings.queue.work} | published | consumed
+
+    def _watched_queues(self) -> list[str]:
+        queue = self._settings.queue
+        names = [queue.work, *sorted(self._work_queues(self._clock.now())), queue.dead_letter]
+        return list(dict.fromkeys([*names, queue.audit] if queue.auditing else names))
+
+
+def _depth(queue: QueueState) -> int:
+    return queue.depth

@@ -1,0 +1,138 @@
+"""Turns successive states of the loop into back-pressure events, each told once.
+
+Pure: states and times are passed in. A burst of nacks is one event when it begins and one when it is over; a threshold
+must be left by a tenth before it can be breached again; a law that halves its pace step by step is one cut a second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from backpressure.core.reports import ProducerReport
+from backpressure.core.snapshot import Event, EventKind, Snapshot, Source, Threshold
+from backpressure.engines.rates import ProcessKey, key_of
+
+__all__ = ["EventWatch"]
+
+_KEPT = 500
+_CALM_S = 1.0
+_CUT = 0.6
+_RECOVERED = 0.9
+
+
+@dataclass(slots=True)
+class _ProducerWatch:
+    """What was last seen of one producer."""
+
+    nacked: int
+    target_per_s: float
+    reference_per_s: float
+    nacked_before_burst: int | None = None
+    burst_began: float = 0.0
+    last_nack: float = 0.0
+    last_cut: float = float("-inf")
+    blocked: bool = False
+
+
+class EventWatch:
+    """Remembers enough of the past to say what is new."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque(maxlen=_KEPT)
+        self.counts: Counter[EventKind] = Counter()
+        self._present: set[tuple[str, ProcessKey]] = set()
+        self._producers: dict[ProcessKey, _ProducerWatch] = {}
+        self._breached: set[str] = set()
+        self._working: dict[str, bool] = {}
+        self._at_ns = 0
+
+    def observe(self, seen: Snapshot, now: float) -> None:
+        """Compare the live processes, thresholds and sources with those of the call before."""
+        self._at_ns = seen.at_ns
+        self._observe_presence(
+            {("producer", key_of(report)) for report in seen.producers}
+            | {("consumer", key_of(report)) for report in seen.consumers}
+        )
+        for report in seen.producers:
+            self._observe_producer(report, now)
+        for threshold in seen.thresholds:
+            self._observe_threshold(threshold)
+        for source in seen.sources:
+            self._observe_source(source)
+
+    def _tell(self, kind: EventKind, text: str) -> None:
+        self.events.append(Event(self._at_ns, kind, text))
+        self.counts[kind] += 1
+
+    def _observe_presence(self, present: set[tuple[str, ProcessKey]]) -> None:
+        for role, key in sorted(present - self._present):
+            self._tell(EventKind.APPEARED, f"{role} {key[1]} (pid {key[2]}) appeared")
+        for role, key in sorted(self._present - present):
+            self._producers.pop(key, None)
+            self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) vanished")
+        self._present = present
+
+    def _observe_producer(self, report: ProducerReport, now: float) -> None:
+        watch = self._producers.get(key_of(report))
+        if watch is None:
+            watch = _ProducerWatch(report.nacked, report.target_rate_per_s, _effective_rate(report))
+            self._producers[key_of(report)] = watch
+        self._observe_blocked(watch, report)
+        self._observe_nacks(watch, report, now)
+        self._observe_rate(watch, report, now)
+
+    def _observe_blocked(self, watch: _ProducerWatch, report: ProducerReport) -> None:
+        if report.blocked and not watch.blocked:
+            self._tell(EventKind.BLOCKED, f"the broker blocks {report.id}: an alarm, memory or disk")
+        elif watch.blocked and not report.blocked:
+            self._tell(EventKind.UNBLOCKED, f"{report.id} may publish again")
+        watch.blocked = report.blocked
+
+    def _observe_nacks(self, watch: _ProducerWatch, report: ProducerReport, now: float) -> None:
+        if report.nacked > watch.nacked:
+            if watch.nacked_before_burst is None:
+                watch.nacked_before_burst, watch.burst_began = watch.nacked, now
+                self._tell(EventKind.NACKED, f"the broker refuses messages of {report.id}: the queue is full")
+            watch.nacked, watch.last_nack = report.nacked, now
+        elif watch.nacked_before_burst is not None and now - watch.last_nack >= _CALM_S:
+            refused = watch.nacked - watch.nacked_before_burst
+            lasted_s = watch.last_nack - watch.burst_began
+            self._tell(EventKind.NACKS_OVER, f"{report.id}: {refused} refused within {lasted_s:.1f} s, none since")
+            watch.nacked_before_burst = None
+
+    def _observe_rate(self, watch: _ProducerWatch, report: ProducerReport, now: float) -> None:
+        rate = _effective_rate(report)
+        if report.target_rate_per_s != watch.target_per_s:
+            watch.target_per_s, watch.reference_per_s = report.target_rate_per_s, rate
+        if rate < _CUT * watch.reference_per_s and now - watch.last_cut >= _CALM_S:
+            self._tell(
+                EventKind.RATE_CUT,
+                f"{report.id} cut its pace from {watch.reference_per_s:.0f} to {rate:.0f} msg/s: {report.reason}",
+            )
+            watch.reference_per_s, watch.last_cut = rate, now
+        watch.reference_per_s = max(watch.reference_per_s, rate)
+
+    def _observe_threshold(self, threshold: Threshold) -> None:
+        value, limit = threshold.value, threshold.limit
+        if value is None:
+            return
+        what = f"{threshold.name} {value:.0f} {threshold.unit}"
+        if threshold.breached and threshold.name not in self._breached:
+            self._breached.add(threshold.name)
+            self._tell(EventKind.BREACHED, f"{what} is above {limit:.0f}")
+        elif value <= _RECOVERED * limit and threshold.name in self._breached:
+            self._breached.remove(threshold.name)
+            self._tell(EventKind.RECOVERED, f"{what} is below {limit:.0f} again")
+
+    def _observe_source(self, source: Source) -> None:
+        worked = self._working.get(source.name)
+        if worked and not source.ok:
+            self._tell(EventKind.SOURCE_LOST, f"{source.name}: {source.error}")
+        elif worked is False and source.ok:
+            self._tell(EventKind.SOURCE_BACK, f"{source.name} answers")
+        self._working[source.name] = source.ok
+
+
+def _effective_rate(report: ProducerReport) -> float:
+    return min(report.pacing_rate_per_s, report.target_rate_per_s)

@@ -1,0 +1,162 @@
+"""What the observer's knowledge adds up to: pure functions from reports, readings and listings to states.
+
+Feedback is preferred over the management API (fresher: a tenth of a second against seconds), and either over silence.
+Nothing here reads a clock or knows where the facts came from; ``now`` is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from backpressure.core.histogram import Histogram
+from backpressure.core.reports import ConsumerReport, ProducerReport
+from backpressure.core.snapshot import (
+    BrokerState,
+    ProcessState,
+    Quantiles,
+    QueueState,
+    Rates,
+    Threshold,
+    Totals,
+)
+from backpressure.engines.rates import RATE_WINDOW_S, WAIT_WINDOW_S, ProcessKey, ReportSeries
+from backpressure.settings import MonitorSettings
+from backpressure.transports.base import QueueReading
+
+__all__ = [
+    "CONSUMER_COUNTERS",
+    "PRODUCER_COUNTERS",
+    "Consumers",
+    "Listing",
+    "Producers",
+    "Reading",
+    "bottleneck_per_s",
+    "process_state",
+    "queue_states",
+    "rates",
+    "recorded",
+    "thresholds",
+]
+
+_COUNTERS = {spec.name for spec in fields(Totals)}
+PRODUCER_COUNTERS = tuple(spec.name for spec in fields(ProducerReport) if spec.name in _COUNTERS)
+CONSUMER_COUNTERS = tuple(spec.name for spec in fields(ConsumerReport) if spec.name in _COUNTERS)
+_RATED = {spec.name.removesuffix("_per_s") for spec in fields(Rates)}
+_SETTLED = ("processed", "dead_lettered")
+
+Producers = Mapping[ProcessKey, ReportSeries[ProducerReport]]
+Consumers = Mapping[ProcessKey, ReportSeries[ConsumerReport]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the probe read of a queue, and when."""
+
+    at: float
+    queue: QueueReading
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the management API listed last, and when."""
+
+    at: float = 0.0
+    queues: Mapping[str, QueueState] = field(default_factory=dict)
+
+
+_UNLISTED = QueueState(name="", ready=0, unacked=None, consumers=None, age_s=0.0)
+
+
+def queue_states(
+    readings: Mapping[str, Reading],
+    listing: Listing,
+    producers: Producers,
+    consumers: Consumers,
+    now: float,
+) -> dict[str, QueueState]:
+    """Return the queues the probe reads, then the others listed."""
+    states = {}
+    for name, reading in readings.items():
+        listed = listing.queues.get(name, _UNLISTED)
+        sending = {key: series for key, series in producers.items() if series.latest.queue == name}
+        reporting = {key: series for key, series in consumers.items() if series.latest.queue == name}
+        states[name] = QueueState(
+            name=name,
+            ready=reading.queue.ready,
+            unacked=_unacked(reading.queue, reporting, listed),
+            consumers=reading.queue.consumers,
+            age_s=now - reading.at,
+            published_per_s=_grown(sending, ("confirmed",), now) if sending else listed.published_per_s,
+            delivered_per_s=_grown(reporting, ("delivered",), now) if reporting else listed.delivered_per_s,
+            acked_per_s=_grown(reporting, _SETTLED, now) if reporting else listed.acked_per_s,
+            memory_bytes=listed.memory_bytes,
+        )
+    for name, listed in listing.queues.items():
+        states.setdefault(name, replace(listed, age_s=now - listing.at))
+    return states
+
+
+def rates(seen: bool, counters: tuple[str, ...], live: Producers | Consumers, now: float) -> dict[str, float]:
+    """Return each counter's rate by the name of its field in `Rates`; nothing while no process was ever ``seen``."""
+    return {f"{name}_per_s": _grown(live, (name,), now) for name in counters if name in _RATED} if seen else {}
+
+
+def recorded(live: Producers | Consumers, histogram: str, now: float) -> Histogram:
+    """Return what all processes recorded in the last two seconds."""
+    return Histogram.merged(series.span(WAIT_WINDOW_S, now).recorded(histogram) for series in live.values())
+
+
+def process_state(
+    role: str, series: ReportSeries[ProducerReport] | ReportSeries[ConsumerReport], work: str, now: float
+) -> ProcessState:
+    """Return how one process does; the counter ``work`` is what it is for."""
+    latest = series.latest
+    span = series.span(RATE_WINDOW_S, now)
+    return ProcessState(
+        role=role,
+        id=latest.id,
+        host=latest.host,
+        pid=latest.pid,
+        rss_bytes=latest.rss_bytes,
+        cpu_share=span.rate_per_s("cpu_s") if span.elapsed_s > 0 else None,
+        age_s=now - series.arrived,
+        rate_per_s=span.rate_per_s(work) if span.elapsed_s > 0 else None,
+    )
+
+
+def bottleneck_per_s(consumers: Consumers, work: QueueState | None) -> float | None:
+    """Return what the consumers can do: the capacity they report, else what leaves a queue that holds messages."""
+    capacities = [0.0 if s.latest.paused else s.latest.capacity_per_s for s in consumers.values()]
+    known = [capacity for capacity in capacities if capacity is not None]
+    if known and len(known) == len(capacities):
+        return sum(known)
+    return work.acked_per_s if work is not None and work.depth > 0 else None
+
+
+def thresholds(
+    limits: MonitorSettings, work: QueueState | None, broker: BrokerState | None, waits: Quantiles
+) -> tuple[Threshold, ...]:
+    """Return where depth, broker memory and queue wait stand against their limits."""
+    depth = None if work is None else float(work.depth)
+    memory = None if broker is None else broker.memory_percent
+    wait_ms = None if waits.p99_s is None else 1000 * waits.p99_s
+    return (
+        Threshold("depth", depth, limits.depth_threshold, "messages"),
+        Threshold("broker memory", memory, limits.memory_threshold_percent, "%"),
+        Threshold("queue wait p99", wait_ms, limits.latency_threshold_ms, "ms"),
+    )
+
+
+def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -> float:
+    spans = [series.span(RATE_WINDOW_S, now) for series in live.values()]
+    return sum(span.rate_per_s(name) for span in spans for name in counters)
+
+
+def _unacked(reading: QueueReading, reporting: Consumers, listed: QueueState) -> int | None:
+    if reading.unacked is not None:
+        return reading.unacked
+    # Every consumer of the queue reports what it holds (paused ones, which the broker does not count, included).
+    if reading.consumers is not None and len(reporting) >= reading.consumers:
+        return sum(series.latest.held for series in reporting.values())
+    return listed.unacked

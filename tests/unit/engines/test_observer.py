@@ -1,0 +1,309 @@
+"""The observer over a transport of its own making: what it knows, what it says it does not, and what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report, encode
+from backpressure.core.snapshot import EventKind, Snapshot
+from backpressure.engines.observer import Observer
+from backpressure.errors import BrokerUnavailableError, NotConnectedError, QueueNotFoundError, TransportError
+from backpressure.settings import Settings
+from backpressure.transports.base import QueueReading
+
+PRODUCER = ProducerReport(
+    id="alice", session=1, pid=11, host="lab", queue="work.queue", at_ns=0, offered=0, published=0, confirmed=0,
+    nacked=0, rejected=0, returned=0, republished=0, in_flight=0, window=9, target_rate_per_s=1000.0,
+    pacing_rate_per_s=120.0, weight=1.0, application_limited=False, blocked=False, blocked_events=0, strategy="pace", reason="",
+    rss_bytes=0, cpu_s=0.0,
+)  # fmt: skip
+CONSUMER = ConsumerReport(
+    id="slow", pid=7, host="lab", at_ns=0, queue="work.queue", delivered=0, processed=0, failed=0, retried=0,
+    dead_lettered=0, redelivered=0, duplicates=0, out_of_order=0, held=0, prefetch=5, paused=False,
+    capacity_per_s=100.0, busy_s=0.0, service_sum_s=0.0, service_sum_s2=0.0, rss_bytes=1 << 20, cpu_s=0.0,
+)  # fmt: skip
+
+
+class FakeClock:
+    anchor_ns = 0
+
+    def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def now(self) -> float:
+        return self.time_s
+
+    def wall_ns(self) -> int:
+        return self.to_wall_ns(self.time_s)
+
+    def to_wall_ns(self, now: float) -> int:
+        return round(now * 1e9)
+
+
+class FakeBroker:
+    """Probe, feedback and transport in one: a broker whose answers the test decides."""
+
+    address = "amqp://test:5672"
+
+    def __init__(self) -> None:
+        self.readings: dict[str, QueueReading] = {}
+        self.failure: TransportError | None = None
+        self.refusals = 0
+        self.reads: list[str] = []
+        self.on_report: Callable[[bytes], None] | None = None
+        self.open = 0
+
+    def probe(self) -> FakeBroker:
+        return self
+
+    def feedback(self) -> FakeBroker:
+        return self
+
+    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise BrokerUnavailableError(self.address, "connection refused")
+        self.open += 1
+        self.on_report = on_report
+
+    async def stop(self) -> None:
+        self.open = 0
+
+    async def read(self, queue: str) -> QueueReading:
+        self.reads.append(queue)
+        if self.failure is not None:
+            raise self.failure
+        if queue not in self.readings:
+            raise QueueNotFoundError(queue)
+        return self.readings[queue]
+
+    def report(self, report: Report) -> None:
+        assert self.on_report is not None
+        self.on_report(encode(report))
+
+
+class FakeManagement:
+    def __init__(self) -> None:
+        self.failure: TransportError | None = None
+
+    async def overview(self) -> dict[str, object]:
+        if self.failure is not None:
+            raise self.failure
+        return {"rabbitmq_version": "4.1.0"}
+
+    async def nodes(self) -> list[dict[str, object]]:
+        return [{"mem_used": 90, "mem_limit": 100}]
+
+    async def queues(self) -> list[dict[str, object]]:
+        return [{"name": "other.queue", "messages_ready": 3, "messages_unacknowledged": 1, "consumers": 2}]
+
+    async def connections(self) -> list[dict[str, object]]:
+        return []
+
+    async def consumers(self) -> list[dict[str, object]]:
+        return []
+
+
+class Bench:
+    """An observer that is running, and the world it looks at."""
+
+    def __init__(self, management: FakeManagement | None = None, **broker: object) -> None:
+        self.clock = FakeClock()
+        self.broker = FakeBroker()
+        self.settings = Settings(broker=broker, monitor={"probe_interval_ms": 10}, feedback={"interval_ms": 10})  # type: ignore[arg-type]  # pydantic builds the sections
+        self.observer = Observer(self.broker, self.settings, self.clock, management)  # type: ignore[arg-type]  # fakes
+
+    async def until(self, holds: Callable[[Snapshot], bool]) -> Snapshot:
+        """Let the observer's tasks run until its snapshot is as expected; the test's timeout is the limit."""
+        while not holds(seen := self.observer.snapshot()):  # noqa: ASYNC110 - it is pulled, nothing tells of it
+            await asyncio.sleep(0)
+        return seen
+
+    def run(self, story: Callable[[Bench], object]) -> None:
+        async def told() -> None:
+            await self.observer.start()
+            try:
+                await story(self)  # type: ignore[misc]  # every story is a coroutine function
+            finally:
+                await self.observer.stop()
+
+        asyncio.run(told())
+
+
+def answering(seen: Snapshot) -> bool:
+    return seen.sources[0].ok
+
+
+def test_depth_is_ready_plus_what_reporting_consumers_hold() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=40, unacked=None, consumers=1)
+        seen = await bench.until(lambda s: "work.queue" in s.queues)
+        assert seen.queues["work.queue"].unacked is None
+        assert seen.queues["work.queue"].depth == 40
+        bench.broker.report(replace(CONSUMER, at_ns=1, held=5))
+        queue = bench.observer.snapshot().queues["work.queue"]
+        assert (queue.ready, queue.unacked, queue.depth, queue.consumers) == (40, 5, 45, 1)
+
+    Bench().run(story)
+
+
+def test_unacked_stays_unknown_while_a_foreign_consumer_does_not_report() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=40, unacked=None, consumers=2)
+        await bench.until(lambda s: "work.queue" in s.queues)
+        bench.broker.report(replace(CONSUMER, at_ns=1, held=5))
+        assert bench.observer.snapshot().queues["work.queue"].unacked is None
+
+    Bench().run(story)
+
+
+def test_a_queue_nobody_consumes_has_nothing_unacked() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=7, unacked=None, consumers=0)
+        seen = await bench.until(lambda s: "work.queue" in s.queues)
+        assert seen.queues["work.queue"].unacked == 0
+
+    Bench().run(story)
+
+
+def test_rates_and_totals_come_from_the_counters_of_all_processes() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.until(answering)
+        for tick in range(21):
+            bench.clock.time_s = 1000 + tick / 10
+            at_ns = bench.clock.wall_ns()
+            bench.broker.report(replace(PRODUCER, at_ns=at_ns, offered=100 * tick, confirmed=20 * tick))
+            bench.broker.report(replace(PRODUCER, id="bob", at_ns=at_ns, offered=50 * tick, confirmed=10 * tick))
+            bench.broker.report(replace(CONSUMER, at_ns=at_ns, processed=10 * tick))
+        seen = bench.observer.snapshot()
+        assert seen.rates.offered_per_s == pytest.approx(1500)
+        assert seen.rates.confirmed_per_s == pytest.approx(300)
+        assert seen.rates.processed_per_s == pytest.approx(100)
+        assert (seen.totals.confirmed, seen.totals.processed) == (600, 200)
+        assert seen.target_rate_per_s == 2000
+        assert seen.pacing_rate_per_s == 240
+        assert seen.bottleneck_per_s == 100
+
+    Bench().run(story)
+
+
+def test_rates_are_unknown_until_somebody_reports_and_zero_when_all_are_gone() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.until(answering)
+        assert bench.observer.snapshot().rates.processed_per_s is None
+        bench.broker.report(replace(CONSUMER, at_ns=1, processed=10))
+        bench.clock.time_s += 60
+        seen = bench.observer.snapshot()
+        assert seen.consumers == ()
+        assert seen.rates.processed_per_s == 0.0
+        assert seen.totals.processed == 10
+
+    Bench().run(story)
+
+
+def test_a_broker_that_is_away_leaves_ageing_readings_and_is_found_again() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
+        await bench.until(answering)
+        bench.broker.failure = NotConnectedError("reconnecting")
+        seen = await bench.until(lambda s: s.event_counts.get(EventKind.SOURCE_LOST) == 1)
+        assert seen.sources[0].error == "reconnecting"
+        bench.clock.time_s += 30
+        assert bench.observer.snapshot().queues["work.queue"].age_s >= 30
+        bench.broker.failure = None
+        seen = await bench.until(answering)
+        assert seen.queues["work.queue"].age_s < 30
+
+    Bench().run(story)
+
+
+def test_a_missing_queue_is_not_asked_for_at_every_reading() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
+        await bench.until(lambda _: bench.broker.reads.count("work.queue") == 5)
+        assert bench.broker.reads.count("work.queue.dlq") == 1
+
+    Bench().run(story)
+
+
+def test_the_queue_a_consumer_reports_is_read_as_well() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.until(answering)
+        bench.broker.readings["side.queue"] = QueueReading(ready=9, unacked=None, consumers=1)
+        bench.broker.report(replace(CONSUMER, at_ns=1, queue="side.queue"))
+        await bench.until(lambda s: "side.queue" in s.queues)
+
+    Bench().run(story)
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.refusals = 2
+        seen = await bench.until(lambda s: "refused" in s.sources[0].error)
+        assert not seen.sources[0].ok
+        await bench.until(answering)
+
+    monkeypatch.setattr("backpressure.engines.observer._RETRY_S", 0)
+    Bench().run(story)
+
+
+def test_without_waiting_a_missing_broker_is_an_error_at_once() -> None:
+    bench = Bench(wait=False)
+    bench.broker.refusals = 1
+
+    async def story() -> None:
+        with pytest.raises(BrokerUnavailableError):
+            await bench.observer.start()
+        await bench.observer.stop()
+
+    asyncio.run(story())
+
+
+def test_reports_of_strangers_are_counted_and_ignored() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.until(answering)
+        assert bench.broker.on_report is not None
+        bench.broker.on_report(b"\xff not json")
+        seen = bench.observer.snapshot()
+        assert seen.unreadable_reports == 1
+        assert seen.producers == ()
+
+    Bench().run(story)
+
+
+def test_the_management_api_adds_other_queues_and_the_brokers_memory() -> None:
+    async def story(bench: Bench) -> None:
+        seen = await bench.until(lambda s: s.broker is not None)
+        assert seen.broker is not None
+        assert seen.broker.version == "4.1.0"
+        assert seen.queues["other.queue"].depth == 4
+        assert [(t.name, t.value) for t in seen.thresholds if t.breached] == [("broker memory", 90.0)]
+
+    Bench(FakeManagement()).run(story)
+
+
+def test_a_management_api_that_fails_leaves_its_part_unknown() -> None:
+    management = FakeManagement()
+    management.failure = TransportError("management API: 401 not authorised")
+
+    async def story(bench: Bench) -> None:
+        seen = await bench.until(lambda s: len(s.sources) == 2 and s.sources[0].ok)
+        assert seen.sources[1].error == "management API: 401 not authorised"
+        assert seen.broker is None
+
+    Bench(management).run(story)
+
+
+def test_stopping_closes_what_was_opened() -> None:
+    bench = Bench()
+
+    async def story(bench: Bench) -> None:
+        await bench.until(answering)
+        assert bench.broker.open == 2
+
+    bench.run(story)
+    assert bench.broker.open == 0
