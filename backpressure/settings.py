@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 __all__ = [
     "ApiSettings",
@@ -48,10 +47,10 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _auto_or_number(value: object) -> object:
-    if isinstance(value, str) and value != "auto":
-        if not (value.isascii() and value.isdigit()):
-            raise ValueError("a number from 1 to 65535, or auto")
-        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if value != "auto" and not (type(value) is int and 1 <= value <= 65535):
+        raise ValueError("expected a whole number ≥ 1 and ≤ 65535, or auto")
     return value
 
 
@@ -83,6 +82,8 @@ class BrokerSettings(Section):
     def _known_scheme(cls, value: str) -> str:
         if value and urlsplit(value).scheme not in {"amqp", "amqps", "kafka", "memory"}:
             raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
+        if value.startswith("amqp"):
+            _ = urlsplit(value).port  # raises ValueError when it is no port
         return value
 
     @model_validator(mode="after")
@@ -150,8 +151,8 @@ class ProducerSettings(Section):
     confirm_window: int = knob(
         2000, "messages", "sent but unconfirmed at most; publishing pauses there", ge=1, le=1_000_000
     )
-    on_nack: Literal["retry", "reject"] = knob(
-        "retry", "", "a refused message is kept and sent again, or counted as rejected and given up"
+    on_nack: Literal["auto", "retry", "reject"] = knob(
+        "auto", "", "a refused message is sent again, or given up; auto: retry where the law adapts"
     )
     nack_pause_ms: float = knob(100.0, "ms", "pause before a refused message is sent again", ge=0, le=60_000)
     arrivals: Literal["fixed", "poisson"] = knob(
@@ -294,19 +295,8 @@ class ProcessSettings(Section):
     )
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All sections. Constructing it reads nothing but its arguments: the environment is `backpressure.config`'s job."""
-
-    model_config = SettingsConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
-
-    @classmethod
-    def settings_customise_sources(  # noqa: D102 - pydantic-settings names this hook and its arguments
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - passed by name
-        init_settings: PydanticBaseSettingsSource,
-        **_: Any,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
     producer: ProducerSettings = Field(default_factory=ProducerSettings)
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
+from math import inf
 from typing import Any
 
-from backpressure.core.histogram import Histogram
+from backpressure.core.histogram import MAX_BUCKET, Histogram
 from backpressure.errors import FeedbackError
 
 __all__ = ["FEEDBACK_VERSION", "ConsumerReport", "ProducerReport", "Report", "decode", "encode"]
 
 FEEDBACK_VERSION = 1
+
+_LARGEST = 1 << 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class ProducerReport:
     pid: int
     host: str
     at_ns: int
+    queue: str
     offered: int
     published: int
     confirmed: int
@@ -118,27 +122,28 @@ def decode(data: bytes) -> Report:
     """Return the report in ``data``; raises `FeedbackError` when it is not one that this version understands."""
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FeedbackError(f"not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("v") != FEEDBACK_VERSION or content.get("role") not in _ROLES:
+    kind = _ROLES.get(str(content.get("role"))) if isinstance(content, dict) else None
+    if kind is None or content.get("v") != FEEDBACK_VERSION:
         raise FeedbackError("not a feedback report of a known version and role")
-    kind = _ROLES[content["role"]]
     values: dict[str, Any] = {}
     for spec in fields(kind):
         name = spec.name
         if spec.type == "Histogram":
             values[name] = _histogram(content.get(name))
-        elif name in content and _fits(content[name], str(spec.type)):
+        elif name in content and _fits(content[name], name, str(spec.type)):
             values[name] = content[name]
         elif name != "api_url":
             raise FeedbackError(f"{name} is missing or not of type {spec.type}")
     return kind(**values)
 
 
-def _fits(value: object, annotation: str) -> bool:
-    if isinstance(value, bool) and annotation != "bool":
+def _fits(value: object, name: str, annotation: str) -> bool:
+    if (isinstance(value, bool) and annotation != "bool") or not isinstance(value, _CHECKS[annotation]):
         return False
-    return isinstance(value, _CHECKS[annotation])
+    # Whoever listens takes differences of these: one that is infinite, or no number, would spoil them for good.
+    return not isinstance(value, (int, float)) or 0 <= value <= _LARGEST or (value == inf and name.endswith("_per_s"))
 
 
 def _plain(value: object) -> object:
@@ -148,6 +153,11 @@ def _plain(value: object) -> object:
 def _histogram(value: Any) -> Histogram:
     try:
         counts, sum_s = value
-        return Histogram({int(bucket): int(count) for bucket, count in counts.items()}, float(sum_s))
-    except (TypeError, ValueError, AttributeError):
+        histogram = Histogram({int(bucket): int(count) for bucket, count in counts.items()}, float(sum_s))
+    except (TypeError, ValueError, AttributeError, OverflowError):
         raise FeedbackError("not a histogram") from None
+    if not all(0 <= bucket <= MAX_BUCKET and 0 <= n <= _LARGEST for bucket, n in histogram.counts.items()):
+        raise FeedbackError("not a histogram: a bucket or a count is out of range")
+    if not 0 <= histogram.sum_s <= _LARGEST:
+        raise FeedbackError("not a histogram: its sum is out of range")
+    return histogram

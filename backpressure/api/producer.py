@@ -1,0 +1,265 @@
+"""The producer's control API: send messages on request, watch it, and change its pace while it runs.
+
+A request to send is answered only after the broker has confirmed; what the broker would not take is an error, never a
+silent loss: 429 when the bounded queue is full, 503 when the broker is away.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backpressure.api.common import create_app, public_settings, serve_basics
+from backpressure.config import replaced
+from backpressure.core.journal import Outcome
+from backpressure.engines.outbox import Settlement
+from backpressure.engines.producer import ProducerEngine
+from backpressure.errors import ConfigError
+from backpressure.settings import Settings
+
+__all__ = ["LIVE_SETTINGS", "producer_app"]
+
+LIVE_SETTINGS = frozenset(
+    {f"producer.{name}" for name in ("rate", "strategy", "batch_size", "confirm_window", "on_nack")}
+    | {f"producer.{name}" for name in ("payload_bytes", "text", "processing_time_s", "weight")}
+    | {"queue.max_length", "queue.overflow"}
+)
+"""What `POST /admin/config` may change, and every key of the section ``control``."""
+
+_DEFAULT_BOUND = 10_000
+_MOST_AT_ONCE = 100_000
+
+
+class ProduceRequest(BaseModel):
+    """One message, or a burst of ``count`` generated ones."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"id": "order-1", "payload": "Hello", "processing_time": 0.05}, {"count": 1000}]
+        },
+    )
+
+    id: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="message id; ours if absent"
+    )
+    payload: Any = Field(None, description="text, or any JSON value, which is sent as JSON")
+    processing_time: Annotated[float, Field(ge=0, le=3600)] | None = Field(None, description="work asked for, seconds")
+    count: Annotated[int, Field(ge=1, le=_MOST_AT_ONCE)] | None = Field(None, description="send this many at once")
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> ProduceRequest:
+        if self.count is None and self.payload is None:
+            raise ValueError("needs either payload (one message) or count (a burst)")
+        if self.count is not None and (self.payload is not None or self.id is not None):
+            raise ValueError("count stands alone: a burst is made of generated messages")
+        return self
+
+
+class Item(BaseModel):
+    """One message of a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    payload: Any
+    processing_time: Annotated[float, Field(ge=0, le=3600)] | None = None
+
+
+class BatchRequest(BaseModel):
+    """Several messages."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"messages": [{"id": "a", "payload": "one"}, {"id": "b", "payload": "two"}]}]},
+    )
+
+    messages: list[Item] = Field(min_length=1, max_length=_MOST_AT_ONCE)
+
+
+class ConfigRequest(BaseModel):
+    """Any of these; all are applied, or none."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"queue_mode": "bounded", "max_queue_size": 100}, {"production_rate": 50}]},
+    )
+
+    queue_mode: str | None = Field(None, description="unbounded, bounded, rate_limited, or the name of any law")
+    max_queue_size: int | None = Field(None, description="bound of the queue, messages")
+    rate_limit: float | None = Field(None, description="pace of the mode rate_limited, msg/s")
+    production_rate: float | None = Field(None, description="offered load, msg/s")
+    target_wait_ms: float | None = Field(None, description="queue wait the law aims for")
+    reduction_factor: float | None = Field(None, description="threshold: multiply the rate by this under pressure")
+    floor_per_s: float | None = Field(None, description="never slower than this, msg/s")
+    ceiling_per_s: float | None = Field(None, description="never faster than this, msg/s")
+    depth_threshold: int | None = Field(None, description="threshold: a deeper queue counts as pressure")
+    parameters: dict[str, dict[str, float]] | None = Field(None, description="per law, its own parameters")
+    settings: dict[str, Any] = Field(default_factory=dict, description="further settings by their dotted names")
+
+    def changes(self, current: Settings) -> dict[str, Any]:
+        """Return the dotted settings this asks for; raises `ConfigError` for one that cannot change at run time."""
+        simple = {
+            "queue.max_length": self.max_queue_size,
+            "control.rate_limit": self.rate_limit,
+            "producer.rate": self.production_rate,
+            "control.target_wait_ms": self.target_wait_ms,
+            "control.reduction_factor": self.reduction_factor,
+            "control.floor_per_s": self.floor_per_s,
+            "control.ceiling_per_s": self.ceiling_per_s,
+            "control.depth_threshold": self.depth_threshold,
+            "control.parameters": self.parameters,
+        }
+        changes = {key: value for key, value in simple.items() if value is not None}
+        if self.queue_mode is not None:
+            changes = self._mode(current) | changes
+        for key, value in self.settings.items():
+            if key not in LIVE_SETTINGS and not key.startswith("control."):
+                raise ConfigError(key, value, "cannot be changed while the producer runs", "request")
+            changes[key] = value
+        return changes
+
+    def _mode(self, current: Settings) -> dict[str, Any]:
+        mode: dict[str, Any] = {"producer.strategy": self.queue_mode}
+        if self.queue_mode == "unbounded":
+            mode["queue.max_length"] = None
+        elif self.queue_mode == "bounded":
+            mode |= {"queue.max_length": current.queue.max_length or _DEFAULT_BOUND, "queue.overflow": "reject-publish"}
+        return mode
+
+
+class Produced(BaseModel):
+    """The broker has it."""
+
+    status: Literal["success"] = "success"
+    message_id: str
+    timestamp: datetime
+
+
+class BatchProduced(BaseModel):
+    """The broker has all of them."""
+
+    status: Literal["success"] = "success"
+    messages_produced: int
+
+
+def producer_app(engine: ProducerEngine) -> FastAPI:
+    """Return the control API of ``engine``."""
+    app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
+    serve_basics(app, engine)
+    refusals: dict[int | str, dict[str, Any]] = {
+        429: {"description": "the bounded queue is full; try again after Retry-After seconds"},
+        503: {"description": "the broker is away or blocks publishing"},
+    }
+
+    @app.post("/produce", responses=refusals)
+    async def produce(request: ProduceRequest) -> Produced | BatchProduced:
+        """Send one message (or a burst) and answer when the broker has confirmed."""
+        if request.count is not None:
+            body = engine.body
+            settlements = await engine.submit([(None, body, None)] * request.count)
+            _require_confirmed(settlements)
+            return BatchProduced(messages_produced=len(settlements))
+        [settlement] = await engine.submit([(request.id, _encoded(request.payload), request.processing_time)])
+        _require_confirmed([settlement])
+        return Produced(message_id=settlement.message_id, timestamp=datetime.now(UTC))
+
+    @app.post("/batch-produce", responses=refusals)
+    async def batch_produce(request: BatchRequest) -> BatchProduced:
+        """Send several messages and answer when the broker has confirmed all of them."""
+        settlements = await engine.submit(
+            [(item.id, _encoded(item.payload), item.processing_time) for item in request.messages]
+        )
+        _require_confirmed(settlements)
+        return BatchProduced(messages_produced=len(settlements))
+
+    @app.get("/status")
+    async def status() -> dict[str, Any]:
+        """Everything there is to know about this producer."""
+        return _status(engine)
+
+    @app.post("/admin/config")
+    async def configure(request: ConfigRequest) -> dict[str, Any]:
+        """Change settings of the running producer: all that are named, or none."""
+        await engine.reconfigure(replaced(engine.settings, request.changes(engine.settings)))
+        return {"status": "success", "config": public_settings(engine.settings)}
+
+    @app.post("/admin/clear-queue")
+    async def clear_queue() -> dict[str, Any]:
+        """Drop every message that waits in the work queue."""
+        return {"status": "success", "purged": await engine.purge()}
+
+    @app.post("/admin/pause")
+    async def pause() -> dict[str, str]:
+        """Offer no more messages until resumed."""
+        engine.pause()
+        return {"status": "paused"}
+
+    @app.post("/admin/resume")
+    async def resume() -> dict[str, str]:
+        """Offer messages again."""
+        engine.resume()
+        return {"status": "running"}
+
+    return app
+
+
+def _encoded(payload: Any) -> bytes:
+    return payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+
+
+def _require_confirmed(settlements: list[Settlement]) -> None:
+    refused = [settlement for settlement in settlements if settlement.outcome is not Outcome.CONFIRMED]
+    if not refused:
+        return
+    done = len(settlements) - len(refused)
+    detail = {
+        "message": f"{refused[0].reason}: {done} of {len(settlements)} were taken",
+        "messages_produced": done,
+        "refused": [settlement.message_id for settlement in refused[:100]],
+    }
+    if refused[0].outcome is Outcome.REJECTED:
+        raise HTTPException(429, detail, {"Retry-After": "1"})
+    raise HTTPException(503, detail, {"Retry-After": "1"})
+
+
+def _status(engine: ProducerEngine) -> dict[str, Any]:
+    report, reading, decision = engine.report(), engine.queue_reading, engine.decision
+    depth = None if reading is None else reading.ready + (reading.unacked or 0)
+    return {
+        "id": report.id,
+        "role": "producer",
+        "state": "blocked" if report.blocked else "paused" if engine.paused else "running",
+        "queue": {
+            "name": report.queue,
+            "mode": report.strategy,
+            "size": depth,
+            "ready": None if reading is None else reading.ready,
+            "max_size": engine.settings.queue.max_length,
+            "memory_mb": None if depth is None else round(depth * engine.message_bytes / 1e6, 3),
+        },
+        "process": {
+            "pid": report.pid,
+            "memory_mb": round(report.rss_bytes / 1e6, 1),
+            "cpu_percent": engine.cpu_percent,
+            "cpu_s": report.cpu_s,
+        },
+        "rates": {
+            "offered_per_s": report.target_rate_per_s,
+            "allowed_per_s": report.pacing_rate_per_s,
+            "bottleneck_per_s": decision.bottleneck_per_s,
+        },
+        "totals": {
+            name: getattr(report, name)
+            for name in ("offered", "published", "confirmed", "nacked", "rejected", "returned", "republished")
+        },
+        "in_flight": report.in_flight,
+        "strategy": report.strategy,
+        "reason": report.reason,
+        "api_url": report.api_url,
+        "config": public_settings(engine.settings),
+    }

@@ -1,0 +1,70 @@
+"""``pace broker``: the embedded broker, or a private RabbitMQ node, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+import click
+
+from backpressure.cli.process import PaceGroup
+
+__all__ = ["broker"]
+
+
+@click.group(cls=PaceGroup, invoke_without_command=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; loopback only by design.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=5672, show_default=True, help="AMQP port; 0: a free one."
+)
+@click.option(
+    "--management-port",
+    type=click.IntRange(0, 65535),
+    default=15672,
+    show_default=True,
+    help="HTTP port; 0: a free one.",
+)
+@click.option("--memory-limit-mb", type=float, default=0.0, help="Raise the memory alarm here; 0: 40 % of memory.")
+@click.option(
+    "--announce", type=click.Path(dir_okay=False, path_type=Path), help="Write where it listens to this file."
+)
+@click.pass_context
+def broker(
+    context: click.Context, *, host: str, port: int, management_port: int, memory_limit_mb: float, announce: Path | None
+) -> None:
+    """Run the embedded AMQP 0-9-1 broker until Ctrl-C, for experiments on this machine.
+
+    `pace broker rabbitmq` runs a private RabbitMQ node instead, where rabbitmq-server is installed.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from backpressure.broker.server import BrokerConfig, serve
+
+    config = BrokerConfig(
+        host=host,
+        port=port,
+        management_port=management_port,
+        memory_limit_bytes=int(memory_limit_mb * 1_000_000),
+    )
+    asyncio.run(serve(config, announce=announce))
+
+
+@broker.command()
+def rabbitmq() -> None:
+    """Run a private RabbitMQ node on free ports, in a directory of its own that is removed at the end."""
+    from backpressure.transports.rabbitmq_node import private_node
+
+    async def run() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, stopped.set)
+        async with private_node() as node:
+            click.echo(f"RabbitMQ is ready: {node.url}")
+            click.echo(f"management API:    {node.management_url}  (Ctrl-C stops and removes it)")
+            await stopped.wait()
+
+    asyncio.run(run())

@@ -1,0 +1,119 @@
+"""``pace consumer``, also ``slow_consumer.py``: the story of the slow side."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from backpressure.cli.options import connection, queue, setting
+from backpressure.cli.process import logging_options, run_engine, serving, settings_from
+from backpressure.core.reports import ConsumerReport
+from backpressure.engines.clock import Clock
+from backpressure.engines.consumer import Consumed, ConsumerEngine
+from backpressure.settings import ApiSettings, Settings
+from backpressure.telemetry.announce import announce
+from backpressure.telemetry.journal import JournalWriter
+from backpressure.transports.factory import connect
+
+__all__ = ["consume", "consumer"]
+
+
+@click.command()
+@connection
+@queue
+@setting("--name", key="consumer.name")
+@setting("--rate", key="consumer.rate")
+@setting("--prefetch", key="consumer.prefetch", metavar="N|auto")
+@setting("--expect", key="consumer.expect")
+@setting("--progress-every", key="consumer.progress_every")
+@setting("--verbose", key="consumer.verbose", is_flag=True, flag_value=True)
+@setting("--api-port", key="api.consumer_port", help="Port of the control API; 0: any free one")
+@setting(
+    "--no-api",
+    key="api.enabled",
+    is_flag=True,
+    flag_value=True,
+    assign=lambda _: {"api.enabled": False},
+    help="Serve no control API",
+)
+@logging_options
+@click.pass_context
+def consumer(context: click.Context, /, **_: object) -> None:
+    """Work on messages at a steady rate and acknowledge each after the work.
+
+    Failed work is tried again, then dead-lettered with the reason. Ctrl-C finishes and acknowledges what is held and
+    prints the balance.
+    """
+    asyncio.run(consume(settings_from(context)))
+
+
+async def consume(settings: Settings) -> None:
+    """Run one consumer process from connecting to the closing line; raises `PaceError`."""
+    clock = Clock(settings.process.clock_anchor_ns)
+    transport = connect(settings)
+    with ExitStack() as stack:
+        path = settings.process.journal_file
+        journal = stack.enter_context(JournalWriter(Path(path))) if path else None
+        engine = ConsumerEngine(
+            transport,
+            settings,
+            clock,
+            journal=journal,
+            on_progress=_print_progress,
+            on_consumed=_print_consumed if settings.consumer.verbose else None,
+        )
+
+        def on_started() -> None:
+            announce(settings.process.announce_file, role="consumer", id=engine.id, api_url=engine.api_url)
+            capacity = engine.report().capacity_per_s
+            click.echo(
+                f"consumer {engine.id}: takes {settings.queue.work} at {transport.address}"
+                + (f", {capacity:g} msg/s" if capacity else "")
+                + (f", control API {engine.api_url}" if engine.api_url else "")
+            )
+
+        async with serving(lambda: _app(engine), settings.api, settings.api.consumer_port, _DEFAULT_PORT) as url:
+            engine.api_url = url
+            if await run_engine(engine, on_started=on_started):
+                _print_balance(engine)
+
+
+_DEFAULT_PORT = ApiSettings().consumer_port
+
+
+def _app(engine: ConsumerEngine) -> object:
+    from backpressure.api.consumer import consumer_app  # FastAPI is imported only where it serves
+
+    return consumer_app(engine)
+
+
+def _print_consumed(consumed: Consumed) -> None:
+    metadata = consumed.metadata
+    age = "unknown" if consumed.queue_wait_s is None else f"{consumed.queue_wait_s * 1000:.1f}ms"
+    sequence = "" if metadata.sequence is None else f" #{metadata.sequence}"
+    click.echo(f"{consumed.outcome.name.lower()}{sequence} from={metadata.producer_id or 'unknown'} waited={age}")
+
+
+def _print_progress(report: ConsumerReport) -> None:
+    click.echo(
+        f"consumed={report.processed} held={report.held} duplicates={report.duplicates}"
+        f" dead_lettered={report.dead_lettered} p99_wait={_ms(report.queue_wait.quantile_s(0.99))}"
+    )
+
+
+def _print_balance(engine: ConsumerEngine) -> None:
+    report = engine.report()
+    seconds = 0.0 if engine.first_at is None or engine.last_at is None else engine.last_at - engine.first_at
+    waits = report.queue_wait
+    click.echo(
+        f"consumed={report.processed}, time={seconds:.2f}s, duplicates={report.duplicates},"
+        f" out_of_order={report.out_of_order}, gaps={engine.order.gaps}, dead_lettered={report.dead_lettered},"
+        f" p50_wait={_ms(waits.quantile_s(0.5))}, p99_wait={_ms(waits.quantile_s(0.99))}"
+    )
+
+
+def _ms(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds * 1000:.1f}ms"

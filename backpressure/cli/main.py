@@ -1,0 +1,49 @@
+"""``pace``: the group of all commands, each loaded only when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from backpressure import __version__
+from backpressure.cli.process import PaceGroup
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "run": "run:run",
+    "scenarios": "run:scenarios",
+    "report": "run:report",
+    "producer": "producer:producer",
+    "consumer": "consumer:consumer",
+    "monitor": "monitor:monitor",
+    "broker": "broker:broker",
+    "init": "init:init",
+    "laws": "laws:laws",
+}
+"""Command name → module of this package and attribute; help is listed in this order."""
+
+
+class _LazyGroup(PaceGroup):
+    """Imports the module of a command when the command is named: `pace --version` need not load an HTTP stack."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click passes it
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"backpressure.cli.{module}"), attribute)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pace")
+def main() -> None:
+    """Match the pace of a fast producer to a slow consumer: run it, see it, measure it, prove it.
+
+    Start with `pace run`: a minute of normal operation, a stopped consumer and its recovery, with a verdict and a
+    report at the end. No broker is needed.
+    """

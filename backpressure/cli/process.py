@@ -1,0 +1,152 @@
+"""The life of a long-running command: settings in, signals handled, a clean end, a clear error.
+
+A first SIGINT or SIGTERM ends the process in order (what is in flight is settled); a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from backpressure.cli.options import overrides, setting
+from backpressure.config import load
+from backpressure.errors import PaceError, PortTakenError
+from backpressure.settings import ApiSettings, Settings
+from backpressure.telemetry import logs
+
+__all__ = ["Engine", "Failure", "PaceGroup", "logging_options", "run_engine", "run_script", "serving", "settings_from"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """A `PaceError` on its way to the terminal: one message, the right exit code, no traceback."""
+
+    def __init__(self, error: PaceError) -> None:
+        """``error`` knows its exit code."""
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class; ours differ
+
+    def show(self, file: Any = None) -> None:
+        """Print it to standard error."""
+        click.secho(f"error: {self.message}", fg="red", err=True, file=file)
+
+
+class PaceGroup(click.Group):
+    """A group of commands whose `PaceError`s are shown as errors, not as tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PaceError as error:
+            raise Failure(error) from error
+
+
+class Engine(Protocol):
+    """What this module needs of producer, consumer and monitor."""
+
+    async def start(self) -> None:
+        """Connect."""
+
+    async def run(self) -> None:
+        """Do the work until `stop`."""
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+
+def logging_options(command: Command) -> Command:
+    """Add ``--config --log-level --log-format`` to a command."""
+    for decorate in (
+        setting("--log-format", key="log.format"),
+        setting("--log-level", key="log.level"),
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Settings file  [default: $PACE_CONFIG, else config.py in this folder]",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def settings_from(context: click.Context) -> Settings:
+    """Return the settings in force for a command and set up its logging; raises `ConfigError`."""
+    settings = load(overrides(context), config_file=context.params.get("config_file"))
+    logs.configure(settings.log)
+    return settings
+
+
+async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda: None) -> bool:
+    """Start, run and close ``engine`` under signals; return False when it was stopped before it had started."""
+    loop = asyncio.get_running_loop()
+    starting = asyncio.ensure_future(engine.start())
+    signals_seen = 0
+
+    def on_signal() -> None:
+        nonlocal signals_seen
+        signals_seen += 1
+        if signals_seen > 1:
+            os._exit(130)  # asked twice: nothing is worth waiting for
+        starting.cancel()
+        engine.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+            loop.add_signal_handler(number, on_signal)
+    try:
+        await starting
+        on_started()
+        await engine.run()
+    except asyncio.CancelledError:
+        if not starting.cancelled():
+            raise
+        return False
+    finally:
+        await engine.close()
+    return True
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> AsyncIterator[str]:
+    """Serve a control API and yield its URL ("" when it is switched off).
+
+    A taken default port is no reason to fail a second producer or consumer: it moves to a free one and says so.
+    """
+    if not api.enabled:
+        yield ""
+        return
+    from backpressure.api.server import ApiServer  # costs 48 MB: only where it serves
+
+    try:
+        server = ApiServer(app(), host=api.host, port=port, token=api.token, flag="--api-port")
+    except PortTakenError as error:
+        if port != default_port:
+            raise
+        server = ApiServer(app(), host=api.host, port=0, token=api.token, flag="--api-port")
+        click.echo(f"{error}; this one listens on {server.port}", err=True)
+    async with server:
+        yield server.url
+
+
+def run_script(command: click.Command, script: str) -> None:
+    """Run ``command`` as the program ``script``, with the ``config.py`` beside it."""
+    path = Path(script)
+    beside = path.with_name("config.py")
+    if beside.is_file():
+        os.environ.setdefault("PACE_CONFIG", str(beside))
+    group = PaceGroup(commands={path.name: command})
+    group.main([path.name, *sys.argv[1:]], prog_name="python")

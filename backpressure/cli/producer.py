@@ -1,0 +1,113 @@
+"""``pace producer``, also ``fast_producer.py``: the story of the fast side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from backpressure.cli.options import connection, queue, setting
+from backpressure.cli.process import logging_options, run_engine, serving, settings_from
+from backpressure.core.reports import ProducerReport
+from backpressure.engines.clock import Clock
+from backpressure.engines.producer import ProducerEngine
+from backpressure.settings import ApiSettings, Settings
+from backpressure.telemetry.announce import announce
+from backpressure.telemetry.journal import JournalWriter
+from backpressure.transports.factory import connect
+
+__all__ = ["produce", "producer"]
+
+
+@click.command()
+@connection
+@queue
+@setting(
+    "--audit-queue",
+    key="queue.audit",
+    assign=lambda name: {"queue.audit": name, "queue.auditing": True},
+    help="Copy every message to this queue as well (switches auditing on)",
+)
+@setting("--count", key="producer.limit", help="Stop after this many messages; 0: endless")
+@setting("--rate", key="producer.rate")
+@setting("--strategy", key="producer.strategy")
+@setting("--batch-size", key="producer.batch_size")
+@setting("--purge", key="producer.purge", is_flag=True, flag_value=True)
+@setting("--progress-every", key="producer.progress_every")
+@setting("--producer-id", key="producer.producer_id")
+@setting("--text", key="producer.text")
+@setting("--payload-bytes", key="producer.payload_bytes")
+@setting("--weight", key="producer.weight")
+@setting("--api-port", key="api.producer_port", help="Port of the control API; 0: any free one")
+@setting(
+    "--no-api",
+    key="api.enabled",
+    is_flag=True,
+    flag_value=True,
+    assign=lambda _: {"api.enabled": False},
+    help="Serve no control API",
+)
+@logging_options
+@click.pass_context
+def producer(context: click.Context, /, **_: object) -> None:
+    """Send messages at the pace the consumer can take.
+
+    Offers --rate messages a second, sends as many as the law (--strategy) allows, and keeps each until the broker has
+    confirmed it. Ctrl-C settles what is in flight and prints the balance.
+    """
+    asyncio.run(produce(settings_from(context)))
+
+
+async def produce(settings: Settings) -> None:
+    """Run one producer process from connecting to the closing line; raises `PaceError`."""
+    clock = Clock(settings.process.clock_anchor_ns)
+    transport = connect(settings)
+    with ExitStack() as stack:
+        path = settings.process.journal_file
+        journal = stack.enter_context(JournalWriter(Path(path))) if path else None
+        engine = ProducerEngine(transport, settings, clock, journal=journal, on_progress=_print_progress)
+        started = time.monotonic()
+
+        def on_started() -> None:
+            nonlocal started
+            started = time.monotonic()
+            announce(settings.process.announce_file, role="producer", id=engine.id, api_url=engine.api_url)
+            click.echo(
+                f"producer {engine.id}: offers {settings.producer.rate:g} msg/s to {settings.queue.work}"
+                f" at {transport.address}, law {settings.producer.strategy}"
+                + (f", control API {engine.api_url}" if engine.api_url else "")
+            )
+
+        async with serving(lambda: _app(engine), settings.api, settings.api.producer_port, _DEFAULT_PORT) as url:
+            engine.api_url = url
+            if await run_engine(engine, on_started=on_started):
+                _print_balance(engine, time.monotonic() - started)
+
+
+_DEFAULT_PORT = ApiSettings().producer_port
+
+
+def _app(engine: ProducerEngine) -> object:
+    from backpressure.api.producer import producer_app  # FastAPI is imported only where it serves
+
+    return producer_app(engine)
+
+
+def _print_progress(report: ProducerReport) -> None:
+    click.echo(
+        f"published={report.published} confirmed={report.confirmed} rejected={report.rejected}"
+        f" in_flight={report.in_flight} allowed={report.pacing_rate_per_s:.0f} msg/s"
+    )
+
+
+def _print_balance(engine: ProducerEngine, seconds: float) -> None:
+    report, reading = engine.report(), engine.queue_reading
+    ready = "?" if reading is None else reading.ready
+    rate = report.confirmed / seconds if seconds > 0 else 0.0
+    click.echo(
+        f"published={report.published}, in_queue_ready≈{ready}, confirmed={report.confirmed},"
+        f" rejected={report.rejected}, returned={report.returned}, time={seconds:.2f}s, {rate:.1f} msg/s"
+    )

@@ -1,0 +1,405 @@
+"""The consumer: takes messages within its prefetch, works on them one at a time, settles each only after the work.
+
+A message whose work fails waits here for its next attempt while others go on, then goes to the dead-letter queue with
+the reason. What is held when the connection is lost comes again from the broker; what is held at the end is finished
+first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backpressure.core.histogram import Histogram
+from backpressure.core.journal import ConsumerRecord, Outcome
+from backpressure.core.ledger import Order, OrderTracker
+from backpressure.core.message import Delivery, Metadata
+from backpressure.core.reports import ConsumerReport, encode
+from backpressure.core.retry import RetryPolicy
+from backpressure.engines.clock import Clock
+from backpressure.engines.dead_letters import DeadLetters
+from backpressure.engines.prefetch import PrefetchControl
+from backpressure.engines.waker import Waker
+from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Work, Worker
+from backpressure.settings import Settings
+from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.process import ProcessCost
+from backpressure.transports.base import Transport
+
+__all__ = ["Consumed", "ConsumerEngine"]
+
+log = logging.getLogger(__name__)
+
+_YIELD_EVERY = 64  # messages whose work takes no time: let the event loop have its turn
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A message this consumer holds."""
+
+    delivery: Delivery
+    metadata: Metadata
+    received_ns: int
+    available_at: float
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """A message that was settled, for those who watch: verbose output, the window."""
+
+    delivery: Delivery
+    metadata: Metadata
+    outcome: Outcome
+    queue_wait_s: float | None
+    service_s: float
+
+
+class ConsumerEngine:
+    """One consumer process. `run` it until what it expects is done or `stop` is called."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        clock: Clock,
+        *,
+        handler: Handler | None = None,
+        journal: JournalWriter | None = None,
+        on_progress: Callable[[ConsumerReport], None] | None = None,
+        on_consumed: Callable[[Consumed], None] | None = None,
+    ) -> None:
+        """Wire the consumer; nothing connects yet.
+
+        Args:
+            transport: the broker.
+            settings: all knobs; see `reconfigure` for those that may change later.
+            clock: time.
+            handler: does the work; None simulates it at ``consumer.rate``.
+            journal: where settled messages are recorded, if anywhere.
+            on_progress: called each ``consumer.progress_every`` settled messages.
+            on_consumed: called for every settled message.
+        """
+        self.settings = settings
+        self.id = settings.consumer.name or f"consumer-{os.getpid()}"
+        self.api_url = ""
+        self.paused = False
+        self.processed = self.failed = self.retried = self.dead_lettered = self.delivered = self.redelivered = 0
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        self.order = OrderTracker()
+        self.queue_wait = Histogram()
+        self.service = Histogram()
+        self._simulated = SimulatedWork(settings.consumer, clock, settings.process.seed) if handler is None else None
+        self._worker: Worker = self._simulated or HandledWork(handler, clock)  # type: ignore[arg-type]  # one of the two
+        self._transport = transport
+        self._clock = clock
+        self._journal = journal
+        self._on_progress = on_progress
+        self._on_consumed = on_consumed
+        self._subscriber = transport.subscriber()
+        self._feedback = transport.feedback()
+        self._dead_letters = DeadLetters(transport, settings.queue.dead_letter)
+        self._prefetch = PrefetchControl(settings.consumer, self._subscriber)
+        self._random = random.Random(settings.process.seed)  # noqa: S311 - jitter, not secrets
+        self._retry = _retry_policy(settings)
+        self._ready: deque[_Job] = deque()
+        self._waiting: list[tuple[float, int, _Job]] = []  # heap by the time of the next attempt
+        self._order_of_retries = itertools.count()
+        self._current: _Job | None = None
+        self._current_since = 0.0
+        self._finished_busy_s = 0.0
+        self._service_sum_s2 = 0.0
+        self._epoch = 0
+        self._waker = Waker()
+        self._cost = ProcessCost()
+        self._host = socket.gethostname()
+        self._stopping = False
+        self._next_progress = settings.consumer.progress_every
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, create the queues, consume; raises `TransportError`."""
+        await self._declare()
+        await self._feedback.start()
+        await self._subscriber.start(self, queue=self.settings.queue.work, prefetch=self._prefetch.count)
+
+    async def run(self) -> None:
+        """Work until `stop`, or until ``consumer.expect`` messages are settled; then finish what is held."""
+        ticks = asyncio.create_task(self._report_forever(), name="report")
+        try:
+            await self._work(lambda: not self._stopping and not self._satisfied())
+            await self._finish_held()
+        finally:
+            ticks.cancel()
+            await asyncio.gather(ticks, return_exceptions=True)
+
+    async def _finish_held(self) -> None:
+        await self._subscriber.pause()
+        self.paused = False
+        if self._satisfied():
+            return  # what came beyond the expected number goes back to the queue
+        deadline = self._clock.now() + self.settings.consumer.drain_timeout_s
+        await self._work(lambda: bool(self._ready) and self._clock.now() < deadline)
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+        self._stopping = True
+        self._waker.wake()
+
+    async def close(self) -> None:
+        """Send the last report and acknowledgements, close the connections."""
+        self._feedback.send(encode(self.report()))
+        await self._dead_letters.stop()
+        await self._subscriber.stop()
+        await self._feedback.stop()
+
+    async def _declare(self) -> None:
+        admin = self._transport.admin()
+        await admin.start()
+        try:
+            await admin.declare(self.settings.queue)
+        finally:
+            await admin.stop()
+
+    def _satisfied(self) -> bool:
+        expect = self.settings.consumer.expect
+        return bool(expect) and self.settled >= expect
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> int:
+        """Messages that are over: processed once or dead-lettered; a duplicate is not counted again."""
+        return self.processed + self.dead_lettered - self.order.duplicates
+
+    @property
+    def held(self) -> int:
+        """Messages delivered and not settled."""
+        return len(self._ready) + len(self._waiting) + (self._current is not None)
+
+    async def _work(self, go_on: Callable[[], bool]) -> None:
+        idle_turns = 0
+        while go_on():
+            job = None if self.paused else self._next_job()
+            if job is None:
+                await self._waker.wait(self._next_attempt_in_s())
+                continue
+            idle_turns = (idle_turns + 1) % _YIELD_EVERY
+            if not idle_turns:
+                await asyncio.sleep(0)
+            await self._work_on(job)
+
+    def _next_job(self) -> _Job | None:
+        if self._waiting and self._waiting[0][0] <= self._clock.now():
+            return heapq.heappop(self._waiting)[2]
+        return self._ready.popleft() if self._ready else None
+
+    def _next_attempt_in_s(self) -> float:
+        wait = self._waiting[0][0] - self._clock.now() if self._waiting else 0.1
+        return min(max(wait, 0.0), 0.1)
+
+    async def _work_on(self, job: _Job) -> None:
+        self._current, self._current_since = job, self._clock.now()
+        try:
+            work, failure = await self._worker.perform(job.delivery, job.metadata, job.available_at)
+        finally:
+            self._current = None
+        job.attempts += 1
+        self._finished_busy_s += work.service_s
+        if failure is None:
+            self._settle(job, work, Outcome.PROCESSED)
+            self._acknowledge(job)
+            return
+        self.failed += 1
+        pause_s = self._retry.pause_s(job.attempts, self._random.random())
+        if pause_s is not None:
+            self.retried += 1
+            job.available_at = self._clock.now() + pause_s
+            heapq.heappush(self._waiting, (job.available_at, next(self._order_of_retries), job))
+            self._prefetch.set_aside(len(self._waiting))
+            return
+        await self._give_up(job, work, failure)
+
+    def _acknowledge(self, job: _Job) -> None:
+        self._prefetch.settling(self.held + 1, self._clock.now())
+        self._subscriber.ack(job.delivery)
+
+    async def _give_up(self, job: _Job, work: Work, failure: Exception) -> None:
+        """Hand the message to the dead-letter queue; only when that is confirmed is it acknowledged."""
+        reason = f"{type(failure).__name__}: {failure}"
+        try:
+            await self._dead_letters.send(job.delivery.message, reason, job.attempts)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the message must not be lost
+            log.warning("cannot dead-letter %s (%s): it goes back to the queue", job.delivery.message.message_id, error)
+            self._subscriber.nack(job.delivery, requeue=True)
+            return
+        self._settle(job, work, Outcome.DEAD_LETTERED)
+        self._acknowledge(job)
+
+    def _settle(self, job: _Job, work: Work, outcome: Outcome) -> None:
+        now = self._clock.now()
+        metadata = job.metadata
+        started_ns = self._clock.to_wall_ns(work.started_at)
+        wait_s = None if metadata.sent_ns is None else max(0.0, (started_ns - metadata.sent_ns) * 1e-9)
+        if outcome is Outcome.PROCESSED:
+            self.processed += 1
+            self.service.record(work.service_s)
+            self._service_sum_s2 += work.service_s**2
+        else:
+            self.dead_lettered += 1
+        if wait_s is not None:
+            self.queue_wait.record(wait_s)
+        if metadata.session is not None and metadata.sequence is not None:
+            self._observe_order(job, metadata.session, metadata.sequence)
+        self.first_at = self.first_at if self.first_at is not None else work.started_at
+        self.last_at = now
+        if self._journal is not None:
+            self._journal.write(
+                ConsumerRecord(
+                    metadata.session or 0,
+                    metadata.sequence or 0,
+                    outcome,
+                    metadata.intended_ns or 0,
+                    metadata.sent_ns or 0,
+                    job.received_ns,
+                    started_ns,
+                    self._clock.to_wall_ns(now),
+                    job.delivery.redelivered,
+                    job.attempts,
+                )
+            )
+        if self._on_consumed is not None:
+            self._on_consumed(Consumed(job.delivery, metadata, outcome, wait_s, work.service_s))
+        self._progress()
+
+    def _observe_order(self, job: _Job, session: int, sequence: int) -> None:
+        order = self.order.observe(session, sequence)
+        if order is Order.OUT_OF_ORDER and (job.attempts > 1 or job.delivery.redelivered):
+            self.order.out_of_order -= 1  # late because it was tried again: that is not the broker's disorder
+
+    def _progress(self) -> None:
+        every = self.settings.consumer.progress_every
+        if every and self._on_progress is not None and self.settled >= self._next_progress:
+            self._next_progress = (self.settled // every + 1) * every
+            self._on_progress(self.report())
+
+    # --- what the broker says (SubscriberListener) -------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """Consuming has (again) begun."""
+        self._waker.wake()
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A message arrived."""
+        now = self._clock.now()
+        self._epoch = delivery.epoch
+        self.delivered += 1
+        self.redelivered += delivery.redelivered
+        self._prefetch.delivered(now)
+        metadata = Metadata.read(delivery.message)
+        self._ready.append(_Job(delivery, metadata, self._clock.to_wall_ns(now), now))
+        self._waker.wake()
+
+    def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it
+        """What is held and not being worked on will be delivered again."""
+        self._ready.clear()
+        self._waiting.clear()
+        self._prefetch.set_aside(0)
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Go on with other settings: rate, distribution, prefetch, failures, retries."""
+        self.settings = settings
+        self._retry = _retry_policy(settings)
+        self._prefetch.reconfigure(settings.consumer)
+        if self._simulated is not None:
+            self._simulated.settings = settings.consumer
+        self._waker.wake()
+
+    def slow_down(self, factor: float) -> None:
+        """Make every service time ``factor`` times what the settings say; 1 is back to normal."""
+        if self._simulated is not None:
+            self._simulated.factor = factor
+
+    @property
+    def cpu_percent(self) -> float:
+        """Share of one processor used lately."""
+        return self._cost.cpu_percent
+
+    @property
+    def slow_down_factor(self) -> float:
+        """The factor of the last `slow_down`."""
+        return self._simulated.factor if self._simulated is not None else 1.0
+
+    async def pause(self) -> None:
+        """Take nothing more and start no more work until `resume`; the work at hand is finished."""
+        self.paused = True
+        await self._subscriber.pause()
+
+    async def resume(self) -> None:
+        """Consume again."""
+        self.paused = False
+        await self._subscriber.resume()
+        self._waker.wake()
+
+    def report(self) -> ConsumerReport:
+        """Return the counters now."""
+        now = self._clock.now()
+        self._cost.refresh(now)
+        working_s = now - self._current_since if self._current is not None else 0.0
+        return ConsumerReport(
+            id=self.id,
+            pid=os.getpid(),
+            host=self._host,
+            at_ns=self._clock.to_wall_ns(now),
+            queue=self.settings.queue.work,
+            delivered=self.delivered,
+            processed=self.processed,
+            failed=self.failed,
+            retried=self.retried,
+            dead_lettered=self.dead_lettered,
+            redelivered=self.redelivered,
+            duplicates=self.order.duplicates,
+            out_of_order=self.order.out_of_order,
+            held=self.held,
+            prefetch=self._prefetch.count,
+            paused=self.paused,
+            capacity_per_s=self._worker.capacity_per_s,
+            busy_s=self._finished_busy_s + working_s,
+            service_sum_s=self.service.sum_s,
+            service_sum_s2=self._service_sum_s2,
+            rss_bytes=self._cost.rss_bytes,
+            cpu_s=self._cost.cpu_s,
+            queue_wait=self.queue_wait.copy(),
+            service=self.service.copy(),
+            api_url=self.api_url,
+        )
+
+    async def _report_forever(self) -> None:
+        while True:
+            report = self.report()
+            self._prefetch.tick(report, self._clock.now())
+            self._feedback.send(encode(report))
+            await asyncio.sleep(self.settings.feedback.interval_ms / 1000)
+
+
+def _retry_policy(settings: Settings) -> RetryPolicy:
+    retry = settings.retry
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        backoff_min_s=retry.backoff_min_ms / 1000,
+        backoff_max_s=retry.backoff_max_ms / 1000,
+        multiplier=retry.multiplier,
+        jitter=retry.jitter,
+    )

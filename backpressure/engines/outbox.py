@@ -1,0 +1,167 @@
+"""The outbox: every message a producer has taken on and not yet settled, and what becomes of it.
+
+It keeps the promise "a confirmed message is never lost by us": a message is in exactly one place (waiting, in flight,
+or settled), is kept until the broker has answered for it, and goes out again with its old id after a nack or a lost
+connection. It counts, writes the journal, and knows nothing of rates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, replace
+
+from backpressure.core.confirm_window import ConfirmWindow
+from backpressure.core.histogram import Histogram
+from backpressure.core.journal import Outcome, ProducerRecord
+from backpressure.core.message import Message
+from backpressure.engines.clock import Clock
+from backpressure.telemetry.journal import JournalWriter
+
+__all__ = ["Outbox", "Outgoing", "Settlement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop."""
+
+    message_id: str
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """One message on its way."""
+
+    message: Message
+    sequence: int
+    intended_ns: int
+    sent_ns: int = 0
+    attempts: int = 0
+    returned: str = ""
+    may_retry: bool = True
+    result: asyncio.Future[Settlement] | None = None
+
+    def stamped(self, sent_ns: int) -> Message:
+        """Return the message with the time it is (again) sent at."""
+        self.sent_ns = sent_ns
+        self.attempts += 1
+        self.message = replace(self.message, headers={**self.message.headers, "sent_ns": sent_ns})
+        return self.message
+
+
+class Outbox:
+    """Waiting, in flight, settled: with totals, confirm latency and the journal."""
+
+    def __init__(
+        self, session: int, window: int, nack_pause_s: float, clock: Clock, journal: JournalWriter | None
+    ) -> None:
+        """At most ``window`` messages are in flight; a refused one goes again after ``nack_pause_s``."""
+        self.session = session
+        self.in_flight: ConfirmWindow[Outgoing] = ConfirmWindow(window)
+        self.confirmed = self.nacked = self.rejected = self.returned = self.published = self.republished = 0
+        self.unsettled = 0
+        self.confirm_latency = Histogram()
+        self._again: deque[tuple[float, Outgoing]] = deque()
+        self._urgent: deque[Outgoing] = deque()
+        self._nack_pause_s = nack_pause_s
+        self._clock = clock
+        self._journal = journal
+
+    @property
+    def settled(self) -> int:
+        """Messages whose fate is known."""
+        return self.confirmed + self.rejected + self.returned
+
+    @property
+    def open(self) -> int:
+        """Messages taken on whose fate is not known yet."""
+        return len(self.in_flight) + len(self._again) + len(self._urgent)
+
+    @property
+    def urgent(self) -> int:
+        """Messages that go out ahead of the pace: requested one by one, or unconfirmed when a connection was lost."""
+        return len(self._urgent)
+
+    def due_again(self, now: float) -> bool:
+        """Return whether a refused message may be sent again at ``now``."""
+        return bool(self._again) and self._again[0][0] <= now
+
+    def again_wait_s(self, now: float) -> float | None:
+        """Return the seconds until the first refused message may be sent again, or None when there is none."""
+        return max(0.0, self._again[0][0] - now) if self._again else None
+
+    def add_urgent(self, item: Outgoing) -> None:
+        """Take on a message that goes out next, whatever the pace."""
+        self._urgent.append(item)
+
+    def next_urgent(self) -> Outgoing:
+        """Remove and return the next urgent message."""
+        return self._urgent.popleft()
+
+    def next_again(self) -> Outgoing:
+        """Remove and return the refused message that has waited longest."""
+        return self._again.popleft()[1]
+
+    def sent(self, tag: int, item: Outgoing) -> None:
+        """Record that ``item`` was handed to the transport under ``tag``."""
+        if item.attempts == 1:
+            self.published += 1
+        else:
+            self.republished += 1
+        self.in_flight.sent(tag, item)
+
+    def confirm(self, tag: int, *, multiple: bool) -> None:
+        """The broker answers for one message, or for all up to it."""
+        now_ns = self._clock.wall_ns()
+        for item in self.in_flight.settle(tag, multiple=multiple):
+            self.confirm_latency.record((now_ns - item.sent_ns) * 1e-9)
+            if item.returned:
+                self.returned += 1
+                self._settle(item, Outcome.RETURNED, now_ns, item.returned)
+            else:
+                self.confirmed += 1
+                self._settle(item, Outcome.CONFIRMED, now_ns)
+
+    def nack(self, tag: int, *, multiple: bool) -> None:
+        """The broker refuses one message, or all up to it: they wait to go again, or are rejected."""
+        now_ns = self._clock.wall_ns()
+        not_before = self._clock.now() + self._nack_pause_s
+        for item in self.in_flight.settle(tag, multiple=multiple):
+            self.nacked += 1
+            if item.may_retry:
+                self._again.append((not_before, item))
+            else:
+                self.rejected += 1
+                self._settle(item, Outcome.REJECTED, now_ns, "the queue is full")
+
+    def mark_returned(self, message_id: str | None, reason: str) -> None:
+        """Remember that the confirm to come for this message means "routed to no queue"."""
+        for item in self.in_flight.items():
+            if item.message.message_id == message_id:
+                item.returned = reason
+
+    def connection_lost(self) -> None:
+        """Nothing in flight will be settled any more: all of it goes again first, oldest first."""
+        self._urgent.extendleft(reversed(self.in_flight.lost()))
+
+    def abandon(self) -> None:
+        """Journal what is still open when the producer must end."""
+        now_ns = self._clock.wall_ns()
+        waiting = [item for _, item in self._again]
+        for item in [*self.in_flight.lost(), *waiting, *self._urgent]:
+            self.unsettled += 1
+            self._settle(item, Outcome.UNSETTLED, now_ns, "the producer stopped before the broker answered")
+        self._again.clear()
+        self._urgent.clear()
+
+    def _settle(self, item: Outgoing, outcome: Outcome, now_ns: int, reason: str = "") -> None:
+        if self._journal is not None:
+            self._journal.write(
+                ProducerRecord(
+                    self.session, item.sequence, outcome, item.intended_ns, item.sent_ns, now_ns, item.attempts
+                )
+            )
+        if item.result is not None and not item.result.done():
+            item.result.set_result(Settlement(item.message.message_id or "", outcome, reason))

@@ -1,0 +1,160 @@
+"""The control loop of a producer: ten times a second, probe the queue, ask the law, apply its decision, report.
+
+The law itself is pure (`backpressure.core.controllers`); this is where it meets the broker. A tick that finds no fresh
+reading still asks the law: deciding what stale signals mean is the law's business, not the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from math import inf
+from typing import Protocol
+
+from backpressure.core.board import OwnState, SignalBoard
+from backpressure.core.controllers import LawConfig, create
+from backpressure.core.histogram import Histogram
+from backpressure.core.reports import ProducerReport, decode, encode
+from backpressure.core.signals import Decision, Law, Signals
+from backpressure.engines.clock import Clock
+from backpressure.errors import FeedbackError, TransportError
+from backpressure.settings import Settings
+from backpressure.transports.base import QueueReading, Transport
+
+__all__ = ["PacedProducer", "Pacing", "law_config"]
+
+log = logging.getLogger(__name__)
+
+
+class PacedProducer(Protocol):
+    """What the loop needs of the producer it paces."""
+
+    settings: Settings
+    session: int
+
+    def apply(self, decision: Decision) -> None:
+        """Send at this rate from now on."""
+
+    def take_application_limited(self) -> bool:
+        """Return whether there was less to send than allowed since the last call."""
+
+    def report(self) -> ProducerReport:
+        """Return the counters now."""
+
+
+def law_config(settings: Settings) -> LawConfig:
+    """Return what the law of ``settings.producer.strategy`` is configured with."""
+    control = settings.control
+    return LawConfig(
+        target_wait_s=control.target_wait_ms / 1000,
+        floor_per_s=control.floor_per_s,
+        ceiling_per_s=control.ceiling_per_s,
+        rate_limit_per_s=control.rate_limit,
+        reduction_factor=control.reduction_factor,
+        depth_threshold=control.depth_threshold,
+        tick_s=control.tick_ms / 1000,
+        parameters=control.parameters.get(settings.producer.strategy, {}),
+    )
+
+
+class Pacing:
+    """Signals in, decisions out, for one producer."""
+
+    def __init__(self, transport: Transport, settings: Settings, clock: Clock, producer: PacedProducer) -> None:
+        """Wire the loop; raises `ConfigError` for an unknown law or parameter."""
+        self.reading: QueueReading | None = None
+        self.decision = Decision(inf, "starting")
+        self.signals = Signals()
+        self._producer_law = (settings.producer.strategy, law_config(settings))
+        self._law: Law = create(*self._producer_law)
+        self._clock = clock
+        self._producer = producer
+        self._probe = transport.probe()
+        self._feedback = transport.feedback()
+        self._board = SignalBoard(producer.session, settings.feedback.timeout_s)
+        self._latency = Histogram()
+        self._latency_min_s: float | None = None
+
+    async def start(self) -> None:
+        """Connect probe and feedback and take the first decision; raises `TransportError`."""
+        await self._feedback.start(self._on_report)
+        await self._probe.start()
+        await self._tick()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            started = self._clock.now()
+            await self._tick()
+            self.report()
+            tick_s = self._producer.settings.control.tick_ms / 1000
+            await asyncio.sleep(max(0.0, started + tick_s - self._clock.now()))
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._probe.stop()
+        await self._feedback.stop()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Go on with another law or other parameters; a law that stays as it is keeps its memory.
+
+        Raises `ConfigError` before anything has changed.
+        """
+        before = self._producer_law
+        self._producer_law = (settings.producer.strategy, law_config(settings))
+        if self._producer_law != before:
+            try:
+                self._law = create(*self._producer_law)
+            except Exception:
+                self._producer_law = before
+                raise
+
+    def report(self) -> None:
+        """Send the producer's counters to everybody."""
+        self._feedback.send(encode(self._producer.report()))
+
+    def _on_report(self, payload: bytes) -> None:
+        try:
+            report = decode(payload)
+        except FeedbackError as error:
+            log.debug("ignoring a report: %s", error)
+            return
+        if report.queue == self._producer.settings.queue.work:
+            self._board.on_report(report, self._clock.now())
+
+    async def _tick(self) -> None:
+        await self._read_queue()
+        now = self._clock.now()
+        self.signals = self._board.signals(self._own_state(), now)
+        self.decision = self._law.update(self.signals, now)
+        self._producer.apply(self.decision)
+
+    async def _read_queue(self) -> None:
+        producer = self._producer.settings
+        try:
+            async with asyncio.timeout(producer.control.tick_ms / 1000):
+                reading = await self._probe.read(producer.queue.work)
+        except (TransportError, TimeoutError):
+            return  # the board knows how old its last reading is
+        self.reading = reading
+        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, self._clock.now())
+
+    def _own_state(self) -> OwnState:
+        report = self._producer.report()
+        recent = report.confirm_latency.since(self._latency).mean_s()
+        self._latency = report.confirm_latency
+        if recent is not None:
+            self._latency_min_s = min(recent, self._latency_min_s or inf)
+        return OwnState(
+            confirmed=report.confirmed,
+            nacked=report.nacked,
+            returned=report.returned,
+            in_flight=report.in_flight,
+            window=report.window,
+            demand_per_s=report.target_rate_per_s,
+            application_limited=self._producer.take_application_limited(),
+            confirm_latency_s=recent,
+            confirm_latency_min_s=self._latency_min_s,
+            blocked=report.blocked,
+            weight=report.weight,
+        )

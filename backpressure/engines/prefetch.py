@@ -1,0 +1,100 @@
+"""The prefetch of a consumer: a fixed number, or as few as keep it busy, found by measuring.
+
+The round trip is measured where it shows: when the prefetch was used up, the time from an acknowledgement to the next
+delivery is one round trip, plus whatever time the queue was empty. The smallest of recent samples is therefore the
+round trip itself (the windowed minimum of BBR's RTprop; Cardwell et al., "BBR", ACM Queue 2016).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import ceil
+
+from backpressure.core.prefetch import PrefetchSizer
+from backpressure.core.reports import ConsumerReport
+from backpressure.settings import ConsumerSettings
+from backpressure.transports.base import Subscriber
+
+__all__ = ["PrefetchControl"]
+
+_WINDOW_S = 10.0
+_ASIDE_STEP = 16  # room for failed messages grows in steps: each change costs a round trip
+_MOST_ASIDE = 1024
+_RESIZE_EVERY_S = 1.0
+_ASSUMED_ROUND_TRIP_S = 0.005  # until it is measured
+
+
+class PrefetchControl:
+    """Keeps ``subscriber``'s prefetch at what the settings or the measurements ask for."""
+
+    def __init__(self, settings: ConsumerSettings, subscriber: Subscriber) -> None:
+        """``settings.prefetch`` is a number, or "auto"."""
+        self._subscriber = subscriber
+        self._settings = settings
+        self._sizer = PrefetchSizer()
+        self._base = self._initial(settings)
+        self._aside = 0
+        self._starving_since: float | None = None
+        self._round_trips: deque[tuple[float, float]] = deque()
+        self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
+
+    @property
+    def count(self) -> int:
+        """The prefetch in force: what work needs, and room for messages that wait for another attempt."""
+        return min(65535, self._base + self._aside)
+
+    def reconfigure(self, settings: ConsumerSettings) -> None:
+        """Go on with other settings."""
+        if settings.prefetch != self._settings.prefetch:
+            self._sizer = PrefetchSizer()
+            self._change(self._initial(settings), self._aside)
+        self._settings = settings
+
+    def set_aside(self, waiting: int) -> None:
+        """Make room for ``waiting`` messages between two attempts, so that they block nobody."""
+        steps = -(-waiting // _ASIDE_STEP)
+        self._change(self._base, min(_MOST_ASIDE, steps * _ASIDE_STEP))
+
+    def settling(self, held: int, now: float) -> None:
+        """One of ``held`` messages is about to be acknowledged."""
+        if held >= self.count:
+            self._starving_since = now
+
+    def delivered(self, now: float) -> None:
+        """A message arrived."""
+        if self._starving_since is None:
+            return
+        self._round_trips.append((now, now - self._starving_since))
+        self._starving_since = None
+        while now - self._round_trips[0][0] > _WINDOW_S:
+            self._round_trips.popleft()
+
+    def tick(self, report: ConsumerReport, now: float) -> None:
+        """Size the prefetch anew from the last second's service times; does nothing when it is fixed."""
+        if self._settings.prefetch != "auto":
+            return
+        if self._last is None:
+            self._last = (now, report.processed, report.service_sum_s)
+            return
+        since, processed, service_sum_s = self._last
+        done = report.processed - processed
+        if now - since < _RESIZE_EVERY_S or not done:
+            return
+        self._last = (now, report.processed, report.service_sum_s)
+        service_s = (report.service_sum_s - service_sum_s) / done
+        if self._round_trips and service_s > 0:
+            round_trip_s = min(sample for _, sample in self._round_trips)
+            base = self._sizer.update(1 / service_s, round_trip_s, service_s, now)
+            self._change(base, self._aside)
+
+    def _change(self, base: int, aside: int) -> None:
+        before = self.count
+        self._base, self._aside = base, aside
+        if self.count != before:
+            self._subscriber.set_prefetch(self.count)
+
+    def _initial(self, settings: ConsumerSettings) -> int:
+        if settings.prefetch != "auto":
+            return settings.prefetch
+        rate_per_s = 1 / settings.mean_service_s if settings.mean_service_s > 0 else settings.rate
+        return ceil(rate_per_s * _ASSUMED_ROUND_TRIP_S) + 2

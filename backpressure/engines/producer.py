@@ -1,0 +1,459 @@
+"""The producer: offers messages on a schedule, sends them at the law's pace, and keeps each until it is settled.
+
+Sending is pipelined: up to ``confirm_window`` messages are in flight and nothing ever waits for a single confirm. Three
+things may hold a message back: the schedule (nothing offered yet), the token bucket (the law's rate), and the window
+(the broker's answers). Requested messages (`submit`) skip the first two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from math import inf
+
+from backpressure.core.message import MAX_SESSION, HeaderValue, Message, message_id
+from backpressure.core.reports import ProducerReport
+from backpressure.core.schedule import ArrivalSchedule
+from backpressure.core.signals import Decision
+from backpressure.core.token_bucket import TokenBucket
+from backpressure.engines.clock import Clock
+from backpressure.engines.outbox import Outbox, Outgoing, Settlement
+from backpressure.engines.pacing import Pacing
+from backpressure.engines.waker import Waker
+from backpressure.errors import NotConnectedError
+from backpressure.settings import Settings
+from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.process import ProcessCost
+from backpressure.transports.base import QueueReading, Transport
+
+__all__ = ["ProducerEngine"]
+
+log = logging.getLogger(__name__)
+
+_METADATA_BYTES = 240
+_SHORTEST_SLEEP_S = 0.002  # messages due within this go out together: one wake-up, one write
+_MOST_BUFFERED_BYTES = 4 << 20
+_NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}  # these laws do not adapt, so what is refused stays refused
+
+
+class ProducerEngine:
+    """One producer process. `run` it until its limit is reached or `stop` is called."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        clock: Clock,
+        *,
+        journal: JournalWriter | None = None,
+        on_progress: Callable[[ProducerReport], None] | None = None,
+    ) -> None:
+        """Wire the producer; nothing connects yet.
+
+        Args:
+            transport: the broker.
+            settings: all knobs; see `reconfigure` for those that may change later.
+            clock: time.
+            journal: where settled messages are recorded, if anywhere.
+            on_progress: called each ``producer.progress_every`` settled messages.
+        """
+        self.settings = settings
+        self.session = secrets.randbits(60) & MAX_SESSION
+        self.id = settings.producer.identity()
+        self.api_url = ""
+        self._transport = transport
+        self._clock = clock
+        self._on_progress = on_progress
+        self._publisher = transport.publisher()
+        self._waker = Waker()
+        self._cost = ProcessCost()
+        self._host = socket.gethostname()
+        self._body = _body(settings)
+        self._outbox = Outbox(
+            self.session,
+            settings.producer.confirm_window,
+            settings.producer.nack_pause_ms / 1000,
+            clock,
+            journal,
+        )
+        now = clock.now()
+        self._schedule = self._new_schedule(now)
+        self._bucket = TokenBucket(settings.producer.rate, settings.producer.burst_ms / 1000, now)
+        self._pacing = Pacing(transport, settings, clock, self)
+        self._sequence = 0
+        self._scheduled = 0
+        self._next_progress = settings.producer.progress_every
+        self._connected = False
+        self._stopping = False
+        self._application_limited = False
+        self.paused = settings.producer.start_paused
+        self.blocked = False
+        self.blocked_events = 0
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, create the queues (and purge them if asked to); raises `TransportError`."""
+        await self._declare(purge=self.settings.producer.purge)
+        await self._publisher.start(self)
+        await self._pacing.start()
+        self._schedule.restart(self._clock.now())
+
+    async def run(self) -> None:
+        """Send until the limit is reached and settled, or until `stop`; then wait for outstanding confirms."""
+        tick = asyncio.create_task(self._pacing.run(), name="pacing")
+        try:
+            while not self._stopping and not self._finished():
+                self._send_due()
+                await self._waker.wait(self._pause_s())
+            await self._settle_open()
+        finally:
+            tick.cancel()
+            await asyncio.gather(tick, return_exceptions=True)
+
+    async def _settle_open(self) -> None:
+        """Send nothing new; wait a while for the broker to answer for what is in flight."""
+        deadline = self._clock.now() + self.settings.producer.drain_timeout_s
+        while len(self._outbox.in_flight) and self._clock.now() < deadline:
+            await self._waker.wait(min(0.05, self.settings.producer.drain_timeout_s))
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+        self._stopping = True
+        self._waker.wake()
+
+    async def close(self) -> None:
+        """Journal what stayed open, send the last report, close the connections."""
+        self._outbox.abandon()
+        self._pacing.report()
+        await self._publisher.stop()
+        await self._pacing.stop()
+
+    async def _declare(self, *, purge: bool = False) -> None:
+        admin = self._transport.admin()
+        await admin.start()
+        try:
+            queue = self.settings.queue
+            await admin.declare(queue)
+            if purge:
+                for name in (queue.work, queue.dead_letter, *([queue.audit] if queue.auditing else [])):
+                    await admin.purge(name)
+        finally:
+            await admin.stop()
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def _finished(self) -> bool:
+        limit = self.settings.producer.limit
+        return bool(limit) and self._scheduled >= limit and not self._outbox.open
+
+    def _may_send(self) -> bool:
+        return (
+            self._connected
+            and not self.blocked
+            and self._outbox.in_flight.space > 0
+            and self._publisher.write_buffer_bytes < _MOST_BUFFERED_BYTES
+        )
+
+    def _send_due(self) -> None:
+        """Send what may be sent now: first what is urgent, then refused messages and new ones at the law's pace."""
+        now = self._clock.now()
+        while self._outbox.urgent and self._may_send():
+            self._send(self._outbox.next_urgent())
+        if self.paused:
+            return
+        sent = 0
+        while sent < self.settings.producer.batch_size and self._bucket.available(now) >= 1 and self._may_send():
+            if self._outbox.due_again(now):
+                self._bucket.take(1, now)
+                self._send(self._outbox.next_again())
+            elif self._offers(now):
+                intended = max(self._schedule.take(), self._bucket.accrued_at(0, now))
+                self._bucket.take(1, now)
+                self._scheduled += 1
+                self._send(self._create(self._clock.to_wall_ns(intended)))
+            else:
+                self._application_limited = True
+                break
+            sent += 1
+
+    def _offers(self, now: float) -> bool:
+        limit = self.settings.producer.limit
+        return (not limit or self._scheduled < limit) and self._schedule.pending(now) > 0
+
+    def _send(self, item: Outgoing) -> None:
+        queue = self.settings.queue
+        message = item.stamped(self._clock.wall_ns())
+        try:
+            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.routing_key)
+        except NotConnectedError:
+            self._connected = False
+            self._outbox.add_urgent(item)
+            return
+        self._outbox.sent(tag, item)
+
+    def _create(self, intended_ns: int) -> Outgoing:
+        sequence = self._sequence
+        self._sequence += 1
+        headers: dict[str, HeaderValue] = {
+            "producer_id": self.id,
+            "host": self._host,
+            "sequence": sequence,
+            "intended_ns": intended_ns,
+        }
+        if self.settings.producer.processing_time_s is not None:
+            headers["processing_time"] = str(self.settings.producer.processing_time_s)
+        message = Message(
+            self._body,
+            message_id=message_id(self.session, sequence),
+            timestamp_s=intended_ns // 1_000_000_000,
+            headers=headers,
+            persistent=self.settings.queue.durable,
+        )
+        return Outgoing(message, sequence, intended_ns, may_retry=self._retries())
+
+    def _retries(self) -> bool:
+        policy = self.settings.producer.on_nack
+        return policy == "retry" or (policy == "auto" and self.settings.producer.strategy not in _NEVER_RETRY)
+
+    def _pause_s(self) -> float | None:
+        """Return how long nothing can be sent for, or None: until something happens."""
+        if not self._may_send() or (self.paused and not self._outbox.urgent):
+            return 0.05
+        now = self._clock.now()
+        waits = [self._schedule.wait_s(now) if not self._limit_reached() else inf]
+        if (again := self._outbox.again_wait_s(now)) is not None:
+            waits.append(again)
+        wait = max(min(waits), self._bucket.wait_s(now), _SHORTEST_SLEEP_S)
+        return min(wait, 0.05)
+
+    def _limit_reached(self) -> bool:
+        limit = self.settings.producer.limit
+        return bool(limit) and self._scheduled >= limit
+
+    # --- what the broker says (PublisherListener) -------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """A channel is open: what an earlier one left unconfirmed goes out first."""
+        self._connected = True
+        self.blocked = False
+        self._bucket.drain(self._clock.now())
+        self._waker.wake()
+
+    def on_confirmed(self, tag: int, multiple: bool) -> None:
+        """The broker took it."""
+        self._outbox.confirm(tag, multiple=multiple)
+        self._after_settling()
+
+    def on_nacked(self, tag: int, multiple: bool) -> None:
+        """The broker refused it: the queue is full."""
+        self._outbox.nack(tag, multiple=multiple)
+        self._after_settling()
+
+    def on_returned(self, message_id: str | None, reason: str) -> None:
+        """No queue is bound for it."""
+        self._outbox.mark_returned(message_id, reason)
+
+    def on_blocked(self, reason: str) -> None:
+        """An alarm at the broker: stop publishing until it is over."""
+        self.blocked = True
+        self.blocked_events += 1
+        log.warning("the broker blocks publishing: %s", reason)
+
+    def on_unblocked(self) -> None:
+        """The alarm is over."""
+        self.blocked = False
+        log.warning("the broker accepts messages again")
+        self._waker.wake()
+
+    def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it
+        """The connection is gone; everything unconfirmed will be published again."""
+        self._connected = False
+        self._outbox.connection_lost()
+
+    def _after_settling(self) -> None:
+        self._waker.wake()
+        every = self.settings.producer.progress_every
+        if every and self._on_progress is not None and self._outbox.settled >= self._next_progress:
+            self._next_progress = (self._outbox.settled // every + 1) * every
+            self._on_progress(self.report())
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    async def submit(self, messages: Sequence[tuple[str | None, bytes, float | None]]) -> list[Settlement]:
+        """Send requested messages ahead of the schedule and return how each ended, in order.
+
+        Args:
+            messages: (message id or None for one of ours, body, work asked of the consumer in seconds or None).
+
+        Raises:
+            NotConnectedError: no broker, or it blocks publishing.
+        """
+        if not self._connected or self.blocked:
+            raise NotConnectedError("the broker is away" if not self.blocked else "the broker blocks publishing")
+        loop = asyncio.get_running_loop()
+        results = []
+        for given_id, body, processing_time_s in messages:
+            item = self._create(self._clock.wall_ns())
+            headers = dict(item.message.headers)
+            if given_id is not None:
+                headers["session"] = self.session  # the id is the caller's: the ledger finds the message by these
+            if processing_time_s is not None:
+                headers["processing_time"] = str(processing_time_s)
+            item.message = Message(
+                body,
+                message_id=given_id or item.message.message_id,
+                timestamp_s=item.message.timestamp_s,
+                headers=headers,
+                persistent=item.message.persistent,
+            )
+            item.may_retry = False
+            item.result = loop.create_future()
+            self._outbox.add_urgent(item)
+            results.append(item.result)
+        self._waker.wake()
+        return list(await asyncio.gather(*results))
+
+    async def reconfigure(self, settings: Settings) -> None:
+        """Go on with other settings: rate, strategy and its parameters, queue bound, batch, window, payload.
+
+        Raises:
+            ConfigError, TransportError: nothing was changed.
+        """
+        old, self.settings = self.settings, settings
+        try:
+            if (settings.queue.max_length, settings.queue.overflow) != (old.queue.max_length, old.queue.overflow):
+                await self._set_bound(settings)
+            self._pacing.reconfigure(settings)
+        except Exception:
+            self.settings = old
+            raise
+        now = self._clock.now()
+        self._schedule.set_rate(settings.producer.rate, now)
+        self._outbox.in_flight.limit = settings.producer.confirm_window
+        self._body = _body(settings)
+        self._waker.wake()
+
+    async def _set_bound(self, settings: Settings) -> None:
+        admin = self._transport.admin()
+        await admin.start()
+        try:
+            queue = settings.queue
+            await admin.set_bound(queue.work, max_length=queue.max_length, overflow=queue.overflow)
+        finally:
+            await admin.stop()
+
+    async def purge(self) -> int:
+        """Drop what is ready in the work queue and return how many messages that were."""
+        admin = self._transport.admin()
+        await admin.start()
+        try:
+            return await admin.purge(self.settings.queue.work)
+        finally:
+            await admin.stop()
+
+    def pause(self) -> None:
+        """Offer nothing more until `resume`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Offer messages again, from now on."""
+        if self.paused:
+            self.paused = False
+            self._schedule.restart(self._clock.now())
+            self._bucket.drain(self._clock.now())
+            self._waker.wake()
+
+    # --- the loop that paces (PacedProducer) ------------------------------------------------------------------------
+
+    def apply(self, decision: Decision) -> None:
+        """Send at the law's rate from now on."""
+        self._bucket.set_rate(decision.rate_per_s, self._clock.now())
+        limit = self.settings.producer.confirm_window
+        self._outbox.in_flight.limit = min(limit, decision.window or limit)
+        self._waker.wake()
+
+    def take_application_limited(self) -> bool:
+        """Return whether there was less to send than allowed since the last call."""
+        limited, self._application_limited = self._application_limited or self.paused, False
+        return limited
+
+    @property
+    def decision(self) -> Decision:
+        """What the law last decided."""
+        return self._pacing.decision
+
+    @property
+    def body(self) -> bytes:
+        """The body of generated messages."""
+        return self._body
+
+    @property
+    def message_bytes(self) -> int:
+        """About what one message weighs in the broker: body, properties and headers."""
+        return len(self._body) + _METADATA_BYTES
+
+    @property
+    def cpu_percent(self) -> float:
+        """Share of one processor used lately."""
+        return self._cost.cpu_percent
+
+    @property
+    def queue_reading(self) -> QueueReading | None:
+        """The last depth the probe read, if any."""
+        return self._pacing.reading
+
+    def report(self) -> ProducerReport:
+        """Return the counters now."""
+        now = self._clock.now()
+        self._cost.refresh(now)
+        if not self.paused:
+            self._schedule.pending(now)
+        limit = self.settings.producer.limit
+        box, decision = self._outbox, self._pacing.decision
+        return ProducerReport(
+            id=self.id,
+            session=self.session,
+            pid=os.getpid(),
+            host=self._host,
+            at_ns=self._clock.wall_ns(),
+            queue=self.settings.queue.work,
+            offered=min(self._schedule.offered, limit or self._schedule.offered),
+            published=box.published,
+            confirmed=box.confirmed,
+            nacked=box.nacked,
+            rejected=box.rejected,
+            returned=box.returned,
+            republished=box.republished,
+            in_flight=len(box.in_flight),
+            window=box.in_flight.limit,
+            target_rate_per_s=0.0 if self.paused else self.settings.producer.rate,
+            pacing_rate_per_s=min(decision.rate_per_s, self.settings.producer.rate),
+            weight=self.settings.producer.weight,
+            application_limited=self._application_limited or self.paused,
+            blocked=self.blocked,
+            blocked_events=self.blocked_events,
+            strategy=self.settings.producer.strategy,
+            reason=decision.reason,
+            rss_bytes=self._cost.rss_bytes,
+            cpu_s=self._cost.cpu_s,
+            confirm_latency=box.confirm_latency.copy(),
+            api_url=self.api_url,
+        )
+
+    def _new_schedule(self, now: float) -> ArrivalSchedule:
+        producer = self.settings.producer
+        seed = self.settings.process.seed
+        source = random.Random(seed)  # noqa: S311 - arrival times, not secrets
+        gap = (lambda: source.expovariate(1.0)) if producer.arrivals == "poisson" else None
+        return ArrivalSchedule(producer.rate, producer.burst_ms / 1000, now, gap)
+
+
+def _body(settings: Settings) -> bytes:
+    text = settings.producer.text.encode()
+    return text.ljust(settings.producer.payload_bytes, b".")

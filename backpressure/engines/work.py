@@ -1,0 +1,120 @@
+"""What a consumer does with a message: a handler of the user's, or simulated work at an exact rate."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from backpressure.core.message import Delivery, Metadata
+from backpressure.core.schedule import ServiceSchedule
+from backpressure.engines.clock import Clock
+from backpressure.settings import ConsumerSettings
+
+__all__ = ["HandledWork", "Handler", "SimulatedFailureError", "SimulatedWork", "Work", "Worker"]
+
+_WORTH_SLEEPING_S = 0.0005  # shorter waits cost more in the event loop than they are long
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """When the work on one message began and how long it took; ``started_at`` in monotonic seconds."""
+
+    started_at: float
+    service_s: float
+
+
+class Handler(Protocol):
+    """Processes one message; raising an exception makes it an attempt that failed."""
+
+    async def __call__(self, delivery: Delivery, metadata: Metadata) -> None:
+        """Do the work."""
+
+
+class Worker(Protocol):
+    """Works on one message at a time."""
+
+    @property
+    def capacity_per_s(self) -> float | None:
+        """Messages per second it reaches with a full queue, where that is known."""
+
+    async def perform(
+        self, delivery: Delivery, metadata: Metadata, available_at: float
+    ) -> tuple[Work, Exception | None]:
+        """Work on a message that was there at ``available_at``; return the work and the failure, if it failed."""
+
+
+class SimulatedFailureError(Exception):
+    """A failure that was asked for (``consumer.failure_rate``)."""
+
+
+class SimulatedWork:
+    """Works at ``rate`` messages per second, exactly: a late timer never lowers the mean rate.
+
+    One message at a time. ``factor`` stretches every service time (`POST /admin/slow-down`).
+    """
+
+    def __init__(self, settings: ConsumerSettings, clock: Clock, seed: int | None) -> None:
+        """``seed`` makes service times and failures repeatable."""
+        self.settings = settings
+        self.factor = 1.0
+        self._clock = clock
+        self._random = random.Random(seed)  # noqa: S311 - service times, not secrets
+        self._schedule = ServiceSchedule()
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Messages per second it reaches with a full queue."""
+        mean_s = self.settings.mean_service_s * self.factor
+        return 1 / mean_s if mean_s > 0 else 1e6
+
+    async def perform(
+        self,
+        delivery: Delivery,  # noqa: ARG002 - only its metadata matters here
+        metadata: Metadata,
+        available_at: float,
+    ) -> tuple[Work, Exception | None]:
+        """Let the time of the work pass; see `Worker`."""
+        start, end = self._schedule.begin(available_at, self._service_s(metadata), self._clock.now())
+        while (wait := end - self._clock.now()) > _WORTH_SLEEPING_S:  # noqa: ASYNC110 - it waits for a time
+            await asyncio.sleep(wait)
+        failed = self.settings.failure_rate and self._random.random() < self.settings.failure_rate
+        return Work(start, end - start), SimulatedFailureError("a failure was asked for") if failed else None
+
+    def _service_s(self, metadata: Metadata) -> float:
+        if metadata.processing_time_s is not None:
+            return metadata.processing_time_s * self.factor
+        settings = self.settings
+        if settings.distribution == "uniform":
+            ms = self._random.uniform(settings.processing_min_ms, settings.processing_max_ms)
+            return ms / 1000 * self.factor
+        if settings.distribution == "exponential":
+            return self._random.expovariate(settings.rate) * self.factor
+        return self.factor / settings.rate
+
+
+class HandledWork:
+    """Runs a user's handler, one message at a time."""
+
+    capacity_per_s: float | None = None
+
+    def __init__(self, handler: Handler, clock: Clock) -> None:
+        """``handler`` does the work; whatever it raises makes the attempt a failed one."""
+        self._handler = handler
+        self._clock = clock
+
+    async def perform(
+        self,
+        delivery: Delivery,
+        metadata: Metadata,
+        available_at: float,  # noqa: ARG002 - real work starts when it starts
+    ) -> tuple[Work, Exception | None]:
+        """Call the handler; see `Worker`."""
+        started_at = self._clock.now()
+        failure: Exception | None = None
+        try:
+            await self._handler(delivery, metadata)
+        except Exception as error:  # noqa: BLE001 - whatever a user's handler raises is a failed attempt
+            failure = error
+        return Work(started_at, self._clock.now() - started_at), failure

@@ -1,0 +1,18 @@
+"""The fast side: offers 1000 messages a second and sends as many as the slow side can take.
+
+Its story is told in `backpressure/cli/producer.py`:
+
+    settings    config.py, environment and flags        backpressure/config.py, settings.py
+    transport   RabbitMQ (or the embedded broker)       backpressure/transports/
+    engine      schedule -> pace -> window -> publish   backpressure/engines/producer.py, outbox.py
+    pace        signals -> law -> decision, 10 Hz       backpressure/engines/pacing.py, core/controllers/
+    control     http://localhost:5000/docs              backpressure/api/producer.py
+
+Run it with no arguments against a broker on this machine; `--help` lists every flag.
+"""
+
+from backpressure.cli.process import run_script
+from backpressure.cli.producer import producer
+
+if __name__ == "__main__":
+    run_script(producer, __file__)

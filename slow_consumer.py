@@ -1,0 +1,18 @@
+"""The slow side: works on 100 messages a second and acknowledges each after the work.
+
+Its story is told in `backpressure/cli/consumer.py`:
+
+    settings    config.py, environment and flags        backpressure/config.py, settings.py
+    transport   RabbitMQ (or the embedded broker)       backpressure/transports/
+    engine      take -> work -> settle, retry           backpressure/engines/consumer.py, work.py, dead_letters.py
+    prefetch    as few messages as keep it busy         backpressure/engines/prefetch.py, core/prefetch.py
+    control     http://localhost:8001/docs              backpressure/api/consumer.py
+
+Run it with no arguments against a broker on this machine; `--help` lists every flag.
+"""
+
+from backpressure.cli.consumer import consumer
+from backpressure.cli.process import run_script
+
+if __name__ == "__main__":
+    run_script(consumer, __file__)
