@@ -185,9 +185,6 @@ class Connection:
     peer: str
     state: str
     channels: int
-    product: str
-    received_bytes_per_s: float | None = None
-    sent_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +194,6 @@ class Client:
     tag: str
     queue: str
     peer: str
-    user: str
     prefetch: int
     ack_required: bool
 

@@ -1,122 +1,93 @@
-"""What the observer takes from a management API: its JSON in, plain states out.
-
-The API's answers vary between versions and leave out what has not happened yet (a queue without traffic has no
-``message_stats``), so every field is optional here; a missing one is None or empty, never an error.
-"""
+"""What the observer takes from a management API: its listings in, plain states out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 from backpressure.core.snapshot import BrokerState, Client, Connection, QueueState
+from backpressure.transports.management_models import ConnectionInfo, ConsumerInfo, NodeInfo, Overview, QueueInfo
 
 __all__ = ["ManagementReader", "broker_state", "listed_queues"]
 
-Listing = list[dict[str, Any]]
-
 
 class ManagementReader(Protocol):
-    """The part of the RabbitMQ management API that the observer reads; every call may raise `TransportError`."""
+    """The part of the management API that the observer reads; every call may raise `TransportError`."""
 
-    async def overview(self) -> dict[str, Any]:
-        """``GET /api/overview``."""
+    async def overview(self) -> Overview:
+        """Return the broker's name and version."""
 
-    async def nodes(self) -> Listing:
-        """``GET /api/nodes``."""
+    async def nodes(self) -> list[NodeInfo]:
+        """Return the nodes of the cluster."""
 
-    async def queues(self) -> Listing:
-        """``GET /api/queues``."""
+    async def queues(self) -> list[QueueInfo]:
+        """Return all queues of the virtual host."""
 
-    async def connections(self) -> Listing:
-        """``GET /api/connections``."""
+    async def connections(self) -> list[ConnectionInfo]:
+        """Return all connections."""
 
-    async def consumers(self) -> Listing:
-        """``GET /api/consumers``."""
-
-
-def listed_queues(queues: Listing) -> dict[str, QueueState]:
-    """Return every listed queue by name."""
-    return {str(queue["name"]): _queue_state(queue) for queue in queues if "name" in queue}
+    async def consumers(self) -> list[ConsumerInfo]:
+        """Return all consumers of the virtual host."""
 
 
-def broker_state(overview: dict[str, Any], nodes: Listing, connections: Listing, consumers: Listing) -> BrokerState:
-    """Return the broker; of a cluster, the node nearest to its memory limit."""
-    fullest = max(nodes, key=_memory_share, default={})
+def listed_queues(queues: Iterable[QueueInfo]) -> dict[str, QueueState]:
+    """Return the queues by name; exclusive ones (everybody's ear on the feedback) are nobody else's business."""
+    return {
+        queue.name: QueueState(
+            name=queue.name,
+            ready=queue.messages_ready,
+            unacked=queue.messages_unacknowledged,
+            consumers=queue.consumers,
+            age_s=0.0,
+            watched=False,
+            published_per_s=queue.publish_rate,
+            delivered_per_s=queue.deliver_rate,
+            acked_per_s=queue.ack_rate,
+            memory_bytes=queue.memory_bytes,
+        )
+        for queue in queues
+        if not queue.exclusive
+    }
+
+
+def broker_state(
+    overview: Overview,
+    nodes: list[NodeInfo],
+    connections: Iterable[ConnectionInfo],
+    consumers: Iterable[ConsumerInfo],
+) -> BrokerState:
+    """Return the broker; of a cluster, the memory of the node nearest to its limit."""
+    measured = [node for node in nodes if node.memory_limit_bytes]
+    fullest = max(measured, key=lambda node: node.memory_bytes / node.memory_limit_bytes, default=None)
     return BrokerState(
-        product=str(overview.get("product_name") or "RabbitMQ"),
-        version=str(overview.get("product_version") or overview.get("rabbitmq_version") or ""),
-        memory_bytes=_count(fullest, "mem_used"),
-        memory_limit_bytes=_count(fullest, "mem_limit"),
-        memory_alarm=any(node.get("mem_alarm") is True for node in nodes),
-        disk_alarm=any(node.get("disk_free_alarm") is True for node in nodes),
-        connections=tuple(_connection(item) for item in connections),
-        consumers=tuple(_client(item) for item in consumers),
+        product=overview.product,
+        version=overview.version,
+        memory_bytes=fullest.memory_bytes if fullest else None,
+        memory_limit_bytes=fullest.memory_limit_bytes if fullest else None,
+        memory_alarm=any(node.memory_alarm for node in nodes),
+        disk_alarm=any(node.disk_alarm for node in nodes),
+        connections=tuple(
+            Connection(
+                name=connection.client_name or connection.name,
+                user=connection.user,
+                peer=_peer(connection),
+                state=connection.state,
+                channels=connection.channels,
+            )
+            for connection in connections
+        ),
+        consumers=tuple(
+            Client(
+                tag=consumer.consumer_tag,
+                queue=consumer.queue,
+                peer=_peer(consumer),
+                prefetch=consumer.prefetch_count,
+                ack_required=consumer.ack_required,
+            )
+            for consumer in consumers
+        ),
     )
 
 
-def _queue_state(queue: Mapping[str, Any]) -> QueueState:
-    return QueueState(
-        name=str(queue["name"]),
-        ready=_count(queue, "messages_ready") or 0,
-        unacked=_count(queue, "messages_unacknowledged"),
-        consumers=_count(queue, "consumers"),
-        age_s=0.0,
-        watched=False,
-        published_per_s=_rate(queue, "message_stats", "publish"),
-        delivered_per_s=_rate(queue, "message_stats", "deliver_get"),
-        acked_per_s=_rate(queue, "message_stats", "ack"),
-        memory_bytes=_count(queue, "memory"),
-    )
-
-
-def _connection(item: Mapping[str, Any]) -> Connection:
-    properties = _object(item, "client_properties")
-    return Connection(
-        name=str(properties.get("connection_name") or item.get("user_provided_name") or item.get("name") or ""),
-        user=str(item.get("user") or ""),
-        peer=_peer(item),
-        state=str(item.get("state") or ""),
-        channels=_count(item, "channels") or 0,
-        product=str(properties.get("product") or ""),
-        received_bytes_per_s=_rate(item, "", "recv_oct"),
-        sent_bytes_per_s=_rate(item, "", "send_oct"),
-    )
-
-
-def _client(item: Mapping[str, Any]) -> Client:
-    channel = _object(item, "channel_details")
-    return Client(
-        tag=str(item.get("consumer_tag") or ""),
-        queue=str(_object(item, "queue").get("name") or ""),
-        peer=_peer(channel),
-        user=str(channel.get("user") or ""),
-        prefetch=_count(item, "prefetch_count") or 0,
-        ack_required=item.get("ack_required") is True,
-    )
-
-
-def _peer(item: Mapping[str, Any]) -> str:
-    host, port = item.get("peer_host"), item.get("peer_port")
-    return f"{host}:{port}" if host else ""
-
-
-def _object(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = item.get(key)
-    return value if isinstance(value, dict) else {}  # an empty object comes as [] from some versions
-
-
-def _count(item: Mapping[str, Any], key: str) -> int | None:
-    value = item.get(key)
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _rate(item: Mapping[str, Any], group: str, name: str) -> float | None:
-    holder = _object(item, group) if group else item
-    value = _object(holder, f"{name}_details").get("rate")
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _memory_share(node: Mapping[str, Any]) -> float:
-    limit = _count(node, "mem_limit")
-    return (_count(node, "mem_used") or 0) / limit if limit else 0.0
+def _peer(info: ConnectionInfo | ConsumerInfo) -> str:
+    return f"{info.peer_host}:{info.peer_port}" if info.peer_host else ""

@@ -14,12 +14,13 @@ from backpressure.engines.observer import Observer
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueReading
+from backpressure.transports.management_models import ConnectionInfo, ConsumerInfo, NodeInfo, Overview, QueueInfo
 
 PRODUCER = ProducerReport(
     id="alice", session=1, pid=11, host="lab", queue="work.queue", at_ns=0, offered=0, published=0, confirmed=0,
     nacked=0, rejected=0, returned=0, republished=0, in_flight=0, window=9, target_rate_per_s=1000.0,
-    pacing_rate_per_s=120.0, weight=1.0, application_limited=False, blocked=False, blocked_events=0, strategy="pace", reason="",
-    rss_bytes=0, cpu_s=0.0,
+    pacing_rate_per_s=120.0, weight=1.0, application_limited=False, blocked=False, blocked_events=0, strategy="pace",
+    reason="", rss_bytes=0, cpu_s=0.0,
 )  # fmt: skip
 CONSUMER = ConsumerReport(
     id="slow", pid=7, host="lab", at_ns=0, queue="work.queue", delivered=0, processed=0, failed=0, retried=0,
@@ -90,21 +91,21 @@ class FakeManagement:
     def __init__(self) -> None:
         self.failure: TransportError | None = None
 
-    async def overview(self) -> dict[str, object]:
+    async def overview(self) -> Overview:
         if self.failure is not None:
             raise self.failure
-        return {"rabbitmq_version": "4.1.0"}
+        return Overview(version="4.1.0")
 
-    async def nodes(self) -> list[dict[str, object]]:
-        return [{"mem_used": 90, "mem_limit": 100}]
+    async def nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(name="n", memory_bytes=90, memory_limit_bytes=100)]
 
-    async def queues(self) -> list[dict[str, object]]:
-        return [{"name": "other.queue", "messages_ready": 3, "messages_unacknowledged": 1, "consumers": 2}]
+    async def queues(self) -> list[QueueInfo]:
+        return [QueueInfo(name="other.queue", messages_ready=3, messages_unacknowledged=1, consumers=2)]
 
-    async def connections(self) -> list[dict[str, object]]:
+    async def connections(self) -> list[ConnectionInfo]:
         return []
 
-    async def consumers(self) -> list[dict[str, object]]:
+    async def consumers(self) -> list[ConsumerInfo]:
         return []
 
 

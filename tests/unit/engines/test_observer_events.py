@@ -11,8 +11,8 @@ from backpressure.engines.observer_events import EventWatch
 ALICE = ProducerReport(
     id="alice", session=1, pid=11, host="lab", queue="work.queue", at_ns=0, offered=0, published=0, confirmed=0,
     nacked=0, rejected=0, returned=0, republished=0, in_flight=0, window=9, target_rate_per_s=1000.0,
-    pacing_rate_per_s=1000.0, weight=1.0, application_limited=False, blocked=False, blocked_events=0, strategy="pace", reason="",
-    rss_bytes=0, cpu_s=0.0,
+    pacing_rate_per_s=1000.0, weight=1.0, application_limited=False, blocked=False, blocked_events=0, strategy="pace",
+    reason="", rss_bytes=0, cpu_s=0.0,
 )  # fmt: skip
 CALM = Snapshot(
     at_ns=0, address="memory://", sources=(), queues={}, producers=(), consumers=(), processes=(), totals=Totals(),
