@@ -14,7 +14,7 @@ class producer:
     batch_size = 50                        # messages · at most this many are written in one go
     burst_ms = 100.0                       # ms · depth of the token bucket: what may be caught up after a stall
     confirm_window = 2000                  # messages · sent but unconfirmed at most; publishing pauses there
-    on_nack = "retry"                      # a refused message is kept and sent again, or counted as rejected and given up
+    on_nack = "auto"                       # a refused message is sent again, or given up; auto: retry where the law adapts
     nack_pause_ms = 100.0                  # ms · pause before a refused message is sent again
     arrivals = "fixed"                     # offered load comes evenly, or at random with the same mean
     payload_bytes = 0                      # bytes · pad the body to this size; 0: the text alone

@@ -11,14 +11,14 @@ import difflib
 import json
 import os
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource
 
 from backpressure.errors import ConfigError
 from backpressure.settings import Section, Settings
@@ -55,17 +55,19 @@ def load(
     Raises:
         ConfigError: naming key, value, source and what is allowed.
     """
-    environ = os.environ if environ is None else environ
+    from_dotenv = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    variables = from_dotenv | dict(os.environ if environ is None else environ)
     values: dict[str, tuple[Any, str]] = {}
-    path = _config_path(config_file, environ)
-    if path is not None:
-        values |= {key: (value, path.name) for key, value in _from_file(path)}
-    variables = {name: value for name, value in dotenv_values(".env").items() if value is not None} | dict(environ)
-    for name, key in _COMMON_NAMES.items():
-        if variables.get(name):
-            values[key] = (variables[name], f"environment, {name}")
-    values |= {key: (value, f"environment, {_variable(key)}") for key, value in _from_environment(variables)}
-    values |= {key: (value, "command line") for key, value in (flags or {}).items()}
+    for layer in (
+        _from_file(_config_path(config_file, variables)),
+        _from_common_names(variables),
+        _from_environment(variables),
+        ((key, value, "command line") for key, value in (flags or {}).items()),
+    ):
+        found = {key: (value, source) for key, value, source in layer}
+        if found.keys() & {"broker.host", "broker.port"}:
+            values.pop("broker.url", None)  # within one source the URL wins, but not over a stronger source's host
+        values |= found
     return _validated(values)
 
 
@@ -76,13 +78,11 @@ def replaced(settings: Settings, changes: Mapping[str, Any], source: str = "requ
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """Return the ``PACE_…`` variables that give another process exactly these settings."""
-    variables = {"PACE_CONFIG": ""}
-    defaults = dict(_flat(Settings()))
-    for key, value in _flat(settings):
-        if value != defaults[key]:
-            variables[_variable(key)] = _as_text(value)
-    return variables
+    """Return the ``PACE_…`` variables that give another process exactly these settings.
+
+    All of them, the defaults too: the other process has an environment and a ``.env`` of its own to be overruled.
+    """
+    return {"PACE_CONFIG": ""} | {_variable(key): _as_text(value) for key, value in _flat(settings)}
 
 
 def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
@@ -93,7 +93,8 @@ def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
     section, _, name = key.partition(".")
     models = _sections()
     if section not in models:
-        raise ConfigError(key, value, _unknown(section, models), source)
+        namesakes = [f"{other}.{section}" for other, model in models.items() if section in model.model_fields]
+        raise ConfigError(key, value, _unknown(section, models, namesakes), source)
     fields = models[section].model_fields
     if name not in fields:
         raise ConfigError(key, value, _unknown(name, fields), source)
@@ -102,17 +103,8 @@ def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
 
 def allowed(field: FieldInfo) -> str:
     """Return in words what a setting may be, e.g. "a number > 0 and ≤ 1000 (msg/s)"."""
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(field.annotation))
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    limits = [
-        f"{sign} {getattr(rule, name):g}"
-        for rule in field.metadata
-        for name, sign in signs.items()
-        if hasattr(rule, name)
-    ]
     unit = _unit(field)
-    return " and ".join(limits) + (f" ({unit})" if unit and limits else "")
+    return _described(field.annotation, field.metadata) + (f" ({unit})" if unit else "")
 
 
 def render() -> str:
@@ -148,86 +140,71 @@ def _config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path |
     return config_file
 
 
-def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
+def _from_file(path: Path | None) -> Iterator[tuple[str, Any, str]]:
+    if path is None:
+        return
     try:
         content = runpy.run_path(str(path))
     except Exception as error:  # a user's file may raise anything; it must become one clear line
         raise ConfigError("config", str(path), f"cannot be read: {type(error).__name__}: {error}") from error
-    models = _sections()
     for name, section in content.items():
         if not isinstance(section, type) or section.__module__ != "<run_path>":
             continue
-        if name not in models:
-            raise ConfigError(name, "class", _unknown(name, models), path.name)
+        if name not in _sections():
+            raise ConfigError(name, "class", _unknown(name, _sections()), path.name)
         for key, value in vars(section).items():
             if not key.startswith("_"):
-                yield f"{name}.{key}", value
+                yield f"{name}.{key}", value, path.name
 
 
-class _Environment(EnvSettingsSource):
-    """pydantic-settings' reading of ``PACE_SECTION__KEY``, over variables that include the ``.env`` file."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = {name.lower(): value for name, value in variables.items()}
-        super().__init__(
-            Settings, env_prefix=PREFIX, env_nested_delimiter=NESTED, env_parse_none_str="none", case_sensitive=False
-        )
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {k: None if v == "none" else v for k, v in self._variables.items()}
+def _from_common_names(variables: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    for name, key in _COMMON_NAMES.items():
+        if variables.get(name):
+            yield key, variables[name], f"environment, {name}"
 
 
-def _from_environment(variables: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    for name in variables:
+def _from_environment(variables: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    for name, text in variables.items():
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
-            section, delimiter, key = name[len(PREFIX) :].lower().partition(NESTED)
-            if not delimiter or section not in _sections():
-                raise ConfigError(name, variables[name], _unknown(section, _sections()), "environment")
-            find_field(f"{section}.{key}", variables[name], f"environment, {name}")
-    for section, values in _Environment(variables)().items():
-        for key, value in values.items():
-            yield f"{section}.{key}", value
+            key = name[len(PREFIX) :].lower().replace(NESTED, ".", 1)
+            source = f"environment, {name}"
+            field = find_field(key, text, source)
+            try:
+                yield key, _from_text(field, text), source
+            except json.JSONDecodeError as error:
+                raise ConfigError(key, text, f"expected {allowed(field)} as JSON: {error}", source) from None
 
 
 def _validated(values: Mapping[str, tuple[Any, str]]) -> Settings:
     nested: dict[str, dict[str, Any]] = {}
     for key, (value, source) in values.items():
+        find_field(key, value, source)
         section, _, name = key.partition(".")
-        if section not in _sections() or not name:
-            raise ConfigError(key, value, _unknown(section, _sections()), source)
         nested.setdefault(section, {})[name] = value
     try:
-        return Settings(**nested)  # type: ignore[arg-type]  # sections are validated from plain mappings
+        return Settings.model_validate(nested)
     except ValidationError as error:
         raise _as_config_error(error, values) from None
 
 
 def _as_config_error(error: ValidationError, values: Mapping[str, tuple[Any, str]]) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    section, *rest = (str(part) for part in first["loc"])
-    name = rest[0] if rest else ""
-    key = f"{section}.{name}" if name else section
-    value, source = values.get(key, (first["input"], ""))
-    if isinstance(value, SecretStr) or name in {"password", "token"}:
-        value = "***"
-    fields = _sections()[section].model_fields
-    if first["type"] == "extra_forbidden":
-        return ConfigError(key, value, _unknown(name, fields), source)
     problem = first["msg"].removeprefix("Value error, ")
-    if name in fields and (range_text := allowed(fields[name])) and first["type"] != "value_error":
-        problem = f"{problem[0].lower()}{problem[1:]}; allowed: {range_text}"
-    if not name:
-        value = {k.split(".")[1]: v for k, (v, _) in values.items() if k.startswith(f"{section}.")}
-        value = {k: v for k, v in value.items() if k in problem} or section
+    section, *rest = (str(part) for part in first["loc"])
+    if not rest:  # settings that contradict each other: name those that were given
+        involved = {key: given for key, given in values.items() if key.startswith(f"{section}.")}
+        involved = {key: given for key, given in involved.items() if key.partition(".")[2] in problem}
+        sources = dict.fromkeys(source for _, source in involved.values())
+        return ConfigError(section, {key: value for key, (value, _) in involved.items()}, problem, "; ".join(sources))
+    key = f"{section}.{rest[0]}"
+    value, source = values[key]
+    if first["type"] != "value_error":
+        problem = f"expected {allowed(find_field(key))}"
     return ConfigError(key, value, problem, source)
 
 
 def _sections() -> dict[str, type[Section]]:
-    return {name: field.annotation for name, field in Settings.model_fields.items() if _is_section(field.annotation)}  # type: ignore[misc]  # narrowed by _is_section
-
-
-def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+    return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]  # all are sections
 
 
 def _flat(settings: Settings) -> Iterator[tuple[str, Any]]:
@@ -248,10 +225,33 @@ def _as_text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=2)
+def _from_text(field: FieldInfo, text: str) -> Any:
+    if text.lower() == "none" and NoneType in get_args(field.annotation):
+        return None
+    return json.loads(text) if get_origin(field.annotation) is dict else text
+
+
+def _unknown(name: str, known: Iterable[str], namesakes: Sequence[str] = ()) -> str:
+    near = namesakes or difflib.get_close_matches(name, known, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return f"unknown setting; {hint}"
+
+
+def _described(annotation: Any, rules: Sequence[Any]) -> str:
+    if get_origin(annotation) is Annotated:
+        base, declared = get_args(annotation)
+        return _described(base, declared.metadata)
+    if get_origin(annotation) is Literal:
+        return " or ".join(get_args(annotation))
+    if get_origin(annotation) in {Union, UnionType}:
+        return " or ".join(_described(part, rules) for part in get_args(annotation))
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none", dict: "a table"}
+    kind = kinds.get(get_origin(annotation) or annotation, "text")
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"} if annotation in {int, float} else {}
+    limits = [
+        f"{sign} {getattr(rule, name):.12g}" for rule in rules for name, sign in signs.items() if hasattr(rule, name)
+    ]
+    return " ".join([kind, " and ".join(limits)]).rstrip()
 
 
 def _unit(field: FieldInfo) -> str:

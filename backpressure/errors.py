@@ -6,6 +6,9 @@ the exit code a command ends with (2: bad usage or configuration, 3: could not r
 
 from __future__ import annotations
 
+import difflib
+import re
+
 __all__ = [
     "AccessRefusedError",
     "BrokerUnavailableError",
@@ -21,6 +24,9 @@ __all__ = [
 ]
 
 
+_SECRETS = ("password", "pass", "token", "secret")
+
+
 class PaceError(Exception):
     """Base of every error this package raises on purpose."""
 
@@ -33,13 +39,23 @@ class ConfigError(PaceError):
     exit_code = 2
 
     def __init__(self, key: str, value: object, allowed: str, source: str = "") -> None:
-        """Name the ``key``, the offending ``value``, what is ``allowed`` and where it came from (``source``)."""
+        """Name the ``key``, the offending ``value``, what is ``allowed`` and where it came from (``source``).
+
+        The error is shown to people and in logs, so it does not keep a value that is, or may be, a secret.
+        """
         where = f" (from {source})" if source else ""
-        super().__init__(f"{key} = {value!r}{where}: {allowed}")
         self.key = key
-        self.value = value
+        self.value = _presentable(key, value)
+        super().__init__(f"{key} = {self.value!r}{where}: {allowed}")
         self.allowed = allowed
         self.source = source
+
+
+def _presentable(key: str, value: object) -> object:
+    """Hide secrets, under a misspelled name too, and the user and password within a URL."""
+    if any(difflib.get_close_matches(word, _SECRETS, cutoff=0.8) for word in re.split("[^a-z]+", key.lower())):
+        return "***"
+    return re.sub(r"//.*@", "//***@", value) if isinstance(value, str) else value
 
 
 class FeedbackError(PaceError):

@@ -98,14 +98,18 @@ class BrokerSettings(Section):
             return self.url
         user = quote(self.username, safe="")
         password = quote(self.password.get_secret_value(), safe="")
-        return f"amqp://{user}:{password}@{self.host}:{self.port}/{quote(self.virtual_host, safe='')}"
+        return f"amqp://{user}:{password}@{_bracketed(self.host)}:{self.port}/{quote(self.virtual_host, safe='')}"
 
     def address(self) -> str:
         """Return the URL without user and password, fit to be shown."""
         parts = urlsplit(self.full_url())
         default = {"amqps": 5671, "kafka": 9092}.get(parts.scheme, 5672)
         path = "" if unquote(parts.path) in {"/", "//", ""} else parts.path
-        return f"{parts.scheme}://{parts.hostname or self.host}:{parts.port or default}{path}"
+        return f"{parts.scheme}://{_bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class QueueSettings(Section):

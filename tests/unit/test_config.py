@@ -1,0 +1,312 @@
+"""Where settings come from, which source wins, and what is said about a bad value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from backpressure.config import allowed, as_environment, find_field, load, render, replaced
+from backpressure.errors import ConfigError
+from backpressure.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in an empty folder: neither this project's config.py nor anybody's .env counts."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(flags, environ=environ or {})
+    return str(caught.value)
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    assert load(environ={}) == Settings()
+
+
+def test_the_config_file_of_this_project_is_what_pace_init_writes() -> None:
+    assert (ROOT / "config.py").read_text(encoding="utf-8") == render()
+
+
+def test_a_written_config_file_says_nothing_but_the_defaults(folder: Path) -> None:
+    (folder / "config.py").write_text(render(), encoding="utf-8")
+    assert load(environ={}) == Settings()
+
+
+def test_each_source_is_stronger_than_the_one_before(folder: Path) -> None:
+    assert load(environ={}).broker.host == "localhost"
+    (folder / "config.py").write_text('class broker:\n    host = "file"\n', encoding="utf-8")
+    assert load(environ={}).broker.host == "file"
+    environ = {"RABBITMQ_HOST": "rabbitmq-host"}
+    assert load(environ=environ).broker.host == "rabbitmq-host"
+    environ["PACE_BROKER__HOST"] = "pace"
+    assert load(environ=environ).broker.host == "pace"
+    assert load({"broker.host": "flag"}, environ=environ).broker.host == "flag"
+
+
+def test_the_common_names_reach_their_settings() -> None:
+    settings = load(
+        environ={
+            "RABBITMQ_HOST": "mq",
+            "RABBITMQ_PORT": "5673",
+            "RABBITMQ_USER": "u",
+            "RABBITMQ_PASS": "p",
+            "LOG_LEVEL": "debug",
+        }
+    )
+    assert settings.broker.full_url() == "amqp://u:p@mq:5673/%2F"
+    assert settings.log.level == "DEBUG"
+
+
+def test_an_empty_common_name_counts_as_absent() -> None:
+    assert load(environ={"RABBITMQ_PORT": ""}) == Settings()
+
+
+def test_the_dotenv_file_counts_as_environment_that_the_real_one_overrides(folder: Path) -> None:
+    (folder / ".env").write_text("PACE_PRODUCER__RATE=7\nRABBITMQ_HOST=mq\nOTHER_PROGRAM=1\n", encoding="utf-8")
+    assert load(environ={}).producer.rate == 7
+    assert load(environ={}).broker.host == "mq"
+    assert load(environ={"PACE_PRODUCER__RATE": "8"}).producer.rate == 8
+
+
+def test_the_dotenv_file_may_name_the_config_file(folder: Path) -> None:
+    (folder / ".env").write_text("PACE_CONFIG=mine.py\n", encoding="utf-8")
+    (folder / "mine.py").write_text("class producer:\n    rate = 3\n", encoding="utf-8")
+    assert load(environ={}).producer.rate == 3
+
+
+def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "PACE_PRODUCER__RATE", "12")
+    assert load().producer.rate == 12
+
+
+def test_a_stronger_host_is_not_hidden_by_a_weaker_url(folder: Path) -> None:
+    (folder / "config.py").write_text('class broker:\n    url = "amqp://file/"\n', encoding="utf-8")
+    assert load(environ={}).broker.address() == "amqp://file:5672"
+    assert load(environ={"RABBITMQ_HOST": "mq"}).broker.address() == "amqp://mq:5672"
+    assert load({"broker.port": 1}, environ={"PACE_BROKER__URL": "amqp://mq/"}).broker.address() == "amqp://localhost:1"
+    assert load({"broker.url": "amqp://flag/"}, environ={"RABBITMQ_HOST": "mq"}).broker.address() == "amqp://flag:5672"
+
+
+def test_pace_config_names_another_file_and_the_argument_yet_another(folder: Path) -> None:
+    for rate in (1, 2, 3):
+        (folder / f"{rate}.py").write_text(f"class producer:\n    rate = {rate}\n", encoding="utf-8")
+    (folder / "1.py").rename(folder / "config.py")
+    assert load(environ={}).producer.rate == 1
+    assert load(environ={"PACE_CONFIG": "2.py"}).producer.rate == 2
+    assert load(environ={"PACE_CONFIG": "2.py"}, config_file=folder / "3.py").producer.rate == 3
+    assert load(environ={"PACE_CONFIG": ""}).producer.rate == 1000
+
+
+@pytest.mark.parametrize(("text", "value"), [("none", None), ("None", None), ("5", 5)])
+def test_none_unsets_what_may_be_unset(text: str, value: int | None) -> None:
+    assert load(environ={"PACE_QUEUE__MAX_LENGTH": text}).queue.max_length == value
+
+
+def test_none_is_a_text_like_any_other_where_a_text_is_expected() -> None:
+    assert load(environ={"PACE_PRODUCER__TEXT": "none"}).producer.text == "none"
+
+
+def test_a_table_is_given_as_json() -> None:
+    settings = load(environ={"PACE_CONTROL__PARAMETERS": '{"aimd": {"backoff": 0.9}}'})
+    assert settings.control.parameters == {"aimd": {"backoff": 0.9}}
+
+
+MISTAKES = {
+    "a number too small, from a flag": (
+        {"producer.rate": 0},
+        {},
+        "producer.rate = 0 (from command line): expected a number > 0 and ≤ 10000000 (msg/s)",
+    ),
+    "a number too large, from the environment": (
+        {},
+        {"PACE_PRODUCER__PAYLOAD_BYTES": "99999999"},
+        (
+            "producer.payload_bytes = '99999999' (from environment, PACE_PRODUCER__PAYLOAD_BYTES): "
+            "expected a whole number ≥ 0 and ≤ 16777216 (bytes)"
+        ),
+    ),
+    "no number, under a common name": (
+        {},
+        {"RABBITMQ_PORT": "abc"},
+        "broker.port = 'abc' (from environment, RABBITMQ_PORT): expected a whole number ≥ 0 and ≤ 65535",
+    ),
+    "none of the choices": (
+        {},
+        {"LOG_LEVEL": "loud"},
+        "log.level = 'loud' (from environment, LOG_LEVEL): expected DEBUG or INFO or WARNING or ERROR",
+    ),
+    "what may be unset": (
+        {},
+        {"PACE_QUEUE__MAX_LENGTH": "0"},
+        (
+            "queue.max_length = '0' (from environment, PACE_QUEUE__MAX_LENGTH): "
+            "expected a whole number ≥ 1 or none (messages)"
+        ),
+    ),
+    "a switch": (
+        {},
+        {"PACE_BROKER__WAIT": "maybe"},
+        "broker.wait = 'maybe' (from environment, PACE_BROKER__WAIT): expected true or false",
+    ),
+    "a misspelled setting": (
+        {"producer.rat": 5},
+        {},
+        "producer.rat = 5 (from command line): unknown setting; did you mean rate?",
+    ),
+    "a misspelled section": (
+        {},
+        {"PACE_PRODUCE__RATE": "5"},
+        "produce.rate = '5' (from environment, PACE_PRODUCE__RATE): unknown setting; did you mean producer or process?",
+    ),
+    "a setting without its section": (
+        {},
+        {"PACE_RATE": "5"},
+        "rate = '5' (from environment, PACE_RATE): unknown setting; did you mean producer.rate or consumer.rate?",
+    ),
+    "settings that contradict each other, each from elsewhere": (
+        {"queue.type": "quorum"},
+        {"PACE_QUEUE__DURABLE": "false", "PACE_QUEUE__WORK": "w"},
+        (
+            "queue = {'queue.durable': 'false', 'queue.type': 'quorum'} "
+            "(from environment, PACE_QUEUE__DURABLE; command line): "
+            "a quorum queue is always durable: set durable = True or another type"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "environ", "text"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_names_key_value_source_and_what_is_allowed(
+    flags: Mapping[str, Any], environ: Mapping[str, str], text: str
+) -> None:
+    assert refused(flags, environ) == text
+
+
+def test_broken_json_is_one_clear_message() -> None:
+    text = refused(environ={"PACE_CONTROL__PARAMETERS": "{aimd"})
+    assert text.startswith(
+        "control.parameters = '{aimd' (from environment, PACE_CONTROL__PARAMETERS): expected a table"
+    )
+
+
+@pytest.mark.parametrize("value", [5, {"aimd": 5}, {"aimd": {"backoff": "x"}}])
+def test_a_table_of_the_wrong_shape_is_named_by_its_setting(value: object) -> None:
+    assert refused({"control.parameters": value}).startswith("control.parameters = ")
+
+
+def test_a_mistake_in_the_file_names_the_file(folder: Path) -> None:
+    (folder / "config.py").write_text("class consumer:\n    prefetch = 0\n", encoding="utf-8")
+    assert refused() == "consumer.prefetch = 0 (from config.py): expected a whole number ≥ 1 and ≤ 65535, or auto"
+
+
+def test_an_unknown_class_in_the_file_is_named(folder: Path) -> None:
+    (folder / "config.py").write_text("class prodcer:\n    rate = 1\n", encoding="utf-8")
+    assert "prodcer = 'class' (from config.py): unknown setting; did you mean producer or process?" in refused()
+
+
+@pytest.mark.parametrize("content", ["class producer\n", "1 / 0\n", "import nowhere_to_be_found\n"])
+def test_a_file_that_cannot_be_run_is_one_clear_message(content: str, folder: Path) -> None:
+    (folder / "config.py").write_text(content, encoding="utf-8")
+    assert refused().startswith("config = 'config.py': cannot be read: ")
+
+
+def test_the_file_may_compute_and_import(folder: Path) -> None:
+    content = (
+        "from pathlib import Path\nfrom math import sqrt\n\nBASE = 50\n\nclass producer:\n    rate = BASE * sqrt(4)\n"
+    )
+    (folder / "config.py").write_text(content, encoding="utf-8")
+    assert load(environ={}).producer.rate == 100
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    assert refused(environ={"PACE_CONFIG": "mine.py"}) == "config = 'mine.py': no such file"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"PACE_BROKER__PASWORD": "hunter2"},
+        {"PACE_API__TOKENS": "hunter2"},
+        {"PACE_BROKER__URL": "http://guest:hunter2@mq/"},
+        {"PACE_BROKER__PASSWORD": "hunter2", "PACE_BROKER__RECONNECT_MIN_S": "99"},
+        {"RABBITMQ_PASS": "hunter2", "RABBITMQ_PORT": "x"},
+    ],
+)
+def test_no_mistake_reveals_a_secret(environ: Mapping[str, str]) -> None:
+    assert "hunter2" not in refused(environ=environ)
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    assert load(environ={"PACE_REQUIRE_BROKERS": "rabbitmq", "PATH": "/bin", "PACEMAKER": "1"}) == Settings()
+
+
+def test_replacing_changes_all_or_nothing() -> None:
+    before = load({"producer.rate": 5}, environ={})
+    after = replaced(before, {"consumer.rate": 7})
+    assert (after.producer.rate, after.consumer.rate, before.consumer.rate) == (5, 7, 100)
+    with pytest.raises(ConfigError, match=r"consumer\.rate = -1 \(from request\)"):
+        replaced(before, {"producer.rate": 6, "consumer.rate": -1})
+    assert before == load({"producer.rate": 5}, environ={})
+
+
+# A NUL cannot be in an environment variable, nor a lone surrogate.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "producer.rate": st.floats(1e-6, 1e7),
+        "producer.text": TEXT | st.sampled_from(["none", "{", "[1]", "'", " "]),
+        "producer.purge": st.booleans(),
+        "producer.processing_time_s": st.none() | st.floats(0, 10),
+        "consumer.prefetch": st.just("auto") | st.integers(1, 65535),
+        "queue.max_length": st.none() | st.integers(1, 10**9),
+        "queue.type": st.sampled_from(["classic", "lazy"]),
+        "broker.password": TEXT,
+        "broker.url": st.sampled_from(["", "amqp://u:p@h:1/v"]),
+        "control.parameters": st.dictionaries(TEXT, st.dictionaries(TEXT, st.floats(-5, 5)), max_size=2),
+        "process.seed": st.none() | st.integers(0),
+    },
+)
+
+
+@given(CHANGES)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the folder is only read
+def test_another_process_gets_exactly_these_settings_through_its_environment(changes: dict[str, Any]) -> None:
+    settings = load(changes, environ={"PACE_CONFIG": ""})
+    assert load(environ=as_environment(settings)) == settings
+
+
+def test_handed_on_settings_overrule_the_other_process_own_surroundings(folder: Path) -> None:
+    (folder / ".env").write_text("PACE_PRODUCER__RATE=7\nRABBITMQ_HOST=mq\n", encoding="utf-8")
+    (folder / "config.py").write_text("class consumer:\n    rate = 7\n", encoding="utf-8")
+    assert load(environ=as_environment(Settings())) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("producer.rate", "a number > 0 and ≤ 10000000 (msg/s)"),
+        ("consumer.prefetch", "a whole number ≥ 1 and ≤ 65535 or auto (messages)"),
+        ("queue.work", "text"),
+        ("broker.password", "text"),
+        ("queue.durable", "true or false"),
+        ("control.floor_per_s", "a number > 0 or none (msg/s)"),
+        ("queue.type", "classic or quorum or lazy"),
+        ("control.parameters", "a table"),
+    ],
+)
+def test_what_is_allowed_is_said_in_words(key: str, text: str) -> None:
+    assert allowed(find_field(key)) == text
