@@ -14,14 +14,15 @@ __all__ = ["connect"]
 def connect(settings: Settings) -> Transport:
     """Return the transport for ``settings.broker``; nothing is dialled before a product of it starts.
 
-    Clients are imported here, when chosen: a Kafka user need not have pika, nor the other way round.
+    Clients are imported here, when chosen: who stays in memory need not wait for pika, nor a Kafka user have it.
     """
-    match scheme := urlsplit(settings.broker.full_url()).scheme:
-        case "amqp" | "amqps":
-            from backpressure.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415 -- see above
+    scheme = urlsplit(settings.broker.full_url()).scheme
+    if scheme == "memory":
+        from backpressure.transports.memory import MemoryTransport  # noqa: PLC0415 -- see above
 
-            return RabbitMQTransport(settings)
-        case "kafka":
-            raise ConfigError("broker.url", f"{scheme}://…", "this version has no Kafka transport yet: use amqp://")
-        case _:
-            raise ConfigError("broker.url", f"{scheme}://…", "expected amqp:// or amqps://")
+        return MemoryTransport(settings)
+    if scheme == "kafka":
+        raise ConfigError("broker.url", f"{scheme}://…", "the Kafka transport is not part of this version: use amqp://")
+    from backpressure.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415 -- see above
+
+    return RabbitMQTransport(settings)

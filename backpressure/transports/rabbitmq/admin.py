@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import AMQPError
 
 from backpressure.core.message import Delivery
-from backpressure.errors import QueueNotFoundError, TransportError
+from backpressure.errors import PreconditionFailedError, QueueNotFoundError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
+from backpressure.transports.rabbitmq.bound import BOUND_ARGUMENTS, BoundPolicy
 from backpressure.transports.rabbitmq.failures import request_error
 from backpressure.transports.rabbitmq.link import Outage
 from backpressure.transports.rabbitmq.properties import message_from
 from backpressure.transports.rabbitmq.requests import Requests
-from backpressure.transports.rabbitmq.topology import queue_declarations
+from backpressure.transports.topology import QueueDeclaration, bound_policy, queue_declarations
 
 __all__ = ["RabbitMQAdmin"]
 
@@ -31,6 +33,7 @@ class RabbitMQAdmin:
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._requests = Requests(broker, outage, name)
+        self._bound = BoundPolicy(broker)
 
     async def start(self) -> None:
         """See `QueueAdmin.start`."""
@@ -38,26 +41,25 @@ class RabbitMQAdmin:
 
     async def identity(self) -> BrokerIdentity:
         """See `QueueAdmin.identity`."""
-        properties = self._requests.link.connection.server_properties or {}
         return BrokerIdentity(
-            product=str(properties.get("product", "unknown")),
-            version=str(properties.get("version", "unknown")),
+            product=self._property("product") or "unknown",
+            version=self._property("version") or "unknown",
             address=self._requests.link.address,
         )
 
     async def declare(self, queue: QueueSettings) -> None:
         """See `QueueAdmin.declare`."""
-        call = self._requests.call
-        await call("exchange_declare", exchange=queue.exchange, exchange_type="direct", durable=True)
-        for declaration in queue_declarations(queue, bound_by_policy=False):
-            await call(
-                "queue_declare",
-                queue=declaration.name,
-                durable=declaration.durable,
-                arguments=declaration.arguments,
-            )
-            if declaration.bound:
-                await call("queue_bind", queue=declaration.name, exchange=queue.exchange, routing_key=queue.routing_key)
+        await self._requests.call("exchange_declare", exchange=queue.exchange, exchange_type="direct", durable=True)
+        by_policy = await self._bound.is_possible(queue.work, self._property("cluster_name"))
+        if by_policy:
+            await self._bound.put(queue.work, bound_policy(queue))
+        try:
+            await self._declare_queues(queue, queue_declarations(queue, bound_by_policy=by_policy))
+        except PreconditionFailedError as error:
+            if not by_policy or error.argument not in BOUND_ARGUMENTS:
+                raise
+            # Somebody without a management API was here first: the bound it declared will do, when it is the same.
+            await self._declare_queues(queue, queue_declarations(queue, bound_by_policy=False))
 
     async def purge(self, queue: str) -> int:
         """See `QueueAdmin.purge`."""
@@ -66,18 +68,17 @@ class RabbitMQAdmin:
 
     async def delete(self, queue: str) -> None:
         """See `QueueAdmin.delete`."""
-        try:
+        with suppress(QueueNotFoundError):
             await self._requests.call("queue_delete", queue=queue)
-        except QueueNotFoundError:
-            return
+        await self._bound.forget(queue)
 
     async def delete_exchange(self, exchange: str) -> None:
         """See `QueueAdmin.delete_exchange`."""
         await self._requests.call("exchange_delete", exchange=exchange)
 
     async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
-        """See `QueueAdmin.set_bound`."""
-        raise TransportError("not yet")
+        """See `QueueAdmin.set_bound`; returns when the new bound is in force."""
+        await self._bound.change(queue, max_length=max_length, overflow=overflow)
 
     async def drain(self, queue: str) -> AsyncIterator[Delivery]:
         """See `QueueAdmin.drain`; raises `QueueNotFoundError`.
@@ -126,4 +127,18 @@ class RabbitMQAdmin:
 
     async def stop(self) -> None:
         """Close."""
+        await self._bound.close()
         await self._requests.link.stop()
+
+    async def _declare_queues(self, queue: QueueSettings, declarations: list[QueueDeclaration]) -> None:
+        call = self._requests.call
+        for declaration in declarations:
+            name = declaration.name
+            await call("queue_declare", queue=name, durable=declaration.durable, arguments=declaration.arguments)
+            if declaration.bound:
+                await call("queue_bind", queue=name, exchange=queue.exchange, routing_key=queue.routing_key)
+
+    def _property(self, name: str) -> str:
+        """Return what the broker says of itself at login, or ""."""
+        properties = self._requests.link.connection.server_properties or {}
+        return str(properties.get(name, ""))

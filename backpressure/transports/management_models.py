@@ -1,0 +1,171 @@
+"""What the management API reports, as typed models. Fields a broker does not report keep their defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "BindingInfo",
+    "ChannelInfo",
+    "ConnectionInfo",
+    "ConsumerInfo",
+    "ExchangeInfo",
+    "NodeInfo",
+    "Overview",
+    "Policy",
+    "QueueInfo",
+]
+
+# Erlang has one empty value for lists and objects, and the API one for "nothing": [] where an object belongs.
+_Object = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
+_Text = Annotated[str, BeforeValidator(lambda value: value or "")]
+
+
+def _at(*path: str) -> Any:
+    return Field(default=0, validation_alias=AliasPath(*path))
+
+
+class _Info(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Overview(_Info):
+    """The broker as a whole; rates per second over all queues."""
+
+    product: str = Field(default="RabbitMQ", validation_alias="product_name")
+    version: str = Field(default="", validation_alias="rabbitmq_version")
+    node: str = ""
+    cluster_name: str = ""
+    publish_rate: float = _at("message_stats", "publish_details", "rate")
+    confirm_rate: float = _at("message_stats", "confirm_details", "rate")
+    deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
+    ack_rate: float = _at("message_stats", "ack_details", "rate")
+    messages: int = _at("queue_totals", "messages")
+    messages_ready: int = _at("queue_totals", "messages_ready")
+    messages_unacknowledged: int = _at("queue_totals", "messages_unacknowledged")
+    connections: int = _at("object_totals", "connections")
+    channels: int = _at("object_totals", "channels")
+    queues: int = _at("object_totals", "queues")
+    consumers: int = _at("object_totals", "consumers")
+
+
+class QueueInfo(_Info):
+    """One queue; counts in messages, memory in bytes, totals since the broker started, rates per second."""
+
+    name: str
+    vhost: str = "/"
+    type: str = "classic"
+    state: str = ""
+    durable: bool = False
+    exclusive: bool = False
+    arguments: _Object = {}
+    policy: _Text = ""
+    effective_policy: _Object = Field(default={}, validation_alias="effective_policy_definition")
+    consumers: int = 0
+    memory_bytes: int = Field(default=0, validation_alias="memory")
+    message_bytes: int = 0
+    messages: int = 0
+    messages_ready: int = 0
+    messages_unacknowledged: int = 0
+    published: int = _at("message_stats", "publish")
+    delivered: int = _at("message_stats", "deliver_get")
+    acknowledged: int = _at("message_stats", "ack")
+    redelivered: int = _at("message_stats", "redeliver")
+    publish_rate: float = _at("message_stats", "publish_details", "rate")
+    deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
+    ack_rate: float = _at("message_stats", "ack_details", "rate")
+
+
+class ConnectionInfo(_Info):
+    """One client connection; ``client_name`` is what the client calls itself."""
+
+    name: str
+    client_name: _Text = Field(default="", validation_alias=AliasPath("client_properties", "connection_name"))
+    user: str = ""
+    vhost: str = ""
+    peer_host: _Text = ""
+    peer_port: int = 0
+    state: str = ""
+    channels: int = 0
+    received_bytes: int = Field(default=0, validation_alias="recv_oct")
+    sent_bytes: int = Field(default=0, validation_alias="send_oct")
+    connected_at_ms: int = Field(default=0, validation_alias="connected_at")
+
+
+class ChannelInfo(_Info):
+    """One channel."""
+
+    name: str
+    connection_name: str = Field(default="", validation_alias=AliasPath("connection_details", "name"))
+    number: int = 0
+    user: str = ""
+    state: str = ""
+    confirm: bool = False
+    consumer_count: int = 0
+    messages_unacknowledged: int = 0
+    messages_unconfirmed: int = 0
+    prefetch_count: int = 0
+    global_prefetch_count: int = 0
+    publish_rate: float = _at("message_stats", "publish_details", "rate")
+    deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
+    ack_rate: float = _at("message_stats", "ack_details", "rate")
+
+
+class ConsumerInfo(_Info):
+    """One consumer of one queue."""
+
+    consumer_tag: str
+    queue: str = Field(default="", validation_alias=AliasPath("queue", "name"))
+    connection_name: str = Field(default="", validation_alias=AliasPath("channel_details", "connection_name"))
+    peer_host: _Text = Field(default="", validation_alias=AliasPath("channel_details", "peer_host"))
+    peer_port: int = _at("channel_details", "peer_port")
+    ack_required: bool = True
+    active: bool = True
+    prefetch_count: int = 0
+
+
+class NodeInfo(_Info):
+    """One node of the cluster; memory and disk in bytes."""
+
+    name: str
+    running: bool = True
+    pid: str = Field(default="", validation_alias="os_pid")
+    memory_bytes: int = Field(default=0, validation_alias="mem_used")
+    memory_limit_bytes: int = Field(default=0, validation_alias="mem_limit")
+    memory_alarm: bool = Field(default=False, validation_alias="mem_alarm")
+    disk_free_bytes: int = Field(default=0, validation_alias="disk_free")
+    disk_free_limit_bytes: int = Field(default=0, validation_alias="disk_free_limit")
+    disk_alarm: bool = Field(default=False, validation_alias="disk_free_alarm")
+    uptime_ms: int = Field(default=0, validation_alias="uptime")
+
+
+class ExchangeInfo(_Info):
+    """One exchange; the default exchange has no name."""
+
+    name: str
+    vhost: str = "/"
+    type: str = ""
+    durable: bool = False
+    auto_delete: bool = False
+    internal: bool = False
+
+
+class BindingInfo(_Info):
+    """One binding; every queue has one from the default exchange, whose name is empty."""
+
+    source: str
+    destination: str
+    destination_type: str = "queue"
+    routing_key: str = ""
+
+
+class Policy(_Info):
+    """Settings that the broker lays over all queues whose name matches ``pattern``; the highest priority wins."""
+
+    name: str
+    pattern: str
+    definition: _Object = {}
+    apply_to: str = Field(default="queues", validation_alias="apply-to")
+    priority: int = 0

@@ -1,0 +1,133 @@
+"""Creating, watching and removing what is in a broker in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from backpressure import __version__
+from backpressure.core.message import Delivery
+from backpressure.settings import QueueSettings
+from backpressure.transports.base import BrokerIdentity, QueueReading
+from backpressure.transports.memory.broker import MemoryBroker, MemoryQueue
+from backpressure.transports.topology import bound_policy, queue_declarations
+
+__all__ = ["MemoryAdmin", "MemoryFeedback", "MemoryProbe"]
+
+
+class MemoryAdmin:
+    """A `QueueAdmin`."""
+
+    def __init__(self, broker: MemoryBroker, address: str) -> None:
+        self._broker = broker
+        self._address = address
+
+    async def start(self) -> None:
+        """See `QueueAdmin.start`."""
+
+    async def identity(self) -> BrokerIdentity:
+        """See `QueueAdmin.identity`."""
+        return BrokerIdentity(product="Pace Matching memory broker", version=__version__, address=self._address)
+
+    async def declare(self, queue: QueueSettings) -> None:
+        """See `QueueAdmin.declare`."""
+        bindings = self._broker.bindings.setdefault(queue.exchange, [])
+        for declared in queue_declarations(queue, bound_by_policy=True):
+            bound = bound_policy(queue) if declared.name == queue.work else {}
+            if declared.name == queue.audit:
+                bound = {"max-length": queue.audit_max_length, "overflow": "drop-head"}
+            self._broker.declare(MemoryQueue(declared.name, declared.durable, declared.arguments, bound))
+            binding = (queue.routing_key, declared.name)
+            if declared.bound and binding not in bindings:
+                bindings.append(binding)
+
+    async def purge(self, queue: str) -> int:
+        """See `QueueAdmin.purge`."""
+        found = self._broker.queue(queue)
+        count = len(found.ready)
+        while found.ready:
+            found.pop()
+        return count
+
+    async def delete(self, queue: str) -> None:
+        """See `QueueAdmin.delete`."""
+        self._broker.delete(queue)
+
+    async def delete_exchange(self, exchange: str) -> None:
+        """See `QueueAdmin.delete_exchange`."""
+        self._broker.bindings.pop(exchange, None)
+
+    async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
+        """See `QueueAdmin.set_bound`."""
+        kept = {key: value for key, value in self._broker.queue(queue).bound.items() if key == "max-length-bytes"}
+        limits = kept if max_length is None else kept | {"max-length": max_length}
+        self._broker.set_bound(queue, limits | {"overflow": overflow} if limits else {})
+
+    async def drain(self, queue: str) -> AsyncIterator[Delivery]:
+        """See `QueueAdmin.drain`."""
+        tag = 0
+        while (found := self._broker.queue(queue)).ready:
+            tag += 1
+            entry = found.pop()
+            yield Delivery(
+                message=entry.message,
+                tag=tag,
+                epoch=0,
+                redelivered=entry.redelivered,
+                exchange=entry.exchange,
+                routing_key=entry.routing_key,
+                received_ns=time.monotonic_ns(),
+            )
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+class MemoryProbe:
+    """A `QueueProbe` that knows unacked messages too."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    async def start(self) -> None:
+        """See `QueueProbe.start`."""
+
+    async def read(self, queue: str) -> QueueReading:
+        """See `QueueProbe.read`."""
+        found = self._broker.queue(queue)
+        return QueueReading(ready=len(found.ready), unacked=found.unacked, consumers=len(found.consumers))
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+class MemoryFeedback:
+    """A `FeedbackBus`."""
+
+    def __init__(self, broker: MemoryBroker, exchange: str) -> None:
+        self._broker = broker
+        self._listeners = broker.listeners.setdefault(exchange, [])
+        self._on_report: Callable[[bytes], None] | None = None
+        self._started = False
+
+    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+        """See `FeedbackBus.start`."""
+        self._started = True
+        self._on_report = on_report
+        if on_report is not None:
+            self._listeners.append(on_report)
+
+    def send(self, payload: bytes) -> bool:
+        """See `FeedbackBus.send`."""
+        if not self._started or self._broker.alarm:
+            return False
+        for listener in self._listeners:
+            asyncio.get_running_loop().call_soon(listener, payload)
+        return True
+
+    async def stop(self) -> None:
+        """Stop listening and sending."""
+        self._started = False
+        if self._on_report in self._listeners:
+            self._listeners.remove(self._on_report)

@@ -1,0 +1,250 @@
+"""A broker in this process: exchanges, bounded queues, dead letters, prefetch, redelivery; no sockets, no disk.
+
+It behaves as RabbitMQ does in all that the protocols of `base` can show, and in nothing else. All methods run on the
+event loop; deliveries and confirms are handed over by ``call_soon``, never from within the call that caused them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from backpressure.core.message import HeaderValue, Message
+from backpressure.errors import PreconditionFailedError, QueueNotFoundError
+
+__all__ = ["Client", "Consumer", "Entry", "MemoryBroker", "MemoryQueue"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A message in a queue. ``order`` is its place, which it keeps when it is requeued."""
+
+    order: int
+    message: Message
+    exchange: str
+    routing_key: str
+    expires_at: float
+    redelivered: bool = False
+
+
+class Client(Protocol):
+    """Something connected that can lose its connection."""
+
+    def lose(self, reason: str) -> None:
+        """The connection is gone; a new one follows at once."""
+
+    def on_alarm_over(self) -> None:
+        """The broker takes messages again."""
+
+
+class Consumer(Protocol):
+    """Something that takes messages from a queue."""
+
+    def has_room(self) -> bool:
+        """Whether one more unsettled delivery is allowed."""
+
+    def take(self, entry: Entry) -> None:
+        """Accept one delivery."""
+
+    def on_queue_deleted(self) -> None:
+        """The queue is gone."""
+
+
+@dataclass
+class MemoryQueue:
+    """One queue: ``ready`` in order, ``unacked`` counted, the bound changeable at any time."""
+
+    name: str
+    durable: bool
+    arguments: Mapping[str, str | int]
+    bound: Mapping[str, str | int] = field(default_factory=dict)
+    ready: deque[Entry] = field(default_factory=deque)
+    ready_bytes: int = 0
+    unacked: int = 0
+    consumers: deque[Consumer] = field(default_factory=deque)
+
+    @property
+    def overflow(self) -> str:
+        """What happens to a message beyond the bound."""
+        return str(self.bound.get("overflow", "drop-head"))
+
+    def is_over(self, extra_messages: int = 0, extra_bytes: int = 0) -> bool:
+        """Whether so much more would exceed the bound; only ready messages count."""
+        return (
+            len(self.ready) + extra_messages > int(self.bound.get("max-length", 1 << 62))
+            or self.ready_bytes + extra_bytes > int(self.bound.get("max-length-bytes", 1 << 62))
+        )  # fmt: skip
+
+    def add(self, entry: Entry) -> None:
+        """Put a message in its place: at the end for a new one, before its successors for a requeued one."""
+        place = len(self.ready)
+        if self.ready and self.ready[-1].order > entry.order:
+            place = next(index for index, other in enumerate(self.ready) if other.order > entry.order)
+        self.ready.insert(place, entry)
+        self.ready_bytes += len(entry.message.body)
+
+    def pop(self) -> Entry:
+        """Take the oldest message."""
+        entry = self.ready.popleft()
+        self.ready_bytes -= len(entry.message.body)
+        return entry
+
+
+class MemoryBroker:
+    """All queues and exchanges, and the clients that are connected."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, MemoryQueue] = {}
+        self.bindings: dict[str, list[tuple[str, str]]] = {}
+        self.clients: list[Client] = []
+        self.listeners: dict[str, list[Callable[[bytes], None]]] = {}
+        self.alarm = ""
+        self._orders = itertools.count()
+
+    # -- what tests and labs do to it
+
+    def disconnect(self, reason: str = "connection closed by the broker") -> None:
+        """Drop every client; each comes back at once."""
+        for client in list(self.clients):
+            client.lose(reason)
+
+    def block(self, reason: str = "low on memory") -> None:
+        """Raise the alarm: what is published waits."""
+        self.alarm = reason
+
+    def unblock(self) -> None:
+        """End the alarm."""
+        self.alarm = ""
+        for client in list(self.clients):
+            client.on_alarm_over()
+
+    # -- topology
+
+    def declare(self, queue: MemoryQueue) -> None:
+        """Create a queue, or give the one of that name a new bound; raises `PreconditionFailedError`."""
+        existing = self.queues.setdefault(queue.name, queue)
+        if existing.durable != queue.durable:
+            raise _inequivalent(queue.name, "durable", queue.durable, existing.durable)
+        for key in sorted(existing.arguments.keys() | queue.arguments.keys()):
+            wanted, current = queue.arguments.get(key), existing.arguments.get(key)
+            if wanted != current:
+                raise _inequivalent(queue.name, key, wanted, current)
+        self.set_bound(queue.name, queue.bound)
+
+    def queue(self, name: str) -> MemoryQueue:
+        """Return a queue, rid of expired messages; raises `QueueNotFoundError`."""
+        if name not in self.queues:
+            raise QueueNotFoundError(name)
+        self._expire(self.queues[name])
+        return self.queues[name]
+
+    def set_bound(self, name: str, bound: Mapping[str, str | int]) -> None:
+        """Change the bound; a queue that is now too long loses its oldest messages."""
+        queue = self.queue(name)
+        queue.bound = bound
+        self._shorten(queue)
+
+    def delete(self, name: str) -> None:
+        """Remove a queue, its bindings and its messages."""
+        queue = self.queues.pop(name, None)
+        for exchange, bound in self.bindings.items():
+            self.bindings[exchange] = [(key, target) for key, target in bound if target != name]
+        for consumer in list(queue.consumers) if queue else ():
+            consumer.on_queue_deleted()
+
+    # -- messages
+
+    def publish(self, message: Message, exchange: str, routing_key: str) -> tuple[bool, bool]:
+        """Route one message; return whether it reached a queue at all and whether every such queue took it."""
+        targets = list(self._route(exchange, routing_key))
+        accepted = [self._offer(queue, message, exchange, routing_key) for queue in targets]
+        return bool(targets), all(accepted)
+
+    def requeue(self, name: str, entry: Entry) -> None:
+        """Put an unsettled message back in its place, marked as redelivered."""
+        if (queue := self.queues.get(name)) is not None:
+            queue.unacked -= 1
+            entry.redelivered = True
+            queue.add(entry)
+            self.pump_soon(queue)
+
+    def settle(self, name: str, entry: Entry, *, dead_letter: bool = False) -> None:
+        """Forget an unsettled message, or send it to the queue's dead letters as rejected."""
+        if (queue := self.queues.get(name)) is not None:
+            queue.unacked -= 1
+            if dead_letter:
+                self._dead_letter(queue, entry, "rejected")
+
+    def pump_soon(self, queue: MemoryQueue) -> None:
+        """Deliver what can be delivered, in a moment."""
+        asyncio.get_running_loop().call_soon(self._pump, queue)
+
+    def _pump(self, queue: MemoryQueue) -> None:
+        self._expire(queue)
+        while queue.ready:
+            consumer = next((consumer for consumer in queue.consumers if consumer.has_room()), None)
+            if consumer is None:
+                return
+            queue.consumers.remove(consumer)  # to the end of the line: consumers take turns
+            queue.consumers.append(consumer)
+            queue.unacked += 1
+            consumer.take(queue.pop())
+
+    def _route(self, exchange: str, routing_key: str) -> Iterator[MemoryQueue]:
+        names = [routing_key] if not exchange else [name for key, name in self.bindings[exchange] if key == routing_key]
+        return (self.queues[name] for name in names if name in self.queues)
+
+    def _offer(self, queue: MemoryQueue, message: Message, exchange: str, routing_key: str) -> bool:
+        self._expire(queue)
+        lifetimes_ms = [message.expiration_ms, queue.arguments.get("x-message-ttl")]
+        lifetime_ms = min((int(known) for known in lifetimes_ms if known is not None), default=None)
+        expires_at = float("inf") if lifetime_ms is None else asyncio.get_running_loop().time() + lifetime_ms / 1000
+        entry = Entry(next(self._orders), message, exchange, routing_key, expires_at)
+        if queue.overflow != "drop-head" and queue.is_over(1, len(message.body)):
+            if queue.overflow == "reject-publish-dlx":
+                self._dead_letter(queue, entry, "maxlen")
+            return False
+        queue.add(entry)
+        self._shorten(queue)
+        self.pump_soon(queue)
+        return True
+
+    def _shorten(self, queue: MemoryQueue) -> None:
+        while queue.ready and queue.is_over():
+            self._dead_letter(queue, queue.pop(), "maxlen")
+
+    def _expire(self, queue: MemoryQueue) -> None:
+        now = asyncio.get_running_loop().time()
+        while queue.ready and queue.ready[0].expires_at <= now:
+            self._dead_letter(queue, queue.pop(), "expired")
+
+    def _dead_letter(self, queue: MemoryQueue, entry: Entry, reason: str) -> None:
+        routing_key = str(queue.arguments.get("x-dead-letter-routing-key", entry.routing_key))
+        if "x-dead-letter-exchange" not in queue.arguments:
+            return
+        death = {
+            "count": 1,
+            "reason": reason,
+            "queue": queue.name,
+            "exchange": entry.exchange,
+            "routing-keys": [entry.routing_key],
+        }
+        headers: dict[str, HeaderValue] = {
+            **entry.message.headers,
+            "x-death": [death],
+            "x-first-death-reason": reason,
+        }
+        dead = replace(entry.message, headers=headers, expiration_ms=None)
+        self.publish(dead, str(queue.arguments["x-dead-letter-exchange"]), routing_key)
+
+
+def _inequivalent(name: str, argument: str, wanted: object, current: object) -> PreconditionFailedError:
+    reply_text = (
+        f"PRECONDITION_FAILED - inequivalent arg '{argument}' for queue '{name}' in vhost '/': "
+        f"received '{wanted}' but current is '{current}'"
+    )
+    return PreconditionFailedError(name, argument, reply_text)

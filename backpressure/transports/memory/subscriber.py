@@ -1,0 +1,142 @@
+"""Consuming from a broker in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from backpressure.core.message import Delivery
+from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
+from backpressure.transports.base import SubscriberListener
+from backpressure.transports.memory.broker import Entry, MemoryBroker
+
+__all__ = ["MemorySubscriber"]
+
+_RETRY_S = 0.05
+
+
+class MemorySubscriber:
+    """A `Subscriber`."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._listener: SubscriberListener
+        self._queue = ""
+        self._prefetch = 1
+        self._epoch = 0
+        self._tag = 0
+        self._unsettled: dict[int, Entry] = {}
+        self._paused = False
+        self._connected = False
+
+    async def start(self, listener: SubscriberListener, *, queue: str, prefetch: int) -> None:
+        """See `Subscriber.start`; raises `QueueNotFoundError`."""
+        self._broker.queue(queue)
+        self._listener, self._queue, self._prefetch = listener, queue, prefetch
+        self._broker.clients.append(self)
+        self._connect()
+
+    def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
+        """See `Subscriber.ack`."""
+        if not self._is_current(delivery):
+            return False
+        for tag in [tag for tag in self._unsettled if tag == delivery.tag or (multiple and tag < delivery.tag)]:
+            self._broker.settle(self._queue, self._unsettled.pop(tag))
+        self._pump()
+        return True
+
+    def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
+        """See `Subscriber.nack`."""
+        if not self._is_current(delivery):
+            return False
+        entry = self._unsettled.pop(delivery.tag)
+        if requeue:
+            self._broker.requeue(self._queue, entry)
+        else:
+            self._broker.settle(self._queue, entry, dead_letter=True)
+        self._pump()
+        return True
+
+    def set_prefetch(self, count: int) -> None:
+        """See `Subscriber.set_prefetch`."""
+        self._prefetch = count
+        self._pump()
+
+    async def pause(self) -> None:
+        """See `Subscriber.pause`."""
+        self._paused = True
+
+    async def resume(self) -> None:
+        """See `Subscriber.resume`."""
+        self._paused = False
+        self._pump()
+
+    async def stop(self) -> None:
+        """See `Subscriber.stop`."""
+        self._disconnect()
+        if self in self._broker.clients:
+            self._broker.clients.remove(self)
+
+    def has_room(self) -> bool:
+        """See `Consumer.has_room`."""
+        return self._connected and not self._paused and len(self._unsettled) < self._prefetch
+
+    def take(self, entry: Entry) -> None:
+        """See `Consumer.take`."""
+        self._tag += 1
+        self._unsettled[self._tag] = entry
+        delivery = Delivery(
+            message=entry.message,
+            tag=self._tag,
+            epoch=self._epoch,
+            redelivered=entry.redelivered,
+            exchange=entry.exchange,
+            routing_key=entry.routing_key,
+            received_ns=time.monotonic_ns(),
+        )
+        self._listener.on_delivery(delivery)
+
+    def on_queue_deleted(self) -> None:
+        """See `Consumer.on_queue_deleted`."""
+        self._lose(QueueNotFoundError(self._queue))
+
+    def lose(self, reason: str) -> None:
+        """See `Client.lose`."""
+        self._lose(NotConnectedError(f"lost the broker in this process ({reason})"))
+
+    def on_alarm_over(self) -> None:
+        """An alarm never concerns a consumer."""
+
+    def _is_current(self, delivery: Delivery) -> bool:
+        return self._connected and delivery.epoch == self._epoch and delivery.tag in self._unsettled
+
+    def _lose(self, error: TransportError) -> None:
+        self._disconnect()
+        self._listener.on_lost(error)
+        asyncio.get_running_loop().call_soon(self._connect)
+
+    def _disconnect(self) -> None:
+        self._connected = False
+        queue = self._broker.queues.get(self._queue)
+        if queue is not None and self in queue.consumers:
+            queue.consumers.remove(self)
+        for entry in self._unsettled.values():
+            self._broker.requeue(self._queue, entry)
+        self._unsettled.clear()
+
+    def _connect(self) -> None:
+        if self._connected or self not in self._broker.clients:
+            return
+        if (queue := self._broker.queues.get(self._queue)) is None:
+            asyncio.get_running_loop().call_later(_RETRY_S, self._connect)
+            return
+        self._epoch += 1
+        self._tag = 0
+        self._connected = True
+        queue.consumers.append(self)
+        self._listener.on_ready()
+        self._pump()
+
+    def _pump(self) -> None:
+        if (queue := self._broker.queues.get(self._queue)) is not None:
+            self._broker.pump_soon(queue)

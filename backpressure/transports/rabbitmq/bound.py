@@ -1,0 +1,110 @@
+"""The work queue's bound as a policy, so that it can change while the queue lives.
+
+An argument is fixed when the queue is declared, and where both exist the broker takes the smaller limit: a bound that
+was declared as an argument can never be raised. So the bound is a policy wherever the broker has a management API that
+lets us set one, and an argument elsewhere. The last process to declare the queue decides, as with any declaration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from backpressure.errors import TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.management import ManagementClient, Policy, QueueInfo
+
+__all__ = ["BOUND_ARGUMENTS", "BoundPolicy"]
+
+BOUND_ARGUMENTS = frozenset({"x-max-length", "x-max-length-bytes", "x-overflow"})
+_POLL_S, _POLLS = 0.02, 250  # policies take effect within moments of being accepted
+
+
+class BoundPolicy:
+    """One policy for each queue, named after it."""
+
+    def __init__(self, broker: BrokerSettings) -> None:
+        self._management = ManagementClient.of(broker)
+
+    async def close(self) -> None:
+        """Close the connections to the management API."""
+        if self._management is not None:
+            await self._management.close()
+
+    async def is_possible(self, queue: str, cluster_name: str) -> bool:
+        """Whether a policy of ours can hold the bound of ``queue``.
+
+        Not when somebody else's policy matches it, because only one applies to a queue and ours would hide theirs; and
+        not when the management API turns out to belong to another broker than the one we are connected to.
+        """
+        if self._management is None:
+            return False
+        try:
+            overview, policies = await self._management.overview(), await self._management.policies()
+        except TransportError:  # not enabled, not for this user, not reachable: the bound becomes an argument
+            return False
+        same_broker = cluster_name in {"", overview.cluster_name}
+        return same_broker and not any(
+            policy.name != _name(queue) and re.search(policy.pattern, queue) for policy in policies
+        )
+
+    async def put(self, queue: str, definition: dict[str, Any]) -> None:
+        """Set the bound, or remove it when ``definition`` is empty."""
+        assert self._management is not None, "ask is_possible() first"
+        if definition:
+            pattern = f"^{re.escape(queue)}$"
+            await self._management.set_policy(Policy(name=_name(queue), pattern=pattern, definition=definition))
+        else:
+            await self._management.delete_policy(_name(queue))
+
+    async def change(self, queue: str, *, max_length: int | None, overflow: str) -> None:
+        """Change the bound of a live queue and return when it is in force.
+
+        Raises `QueueNotFoundError`, or `TransportError` saying what to do instead.
+        """
+        if self._management is None:
+            raise TransportError(
+                f"changing the bound of the live queue {queue!r} takes a policy, and so the management API: "
+                f"set broker.management_url, or delete the queue (pace cleanup {queue}) and start again"
+            )
+        present = await self._management.queue(queue)
+        _refuse_what_arguments_forbid(present, max_length, overflow)
+        held = present.effective_policy if present.policy == _name(queue) else {}
+        limits = {key: value for key, value in held.items() if key == "max-length-bytes"}
+        if max_length is not None:
+            limits["max-length"] = max_length
+        definition = limits | {"overflow": overflow} if limits else {}
+        await self.put(queue, definition)
+        for _attempt in range(_POLLS):
+            if (await self._management.queue(queue)).effective_policy == definition:
+                return
+            await asyncio.sleep(_POLL_S)
+        raise TransportError(f"the new bound of queue {queue!r} is not in force: does another policy outrank it?")
+
+    async def forget(self, queue: str) -> None:
+        """Remove the policy of a deleted queue, if there is one and we may."""
+        if self._management is None:
+            return
+        try:
+            await self._management.delete_policy(_name(queue))
+        except TransportError:  # then none of ours can be there
+            return
+
+
+def _name(queue: str) -> str:
+    return f"pace-bound-{queue}"
+
+
+def _refuse_what_arguments_forbid(queue: QueueInfo, max_length: int | None, overflow: str) -> None:
+    declared, declared_overflow = queue.arguments.get("x-max-length"), queue.arguments.get("x-overflow")
+    if declared is not None and (max_length is None or max_length > declared):
+        raise TransportError(
+            f"queue {queue.name!r} was declared with x-max-length = {declared}: while it lives the bound can only be "
+            f"lowered; to raise it, delete the queue (pace cleanup {queue.name}) and start again"
+        )
+    if declared_overflow not in {None, overflow}:
+        raise TransportError(
+            f"queue {queue.name!r} was declared with x-overflow = {declared_overflow}, which no policy changes; "
+            f"delete the queue (pace cleanup {queue.name}) and start again"
+        )
