@@ -27,6 +27,7 @@ from backpressure.core.retry import RetryPolicy
 from backpressure.engines.clock import Clock
 from backpressure.engines.dead_letters import DeadLetters
 from backpressure.engines.prefetch import PrefetchControl
+from backpressure.engines.topology import QueueKeeper
 from backpressure.engines.waker import Waker
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Work, Worker
 from backpressure.settings import Settings
@@ -120,6 +121,7 @@ class ConsumerEngine:
         self._service_sum_s2 = 0.0
         self._epoch = 0
         self._waker = Waker()
+        self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake)
         self._cost = ProcessCost()
         self._host = socket.gethostname()
         self._stopping = False
@@ -129,7 +131,7 @@ class ConsumerEngine:
 
     async def start(self) -> None:
         """Connect, create the queues, consume; raises `TransportError`."""
-        await self._declare()
+        await self._queues.create()
         await self._feedback.start()
         await self._subscriber.start(self, queue=self.settings.queue.work, prefetch=self._prefetch.count)
 
@@ -159,17 +161,10 @@ class ConsumerEngine:
     async def close(self) -> None:
         """Send the last report and acknowledgements, close the connections."""
         self._feedback.send(encode(self.report()))
+        await self._queues.stop()
         await self._dead_letters.stop()
         await self._subscriber.stop()
         await self._feedback.stop()
-
-    async def _declare(self) -> None:
-        admin = self._transport.admin()
-        await admin.start()
-        try:
-            await admin.declare(self.settings.queue)
-        finally:
-            await admin.stop()
 
     def _satisfied(self) -> bool:
         expect = self.settings.consumer.expect
@@ -315,6 +310,7 @@ class ConsumerEngine:
         self._ready.clear()
         self._waiting.clear()
         self._prefetch.set_aside(0)
+        self._queues.lost()
 
     # --- what others ask ------------------------------------------------------------------------------------------
 

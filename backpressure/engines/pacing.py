@@ -123,13 +123,14 @@ class Pacing:
             self._board.on_report(report, self._clock.now())
 
     async def _tick(self) -> None:
-        await self._read_queue()
+        await self.read_queue()
         now = self._clock.now()
         self.signals = self._board.signals(self._own_state(), now)
         self.decision = self._law.update(self.signals, now)
         self._producer.apply(self.decision)
 
-    async def _read_queue(self) -> None:
+    async def read_queue(self) -> None:
+        """Probe the depth; a reading that does not come in time is left out."""
         producer = self._producer.settings
         try:
             async with asyncio.timeout(producer.control.tick_ms / 1000):

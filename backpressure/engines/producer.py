@@ -24,6 +24,7 @@ from backpressure.core.token_bucket import TokenBucket
 from backpressure.engines.clock import Clock
 from backpressure.engines.outbox import Outbox, Outgoing, Settlement
 from backpressure.engines.pacing import Pacing
+from backpressure.engines.topology import QueueKeeper
 from backpressure.engines.waker import Waker
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
@@ -71,6 +72,7 @@ class ProducerEngine:
         self._on_progress = on_progress
         self._publisher = transport.publisher()
         self._waker = Waker()
+        self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake)
         self._cost = ProcessCost()
         self._host = socket.gethostname()
         self._body = _body(settings)
@@ -99,7 +101,7 @@ class ProducerEngine:
 
     async def start(self) -> None:
         """Connect, create the queues (and purge them if asked to); raises `TransportError`."""
-        await self._declare(purge=self.settings.producer.purge)
+        await self._queues.create(purge=self.settings.producer.purge)
         await self._publisher.start(self)
         await self._pacing.start()
         self._schedule.restart(self._clock.now())
@@ -115,6 +117,7 @@ class ProducerEngine:
         finally:
             tick.cancel()
             await asyncio.gather(tick, return_exceptions=True)
+        await self._pacing.read_queue()  # the closing line says what is in the queue now
 
     async def _settle_open(self) -> None:
         """Send nothing new; wait a while for the broker to answer for what is in flight."""
@@ -131,20 +134,9 @@ class ProducerEngine:
         """Journal what stayed open, send the last report, close the connections."""
         self._outbox.abandon()
         self._pacing.report()
+        await self._queues.stop()
         await self._publisher.stop()
         await self._pacing.stop()
-
-    async def _declare(self, *, purge: bool = False) -> None:
-        admin = self._transport.admin()
-        await admin.start()
-        try:
-            queue = self.settings.queue
-            await admin.declare(queue)
-            if purge:
-                for name in (queue.work, queue.dead_letter, *([queue.audit] if queue.auditing else [])):
-                    await admin.purge(name)
-        finally:
-            await admin.stop()
 
     # --- sending --------------------------------------------------------------------------------------------------
 
@@ -155,6 +147,7 @@ class ProducerEngine:
     def _may_send(self) -> bool:
         return (
             self._connected
+            and self._queues.in_place
             and not self.blocked
             and self._outbox.in_flight.space > 0
             and self._publisher.write_buffer_bytes < _MOST_BUFFERED_BYTES
@@ -275,6 +268,7 @@ class ProducerEngine:
         """The connection is gone; everything unconfirmed will be published again."""
         self._connected = False
         self._outbox.connection_lost()
+        self._queues.lost()
 
     def _after_settling(self) -> None:
         self._waker.wake()
@@ -294,8 +288,10 @@ class ProducerEngine:
         Raises:
             NotConnectedError: no broker, or it blocks publishing.
         """
-        if not self._connected or self.blocked:
-            raise NotConnectedError("the broker is away" if not self.blocked else "the broker blocks publishing")
+        if self.blocked:
+            raise NotConnectedError("the broker blocks publishing")
+        if not self._connected or not self._queues.in_place:
+            raise NotConnectedError("the broker is away")
         loop = asyncio.get_running_loop()
         results = []
         for given_id, body, processing_time_s in messages:

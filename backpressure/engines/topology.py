@@ -1,0 +1,70 @@
+"""Keeps the queues in place: created at the start, and again after a connection was lost.
+
+A broker that comes back may have forgotten them (a restart of a broker without durable storage, a deleted queue). Until
+they are known to exist nothing is published, or it would be returned as unroutable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from backpressure.errors import TransportError
+from backpressure.settings import QueueSettings
+from backpressure.transports.base import Transport
+
+__all__ = ["QueueKeeper"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S = 1.0
+
+
+class QueueKeeper:
+    """Declares the queues of ``queue`` whenever they may be gone."""
+
+    def __init__(self, transport: Transport, queue: QueueSettings, on_restored: Callable[[], None]) -> None:
+        """``on_restored`` is called each time they are in place again after a loss."""
+        self.queue = queue
+        self.in_place = False
+        self._transport = transport
+        self._on_restored = on_restored
+        self._restoring: asyncio.Task[None] | None = None
+
+    async def create(self, *, purge: bool = False) -> None:
+        """Declare everything, and empty it if asked to; raises `TransportError`."""
+        admin = self._transport.admin()
+        await admin.start()
+        try:
+            await admin.declare(self.queue)
+            if purge:
+                names = [self.queue.work, self.queue.dead_letter]
+                for name in [*names, self.queue.audit] if self.queue.auditing else names:
+                    await admin.purge(name)
+        finally:
+            await admin.stop()
+        self.in_place = True
+
+    def lost(self) -> None:
+        """The connection is gone: declare again as soon as the broker is back."""
+        self.in_place = False
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.create_task(self._restore(), name="restore queues")
+
+    async def stop(self) -> None:
+        """Give up restoring."""
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.gather(self._restoring, return_exceptions=True)
+
+    async def _restore(self) -> None:
+        while True:
+            try:
+                await self.create()
+            except TransportError as error:
+                log.warning("cannot restore the queues yet: %s", error)
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._on_restored()
+                return
