@@ -31,9 +31,15 @@ class JournalWriter:
     def write(self, record: ProducerRecord | ConsumerRecord) -> None:
         """Append one record."""
         if self._end + RECORD_BYTES > len(self._map):
-            self._map.resize(len(self._map) + _STEP_BYTES)
+            self._grow()
         self._map[self._end : self._end + RECORD_BYTES] = record.pack()
         self._end += RECORD_BYTES
+
+    def _grow(self) -> None:
+        size = len(self._map) + _STEP_BYTES
+        self._map.close()  # mapped anew rather than resized: not every system can resize a mapping
+        self._file.truncate(size)
+        self._map = mmap.mmap(self._file.fileno(), size)
 
     def close(self) -> None:
         """Cut the file to what was written; closing twice is harmless."""

@@ -1,0 +1,147 @@
+"""Feedback reports: there and back, and nothing that a stranger sends does harm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backpressure.core.histogram import MAX_BUCKET, Histogram
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode
+from backpressure.errors import FeedbackError
+
+HISTOGRAMS = st.builds(
+    Histogram,
+    st.dictionaries(st.integers(0, MAX_BUCKET), st.integers(1, 10**9), max_size=5),
+    st.floats(0, 1e9),
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "int": st.integers(0, 1 << 62),
+    "float": st.floats(0, 1e12),
+    "float | None": st.none() | st.floats(0, 1e12),
+    "str": st.text(max_size=10),
+    "bool": st.booleans(),
+    "Histogram": HISTOGRAMS,
+}
+
+
+def reports_of(kind: type[ProducerReport | ConsumerReport]) -> st.SearchStrategy[Report]:
+    return st.builds(kind, **{spec.name: VALUES[str(spec.type)] for spec in fields(kind)})
+
+
+REPORTS = reports_of(ProducerReport) | reports_of(ConsumerReport)
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """Return the fields, histograms as their content: two histograms are not equal by themselves."""
+    values = {spec.name: getattr(report, spec.name) for spec in fields(report)}
+    return {name: (v.counts, v.sum_s, v.total) if isinstance(v, Histogram) else v for name, v in values.items()}
+
+
+@given(REPORTS)
+def test_a_report_is_decoded_as_it_was_encoded(report: Report) -> None:
+    decoded = decode(encode(report))
+    assert type(decoded) is type(report)
+    assert plain(decoded) == plain(report)
+
+
+@given(reports_of(ProducerReport))
+def test_a_rate_may_be_infinite_a_total_may_not(report: Report) -> None:
+    content = json.loads(encode(report))
+    decoded = decode(json.dumps(content | {"pacing_rate_per_s": inf}).encode())
+    assert isinstance(decoded, ProducerReport)
+    assert decoded.pacing_rate_per_s == inf
+    with pytest.raises(FeedbackError, match="cpu_s"):
+        decode(json.dumps(content | {"cpu_s": inf}).encode())
+
+
+@given(REPORTS, st.data())
+def test_a_missing_field_is_named_but_for_the_api_address(report: Report, data: st.DataObject) -> None:
+    content = json.loads(encode(report))
+    name = data.draw(st.sampled_from([spec.name for spec in fields(report) if spec.type != "Histogram"]))
+    del content[name]
+    if name == "api_url":
+        assert decode(json.dumps(content).encode()).api_url == ""
+    else:
+        with pytest.raises(FeedbackError, match=name):
+            decode(json.dumps(content).encode())
+
+
+@given(REPORTS)
+def test_a_field_that_a_later_version_adds_is_ignored(report: Report) -> None:
+    content = json.loads(encode(report))
+    assert plain(decode(json.dumps(content | {"mood": "good"}).encode())) == plain(report)
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 70, "7", True, None, 1.5, float("nan"), [7]])
+@given(report=REPORTS)
+def test_what_is_no_count_is_refused(report: Report, value: object) -> None:
+    content = json.loads(encode(report))
+    with pytest.raises(FeedbackError, match="pid"):
+        decode(json.dumps(content | {"pid": value}).encode())
+
+
+@pytest.mark.parametrize(
+    "histogram",
+    [
+        None,
+        5,
+        [],
+        [{}],
+        [{}, "x"],
+        [{"a": 1}, 0],
+        [{"1": None}, 0],
+        [{"1": -1}, 0],
+        [{"-1": 1}, 0],
+        [{str(MAX_BUCKET + 1): 1}, 0],
+        [{"1": inf}, 0],
+        [{"1": 1}, inf],
+        [{"1": 1}, float("nan")],
+        [{"1": 1}, -1],
+        [{"1": 1}, 10**400],
+        [[1], 0],
+    ],
+    ids=str,
+)
+@given(report=reports_of(ConsumerReport))
+def test_what_is_no_histogram_is_refused(report: Report, histogram: object) -> None:
+    content = json.loads(encode(report))
+    with pytest.raises(FeedbackError, match="not a histogram"):
+        decode(json.dumps(content | {"queue_wait": histogram}).encode())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff", b"{", b"[]", b"5", b"{}", b'{"v":2,"role":"producer"}', b'{"v":1,"role":"spy"}', b"[" * 99999],
+)
+def test_what_is_no_report_is_refused(data: bytes) -> None:
+    with pytest.raises(FeedbackError):
+        decode(data)
+
+
+@given(REPORTS, st.data(), JSON)
+def test_a_report_that_was_tampered_with_is_refused_or_sound(report: Report, data: st.DataObject, value: Any) -> None:
+    content = json.loads(encode(report))
+    name = data.draw(st.sampled_from(sorted(content)))
+    try:
+        decoded = decode(json.dumps(content | {name: value}).encode())
+    except FeedbackError:
+        return
+    for spec in fields(decoded):
+        field = getattr(decoded, spec.name)
+        if isinstance(field, Histogram):
+            assert (field.quantile_s(0.99) is None) == (field.total == 0)
+        elif isinstance(field, (int, float)):
+            assert field >= 0
