@@ -48,7 +48,8 @@ def setting(
     is_switch = isinstance(field.default, bool) or attributes.get("is_flag")
     if not is_switch:
         attributes.setdefault("type", _type(field.annotation))
-        attributes.setdefault("metavar", _metavar(declarations[0]))
+        if not isinstance(attributes["type"], click.Choice):  # click shows the choices themselves
+            attributes.setdefault("metavar", _metavar(declarations[0]))
     attributes["help"] = f"{help or _capitalised(field.description)}  [{key}{_default(field.default)}]"
     return click.option(
         *declarations, cls=SettingOption, default=None, assign=assign or (lambda value: {key: value}), **attributes
@@ -78,8 +79,8 @@ def connection(command: Command) -> Command:
             help="Fail at once (exit 3) when there is no broker, instead of waiting for one",
         ),
         setting("--url", key="broker.url", help="Broker URL: amqp://user:pass@host:port/vhost, amqps://… or kafka://…"),
-        setting("--port", key="broker.port", assign=lambda value: {"broker.port": value, "broker.url": ""}),
-        setting("--host", key="broker.host", assign=lambda value: {"broker.host": value, "broker.url": ""}),
+        setting("--port", key="broker.port"),
+        setting("--host", key="broker.host"),
     ):
         command = decorate(command)
     return command
