@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import ceil, floor, log2
 
-__all__ = ["MAX_BUCKET", "Histogram"]
+__all__ = ["BUCKETS_PER_OCTAVE", "MAX_BUCKET", "Histogram"]
 
-_PER_OCTAVE = 16
-MAX_BUCKET = 44 * _PER_OCTAVE
+BUCKETS_PER_OCTAVE = 16
+MAX_BUCKET = 44 * BUCKETS_PER_OCTAVE
 """Half a year; anything longer counts as that."""
 
 
@@ -30,7 +30,7 @@ class Histogram:
 
     def record(self, duration_s: float) -> None:
         """Count one duration."""
-        bucket = floor(min(MAX_BUCKET, log2(duration_s * 1e6) * _PER_OCTAVE)) if duration_s > 1e-6 else 0
+        bucket = floor(min(MAX_BUCKET, log2(duration_s * 1e6) * BUCKETS_PER_OCTAVE)) if duration_s > 1e-6 else 0
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.total += 1
         self.sum_s += max(0.0, duration_s)
@@ -46,7 +46,7 @@ class Histogram:
             seen += self.counts[bucket]
             if seen >= rank:
                 break
-        return float(2.0 ** ((bucket + 0.5) / _PER_OCTAVE) * 1e-6)
+        return float(2.0 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE) * 1e-6)
 
     def mean_s(self) -> float | None:
         """Return the exact mean, or None when empty."""

@@ -39,8 +39,12 @@ class Observer:
         self._settings = settings
         self._clock = clock
         self._management = management
-        self._producers = Roster[ProducerReport](view.PRODUCER_COUNTERS, interval_s=interval_s, timeout_s=timeout_s)
-        self._consumers = Roster[ConsumerReport](view.CONSUMER_COUNTERS, interval_s=interval_s, timeout_s=timeout_s)
+        self._producers = Roster[ProducerReport](
+            view.PRODUCER_COUNTERS, ("confirm_latency",), interval_s=interval_s, timeout_s=timeout_s
+        )
+        self._consumers = Roster[ConsumerReport](
+            view.CONSUMER_COUNTERS, ("queue_wait", "service"), interval_s=interval_s, timeout_s=timeout_s
+        )
         self._readings: dict[str, view.Reading] = {}
         self._absent_until: dict[str, float] = {}
         self._listing = view.Listing()
@@ -98,6 +102,9 @@ class Observer:
             queue_wait=waits,
             service=Quantiles.of(view.recorded(consumers, "service", now)),
             confirm_latency=Quantiles.of(view.recorded(producers, "confirm_latency", now)),
+            queue_wait_ever=self._consumers.recorded("queue_wait"),
+            service_ever=self._consumers.recorded("service"),
+            confirm_latency_ever=self._producers.recorded("confirm_latency"),
             target_rate_per_s=sum(s.latest.target_rate_per_s for s in producers.values()) if producers else None,
             pacing_rate_per_s=sum(s.latest.pacing_rate_per_s for s in producers.values()) if producers else None,
             bottleneck_per_s=view.bottleneck_per_s(consumers, work),

@@ -89,14 +89,26 @@ class ReportSeries(Generic[R]):
 class Roster(Generic[R]):
     """All processes of one role, live or vanished, and their counters."""
 
-    def __init__(self, counters: tuple[str, ...], *, interval_s: float, timeout_s: float, limit: int = 10_000) -> None:
-        """Sum up ``counters``; a process silent for ``timeout_s`` has vanished; remember ``limit`` processes singly."""
+    def __init__(
+        self,
+        counters: tuple[str, ...],
+        histograms: tuple[str, ...],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        limit: int = 10_000,
+    ) -> None:
+        """Sum up ``counters`` and ``histograms`` of the reports.
+
+        A process silent for ``timeout_s`` has vanished; ``limit`` processes are remembered one by one.
+        """
         self._counters = counters
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._limit = limit
         self._series: dict[ProcessKey, ReportSeries[R]] = {}
         self._ended = dict.fromkeys(counters, 0)
+        self._ended_histograms = {name: Histogram() for name in histograms}
 
     @property
     def seen(self) -> bool:
@@ -126,12 +138,19 @@ class Roster(Generic[R]):
             for name in self._counters
         }
 
+    def recorded(self, histogram: str) -> Histogram:
+        """Return what every process ever seen has recorded."""
+        latest: list[Histogram] = [getattr(series.latest, histogram) for series in self._series.values()]
+        return Histogram.merged([self._ended_histograms[histogram], *latest])
+
     def _fell(self, before: R, after: R) -> bool:
         return any(getattr(after, name) < getattr(before, name) for name in self._counters)
 
     def _end(self, series: ReportSeries[R]) -> None:
         for name in self._counters:
             self._ended[name] += getattr(series.latest, name)
+        for name, ended in self._ended_histograms.items():
+            self._ended_histograms[name] = ended + getattr(series.latest, name)
 
     def _forget_longest_silent(self) -> None:
         # Anybody can publish reports under ever new names: memory stays bounded, and the totals stay right.

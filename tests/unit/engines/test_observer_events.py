@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import EventKind, Quantiles, Rates, Snapshot, Source, Threshold, Totals
 from backpressure.engines.observer_events import EventWatch
@@ -16,7 +17,8 @@ ALICE = ProducerReport(
 )  # fmt: skip
 CALM = Snapshot(
     at_ns=0, address="memory://", sources=(), queues={}, producers=(), consumers=(), processes=(), totals=Totals(),
-    rates=Rates(), queue_wait=Quantiles(), service=Quantiles(), confirm_latency=Quantiles(), target_rate_per_s=None,
+    rates=Rates(), queue_wait=Quantiles(), service=Quantiles(), confirm_latency=Quantiles(),
+    queue_wait_ever=Histogram(), service_ever=Histogram(), confirm_latency_ever=Histogram(), target_rate_per_s=None,
     pacing_rate_per_s=None, bottleneck_per_s=None, thresholds=(), broker=None, events=(),
 )  # fmt: skip
 

@@ -29,7 +29,9 @@ def series_of(*samples: tuple[float, int], latency_s: float = 0.0) -> ReportSeri
 
 
 def roster(limit: int = 10_000) -> Roster[ConsumerReport]:
-    return Roster[ConsumerReport](("processed", "delivered"), interval_s=0.1, timeout_s=2.0, limit=limit)
+    return Roster[ConsumerReport](
+        ("processed", "delivered"), ("queue_wait",), interval_s=0.1, timeout_s=2.0, limit=limit
+    )
 
 
 def test_a_rate_is_the_difference_of_two_counters_over_the_senders_own_time() -> None:
@@ -100,6 +102,15 @@ def test_counters_that_begin_again_add_to_what_was_counted_before() -> None:
     (series,) = all_of_them.live(3.0).values()
     assert all_of_them.totals()["processed"] == 215
     assert series.span(1.0, 3.0).rate_per_s("processed") == pytest.approx(10.0)
+
+
+def test_durations_recorded_before_a_restart_are_kept() -> None:
+    wait = Histogram()
+    wait.record(0.5)
+    all_of_them = roster()
+    all_of_them.add(report(0.0, 100, queue_wait=wait), 0.0)
+    all_of_them.add(report(1.0, 1, queue_wait=wait), 1.0)
+    assert all_of_them.recorded("queue_wait").total == 2
 
 
 def test_a_process_that_falls_silent_and_returns_is_counted_once() -> None:

@@ -1,0 +1,143 @@
+"""The monitor's metrics: queues, and the loop as a whole, read from one snapshot a scrape.
+
+What is summed over all processes is named ``pace_observed_…``: producers and consumers expose the same facts about
+themselves under other names, so that adding up over jobs never counts a message twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+
+from prometheus_client import CollectorRegistry
+
+from backpressure.core.snapshot import BrokerState, EventKind, ProcessState, QueueState, Rates, Snapshot, Totals
+from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
+
+__all__ = ["MONITOR_METRICS", "monitor_registry"]
+
+
+def _by_queue(name: str, text: str, read: Callable[[QueueState], float | None]) -> Family[Snapshot]:
+    return Family(name, text, lambda s: [((q.name,), read(q)) for q in s.queues.values()], ("queue",))
+
+
+def _of_broker(name: str, text: str, read: Callable[[BrokerState], float | None]) -> Family[Snapshot]:
+    return single(name, text, lambda s: None if s.broker is None else read(s.broker))
+
+
+def _totals(seen: Snapshot) -> Iterable[Sample]:
+    return [((spec.name,), getattr(seen.totals, spec.name)) for spec in fields(Totals) if spec.name != "blocked_events"]
+
+
+def _rates(seen: Snapshot) -> Iterable[Sample]:
+    return [((spec.name.removesuffix("_per_s"),), getattr(seen.rates, spec.name)) for spec in fields(Rates)]
+
+
+def _by_process(seen: Snapshot, read: Callable[[ProcessState], float | None]) -> Iterable[Sample]:
+    # Two producers of one user have the same id: their sum is one series.
+    sums: dict[tuple[str, str], float] = {}
+    for process in seen.processes:
+        key = (process.role, process.id)
+        sums[key] = sums.get(key, 0.0) + (read(process) or 0.0)
+    return sums.items()
+
+
+def _alarms(seen: Snapshot) -> Iterable[Sample]:
+    broker = seen.broker
+    return [] if broker is None else [(("memory",), broker.memory_alarm), (("disk",), broker.disk_alarm)]
+
+
+MONITOR_METRICS: Sequence[Family[Snapshot]] = (
+    _by_queue("pace_queue_messages", "Depth: ready plus unacked, as far as known.", lambda q: q.depth),
+    _by_queue("pace_queue_ready_messages", "Messages waiting in the broker.", lambda q: q.ready),
+    _by_queue(
+        "pace_queue_unacked_messages", "Messages delivered and not settled; absent: unknown.", lambda q: q.unacked
+    ),
+    _by_queue("pace_queue_consumers", "Consumers of the queue.", lambda q: q.consumers),
+    _by_queue("pace_queue_publish_rate_per_second", "Messages entering the queue.", lambda q: q.published_per_s),
+    _by_queue("pace_queue_deliver_rate_per_second", "Messages handed to consumers.", lambda q: q.delivered_per_s),
+    _by_queue("pace_queue_ack_rate_per_second", "Messages settled by consumers.", lambda q: q.acked_per_s),
+    _by_queue("pace_queue_memory_bytes", "Memory of the queue; needs the management API.", lambda q: q.memory_bytes),
+    _by_queue("pace_queue_reading_age_seconds", "Age of the counts.", lambda q: q.age_s),
+    Family(
+        "pace_observed_messages_total",
+        "Messages counted by all processes ever seen, by what happened to them.",
+        _totals,
+        ("stage",),
+    ),
+    Family(
+        "pace_observed_rate_per_second",
+        "The same over about the last second; absent while no process of the role was seen.",
+        _rates,
+        ("stage",),
+    ),
+    durations("pace_observed_queue_wait_seconds", "Queue wait over all consumers.", lambda s: s.queue_wait_ever),
+    durations("pace_observed_service_seconds", "Time the work took, over all consumers.", lambda s: s.service_ever),
+    durations(
+        "pace_observed_confirm_latency_seconds",
+        "Time from sending to confirm, over all producers.",
+        lambda s: s.confirm_latency_ever,
+    ),
+    single("pace_observed_target_rate_per_second", "Offered load of all producers.", lambda s: s.target_rate_per_s),
+    single("pace_observed_allowed_rate_per_second", "What all laws together allow.", lambda s: s.pacing_rate_per_s),
+    single(
+        "pace_bottleneck_rate_per_second",
+        "What the consumers can do: reported, else the departure rate while messages wait; absent: unknown.",
+        lambda s: s.bottleneck_per_s,
+    ),
+    single(
+        "pace_observed_blocked_producers",
+        "Producers that the broker blocks.",
+        lambda s: sum(producer.blocked for producer in s.producers),
+    ),
+    Family(
+        "pace_observed_processes",
+        "Live processes.",
+        lambda s: [(("producer",), len(s.producers)), (("consumer",), len(s.consumers))],
+        ("role",),
+    ),
+    Family(
+        "pace_observed_process_resident_memory_bytes",
+        "Memory of each live process.",
+        lambda s: _by_process(s, lambda process: process.rss_bytes),
+        ("role", "id"),
+    ),
+    Family(
+        "pace_observed_process_cpu_ratio",
+        "Share of one core that each live process used lately.",
+        lambda s: _by_process(s, lambda process: process.cpu_share),
+        ("role", "id"),
+    ),
+    Family(
+        "pace_events_total",
+        "Back-pressure events since the monitor started.",
+        lambda s: [((kind.value,), s.event_counts.get(kind, 0)) for kind in EventKind],
+        ("kind",),
+    ),
+    Family(
+        "pace_threshold_breached",
+        "1 while the value is above its limit in the settings, else 0.",
+        lambda s: [((threshold.name.replace(" ", "_"),), threshold.breached) for threshold in s.thresholds],
+        ("threshold",),
+    ),
+    Family(
+        "pace_source_up",
+        "1 while broker and management API answer the monitor, else 0.",
+        lambda s: [((source.name,), source.ok) for source in s.sources],
+        ("source",),
+    ),
+    single("pace_unreadable_reports_total", "Feedback ignored as unreadable.", lambda s: s.unreadable_reports),
+    _of_broker("pace_broker_memory_bytes", "Memory the broker uses.", lambda b: b.memory_bytes),
+    _of_broker(
+        "pace_broker_memory_limit_bytes", "Memory at which it blocks publishers.", lambda b: b.memory_limit_bytes
+    ),
+    _of_broker("pace_broker_connections", "Client connections.", lambda b: len(b.connections)),
+    Family("pace_broker_alarm", "1 while the broker's alarm is on, else 0.", _alarms, ("alarm",)),
+)
+
+
+def monitor_registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
+    """Return a registry that takes one ``snapshot`` a scrape."""
+    registry = CollectorRegistry()
+    registry.register(FamilyCollector(MONITOR_METRICS, snapshot))
+    return registry
