@@ -1,0 +1,71 @@
+"""The brokers that contract tests run against: started once a worker, on free ports, in directories of their own.
+
+A missing RabbitMQ skips its share, unless ``PACE_REQUIRE_BROKERS`` (a comma list) names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backpressure.transports.rabbitmq_node import PrivateNode, find_rabbitmq, private_node
+
+
+@dataclass(frozen=True)
+class EmbeddedBroker:
+    """A running embedded broker."""
+
+    url: str
+    management_url: str
+
+
+@contextmanager
+def _embedded(directory: Path, *options: str) -> Iterator[EmbeddedBroker]:
+    announce = directory / "broker.json"
+    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
+    process = subprocess.Popen([*command, "--announce", str(announce), *options], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not announce.exists():
+            assert process.poll() is None, "the embedded broker did not start"
+            assert time.monotonic() < deadline, "the embedded broker is not ready"
+            time.sleep(0.02)
+        about = json.loads(announce.read_text())
+        yield EmbeddedBroker(about["url"], f"http://{about['host']}:{about['management_port']}")
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """The embedded broker in a process of its own."""
+    with _embedded(tmp_path_factory.mktemp("embedded")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def start_embedded(tmp_path: Path) -> Callable[..., AbstractContextManager[EmbeddedBroker]]:
+    """Start one more, with options, for what must not disturb the shared one."""
+    return lambda *options: _embedded(tmp_path, *options)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node() -> Iterator[PrivateNode]:
+    """A private RabbitMQ node."""
+    if find_rabbitmq() is None:
+        reason = "rabbitmq-server is not installed"
+        if "rabbitmq" in os.environ.get("PACE_REQUIRE_BROKERS", "").split(","):
+            pytest.fail(f"{reason}, and PACE_REQUIRE_BROKERS asks for it")
+        pytest.skip(reason)
+    with private_node() as node:
+        yield node

@@ -1,0 +1,259 @@
+"""One stage for every transport: the same stories are played on each, by products that clean up after themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from backpressure.core.message import Delivery, Message
+from backpressure.settings import Settings
+from backpressure.transports.base import Publisher, QueueAdmin, Subscriber, Transport
+from backpressure.transports.factory import connect
+from backpressure.transports.memory import MemoryTransport
+
+_PATIENCE_S = 15.0
+
+
+class PublisherLog:
+    """Writes down what a publisher says."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.confirmed: set[int] = set()
+        self.nacked: set[int] = set()
+        self.published = 0
+
+    def on_ready(self) -> None:
+        self.events.append(("ready",))
+        self.confirmed, self.nacked, self.published = set(), set(), 0
+
+    def on_confirmed(self, tag: int, multiple: bool) -> None:
+        self.events.append(("confirmed", tag))
+        self.confirmed |= self._open(tag, multiple)
+
+    def on_nacked(self, tag: int, multiple: bool) -> None:
+        self.events.append(("nacked", tag))
+        self.nacked |= self._open(tag, multiple)
+
+    def on_returned(self, message_id: str | None, reason: str) -> None:
+        self.events.append(("returned", message_id, reason))
+
+    def on_blocked(self, reason: str) -> None:
+        self.events.append(("blocked", reason))
+
+    def on_unblocked(self) -> None:
+        self.events.append(("unblocked",))
+
+    def on_lost(self, error: Exception) -> None:
+        self.events.append(("lost", error))
+
+    def count(self, kind: str) -> int:
+        return sum(event[0] == kind for event in self.events)
+
+    @property
+    def settled(self) -> set[int]:
+        return self.confirmed | self.nacked
+
+    def _open(self, tag: int, multiple: bool) -> set[int]:
+        return ({*range(1, tag + 1)} if multiple else {tag}) - self.settled
+
+
+class SubscriberLog:
+    """Writes down what a subscriber says."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.ready = 0
+        self.losses: list[Exception] = []
+
+    def on_ready(self) -> None:
+        self.ready += 1
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+
+    def on_lost(self, error: Exception) -> None:
+        self.losses.append(error)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.message.body for delivery in self.deliveries]
+
+
+class Bench:
+    """The products of one transport in one story."""
+
+    def __init__(self, kind: str, settings: Settings, transport: Transport, stack: contextlib.AsyncExitStack) -> None:
+        self.kind = kind
+        self.settings = settings
+        self.transport = transport
+        self.queue = settings.queue
+        self.admin: QueueAdmin
+        self.cut: Callable[[], None]
+        self.stack = stack
+
+    @staticmethod
+    async def until(condition: Callable[[], bool]) -> None:
+        """Wait for what must happen; how fast is not this suite's business."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while not condition():  # noqa: ASYNC110 -- conditions of all kinds, tested as a user would see them
+                await asyncio.sleep(0.005)
+
+    async def started(self, product: Any, *arguments: Any, **options: Any) -> Any:
+        """Start a product that stops with the story."""
+        self.stack.push_async_callback(product.stop)
+        await product.start(*arguments, **options)
+        return product
+
+    async def publisher(self) -> tuple[Publisher, PublisherLog]:
+        log = PublisherLog()
+        return await self.started(self.transport.publisher(), log), log
+
+    async def subscriber(self, prefetch: int = 10, queue: str = "") -> tuple[Subscriber, SubscriberLog]:
+        log = SubscriberLog()
+        queue = queue or self.queue.work
+        return await self.started(self.transport.subscriber(), log, queue=queue, prefetch=prefetch), log
+
+    async def publish(self, *messages: bytes | Message) -> PublisherLog:
+        """Publish and wait until each is confirmed or refused."""
+        publisher, log = await self.publisher()
+        for message in messages:
+            self.send(publisher, message)
+        await self.until(lambda: len(log.settled) == len(messages))
+        return log
+
+    def send(self, publisher: Publisher, message: bytes | Message) -> int:
+        message = message if isinstance(message, Message) else Message(message)
+        return publisher.publish(message, exchange=self.queue.exchange, routing_key=self.queue.routing_key)
+
+    async def contents(self, queue: str = "") -> list[bytes]:
+        return [delivery.message.body async for delivery in self.admin.drain(queue or self.queue.work)]
+
+    async def quiet(self, probe: Any, ready: int) -> None:
+        """Wait until the work queue holds this many ready messages."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while (await probe.read(self.queue.work)).ready != ready:  # noqa: ASYNC110 -- the broker tells nobody
+                await asyncio.sleep(0.005)
+
+
+class CutProxy:
+    """Stands between client and broker, and can cut the line, or be away altogether."""
+
+    def __init__(self, url: str) -> None:
+        self._broker = urlsplit(url)
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return self._broker._replace(netloc=f"guest:guest@127.0.0.1:{self._port}").geturl()
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def leave(self) -> None:
+        """Stop listening and cut every line."""
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self._broker.hostname, self._broker.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers += [writer, far_writer]
+        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+Story = Callable[[Bench], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _bench(kind: str, broker: Any, queue: dict[str, Any]) -> AsyncIterator[Bench]:
+    run = uuid.uuid4().hex[:8]
+    names = {name: f"{run}.{name}" for name in ("exchange", "work", "dead_letter", "audit")}
+    document: dict[str, Any] = {
+        "queue": {"exchange": f"{run}.exchange"} | names | queue,
+        "feedback": {"exchange": f"{run}.feedback"},
+        "broker": {"reconnect_min_s": 0.05, "reconnect_max_s": 0.2, "connect_timeout_s": 5.0},
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        if kind == "memory":
+            settings = Settings.model_validate(document | {"broker": {"url": f"memory://{run}"}})
+            transport: Transport = connect(settings)
+            assert isinstance(transport, MemoryTransport)
+            bench = Bench(kind, settings, transport, stack)
+            bench.cut = transport.broker.disconnect
+        else:
+            proxy = CutProxy(broker.url)
+            await proxy.listen()
+            stack.push_async_callback(proxy.leave)
+            document["broker"] |= {"url": proxy.url, "management_url": broker.management_url}
+            settings = Settings.model_validate(document)
+            bench = Bench(kind, settings, connect(settings), stack)
+            bench.cut = proxy.cut
+        bench.admin = await bench.started(bench.transport.admin())
+        await bench.admin.declare(settings.queue)
+        try:
+            yield bench
+        finally:
+            janitor = connect(settings).admin()  # a new one: the story may have broken the other's connection
+            await janitor.start()
+            for name in (settings.queue.work, settings.queue.dead_letter, settings.queue.audit):
+                await janitor.delete(name)
+            for name in (settings.queue.exchange, settings.feedback.exchange):
+                await janitor.delete_exchange(name)
+            await janitor.stop()
+
+
+@pytest.fixture(params=["memory", "embedded", "rabbitmq"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The broker a story is played on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def broker(kind: str, request: pytest.FixtureRequest) -> Any:
+    """The running broker; None for the one in memory."""
+    fixtures = {"memory": None, "embedded": "embedded_broker", "rabbitmq": "rabbitmq_node"}
+    fixture = fixtures[kind]
+    return None if fixture is None else request.getfixturevalue(fixture)
+
+
+@pytest.fixture
+def play(kind: str, broker: Any) -> Callable[..., None]:
+    """``play(story, **queue settings)``: run one story with everything declared, and clean up."""
+
+    def _play(story: Story, **queue: Any) -> None:
+        async def evening() -> None:
+            async with _bench(kind, broker, queue) as bench:
+                await story(bench)
+
+        asyncio.run(evening())
+
+    return _play

@@ -1,0 +1,65 @@
+"""What watching and reporting do on every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backpressure.errors import QueueNotFoundError
+
+Play = Callable[..., None]
+
+
+def test_a_probe_counts_what_is_ready_and_who_consumes(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        probe = await bench.started(bench.transport.probe())
+        empty = await probe.read(bench.queue.work)
+        assert (empty.ready, empty.consumers) == (0, 0)
+        await bench.publish(*[b"x"] * 7)
+        await bench.subscriber(prefetch=2)
+        await bench.quiet(probe, ready=5)
+        reading = await probe.read(bench.queue.work)
+        assert reading.consumers == 1
+        assert reading.unacked in {2, None}  # AMQP does not tell
+
+    play(story)
+
+
+def test_a_probe_names_a_missing_queue_and_reads_on(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        probe = await bench.started(bench.transport.probe())
+        for _ in range(3):
+            with pytest.raises(QueueNotFoundError, match=r"no\.such\.queue"):
+                await probe.read("no.such.queue")
+            assert (await probe.read(bench.queue.work)).ready == 0
+
+    play(story)
+
+
+def test_every_listener_gets_every_report_once_and_the_sender_its_own(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        heard: list[list[bytes]] = [[], [], []]
+        listeners = [await bench.started(bench.transport.feedback(), mine.append) for mine in heard]
+        mute = await bench.started(bench.transport.feedback())
+        reports = [b"%d" % number for number in range(20)]
+        assert all(mute.send(report) for report in reports)
+        assert listeners[0].send(b"own")
+        await bench.until(lambda: all(len(mine) == 21 for mine in heard))
+        assert all(sorted(mine) == sorted([*reports, b"own"]) for mine in heard)
+        assert all([report for report in mine if report != b"own"] == reports for mine in heard)
+
+    play(story)
+
+
+def test_a_report_without_a_connection_is_dropped(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        feedback = bench.transport.feedback()
+        assert not feedback.send(b"too early")
+        await bench.started(feedback)
+        assert feedback.send(b"in time")
+        await feedback.stop()
+        assert not feedback.send(b"too late")
+
+    play(story)
