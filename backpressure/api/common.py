@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from backpressure import __version__
-from backpressure.core.reports import Report
 from backpressure.errors import ConfigError, PaceError, TransportError
 from backpressure.settings import Settings
+from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
 __all__ = ["MAX_BODY_BYTES", "create_app", "public_settings", "serve_basics"]
 
@@ -66,17 +68,30 @@ class Health(BaseModel):
     timestamp: datetime
 
 
-class Observed(Protocol):
-    """An engine whose counters can be read."""
+def serve_basics(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Add ``GET /health`` and ``GET /metrics`` of ``registry``, and measure the duration of every request."""
+    requests = RequestMetrics(registry)
 
-    def report(self) -> Report:
-        """Return the counters now."""
-
-
-def serve_basics(app: FastAPI, engine: Observed) -> None:
-    """Add ``GET /health``."""
+    @app.middleware("http")
+    async def measure(request: Request, call_next: Next) -> Response:
+        started = time.monotonic()
+        status = 500
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            # Only the app's own routes become labels: what strangers ask for must not grow the registry.
+            path = getattr(request.scope.get("route"), "path", None)
+            method = request.method if path else "other"
+            requests.observe(method, path or "other", status, time.monotonic() - started)
 
     @app.get("/health")
     async def health() -> Health:
         """Say that the process is alive."""
         return Health(timestamp=datetime.now(UTC))
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Return all metrics as Prometheus text."""
+        return Response(expose(registry), media_type=CONTENT_TYPE)

@@ -12,6 +12,7 @@ from backpressure.config import replaced
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
+from backpressure.telemetry.metrics_processes import consumer_registry
 
 __all__ = ["LIVE_SETTINGS", "consumer_app"]
 
@@ -76,7 +77,7 @@ class SlowDownRequest(BaseModel):
 def consumer_app(engine: ConsumerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: consumer", "Watch the consumer, slow it down, pause it, change its work.")
-    serve_basics(app, engine)
+    serve_basics(app, consumer_registry(engine.report))
 
     @app.get("/status")
     async def status() -> dict[str, Any]:

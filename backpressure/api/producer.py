@@ -20,6 +20,7 @@ from backpressure.engines.outbox import Settlement
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
+from backpressure.telemetry.metrics_processes import producer_registry
 
 __all__ = ["LIVE_SETTINGS", "producer_app"]
 
@@ -150,7 +151,7 @@ class BatchProduced(BaseModel):
 def producer_app(engine: ProducerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
-    serve_basics(app, engine)
+    serve_basics(app, producer_registry(engine.report))
     refusals: dict[int | str, dict[str, Any]] = {
         429: {"description": "the bounded queue is full; try again after Retry-After seconds"},
         503: {"description": "the broker is away or blocks publishing"},
@@ -229,7 +230,7 @@ def _require_confirmed(settlements: list[Settlement]) -> None:
 
 def _status(engine: ProducerEngine) -> dict[str, Any]:
     report, reading, decision = engine.report(), engine.queue_reading, engine.decision
-    depth = None if reading is None else reading.ready + (reading.unacked or 0)
+    depth = engine.depth
     return {
         "id": report.id,
         "role": "producer",

@@ -21,6 +21,8 @@ _COMMANDS = {
     "broker": "broker:broker",
     "init": "init:init",
     "laws": "laws:laws",
+    "cleanup": "cleanup:cleanup",
+    "doctor": "doctor:doctor",
 }
 """Command name → module of this package and attribute; help is listed in this order."""
 

@@ -332,6 +332,7 @@ class ProducerEngine:
         now = self._clock.now()
         self._schedule.set_rate(settings.producer.rate, now)
         self._outbox.in_flight.limit = settings.producer.confirm_window
+        self._queues.queue = settings.queue
         self._body = _body(settings)
         self._waker.wake()
 
@@ -403,6 +404,11 @@ class ProducerEngine:
     def queue_reading(self) -> QueueReading | None:
         """The last depth the probe read, if any."""
         return self._pacing.reading
+
+    @property
+    def depth(self) -> int | None:
+        """Ready plus unacked as the law sees it (ready alone where nobody tells of unacked), or None."""
+        return self._pacing.signals.depth
 
     def report(self) -> ProducerReport:
         """Return the counters now."""

@@ -1,0 +1,92 @@
+"""``pace cleanup``: removes queues and unused exchanges that experiments have left behind, after asking."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from backpressure.cli.options import connection, setting
+from backpressure.cli.process import logging_options, settings_from
+from backpressure.errors import ConfigError
+from backpressure.settings import Settings
+from backpressure.transports.factory import connect
+from backpressure.transports.management import ManagementClient
+
+__all__ = ["cleanup"]
+
+_BUILT_IN = "amq."
+
+
+@click.command()
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option("--all", "everything", is_flag=True, help="Every queue and every unused exchange of the virtual host.")
+@click.option("--exchanges", "exchanges_only", is_flag=True, help="Exchanges that nothing is bound to.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connection
+@setting("--management-url", key="broker.management_url")
+@logging_options
+@click.pass_context
+def cleanup(
+    context: click.Context,
+    /,
+    *,
+    queues: tuple[str, ...],
+    everything: bool,
+    exchanges_only: bool,
+    yes: bool,
+    **_: object,
+) -> None:
+    """Delete the QUEUEs named, or what --all or --exchanges select; built-in exchanges (amq.…) always stay.
+
+    With no name and no option: the queues of the settings in force.
+    """
+    settings = settings_from(context)
+    asyncio.run(_clean(settings, queues, everything=everything, exchanges_only=exchanges_only, yes=yes))
+
+
+async def _clean(
+    settings: Settings, names: tuple[str, ...], *, everything: bool, exchanges_only: bool, yes: bool
+) -> None:
+    if everything or exchanges_only:
+        queues, exchanges = await _found(settings, queues_too=everything)
+        queues += names
+    else:
+        queue = settings.queue
+        queues, exchanges = list(names) or [queue.work, queue.dead_letter, queue.audit], []
+    if not queues and not exchanges:
+        click.echo("nothing to delete")
+        return
+    click.echo("\n".join([f"  queue {name}" for name in queues] + [f"  exchange {name}" for name in exchanges]))
+    if not yes:
+        click.confirm("Delete these, with all messages in them?", abort=True)
+    admin = connect(settings).admin()
+    await admin.start()
+    try:
+        for name in queues:
+            await admin.delete(name)
+        for name in exchanges:
+            await admin.delete_exchange(name)
+    finally:
+        await admin.stop()
+    click.echo(f"deleted: {len(queues)} queue(s), {len(exchanges)} exchange(s)")
+
+
+async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], list[str]]:
+    """Return the queues (if they are wanted) and the exchanges that nothing else is bound to."""
+    client = ManagementClient.of(settings.broker)
+    if client is None:
+        raise ConfigError("broker.management_url", "", "--all and --exchanges ask the management API: say where it is")
+    async with client:
+        queues = [queue.name for queue in await client.queues() if not queue.exclusive] if queues_too else []
+        in_use = {
+            binding.source
+            for binding in await client.bindings()
+            if not (binding.destination_type == "queue" and binding.destination in queues)
+        }
+        exchanges = [
+            exchange.name
+            for exchange in await client.exchanges()
+            if exchange.name and not exchange.name.startswith(_BUILT_IN) and exchange.name not in in_use
+        ]
+    return queues, exchanges

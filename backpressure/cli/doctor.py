@@ -1,0 +1,166 @@
+"""``pace doctor``: looks at this machine and the broker, and says what to do about what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import platform
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backpressure.api.server import is_loopback
+from backpressure.cli.options import connection, setting
+from backpressure.cli.process import logging_options, settings_from
+from backpressure.config import replaced
+from backpressure.errors import PaceError
+from backpressure.settings import Settings
+from backpressure.transports.factory import connect
+from backpressure.transports.management import ManagementClient
+from backpressure.transports.rabbitmq_node import find_rabbitmq
+
+__all__ = ["doctor"]
+
+_TIMEOUT_S = 5.0
+
+
+class Verdict(Enum):
+    """How a check came out: only a failure makes the exit code 1."""
+
+    OK = "[green]ok[/]"
+    NOTE = "[yellow]note[/]"
+    FAILED = "[red]failed[/]"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and what to do about it."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+    advice: str = ""
+
+
+@click.command()
+@connection
+@setting("--management-url", key="broker.management_url")
+@logging_options
+@click.pass_context
+def doctor(context: click.Context, /, **_: object) -> None:
+    """Check Python, libraries, ports, the broker, its management API and permissions.
+
+    Exit code 1 when something is broken. What is merely absent (a broker, an extra) is a note: `pace run` needs none.
+    """
+    settings = replaced(settings_from(context), {"broker.wait": False}, "doctor")
+    findings = [*_machine(), *_ports(settings), *asyncio.run(_gathered(settings))]
+    table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
+    for finding in findings:
+        table.add_row(finding.verdict.value, finding.subject, escape(finding.detail), escape(finding.advice))
+    Console().print(table)
+    context.exit(int(any(finding.verdict is Verdict.FAILED for finding in findings)))
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("Python", Verdict.OK, platform.python_version())
+    for library in ("pika", "fastapi", "prometheus-client", "plotly"):
+        try:
+            yield Finding(library, Verdict.OK, importlib.metadata.version(library))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(library, Verdict.FAILED, "missing", "pip install pace-matching")
+    for module, extra in (("confluent_kafka", "kafka"), ("opentelemetry.sdk", "otel"), ("tkinter", "")):
+        if _importable(module):
+            yield Finding(module, Verdict.OK, "installed")
+        else:
+            advice = f"pip install 'pace-matching[{extra}]'" if extra else "apt-get install python3-tk"
+            yield Finding(module, Verdict.NOTE, "not installed", advice)
+    path = find_rabbitmq()
+    yield (
+        Finding("rabbitmq-server", Verdict.OK, str(path))
+        if path
+        else Finding("rabbitmq-server", Verdict.NOTE, "not installed", "needed for --broker rabbitmq only")
+    )
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    listeners = (
+        ("monitor", settings.monitor.host, settings.monitor.port, "--port"),
+        ("producer API", settings.api.host, settings.api.producer_port, "--api-port"),
+        ("consumer API", settings.api.host, settings.api.consumer_port, "--api-port"),
+    )
+    for subject, host, port, flag in listeners:
+        if not is_loopback(host) and not settings.api.token.get_secret_value():
+            yield Finding(subject, Verdict.FAILED, f"{host} without a token", "set PACE_API__TOKEN")
+        elif _is_free(host, port):
+            yield Finding(subject, Verdict.OK, f"port {port} is free")
+        else:
+            yield Finding(subject, Verdict.NOTE, f"port {port} is taken", f"running already? another one: {flag}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+async def _gathered(settings: Settings) -> list[Finding]:
+    return [finding async for finding in _broker(settings)]
+
+
+async def _broker(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            admin = connect(settings).admin()
+            await admin.start()
+            identity = await admin.identity()
+            await admin.stop()
+    except (PaceError, TimeoutError) as error:
+        reason = str(error) or f"{settings.broker.address()} does not answer"
+        yield Finding("broker", Verdict.NOTE, reason, "start one: pace broker, or docker compose up -d rabbitmq")
+        return
+    yield Finding("broker", Verdict.OK, f"{identity.product} {identity.version} at {identity.address}")
+    yield await _may_declare(settings)
+    client = ManagementClient.of(settings.broker)
+    if client is None:
+        advice = "--management-url http://host:15672, for the monitor's details and live queue bounds"
+        yield Finding("management API", Verdict.NOTE, "address unknown", advice)
+        return
+    async with client:
+        try:
+            overview = await client.overview()
+        except PaceError as error:
+            yield Finding("management API", Verdict.NOTE, str(error), "rabbitmq-plugins enable rabbitmq_management")
+        else:
+            yield Finding("management API", Verdict.OK, f"{overview.product} {overview.version} at {client.url}")
+
+
+async def _may_declare(settings: Settings) -> Finding:
+    """Declare the queues as the programs will: wrong permissions and other arguments show here first."""
+    admin = connect(settings).admin()
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            await admin.start()
+            await admin.declare(settings.queue)
+    except (PaceError, TimeoutError) as error:
+        return Finding("queues", Verdict.FAILED, str(error), "see docs/troubleshooting.md")
+    finally:
+        await admin.stop()
+    return Finding("queues", Verdict.OK, f"{settings.queue.work} can be declared")
