@@ -11,7 +11,7 @@ from typing import Any
 from backpressure.errors import ConfigError
 from backpressure.experiments.scenario import Scenario, build, merge, parse, parse_assignment
 
-__all__ = ["DEFAULT_SCENARIO", "load", "shipped", "to_toml"]
+__all__ = ["DEFAULT_SCENARIO", "load", "read", "shipped", "to_toml"]
 
 DEFAULT_SCENARIO = "recovery"
 
@@ -27,16 +27,21 @@ def load(target: str, assignments: Sequence[str] = (), strategy: str = "") -> Sc
     """Return the scenario ``target``, a shipped name or a path, with ``key=value`` overrides; raises `ConfigError`."""
     path = _path(target)
     source = path.name
-    try:
-        document = parse(path.read_text(encoding="utf-8"), source)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("scenario", target, f"cannot be read: {error}") from None
+    document = parse(read(target), source)
     overrides = [parse_assignment(text) for text in assignments]
     if strategy:
         overrides.append(("producer.strategy", strategy))
     if overrides:
         source = f"{source} with overrides"
     return build(merge(document, overrides, path.name), source)
+
+
+def read(target: str) -> str:
+    """Return the text of a scenario; raises `ConfigError`."""
+    try:
+        return _path(target).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("scenario", target, f"cannot be read: {error}") from None
 
 
 def to_toml(document: Mapping[str, Any]) -> str:

@@ -1,0 +1,132 @@
+"""``pace run``, ``pace scenarios``, ``pace report``: experiments from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from backpressure.dashboards.run_lines import RunLines
+from backpressure.dashboards.run_verdict import verdict
+from backpressure.errors import ConfigError, PaceError
+from backpressure.experiments import library
+from backpressure.experiments.brokers import parse_choice
+from backpressure.experiments.conclude import conclude
+from backpressure.experiments.junit import to_junit
+from backpressure.experiments.rundir import RunDirectory, create
+from backpressure.experiments.runner import Runner
+from backpressure.experiments.summary import Summary
+
+__all__ = ["report", "run", "scenarios"]
+
+_EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
+
+
+@click.command()
+@click.argument("scenario", default=library.DEFAULT_SCENARIO)
+@click.option("--broker", default="embedded", show_default=True, help="embedded, rabbitmq (a private node) or amqp://…")
+@click.option(
+    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the run's folder is made."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. producer.rate=500 (repeatable)."
+)
+@click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the verdict here as JUnit XML.")
+def run(
+    scenario: str,
+    *,
+    broker: str,
+    runs: Path,
+    assignments: tuple[str, ...],
+    strategy: str,
+    quiet: bool,
+    junit: Path | None,
+) -> None:
+    """Run SCENARIO, a name from `pace scenarios` or a TOML file, and judge it.
+
+    Starts a broker, consumers and producers as real processes, goes through the phases, and writes a report. Exit code
+    0: every expectation held; 1: one did not; 2: bad usage or configuration; 3: it could not run or finish.
+    """
+    plan = library.load(scenario, assignments, strategy)
+    choice = parse_choice(broker)
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise ConfigError("--junit", str(junit), "there is no such folder")
+    directory = create(runs, plan.name, datetime.now().astimezone())
+    directory.write_scenario(library.to_toml(plan.document))
+    failure: PaceError | None = None
+    with _watching(quiet=quiet) as watcher:
+        runner = Runner(plan, directory, choice, watcher, _command(scenario, choice.label, assignments, strategy))
+        try:
+            asyncio.run(runner.run())
+        except PaceError as error:
+            failure = error
+            if not directory.has_begun:
+                raise
+    summary = conclude(directory)
+    if junit is not None:
+        junit.write_text(to_junit(summary), encoding="utf-8")
+    _show(summary, directory, quiet=quiet)
+    if failure is not None:
+        raise failure
+    sys.exit(_EXIT_CODES[summary.verdict])
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def scenarios(context: click.Context) -> None:
+    """List the scenarios that ship; `pace scenarios show NAME` prints one, to start your own from."""
+    if context.invoked_subcommand is None:
+        for name in library.shipped():
+            plan = library.load(name)
+            default = " (default)" if name == library.DEFAULT_SCENARIO else ""
+            click.echo(f"{name:<16} {plan.duration_s:>4.0f} s  {plan.summary}{default}")
+
+
+@scenarios.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the scenario NAME."""
+    click.echo(library.read(name), nl=False)
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+def report(run_folder: Path) -> None:
+    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed."""
+    directory = RunDirectory(run_folder)
+    _show(conclude(directory), directory, quiet=False)
+
+
+def _watching(*, quiet: bool) -> AbstractContextManager[RunLines]:
+    if quiet:
+        return nullcontext(RunLines(lambda _: None))
+    return nullcontext(RunLines(click.echo))
+
+
+def _show(summary: Summary, directory: RunDirectory, *, quiet: bool) -> None:
+    console = Console(highlight=False)
+    if quiet:
+        console.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
+    else:
+        console.print(verdict(summary.model_dump()))
+    console.print(f"report: {_from_here(directory.report)}", soft_wrap=True)
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _command(scenario: str, broker: str, assignments: tuple[str, ...], strategy: str) -> str:
+    words = ["pace", "run", scenario, "--broker", broker]
+    for assignment in assignments:
+        words += ["--set", assignment]
+    return shlex.join([*words, "--strategy", strategy] if strategy else words)

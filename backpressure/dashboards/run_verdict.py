@@ -1,0 +1,59 @@
+"""The end of a run on the terminal: the verdict first, then what was expected, then the figures people ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["verdict"]
+
+_COLOURS = {"passed": "bold green", "failed": "bold red", "interrupted": "bold yellow", "error": "bold red"}
+
+
+def verdict(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the table for a dumped summary."""
+    title = Text.assemble(
+        (f" {summary['verdict']} ".upper(), _COLOURS[summary["verdict"]] + " reverse"),
+        f" {summary['scenario']} · {summary['strategy']} · {summary['broker']} {summary['broker_version']}",
+        f" · {summary['duration_s']:.1f} s",
+    )
+    return Group(title, _expectations(summary["expectations"]), _phases(summary["phases"]), _totals(summary))
+
+
+def _expectations(expectations: list[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for held in expectations:
+        limit = held["limit"]
+        bound = f"{limit[0]:g} … {limit[1]:g}" if held["op"] == "between" else f"{held['op']} {limit:g}"
+        mark = Text("✔", "green") if held["held"] else Text("✘", "bold red")
+        table.add_row(mark, held["metric"], _number(held["value"]), Text(f"expected {bound}", "dim"))
+    return table
+
+
+def _phases(phases: list[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    table.add_column("phase")
+    for column in ("sent/s", "done/s", "used", "wait p50", "p99 ms", "depth max", "settled s"):
+        table.add_column(column, justify="right")
+    for phase in phases:
+        wait = phase["wait_ms"]
+        keys = ("publish_rate", "process_rate", "utilisation")
+        figures = [*(phase[key] for key in keys), wait["p50"], wait["p99"], phase["depth_max"], phase["settle_s"]]
+        table.add_row(phase["name"], *(_number(figure) for figure in figures))
+    return table
+
+
+def _totals(summary: Mapping[str, Any]) -> Text:
+    totals = summary["totals"]
+    names = ("confirmed", "processed", "left_in_queue", "dead_lettered", "dropped", "rejected", "duplicates", "lost")
+    return Text("  " + "  ".join(f"{name.replace('_', ' ')} {_number(totals[name])}" for name in names))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,284 @@
+"""From everything a run recorded to its figures. Pure: no files, no clock; ``docs/summary.md`` defines each figure.
+
+All durations are exact: percentiles are nearest-rank over every message, not estimates from histograms.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil, sqrt
+
+from backpressure.experiments.accounts import Accounts, Durations
+from backpressure.experiments.events import LoadChanged, Outcome
+from backpressure.experiments.expectations import Expectation
+from backpressure.experiments.sample import Sample
+from backpressure.experiments.summary import (
+    Depth,
+    Percentiles,
+    PhaseSummary,
+    ProcessSummary,
+    Summary,
+    Totals,
+    Verdict,
+)
+
+__all__ = ["RecordedPhase", "RecordedProcess", "Recording", "percentiles", "percentiles_over_time", "summarise"]
+
+_NS = 1_000_000_000
+_WINDOW_S = 1.0
+_STEP_S = 0.1
+_STEADY_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPhase:
+    """When a phase really began and ended."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    reached: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedProcess:
+    """When a process was there."""
+
+    role: str
+    id: str
+    pid: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """One run as data. ``queues_read`` is False when what the queues still held at the end is not known."""
+
+    scenario: str
+    strategy: str
+    broker: str
+    broker_version: str
+    started_at: str
+    expectations: Sequence[Expectation]
+    phases: Sequence[RecordedPhase]
+    loads: Sequence[LoadChanged]
+    processes: Sequence[RecordedProcess]
+    samples: Sequence[Sample]
+    outcome: Outcome
+    queues_read: bool
+    accounts: Accounts = field(default_factory=Accounts)
+
+    @property
+    def start_ns(self) -> int:
+        """When the first phase began."""
+        return self.phases[0].start_ns if self.phases else 0
+
+    @property
+    def end_ns(self) -> int:
+        """When the last phase ended."""
+        return self.phases[-1].end_ns if self.phases else 0
+
+
+def summarise(recording: Recording) -> Summary:
+    """Return all figures and the verdict."""
+    accounts = recording.accounts
+    done_ns = array("q", sorted(accounts.done_ns))
+    depths = [sample.depth for sample in recording.samples if sample.depth is not None]
+    summary = Summary(
+        scenario=recording.scenario,
+        strategy=recording.strategy,
+        broker=recording.broker,
+        broker_version=recording.broker_version,
+        started_at=recording.started_at,
+        duration_s=_seconds(recording.end_ns - recording.start_ns),
+        verdict="passed",
+        expectations=[],
+        totals=_totals(recording),
+        utilisation=_utilisation(recording.loads, done_ns, recording.start_ns, recording.end_ns),
+        wait_ms=percentiles(accounts.waits.length_ns),
+        end_to_end_ms=percentiles(accounts.end_to_end.length_ns),
+        confirm_ms=percentiles(accounts.confirms.length_ns),
+        depth=Depth(mean=round(sum(depths) / len(depths), 1), max=max(depths)) if depths else Depth(),
+        fairness_jain=_fairness(recording),
+        phases=_phases(recording, done_ns),
+        processes=_processes(recording),
+    )
+    figures = summary.model_dump()
+    held = [expectation.check(figures) for expectation in recording.expectations]
+    verdict: Verdict = "passed" if all(check.held for check in held) else "failed"
+    if recording.outcome != "finished":
+        verdict = recording.outcome
+    return summary.model_copy(update={"expectations": held, "verdict": verdict})
+
+
+def percentiles(durations_ns: Sequence[int]) -> Percentiles:
+    """Return the exact nearest-rank percentiles in milliseconds."""
+    if not durations_ns:
+        return Percentiles()
+    ordered = sorted(durations_ns)
+    p50, p95, p99 = (round(ordered[ceil(q * len(ordered)) - 1] / 1e6, 3) for q in (0.50, 0.95, 0.99))
+    return Percentiles(p50=p50, p95=p95, p99=p99, max=round(ordered[-1] / 1e6, 3))
+
+
+def percentiles_over_time(durations: Durations, start_ns: int, step_s: float) -> Iterator[tuple[float, Percentiles]]:
+    """Yield, for each step that has any, the middle of the step (seconds since ``start_ns``) and its percentiles."""
+    bins: dict[int, array[int]] = {}
+    for at_ns, length_ns in zip(durations.at_ns, durations.length_ns, strict=True):
+        bins.setdefault(int((at_ns - start_ns) / _NS // step_s), array("q")).append(length_ns)
+    for number in sorted(bins):
+        yield round((number + 0.5) * step_s, 3), percentiles(bins[number])
+
+
+def _totals(recording: Recording) -> Totals:
+    accounts = recording.accounts
+    ledger = accounts.ledger.totals()
+    offered = max((sample.offered_total for sample in recording.samples), default=0)
+    never_confirmed = ledger.rejected + ledger.unsettled
+    found = ledger.processed + ledger.dead_lettered + ledger.dropped + ledger.left_in_queue
+    published = found + ledger.lost + ledger.returned + never_confirmed
+    return Totals(
+        offered=max(offered, published),
+        published=published,
+        confirmed=ledger.confirmed,
+        rejected=never_confirmed,
+        returned=ledger.returned,
+        delivered=accounts.delivered,
+        processed=ledger.processed,
+        redelivered=accounts.redelivered,
+        duplicates=ledger.duplicates,
+        out_of_order=accounts.out_of_order,
+        lost=ledger.lost if recording.queues_read else None,
+        dead_lettered=ledger.dead_lettered,
+        dropped=ledger.dropped,
+        left_in_queue=ledger.left_in_queue if recording.queues_read else None,
+    )
+
+
+def _phases(recording: Recording, done_ns: Sequence[int]) -> list[PhaseSummary]:
+    waits: list[array[int]] = [array("q") for _ in recording.phases]
+    starts = [phase.start_ns for phase in recording.phases]
+    accounts = recording.accounts
+    for at_ns, length_ns in zip(accounts.waits.at_ns, accounts.waits.length_ns, strict=True):
+        index = bisect_right(starts, at_ns) - 1
+        if index >= 0 and at_ns < recording.phases[index].end_ns:
+            waits[index].append(length_ns)
+    confirmed_ns = array("q", sorted(accounts.confirms.at_ns))
+    return [
+        _phase(recording, phase, done_ns, confirmed_ns, wait)
+        for phase, wait in zip(recording.phases, waits, strict=True)
+    ]
+
+
+def _phase(
+    recording: Recording,
+    phase: RecordedPhase,
+    done_ns: Sequence[int],
+    confirmed_ns: Sequence[int],
+    waits_ns: Sequence[int],
+) -> PhaseSummary:
+    span_s = (phase.end_ns - phase.start_ns) / _NS
+    start_s = _seconds(phase.start_ns - recording.start_ns)
+    end_s = _seconds(phase.end_ns - recording.start_ns)
+    depths = [s.depth for s in recording.samples if s.depth is not None and start_s <= s.t_s < end_s]
+    return PhaseSummary(
+        name=phase.name,
+        start_s=start_s,
+        end_s=end_s,
+        publish_rate=_rate(confirmed_ns, phase, span_s),
+        process_rate=_rate(done_ns, phase, span_s),
+        utilisation=_utilisation(recording.loads, done_ns, phase.start_ns, phase.end_ns),
+        wait_ms=percentiles(waits_ns),
+        depth_max=max(depths, default=None),
+        settle_s=_settle_s(recording.loads, done_ns, phase),
+        reached=phase.reached,
+    )
+
+
+def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns: int, end_ns: int) -> float | None:
+    """Return processed ÷ capacity over the stretches in which more is offered than can be done.
+
+    None when they add up to less than a second: that measures how processes start and stop.
+    """
+    processed = 0
+    possible = 0.0
+    overloaded_s = 0.0
+    bounds = [*(load.at_ns for load in loads), end_ns]
+    for load, (begin, end) in zip(loads, pairwise(bounds), strict=True):
+        begin_ns, stop_ns = max(begin, start_ns), min(end, end_ns)
+        if begin_ns < stop_ns and 0 < load.capacity_per_s < load.demand_per_s:
+            span_s = (stop_ns - begin_ns) / _NS
+            processed += _count(done_ns, begin_ns, stop_ns)
+            possible += load.capacity_per_s * span_s
+            overloaded_s += span_s
+    return round(processed / possible, 4) if overloaded_s >= 1 else None
+
+
+def _settle_s(loads: Sequence[LoadChanged], done_ns: Sequence[int], phase: RecordedPhase) -> float | None:
+    """Return when the process rate had come to the capacity with which the phase ended, seconds after its start.
+
+    The rate is counted in windows of one second, a new one every tenth. Settled is the first moment from which all
+    windows of the next three seconds (or up to the end of the phase, if that is nearer) are within 10 % of the
+    capacity, or one message, or, where service times are random, three standard errors, whichever is most.
+    """
+    load = next((load for load in reversed(loads) if load.at_ns < phase.end_ns), None)
+    if load is None or not 0 < load.capacity_per_s < load.demand_per_s:
+        return None
+    capacity = load.capacity_per_s * _WINDOW_S
+    tolerance = max(0.1 * capacity, 1.0, 3 * load.service_cv * sqrt(capacity))
+    windows = int(((phase.end_ns - phase.start_ns) / _NS - _WINDOW_S) / _STEP_S + 1e-6) + 1
+    steady = 0
+    for step in range(windows):
+        from_ns = phase.start_ns + round(step * _STEP_S * _NS)
+        within = abs(_count(done_ns, from_ns, from_ns + round(_WINDOW_S * _NS)) - capacity) <= tolerance
+        steady = steady + 1 if within else 0
+        if steady and (steady * _STEP_S > _STEADY_S or step == windows - 1):
+            return round((step - steady + 1) * _STEP_S, 1)
+    return None
+
+
+def _fairness(recording: Recording) -> float | None:
+    """Return Jain's index (Jain, Chiu and Hawe 1984) of the producers' confirmed messages per second of life."""
+    confirmed = recording.accounts.confirmed_by
+    shares: list[float] = []
+    for process in recording.processes:
+        span_ns = min(process.end_ns, recording.end_ns) - max(process.start_ns, recording.start_ns)
+        if process.role == "producer" and span_ns > 0:
+            shares.append(confirmed[process.id] / span_ns)
+    squares = sum(share * share for share in shares)
+    return round(sum(shares) ** 2 / (len(shares) * squares), 4) if squares else None
+
+
+def _processes(recording: Recording) -> list[ProcessSummary]:
+    cpu_s: dict[str, float] = {}
+    rss_mb: dict[str, float] = {}
+    for sample in recording.samples:
+        cpu_s.update(sample.cpu_s)
+        for process, value in sample.rss_mb.items():
+            rss_mb[process] = max(value, rss_mb.get(process, 0.0))
+    return [
+        ProcessSummary(
+            role=process.role,
+            id=process.id,
+            pid=process.pid,
+            cpu_s=cpu_s.get(process.id, 0.0),
+            rss_max_mb=rss_mb.get(process.id, 0.0),
+        )
+        for process in recording.processes
+    ]
+
+
+def _count(sorted_ns: Sequence[int], from_ns: int, to_ns: int) -> int:
+    return bisect_left(sorted_ns, to_ns) - bisect_left(sorted_ns, from_ns)
+
+
+def _rate(sorted_ns: Sequence[int], phase: RecordedPhase, span_s: float) -> float:
+    return round(_count(sorted_ns, phase.start_ns, phase.end_ns) / span_s, 2) if span_s > 0 else 0.0
+
+
+def _seconds(span_ns: int) -> float:
+    return round(span_ns / _NS, 3)

@@ -1,0 +1,53 @@
+"""The control APIs of a run's processes, as far as a run uses them: pause, resume, change settings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from backpressure.errors import ConfigError, ExperimentError
+from backpressure.experiments.supervisor import Child
+
+__all__ = ["ProcessControl"]
+
+
+class ProcessControl:
+    """Talks to children; an async context manager."""
+
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def resume(self, children: Iterable[Child]) -> None:
+        """Let paused producers go, all at once."""
+        await asyncio.gather(*(self._post(child, "/admin/resume", None) for child in children))
+
+    async def configure(self, children: Iterable[Child], changes: Mapping[str, Any]) -> None:
+        """Change settings, by dotted key; raises `ConfigError` with the reason when a child refuses."""
+        if changes:
+            await asyncio.gather(
+                *(self._post(child, "/admin/config", {"settings": dict(changes)}) for child in children)
+            )
+
+    async def _post(self, child: Child, path: str, body: Mapping[str, Any] | None) -> None:
+        try:
+            response = await self._client.post(child.api_url + path, json=body)
+        except httpx.HTTPError as error:
+            if not child.alive:
+                return  # it has ended by itself, having reached its limit: nothing to change any more
+            raise ExperimentError(f"{child.id} does not answer at {child.api_url}{path}: {error!r}") from None
+        if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            raise ConfigError("scenario", body, f"{child.id} refused: {response.text}")
+        if response.is_error:
+            raise ExperimentError(f"{child.id} answered {response.status_code} to {path}: {response.text}")

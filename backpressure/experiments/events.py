@@ -1,0 +1,97 @@
+"""What happens during a run, one JSON line each in ``events.jsonl``; times in nanoseconds on the run's clock."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+__all__ = [
+    "Event",
+    "LoadChanged",
+    "Note",
+    "Outcome",
+    "PhaseBegan",
+    "PhaseEnded",
+    "ProcessEnded",
+    "ProcessStarted",
+    "RunEnded",
+    "read_event",
+]
+
+Outcome = Literal["finished", "interrupted", "error"]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_ns: int
+
+
+class PhaseBegan(_Event):
+    """The settings of the phase begin to be applied."""
+
+    kind: Literal["phase_began"] = "phase_began"
+    name: str
+
+
+class PhaseEnded(_Event):
+    """``reached``: whether its ``until`` came in time; None without one."""
+
+    kind: Literal["phase_ended"] = "phase_ended"
+    name: str
+    reached: bool | None = None
+
+
+class LoadChanged(_Event):
+    """What the consumers can do, and what the producers offer, from now on.
+
+    ``service_cv`` is the coefficient of variation of service times: 0 fixed, 1 exponential.
+    """
+
+    kind: Literal["load_changed"] = "load_changed"
+    capacity_per_s: float
+    demand_per_s: float
+    service_cv: float = 0.0
+
+
+class ProcessStarted(_Event):
+    """A process is ready."""
+
+    kind: Literal["process_started"] = "process_started"
+    role: str
+    id: str
+    pid: int
+
+
+class ProcessEnded(_Event):
+    """A process is gone; ``code`` as `subprocess` reports it (negative: the signal that killed it)."""
+
+    kind: Literal["process_ended"] = "process_ended"
+    id: str
+    code: int
+
+
+class Note(_Event):
+    """Anything else worth a line: a back-pressure event, a consumer that had to be killed."""
+
+    kind: Literal["note"] = "note"
+    text: str
+
+
+class RunEnded(_Event):
+    """The last event. A run without one was killed."""
+
+    kind: Literal["run_ended"] = "run_ended"
+    outcome: Outcome
+    reason: str = ""
+
+
+Event = PhaseBegan | PhaseEnded | LoadChanged | ProcessStarted | ProcessEnded | Note | RunEnded
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def read_event(line: str | bytes) -> Event:
+    """Return the event in one line; raises `ValueError`."""
+    return _ADAPTER.validate_json(line)

@@ -1,0 +1,135 @@
+"""The producers, consumers and the monitor of a run: as many as the phase asks for, each with the settings in force."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+from zlib import crc32
+
+from backpressure.config import as_environment, replaced
+from backpressure.experiments.control import ProcessControl
+from backpressure.experiments.events import LoadChanged
+from backpressure.experiments.rundir import RunDirectory
+from backpressure.experiments.scenario import Phase, Scenario
+from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.settings import ConsumerSettings, Settings
+
+__all__ = ["Fleet"]
+
+_SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
+_COUNTS = {"producer.count", "consumer.count"}
+
+
+class Fleet:
+    """Starts, changes and stops the processes under test."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        control: ProcessControl,
+        directory: RunDirectory,
+        *,
+        common: Mapping[str, Any],
+        scenario: Scenario,
+    ) -> None:
+        """``common`` are settings, by dotted key, of every process: broker, queue names, clock."""
+        self._supervisor = supervisor
+        self._control = control
+        self._directory = directory
+        self._common = common
+        self._seed = scenario.seed
+        self._settings = scenario.settings
+
+    async def launch(self) -> None:
+        """Start everything that the first phase needs, producers paused; returns when all are ready."""
+        starts = [self._start("consumer") for _ in range(self._settings.consumer.count)]
+        starts += [self._start("producer", paused=True) for _ in range(self._settings.producer.count)]
+        await asyncio.gather(*starts)
+
+    async def go(self) -> None:
+        """Let all producers begin."""
+        await self._control.resume(self._supervisor.of("producer"))
+
+    async def configure(self, phase: Phase) -> Settings:
+        """Put the settings of ``phase`` in force in the processes that run, and return those that were before.
+
+        Raises `ConfigError` when a process refuses them.
+        """
+        for role, sections in _SECTIONS.items():
+            wanted = {k: v for k, v in phase.changes.items() if k.split(".")[0] in sections and k not in _COUNTS}
+            await self._control.configure(self._supervisor.of(role), wanted)
+        before, self._settings = self._settings, phase.settings
+        return before
+
+    async def scale(self, before: Settings) -> None:
+        """Start or stop as many processes as the settings ask for more or less than ``before``; the newest go first.
+
+        Differences count, not what is alive: a producer that has reached its limit is not replaced.
+        """
+        await asyncio.gather(*(self._scale(role, before) for role in _SECTIONS))
+
+    async def stop(self) -> None:
+        """Stop producers, which flush their confirms, then consumers, which finish what they hold, then the monitor."""
+        for role in ("producer", "consumer", "monitor"):
+            await self._supervisor.stop(self._supervisor.of(role))
+
+    def load(self, at_ns: int) -> LoadChanged:
+        """Return what the consumers that are ready can do, and what the producers that run offer."""
+        settings = self._settings
+        mean_s, cv = _service(settings)
+        return LoadChanged(
+            at_ns=at_ns,
+            capacity_per_s=len(self._ready("consumer")) / mean_s,
+            demand_per_s=len(self._ready("producer")) * settings.producer.rate,
+            service_cv=cv,
+        )
+
+    def _ready(self, role: str) -> list[Child]:
+        return [child for child in self._supervisor.of(role) if child.announced]
+
+    async def _scale(self, role: str, before: Settings) -> None:
+        more: int = getattr(self._settings, role).count - getattr(before, role).count
+        if more < 0:
+            await self._supervisor.stop(self._supervisor.of(role)[more:])
+        else:
+            await asyncio.gather(*(self._start(role) for _ in range(more)))
+
+    async def _start(self, role: str, *, paused: bool = False) -> Child:
+        process_id = self._supervisor.next_id(role)
+        own: dict[str, Any] = {
+            "process.announce_file": str(self._directory.announcement(process_id)),
+            "process.seed": crc32(f"{self._seed}/{process_id}".encode()),
+            "api.enabled": True,
+            "api.producer_port": 0,
+            "api.consumer_port": 0,
+            "monitor.port": 0,
+        }
+        if role == "producer":
+            own |= {"producer.producer_id": process_id, "producer.start_paused": paused}
+        if role == "consumer":
+            own |= {"consumer.name": process_id}
+        if role != "monitor":
+            own |= {"process.journal_file": str(self._directory.journal(process_id))}
+        environment = as_environment(replaced(self._settings, {**self._common, **own}))
+        command = [sys.executable, "-m", "backpressure", role]
+        return await self._supervisor.start(role, process_id, command, environment)
+
+
+def _service(settings: Settings) -> tuple[float, float]:
+    """Return mean (seconds) and coefficient of variation of the work a message asks for."""
+    if settings.producer.processing_time_s:
+        return settings.producer.processing_time_s, 0.0
+    consumer = settings.consumer
+    return consumer.mean_service_s, _service_cv(consumer)
+
+
+def _service_cv(consumer: ConsumerSettings) -> float:
+    if consumer.distribution == "exponential":
+        return 1.0
+    if consumer.distribution == "uniform":
+        spread_s = (consumer.processing_max_ms - consumer.processing_min_ms) / 1000
+        return spread_s / sqrt(12) / consumer.mean_service_s
+    return 0.0

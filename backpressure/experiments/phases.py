@@ -1,0 +1,108 @@
+"""Goes through the phases of a scenario on the run's clock.
+
+The boundaries of phases are computed from the first one, so that none is late because those before it were; whatever a
+phase changes is applied while it already runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from backpressure.core.snapshot import Snapshot
+from backpressure.engines.clock import Clock
+from backpressure.engines.observer import Observer
+from backpressure.experiments.events import PhaseBegan, PhaseEnded
+from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.rundir import RunDirectory
+from backpressure.experiments.scenario import Phase, Until
+from backpressure.settings import Settings
+from backpressure.transports.base import QueueAdmin
+
+__all__ = ["Conductor", "is_reached"]
+
+_POLL_S = 0.05
+_SETTLING_NS = 300_000_000
+
+
+class Conductor:
+    """Drives the fleet and the queue through the phases."""
+
+    def __init__(
+        self, directory: RunDirectory, clock: Clock, fleet: Fleet, admin: QueueAdmin, observer: Observer, queue: str
+    ) -> None:
+        """``queue`` is the work queue, whose bound a phase may change and whose depth ends one."""
+        self._directory = directory
+        self._clock = clock
+        self._fleet = fleet
+        self._admin = admin
+        self._observer = observer
+        self._queue = queue
+
+    async def go_through(self, phase: Phase, begin_ns: int, *, first: bool) -> int:
+        """Apply ``phase`` from ``begin_ns`` on and return when it ended, in nanoseconds; raises `PaceError`."""
+        self._directory.append_event(PhaseBegan(at_ns=begin_ns, name=phase.name))
+        reached: bool | None = None if phase.until is None else False
+        end_ns = begin_ns
+        try:
+            end_ns, reached = await self._together(phase, begin_ns, first=first)
+        except BaseException:
+            end_ns = self._clock.wall_ns()  # interrupted: the phase ends here, and what it measured counts
+            raise
+        finally:
+            self._directory.append_event(PhaseEnded(at_ns=end_ns, name=phase.name, reached=reached))
+        return end_ns
+
+    async def _together(self, phase: Phase, begin_ns: int, *, first: bool) -> tuple[int, bool | None]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._begin(begin_ns) if first else self._apply(phase))
+                waiting = group.create_task(self._wait(phase, begin_ns))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # one is enough: the others are its consequences
+        return waiting.result()
+
+    async def _begin(self, begin_ns: int) -> None:
+        self._directory.append_event(self._fleet.load(begin_ns))
+        await self._fleet.go()
+
+    async def _apply(self, phase: Phase) -> None:
+        queue = phase.settings.queue
+        if any(key.startswith("queue.") for key in phase.changes):
+            await self._admin.set_bound(self._queue, max_length=queue.max_length, overflow=queue.overflow)
+        before = await self._fleet.configure(phase)
+        self._directory.append_event(self._fleet.load(self._clock.wall_ns()))
+        await self._fleet.scale(before)
+
+    async def _wait(self, phase: Phase, begin_ns: int) -> tuple[int, bool | None]:
+        """Return when the phase ended, and whether its ``until`` came true (None without one)."""
+        end_ns = begin_ns + round(phase.duration_s * 1e9)
+        if phase.until is None:
+            await asyncio.sleep((end_ns - self._clock.wall_ns()) / 1e9)
+            return end_ns, None
+        since_ns = 0
+        while (now_ns := self._clock.wall_ns()) < end_ns:
+            if not is_reached(phase.until, self._observer.snapshot(), phase.settings, self._queue, begin_ns):
+                since_ns = 0
+            elif not since_ns:
+                since_ns = now_ns
+            elif now_ns - since_ns > _SETTLING_NS:
+                return since_ns, True
+            await asyncio.sleep(_POLL_S)
+        return end_ns, False
+
+
+def is_reached(until: Until, snapshot: Snapshot, settings: Settings, queue: str, begin_ns: int) -> bool:
+    """Say whether what a phase waits for seems to be so, by counters and a reading of the queue made in this phase.
+
+    Counters of different processes are a moment apart, so it has to stay so for a moment.
+    """
+    state = snapshot.queues.get(queue)
+    empty = state is not None and state.depth == 0 and snapshot.at_ns - state.age_s * 1e9 > begin_ns
+    totals = snapshot.totals
+    due = settings.producer.limit * settings.producer.count
+    published = totals.confirmed + totals.rejected + totals.returned >= due
+    if until == "published":
+        return published
+    if until == "drained":
+        return empty
+    return published and empty and totals.processed + totals.dead_lettered >= totals.confirmed

@@ -1,0 +1,65 @@
+"""Takes one sample of the loop and its processes, and writes down what the observer says happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+
+import psutil
+
+from backpressure.core.snapshot import Snapshot
+from backpressure.experiments.events import Note
+from backpressure.experiments.sample import Sample
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Remembers what it has already told; one for a run."""
+
+    def __init__(self, work_queue: str) -> None:
+        """``work_queue`` is the queue whose depth is recorded."""
+        self._work_queue = work_queue
+        self._meters: dict[int, psutil.Process] = {}
+        self._told_ns = 0
+
+    def sample(self, t_s: float, snapshot: Snapshot, pids: Mapping[str, int]) -> Sample:
+        """Return the sample at ``t_s``; ``pids`` are the processes to measure, by id."""
+        queue = snapshot.queues.get(self._work_queue)
+        allowed = snapshot.pacing_rate_per_s
+        law = snapshot.law
+        rates = snapshot.rates
+        costs = dict(self._costs(pids))
+        return Sample(
+            t_s=round(t_s, 3),
+            ready=queue.ready if queue else None,
+            unacked=queue.unacked if queue else None,
+            offered_per_s=rates.offered_per_s,
+            published_per_s=rates.published_per_s,
+            processed_per_s=rates.processed_per_s,
+            nacked_per_s=rates.nacked_per_s,
+            allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
+            offered_total=snapshot.totals.offered,
+            in_flight=sum(producer.in_flight for producer in snapshot.producers) if snapshot.producers else None,
+            reason=law.reason if law else "",
+            rss_mb={process: rss_mb for process, (rss_mb, _) in costs.items()},
+            cpu_s={process: cpu_s for process, (_, cpu_s) in costs.items()},
+        )
+
+    def notes(self, snapshot: Snapshot) -> Iterator[Note]:
+        """Yield the events that are new since the last call."""
+        for event in snapshot.events:
+            if event.at_ns > self._told_ns:
+                self._told_ns = event.at_ns
+                yield Note(at_ns=event.at_ns, text=event.text)
+
+    def _costs(self, pids: Mapping[str, int]) -> Iterator[tuple[str, tuple[float, float]]]:
+        for process, pid in pids.items():
+            try:
+                meter = self._meters.get(pid) or self._meters.setdefault(pid, psutil.Process(pid))
+                with meter.oneshot():
+                    times = meter.cpu_times()
+                    rss_mb = round(meter.memory_info().rss / 1e6, 1)
+                yield process, (rss_mb, round(times.user + times.system, 2))
+            except psutil.Error:
+                self._meters.pop(pid, None)  # it has just ended

@@ -1,0 +1,261 @@
+"""The run directory: where everything a run sees is written the moment it happens, and read back as a `Recording`.
+
+Valid at every moment: each file is complete up to the last line or record, so that a run that was killed can still be
+analysed. Layout: ``scenario.toml run.json events.jsonl samples.jsonl remains.csv journals/ logs/ announce/``, then
+``summary.json report.html``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict
+
+from backpressure.core.journal import ConsumerRecord, ProducerRecord, read_records
+from backpressure.errors import ConfigError, ExperimentError
+from backpressure.experiments.accounts import Accounts
+from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
+from backpressure.experiments.events import (
+    Event,
+    LoadChanged,
+    PhaseBegan,
+    PhaseEnded,
+    ProcessEnded,
+    ProcessStarted,
+    RunEnded,
+    read_event,
+)
+from backpressure.experiments.sample import Sample
+from backpressure.experiments.scenario import Scenario, build, parse
+from backpressure.experiments.summary import Summary
+
+__all__ = ["REMAINS", "RunDirectory", "RunFacts", "create"]
+
+Line = TypeVar("Line")
+
+REMAINS = ("left_in_queue", "dead_lettered", "dropped")
+"""What may be found in the queues at the end: the third column of ``remains.csv``."""
+
+
+class RunFacts(BaseModel):
+    """``run.json``: what is known when the processes are ready. ``start_ns`` is the moment the first phase began."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    strategy: str
+    broker: str
+    broker_version: str
+    broker_address: str
+    started_at: str
+    start_ns: int
+    command: str
+    environment: dict[str, str]
+
+
+def create(runs: Path, name: str, now: datetime) -> RunDirectory:
+    """Make a new directory ``<time>-<name>`` under ``runs``; raises `ConfigError` when that is not possible."""
+    stem = f"{now:%Y%m%d-%H%M%S}-{name}"
+    for number in count(1):
+        path = runs / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+            for part in ("journals", "logs", "announce"):
+                (path / part).mkdir()
+        except FileExistsError:
+            if runs.is_dir():
+                continue  # another run began in the same second
+            raise ConfigError("--runs", str(runs), "is not a directory") from None
+        except OSError as error:
+            raise ConfigError("--runs", str(runs), f"cannot be written to: {error.strerror}") from None
+        return RunDirectory(path)
+    raise AssertionError("unreachable: count() does not end")
+
+
+class RunDirectory:
+    """Paths, writers and readers of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """``path`` may be relative: children get absolute ones."""
+        self.path = path.resolve()
+
+    def journal(self, process: str) -> Path:
+        """Where ``process`` writes its records."""
+        return self.path / "journals" / f"{process}.journal"
+
+    def log(self, process: str) -> Path:
+        """Where the output of ``process`` goes."""
+        return self.path / "logs" / f"{process}.log"
+
+    def announcement(self, process: str) -> Path:
+        """Where ``process`` says that it is ready."""
+        return self.path / "announce" / f"{process}.json"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first phase began, so that there is something to analyse."""
+        return (self.path / "run.json").exists()
+
+    def write_scenario(self, text: str) -> None:
+        """Keep the scenario as it is run, overrides included."""
+        (self.path / "scenario.toml").write_text(text, encoding="utf-8")
+
+    def write_facts(self, facts: RunFacts) -> None:
+        """Write ``run.json``."""
+        self._replace("run.json", facts.model_dump_json(indent=2) + "\n")
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write ``summary.json``."""
+        self._replace("summary.json", summary.model_dump_json(indent=2) + "\n")
+
+    def append_event(self, event: Event) -> None:
+        """Append one line to ``events.jsonl``."""
+        self._append("events.jsonl", event.model_dump_json())
+
+    def append_sample(self, sample: Sample) -> None:
+        """Append one line to ``samples.jsonl``."""
+        self._append("samples.jsonl", sample.to_json())
+
+    @contextmanager
+    def writing_remains(self) -> Iterator[Callable[[int, int, str], None]]:
+        """Provide a function that writes session, sequence and state of a message that a queue still held.
+
+        The file appears when all of them are written, or not at all: half of it would make messages look lost.
+        """
+        part = self.path / "remains.csv.part"
+        with part.open("w", encoding="ascii") as file:
+            yield lambda session, sequence, state: print(session, sequence, state, sep=",", file=file)
+        part.replace(self.path / "remains.csv")
+
+    def facts(self) -> RunFacts:
+        """Read ``run.json``; raises `ConfigError` when this is not a run that got as far as its first phase."""
+        try:
+            return RunFacts.model_validate_json((self.path / "run.json").read_bytes())
+        except (OSError, ValueError):
+            raise ConfigError("run", str(self.path), "not the directory of a run that has begun") from None
+
+    def scenario(self) -> Scenario:
+        """Read ``scenario.toml``."""
+        try:
+            text = (self.path / "scenario.toml").read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError("run", str(self.path), f"scenario.toml cannot be read: {error.strerror}") from None
+        return build(parse(text, "scenario.toml"), "scenario.toml")
+
+    def events(self) -> list[Event]:
+        """Read ``events.jsonl``."""
+        return list(_lines(self.path / "events.jsonl", read_event))
+
+    def samples(self) -> list[Sample]:
+        """Read ``samples.jsonl``."""
+        return list(_lines(self.path / "samples.jsonl", Sample.from_json))
+
+    def accounts(self) -> Accounts:
+        """Read all journals and the remains of the queues."""
+        accounts = Accounts()
+        for path in sorted((self.path / "journals").glob("*.journal")):
+            if path.stem.startswith("producer"):
+                accounts.add_producer(path.stem, cast("Iterator[ProducerRecord]", _records(path)))
+            else:
+                accounts.add_consumer(cast("Iterator[ConsumerRecord]", _records(path)))
+        ledger = accounts.ledger
+        sets = dict(zip(REMAINS, (ledger.left_in_queue, ledger.dead_lettered, ledger.dropped), strict=True))
+        for session, sequence, state in self._remains():
+            sets[state].add(session, sequence)
+        return accounts
+
+    def recording(self) -> Recording:
+        """Read everything; raises `ConfigError` when the directory does not hold a run."""
+        facts, scenario, events, samples = self.facts(), self.scenario(), self.events(), self.samples()
+        last_ns = max((event.at_ns for event in events), default=facts.start_ns)
+        if samples:
+            last_ns = max(last_ns, facts.start_ns + round(samples[-1].t_s * 1e9))
+        ended = next((event for event in events if isinstance(event, RunEnded)), None)
+        return Recording(
+            scenario=scenario.name,
+            strategy=facts.strategy,
+            broker=facts.broker,
+            broker_version=facts.broker_version,
+            started_at=facts.started_at,
+            expectations=scenario.expectations,
+            phases=_phases(events, last_ns),
+            loads=[event for event in events if isinstance(event, LoadChanged)],
+            processes=_processes(events, last_ns),
+            samples=samples,
+            outcome=ended.outcome if ended else "interrupted",
+            queues_read=(self.path / "remains.csv").exists(),
+            accounts=self.accounts(),
+        )
+
+    def _remains(self) -> Iterator[tuple[int, int, str]]:
+        path = self.path / "remains.csv"
+        if path.exists():
+            with path.open(encoding="ascii") as file:
+                for line in file:
+                    session, sequence, state = line.rstrip().split(",")
+                    yield int(session), int(sequence), state
+
+    def _append(self, name: str, line: str) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.path / name)
+
+
+def _lines(path: Path, read: Callable[[str], Line]) -> Iterator[Line]:
+    """Yield every whole line of a file; a last one without its end was cut off by a kill."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield read(line)
+            except (ValueError, TypeError) as error:
+                raise ExperimentError(f"{path.name}, line {number} cannot be read: {error}") from None
+
+
+def _records(path: Path) -> Iterator[ProducerRecord | ConsumerRecord]:
+    """Yield the records of a journal without reading it into memory."""
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            yield from read_records(view)
+        finally:
+            view.release()
+
+
+def _phases(events: list[Event], last_ns: int) -> list[RecordedPhase]:
+    ends = {event.name: event for event in events if isinstance(event, PhaseEnded)}
+    phases: list[RecordedPhase] = []
+    for event in events:
+        if isinstance(event, PhaseBegan):
+            end = ends.get(event.name)
+            end_ns, reached = (end.at_ns, end.reached) if end else (last_ns, None)
+            phases.append(RecordedPhase(event.name, event.at_ns, end_ns, reached))
+    return phases
+
+
+def _processes(events: list[Event], last_ns: int) -> list[RecordedProcess]:
+    ends = {event.id: event.at_ns for event in events if isinstance(event, ProcessEnded)}
+    return [
+        RecordedProcess(event.role, event.id, event.pid, event.at_ns, ends.get(event.id, last_ns))
+        for event in events
+        if isinstance(event, ProcessStarted)
+    ]

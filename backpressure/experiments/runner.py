@@ -1,0 +1,288 @@
+"""Conducts one run: broker, processes, phases on a common clock, and an orderly end whatever happens.
+
+Nothing is computed here: everything that happens is appended to the run directory, from which the analysis works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import platform
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+from backpressure import __version__
+from backpressure.config import replaced
+from backpressure.core.snapshot import Snapshot
+from backpressure.engines.clock import Clock
+from backpressure.engines.observer import Observer
+from backpressure.errors import ExperimentError, PaceError
+from backpressure.experiments.brokers import BrokerChoice, open_broker
+from backpressure.experiments.control import ProcessControl
+from backpressure.experiments.events import Outcome, ProcessEnded, ProcessStarted, RunEnded
+from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.phases import Conductor
+from backpressure.experiments.recorder import Recorder
+from backpressure.experiments.remains import read_remains
+from backpressure.experiments.rundir import RunDirectory, RunFacts
+from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.settings import Settings
+from backpressure.transports.base import BrokerIdentity, QueueAdmin
+from backpressure.transports.factory import connect
+
+__all__ = ["Runner", "Watcher"]
+
+Result = TypeVar("Result")
+
+_SAMPLE_S = 0.1
+_SALVAGE_S = 30.0
+
+
+class Watcher(Protocol):
+    """Who shows a run while it goes on."""
+
+    def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
+        """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
+
+    def phase_began(self, index: int) -> None:
+        """The phase with this index begins."""
+
+    def sampled(self, snapshot: Snapshot) -> None:
+        """The loop now; ten times a second."""
+
+    def noted(self, text: str) -> None:
+        """Something happened that is worth a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is open while a run goes on."""
+
+    settings: Settings
+    admin: QueueAdmin
+    observer: Observer
+    fleet: Fleet
+    identity: BrokerIdentity
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C or SIGTERM, while something was going on."""
+
+
+class Runner:
+    """One run; `run` it once."""
+
+    def __init__(
+        self, scenario: Scenario, directory: RunDirectory, choice: BrokerChoice, watcher: Watcher, command: str
+    ) -> None:
+        """``command`` is what to type to run it again."""
+        self._scenario = scenario
+        self._directory = directory
+        self._choice = choice
+        self._watcher = watcher
+        self._command = command
+        self._clock = Clock()
+        self._pids: dict[str, int] = {}
+        self._load: Callable[[], None] = lambda: None
+
+    async def run(self) -> Outcome:
+        """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
+
+        A first SIGINT or SIGTERM ends it in order, a second one at once.
+        """
+        self._interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        outcome: Outcome = "error"
+        reason = ""
+        try:
+            async with Supervisor(self._directory, self._child_ready, self._child_ended) as self._supervisor:
+                with self._catching_signals():
+                    outcome = await self._conduct()
+        except PaceError as error:
+            reason = str(error)
+            raise
+        except asyncio.CancelledError:
+            outcome = "interrupted"
+        finally:
+            self._directory.append_event(RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
+        return outcome
+
+    async def _conduct(self) -> Outcome:
+        async with AsyncExitStack() as stack:
+            try:
+                run = await self._unless_interrupted(self._prepare(stack))
+            except _InterruptedError:
+                raise ExperimentError("interrupted before the first phase had begun: nothing was measured") from None
+            outcome: Outcome = "finished"
+            try:
+                await self._unless_interrupted(self._measure(run))
+            except _InterruptedError:
+                outcome = "interrupted"
+                self._watcher.noted("interrupted: stopping producers, then consumers (once more: at once)")
+            except PaceError:
+                with contextlib.suppress(PaceError, TimeoutError):  # the error that ended the run is the one to tell
+                    async with asyncio.timeout(_SALVAGE_S):
+                        await self._wind_down(run)
+                raise
+            await self._wind_down(run)
+            return outcome
+
+    async def _prepare(self, stack: AsyncExitStack) -> _Run:
+        """Open the broker, declare the queues, start every process; all of it is undone by ``stack``."""
+        self._watcher.noted(f"starting: broker {self._choice.kind}")
+        broker = await stack.enter_async_context(open_broker(self._choice, self._supervisor, self._directory))
+        if self._choice.kind == "rabbitmq":
+            self._process_started("broker", "broker", broker.pid)  # not a child of ours
+        common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
+        settings = replaced(self._scenario.settings, common)
+        transport = connect(settings)
+        admin = transport.admin()
+        stack.push_async_callback(admin.stop)
+        await admin.start()
+        if not broker.private:
+            stack.push_async_callback(_remove_all, admin, settings)
+        await admin.declare(settings.queue)
+        observer = Observer(transport, settings, self._clock)
+        stack.push_async_callback(observer.stop)
+        await observer.start()
+        control = await stack.enter_async_context(ProcessControl())
+        fleet = Fleet(self._supervisor, control, self._directory, common=common, scenario=self._scenario)
+        stack.push_async_callback(fleet.stop)
+        self._watcher.noted("starting: monitor, consumers, producers")
+        await fleet.launch()
+        return _Run(settings, admin, observer, fleet, await admin.identity())
+
+    async def _measure(self, run: _Run) -> None:
+        """Go through the phases, sampling."""
+        identity = run.identity
+        start_ns = self._clock.wall_ns()
+        self._directory.write_facts(
+            RunFacts(
+                strategy=run.settings.producer.strategy,
+                broker=identity.product,
+                broker_version=identity.version,
+                broker_address=identity.address,
+                started_at=datetime.fromtimestamp(start_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+                start_ns=start_ns,
+                command=self._command,
+                environment=_environment(),
+            )
+        )
+        phases = self._scenario.phases
+        work = run.settings.queue.work
+        self._watcher.began(
+            f"{self._scenario.name}: {self._scenario.summary}",
+            f"{identity.product} {identity.version} at {identity.address}",
+            work,
+            [(phase.name, phase.duration_s) for phase in phases],
+        )
+        conductor = Conductor(self._directory, self._clock, run.fleet, run.admin, run.observer, work)
+        self._load = lambda: self._directory.append_event(run.fleet.load(self._clock.wall_ns()))
+        sampling = asyncio.create_task(self._sample(run.observer, Recorder(work), start_ns))
+        try:
+            begin_ns = start_ns
+            for index, phase in enumerate(phases):
+                self._watcher.phase_began(index)
+                begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
+        finally:
+            self._load = lambda: None
+            sampling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sampling
+
+    async def _sample(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
+        for number in itertools.count():
+            due_ns = start_ns + round(number * _SAMPLE_S * 1e9)
+            now_ns = self._clock.wall_ns()
+            if now_ns > due_ns + _SAMPLE_S * 1e9:
+                continue  # late by more than a sample: leave out what was missed
+            await asyncio.sleep((due_ns - now_ns) / 1e9)
+            snapshot = observer.snapshot()
+            t_s = (self._clock.wall_ns() - start_ns) / 1e9
+            self._directory.append_sample(recorder.sample(t_s, snapshot, self._pids))
+            self._watcher.sampled(snapshot)
+            for note in recorder.notes(snapshot):
+                self._directory.append_event(note)
+                self._watcher.noted(note.text)
+
+    async def _wind_down(self, run: _Run) -> None:
+        """Stop producers, then consumers, then see what the queues still hold."""
+        await run.fleet.stop()
+        with self._directory.writing_remains() as write:
+            async for session, sequence, state in read_remains(run.admin, run.settings.queue):
+                write(session, sequence, state)
+
+    def _child_ready(self, child: Child) -> None:
+        self._process_started(child.role, child.id, child.pid)
+
+    def _process_started(self, role: str, process_id: str, pid: int) -> None:
+        self._pids[process_id] = pid
+        self._directory.append_event(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid))
+        self._load()
+
+    def _child_ended(self, child: Child, code: int) -> None:
+        self._pids.pop(child.id, None)
+        self._directory.append_event(ProcessEnded(at_ns=self._clock.wall_ns(), id=child.id, code=code))
+        self._load()
+
+    async def _unless_interrupted(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await ``work`` unless a signal arrives or a child dies first; raises `_InterruptedError` or `PaceError`."""
+        task = asyncio.ensure_future(work)
+        failure = self._supervisor.failure
+        awaited: list[asyncio.Future[Any]] = [task, self._interrupted, failure]
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if not task.cancelled():
+            return task.result()
+        if failure.done():
+            failure.result()
+        raise _InterruptedError
+
+    @contextlib.contextmanager
+    def _catching_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        main = asyncio.current_task()
+        assert main is not None
+
+        def on_signal() -> None:
+            if not self._interrupted.done():
+                self._interrupted.set_result(None)
+            else:
+                self._supervisor.kill()
+                main.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+async def _remove_all(admin: QueueAdmin, settings: Settings) -> None:
+    """Leave nothing behind on a broker that is not ours."""
+    queue = settings.queue
+    for name in (queue.work, queue.dead_letter, queue.audit):
+        await admin.delete(name)
+    for name in (queue.exchange, settings.feedback.exchange):
+        await admin.delete_exchange(name)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "pace": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": str(os.cpu_count()),
+    }

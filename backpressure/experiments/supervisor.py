@@ -1,0 +1,187 @@
+"""Starts, watches and stops the processes of a run, and leaves none behind.
+
+Every child leads a session of its own, so that Ctrl-C on the terminal reaches us alone and we stop them in order:
+producers first, then consumers, then the rest. On Linux a child also dies with us when we are killed (`tether`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from backpressure.errors import ExperimentError
+from backpressure.experiments.rundir import RunDirectory
+
+__all__ = ["STOP_ORDER", "Child", "Supervisor"]
+
+STOP_ORDER = ("producer", "consumer", "monitor", "broker")
+_TETHER = Path(__file__).with_name("tether.py")
+_POLL_S = 0.02
+_TAIL_LINES = 12
+
+
+@dataclass(eq=False)
+class Child:
+    """A process of ours. ``announced`` is what it said when it became ready."""
+
+    role: str
+    id: str
+    process: asyncio.subprocess.Process
+    log: Path
+    announced: Mapping[str, Any] = field(default_factory=dict)
+    stopping: bool = False
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also its session and process group."""
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.returncode is None
+
+    @property
+    def api_url(self) -> str:
+        """Where its control API listens."""
+        return str(self.announced["api_url"])
+
+    def tail(self) -> str:
+        """Return the last lines it wrote."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (it wrote nothing)"
+
+
+class Supervisor:
+    """The processes of one run; leaving the context stops whatever still runs."""
+
+    def __init__(
+        self, directory: RunDirectory, on_ready: Callable[[Child], None], on_exit: Callable[[Child, int], None]
+    ) -> None:
+        """``on_ready`` hears of every child that has announced itself, ``on_exit`` of its end and exit code."""
+        self._directory = directory
+        self._on_ready = on_ready
+        self._on_exit = on_exit
+        self._started: dict[str, int] = {}
+        self._watches: set[asyncio.Task[None]] = set()
+        self.children: list[Child] = []
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Raises `ExperimentError` as soon as a child has died that nobody stopped."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            for role in STOP_ORDER:
+                await self.stop(self.of(role))
+        finally:
+            self.kill()
+        await asyncio.gather(*self._watches)
+        if self.failure.done():
+            self.failure.exception()  # who awaited it has seen it; nobody else need hear of it
+        self.failure.cancel()
+
+    def kill(self) -> None:
+        """End every child at once."""
+        for child in self.children:
+            child.stopping = True
+            if child.alive:
+                _signal(child, signal.SIGKILL)
+
+    def of(self, role: str) -> list[Child]:
+        """Return the living children of ``role``, oldest first."""
+        return [child for child in self.children if child.role == role and child.alive and not child.stopping]
+
+    def next_id(self, role: str) -> str:
+        """Return an id for one more child of ``role``: producers and consumers are numbered, the others are alone."""
+        self._started[role] = self._started.get(role, 0) + 1
+        return f"{role}-{self._started[role]}" if role in {"producer", "consumer"} else role
+
+    async def start(
+        self,
+        role: str,
+        process_id: str,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        timeout_s: float = 30.0,
+    ) -> Child:
+        """Start a child and return it once it has announced itself; raises `ExperimentError` when it does not."""
+        log = self._directory.log(process_id)
+        if sys.platform == "linux":
+            command = [sys.executable, "-IS", str(_TETHER), str(os.getpid()), *command]
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env=_environment(variables),
+                cwd=self._directory.path,  # no .env or config.py of the user is read from there
+                start_new_session=True,
+            )
+        child = Child(role, process_id, process, log)
+        self.children.append(child)
+        watch = asyncio.create_task(self._watch(child))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+        child.announced = await self._announcement(child, timeout_s)
+        self._on_ready(child)
+        return child
+
+    async def stop(self, children: Iterable[Child], *, grace_s: float = 15.0) -> None:
+        """Ask ``children`` to end and wait; who has not ended after ``grace_s`` is killed."""
+        asked = [child for child in children if child.alive]
+        for child in asked:
+            child.stopping = True
+            _signal(child, signal.SIGTERM)
+        ends = [asyncio.create_task(child.process.wait()) for child in asked]
+        try:
+            if ends:
+                await asyncio.wait(ends, timeout=grace_s)
+        finally:
+            for child in asked:  # also the rest of its session, should it have started anything
+                _signal(child, signal.SIGKILL)
+        await asyncio.gather(*ends)
+
+    async def _watch(self, child: Child) -> None:
+        code = await child.process.wait()
+        self._on_exit(child, code)
+        if code != 0 and not child.stopping and not self.failure.done():
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            self.failure.set_exception(ExperimentError(f"{child.id} {how}; its last words:\n{child.tail()}"))
+
+    async def _announcement(self, child: Child, timeout_s: float) -> Mapping[str, Any]:
+        path = self._directory.announcement(child.id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not path.exists():
+                    if not child.alive:
+                        code = child.process.returncode
+                        raise ExperimentError(f"{child.id} did not start (exit code {code}):\n{child.tail()}")
+                    await asyncio.sleep(_POLL_S)
+                announced: Mapping[str, Any] = json.loads(path.read_bytes())
+                return announced
+        raise ExperimentError(f"{child.id} was not ready after {timeout_s:g} s; its last words:\n{child.tail()}")
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return our environment without settings of the user's, plus ``variables``."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PACE_", "RABBITMQ_")) and k != "LOG_LEVEL"}
+    # A law of the user's own (package.module:Class) is importable for the children as it is for us.
+    paths = [str(Path.cwd()), *filter(None, [inherited.get("PYTHONPATH")])]
+    return inherited | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"} | dict(variables)
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)

@@ -1,0 +1,272 @@
+"""The figures of a run, from recordings made by hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
+from backpressure.experiments.accounts import Accounts, Durations
+from backpressure.experiments.analysis import (
+    RecordedPhase,
+    RecordedProcess,
+    Recording,
+    percentiles,
+    percentiles_over_time,
+    summarise,
+)
+from backpressure.experiments.events import LoadChanged
+from backpressure.experiments.expectations import Expectation
+from backpressure.experiments.sample import Sample
+from backpressure.experiments.summary import PhaseSummary, Summary
+
+T0_S = 1_000.0
+DEMAND = 1000.0
+
+
+def ns(t_s: float) -> int:
+    return round((T0_S + t_s) * 1e9)
+
+
+def produced(sequence: int, sent_s: float, outcome: Outcome = Outcome.CONFIRMED, session: int = 1) -> ProducerRecord:
+    return ProducerRecord(session, sequence, outcome, ns(sent_s - 0.5), ns(sent_s), ns(sent_s + 0.001))
+
+
+def consumed(
+    sequence: int,
+    done_s: float,
+    wait_s: float = 0.02,
+    outcome: Outcome = Outcome.PROCESSED,
+    session: int = 1,
+    *,
+    redelivered: bool = False,
+) -> ConsumerRecord:
+    start_s = done_s - 0.01
+    sent_s = start_s - wait_s
+    times = (ns(sent_s - 0.5), ns(sent_s), ns(sent_s), ns(start_s), ns(done_s))
+    return ConsumerRecord(session, sequence, outcome, *times, redelivered=redelivered)
+
+
+def at_rate(rate: float, from_s: float, to_s: float) -> list[float]:
+    return [from_s + (n + 0.5) / rate for n in range(round((to_s - from_s) * rate))]
+
+
+def load(at_s: float, capacity: float, demand: float = DEMAND, cv: float = 0.0) -> LoadChanged:
+    return LoadChanged(at_ns=ns(at_s), capacity_per_s=capacity, demand_per_s=demand, service_cv=cv)
+
+
+def recording(
+    done_s: Iterable[float] = (),
+    *,
+    phases: Iterable[tuple[str, float, float]] = (("only", 0.0, 10.0),),
+    loads: Iterable[LoadChanged] = (),
+    accounts: Accounts | None = None,
+    **changes: Any,
+) -> Recording:
+    accounts = accounts or Accounts()
+    done = list(done_s)
+    accounts.add_producer("producer-1", [produced(n, t - 0.03) for n, t in enumerate(done)])
+    accounts.add_consumer(consumed(n, t) for n, t in enumerate(done))
+    values: dict[str, Any] = {
+        "scenario": "s",
+        "strategy": "pace",
+        "broker": "b",
+        "broker_version": "1",
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "expectations": (),
+        "phases": [RecordedPhase(name, ns(start), ns(end)) for name, start, end in phases],
+        "loads": list(loads),
+        "processes": [RecordedProcess("producer", "producer-1", 1, ns(-1), ns(11))],
+        "samples": (),
+        "outcome": "finished",
+        "queues_read": True,
+        "accounts": accounts,
+    }
+    return Recording(**(values | changes))
+
+
+def only_phase(summary: Summary) -> PhaseSummary:
+    [phase] = summary.phases
+    return phase
+
+
+def test_percentiles_are_exact_nearest_rank() -> None:
+    milliseconds = list(range(1, 201))
+    random.Random(1).shuffle(milliseconds)
+    figures = percentiles([value * 1_000_000 for value in milliseconds])
+    assert (figures.p50, figures.p95, figures.p99, figures.max) == (100, 190, 198, 200)
+
+
+def test_nothing_measured_is_none_and_not_zero() -> None:
+    summary = summarise(recording())
+    assert summary.wait_ms.p99 is None
+    assert summary.depth.max is None
+    assert summary.utilisation is None
+    assert summary.fairness_jain is None
+    assert summary.totals.processed == 0
+
+
+def test_wait_runs_from_sent_to_started_and_end_to_end_from_intended_to_done() -> None:
+    summary = summarise(recording([1.0, 2.0, 3.0]))
+    assert summary.wait_ms.p50 == pytest.approx(20)
+    assert summary.end_to_end_ms.max == pytest.approx(530)
+    assert summary.confirm_ms.p99 == pytest.approx(1)
+
+
+def test_each_phase_has_its_own_rates_and_waits() -> None:
+    done = [*at_rate(100, 0, 10), *at_rate(20, 10, 20)]
+    phases = [("fast", 0.0, 10.0), ("slow", 10.0, 20.0)]
+    fast, slow = summarise(recording(done, phases=phases)).phases
+    assert (fast.start_s, fast.end_s, slow.start_s, slow.end_s) == (0, 10, 10, 20)
+    assert (fast.process_rate, slow.process_rate) == (100, 20)
+    assert slow.publish_rate == pytest.approx(20, abs=0.2)
+    assert slow.wait_ms.p50 == pytest.approx(20)
+
+
+def test_utilisation_counts_only_while_more_is_offered_than_can_be_done() -> None:
+    done = [*at_rate(90, 0, 10), *at_rate(50, 10, 20)]
+    loads = [load(0, 100), load(10, 100, demand=50)]
+    phases = [("over", 0.0, 10.0), ("under", 10.0, 20.0)]
+    summary = summarise(recording(done, phases=phases, loads=loads))
+    assert summary.utilisation == pytest.approx(0.9)
+    assert [phase.utilisation for phase in summary.phases] == [pytest.approx(0.9), None]
+
+
+def test_utilisation_without_capacity_is_not_defined() -> None:
+    summary = summarise(recording([0.1], loads=[load(0, 100), load(0.5, 0)]))
+    assert only_phase(summary).utilisation is None
+
+
+def test_capacity_counts_from_the_moment_a_consumer_is_ready() -> None:
+    summary = summarise(recording(at_rate(100, 2, 10), loads=[load(0, 0), load(2, 100)]))
+    assert summary.utilisation == pytest.approx(1.0)
+
+
+def test_a_rate_at_capacity_from_the_start_has_settled_at_once() -> None:
+    assert only_phase(summarise(recording(at_rate(100, 0, 10), loads=[load(0, 100)]))).settle_s == 0
+
+
+def test_settling_is_the_first_moment_from_which_the_rate_stays_near_capacity() -> None:
+    done = [*at_rate(50, 0, 4), *at_rate(100, 4, 10)]
+    assert only_phase(summarise(recording(done, loads=[load(0, 100)]))).settle_s == pytest.approx(3.8)
+
+
+def test_a_rate_that_only_passes_through_capacity_has_not_settled() -> None:
+    done = [*at_rate(50, 0, 4), *at_rate(100, 4, 6), *at_rate(50, 6, 10)]
+    assert only_phase(summarise(recording(done, loads=[load(0, 100)]))).settle_s is None
+
+
+def test_a_hiccup_long_after_settling_does_not_unsettle() -> None:
+    done = [*at_rate(50, 0, 1), *at_rate(100, 1, 7), *at_rate(50, 7, 8), *at_rate(100, 8, 10)]
+    assert only_phase(summarise(recording(done, loads=[load(0, 100)]))).settle_s == pytest.approx(0.8)
+
+
+def test_settling_allows_for_random_service_times() -> None:
+    draw = random.Random(4)
+    done, now = [], 0.0
+    while now < 10:
+        now += draw.expovariate(100)
+        done.append(now)
+    loads = [load(0, 100, cv=1.0)]
+    assert only_phase(summarise(recording(done[:-1], loads=loads))).settle_s == 0
+
+
+def test_nothing_settles_where_less_is_offered_than_can_be_done() -> None:
+    assert only_phase(summarise(recording(at_rate(50, 0, 10), loads=[load(0, 100, demand=50)]))).settle_s is None
+
+
+def test_totals_balance_and_lost_is_what_is_found_nowhere() -> None:
+    accounts = Accounts()
+    accounts.add_producer(
+        "producer-1",
+        [
+            *(produced(n, 1.0) for n in range(10)),
+            produced(10, 1.0, Outcome.REJECTED),
+            produced(11, 1.0, Outcome.UNSETTLED),
+            produced(12, 1.0, Outcome.RETURNED),
+        ],
+    )
+    accounts.add_consumer(
+        [
+            consumed(0, 2.0),
+            consumed(2, 2.1),
+            consumed(1, 2.2, redelivered=True),
+            consumed(0, 2.3, redelivered=True),
+            consumed(3, 2.4, outcome=Outcome.DEAD_LETTERED),
+        ]
+    )
+    accounts.ledger.left_in_queue.add(1, 4)
+    accounts.ledger.dropped.add(1, 5)
+    totals = summarise(recording(accounts=accounts)).totals
+    assert (totals.published, totals.confirmed, totals.rejected, totals.returned) == (13, 10, 2, 1)
+    assert (totals.processed, totals.dead_lettered, totals.dropped, totals.left_in_queue) == (3, 1, 1, 1)
+    assert (totals.delivered, totals.redelivered, totals.duplicates, totals.out_of_order) == (5, 2, 1, 1)
+    assert totals.lost == 4
+
+
+def test_what_the_queues_held_being_unknown_nothing_is_called_lost() -> None:
+    accounts = Accounts()
+    accounts.add_producer("producer-1", [produced(0, 1.0)])
+    totals = summarise(recording(accounts=accounts, queues_read=False)).totals
+    assert (totals.lost, totals.left_in_queue) == (None, None)
+
+
+@pytest.mark.parametrize(("shares", "fairness"), [((100, 100), 1.0), ((200, 0), 0.5), ((100, 50), 0.9)])
+def test_fairness_is_jains_index_over_all_producers_that_were_there(shares: tuple[int, int], fairness: float) -> None:
+    accounts = Accounts()
+    for session, count in enumerate(shares):
+        accounts.add_producer(f"producer-{session}", [produced(n, 1.0, session=session) for n in range(count)])
+    processes = [RecordedProcess("producer", f"producer-{n}", n, ns(-1), ns(11)) for n in range(2)]
+    assert summarise(recording(accounts=accounts, processes=processes)).fairness_jain == fairness
+
+
+def test_fairness_compares_rates_so_that_who_came_later_is_not_called_unlucky() -> None:
+    accounts = Accounts()
+    accounts.add_producer("producer-0", [produced(n, 1.0, session=0) for n in range(100)])
+    accounts.add_producer("producer-1", [produced(n, 6.0, session=1) for n in range(50)])
+    processes = [
+        RecordedProcess("producer", "producer-0", 1, ns(-1), ns(11)),
+        RecordedProcess("producer", "producer-1", 2, ns(5), ns(11)),
+    ]
+    assert summarise(recording(accounts=accounts, processes=processes)).fairness_jain == 1.0
+
+
+def test_depth_is_ready_plus_unacked_over_the_samples_of_each_phase() -> None:
+    samples = [Sample(t_s=1, ready=10, unacked=2), Sample(t_s=2, ready=5), Sample(t_s=6, ready=0), Sample(t_s=7)]
+    phases = [("a", 0.0, 5.0), ("b", 5.0, 10.0)]
+    summary = summarise(recording(samples=samples, phases=phases))
+    assert (summary.depth.mean, summary.depth.max) == (pytest.approx(5.7), 12)
+    assert [phase.depth_max for phase in summary.phases] == [12, 0]
+
+
+def test_a_process_shows_its_last_cpu_time_and_its_largest_memory() -> None:
+    samples = [
+        Sample(t_s=1, rss_mb={"producer-1": 40}, cpu_s={"producer-1": 1.0}),
+        Sample(t_s=2, rss_mb={"producer-1": 60}, cpu_s={"producer-1": 2.0}),
+        Sample(t_s=3, rss_mb={"producer-1": 50}, cpu_s={"producer-1": 2.5}),
+    ]
+    [process] = summarise(recording(samples=samples)).processes
+    assert (process.id, process.cpu_s, process.rss_max_mb) == ("producer-1", 2.5, 60)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limit", "verdict"),
+    [("finished", 0, "passed"), ("finished", 1, "failed"), ("interrupted", 0, "interrupted"), ("error", 0, "error")],
+)
+def test_the_verdict_is_that_of_the_expectations_unless_the_run_did_not_finish(
+    outcome: str, limit: float, verdict: str
+) -> None:
+    summary = summarise(recording(outcome=outcome, expectations=[Expectation("lost", "==", limit)]))
+    assert summary.verdict == verdict
+    assert summary.expectations[0].held is (limit == 0)
+
+
+def test_percentiles_over_time_are_those_of_each_step() -> None:
+    durations = Durations()
+    for t_s, ms in ((0.1, 5), (0.9, 7), (2.5, 9)):
+        durations.add(ns(t_s), ms * 1_000_000)
+    series = [(t_s, figures.max) for t_s, figures in percentiles_over_time(durations, ns(0), 1.0)]
+    assert series == [(0.5, 7), (2.5, 9)]
