@@ -1,12 +1,99 @@
-VENV   := .venv
-PY     := $(VENV)/bin/python
-PYTHON ?= python3
+# Everything starts here: each target sets up what it needs. `make help` lists them.
+
+VENV     := .venv
+BIN      := $(VENV)/bin
+SCENARIO ?= recovery
+BROKER   ?= embedded
+ARGS     ?=
+N        ?= 3
+
+# The first of these that is Python 3.11 or later; `make PYTHON=/path/to/python3.12 …` decides otherwise.
+PYTHON   ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PIP      := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+# -- set-up ------------------------------------------------------------------------------------------------------------
 
 .PHONY: install
-install: $(VENV)/.installed  ## set up .venv with the package and the development tools
+install: $(VENV)/.dev  ## make .venv with the package and the development tools
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(VENV)/bin/pip install --quiet -c constraints.txt --group dev -e .
+$(VENV)/.package: pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Python 3.11 or later is needed, and no python3 on the PATH is one (found: $$(python3 --version 2>&1))."; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.12 install"; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, apt-get install python3-venv."; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install 'pip>=25.1'
+	@$(PIP) install -c constraints.txt -e .
 	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	@echo "adding the development tools ..."
+	@$(PIP) install -c constraints.txt --group dev
+	@touch $@
+
+# -- the main job ------------------------------------------------------------------------------------------------------
+
+.PHONY: experiment
+experiment: $(VENV)/.package  ## run SCENARIO=recovery on BROKER=embedded (or rabbitmq, amqp://…), with a verdict and a report
+	@$(BIN)/pace run $(SCENARIO) --broker $(BROKER) $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.dev  ## measure the throughput of brokers and clients on this machine
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS) || exit 1; done
+
+# -- development -------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/.dev  ## run all tests; the last lines name the brokers that were missing
+	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev  ## check format, style, types and the direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+# -- the stack in containers -------------------------------------------------------------------------------------------
+
+.PHONY: docker
+docker:
+	@docker compose version >/dev/null 2>&1 || { \
+		echo "Docker with its compose plugin is needed for this, and is not here. Without it: make experiment"; exit 1; }
+
+.PHONY: up
+up: docker  ## start RabbitMQ, producer, consumer and monitor in containers
+	@docker compose up --build --detach --wait
+	@echo "monitor http://localhost:8000  producer http://localhost:5000  RabbitMQ http://localhost:15672"
+
+.PHONY: down
+down: docker  ## stop the containers
+	@docker compose down
+
+.PHONY: logs
+logs: docker  ## follow what producer, consumer and monitor print
+	@docker compose logs --follow producer consumer monitor
+
+.PHONY: scale-consumer
+scale-consumer: docker  ## run N=3 consumers
+	@docker compose up --detach --no-recreate --scale consumer=$(N)
+
+.PHONY: monitor
+monitor: $(VENV)/.package  ## watch the broker on this machine from this terminal
+	@$(BIN)/pace monitor $(ARGS)
+
+.PHONY: clean
+clean:  ## remove .venv, caches and recorded runs; stop the containers and forget their data
+	@if docker compose version >/dev/null 2>&1; then docker compose down --volumes --remove-orphans; fi
+	@rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
