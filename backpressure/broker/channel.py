@@ -277,6 +277,8 @@ class Channel:
             raise not_allowed(f"attempt to reuse consumer tag '{tag}'")
         if queue.exclusive_consumer or (method.exclusive and queue.consumers):
             raise access_refused(f"queue '{queue.name}' in vhost '/' in exclusive use")
+        if queue.is_quorum and consuming.shared_prefetch.limit:
+            raise not_implemented(f"queue '{queue.name}' in vhost '/' does not support global qos")
         consumer = Consumer(
             consuming,
             queue,

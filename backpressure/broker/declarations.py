@@ -17,22 +17,20 @@ if TYPE_CHECKING:
     from backpressure.broker.properties import Table
     from backpressure.broker.queue import Queue
 
-__all__ = ["check_queue_arguments", "same_exchange", "same_queue"]
+__all__ = ["MAX_TTL_MS", "check_queue_arguments", "same_exchange", "same_queue"]
 
-_COUNTS = (
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-message-ttl",
-    "x-expires",
-    "x-delivery-limit",
-    "x-max-priority",
-)
-_TEXTS = {
-    "x-overflow": OVERFLOWS,
-    "x-queue-type": ("classic", "quorum"),
-    "x-queue-mode": ("default", "lazy"),
-    "x-dead-letter-exchange": None,
-    "x-dead-letter-routing-key": None,
+MAX_TTL_MS = 2**32 - 1
+_COUNTS = ("x-max-length", "x-max-length-bytes", "x-message-ttl", "x-expires", "x-delivery-limit", "x-max-priority")
+_LARGEST = {
+    "x-message-ttl": (MAX_TTL_MS, "value_too_large"),
+    "x-expires": (MAX_TTL_MS, "value_too_large"),
+    "x-max-priority": (255, "max_value_exceeded"),
+}
+_TEXTS = ("x-overflow", "x-queue-type", "x-queue-mode", "x-dead-letter-exchange", "x-dead-letter-routing-key")
+_CHOICES = {
+    "x-overflow": (OVERFLOWS, "invalid_overflow"),
+    "x-queue-type": (("classic", "quorum"), "\"unsupported queue type '{}'\""),
+    "x-queue-mode": (("default", "lazy"), "\"unsupported queue mode '{}'\""),
 }
 _COMPARED = (*_COUNTS, *_TEXTS, "x-single-active-consumer")
 
@@ -42,29 +40,48 @@ def check_queue_arguments(name: str, arguments: Table, *, durable: bool, exclusi
     for key in _COUNTS:
         if arguments.get(key) is not None:
             _check_count(name, key, arguments[key])
-    for key, allowed in _TEXTS.items():
+    for key in _TEXTS:
         if arguments.get(key) is not None:
-            _check_text(name, key, arguments[key], allowed)
+            _check_text(name, key, arguments[key])
     if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
-        raise _invalid("x-dead-letter-routing-key", name, "routing key without a dead letter exchange")
+        raise _invalid("x-dead-letter-routing-key", name, "routing_key_but_no_dlx_defined")
+    single = arguments.get("x-single-active-consumer", False)
+    if not isinstance(single, bool):
+        raise _invalid("x-single-active-consumer", name, f"{{unacceptable_type,{_type(single)}}}")
+    _check_type(name, arguments, durable=durable, exclusive=exclusive)
+
+
+def _check_type(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
     if arguments.get("x-queue-type") == "quorum":
         for wrong, invalid in ((not durable, "non-durable"), (exclusive, "exclusive-owner")):
             if wrong:
                 raise precondition_failed(f"invalid property '{invalid}' for queue '{name}' in vhost '/'")
+    elif "x-delivery-limit" in arguments:
+        raise precondition_failed(
+            f"invalid arg 'x-delivery-limit' for queue '{name}' in vhost '/' of queue type rabbit_classic_queue"
+        )
 
 
 def _check_count(name: str, key: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _invalid(key, name, f"expected integer, got {_type(value)}")
-    if value < (1 if key == "x-expires" else 0):
-        raise _invalid(key, name, f"invalid value {value}")
+        raise _invalid(key, name, f'"expected integer, got {_type(value)}"')
+    if value < 0:
+        raise _invalid(key, name, f"{{value_negative,{value}}}")
+    if value == 0 and key == "x-expires":
+        raise _invalid(key, name, "{value_zero,0}")
+    largest, reason = _LARGEST.get(key, (value, ""))
+    if value > largest:
+        raise _invalid(key, name, f"{{{reason},{value}}}")
 
 
-def _check_text(name: str, key: str, value: object, allowed: tuple[str, ...] | None) -> None:
+def _check_text(name: str, key: str, value: object) -> None:
     if not isinstance(value, str):
-        raise _invalid(key, name, f"expected string, got {_type(value)}")
-    if allowed is not None and value not in allowed:
-        raise _invalid(key, name, f"unknown value '{value}', allowed: {', '.join(allowed)}")
+        if key == "x-dead-letter-exchange":
+            raise precondition_failed(f"invalid type '{_type(value)}' for arg '{key}' in queue '{name}' in vhost '/'")
+        raise _invalid(key, name, f"{{unacceptable_type,{_type(value)}}}")
+    choices, reason = _CHOICES.get(key, ((value,), ""))
+    if value not in choices:
+        raise _invalid(key, name, reason.format(value))
 
 
 def same_queue(queue: Queue, *, durable: bool, auto_delete: bool, exclusive: bool, arguments: Table) -> None:
@@ -98,8 +115,12 @@ def same_exchange(
 
 def _same_arguments(kind: str, name: str, keys: Iterable[str], received: Table, current: Table) -> None:
     for key in keys:
-        if received.get(key, _default(key)) != current.get(key, _default(key)):
-            raise inequivalent(key, kind, name, _described(received.get(key)), _described(current.get(key)))
+        one, other = received.get(key, _default(key)), current.get(key, _default(key))
+        if one == other:
+            continue
+        if one is None or other is None:
+            raise inequivalent(key, kind, name, _described(one), _described(other))
+        raise inequivalent(key, kind, name, _plain(one), _plain(other))
 
 
 def _default(key: str) -> object:

@@ -57,6 +57,7 @@ class ManagementApi:
             ("GET", route("overview"), lambda **_: reports.overview(vhost)),
             ("GET", route("whoami"), lambda user, **_: {"name": user, "tags": ["administrator"]}),
             ("GET", route("nodes"), lambda **_: [reports.node_document(vhost, self._started_at_s)]),
+            ("GET", route(f"nodes/{reports.NODE}"), lambda **_: reports.node_document(vhost, self._started_at_s)),
             ("GET", route("queues(/%2[Ff])?"), self._queues),
             ("GET", route("queues/%2[Ff]/(?P<name>[^/]+)"), self._queue),
             ("DELETE", route("queues/%2[Ff]/(?P<name>[^/]+)"), self._delete_queue),
@@ -193,7 +194,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _error_name(status: HTTPStatus) -> str:
-    names = {HTTPStatus.UNAUTHORIZED: "not_authorised", HTTPStatus.NOT_FOUND: "Object Not Found"}
+    names = {HTTPStatus.UNAUTHORIZED: "not_authorized", HTTPStatus.NOT_FOUND: "Object Not Found"}
     return names.get(status, "bad_request")
 
 

@@ -67,11 +67,11 @@ class Entry:
 
     __slots__ = ("delivery_count", "expires_at_s", "message", "redelivered", "sequence")
 
-    def __init__(self, sequence: int, message: Message, expires_at_s: float | None = None) -> None:
-        """``sequence`` orders the queue; ``expires_at_s`` is on the broker's clock."""
+    def __init__(self, sequence: int, message: Message) -> None:
+        """``sequence`` orders the queue; ``expires_at_s`` is set by it, on the broker's clock."""
         self.sequence = sequence
         self.message = message
-        self.expires_at_s = expires_at_s
+        self.expires_at_s: float | None = None
         self.redelivered = False
         self.delivery_count = 0
 

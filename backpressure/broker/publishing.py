@@ -5,10 +5,12 @@ May not know: how frames are read, what a queue does with a message.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backpressure.broker.declarations import MAX_TTL_MS
 from backpressure.broker.message import Message
 from backpressure.broker.properties import Properties
 from backpressure.broker.replies import (
@@ -84,8 +86,7 @@ class Publishing:
     def expect_no_content(self) -> None:
         """A method arrived: raise 505 when content was due."""
         if self._method is not None:
-            due = "body" if self._header else "header"
-            raise unexpected_frame(f"expected content {due} for class 60, got method frame instead")
+            raise unexpected_frame(self._due())
 
     def method(self, payload: bytes) -> None:
         """``basic.publish`` opens a message."""
@@ -100,7 +101,7 @@ class Publishing:
     def header(self, payload: bytes) -> None:
         """The content header: properties and body size."""
         if self._method is None or self._header:
-            raise unexpected_frame("expected method frame, got content header frame instead")
+            raise unexpected_frame(self._due())
         try:
             self._properties = Properties.parse(payload)
         except ValueError as cause:
@@ -118,7 +119,7 @@ class Publishing:
     def body(self, payload: bytes) -> None:
         """A piece of the body."""
         if not self._header:
-            raise unexpected_frame("expected content header for class 60, got content body frame instead")
+            raise unexpected_frame(self._due())
         self._missing -= len(payload)
         if self._missing > 0:
             self._pieces.append(payload)
@@ -128,6 +129,13 @@ class Publishing:
             self._complete(b"".join((*self._pieces, payload)))
         else:
             self._complete(payload)
+
+    def _due(self) -> str:
+        if self._method is None:
+            return "expected method frame, got non method frame instead"
+        if not self._header:
+            return "expected content header for class 60, got non content header frame instead"
+        return "expected content body, got non content body frame instead"
 
     def _reset(self) -> PublishMethod:
         method, self._method = self._method, None
@@ -203,8 +211,18 @@ class Publishing:
 
 
 def _expiration_s(text: str | None) -> float | None:
+    """The ``expiration`` property in seconds; 406 when it is no whole number of milliseconds, as Erlang reads one."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise precondition_failed(f"invalid expiration '{text}'")
-    return int(text) / 1000
+    number = re.match(r"[+-]?[0-9]+", text)
+    if number is None:
+        problem = "no_integer"
+    elif number.end() < len(text):
+        problem = f'{{leftover_string,"{text[number.end() :]}"}}'
+    elif int(text) < 0:
+        problem = f"{{value_negative,{int(text)}}}"
+    elif int(text) > MAX_TTL_MS:
+        problem = f"{{value_too_large,{int(text)}}}"
+    else:
+        return int(text) / 1000
+    raise precondition_failed(f"invalid expiration '{text}': {problem}")

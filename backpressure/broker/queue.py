@@ -116,14 +116,15 @@ class Queue:
         ttl_s = limits.message_ttl_s
         if message.expiration_s is not None and (ttl_s is None or message.expiration_s < ttl_s):
             ttl_s = message.expiration_s
-        entry = Entry(self._next_sequence, message, None if ttl_s is None else self._host.now + ttl_s)
+        entry = Entry(self._next_sequence, message)
         self._next_sequence += 1
         self._host.memory.add(message.cost_bytes)
         self.ready.append(entry)
         self.pump()
         if limits.bounded:
             self._drop_overflow()
-        if ttl_s is not None:
+        if ttl_s is not None:  # only now: with a TTL of 0 a consumer that waits still gets the message
+            entry.expires_at_s = self._host.now + ttl_s
             self._has_ttl = True
             self._expire()
         return True

@@ -5,6 +5,7 @@ May not know: HTTP. Everything here only reads.
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = [
+    "NODE",
     "binding_documents",
     "channel_documents",
     "connection_document",
@@ -70,6 +72,7 @@ def node_document(vhost: VirtualHost, started_at_s: float) -> Table:
         "mem_limit": vhost.memory.limit_bytes,
         "mem_alarm": vhost.memory.active,
         "message_bytes_used": vhost.memory.used_bytes,
+        "os_pid": str(os.getpid()),
         "uptime": int((vhost.now - started_at_s) * 1000),
     }
 

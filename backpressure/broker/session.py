@@ -279,9 +279,10 @@ class Session:
             return  # both sides closed it at the same time
         if not isinstance(method, commands.Channel.Open):
             raise channel_error("expected 'channel.open'")
-        if number > self.channel_max:
+        if len(self.channels) >= self.channel_max:
             raise not_allowed(
-                f"number of channels opened ({number}) has reached the negotiated channel_max ({self.channel_max})"
+                f"number of channels opened ({len(self.channels)}) "
+                f"has reached the negotiated channel_max ({self.channel_max})"
             )
         self.channels[number] = Channel(self, number)
         self.send(method_frame(number, commands.Channel.OpenOk()))
@@ -360,7 +361,11 @@ class Session:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _fail(self, fault: ConnectionFault) -> None:
-        self.close(fault.code, fault.text, fault.method_index)
+        """Before the login is complete a peer learns nothing but that it was wrong: the connection just ends."""
+        if self.state is State.RUNNING or self.state is State.OPEN or fault.code == 403:
+            self.close(fault.code, fault.text, fault.method_index)
+        else:
+            self.lost()
 
     def close(self, code: int, text: str, method_index: int = 0) -> None:
         """Close from our side: release what the connection holds and wait for the peer to agree, but not for long."""

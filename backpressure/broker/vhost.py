@@ -108,7 +108,8 @@ class VirtualHost:
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Remove an exchange and its bindings; one that does not exist is no error."""
         _refuse_default(name)
-        _refuse_reserved("exchange", name)
+        if name.startswith("amq."):
+            raise access_refused(f"deletion of system exchange '{name}' in vhost '/' not allowed")
         exchange = self.exchanges.get(name)
         if exchange is None:
             return
@@ -168,7 +169,7 @@ class VirtualHost:
         if if_unused and queue.consumers:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' in use")
         if if_empty and queue.ready:
-            raise precondition_failed(f"queue '{queue.name}' in vhost '/' is not empty")
+            raise precondition_failed(f"queue '{queue.name}' in vhost '/' not empty")
         if self.queues.pop(queue.name, None) is None:
             return 0
         self._unbind_everywhere(queue)

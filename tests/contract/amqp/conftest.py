@@ -1,0 +1,316 @@
+"""One suite, two brokers: every test here runs over the embedded broker and over a real RabbitMQ.
+
+A missing RabbitMQ skips its half, unless ``PACE_REQUIRE_BROKERS`` (a comma list) names it. Where the two differ on
+purpose, the difference has a name and a reason in ``DIFFERENCES`` and is taken from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pika
+import pytest
+from pamqp import commands
+from pamqp import frame as pamqp_frame
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+
+from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DIFFERENCES = {
+    "transactions": "the embedded broker has publisher confirms only; tx.select is answered 540",
+}
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class BrokerUnderTest:
+    """A running broker."""
+
+    kind: str
+    url: str
+    management_url: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parameters = pika.URLParameters(self.url)
+        return parameters.host, parameters.port
+
+    def by_kind(self, difference: str, *, embedded: Any, rabbitmq: Any) -> Any:
+        """What to expect where the two brokers differ by declaration."""
+        assert difference in DIFFERENCES
+        return {"embedded": embedded, "rabbitmq": rabbitmq}[self.kind]
+
+
+@contextlib.contextmanager
+def _embedded(directory: Path) -> Iterator[BrokerUnderTest]:
+    announce = directory / "broker.json"
+    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
+    process = subprocess.Popen([*command, "--announce", str(announce)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not announce.exists():
+            assert process.poll() is None, "the embedded broker did not start"
+            assert time.monotonic() < deadline, "the embedded broker is not ready"
+            time.sleep(0.02)
+        about = json.loads(announce.read_text())
+        yield BrokerUnderTest("embedded", about["url"], f"http://127.0.0.1:{about['management_port']}")
+    finally:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+
+
+@pytest.fixture(scope="session", params=["embedded", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
+    if request.param == "embedded":
+        with _embedded(tmp_path_factory.mktemp("embedded")) as under_test:
+            yield under_test
+        return
+    if find_rabbitmq() is None:
+        reason = "rabbitmq-server is not installed"
+        if "rabbitmq" in os.environ.get("PACE_REQUIRE_BROKERS", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with private_node() as node:
+        yield BrokerUnderTest("rabbitmq", node.url, node.management_url)
+
+
+@pytest.fixture(scope="session")
+def janitor(broker: BrokerUnderTest) -> Iterator[httpx.Client]:
+    """The management API, to look and to clean up with."""
+    with httpx.Client(
+        base_url=f"{broker.management_url}/api", auth=("guest", "guest"), trust_env=False, timeout=10
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def connect(broker: BrokerUnderTest) -> Iterator[Callable[..., pika.BlockingConnection]]:
+    """Opens connections, and closes them after the test."""
+    opened: list[pika.BlockingConnection] = []
+
+    def _connect(**overrides: Any) -> pika.BlockingConnection:
+        parameters = pika.URLParameters(broker.url)
+        for name, value in overrides.items():
+            setattr(parameters, name, value)
+        connection = pika.BlockingConnection(parameters)
+        opened.append(connection)
+        return connection
+
+    yield _connect
+    for connection in opened:
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            connection.close()
+
+
+@pytest.fixture
+def connection(connect: Callable[..., pika.BlockingConnection]) -> pika.BlockingConnection:
+    return connect()
+
+
+@pytest.fixture
+def channel(connection: pika.BlockingConnection) -> Any:
+    """A channel in confirm mode: a publish is done when it returns."""
+    opened = connection.channel()
+    opened.confirm_delivery()
+    return opened
+
+
+@pytest.fixture(scope="session")
+def sweeper(broker: BrokerUnderTest) -> Iterator[Any]:
+    """The channel that deletes what tests leave."""
+    connection = pika.BlockingConnection(pika.URLParameters(f"{broker.url}?heartbeat=0"))
+    yield connection.channel()
+    connection.close()
+
+
+@pytest.fixture
+def name(sweeper: Any) -> Iterator[Callable[[], str]]:
+    """Fresh names; queues and exchanges that bear one are deleted after the test."""
+    given: list[str] = []
+
+    def _name() -> str:
+        given.append(f"contract.{next(_numbers)}")
+        return given[-1]
+
+    yield _name
+    for used in given:
+        sweeper.queue_delete(used)
+        sweeper.exchange_delete(used)
+
+
+@pytest.fixture
+def queue(channel: Any, name: Callable[[], str]) -> str:
+    """An empty, durable queue without arguments."""
+    queue = name()
+    channel.queue_declare(queue, durable=True)
+    return queue
+
+
+@pytest.fixture
+def refused() -> Callable[..., Any]:
+    """``with refused(code, text):`` the broker closes the channel with exactly this reply."""
+
+    @contextlib.contextmanager
+    def _refused(code: int, text: str) -> Iterator[None]:
+        with pytest.raises(ChannelClosedByBroker) as caught:
+            yield
+        assert (caught.value.reply_code, caught.value.reply_text) == (code, text)
+
+    return _refused
+
+
+@pytest.fixture
+def kicked() -> Callable[..., Any]:
+    """``with kicked(code, text):`` the broker closes the connection with exactly this reply."""
+
+    @contextlib.contextmanager
+    def _kicked(code: int, text: str) -> Iterator[None]:
+        with pytest.raises(ConnectionClosedByBroker) as caught:
+            yield
+        assert (caught.value.reply_code, caught.value.reply_text) == (code, text)
+
+    return _kicked
+
+
+@pytest.fixture
+def collect() -> Callable[..., Any]:
+    """Let the broker deliver until the inbox (or several, in a list or tuple of them) holds ``expected`` messages.
+
+    Then a moment longer: whatever comes beyond is a failure to see.
+    """
+
+    def _collect(channel: Any, inbox: Any, expected: int) -> Any:
+        inboxes = inbox if inbox and isinstance(inbox[0], list) else [inbox]
+        deadline = time.monotonic() + 5
+        while sum(map(len, inboxes)) < expected and time.monotonic() < deadline:
+            channel.connection.process_data_events(time_limit=0.02)
+        channel.connection.process_data_events(time_limit=0.03)
+        return inbox
+
+    return _collect
+
+
+@pytest.fixture
+def subscribe() -> Callable[..., list[Any]]:
+    """Start a consumer; the list it returns fills with ``(method, properties, body)``."""
+
+    def _subscribe(channel: Any, queue: str, **arguments: Any) -> list[Any]:
+        inbox: list[Any] = []
+        channel.basic_consume(queue, lambda _channel, *delivery: inbox.append(delivery), **arguments)
+        return inbox
+
+    return _subscribe
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Poll ``read`` until it returns ``expected``; the last reading, for the assertion."""
+
+    def _until(read: Callable[[], Any], expected: Any, timeout_s: float = 8.0) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while (found := read()) != expected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
+    return _until
+
+
+class RawClient:
+    """An AMQP client without opinions: sends what it is told, and shows every frame that comes back."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, timeout=10)
+        self._buffer = b""
+
+    def send(self, *parts: Any, channel: int = 0) -> None:
+        """Methods of ``pamqp``, or raw bytes."""
+        encoded = (p if isinstance(p, bytes) else pamqp_frame.marshal(p, channel) for p in parts)
+        self.socket.sendall(b"".join(encoded))
+
+    def receive(self) -> Any:
+        """The next frame but heartbeats; None when the broker has closed the connection."""
+        while True:
+            if len(self._buffer) >= 7:
+                (size,) = struct.unpack_from(">I", self._buffer, 3)
+                if len(self._buffer) >= size + 8:
+                    raw, self._buffer = self._buffer[: size + 8], self._buffer[size + 8 :]
+                    if raw[0] == 8:
+                        continue
+                    return pamqp_frame.unmarshal(raw)[2]
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self._buffer += data
+
+    def expect(self, kind: type) -> Any:
+        """The next frame, which must be of this kind."""
+        received = self.receive()
+        assert isinstance(received, kind), received and dict(received)
+        return received
+
+    def handshake(self, **tune: int) -> None:
+        """Log in as guest and open the virtual host."""
+        self.send(b"AMQP\x00\x00\x09\x01")
+        self.expect(commands.Connection.Start)
+        self.send(commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest"))
+        offer = self.expect(commands.Connection.Tune)
+        self.send(
+            commands.Connection.TuneOk(
+                tune.get("channel_max", offer.channel_max),
+                tune.get("frame_max", offer.frame_max),
+                tune.get("heartbeat", 0),
+            ),
+            commands.Connection.Open("/"),
+        )
+        self.expect(commands.Connection.OpenOk)
+
+    def open_channel(self, number: int = 1) -> None:
+        self.send(commands.Channel.Open(), channel=number)
+        self.expect(commands.Channel.OpenOk)
+
+
+@pytest.fixture
+def new_raw(broker: BrokerUnderTest) -> Iterator[Callable[[], RawClient]]:
+    """Opens TCP connections on which nothing was said yet."""
+    clients: list[RawClient] = []
+
+    def _new_raw() -> RawClient:
+        clients.append(RawClient(broker.address))
+        return clients[-1]
+
+    yield _new_raw
+    for client in clients:
+        client.socket.close()
+
+
+@pytest.fixture
+def raw(new_raw: Callable[[], RawClient]) -> RawClient:
+    """One such connection."""
+    return new_raw()
+
+
+@pytest.fixture
+def raw_open(raw: RawClient) -> RawClient:
+    """A connection with channel 1 open."""
+    raw.handshake()
+    raw.open_channel(1)
+    return raw

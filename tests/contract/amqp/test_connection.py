@@ -1,0 +1,222 @@
+"""AMQP class ``connection``: handshake, login, limits, and errors that end a connection."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pika
+import pytest
+from pamqp import commands, header
+from pika.exceptions import ProbableAccessDeniedError, ProbableAuthenticationError
+
+if TYPE_CHECKING:
+    from pika.adapters.blocking_connection import BlockingChannel
+
+
+def start(raw: Any) -> Any:
+    raw.send(b"AMQP\x00\x00\x09\x01")
+    return raw.expect(commands.Connection.Start)
+
+
+def test_the_server_starts_with_version_0_9_and_offers_plain_login(raw: Any) -> None:
+    greeting = start(raw)
+    assert (greeting.version_major, greeting.version_minor) == (0, 9)
+    assert "PLAIN" in greeting.mechanisms.split()
+    assert greeting.locales == "en_US"
+
+
+@pytest.mark.parametrize(
+    "capability",
+    [
+        "publisher_confirms",
+        "exchange_exchange_bindings",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "connection.blocked",
+        "consumer_priorities",
+        "authentication_failure_close",
+        "per_consumer_qos",
+    ],
+)
+def test_the_server_announces_its_capability(raw: Any, capability: str) -> None:
+    assert start(raw).server_properties["capabilities"][capability] is True
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"AMQP\x00\x00\x09\x02", b"AMQP\x07\x00\x00\x00", b"GET / HTTP/1.1\r\n\r\n"], ids=repr
+)
+def test_another_protocol_is_told_the_right_one_and_disconnected(raw: Any, greeting: bytes) -> None:
+    raw.send(greeting)
+    assert raw.socket.recv(100) == b"AMQP\x00\x00\x09\x01"
+    assert raw.receive() is None
+
+
+def test_tune_offers_rabbitmqs_limits(raw: Any) -> None:
+    start(raw)
+    raw.send(commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest"))
+    tune = raw.expect(commands.Connection.Tune)
+    assert (tune.channel_max, tune.frame_max, tune.heartbeat) == (2047, 131072, 60)
+
+
+def test_a_wrong_password_is_refused_with_a_reason_when_the_client_can_take_it(connect: Any) -> None:
+    with pytest.raises(ProbableAuthenticationError) as caught:
+        connect(credentials=pika.PlainCredentials("guest", "wrong"))
+    assert "403" in repr(caught.value)
+    assert (
+        "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN. "
+        "For details see the broker logfile." in repr(caught.value)
+    )
+
+
+def test_an_unknown_user_is_refused(connect: Any) -> None:
+    with pytest.raises(ProbableAuthenticationError):
+        connect(credentials=pika.PlainCredentials("nobody", "guest"))
+
+
+def test_a_client_without_the_capability_is_disconnected_without_a_word_after_a_wrong_password(raw: Any) -> None:
+    start(raw)
+    raw.send(commands.Connection.StartOk({}, "PLAIN", "\0guest\0wrong"))
+    assert raw.receive() is None
+
+
+def test_a_virtual_host_that_does_not_exist_is_refused(connect: Any) -> None:
+    with pytest.raises(ProbableAccessDeniedError) as caught:
+        connect(virtual_host="elsewhere")
+    assert "530" in repr(caught.value)
+    assert "NOT_ALLOWED - vhost elsewhere not found" in repr(caught.value)
+
+
+def test_a_client_that_answers_tune_beyond_the_limits_is_disconnected(new_raw: Any) -> None:
+    clients = []
+    for answer in ({"channel_max": 4000}, {"channel_max": 0}, {"frame_max": 200_000}, {"frame_max": 100}):
+        client = new_raw()
+        start(client)
+        client.send(commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest"))
+        client.expect(commands.Connection.Tune)
+        client.send(
+            commands.Connection.TuneOk(**{"channel_max": 2047, "frame_max": 131072, "heartbeat": 0, **answer}),
+            commands.Connection.Open("/"),
+        )
+        clients.append(client)
+    assert [client.receive() for client in clients] == [None] * 4
+
+
+def test_a_smaller_frame_max_is_kept_to_by_the_server(raw: Any, channel: BlockingChannel, queue: str) -> None:
+    channel.basic_publish("", queue, b"x" * 10_000)
+    raw.handshake(frame_max=4096)
+    raw.open_channel()
+    raw.send(commands.Basic.Get(queue=queue, no_ack=True), channel=1)
+    raw.expect(commands.Basic.GetOk)
+    raw.expect(header.ContentHeader)
+    pieces = []
+    while sum(pieces) < 10_000:
+        pieces.append(len(raw.receive()))
+    assert max(pieces) == 4096 - 8
+
+
+def test_more_channels_than_channel_max_are_not_allowed(raw: Any) -> None:
+    raw.handshake(channel_max=2)
+    raw.open_channel(1)
+    raw.open_channel(7)
+    raw.send(commands.Channel.Open(), channel=3)
+    closed = raw.expect(commands.Connection.Close)
+    assert closed.reply_code == 530
+    assert closed.reply_text == (
+        "NOT_ALLOWED - number of channels opened (2) has reached the negotiated channel_max (2)"
+    )
+
+
+def test_closing_is_answered(raw: Any) -> None:
+    raw.handshake()
+    raw.send(commands.Connection.Close(200, "bye", 0, 0))
+    raw.expect(commands.Connection.CloseOk)
+
+
+def test_a_frame_on_a_channel_that_is_not_open_is_a_channel_error(raw: Any) -> None:
+    raw.handshake()
+    raw.send(commands.Queue.Declare(queue="x"), channel=7)
+    closed = raw.expect(commands.Connection.Close)
+    assert (closed.reply_code, closed.reply_text) == (504, "CHANNEL_ERROR - expected 'channel.open'")
+
+
+def test_opening_a_channel_twice_is_a_channel_error(raw_open: Any) -> None:
+    raw_open.send(commands.Channel.Open(), channel=1)
+    closed = raw_open.expect(commands.Connection.Close)
+    assert (closed.reply_code, closed.reply_text) == (504, "CHANNEL_ERROR - second 'channel.open' seen")
+
+
+def test_a_method_where_a_content_header_is_due_is_an_unexpected_frame(raw_open: Any) -> None:
+    raw_open.send(commands.Basic.Publish(routing_key="x"), commands.Queue.Declare(queue="x"), channel=1)
+    closed = raw_open.expect(commands.Connection.Close)
+    assert closed.reply_code == 505
+    assert closed.reply_text == (
+        "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead"
+    )
+
+
+def test_a_body_without_a_header_is_an_unexpected_frame(raw_open: Any) -> None:
+    raw_open.send(b"\x03\x00\x01\x00\x00\x00\x01x\xce")
+    closed = raw_open.expect(commands.Connection.Close)
+    assert closed.reply_code == 505
+    assert closed.reply_text == ("UNEXPECTED_FRAME - expected method frame, got non method frame instead")
+
+
+def test_a_header_where_a_body_is_due_is_an_unexpected_frame(raw_open: Any) -> None:
+    raw_open.send(
+        commands.Basic.Publish(routing_key="x"),
+        header.ContentHeader(body_size=5),
+        header.ContentHeader(body_size=5),
+        channel=1,
+    )
+    closed = raw_open.expect(commands.Connection.Close)
+    assert closed.reply_code == 505
+    assert closed.reply_text == ("UNEXPECTED_FRAME - expected content body, got non content body frame instead")
+
+
+def test_a_frame_without_its_end_octet_is_a_frame_error(raw_open: Any) -> None:
+    raw_open.send(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x0a\x00")
+    closed = raw_open.expect(commands.Connection.Close)
+    assert closed.reply_code == 501
+    assert closed.reply_text.startswith("FRAME_ERROR - ")
+
+
+def test_a_frame_beyond_frame_max_is_a_frame_error(raw_open: Any) -> None:
+    raw_open.send(b"\x03\x00\x01" + struct.pack(">I", 200_000) + b"x" * 1000)
+    closed = raw_open.expect(commands.Connection.Close)
+    assert closed.reply_code == 501
+    assert closed.reply_text.startswith("FRAME_ERROR - ")
+
+
+def test_a_method_that_does_not_exist_ends_the_connection(raw_open: Any) -> None:
+    raw_open.send(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\xc8\xce")
+    closed = raw_open.receive()
+    assert closed is None or closed.reply_code >= 500
+
+
+def test_immediate_publishing_is_not_implemented(raw_open: Any) -> None:
+    raw_open.send(commands.Basic.Publish(routing_key="x", immediate=True), header.ContentHeader(body_size=0), channel=1)
+    closed = raw_open.expect(commands.Connection.Close)
+    assert (closed.reply_code, closed.reply_text) == (540, "NOT_IMPLEMENTED - immediate=true")
+
+
+def test_an_error_of_one_connection_leaves_another_alone(raw_open: Any, channel: BlockingChannel, queue: str) -> None:
+    raw_open.send(b"\xff" * 64)
+    raw_open.receive()
+    channel.basic_publish("", queue, b"still here")
+    assert channel.basic_get(queue, auto_ack=True)[2] == b"still here"
+
+
+def test_heartbeats_are_sent_to_a_client_that_asked_for_them(raw: Any) -> None:
+    raw.handshake(heartbeat=1)
+    assert raw.socket.recv(8) == b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+
+def test_a_client_that_misses_its_heartbeats_is_disconnected(raw: Any) -> None:
+    raw.handshake(heartbeat=1)
+    assert raw.receive() is None
+
+
+def test_the_server_accepts_heartbeats_whenever_they_come(raw_open: Any) -> None:
+    raw_open.send(b"\x08\x00\x00\x00\x00\x00\x00\xce" * 3, commands.Queue.Declare(exclusive=True), channel=1)
+    raw_open.expect(commands.Queue.DeclareOk)
