@@ -119,7 +119,7 @@ class SignalBoard:
         rivals = [p for p in self._producers.values() if now - p.heard_at < self._fresh_s]
         confirmed = own.confirmed + self._others_confirmed
         reporting = self._departed_known(now)
-        heard = [consumer for consumer in self._consumers.values() if now - consumer.heard_at < self._timeout_s]
+        heard = self._present(now)
         mean_s, cv2 = self._service_statistics()
         return Signals(
             ready=self._ready,
@@ -129,6 +129,7 @@ class SignalBoard:
             departed_total=self._departed if reporting else None,
             observed_total_s=self._observed_s if reporting else None,
             busy_total_s=self._busy_s if reporting else None,
+            departed_age_s=sum(now - c.heard_at for c in heard) / len(heard) if reporting and heard else inf,
             feedback_age_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
             consumers=self._working(heard, now),
             service_mean_s=mean_s,
@@ -179,7 +180,7 @@ class SignalBoard:
             return  # the same name began anew: again counting begins here
         self._departed += departed
         self._observed_s += (report.at_ns - before.at_ns) / 1e9
-        self._busy_s += max(0.0, report.busy_s - before.busy_s)
+        self._busy_s += report.busy_s - before.busy_s
         _, count, total, squares = self._served[-1]
         self._served.append(
             (
@@ -205,6 +206,14 @@ class SignalBoard:
         """Whether reports account for all that leaves the queue; strangers get time to introduce themselves."""
         settled = self._strangers_since is not None and now - self._strangers_since > self._timeout_s / 2
         return bool(self._consumers) and not settled
+
+    def _present(self, now: float) -> list[_Consumer]:
+        """Return the reporting consumers that are there: heard lately, and no more than the broker says."""
+        heard = [consumer for consumer in self._consumers.values() if now - consumer.heard_at < self._timeout_s]
+        if self._probed_consumers is not None and self._probed_consumers < len(heard):
+            heard.sort(key=lambda consumer: consumer.heard_at)
+            heard = heard[len(heard) - self._probed_consumers :]
+        return heard
 
     def _unacked(self, heard: list[_Consumer], *, reporting: bool) -> int | None:
         if self._probed_unacked is not None:

@@ -71,9 +71,21 @@ class RateEstimator:
         self.rate: float | None = None
         self.dispersion = 1.0
 
-    def start(self, rate: float, events: float) -> None:
-        """Begin anew at ``rate``, trusted as if it came from ``events`` events."""
-        self._begin(events, events / rate)
+    @property
+    def cautious_rate(self) -> float:
+        """The rate, less by what it may well be too high: N/(N + 2φ) of it. 0 before the first event."""
+        if self.rate is None:
+            return 0.0
+        return self.rate * self._events / (self._events + 2 * self.dispersion)
+
+    def expect(self, dispersion: float, events: float) -> None:
+        """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are."""
+        self.dispersion = (dispersion * events + 1) / (events + 1)
+
+    def scale(self, factor: float) -> None:
+        """Believe in ``factor`` times the rate, and forget how sure one was of the old one."""
+        if self.rate is not None:
+            self._begin(self._events, self._events / (self.rate * factor))
 
     def add(self, events: float, exposure_s: float) -> bool:
         """Take in a sample; return whether it revealed a change. An exposure of 0 tells nothing."""

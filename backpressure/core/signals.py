@@ -25,6 +25,7 @@ class Signals:
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
         observed_total_s, busy_total_s: consumer-seconds that ``departed_total`` covers, and how many of them were spent
             working. Reports come in at different moments: a quotient of differences of totals is exact all the same.
+        departed_age_s: mean age of the counters that ``departed_total`` adds up.
         feedback_age_s: age of the freshest consumer report; infinite when none ever came.
         consumers: consumers alive, by report or else by the broker's count.
         service_mean_s, service_cv2: mean and squared coefficient of variation of recent service times, or None.
@@ -47,6 +48,7 @@ class Signals:
     departed_total: int | None = None
     observed_total_s: float | None = None
     busy_total_s: float | None = None
+    departed_age_s: float = float("inf")
     feedback_age_s: float = float("inf")
     consumers: int | None = None
     service_mean_s: float | None = None

@@ -12,20 +12,47 @@ __all__ = ["PaceLaw"]
 
 _FLOOR_PER_S = 1.0
 _HALF_LIFE_S = 0.5
+_IDLE_ALLOWED = 0.01
+_IDLE_GAIN = 2.0
+_EXTRA_MEMORY_S = 10.0
+_CAP_RECOVERY_PER_S = 0.1
+_SLOW_CONFIRM_S = 0.1
+_SLOW_CONFIRM_RATIO = 10
+_CAPPED_FLIGHT_S = 0.25
 
 
 class PaceLaw:
     """Send at the estimated bottleneck rate, corrected so that a small standing queue is held.
 
-    Formula, with μ̂ the bottleneck rate, φ its dispersion, a the age of the signals, s the messages in work:
-    K = gain/(tick + a); T = a + tick/(g(2 − g)), g = K·tick;
-    q* = s + max(target_wait·μ̂, spread·√(φ·μ̂·T)); rate = share · (μ̂ + K·(q* − depth)), within floor and ceiling.
+    Formula, with μ̂ the bottleneck rate, φ the dispersion of its departures, f arrivals that no producer reports, a the
+    age of the readings, s the messages in work, x extra:
+    K = gain/(tick + a); T = a + tick/(g(2 − g)) with g = min(1, K·tick);
+    q* = s + max(target_wait·μ̂, spread·√(φ·μ̂·T)) + x;
+    rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
+
+    Regimes:
+    - *finding the bottleneck*: no departure seen yet. The start rate doubles once a loop time while the queue is empty.
+    - *holding the queue*: the formula. Depth > 2q* is called *draining*. A stop of the consumers is μ̂ → 0: the formula
+      then keeps about one message queued as a probe, and nothing has to be sent to notice the return.
+    - *starved: growing*: the queue stays empty and nothing says why. μ̂ doubles, at most once in two loop times (in
+      three, when the consumers report that they are busy all the same); never while application-limited.
+    - *blocked* by the broker: estimators frozen. *Refused* (a nack): half the rate for one loop time, once, and q* is
+      kept below the depth at which it happened, growing back by a tenth a second.
+    - *no fresh signal*: the rate halves every half second, down to the floor (1 msg/s unless set).
+
+    x grows while consumers are idle more than 1 % of the time although the estimate is settled: then part of the depth
+    is of no use to them (spread unevenly over their prefetch, held back for a retry, or arriving in clumps). It fades
+    in 10 s. When confirms take ten times their minimum and more than 100 ms, the broker itself is queueing: what may be
+    in flight is capped at a quarter second's worth.
+
+    Parameters: ``gain``, ``spread`` (standard deviations), ``start_per_s`` (msg/s), ``stale_s`` (s).
+    Source: ours; the estimator is `Bottleneck`, the depth `DepthObserver`; derivation and bounds in docs/pace-law.md.
     """
 
     PARAMETERS = (
         Parameter("gain", 0.6, "", "part of the queue's error corrected in one loop time", 0.01, 2.0),
-        Parameter("spread", 2.0, "σ", "the setpoint is at least this many standard deviations of the depth", 0.0, 10.0),
-        Parameter("start_per_s", 20.0, "msg/s", "rate of a cold start, for all producers together", 0.01),
+        Parameter("spread", 2.5, "σ", "the setpoint is at least this many standard deviations of the depth", 0.0, 10.0),
+        Parameter("start_per_s", 50.0, "msg/s", "rate of a cold start, for all producers together", 0.01),
         Parameter("stale_s", 0.5, "s", "signals older than this are not acted upon", 0.01),
     )
 
@@ -35,12 +62,11 @@ class PaceLaw:
         self._config = config
         self._gain = values["gain"]
         self._spread = values["spread"]
-        self._stale_s = values["stale_s"]
         self._start_per_s = values["start_per_s"]
-        self._bottleneck = Bottleneck(start_per_s=values["start_per_s"], stale_s=values["stale_s"])
+        self._total_per_s = self._start_per_s
+        self._bottleneck = Bottleneck(values["stale_s"])
+        self._extra = 0.0
         self._raised_at = -inf
-        self._lived = False
-        self._total_per_s = values["start_per_s"]
         self._asked_at: float | None = None
         self._nacked = 0
         self._cut_until = -inf
@@ -60,60 +86,66 @@ class PaceLaw:
         loop_s = self._config.tick_s + bottleneck.age_s
         grew = self._grow(signals, now, loop_s)
         self._watch_refusals(signals, now, loop_s, elapsed_s)
-        rate = bottleneck.rate_per_s
-        if rate is None:
-            rate, reason = self._start_per_s, "finding the bottleneck"
-        else:
-            reason = "starved: growing" if grew else "holding the queue"
-        setpoint = self._setpoint(rate, loop_s)
-        error = 0.0 if bottleneck.depth is None else setpoint - bottleneck.depth
-        self._total_per_s = max(0.0, rate + self._gain / loop_s * error)
-        if error < -setpoint:
-            reason = "draining the queue"
+        found = bottleneck.rate_per_s
+        rate = self._start_per_s if found is None else found
+        self._adapt_extra(rate, elapsed_s)
+        setpoint = self._setpoint(rate)
+        depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
+        correction = self._gain / loop_s * (setpoint - depth)
+        self._total_per_s = max(0.0, rate - bottleneck.queue.strays_per_s + correction)
         if now < self._cut_until:
             self._total_per_s *= 0.5
-            reason = "refused: cut for one loop time"
-        return self._decide(signals, reason)
+            return self._decide(signals, "refused: cut for one loop time")
+        if found is None:
+            return self._decide(signals, "finding the bottleneck")
+        if grew:
+            return self._decide(signals, "starved: growing")
+        return self._decide(signals, "draining the queue" if depth > 2 * setpoint else "holding the queue")
 
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
         rate = self._config.clamp(signals.share * self._total_per_s, floor_per_s=floor_per_s)
-        return Decision(rate, reason, self._window(signals, rate), self._bottleneck.rate_per_s)
+        return Decision(rate, reason, _window(signals, rate), self._bottleneck.rate_per_s)
 
-    def _setpoint(self, rate_per_s: float, loop_s: float) -> float:
-        age_s = loop_s - self._config.tick_s
-        step = min(1.0, self._gain / loop_s * self._config.tick_s)
-        variance_s = age_s + self._config.tick_s / (step * (2 - step))
-        spread = self._spread * sqrt(self._bottleneck.dispersion * rate_per_s * variance_s)
-        return min(self._cap, self._bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread))
+    def _setpoint(self, rate_per_s: float) -> float:
+        tick_s, age_s = self._config.tick_s, self._bottleneck.age_s
+        step = min(1.0, self._gain / (tick_s + age_s) * tick_s)
+        open_s = age_s + tick_s / (step * (2 - step))
+        spread = self._spread * sqrt(self._bottleneck.dispersion * rate_per_s * open_s)
+        wanted = self._bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
+        return min(self._cap, wanted)
+
+    def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:
+        surplus = max(0.0, self._bottleneck.idle - _IDLE_ALLOWED)
+        self._extra += elapsed_s * (_IDLE_GAIN * surplus * rate_per_s - self._extra / _EXTRA_MEMORY_S)
 
     def _grow(self, signals: Signals, now: float, loop_s: float) -> bool:
-        """Double the estimate when the queue stays empty, at most once per loop time."""
+        """Double the estimate when the queue stays empty; return whether it did."""
         bottleneck = self._bottleneck
-        if bottleneck.empty_since is None:
-            if bottleneck.depth is not None:
-                self._lived = self._lived or bottleneck.rate_per_s is not None
+        if bottleneck.empty_since is None or signals.application_limited or signals.consumers == 0:
             return False
-        patience_s = loop_s * (3 if bottleneck.measured else 2 if self._lived else 1)
+        loops = 1 if bottleneck.rate_per_s is None else 3 if bottleneck.measured else 2
         since = max(self._raised_at, bottleneck.empty_since)
-        if signals.application_limited or signals.consumers == 0 or now - since < patience_s:
+        if now - since < loops * loop_s or not bottleneck.may_be_faster:
             return False
         self._raised_at = now
-        bottleneck.raise_rate(2.0)
         if bottleneck.rate_per_s is None:
-            self._start_per_s *= 2.0
+            self._start_per_s *= 2
+        else:
+            bottleneck.raise_rate(2.0)
         return True
 
     def _watch_refusals(self, signals: Signals, now: float, loop_s: float, elapsed_s: float) -> None:
         """A nack says that the queue's bound lies below our setpoint: cut once, and aim lower for a while."""
-        self._cap *= 1 + 0.1 * elapsed_s
+        self._cap *= 1 + _CAP_RECOVERY_PER_S * elapsed_s
         if signals.nacked_total > self._nacked and now >= self._cut_until:
             self._cut_until = now + loop_s
-            self._cap = max(1.0, 0.7 * min(self._cap, self._bottleneck.depth or 1.0))
+            self._cap = max(1.0, 0.7 * min(self._cap, self._bottleneck.queue.depth or 1.0))
         self._nacked = signals.nacked_total
 
-    def _window(self, signals: Signals, rate_per_s: float) -> int | None:
-        """Cap what is in flight when confirms take far longer than they can: the broker itself is queueing."""
-        latency_s, least_s = signals.confirm_latency_s, signals.confirm_latency_min_s
-        if latency_s is None or least_s is None or latency_s < max(0.1, 10 * least_s):
-            return None
-        return 10 + int(rate_per_s * 0.25)
+
+def _window(signals: Signals, rate_per_s: float) -> int | None:
+    """Cap what is in flight when confirms take far longer than they can."""
+    latency_s, least_s = signals.confirm_latency_s, signals.confirm_latency_min_s
+    if latency_s is None or least_s is None or latency_s < max(_SLOW_CONFIRM_S, _SLOW_CONFIRM_RATIO * least_s):
+        return None
+    return 10 + int(rate_per_s * _CAPPED_FLIGHT_S)
