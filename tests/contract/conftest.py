@@ -10,8 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,15 +48,9 @@ def _embedded(directory: Path, *options: str) -> Iterator[EmbeddedBroker]:
 
 @pytest.fixture(scope="session")
 def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    """The embedded broker in a process of its own."""
-    with _embedded(tmp_path_factory.mktemp("embedded")) as broker:
+    """The embedded broker in a process of its own, with so little memory that a test can raise the alarm."""
+    with _embedded(tmp_path_factory.mktemp("embedded"), "--memory-limit-mb", "16") as broker:
         yield broker
-
-
-@pytest.fixture
-def start_embedded(tmp_path: Path) -> Callable[..., AbstractContextManager[EmbeddedBroker]]:
-    """Start one more, with options, for what must not disturb the shared one."""
-    return lambda *options: _embedded(tmp_path, *options)
 
 
 @pytest.fixture(scope="session")

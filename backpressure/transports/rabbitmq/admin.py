@@ -77,7 +77,7 @@ class RabbitMQAdmin:
         await self._requests.call("exchange_delete", exchange=exchange)
 
     async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
-        """See `QueueAdmin.set_bound`; returns when the new bound is in force."""
+        """See `QueueAdmin.set_bound`."""
         await self._bound.change(queue, max_length=max_length, overflow=overflow)
 
     async def drain(self, queue: str) -> AsyncIterator[Delivery]:

@@ -7,7 +7,6 @@ lets us set one, and an argument elsewhere. The last process to declare the queu
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -18,7 +17,6 @@ from backpressure.transports.management import ManagementClient, Policy, QueueIn
 __all__ = ["BOUND_ARGUMENTS", "BoundPolicy"]
 
 BOUND_ARGUMENTS = frozenset({"x-max-length", "x-max-length-bytes", "x-overflow"})
-_POLL_S, _POLLS = 0.02, 250  # policies take effect within moments of being accepted
 
 
 class BoundPolicy:
@@ -59,7 +57,7 @@ class BoundPolicy:
             await self._management.delete_policy(_name(queue))
 
     async def change(self, queue: str, *, max_length: int | None, overflow: str) -> None:
-        """Change the bound of a live queue and return when it is in force.
+        """Change the bound of a live queue, in force when this returns.
 
         Raises `QueueNotFoundError`, or `TransportError` saying what to do instead.
         """
@@ -68,19 +66,13 @@ class BoundPolicy:
                 f"changing the bound of the live queue {queue!r} takes a policy, and so the management API: "
                 f"set broker.management_url, or delete the queue (pace cleanup {queue}) and start again"
             )
-        present = await self._management.queue(queue)
-        _refuse_what_arguments_forbid(present, max_length, overflow)
-        held = present.effective_policy if present.policy == _name(queue) else {}
+        _refuse_what_arguments_forbid(await self._management.queue(queue), max_length, overflow)
+        policies = await self._management.policies()
+        held = next((policy.definition for policy in policies if policy.name == _name(queue)), {})
         limits = {key: value for key, value in held.items() if key == "max-length-bytes"}
         if max_length is not None:
             limits["max-length"] = max_length
-        definition = limits | {"overflow": overflow} if limits else {}
-        await self.put(queue, definition)
-        for _attempt in range(_POLLS):
-            if (await self._management.queue(queue)).effective_policy == definition:
-                return
-            await asyncio.sleep(_POLL_S)
-        raise TransportError(f"the new bound of queue {queue!r} is not in force: does another policy outrank it?")
+        await self.put(queue, limits | {"overflow": overflow} if limits else {})
 
     async def forget(self, queue: str) -> None:
         """Remove the policy of a deleted queue, if there is one and we may."""

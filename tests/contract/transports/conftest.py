@@ -17,6 +17,7 @@ from backpressure.settings import Settings
 from backpressure.transports.base import Publisher, QueueAdmin, Subscriber, Transport
 from backpressure.transports.factory import connect
 from backpressure.transports.memory import MemoryTransport
+from backpressure.transports.rabbitmq_node import PrivateNode
 
 _PATIENCE_S = 15.0
 
@@ -90,13 +91,17 @@ class SubscriberLog:
 class Bench:
     """The products of one transport in one story."""
 
-    def __init__(self, kind: str, settings: Settings, transport: Transport, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, kind: str, broker: Any, settings: Settings, transport: Transport, stack: contextlib.AsyncExitStack
+    ) -> None:
         self.kind = kind
+        self.broker = broker
         self.settings = settings
         self.transport = transport
         self.queue = settings.queue
         self.admin: QueueAdmin
         self.cut: Callable[[], None]
+        self.proxy: CutProxy
         self.stack = stack
 
     @staticmethod
@@ -134,7 +139,29 @@ class Bench:
         return publisher.publish(message, exchange=self.queue.exchange, routing_key=self.queue.routing_key)
 
     async def contents(self, queue: str = "") -> list[bytes]:
-        return [delivery.message.body async for delivery in self.admin.drain(queue or self.queue.work)]
+        admin = await self.started(self.transport.admin())  # a new one: the story may have cut the other's line
+        return [delivery.message.body async for delivery in admin.drain(queue or self.queue.work)]
+
+    @asynccontextmanager
+    async def alarm(self) -> AsyncIterator[None]:
+        """The broker is short of memory."""
+        if isinstance(self.transport, MemoryTransport):
+            self.transport.broker.block()
+            yield
+            self.transport.broker.unblock()
+        elif isinstance(self.broker, PrivateNode):
+            await asyncio.to_thread(self.broker.ctl, "set_vm_memory_high_watermark", "absolute", "1MB")
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(self.broker.ctl, "set_vm_memory_high_watermark", "0.4")
+        else:
+            filler, log = await self.publisher()
+            for _ in range(17):
+                filler.publish(Message(bytes(1_000_000)), exchange="", routing_key=self.queue.dead_letter)
+            await self.until(lambda: log.count("blocked") == 1)
+            yield
+            await self.admin.purge(self.queue.dead_letter)
 
     async def quiet(self, probe: Any, ready: int) -> None:
         """Wait until the work queue holds this many ready messages."""
@@ -149,6 +176,7 @@ class CutProxy:
     def __init__(self, url: str) -> None:
         self._broker = urlsplit(url)
         self._writers: list[asyncio.StreamWriter] = []
+        self._lines: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
 
@@ -170,9 +198,13 @@ class CutProxy:
         if self._server is not None:
             self._server.close()
         self.cut()
-        await asyncio.sleep(0)
+        await asyncio.gather(*self._lines)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = asyncio.current_task()
+        assert line is not None
+        self._lines.add(line)
+        line.add_done_callback(self._lines.discard)
         try:
             far_reader, far_writer = await asyncio.open_connection(self._broker.hostname, self._broker.port)
         except OSError:
@@ -207,7 +239,7 @@ async def _bench(kind: str, broker: Any, queue: dict[str, Any]) -> AsyncIterator
             settings = Settings.model_validate(document | {"broker": {"url": f"memory://{run}"}})
             transport: Transport = connect(settings)
             assert isinstance(transport, MemoryTransport)
-            bench = Bench(kind, settings, transport, stack)
+            bench = Bench(kind, broker, settings, transport, stack)
             bench.cut = transport.broker.disconnect
         else:
             proxy = CutProxy(broker.url)
@@ -215,20 +247,23 @@ async def _bench(kind: str, broker: Any, queue: dict[str, Any]) -> AsyncIterator
             stack.push_async_callback(proxy.leave)
             document["broker"] |= {"url": proxy.url, "management_url": broker.management_url}
             settings = Settings.model_validate(document)
-            bench = Bench(kind, settings, connect(settings), stack)
+            bench = Bench(kind, broker, settings, connect(settings), stack)
+            bench.proxy = proxy
             bench.cut = proxy.cut
+        stack.push_async_callback(_clear_away, settings)
         bench.admin = await bench.started(bench.transport.admin())
         await bench.admin.declare(settings.queue)
-        try:
-            yield bench
-        finally:
-            janitor = connect(settings).admin()  # a new one: the story may have broken the other's connection
-            await janitor.start()
-            for name in (settings.queue.work, settings.queue.dead_letter, settings.queue.audit):
-                await janitor.delete(name)
-            for name in (settings.queue.exchange, settings.feedback.exchange):
-                await janitor.delete_exchange(name)
-            await janitor.stop()
+        yield bench
+
+
+async def _clear_away(settings: Settings) -> None:
+    admin = connect(settings).admin()
+    await admin.start()
+    for name in (settings.queue.work, settings.queue.dead_letter, settings.queue.audit):
+        await admin.delete(name)
+    for name in (settings.queue.exchange, settings.feedback.exchange):
+        await admin.delete_exchange(name)
+    await admin.stop()
 
 
 @pytest.fixture(params=["memory", "embedded", "rabbitmq"])
