@@ -1,8 +1,106 @@
 """Pace matching: hold a queue short, lose nothing, waste no capacity.
 
-The public surface grows with the package; everything not named in ``__all__`` is free to change.
+The parts to build into a service of your own, from the smallest up (``docs/library.md`` shows each at work):
+
+- `TokenBucket`, `ConfirmWindow`, `RetryPolicy`, `OrderTracker`: pure state, time passed in.
+- `create_law`, `SignalBoard`, `OwnState`: a rate-control law and the view of the loop it decides on.
+- `load_settings`, `connect`, `ProducerEngine`, `ConsumerEngine`: whole processes on a broker, with your handler.
+
+Everything not named in ``__all__`` is free to change. Names are imported when they are first used, so that
+``import backpressure`` costs nothing and the embedded broker starts without a client library.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backpressure.config import load as load_settings
+    from backpressure.core.board import OwnState, SignalBoard
+    from backpressure.core.confirm_window import ConfirmWindow
+    from backpressure.core.controllers import LAWS, LawConfig
+    from backpressure.core.controllers import create as create_law
+    from backpressure.core.ledger import OrderTracker
+    from backpressure.core.message import Delivery, Message, Metadata
+    from backpressure.core.retry import RetryPolicy
+    from backpressure.core.signals import Decision, Law, Signals
+    from backpressure.core.token_bucket import TokenBucket
+    from backpressure.engines.clock import Clock
+    from backpressure.engines.consumer import ConsumerEngine
+    from backpressure.engines.producer import ProducerEngine
+    from backpressure.engines.work import Handler
+    from backpressure.errors import ConfigError, PaceError, TransportError
+    from backpressure.settings import Settings
+    from backpressure.transports.factory import connect
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "LAWS",
+    "Clock",
+    "ConfigError",
+    "ConfirmWindow",
+    "ConsumerEngine",
+    "Decision",
+    "Delivery",
+    "Handler",
+    "Law",
+    "LawConfig",
+    "Message",
+    "Metadata",
+    "OrderTracker",
+    "OwnState",
+    "PaceError",
+    "ProducerEngine",
+    "RetryPolicy",
+    "Settings",
+    "SignalBoard",
+    "Signals",
+    "TokenBucket",
+    "TransportError",
+    "__version__",
+    "connect",
+    "create_law",
+    "load_settings",
+]
+
+_HOMES = {
+    "LAWS": "core.controllers",
+    "Clock": "engines.clock",
+    "ConfigError": "errors",
+    "ConfirmWindow": "core.confirm_window",
+    "ConsumerEngine": "engines.consumer",
+    "Decision": "core.signals",
+    "Delivery": "core.message",
+    "Handler": "engines.work",
+    "Law": "core.signals",
+    "LawConfig": "core.controllers",
+    "Message": "core.message",
+    "Metadata": "core.message",
+    "OrderTracker": "core.ledger",
+    "OwnState": "core.board",
+    "PaceError": "errors",
+    "ProducerEngine": "engines.producer",
+    "RetryPolicy": "core.retry",
+    "Settings": "settings",
+    "SignalBoard": "core.board",
+    "Signals": "core.signals",
+    "TokenBucket": "core.token_bucket",
+    "TransportError": "errors",
+    "connect": "transports.factory",
+    "create_law": "core.controllers:create",
+    "load_settings": "config:load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute or name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
