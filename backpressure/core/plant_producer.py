@@ -1,0 +1,130 @@
+"""A producer of the plant: the real law, board and token bucket around a schedule in virtual time."""
+
+from __future__ import annotations
+
+from math import inf
+
+from backpressure.core.board import OwnState, SignalBoard
+from backpressure.core.reports import ProducerReport
+from backpressure.core.signals import Decision, Law
+from backpressure.core.token_bucket import TokenBucket
+
+__all__ = ["PlantProducer"]
+
+
+class PlantProducer:
+    """One producer, and what it has done so far.
+
+    Attributes:
+        demand_per_s: what its schedule offers; may be changed at any time.
+        decision: the law's last one.
+        arrived, nacked, rejected: messages the queue took, refused, and that were given up after a refusal.
+    """
+
+    def __init__(
+        self,
+        law: Law,
+        demand_per_s: float,
+        *,
+        session: int,
+        weight: float,
+        retry: bool,
+        burst_s: float,
+        timeout_s: float,
+    ) -> None:
+        """See `Plant.add_producer`."""
+        self.law = law
+        self.demand_per_s = demand_per_s
+        self.decision = Decision(0.0, "not asked yet")
+        self.arrived = 0
+        self.nacked = 0
+        self.rejected = 0
+        self.board = SignalBoard(session, timeout_s)
+        self.next_tick_s = 0.0
+        self.next_report_s = 0.0
+        self.next_reading_s = 0.0
+        self._session = session
+        self._weight = weight
+        self._retry = retry
+        self._burst_s = burst_s
+        self._bucket: TokenBucket | None = None
+        self._offered = 0.0
+        self._waiting = 0.0
+        self._limited = True
+
+    def decide(self, now: float, *, confirm_latency_s: float, blocked: bool) -> None:
+        """Ask the law, and pace by its answer from now on."""
+        own = OwnState(
+            confirmed=self.arrived,
+            nacked=self.nacked,
+            demand_per_s=self.demand_per_s,
+            application_limited=self._limited,
+            confirm_latency_s=confirm_latency_s,
+            confirm_latency_min_s=confirm_latency_s,
+            blocked=blocked,
+            weight=self._weight,
+        )
+        self.decision = self.law.update(self.board.signals(own, now), now)
+        if self._bucket is None:
+            self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)
+        self._bucket.set_rate(self.decision.rate_per_s, now)
+        self._limited = True
+
+    def emit(self, start_s: float, end_s: float) -> list[float]:
+        """Return when messages go out between ``start_s`` and ``end_s``."""
+        due = self.demand_per_s * (end_s - start_s)
+        self._offered += due
+        if self._bucket is None:
+            return []
+        self._waiting = min(self._waiting + due, max(1.0, due, self.demand_per_s * self._burst_s))
+        tokens = self._bucket.available(end_s)
+        count = int(min(self._waiting, tokens))
+        self._limited = self._limited and self._waiting < tokens
+        if self._bucket.rate_per_s == inf:
+            times = [start_s + (end_s - start_s) * (number + 1) / count for number in range(count)]
+        else:
+            times = [max(start_s, self._bucket.accrued_at(number, end_s)) for number in range(count)]
+        self._bucket.take(count, end_s)
+        self._waiting -= count
+        return times
+
+    def settle(self, *, taken: bool) -> None:
+        """The queue took a message, or refused it."""
+        if taken:
+            self.arrived += 1
+            return
+        self.nacked += 1
+        if self._retry:
+            self._waiting += 1
+        else:
+            self.rejected += 1
+
+    def report(self, now: float, *, blocked: bool) -> ProducerReport:
+        """Return the counters now."""
+        return ProducerReport(
+            id=f"producer-{self._session}",
+            session=self._session,
+            pid=self._session,
+            host="plant",
+            at_ns=int(now * 1e9),
+            queue="plant",
+            offered=int(self._offered),
+            published=self.arrived + self.rejected,
+            confirmed=self.arrived,
+            nacked=self.nacked,
+            rejected=self.rejected,
+            returned=0,
+            republished=0,
+            in_flight=0,
+            window=0,
+            target_rate_per_s=self.demand_per_s,
+            pacing_rate_per_s=self.decision.rate_per_s,
+            weight=self._weight,
+            application_limited=self._limited,
+            blocked=blocked,
+            blocked_events=0,
+            strategy="",
+            reason=self.decision.reason,
+            rss_bytes=0,
+            cpu_s=0.0,
+        )
