@@ -77,6 +77,7 @@ class WorkQueue:
         arrived, processed, dropped: messages so far.
         busy_s: consumer-seconds of work begun so far.
         starts_s, waits_s: of every message, in order: when its work began, and how long it had waited.
+        done_s, sojourns_s: of every message, in order: when its work ended, and how long after its arrival that was.
     """
 
     def __init__(self, uniform: Callable[[], float], bound: Queue) -> None:
@@ -91,6 +92,8 @@ class WorkQueue:
         self.busy_s = 0.0
         self.starts_s = array("d")
         self.waits_s = array("d")
+        self.done_s = array("d")
+        self.sojourns_s = array("d")
         self._uniform = uniform
         self._hired = 0
         self._credit: deque[PlantConsumer] = deque()
@@ -139,7 +142,9 @@ class WorkQueue:
             done_s, _, consumer = heappop(self._completions)
             if consumer.gone:
                 continue
-            consumer.held.popleft()
+            arrival_s = consumer.held.popleft()
+            self.done_s.append(done_s)
+            self.sojourns_s.append(done_s - arrival_s)
             consumer.busy = False
             consumer.processed += 1
             consumer.service_sum_s += consumer.service_s
