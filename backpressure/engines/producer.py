@@ -111,6 +111,8 @@ class ProducerEngine:
         tick = asyncio.create_task(self._pacing.run(), name="pacing")
         try:
             while not self._stopping and not self._finished():
+                if tick.done():
+                    tick.result()  # a law of the user's may fail: better no producer than one out of control
                 self._send_due()
                 await self._waker.wait(self._pause_s())
             await self._settle_open()
@@ -166,10 +168,10 @@ class ProducerEngine:
                 self._bucket.take(1, now)
                 self._send(self._outbox.next_again())
             elif self._offers(now):
-                intended = max(self._schedule.take(), self._bucket.accrued_at(0, now))
+                due = self._due(now)
                 self._bucket.take(1, now)
                 self._scheduled += 1
-                self._send(self._create(self._clock.to_wall_ns(intended)))
+                self._send(self._create(self._clock.to_wall_ns(due)))
             else:
                 self._application_limited = True
                 break
@@ -178,6 +180,14 @@ class ProducerEngine:
     def _offers(self, now: float) -> bool:
         limit = self.settings.producer.limit
         return (not limit or self._scheduled < limit) and self._schedule.pending(now) > 0
+
+    def _due(self, now: float) -> float:
+        """Take the next arrival and return when it should have been sent: when it was offered and the law allowed it.
+
+        A message that leaves late because this process was busy keeps the time it was due at: its delay is real.
+        """
+        arrived = self._schedule.take()
+        return arrived if self._bucket.rate_per_s == inf else max(arrived, self._bucket.accrued_at(0, now))
 
     def _send(self, item: Outgoing) -> None:
         queue = self.settings.queue
@@ -222,8 +232,10 @@ class ProducerEngine:
         waits = [self._schedule.wait_s(now) if not self._limit_reached() else inf]
         if (again := self._outbox.again_wait_s(now)) is not None:
             waits.append(again)
-        wait = max(min(waits), self._bucket.wait_s(now), _SHORTEST_SLEEP_S)
-        return min(wait, 0.05)
+        wait = max(min(waits), self._bucket.wait_s(now))
+        if not wait:
+            return 0.0  # the batch was full before everything due was sent
+        return min(max(wait, _SHORTEST_SLEEP_S), 0.05)
 
     def _limit_reached(self) -> bool:
         limit = self.settings.producer.limit
@@ -330,7 +342,8 @@ class ProducerEngine:
             self.settings = old
             raise
         now = self._clock.now()
-        self._schedule.set_rate(settings.producer.rate, now)
+        if not self.paused:
+            self._schedule.set_rate(settings.producer.rate, now)
         self._outbox.in_flight.limit = settings.producer.confirm_window
         self._queues.queue = settings.queue
         self._body = _body(settings)
@@ -362,8 +375,10 @@ class ProducerEngine:
         """Offer messages again, from now on."""
         if self.paused:
             self.paused = False
-            self._schedule.restart(self._clock.now())
-            self._bucket.drain(self._clock.now())
+            now = self._clock.now()
+            self._schedule.restart(now)
+            self._schedule.set_rate(self.settings.producer.rate, now)
+            self._bucket.drain(now)
             self._waker.wake()
 
     # --- the loop that paces (PacedProducer) ------------------------------------------------------------------------
