@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from backpressure.experiments.analysis import summarise
+from backpressure.experiments.events import Note
+from backpressure.experiments.library import to_toml
+from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Summary
 
@@ -11,7 +14,17 @@ __all__ = ["conclude"]
 
 def conclude(directory: RunDirectory) -> Summary:
     """Analyse the run, write both files, return the summary; raises `ConfigError` when there is no run to analyse."""
-    recording = directory.recording()
+    recording, scenario = directory.recording(), directory.scenario()
     summary = summarise(recording)
     directory.write_summary(summary)
+    notes = [event for event in directory.events() if isinstance(event, Note)]
+    page = render(
+        summary,
+        recording,
+        directory.facts(),
+        notes,
+        scenario_toml=to_toml(scenario.document),
+        description=scenario.summary,
+    )
+    directory.write_report(page)
     return summary

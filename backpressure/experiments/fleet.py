@@ -17,7 +17,7 @@ from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.settings import ConsumerSettings, Settings
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "service"]
 
 _SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
 _COUNTS = {"producer.count", "consumer.count"}
@@ -79,16 +79,19 @@ class Fleet:
     def load(self, at_ns: int) -> LoadChanged:
         """Return what the consumers that are ready can do, and what the producers that run offer."""
         settings = self._settings
-        mean_s, cv = _service(settings)
+        mean_s, cv = service(settings)
         return LoadChanged(
             at_ns=at_ns,
-            capacity_per_s=len(self._ready("consumer")) / mean_s,
-            demand_per_s=len(self._ready("producer")) * settings.producer.rate,
+            capacity_per_s=self._working("consumer") / mean_s,
+            demand_per_s=self._working("producer") * settings.producer.rate,
             service_cv=cv,
         )
 
-    def _ready(self, role: str) -> list[Child]:
-        return [child for child in self._supervisor.of(role) if child.announced]
+    def _working(self, role: str) -> int:
+        """Return how many are ready, not counting those that are about to be stopped."""
+        ready = [child for child in self._supervisor.of(role) if child.announced]
+        wanted: int = getattr(self._settings, role).count
+        return min(len(ready), wanted)
 
     async def _scale(self, role: str, before: Settings) -> None:
         more: int = getattr(self._settings, role).count - getattr(before, role).count
@@ -118,7 +121,7 @@ class Fleet:
         return await self._supervisor.start(role, process_id, command, environment)
 
 
-def _service(settings: Settings) -> tuple[float, float]:
+def service(settings: Settings) -> tuple[float, float]:
     """Return mean (seconds) and coefficient of variation of the work a message asks for."""
     if settings.producer.processing_time_s:
         return settings.producer.processing_time_s, 0.0

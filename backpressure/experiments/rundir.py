@@ -118,6 +118,10 @@ class RunDirectory:
         """Write ``summary.json``."""
         self._replace("summary.json", summary.model_dump_json(indent=2) + "\n")
 
+    def write_report(self, page: str) -> None:
+        """Write ``report.html``."""
+        self._replace(self.report.name, page)
+
     def append_event(self, event: Event) -> None:
         """Append one line to ``events.jsonl``."""
         self._append("events.jsonl", event.model_dump_json())

@@ -1,0 +1,68 @@
+"""The time series of a report as plain lists, thinned so that a day's run opens as fast as a minute's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from backpressure.experiments.analysis import Recording, percentiles_over_time
+from backpressure.experiments.sample import Sample
+from backpressure.experiments.summary import Percentiles
+
+__all__ = ["chart_data", "thinned"]
+
+_MOST_POINTS = 1500
+
+
+def chart_data(recording: Recording) -> dict[str, Any]:
+    """Return what ``page.js`` draws: seconds since the start, messages, msg/s, milliseconds, megabytes."""
+    start_ns, end_ns = recording.start_ns, recording.end_ns
+    samples = thinned(recording.samples)
+    length_s = max(1.0, (end_ns - start_ns) / 1e9)
+    wait_t, waits = _waits(recording, step_s=max(1.0, round(length_s / _MOST_POINTS)))
+    loads = [load for load in recording.loads if load.at_ns <= end_ns]
+    processes = list(dict.fromkeys(name for sample in samples for name in sample.rss_mb))
+    return {
+        "length_s": length_s,
+        "phases": [
+            {"name": phase.name, "start": (phase.start_ns - start_ns) / 1e9, "end": (phase.end_ns - start_ns) / 1e9}
+            for phase in recording.phases
+        ],
+        "t": [sample.t_s for sample in samples],
+        "ready": [sample.ready for sample in samples],
+        "unacked": [sample.unacked for sample in samples],
+        "depth": [sample.depth for sample in samples],
+        "offered": [sample.offered_per_s for sample in samples],
+        "published": [sample.published_per_s for sample in samples],
+        "processed": [sample.processed_per_s for sample in samples],
+        "allowed": [sample.allowed_per_s for sample in samples],
+        "reason": [sample.reason for sample in samples],
+        "in_flight": [sample.in_flight for sample in samples],
+        "capacity_t": [*((load.at_ns - start_ns) / 1e9 for load in loads), length_s],
+        "capacity": [*(load.capacity_per_s for load in loads), loads[-1].capacity_per_s if loads else None],
+        "wait_t": wait_t,
+        "wait": {name: [getattr(figures, name) for figures in waits] for name in ("p50", "p95", "p99", "max")},
+        "memory": {name: [sample.rss_mb.get(name) for sample in samples] for name in processes},
+    }
+
+
+def _waits(recording: Recording, *, step_s: float) -> tuple[list[float], list[Percentiles]]:
+    """Return times and percentiles; where nothing was worked on for a while stands one without figures, a gap."""
+    times: list[float] = []
+    figures: list[Percentiles] = []
+    for t_s, found in percentiles_over_time(recording.accounts.waits, recording.start_ns, step_s):
+        if times and t_s > times[-1] + 1.5 * step_s:
+            times.append(times[-1] + step_s)
+            figures.append(Percentiles())
+        times.append(t_s)
+        figures.append(found)
+    return times, figures
+
+
+def thinned(samples: Sequence[Sample], most: int = _MOST_POINTS) -> list[Sample]:
+    """Return at most ``most`` samples; of neighbours the one with the deepest queue, so that no peak disappears."""
+    step = -(-len(samples) // most) if samples else 1
+    return [
+        max(samples[first : first + step], key=lambda sample: sample.depth or 0)
+        for first in range(0, len(samples), step)
+    ]

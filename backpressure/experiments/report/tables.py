@@ -1,0 +1,184 @@
+"""The parts of a report that are text and tables, as HTML. Everything that comes from outside is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from backpressure.experiments.events import Note
+from backpressure.experiments.rundir import RunFacts
+from backpressure.experiments.summary import Held, Summary
+
+__all__ = ["escape", "expectations", "header", "ledger", "notes", "number", "phases", "processes", "setup", "tiles"]
+
+_VERDICTS = {
+    "passed": "every expectation held",
+    "failed": "an expectation did not hold",
+    "interrupted": "the run was interrupted; what was measured until then is below",
+    "error": "the run could not finish; what was measured until then is below",
+}
+_MOST_NOTES = 500
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Return a figure as people read it, "–" when it was not measured."""
+    if value is None:
+        return "–"
+    digits = 0 if value >= 100 or float(value).is_integer() else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}".replace(",", "\u2009") + (f"\u202f{unit}" if unit else "")
+
+
+def header(summary: Summary, description: str) -> str:
+    """Return verdict, name and circumstances."""
+    held = sum(check.held for check in summary.expectations)
+    circumstances = (
+        f"{held} of {len(summary.expectations)} expectations held",
+        f"law {summary.strategy}",
+        f"{summary.broker} {summary.broker_version}",
+        number(summary.duration_s, "s"),
+        summary.started_at.replace("T", " ")[:19] + " UTC",
+    )
+    return (
+        f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{_VERDICTS[summary.verdict]}</span></p>'
+        f"<h1>{escape(summary.scenario)}</h1><p class=lead>{escape(description)}</p>"
+        f"<p class=facts>{' · '.join(escape(fact) for fact in circumstances)}</p>"
+    )
+
+
+def expectations(summary: Summary) -> str:
+    """Return what was demanded and what was measured."""
+    if not summary.expectations:
+        return "<p>The scenario states none.</p>"
+    rows = [
+        [
+            f'<span class="{"ok" if check.held else "bad"}">{"✔ held" if check.held else "✘ not held"}</span>',
+            f"<code>{escape(check.metric)}</code>",
+            escape(_demand(check)),
+            number(check.value),
+        ]
+        for check in summary.expectations
+    ]
+    return _table(["", "figure", "expected", "measured"], rows, text_columns=3)
+
+
+def tiles(summary: Summary) -> str:
+    """Return the figures people ask for first."""
+    share = None if summary.utilisation is None else summary.utilisation * 100
+    figures = [
+        ("capacity used", number(share, "%")),
+        ("queue wait p50", number(summary.wait_ms.p50, "ms")),
+        ("queue wait p99", number(summary.wait_ms.p99, "ms")),
+        ("deepest queue", number(summary.depth.max)),
+        ("processed", number(summary.totals.processed)),
+        ("lost", number(summary.totals.lost)),
+    ]
+    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+
+
+def phases(summary: Summary) -> str:
+    """Return one row for each phase."""
+    rows = [
+        [
+            escape(phase.name),
+            f"{number(phase.start_s)} – {number(phase.end_s, 's')}",
+            number(phase.publish_rate),
+            number(phase.process_rate),
+            number(None if phase.utilisation is None else phase.utilisation * 100, "%"),
+            number(phase.wait_ms.p50),
+            number(phase.wait_ms.p99),
+            number(phase.depth_max),
+            number(phase.settle_s, "s"),
+        ]
+        for phase in summary.phases
+    ]
+    heads = ["phase", "time", "published/s", "processed/s", "used", "wait p50 ms", "p99 ms", "depth max", "settled"]
+    return _table(heads, rows)
+
+
+def ledger(summary: Summary) -> str:
+    """Return where every message ended, and the balance."""
+    totals = summary.totals
+    states = [
+        ("processed", totals.processed),
+        ("dead-lettered", totals.dead_lettered),
+        ("dropped by the bound", totals.dropped),
+        ("left in the queue", totals.left_in_queue),
+        ("rejected", totals.rejected),
+        ("returned", totals.returned),
+        ("lost", totals.lost),
+    ]
+    rows = [[name, number(value), _share(value, totals.published)] for name, value in states]
+    other = [
+        ("offered by the schedule", totals.offered),
+        ("confirmed by the broker", totals.confirmed),
+        ("deliveries settled", totals.delivered),
+        ("of them redelivered", totals.redelivered),
+        ("duplicates", totals.duplicates),
+        ("out of order", totals.out_of_order),
+    ]
+    spreads = [
+        ("queue wait", summary.wait_ms),
+        ("end to end", summary.end_to_end_ms),
+        ("publish to confirm", summary.confirm_ms),
+    ]
+    latency = [[name, *(number(value) for value in (p.p50, p.p95, p.p99, p.max))] for name, p in spreads]
+    fairness = f"<p>Fairness between producers (Jain): {number(summary.fairness_jain)}</p>"
+    return (
+        f"<p>Each of {number(totals.published)} published messages, followed by its id, ended in one state:</p>"
+        + _table(["state", "messages", "share"], rows)
+        + _table(["counted", "messages"], [[name, number(value)] for name, value in other])
+        + _table(["milliseconds", "p50", "p95", "p99", "max"], latency)
+        + fairness
+    )
+
+
+def processes(summary: Summary) -> str:
+    """Return what every process cost."""
+    rows = [
+        [escape(process.id), str(process.pid), number(process.cpu_s, "s"), number(process.rss_max_mb, "MB")]
+        for process in summary.processes
+    ]
+    return _table(["process", "pid", "processor time", "memory, largest"], rows)
+
+
+def notes(events: Sequence[Note], start_ns: int) -> str:
+    """Return what happened, in order."""
+    if not events:
+        return "<p>Nothing worth a line.</p>"
+    shown = [[number(max(0.0, (event.at_ns - start_ns) / 1e9), "s"), escape(event.text)] for event in events]
+    more = f"<p>… and {len(shown) - _MOST_NOTES} more in events.jsonl</p>" if len(shown) > _MOST_NOTES else ""
+    return _table(["time", "event"], shown[:_MOST_NOTES], text_columns=2) + more
+
+
+def setup(facts: RunFacts, scenario_toml: str) -> str:
+    """Return how to run it again, with what, and on what it ran."""
+    environment = [[escape(name), escape(value)] for name, value in facts.environment.items()]
+    environment.append(["broker", escape(f"{facts.broker} {facts.broker_version} at {facts.broker_address}")])
+    return (
+        f"<p>Run it again:</p><pre>{escape(facts.command)}</pre>"
+        "<p>This very scenario, overrides included, is scenario.toml beside this file; every setting it does not name "
+        f"had its default:</p><pre>{escape(scenario_toml)}</pre>"
+        + _table(["environment", ""], environment, text_columns=2)
+    )
+
+
+def _demand(check: Held) -> str:
+    if isinstance(check.limit, tuple):
+        return f"between {check.limit[0]:g} and {check.limit[1]:g}"
+    signs = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
+    return f"{signs.get(check.op, check.op)} {number(check.limit)}"
+
+
+def _share(value: int | None, whole: int) -> str:
+    return "–" if value is None or not whole else number(100 * value / whole, "%")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """Return a table whose cells are HTML already; the first ``text_columns`` are text, the others figures."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = ("" if column < text_columns else " class=n" for column in range(len(row)))
+        return "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<div class=scroll><table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -1,0 +1,67 @@
+"""What a report shows, apart from how it looks."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from backpressure.experiments.junit import to_junit
+from backpressure.experiments.report.series import thinned
+from backpressure.experiments.report.tables import number
+from backpressure.experiments.sample import Sample
+from backpressure.experiments.summary import Depth, Held, Percentiles, Summary, Totals, Verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0"), (0.123, "0.12"), (12.34, "12.3"), (1234.5, "1\u2009234"), (7.0, "7")]
+)
+def test_a_figure_is_shown_as_people_read_it(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_thinning_keeps_every_peak_of_the_queue() -> None:
+    samples = [Sample(t_s=n, ready=1_000 if n == 777 else 1) for n in range(10_000)]
+    kept = thinned(samples, most=100)
+    assert len(kept) == 100
+    assert max(sample.depth or 0 for sample in kept) == 1_000
+
+
+def test_few_samples_are_kept_as_they_are() -> None:
+    samples = [Sample(t_s=n) for n in range(3)]
+    assert thinned(samples, most=100) == samples
+    assert thinned([], most=100) == []
+
+
+def summary(verdict: Verdict, *held: bool) -> Summary:
+    return Summary(
+        scenario="s",
+        strategy="pace",
+        broker="b",
+        broker_version="1",
+        started_at="2026-01-01T00:00:00+00:00",
+        duration_s=1.5,
+        verdict=verdict,
+        expectations=[Held(metric="lost", op="==", limit=0, value=float(not ok), held=ok) for ok in held],
+        totals=Totals(**dict.fromkeys(Totals.model_fields, 0)),
+        utilisation=None,
+        wait_ms=Percentiles(),
+        end_to_end_ms=Percentiles(),
+        confirm_ms=Percentiles(),
+        depth=Depth(),
+        fairness_jain=None,
+        phases=[],
+        processes=[],
+    )
+
+
+def test_a_verdict_as_junit_has_a_case_for_each_expectation() -> None:
+    suite = ET.fromstring(to_junit(summary("failed", True, False)).split("\n", 1)[1])
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    assert [case.get("name") for case in suite] == ["lost == 0", "lost == 0"]
+    assert [len(case) for case in suite] == [0, 1]
+
+
+def test_a_run_that_did_not_finish_is_an_error_in_junit() -> None:
+    suite = ET.fromstring(to_junit(summary("interrupted", True)).split("\n", 1)[1])
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
