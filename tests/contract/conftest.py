@@ -1,19 +1,19 @@
 """The brokers that contract tests run against: started once a worker, on free ports, in directories of their own.
 
-A missing RabbitMQ skips its share, unless ``PACE_REQUIRE_BROKERS`` (a comma list) names it.
+A missing RabbitMQ skips its share, or fails it: see ``go_without`` in ``tests/conftest.py``.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -54,12 +54,9 @@ def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_node() -> Iterator[PrivateNode]:
+def rabbitmq_node(go_without: Callable[[str, str], NoReturn]) -> Iterator[PrivateNode]:
     """A private RabbitMQ node."""
     if find_rabbitmq() is None:
-        reason = "rabbitmq-server is not installed"
-        if "rabbitmq" in os.environ.get("PACE_REQUIRE_BROKERS", "").split(","):
-            pytest.fail(f"{reason}, and PACE_REQUIRE_BROKERS asks for it")
-        pytest.skip(reason)
+        go_without("rabbitmq", "rabbitmq-server is not installed")
     with private_node() as node:
         yield node
