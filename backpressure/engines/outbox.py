@@ -47,6 +47,7 @@ class Outgoing:
         """Return the message with the time it is (again) sent at."""
         self.sent_ns = sent_ns
         self.attempts += 1
+        self.returned = ""
         self.message = replace(self.message, headers={**self.message.headers, "sent_ns": sent_ns})
         return self.message
 
@@ -111,6 +112,11 @@ class Outbox:
         else:
             self.republished += 1
         self.in_flight.sent(tag, item)
+
+    def not_sent(self, item: Outgoing) -> None:
+        """The transport did not take ``item``: it goes out next, and that was no attempt."""
+        item.attempts -= 1
+        self._urgent.appendleft(item)
 
     def confirm(self, tag: int, *, multiple: bool) -> None:
         """The broker answers for one message, or for all up to it."""

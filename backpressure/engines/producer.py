@@ -196,7 +196,7 @@ class ProducerEngine:
             tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.routing_key)
         except NotConnectedError:
             self._connected = False
-            self._outbox.add_urgent(item)
+            self._outbox.not_sent(item)
             return
         self._outbox.sent(tag, item)
 
