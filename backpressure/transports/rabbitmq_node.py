@@ -1,27 +1,21 @@
 """A RabbitMQ node of one's own: started in a temporary directory on free loopback ports, and removed without a trace.
 
 It needs an installed ``rabbitmq-server`` but no service, no configuration and no special user, and collides with
-nothing that runs already. A shell stands between us and the node: it ends the node when our end of its pipe closes, so
-even a killed parent leaves nothing behind.
+nothing that runs already.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import tempfile
-import time
 from pathlib import Path
-from typing import Self
 
 import httpx
 
 from backpressure.errors import TransportError
+from backpressure.transports.private_process import PrivateProcess, free_ports
 
 __all__ = ["PrivateNode", "RabbitMQMissingError", "find_rabbitmq", "private_node"]
 
@@ -31,11 +25,7 @@ _INSTALLATIONS = (
     "/opt/homebrew/opt/rabbitmq/sbin",
     "/usr/local/opt/rabbitmq/sbin",
 )
-# $1: epmd, $2: rabbitmq-server. `read` returns when the pipe from our process closes, however that came about;
-# then the whole process group goes, this shell included. The data is temporary: nothing is worth an orderly stop.
-_LIFELINE = '"$1" -address 127.0.0.1 & "$2" & read _; kill -KILL 0'
-_READY_TIMEOUT_S = 90.0
-_POLL_S = 0.2
+_SCRIPT = '"$1" -address 127.0.0.1 & "$2"'  # $1: epmd, $2: rabbitmq-server
 _numbers = itertools.count(1)
 
 
@@ -68,52 +58,19 @@ def private_node() -> PrivateNode:
     return PrivateNode()
 
 
-class PrivateNode:
-    """A running node: its addresses, its process and its command line.
+class PrivateNode(PrivateProcess):
+    """A running node: its addresses, its Erlang machine and its command line.
 
     Starting takes 5 to 12 seconds. Raises `RabbitMQMissingError`, or `TransportError` when it does not come up.
     """
 
+    product = "RabbitMQ node"
+
     def __init__(self) -> None:
+        super().__init__()
         self.node_name = f"pace-{os.getpid()}-{next(_numbers)}@localhost"
-        self.url = ""
-        self.management_url = ""
-        self.pid = 0
-        """Process id of the Erlang machine, whose memory and CPU time are the broker's."""
         self._sbin = Path()
-        self._directory = Path()
         self._environment: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._launch()
-            deadline = time.monotonic() + _READY_TIMEOUT_S
-            while not self._is_ready():
-                self._check(deadline)
-                time.sleep(_POLL_S)
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._remove()
-
-    async def __aenter__(self) -> Self:
-        try:
-            self._launch()
-            deadline = time.monotonic() + _READY_TIMEOUT_S
-            while not await asyncio.to_thread(self._is_ready):
-                self._check(deadline)
-                await asyncio.sleep(_POLL_S)
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await asyncio.to_thread(self._remove)
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` against this node and return what it prints; raises `TransportError` when it fails.
@@ -134,21 +91,11 @@ class PrivateNode:
         if script is None or epmd is None:
             raise RabbitMQMissingError
         self._sbin = script.parent
-        self._directory = Path(tempfile.mkdtemp(prefix="pace-rabbitmq-"))
-        amqp, management, distribution, epmd_port = _free_ports(4)
+        amqp, management, distribution, epmd_port = free_ports(4)
         self.url = f"amqp://guest:guest@127.0.0.1:{amqp}/"
         self.management_url = f"http://127.0.0.1:{management}"
         self._environment = self._configure(amqp, management, distribution, epmd_port)
-        with (self._directory / "output").open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603 -- an installed program; the shell script is a constant
-                ["/bin/sh", "-c", _LIFELINE, "pace-rabbitmq", str(epmd), str(script)],
-                env=self._environment,
-                cwd=self._directory,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._spawn(_SCRIPT, str(epmd), str(script), environment=self._environment)
 
     def _configure(self, amqp: int, management: int, distribution: int, epmd_port: int) -> dict[str, str]:
         directory = self._directory
@@ -183,7 +130,6 @@ class PrivateNode:
         }
 
     def _is_ready(self) -> bool:
-        """Ask who listens: an open port alone may be another process that was faster."""
         with httpx.Client(base_url=self.management_url, auth=("guest", "guest"), trust_env=False) as client:
             try:
                 overview = client.get("/api/overview")
@@ -198,35 +144,7 @@ class PrivateNode:
                 return False
         return True
 
-    def _check(self, deadline: float) -> None:
-        assert self._process is not None
-        if self._process.poll() is None and time.monotonic() < deadline:
-            return
-        said = (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()
-        raise TransportError(f"the private RabbitMQ node did not start: {said[-1000:] or 'it said nothing'}")
-
-    def _remove(self) -> None:
-        if self._process is not None:
-            assert self._process.stdin is not None
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-            self._process.stdin.close()
-            self._process = None
-        if self._directory.name:
-            shutil.rmtree(self._directory, ignore_errors=True)
-
 
 def _epmd() -> str | None:
     """Return Erlang's port mapper: we run our own, in our process group, because the node's would outlive it."""
     return shutil.which("epmd")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return distinct ports that are free now: all are held until the last is found."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(listener.getsockname()[1]) for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()

@@ -1,0 +1,130 @@
+"""A broker of one's own: started in a temporary directory on free loopback ports, and removed without a trace.
+
+What is common to all of them lives here: waiting until it is ready, saying why it did not start, and taking it away.
+Each runs under a shell that ends the whole process group when our end of its pipe closes, so even a killed parent
+leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from backpressure.errors import TransportError
+
+__all__ = ["PrivateProcess", "free_ports"]
+
+# `read` returns when the pipe from our process closes, however that came about; then the whole process group goes,
+# this shell included. The data is temporary: nothing is worth an orderly stop.
+_LIFELINE = "read _; kill -KILL 0"
+_READY_TIMEOUT_S = 90.0
+_POLL_S = 0.2
+
+
+class PrivateProcess(ABC):
+    """A broker process for ``with`` or ``async with``; raises `TransportError` when it does not come up."""
+
+    product: str
+    """What to call it when it does not start."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.management_url = ""
+        """Empty where there is no management API."""
+        self.pid = 0
+        """The process whose memory and CPU time are the broker's."""
+        self._directory = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def _launch(self) -> None:
+        """Choose ports, write the configuration into `_directory` and call `_spawn`."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Ask who listens: an open port alone may be another process that was faster. May block for a while."""
+
+    def __enter__(self) -> Self:
+        try:
+            self._begin()
+            deadline = time.monotonic() + _READY_TIMEOUT_S
+            while not self._is_ready():
+                self._check(deadline)
+                time.sleep(_POLL_S)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._remove()
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._begin()
+            deadline = time.monotonic() + _READY_TIMEOUT_S
+            while not await asyncio.to_thread(self._is_ready):
+                self._check(deadline)
+                await asyncio.sleep(_POLL_S)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await asyncio.to_thread(self._remove)
+
+    def _begin(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="pace-"))
+        self._launch()
+
+    def _spawn(self, script: str, *arguments: str, environment: Mapping[str, str]) -> None:
+        """Run the shell ``script`` that starts the broker, with its $1, $2 … in ``arguments``, in the background."""
+        with (self._directory / "output").open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 -- installed programs; the shell script is a constant
+                ["/bin/sh", "-c", f"{script} & {_LIFELINE}", "pace", *arguments],
+                env=environment,
+                cwd=self._directory,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _check(self, deadline: float) -> None:
+        assert self._process is not None
+        if self._process.poll() is None and time.monotonic() < deadline:
+            return
+        said = (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()
+        raise TransportError(f"the private {self.product} did not start: {said[-1000:] or 'it said nothing'}")
+
+    def _remove(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            self._process.stdin.close()
+            self._process = None
+        if self._directory.name:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct ports that are free now: all are held until the last is found."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [int(listener.getsockname()[1]) for listener in sockets]
+    finally:
+        for listener in sockets:
+            listener.close()
