@@ -146,18 +146,21 @@ def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
 
 
 def find_metric(summary: Mapping[str, Any], path: str) -> float | None:
-    """Return the figure at ``path`` of a dumped summary, or None when it was not measured; raises `KeyError`."""
+    """Return the figure at ``path`` of a dumped summary.
+
+    None when it was not measured, or belongs to a phase or process that the run did not get to. Raises `KeyError` for a
+    path that is none.
+    """
     value: Any = summary["totals"] if path in Totals.model_fields else summary
     for part in path.split("."):
         value = _entry(value, part) if isinstance(value, Sequence) else value[part]
-    return None if value is None else float(value)
+        if value is None:
+            return None
+    return float(value)
 
 
-def _entry(entries: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    for entry in entries:
-        if name in {entry.get("name"), entry.get("id")}:
-            return entry
-    raise KeyError(name)
+def _entry(entries: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    return next((entry for entry in entries if name in {entry.get("name"), entry.get("id")}), None)
 
 
 def _numbers(model: type[BaseModel]) -> Iterator[str]:

@@ -16,7 +16,7 @@ FIGURES: dict[str, Any] = {
     "phases": [{"name": "first", "settle_s": 1.5, "wait_ms": {"p50": 3.0}, "reached": True}],
     "processes": [{"id": "consumer-1", "rss_max_mb": 40.0}],
 }
-KNOWN = metric_paths(["first"], ["consumer-1"])
+KNOWN = metric_paths(["first", "never-begun"], ["consumer-1"])
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ KNOWN = metric_paths(["first"], ["consumer-1"])
         ("phases.first.wait_ms.p50", "== 3", True),
         ("phases.first.reached", "== 1", True),
         ("processes.consumer-1.rss_max_mb", "< .5e2", True),
+        ("phases.never-begun.settle_s", ">= 0", False),
         ("wait_ms.p99", "<= 300", False),  # what was not measured does not hold
     ],
 )
