@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import NoReturn
 
 import pytest
@@ -38,8 +38,10 @@ def go_without() -> Callable[[str, str], NoReturn]:
     return give_up
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the brokers that were missing, and how many tests that skipped."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Name the brokers that were missing, and how many tests that skipped, below everything else."""
+    yield
     skipped = Counter(
         match.groups()
         for report in terminalreporter.getreports("skipped")
