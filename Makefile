@@ -64,6 +64,10 @@ lint: $(VENV)/.dev  ## check format, style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+.PHONY: docs
+docs: $(VENV)/.dev  ## write docs/configuration.md and docs/cli.md anew from the settings and commands
+	@$(BIN)/python docs/generate.py
+
 # -- the stack in containers -------------------------------------------------------------------------------------------
 
 .PHONY: docker

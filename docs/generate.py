@@ -1,0 +1,113 @@
+"""Writes configuration.md and cli.md beside it from the declarations that they describe: ``make docs``.
+
+A test compares, so neither page can fall behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from backpressure.cli.main import main as pace
+from backpressure.config import allowed, as_environment
+from backpressure.settings import Settings
+
+_CONFIGURATION = """\
+# Configuration
+
+Every setting has one name, `section.setting`, and can be given in four places. A stronger one overrides a weaker one:
+
+| strength | where | example |
+|---|---|---|
+| weakest | the defaults below | |
+| | `config.py` in this folder (`pace init` writes one), `PACE_CONFIG` or `--config` | `class producer:` `rate = 500` |
+| | `RABBITMQ_HOST`, `RABBITMQ_PORT`, `RABBITMQ_USER`, `RABBITMQ_PASS`, `LOG_LEVEL` | `RABBITMQ_HOST=mq.example` |
+| | `PACE_SECTION__SETTING` in the environment | `PACE_PRODUCER__RATE=500` |
+| strongest | a command-line flag ([cli.md](cli.md)), or `--set` of `pace run` | `--rate 500` |
+
+A `.env` file in the current folder counts as environment that the real one overrides; `.env.example` is one to copy.
+In the environment `none` unsets what may be unset, and a table is written as JSON. `broker.url` wins over
+`broker.host` and `broker.port` of the same place, not over those of a stronger one.
+
+A bad value stops the program with exit code 2 before anything has started:
+
+    error: producer.rate = '-1' (from environment, PACE_PRODUCER__RATE): expected a number > 0 and ≤ 10000000 (msg/s)
+
+This page is generated from `backpressure/settings.py` by `make docs`.
+"""
+
+_CLI = """\
+# Commands
+
+`pace --help` and `pace COMMAND --help` say the same. Exit codes: 0 it worked, and every expectation held · 1 an
+expectation did not hold · 2 bad usage, scenario or configuration · 3 could not run or finish.
+
+`python fast_producer.py`, `python slow_consumer.py` and `python monitor.py` take the flags of `pace producer`,
+`pace consumer` and `pace monitor`. A flag that stands for a setting names it in brackets: see
+[configuration.md](configuration.md) for the other places to give it in.
+
+This page is generated from the commands by `make docs`.
+"""
+
+
+def configuration() -> str:
+    """Return the page of all settings."""
+    defaults = as_environment(Settings())
+    parts = [_CONFIGURATION]
+    for section, declared in Settings.model_fields.items():
+        model = declared.annotation
+        assert model is not None
+        rows = [
+            (_code(name), _code(defaults[f"PACE_{section}__{name}".upper()]), allowed(field), _text(field.description))
+            for name, field in model.model_fields.items()
+        ]
+        parts += [f"\n## {section}\n\n{model.__doc__}\n\n", _table(("setting", "default", "allowed", "why"), rows)]
+    return "".join(parts)
+
+
+def cli() -> str:
+    """Return the page of all commands and flags."""
+    parts = [_CLI]
+    for context in _contexts(click.Context(pace, info_name="pace")):
+        command = context.command
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        parts.append(f"\n## {context.command_path}\n\n    {usage}\n\n{inspect.cleandoc(command.help or '')}\n\n")
+        records = (parameter.get_help_record(context) for parameter in command.get_params(context))
+        parts.append(_table(("flag", "meaning"), [(_code(flag), _text(text)) for flag, text in filter(None, records)]))
+    return "".join(parts)
+
+
+def _contexts(context: click.Context) -> Iterator[click.Context]:
+    """Yield the context of a command and of every command below it."""
+    yield context
+    if isinstance(context.command, click.Group):
+        for name in context.command.list_commands(context):
+            command = context.command.get_command(context, name)
+            if command is not None:
+                yield from _contexts(click.Context(command, info_name=name, parent=context))
+
+
+def _code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|") if text else ""
+
+
+def _text(text: str | None) -> str:
+    return (text or "").replace("|", "\\|").replace("<", "\\<")
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ("---",) * len(head), *rows])
+
+
+def main() -> None:
+    """Write both pages."""
+    here = Path(__file__).parent
+    (here / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (here / "cli.md").write_text(cli(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
