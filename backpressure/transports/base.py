@@ -100,7 +100,7 @@ class SubscriberListener(Protocol):
         """Consuming from the queue has (again) begun."""
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """A message arrived."""
+        """A message arrived; its ``received_ns`` is on the monotonic clock."""
 
     def on_lost(self, error: Exception) -> None:
         """The channel is gone: unsettled deliveries will come again with ``redelivered`` set."""

@@ -143,7 +143,7 @@ class MemoryBroker:
         return self.queues[name]
 
     def set_bound(self, name: str, bound: Mapping[str, str | int]) -> None:
-        """Change the bound; a queue that is now too long loses its oldest messages."""
+        """Change the bound; a queue that drops its head and is now too long loses its oldest messages."""
         queue = self.queue(name)
         queue.bound = bound
         self._shorten(queue)
@@ -214,7 +214,7 @@ class MemoryBroker:
         return True
 
     def _shorten(self, queue: MemoryQueue) -> None:
-        while queue.ready and queue.is_over():
+        while queue.ready and queue.overflow == "drop-head" and queue.is_over():
             self._dead_letter(queue, queue.pop(), "maxlen")
 
     def _expire(self, queue: MemoryQueue) -> None:

@@ -24,6 +24,7 @@ from backpressure.transports.topology import QueueDeclaration, bound_policy, que
 
 __all__ = ["RabbitMQAdmin"]
 
+_TIMEOUT_S = 120.0  # purging or deleting millions of messages takes a while
 _DRAIN_PREFETCH = 1000
 _DRAIN_RECHECK_S = 0.1
 
@@ -32,7 +33,7 @@ class RabbitMQAdmin:
     """A `QueueAdmin`."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
-        self._requests = Requests(broker, outage, name)
+        self._requests = Requests(broker, outage, name, timeout_s=_TIMEOUT_S)
         self._bound = BoundPolicy(broker)
 
     async def start(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from backpressure.errors import TransportError
+from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.management import ManagementClient, Policy, QueueInfo
 
@@ -43,9 +43,7 @@ class BoundPolicy:
         except TransportError:  # not enabled, not for this user, not reachable: the bound becomes an argument
             return False
         same_broker = cluster_name in {"", overview.cluster_name}
-        return same_broker and not any(
-            policy.name != _name(queue) and re.search(policy.pattern, queue) for policy in policies
-        )
+        return same_broker and not any(policy.name != _name(queue) and _matches(policy, queue) for policy in policies)
 
     async def put(self, queue: str, definition: dict[str, Any]) -> None:
         """Set the bound, or remove it when ``definition`` is empty."""
@@ -62,17 +60,17 @@ class BoundPolicy:
         Raises `QueueNotFoundError`, or `TransportError` saying what to do instead.
         """
         if self._management is None:
-            raise TransportError(
-                f"changing the bound of the live queue {queue!r} takes a policy, and so the management API: "
-                f"set broker.management_url, or delete the queue (pace cleanup {queue}) and start again"
-            )
-        _refuse_what_arguments_forbid(await self._management.queue(queue), max_length, overflow)
-        policies = await self._management.policies()
-        held = next((policy.definition for policy in policies if policy.name == _name(queue)), {})
-        limits = {key: value for key, value in held.items() if key == "max-length-bytes"}
-        if max_length is not None:
-            limits["max-length"] = max_length
-        await self.put(queue, limits | {"overflow": overflow} if limits else {})
+            raise _needs_management(queue, "none is known")
+        try:
+            _refuse_what_arguments_forbid(await self._management.queue(queue), max_length, overflow)
+            policies = await self._management.policies()
+            held = next((policy.definition for policy in policies if policy.name == _name(queue)), {})
+            limits = {key: value for key, value in held.items() if key == "max-length-bytes"}
+            if max_length is not None:
+                limits["max-length"] = max_length
+            await self.put(queue, limits | {"overflow": overflow} if limits else {})
+        except (BrokerUnavailableError, AccessRefusedError) as error:
+            raise _needs_management(queue, str(error)) from error
 
     async def forget(self, queue: str) -> None:
         """Remove the policy of a deleted queue, if there is one and we may."""
@@ -86,6 +84,20 @@ class BoundPolicy:
 
 def _name(queue: str) -> str:
     return f"pace-bound-{queue}"
+
+
+def _matches(policy: Policy, queue: str) -> bool:
+    try:
+        return re.search(policy.pattern, queue) is not None
+    except re.error:  # valid for Erlang, not for Python: it may match
+        return True
+
+
+def _needs_management(queue: str, reason: str) -> TransportError:
+    return TransportError(
+        f"changing the bound of the live queue {queue!r} takes a policy, and so the management API ({reason}): enable "
+        f"rabbitmq_management and set broker.management_url, or delete the queue (pace cleanup {queue}) and start again"
+    )
 
 
 def _refuse_what_arguments_forbid(queue: QueueInfo, max_length: int | None, overflow: str) -> None:

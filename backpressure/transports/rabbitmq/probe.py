@@ -17,7 +17,7 @@ class RabbitMQProbe:
     """A `QueueProbe`. AMQP tells ready messages and consumers; what is unacked only the consumers know."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
-        self._requests = Requests(broker, outage, name)
+        self._requests = Requests(broker, outage, name, timeout_s=broker.connect_timeout_s)
 
     async def start(self) -> None:
         """See `QueueProbe.start`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pika.channel import Channel as PikaChannel
-from pika.exceptions import AMQPError
 from pika.spec import Basic
 
 from backpressure.core.message import Message
@@ -25,6 +24,7 @@ class RabbitMQPublisher:
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._link = Link(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
         self._listener: PublisherListener
+        self._connection: Connection | None = None
         self._channel: PikaChannel | None = None
         self._last_tag = 0
 
@@ -36,7 +36,7 @@ class RabbitMQPublisher:
     @property
     def write_buffer_bytes(self) -> int:
         """Bytes accepted by `publish` that the socket has not taken yet."""
-        return self._link.connection.write_buffer_bytes if self.ready else 0
+        return 0 if self._connection is None else self._connection.write_buffer_bytes
 
     async def start(self, listener: PublisherListener) -> None:
         """See `Publisher.start`."""
@@ -45,19 +45,16 @@ class RabbitMQPublisher:
 
     def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
         """See `Publisher.publish`."""
-        try:
-            if self._channel is None:
-                raise NotConnectedError(f"not connected to the broker at {self._link.address}")
-            self._channel.basic_publish(exchange, routing_key, message.body, properties_of(message), mandatory=True)
-        except AMQPError as error:
-            raise NotConnectedError(f"lost the broker at {self._link.address}") from error
+        if self._channel is None or not self._channel.is_open:
+            raise NotConnectedError(f"not connected to the broker at {self._link.address}")
+        self._channel.basic_publish(exchange, routing_key, message.body, properties_of(message), mandatory=True)
         self._last_tag += 1
         return self._last_tag
 
     async def stop(self) -> None:
         """See `Publisher.stop`."""
         await self._link.stop()
-        self._channel = None
+        self._connection = self._channel = None
 
     async def _set_up(self, connection: Connection) -> None:
         channel = await connection.open_channel(vital=True)
@@ -68,7 +65,7 @@ class RabbitMQPublisher:
         connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self._listener.on_unblocked())
         await channel.call("confirm_delivery", ack_nack_callback=self._on_settled)
         self._last_tag = 0
-        self._channel = channel.raw
+        self._connection, self._channel = connection, channel.raw
         self._listener.on_ready()
 
     def _on_settled(self, frame: Any) -> None:
@@ -82,5 +79,5 @@ class RabbitMQPublisher:
         self._listener.on_returned(properties.message_id, f"{method.reply_text} ({method.reply_code})")
 
     def _on_lost(self, error: TransportError) -> None:
-        self._channel = None
+        self._connection = self._channel = None
         self._listener.on_lost(error)

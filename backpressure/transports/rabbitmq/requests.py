@@ -22,9 +22,9 @@ __all__ = ["Requests"]
 class Requests:
     """One connection for one request at a time."""
 
-    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, *, timeout_s: float) -> None:
         self.link = Link(broker, name, outage, set_up=self._set_up)
-        self._timeout_s = broker.connect_timeout_s
+        self._timeout_s = timeout_s
         self._channel: Channel | None = None
         self._one_at_a_time = asyncio.Lock()
 

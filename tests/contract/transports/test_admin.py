@@ -113,6 +113,8 @@ def test_the_bound_of_a_live_queue_can_be_lowered_raised_and_removed(play: Play)
         assert await fill(10) == 0
         await bench.admin.set_bound(bench.queue.work, max_length=None, overflow="reject-publish")
         assert await fill(10) == 10
+        probe = await bench.started(bench.transport.probe())
+        assert (await probe.read(bench.queue.work)).ready == 18  # lowering a bound that rejects drops nothing
         await bench.admin.set_bound(bench.queue.work, max_length=2, overflow="drop-head")
         assert await fill(10) == 10
         assert len(await bench.contents()) == 2
