@@ -98,6 +98,6 @@ monitor: $(VENV)/.package  ## watch the broker on this machine from this termina
 
 .PHONY: clean
 clean:  ## remove .venv, caches and recorded runs; stop the containers and forget their data
-	@if docker compose version >/dev/null 2>&1; then docker compose down --volumes --remove-orphans; fi
+	@if docker compose ps >/dev/null 2>&1; then docker compose down --volumes --remove-orphans; fi
 	@rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
