@@ -151,32 +151,41 @@ class _Cusum:
 
 
 class DepartureMeter:
-    """Departures per second, smoothed exponentially: what the laws use that do not need to tell noise from change."""
+    """Departures per second, smoothed exponentially: what the laws use that do not tell noise from change."""
 
     def __init__(self, memory_s: float) -> None:
         """``memory_s`` is the time constant."""
         self._memory_s = memory_s
         self._before: tuple[bool, float, float] | None = None
-        self._rate_per_s = 0.0
+        self._rate_per_s: float | None = None
 
-    def update(self, signals: Signals, now: float) -> float:
-        """Return the rate as of ``signals``: by reports where there are any, else confirmed minus growth of depth."""
-        reported = signals.departed_total is not None
+    def update(self, signals: Signals, now: float) -> float | None:
+        """Return the rate as of ``signals``, or None before the first difference.
+
+        It is taken from reports where there are any, else from what was confirmed minus the growth of the depth.
+        """
         if signals.departed_total is not None:
-            departed, clock_s, workers = signals.departed_total, signals.observed_total_s or 0.0, signals.consumers or 0
+            workers = signals.consumers or 0
+            count = (True, float(signals.departed_total), signals.observed_total_s or 0.0)
         elif signals.depth is not None:
-            departed, clock_s, workers = signals.confirmed_total - signals.depth, now - signals.depth_age_s, 1
+            workers = 1
+            count = (False, float(signals.confirmed_total - signals.depth), now - signals.depth_age_s)
         else:
             return self._rate_per_s
-        if self._before is None or self._before[0] != reported:
-            self._before = (reported, departed, clock_s)
-            return self._rate_per_s
-        elapsed_s = clock_s - self._before[2]
-        if elapsed_s > 0:
-            measured = (departed - self._before[1]) / elapsed_s * workers
-            span_s = elapsed_s / workers if workers else elapsed_s
-            self._rate_per_s += (1 - exp(-span_s / self._memory_s)) * (max(0.0, measured) - self._rate_per_s)
-            self._before = (reported, departed, clock_s)
-        elif workers == 0 and reported:
+        before = self._before
+        if before is None or before[0] != count[0]:
+            self._before = count
+        elif workers == 0:
             self._rate_per_s = 0.0
+        elif count[2] > before[2]:
+            self._before = count
+            self._smooth(
+                workers * max(0.0, count[1] - before[1]) / (count[2] - before[2]), (count[2] - before[2]) / workers
+            )
         return self._rate_per_s
+
+    def _smooth(self, measured_per_s: float, span_s: float) -> None:
+        if self._rate_per_s is None:
+            self._rate_per_s = measured_per_s
+        else:
+            self._rate_per_s += (1 - exp(-span_s / self._memory_s)) * (measured_per_s - self._rate_per_s)

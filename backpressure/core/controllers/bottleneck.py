@@ -52,7 +52,7 @@ class Bottleneck:
         fresh: whether any signal is recent enough to act upon.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
-        idle: smoothed part of the consumers' time without work while the estimate was settled; 0 where unknown.
+        idle: smoothed part of the consumers' time without work although enough was queued; 0 where unknown.
     """
 
     def __init__(self, stale_s: float) -> None:
@@ -64,8 +64,7 @@ class Bottleneck:
         self._low_ready = 0
         self._low_depth = 0
         self._load = 1.0
-        self._busy_s = 0.0
-        self._watched_s = 0.0
+        self._seen_load = 0.0
         self._changed_at = -inf
         self.queue = DepthObserver()
         self.age_s = 0.0
@@ -92,7 +91,7 @@ class Bottleneck:
     @property
     def may_be_faster(self) -> bool:
         """Whether an empty queue is a reason to doubt the rate: not when the consumers are seen to be idle."""
-        return not self.measured or self._busy_s >= _BUSY * self._load * self._watched_s
+        return not self.measured or self._seen_load >= _BUSY * self._load
 
     def raise_rate(self, factor: float) -> None:
         """Believe in ``factor`` times the rate: the queue stays empty although it is fed at the present one."""
@@ -149,6 +148,7 @@ class Bottleneck:
         if span_s <= 0 or worked_s < 0:
             return  # nothing new; or work in progress was read off a timer that ran ahead: the next sample spans both
         self._before = count
+        queued = self._low_depth >= self.servers
         saturated = self._low_ready > 0 or (self._workers == 1 and self._load <= 1.0 and self._low_depth > 1)
         self._low_ready, self._low_depth = signals.ready or 0, signals.depth or 0
         if self._estimator.rate is None:
@@ -158,23 +158,19 @@ class Bottleneck:
         if count.source == "probe":
             changed = (self._estimator.add if saturated else self._estimator.add_lower_bound)(events, span_s)
         else:
-            self._watch_load(worked_s, span_s, saturated=saturated and events > 0)
+            self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0
-        settled = now - self._changed_at > _SETTLED_S and not signals.application_limited
-        if settled and count.source == "reports" and self._workers > 0:
-            part = 1 - exp(-span_s / self._workers / _IDLE_MEMORY_S)
+        elif queued and count.source == "reports" and now - self._changed_at > _SETTLED_S:
+            part = 1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)
             self.idle += part * (max(0.0, 1 - worked_s / (span_s * self._load)) - self.idle)
 
-    def _watch_load(self, worked_s: float, span_s: float, *, saturated: bool) -> None:
+    def _watch_load(self, load: float, span_s: float, *, saturated: bool) -> None:
         """Learn how much a consumer works per second when it has enough to do: <1 with overhead, >1 when concurrent."""
-        keep = exp(-span_s / (max(1, self._workers) * _LOAD_MEMORY_S))
-        self._busy_s, self._watched_s = self._busy_s * keep + worked_s, self._watched_s * keep + span_s
-        seen = self._busy_s / self._watched_s
-        if self._watched_s < _LOAD_MEMORY_S / 2:
-            return
+        part = 1 - exp(-span_s / _LOAD_MEMORY_S)
+        self._seen_load += part * (load - self._seen_load)
         if saturated:
-            self._load += 0.1 * (max(0.05, seen) - self._load)
-        elif seen > self._load * _LOAD_MARGIN:
-            self._load = seen
+            self._load += part * (max(0.05, load) - self._load)
+        elif self._seen_load > self._load * _LOAD_MARGIN:
+            self._load = self._seen_load

@@ -71,9 +71,7 @@ class DepthObserver:
         """
         age_s = signals.departed_age_s
         self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
-        age_s = min(
-            age_s, _SILENCE * self._usual_age_s
-        )  # who falls silent may have stopped: do not count on departures
+        age_s = min(age_s, _SILENCE * self._usual_age_s)  # whoever falls silent may have stopped
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:
             self._offset = gone - self._sent.at(now) + (self._reading if self.read_at > -inf else signals.unacked or 0)
@@ -87,9 +85,10 @@ class DepthObserver:
         """Correct c by what a reading differs; ``possible`` is how much of that may be due to its age."""
         assert self._offset is not None
         elapsed_s = min(1.0, self.read_at - self._tracked_at)
-        self._offset += self.strays_per_s * elapsed_s
+        expected = self.strays_per_s * elapsed_s
+        error -= expected
         noise = max(-possible, min(possible, error))
-        self._offset += error - noise
-        if steady:
+        self._offset += expected + error - noise
+        if steady or noise < 0:  # a starved queue can only seem deeper by counting: departures are overrated then
             self._offset += (1 - exp(-elapsed_s / _TRACKING_S)) * noise
             self.strays_per_s += _STRAYS_PER_S2 * elapsed_s * noise

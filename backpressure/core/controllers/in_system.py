@@ -38,10 +38,10 @@ class InSystemMeter:
         self._nacked = 0
 
     def sample(self, signals: Signals, now: float) -> InSystem | None:
-        """Return the sample of this tick, or None as long as nothing is known about the queue."""
+        """Return the sample of this tick, or None as long as depth or departures are unknown."""
         refused, self._nacked = signals.nacked_total > self._nacked, signals.nacked_total
         departures_per_s = self._meter.update(signals, now)
-        if signals.depth is None:
+        if signals.depth is None or departures_per_s is None:
             return None
         shortest_s = (signals.service_mean_s or 0.0) + (signals.confirm_latency_s or 0.0)
         stay_s = signals.depth / max(departures_per_s, 0.1)

@@ -36,14 +36,14 @@ class PaceLaw:
       then keeps about one message queued as a probe, and nothing has to be sent to notice the return.
     - *starved: growing*: the queue stays empty and nothing says why. μ̂ doubles, at most once in two loop times (in
       three, when the consumers report that they are busy all the same); never while application-limited.
-    - *blocked* by the broker: estimators frozen. *Refused* (a nack): half the rate for one loop time, once, and q* is
+    - *blocked* by the broker: estimators frozen. *Refused* (a nack): half the rate for two loop times, once, and q* is
       kept below the depth at which it happened, growing back by a tenth a second.
     - *no fresh signal*: the rate halves every half second, down to the floor (1 msg/s unless set).
 
-    x grows while consumers are idle more than 1 % of the time although the estimate is settled: then part of the depth
-    is of no use to them (spread unevenly over their prefetch, held back for a retry, or arriving in clumps). It fades
-    in 10 s. When confirms take ten times their minimum and more than 100 ms, the broker itself is queueing: what may be
-    in flight is capped at a quarter second's worth.
+    x grows while consumers are idle more than 1 % of the time although enough is queued: then part of the depth is of
+    no use to them (spread unevenly over their prefetch, held back for a retry). It fades in 10 s. When confirms take
+    ten times their minimum and more than 100 ms, the broker itself is queueing: what may be in flight is capped at a
+    quarter second's worth.
 
     Parameters: ``gain``, ``spread`` (standard deviations), ``start_per_s`` (msg/s), ``stale_s`` (s).
     Source: ours; the estimator is `Bottleneck`, the depth `DepthObserver`; derivation and bounds in docs/pace-law.md.
@@ -87,7 +87,7 @@ class PaceLaw:
         grew = self._grow(signals, now, loop_s)
         self._watch_refusals(signals, now, loop_s, elapsed_s)
         found = bottleneck.rate_per_s
-        rate = self._start_per_s if found is None else found
+        rate = (0.0 if signals.consumers == 0 else self._start_per_s) if found is None else found
         self._adapt_extra(rate, elapsed_s)
         setpoint = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
@@ -95,7 +95,7 @@ class PaceLaw:
         self._total_per_s = max(0.0, rate - bottleneck.queue.strays_per_s + correction)
         if now < self._cut_until:
             self._total_per_s *= 0.5
-            return self._decide(signals, "refused: cut for one loop time")
+            return self._decide(signals, "refused: cut until the effect can be seen")
         if found is None:
             return self._decide(signals, "finding the bottleneck")
         if grew:
@@ -138,7 +138,7 @@ class PaceLaw:
         """A nack says that the queue's bound lies below our setpoint: cut once, and aim lower for a while."""
         self._cap *= 1 + _CAP_RECOVERY_PER_S * elapsed_s
         if signals.nacked_total > self._nacked and now >= self._cut_until:
-            self._cut_until = now + loop_s
+            self._cut_until = now + 2 * loop_s  # until its effect can be seen
             self._cap = max(1.0, 0.7 * min(self._cap, self._bottleneck.queue.depth or 1.0))
         self._nacked = signals.nacked_total
 

@@ -42,7 +42,7 @@ class PidLaw:
 
     def update(self, signals: Signals, now: float) -> Decision:
         """Compute a new rate once in an interval; repeat the last one between."""
-        departures_per_s = self._meter.update(signals, now)
+        departures_per_s = self._meter.update(signals, now) or 0.0
         values = self._values
         working = signals.consumers if signals.service_mean_s else None
         processing = working / signals.service_mean_s if working and signals.service_mean_s else departures_per_s

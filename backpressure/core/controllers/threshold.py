@@ -25,7 +25,7 @@ class ThresholdLaw:
 
     PARAMETERS = (
         Parameter("recovery", 0.1, "1/s", "the rate grows by this share every second without pressure", 0.0, 10.0),
-        Parameter("cut_every_s", 0.1, "s", "shortest time between two cuts"),
+        Parameter("cut_every_s", 0.0, "s", "shortest time between two cuts; 0: at every tick"),
     )
 
     def __init__(self, config: LawConfig) -> None:

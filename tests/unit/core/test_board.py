@@ -1,0 +1,249 @@
+"""One view of the loop from reports, readings and the own state: monotonic, fair, and honest about what is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from backpressure.core.board import OwnState, SignalBoard, fair_share
+from backpressure.core.reports import ConsumerReport, ProducerReport
+
+OWN = OwnState(confirmed=10, demand_per_s=1000.0)
+
+CONSUMER = ConsumerReport(
+    id="c", pid=1, host="h", at_ns=0, queue="q", delivered=0, processed=0, failed=0, retried=0, dead_lettered=0,
+    redelivered=0, duplicates=0, out_of_order=0, held=0, prefetch=3, paused=False, capacity_per_s=None, busy_s=0.0,
+    service_sum_s=0.0, service_sum_s2=0.0, rss_bytes=0, cpu_s=0.0,
+)  # fmt: skip
+
+PRODUCER = ProducerReport(
+    id="p", session=2, pid=2, host="h", at_ns=0, queue="q", offered=0, published=0, confirmed=0, nacked=0, rejected=0,
+    returned=0, republished=0, in_flight=0, window=0, target_rate_per_s=1000.0, pacing_rate_per_s=0.0, weight=1.0,
+    application_limited=False, blocked=False, blocked_events=0, strategy="pace", reason="", rss_bytes=0, cpu_s=0.0,
+)  # fmt: skip
+
+
+def consumer(at_s: float, processed: int, **changes: object) -> ConsumerReport:
+    """A consumer that takes 5 ms a message."""
+    report = replace(CONSUMER, at_ns=int(at_s * 1e9), processed=processed, busy_s=processed * 0.005)
+    sums = {"service_sum_s": processed * 0.005, "service_sum_s2": processed * 0.005**2}
+    return replace(report, **{**sums, **changes})  # type: ignore[arg-type]  # fields by name
+
+
+def producer(at_s: float, **changes: object) -> ProducerReport:
+    return replace(PRODUCER, at_ns=int(at_s * 1e9), **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def test_before_anything_is_heard_everything_is_unknown() -> None:
+    signals = SignalBoard(1).signals(OWN, 0.0)
+    assert (signals.ready, signals.depth, signals.unacked, signals.departed_total) == (None, None, None, None)
+    assert (signals.consumers, signals.service_mean_s, signals.depth_age_s, signals.feedback_age_s) == (
+        None, None, inf, inf,
+    )  # fmt: skip
+    assert (signals.producers, signals.share, signals.confirmed_total) == (1, 1.0, 10)
+
+
+def test_a_reading_is_aged_and_depth_adds_what_the_consumers_hold() -> None:
+    board = SignalBoard(1)
+    board.on_reading(7, None, 1, 5.0)
+    board.on_report(consumer(5.0, 100, held=3), 5.02)
+    signals = board.signals(OWN, 5.1)
+    assert (signals.ready, signals.unacked, signals.depth) == (7, 3, 10)
+    assert signals.depth_age_s == pytest.approx(0.1)
+    assert signals.feedback_age_s == pytest.approx(0.08)
+
+
+def test_where_the_broker_tells_the_unacked_count_it_is_taken() -> None:
+    board = SignalBoard(1)
+    board.on_report(consumer(0.0, 0, held=3), 0.0)
+    board.on_reading(7, 5, 1, 0.0)
+    assert board.signals(OWN, 0.0).depth == 12
+
+
+def test_departures_are_differences_from_the_first_report_on() -> None:
+    board = SignalBoard(1)
+    board.on_report(consumer(100.0, 1000), 0.0)
+    assert board.signals(OWN, 0.0).departed_total == 0
+    board.on_report(consumer(100.1, 1008, dead_lettered=2), 0.1)
+    signals = board.signals(OWN, 0.1)
+    assert signals.departed_total == 10
+    assert signals.observed_total_s == pytest.approx(0.1)
+    assert signals.busy_total_s == pytest.approx(0.04)
+
+
+def test_a_report_that_overtook_another_is_dropped() -> None:
+    board = SignalBoard(1)
+    for at_s, processed in [(0.0, 0), (0.2, 20), (0.1, 10), (0.3, 30)]:
+        board.on_report(consumer(at_s, processed), at_s)
+    signals = board.signals(OWN, 0.3)
+    assert signals.departed_total == 30
+    assert signals.observed_total_s == pytest.approx(0.3)
+
+
+def test_totals_stay_monotonic_when_a_consumer_restarts_vanishes_or_joins() -> None:
+    board = SignalBoard(1, timeout_s=2.0)
+    totals = []
+    for tick in range(60):
+        now = tick / 10
+        board.on_reading(0, None, None, now)
+        if tick < 20:
+            board.on_report(consumer(now, 10 * tick), now)
+        elif tick < 40:
+            board.on_report(consumer(now, 10 * (tick - 20)), now)  # the same name, counting from zero
+        if tick >= 30:
+            board.on_report(consumer(now, 5000 + 10 * tick, pid=9), now)
+        totals.append(board.signals(OWN, now).departed_total or 0)
+    assert totals == sorted(totals)
+    assert totals[-1] == 190 + 190 + 290
+
+
+def test_reports_of_consumers_out_of_step_give_the_exact_rate_of_one() -> None:
+    board = SignalBoard(1)
+    for tick in range(30):
+        now = tick / 20
+        board.on_report(consumer(now, 5 * tick, pid=1 + tick % 2), now)  # each at 10 Hz, 100 msg/s, in turn
+        signals = board.signals(OWN, now)
+        if signals.observed_total_s:
+            assert signals.departed_total == pytest.approx(100 * signals.observed_total_s)
+    assert signals.consumers == 2
+    assert signals.departed_age_s == pytest.approx(0.025)
+
+
+def test_a_silent_consumer_stops_counting_as_a_worker_soon_and_as_present_later() -> None:
+    board = SignalBoard(1, timeout_s=2.0)
+    board.on_report(consumer(0.0, 0, held=3), 0.0)
+    board.on_report(consumer(0.0, 0, pid=2, held=3), 0.0)
+    board.on_report(consumer(1.0, 100, pid=2, held=3), 1.0)
+    signals = board.signals(OWN, 1.1)
+    assert (signals.consumers, signals.unacked) == (1, 6)
+    assert board.signals(OWN, 2.1).unacked == 3
+
+
+def test_when_the_broker_counts_fewer_consumers_the_longest_silent_are_gone() -> None:
+    board = SignalBoard(1)
+    board.on_report(consumer(0.0, 0, held=3), 0.0)
+    board.on_report(consumer(0.1, 0, pid=2, held=2), 0.1)
+    board.on_reading(5, None, 1, 0.15)
+    signals = board.signals(OWN, 0.2)
+    assert (signals.consumers, signals.unacked) == (1, 2)
+    board.on_reading(5, None, 0, 0.25)
+    assert board.signals(OWN, 0.3).consumers == 0
+
+
+def test_paused_consumers_are_no_workers() -> None:
+    board = SignalBoard(1)
+    board.on_report(consumer(0.0, 0, paused=True), 0.0)
+    board.on_report(consumer(0.0, 0, pid=2), 0.0)
+    board.on_reading(0, None, 2, 0.0)
+    assert board.signals(OWN, 0.0).consumers == 1
+
+
+def test_strangers_among_the_consumers_make_departures_and_unacked_unknown_once_they_stay() -> None:
+    board = SignalBoard(1, timeout_s=2.0)
+    for tick in range(30):
+        now = tick / 10
+        board.on_report(consumer(now, 10 * tick), now)
+        board.on_reading(3, None, 2, now)
+        signals = board.signals(OWN, now)
+        assert (signals.departed_total is None) == (tick > 10)
+        assert (signals.unacked is None) == (tick > 10)
+        assert signals.consumers == 2
+    board.on_reading(3, None, 1, 3.0)
+    assert board.signals(OWN, 3.0).departed_total == 290
+
+
+def test_with_foreign_consumers_alone_the_probe_is_all_there_is() -> None:
+    board = SignalBoard(1)
+    board.on_reading(3, None, 2, 0.0)
+    signals = board.signals(OWN, 0.0)
+    assert (signals.consumers, signals.departed_total, signals.depth) == (2, None, 3)
+
+
+def test_service_statistics_are_those_of_the_recent_past() -> None:
+    board = SignalBoard(1)
+    count, total, squares = 0, 0.0, 0.0
+    for tick in range(100):
+        now = tick / 10
+        for service_s in (0.002, 0.006) if tick < 50 else (0.010, 0.010):
+            count, total, squares = count + 1, total + service_s, squares + service_s**2
+        board.on_report(consumer(now, count, service_sum_s=total, service_sum_s2=squares), now)
+        signals = board.signals(OWN, now)
+        if tick == 49:
+            assert signals.service_mean_s == pytest.approx(0.004)
+            assert signals.service_cv2 == pytest.approx(0.25)
+    assert signals.service_mean_s == pytest.approx(0.010)
+    assert signals.service_cv2 == pytest.approx(0.0, abs=1e-9)
+
+
+def test_confirmed_adds_what_the_others_confirmed_since_they_were_first_heard() -> None:
+    board = SignalBoard(1)
+    board.on_report(producer(0.0, confirmed=500), 0.0)
+    board.on_report(producer(0.1, confirmed=520), 0.1)
+    board.on_report(producer(0.1, session=3, confirmed=7), 0.1)
+    board.on_report(producer(0.2, session=3, confirmed=9), 0.2)
+    assert board.signals(OWN, 0.2).confirmed_total == 10 + 20 + 2
+
+
+def test_the_own_report_is_no_rival() -> None:
+    board = SignalBoard(2)
+    board.on_report(producer(0.0, confirmed=500), 0.0)
+    board.on_report(producer(0.1, confirmed=600), 0.1)
+    signals = board.signals(OWN, 0.1)
+    assert (signals.producers, signals.share, signals.confirmed_total) == (1, 1.0, 10)
+
+
+def test_a_rival_takes_its_weight_and_gives_it_back_when_it_falls_silent() -> None:
+    board = SignalBoard(1, timeout_s=2.0)
+    board.on_report(producer(0.0, weight=3.0), 0.0)
+    assert board.signals(OWN, 0.1).share == pytest.approx(0.25)
+    assert board.signals(replace(OWN, weight=3.0), 0.1).share == pytest.approx(0.5)
+    silent = board.signals(OWN, 0.5)
+    assert (silent.share, silent.producers) == (1.0, 1)
+
+
+def test_a_rival_that_is_application_limited_keeps_what_it_needs_and_no_more() -> None:
+    board = SignalBoard(1)
+    for tick in range(21):  # it offers 20 msg/s of a common 100
+        now = tick / 10
+        board.on_report(producer(now, offered=2 * tick, confirmed=2 * tick, application_limited=True), now)
+        signals = board.signals(replace(OWN, confirmed=8 * tick), now)
+    assert signals.share == pytest.approx(0.8)
+    board.on_report(producer(2.1, offered=42, confirmed=42, application_limited=False), 2.1)
+    assert board.signals(replace(OWN, confirmed=168), 2.1).share == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "total", "rivals", "share"),
+    [
+        (1.0, 100.0, [], 1.0),
+        (1.0, 100.0, [(1.0, inf)], 0.5),
+        (1.0, 100.0, [(1.0, 10.0)], 0.9),
+        (1.0, 90.0, [(1.0, 60.0), (1.0, inf)], 1 / 3),  # needs more than its part: no less for it than for the others
+        (1.0, 100.0, [(1.0, 10.0), (1.0, 30.0), (1.0, inf)], 0.3),
+        (2.0, 100.0, [(1.0, 10.0), (1.0, inf)], 0.6),
+        (1.0, 0.0, [(1.0, 10.0), (2.0, inf)], 0.25),
+    ],
+)
+def test_shares_are_max_min_fair_by_weight(
+    weight: float, total: float, rivals: list[tuple[float, float]], share: float
+) -> None:
+    assert fair_share(weight, total, rivals) == pytest.approx(share)
+
+
+def test_the_shares_of_all_add_up_to_the_whole() -> None:
+    needs = [(1.0, inf), (2.0, inf), (3.0, 5.0), (0.5, 1.0), (1.0, inf)]
+    shares = [fair_share(*needs[i][:1], 100.0, needs[:i] + needs[i + 1 :]) for i in (0, 1, 4)]
+    assert sum(shares) * 100 + 5.0 + 1.0 == pytest.approx(100.0)
+    assert shares[1] == pytest.approx(2 * shares[0])
+
+
+def test_processes_that_are_long_gone_are_forgotten() -> None:
+    board = SignalBoard(1, timeout_s=1.0)
+    for pid in range(100):
+        board.on_report(consumer(0.0, 0, pid=pid), 0.0)
+        board.on_report(producer(0.0, session=pid + 2), 0.0)
+    board.signals(OWN, 301.0)
+    assert not board._consumers
+    assert not board._producers
