@@ -228,6 +228,8 @@ class Snapshot:
         address: the broker, without credentials.
         sources: the broker itself and its management API (absent when there is none), and whether they answer.
         queues: by name: watched queues that exist, then all others the management API lists.
+        work_queue: the one the charts, the bottleneck and the thresholds are about: of the queues that are published to
+            or consumed, the deepest (it may not exist yet).
         producers, consumers: the latest report of every live process.
         processes: memory and CPU of the same processes.
         queue_wait, service, confirm_latency: of messages in the last two seconds.
@@ -236,8 +238,7 @@ class Snapshot:
         pacing_rate_per_s: what their laws allow, infinite when one allows anything; None without a producer.
         bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds
             messages, else None.
-        thresholds: where depth (of the deepest queue that is published to or consumed), broker memory and queue wait
-            stand against ``settings.monitor``.
+        thresholds: where depth, broker memory and queue wait stand against ``settings.monitor``.
         broker: from the management API; None without one.
         events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
         unreadable_reports: feedback from other versions or strangers, ignored.
@@ -247,6 +248,7 @@ class Snapshot:
     address: str
     sources: tuple[Source, ...]
     queues: Mapping[str, QueueState]
+    work_queue: str
     producers: tuple[ProducerReport, ...]
     consumers: tuple[ConsumerReport, ...]
     processes: tuple[ProcessState, ...]
@@ -266,6 +268,11 @@ class Snapshot:
     events: tuple[Event, ...]
     event_counts: Mapping[EventKind, int] = field(default_factory=dict)
     unreadable_reports: int = 0
+
+    @property
+    def work(self) -> QueueState | None:
+        """The work queue, when it exists."""
+        return self.queues.get(self.work_queue)
 
     @property
     def law(self) -> ProducerReport | None:

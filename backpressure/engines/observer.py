@@ -82,12 +82,14 @@ class Observer:
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
         queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
-        work = max((queues[name] for name in self._work_queues(now) if name in queues), key=_depth, default=None)
+        present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]
+        work = max(present, key=_depth, default=None)
         return Snapshot(
             at_ns=self._clock.to_wall_ns(now),
             address=self._transport.address,
             sources=tuple(self._sources.values()),
             queues=queues,
+            work_queue=self._settings.queue.work if work is None else work.name,
             producers=tuple(series.latest for series in producers.values()),
             consumers=tuple(series.latest for series in consumers.values()),
             processes=(

@@ -1,7 +1,7 @@
 """Turns successive states of the loop into back-pressure events, each told once.
 
 Pure: states and times are passed in. A burst of nacks is one event when it begins and one when it is over; a threshold
-must be left by a tenth before it can be breached again; a law that halves its pace step by step is one cut a second.
+must be left by a tenth before it can be breached again; a pace is cut when it stays well below what it was of late.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = ["EventWatch"]
 _KEPT = 500
 _CALM_S = 1.0
 _CUT = 0.6
+_OF_LATE_S = 5.0
 _RECOVERED = 0.9
 
 
@@ -27,11 +28,12 @@ class _ProducerWatch:
 
     nacked: int
     target_per_s: float
-    reference_per_s: float
+    usual_per_s: float
+    observed: float
     nacked_before_burst: int | None = None
     burst_began: float = 0.0
     last_nack: float = 0.0
-    last_cut: float = float("-inf")
+    low_since: float | None = None
     blocked: bool = False
 
 
@@ -76,7 +78,7 @@ class EventWatch:
     def _observe_producer(self, report: ProducerReport, now: float) -> None:
         watch = self._producers.get(key_of(report))
         if watch is None:
-            watch = _ProducerWatch(report.nacked, report.target_rate_per_s, _effective_rate(report))
+            watch = _ProducerWatch(report.nacked, report.target_rate_per_s, _effective_rate(report), now)
             self._producers[key_of(report)] = watch
         self._observe_blocked(watch, report)
         self._observe_nacks(watch, report, now)
@@ -103,15 +105,20 @@ class EventWatch:
 
     def _observe_rate(self, watch: _ProducerWatch, report: ProducerReport, now: float) -> None:
         rate = _effective_rate(report)
+        elapsed_s, watch.observed = now - watch.observed, now
         if report.target_rate_per_s != watch.target_per_s:
-            watch.target_per_s, watch.reference_per_s = report.target_rate_per_s, rate
-        if rate < _CUT * watch.reference_per_s and now - watch.last_cut >= _CALM_S:
+            watch.target_per_s, watch.usual_per_s = report.target_rate_per_s, rate
+        if rate >= _CUT * watch.usual_per_s:
+            watch.low_since = None
+            watch.usual_per_s += (rate - watch.usual_per_s) * min(1.0, elapsed_s / _OF_LATE_S)
+        elif watch.low_since is None:
+            watch.low_since = now
+        elif now - watch.low_since >= _CALM_S:
             self._tell(
                 EventKind.RATE_CUT,
-                f"{report.id} cut its pace from {watch.reference_per_s:.0f} to {rate:.0f} msg/s: {report.reason}",
+                f"{report.id} cut its pace from {watch.usual_per_s:.0f} to {rate:.0f} msg/s: {report.reason}",
             )
-            watch.reference_per_s, watch.last_cut = rate, now
-        watch.reference_per_s = max(watch.reference_per_s, rate)
+            watch.usual_per_s, watch.low_since = rate, None
 
     def _observe_threshold(self, threshold: Threshold) -> None:
         value, limit = threshold.value, threshold.limit

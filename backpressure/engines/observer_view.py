@@ -88,8 +88,8 @@ def queue_states(
             consumers=reading.queue.consumers,
             age_s=now - reading.at,
             published_per_s=_grown(sending, ("confirmed",), now) if sending else listed.published_per_s,
-            delivered_per_s=_grown(reporting, ("delivered",), now) if reporting else listed.delivered_per_s,
-            acked_per_s=_grown(reporting, _SETTLED, now) if reporting else listed.acked_per_s,
+            delivered_per_s=_settled(reading.queue, reporting, ("delivered",), listed.delivered_per_s, now),
+            acked_per_s=_settled(reading.queue, reporting, _SETTLED, listed.acked_per_s, now),
             memory_bytes=listed.memory_bytes,
         )
     for name, listed in listing.queues.items():
@@ -151,6 +151,14 @@ def thresholds(
 def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -> float:
     spans = [series.span(RATE_WINDOW_S, now) for series in live.values()]
     return sum(span.rate_per_s(name) for span in spans for name in counters)
+
+
+def _settled(
+    reading: QueueReading, reporting: Consumers, counters: tuple[str, ...], listed: float | None, now: float
+) -> float | None:
+    if reporting:
+        return _grown(reporting, counters, now)
+    return 0.0 if reading.consumers == 0 else listed  # the listing's averages outlive the last consumer by seconds
 
 
 def _unacked(reading: QueueReading, reporting: Consumers, listed: QueueState) -> int | None:

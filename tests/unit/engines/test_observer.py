@@ -167,6 +167,7 @@ def test_a_queue_nobody_consumes_has_nothing_unacked() -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=7, unacked=None, consumers=0)
         seen = await bench.until(lambda s: "work.queue" in s.queues)
         assert seen.queues["work.queue"].unacked == 0
+        assert seen.queues["work.queue"].acked_per_s == 0
 
     Bench().run(story)
 

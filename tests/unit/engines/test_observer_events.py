@@ -16,10 +16,11 @@ ALICE = ProducerReport(
     reason="", rss_bytes=0, cpu_s=0.0,
 )  # fmt: skip
 CALM = Snapshot(
-    at_ns=0, address="memory://", sources=(), queues={}, producers=(), consumers=(), processes=(), totals=Totals(),
-    rates=Rates(), queue_wait=Quantiles(), service=Quantiles(), confirm_latency=Quantiles(),
-    queue_wait_ever=Histogram(), service_ever=Histogram(), confirm_latency_ever=Histogram(), target_rate_per_s=None,
-    pacing_rate_per_s=None, bottleneck_per_s=None, thresholds=(), broker=None, events=(),
+    at_ns=0, address="memory://", sources=(), queues={}, work_queue="work.queue", producers=(), consumers=(),
+    processes=(), totals=Totals(), rates=Rates(), queue_wait=Quantiles(), service=Quantiles(),
+    confirm_latency=Quantiles(), queue_wait_ever=Histogram(), service_ever=Histogram(),
+    confirm_latency_ever=Histogram(), target_rate_per_s=None, pacing_rate_per_s=None, bottleneck_per_s=None,
+    thresholds=(), broker=None, events=(),
 )  # fmt: skip
 
 
@@ -97,13 +98,20 @@ def test_an_unknown_value_neither_breaches_nor_recovers() -> None:
     assert story.sees(thresholds=depth(None)) == []
 
 
-def test_a_law_that_cuts_the_pace_is_told_with_its_reason() -> None:
+def test_a_law_that_cuts_the_pace_is_told_once_with_its_reason() -> None:
     story = Story()
     story.sees(ALICE)
-    assert story.sees(replace(ALICE, pacing_rate_per_s=800.0)) == []
-    assert story.sees(replace(ALICE, pacing_rate_per_s=500.0, reason="queue too deep")) == ["rate_cut"]
+    low = replace(ALICE, pacing_rate_per_s=500.0, reason="queue too deep")
+    assert story.sees(low) == []
+    assert story.sees(low) == ["rate_cut"]
     assert story.text == "alice cut its pace from 1000 to 500 msg/s: queue too deep"
-    assert story.sees(replace(ALICE, pacing_rate_per_s=490.0)) == []
+    assert [story.sees(low) for _ in range(5)] == [[]] * 5
+
+
+def test_a_pace_that_dips_for_a_moment_or_falls_a_little_is_no_cut() -> None:
+    story = Story()
+    for rate in (1000.0, 100.0, 1000.0, 700.0, 700.0, 700.0, 100.0, 900.0):
+        assert "rate_cut" not in story.sees(replace(ALICE, pacing_rate_per_s=rate))
 
 
 def test_a_user_who_lowers_the_offered_load_is_no_cut() -> None:

@@ -49,7 +49,7 @@ PROCESS = ProcessState(
     role="producer", id="alice", host="lab", pid=11, rss_bytes=1000, cpu_share=0.25, age_s=0.1, rate_per_s=100.0
 )
 SNAPSHOT = Snapshot(
-    at_ns=0, address="amqp://lab:5672", sources=(Source("broker", ok=True),),
+    at_ns=0, address="amqp://lab:5672", sources=(Source("broker", ok=True),), work_queue="work.queue",
     queues={
         "work.queue": QueueState(name="work.queue", ready=40, unacked=5, consumers=1, age_s=0.1, acked_per_s=98.0),
         "foreign": QueueState(name="foreign", ready=7, unacked=None, consumers=None, age_s=0.1),

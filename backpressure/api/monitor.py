@@ -1,0 +1,74 @@
+"""What the monitor serves: metrics for a scraper, JSON for a program, the live page for a person.
+
+``/metrics`` is always Prometheus text. ``/`` is the page for a browser (one that accepts HTML) and the same text for
+everybody else, so that ``curl localhost:8000`` shows numbers. The page and its assets are handed in, not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from prometheus_client import CollectorRegistry
+
+from backpressure.api.common import create_app, serve_basics
+from backpressure.api.monitor_feed import LiveFeed
+from backpressure.api.monitor_json import plain
+from backpressure.core.snapshot import Snapshot
+from backpressure.telemetry.metrics import CONTENT_TYPE, expose
+
+__all__ = ["monitor_app"]
+
+_HEADERS = {
+    # Everything the page needs comes from this server; the chart library sets styles of its own.
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def monitor_app(
+    snapshot: Callable[[], Snapshot], registry: CollectorRegistry, feed: LiveFeed, assets: Mapping[str, Path]
+) -> FastAPI:
+    """Return the monitor's app.
+
+    Args:
+        snapshot: what is known now.
+        registry: what ``/metrics`` tells.
+        feed: what the page streams.
+        assets: the page's files by name; ``index.html`` is the page itself.
+    """
+    app = create_app("Pace Matching: monitor", "Queues, rates, waits and events of the loop, as text, JSON and a page.")
+    serve_basics(app, registry)
+
+    @app.get("/", include_in_schema=False)
+    async def root(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return FileResponse(assets["index.html"], headers={**_HEADERS, "Vary": "Accept"})
+        return Response(expose(registry), media_type=CONTENT_TYPE, headers={"Vary": "Accept"})
+
+    @app.get("/assets/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name not in assets:
+            raise HTTPException(404, f"no asset {name!r}")
+        return FileResponse(assets[name], headers={**_HEADERS, "Cache-Control": "max-age=3600"})
+
+    @app.get("/api/snapshot")
+    async def current() -> dict[str, Any]:
+        """Everything the monitor knows now; null is unknown (of a pace: no limit)."""
+        return plain(snapshot())
+
+    @app.get("/api/stream", response_class=StreamingResponse)
+    async def stream() -> StreamingResponse:
+        """Server-sent events: ``history`` (the last 15 minutes) once, then ``tick`` every second."""
+        return StreamingResponse(_encoded(feed), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    return app
+
+
+async def _encoded(feed: LiveFeed) -> AsyncIterator[bytes]:
+    async for event, data in feed.subscribe():
+        yield f"event: {event}\ndata: {data}\n\n".encode()

@@ -1,0 +1,59 @@
+"""A snapshot as JSON: for ``/api/snapshot`` and the live page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from typing import Any
+
+from backpressure.core.histogram import Histogram
+from backpressure.core.snapshot import BrokerState, QueueState, Snapshot, Threshold
+
+__all__ = ["plain", "point"]
+
+_DERIVED = {QueueState: ("depth",), Threshold: ("breached",), BrokerState: ("memory_percent",)}
+
+
+def plain(snapshot: Snapshot) -> dict[str, Any]:
+    """Return ``snapshot`` as objects, arrays, numbers and strings; null is unknown, and an infinite pace is null too.
+
+    Histograms stay out: whoever wants distributions reads the metrics.
+    """
+    content: dict[str, Any] = _plain(snapshot)
+    return content
+
+
+def point(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what the page's charts show of one moment."""
+    queue = snapshot.work
+    content: dict[str, Any] = {
+        "at_ms": snapshot.at_ns // 1_000_000,
+        "ready": None if queue is None else queue.ready,
+        "unacked": None if queue is None else queue.unacked,
+        "offered_per_s": snapshot.rates.offered_per_s,
+        "confirmed_per_s": snapshot.rates.confirmed_per_s,
+        "processed_per_s": snapshot.rates.processed_per_s,
+        "allowed_per_s": snapshot.pacing_rate_per_s,
+        "target_per_s": snapshot.target_rate_per_s,
+        "bottleneck_per_s": snapshot.bottleneck_per_s,
+        "wait_p50_s": snapshot.queue_wait.p50_s,
+        "wait_p95_s": snapshot.queue_wait.p95_s,
+        "wait_p99_s": snapshot.queue_wait.p99_s,
+        "memory_bytes": {f"{p.role} {p.id} ({p.pid})": p.rss_bytes for p in snapshot.processes},
+    }
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        names = [spec.name for spec in fields(value)] + list(_DERIVED.get(type(value), ()))
+        items = ((name, getattr(value, name)) for name in names)
+        return {name: _plain(item) for name, item in items if not isinstance(item, Histogram)}
+    return value

@@ -1,0 +1,148 @@
+"""``pace monitor``, also ``monitor.py``: the story of the one who watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import click
+
+from backpressure.cli.options import setting
+from backpressure.cli.process import logging_options, run_engine, settings_from
+from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards.advice import advise
+from backpressure.dashboards.screen import print_frame, show
+from backpressure.dashboards.web import assets
+from backpressure.engines.clock import Clock
+from backpressure.engines.observer import Observer
+from backpressure.settings import Settings
+from backpressure.telemetry.announce import announce
+from backpressure.telemetry.metrics_monitor import monitor_registry
+from backpressure.transports.factory import connect
+from backpressure.transports.management import ManagementClient
+
+__all__ = ["monitor", "watch"]
+
+Look = Callable[[Callable[[], Snapshot], asyncio.Event], Awaitable[object]]
+"""Shows snapshots until the event is set."""
+
+_LOOK_S = 0.1
+_RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second apart
+
+
+@click.command()
+@setting("--watch", key="monitor.watch_s", help="Redraw the cards every so many seconds; 0: one frame, then end")
+@setting(
+    "--once",
+    key="monitor.watch_s",
+    is_flag=True,
+    flag_value=True,
+    assign=lambda _: {"monitor.watch_s": 0},
+    help="Print one frame and end; nothing is served",
+)
+@setting(
+    "--host", key="broker.management_url", help="Management API, e.g. http://localhost:15672; empty: found by itself"
+)
+@setting("--url", key="broker.url", help="Broker URL: amqp://user:pass@host:port/vhost or amqps://…")
+@setting("--username", key="broker.username")
+@setting(
+    "--password", key="broker.password", help="Its password; better in RABBITMQ_PASS, where no process list shows it"
+)
+@setting("--port", key="monitor.port", help="Port of /metrics and the live page; 0: any free one")
+@click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines")
+@setting(
+    "--no-wait",
+    key="broker.wait",
+    is_flag=True,
+    flag_value=True,
+    assign=lambda _: {"broker.wait": False},
+    help="Fail at once (exit 3) when there is no broker, instead of waiting for one",
+)
+@logging_options
+@click.pass_context
+def monitor(context: click.Context, /, no_ui: bool, **_: object) -> None:
+    """Watch queues, rates, waits and back-pressure, from outside.
+
+    Cards on this terminal, Prometheus metrics and a live page on http://localhost:8000. With a management API it also
+    knows other queues, connections and the broker's memory; without one it lives on depth readings and feedback.
+    """
+    settings = settings_from(context)
+    asyncio.run(watch(settings, ui=not no_ui))
+
+
+async def watch(settings: Settings, *, ui: bool) -> None:
+    """Run the monitor until it is stopped, or for one frame; raises `PaceError`."""
+    async with contextlib.AsyncExitStack() as stack:
+        management = ManagementClient.of(settings.broker)
+        if management is not None:
+            stack.push_async_callback(management.close)
+        clock = Clock(settings.process.clock_anchor_ns)
+        observer = Observer(connect(settings), settings, clock, management)
+        if settings.monitor.watch_s == 0:
+            await run_engine(_Watch(observer, _look_once))
+            return
+        url = await stack.enter_async_context(_serving(observer, settings))
+
+        def on_started() -> None:
+            facts = {"role": "monitor", "id": f"monitor-{os.getpid()}", "metrics_url": f"{url}/metrics"}
+            announce(settings.process.announce_file, **facts)
+            click.echo(f"monitor: watches {settings.broker.address()}, live page and metrics at {url}/")
+
+        async def look(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
+            await (show(snapshot, settings.monitor.watch_s, stopping) if ui else stopping.wait())
+
+        await run_engine(_Watch(observer, look), on_started=on_started)
+
+
+class _Watch:
+    """An observer and what is shown of it, as `run_engine` runs it."""
+
+    def __init__(self, observer: Observer, look: Look) -> None:
+        self._observer = observer
+        self._look = look
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        await self._observer.start()
+
+    async def run(self) -> None:
+        await self._look(self._observer.snapshot, self._stopping)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def close(self) -> None:
+        await self._observer.stop()
+
+
+async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
+    """Print one frame once the broker has answered and rates are known."""
+    rates_known = False
+    while not rates_known and not stopping.is_set():
+        rates_known = any(source.name == "broker" and source.ok for source in snapshot().sources)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _RATES_KNOWN_S if rates_known else _LOOK_S)
+    if not stopping.is_set():
+        print_frame(snapshot())
+
+
+@contextlib.asynccontextmanager
+async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]:
+    """Serve metrics and the live page, and yield the URL."""
+    from backpressure.api.monitor import monitor_app  # FastAPI is imported only where it serves
+    from backpressure.api.monitor_feed import LiveFeed
+    from backpressure.api.server import ApiServer
+
+    feed = LiveFeed(observer.snapshot, advise)
+    app = monitor_app(observer.snapshot, monitor_registry(observer.snapshot), feed, assets())
+    host, port = settings.monitor.host, settings.monitor.port
+    async with ApiServer(app, host=host, port=port, token=settings.api.token, flag="--port") as server:
+        feeding = asyncio.create_task(feed.run(), name="live feed")
+        try:
+            yield server.url
+        finally:
+            feeding.cancel()
+            feed.close()
+            await asyncio.gather(feeding, return_exceptions=True)

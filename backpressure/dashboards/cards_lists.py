@@ -1,0 +1,163 @@
+"""The cards made of rows: queues, processes, events, and what the management API knows of consumers and connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rich.console import JustifyMethod
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from backpressure.core.snapshot import EventKind, QueueState, Snapshot
+from backpressure.dashboards.cards_loop import panel, severity
+from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, percent, rate
+
+__all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
+
+Row = tuple[Text | str, ...]
+Columns = Sequence[tuple[str, str]]
+"""Heading and kind of each column: names share the space that numbers and words leave."""
+
+_BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
+_GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
+
+
+@dataclass(frozen=True, slots=True)
+class RowCard:
+    """A card that may be shortened: ``build`` returns a table of the given rows, ``rows`` is how many there are."""
+
+    title: str
+    rows: int
+    head_lines: int
+    build: Callable[[int], Table]
+
+    def draw(self, rows: int) -> Panel | None:
+        """Return the card with that many rows; its title says how many are hidden."""
+        if rows <= 0:
+            return None
+        hidden = self.rows - rows
+        return panel(self.build(rows), f"{self.title} (+{hidden})" if hidden else self.title)
+
+
+def queues(seen: Snapshot) -> RowCard:
+    """Return the queues: depth by colour, what goes in and out, who consumes."""
+    limit = next((threshold.limit for threshold in seen.thresholds if threshold.name == "depth"), float("inf"))
+    rows = [_queue_row(queue, limit) for queue in seen.queues.values()]
+    columns = (
+        ("", "word"), ("queue", "name"), ("depth", "number"), ("ready", "number"), ("unacked", "number"),
+        ("cons", "number"), ("pub/s", "number"), ("del/s", "number"), ("ack/s", "number"), ("now", "word"),
+    )  # fmt: skip
+    return _listing("Queues", columns, rows)
+
+
+def processes(seen: Snapshot) -> RowCard:
+    """Return producers and consumers with what they cost."""
+    states = {(p.host, p.id, p.pid): "blocked" for p in seen.producers if p.blocked}
+    states |= {(c.host, c.id, c.pid): "paused" for c in seen.consumers if c.paused}
+    rows: list[Row] = [
+        (
+            process.role,
+            clean(process.id),
+            str(process.pid),
+            rate(process.rate_per_s),
+            binary_bytes(process.rss_bytes),
+            percent(process.cpu_share),
+            Text(states.get((process.host, process.id, process.pid), ""), "red"),
+        )
+        for process in seen.processes
+    ]
+    columns = (
+        ("role", "word"), ("id", "name"), ("pid", "number"), ("rate", "number"), ("memory", "number"),
+        ("cpu", "number"), ("", "word"),
+    )  # fmt: skip
+    return _listing("Processes", columns, rows)
+
+
+def events(seen: Snapshot) -> RowCard:
+    """Return the latest events, newest first."""
+    rows: list[Row] = []
+    for event in reversed(seen.events):
+        colour = "red" if event.kind in _BAD else "green" if event.kind in _GOOD else "none"
+        at = datetime.fromtimestamp(event.at_ns / 1e9, UTC).astimezone()
+        rows.append((Text(f"{at:%H:%M:%S}", "dim"), Text(clean(event.text), colour)))
+    return _listing("Events", (("", "word"), ("", "name")), rows)
+
+
+def consumers(seen: Snapshot) -> RowCard:
+    """Return the active consumers with their connections, as the broker lists them."""
+    rows: list[Row] = [
+        (
+            clean(client.queue),
+            clean(client.tag),
+            clean(client.peer) or UNKNOWN,
+            amount(client.prefetch or None),  # 0: none of its own, but its channel may have one
+            "manual" if client.ack_required else "auto",
+        )
+        for client in (seen.broker.consumers if seen.broker else ())
+        if client.queue in seen.queues  # not every process's ear on the feedback
+    ]
+    columns = (("queue", "name"), ("consumer", "name"), ("from", "word"), ("prefetch", "number"), ("ack", "word"))
+    return _listing("Active consumers", columns, rows)
+
+
+def connections(seen: Snapshot) -> RowCard:
+    """Return the broker's client connections."""
+    rows: list[Row] = [
+        (
+            clean(connection.name),
+            clean(connection.user),
+            clean(connection.peer) or UNKNOWN,
+            amount(connection.channels),
+            Text(clean(connection.state), "none" if connection.state == "running" else "red"),
+        )
+        for connection in (seen.broker.connections if seen.broker else ())
+    ]
+    columns = (("connection", "name"), ("user", "word"), ("from", "word"), ("ch", "number"), ("state", "word"))
+    return _listing("Connections", columns, rows)
+
+
+def _queue_row(queue: QueueState, limit: float) -> Row:
+    sign, colour = severity(queue.depth, limit)
+    depth = amount(queue.depth) if queue.unacked is not None else f"≥{amount(queue.depth)}"
+    return (
+        Text(sign, colour),
+        clean(queue.name),
+        Text(depth, colour),
+        amount(queue.ready),
+        amount(queue.unacked),
+        amount(queue.consumers),
+        amount(queue.published_per_s),
+        amount(queue.delivered_per_s),
+        amount(queue.acked_per_s),
+        _activity(queue),
+    )
+
+
+def _activity(queue: QueueState) -> Text:
+    if queue.published_per_s is None and queue.acked_per_s is None:
+        return Text(UNKNOWN, "dim")
+    coming, going = bool(queue.published_per_s), bool(queue.delivered_per_s or queue.acked_per_s)
+    if coming and going:
+        return Text("Flowing ⬆⬇", "cyan")
+    if coming:
+        return Text("Publishing ⬆", "yellow")
+    return Text("Consuming ⬇", "green") if going else Text("Idle", "dim")
+
+
+def _listing(title: str, columns: Columns, rows: Sequence[Row]) -> RowCard:
+    headed = any(heading for heading, _ in columns)
+
+    def build(count: int) -> Table:
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=headed, header_style="dim", expand=True)
+        for heading, kind in columns:
+            ratio = 1 if kind == "name" else None
+            justify: JustifyMethod = "right" if kind == "number" else "left"
+            table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis", ratio=ratio)
+        for row in rows[:count]:
+            table.add_row(*row)
+        return table
+
+    return RowCard(title, len(rows), int(headed), build)

@@ -1,0 +1,132 @@
+"""The cards about the loop as a whole: where we look, what flows, how long messages wait, and what the law decided."""
+
+from __future__ import annotations
+
+from math import isinf
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from backpressure.core.snapshot import Snapshot, Threshold
+from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, duration, percent, rate
+
+__all__ = ["flow_card", "header", "law_card", "panel"]
+
+_BAR_CELLS = 10
+_HIGH = 0.5  # share of a threshold from which a value is worth a yellow sign
+
+
+def panel(content: Table | Text, title: str) -> Panel:
+    """Return a card."""
+    return Panel(content, title=title, title_align="left", border_style="dim", padding=(0, 1))
+
+
+def severity(value: float | None, limit: float) -> tuple[str, str]:
+    """Return sign and colour of a value against its limit: green, from half of it yellow, above it red."""
+    if value is None:
+        return "○", "dim"
+    if value > limit:
+        return "■", "red"
+    return ("▲", "yellow") if value > _HIGH * limit else ("●", "green")
+
+
+def header(seen: Snapshot, clock: str) -> Table:
+    """Return the line at the top: which broker, and whether it answers."""
+    broker = next((source for source in seen.sources if source.name == "broker"), None)
+    line = Text("Monitor ", style="bold")
+    if broker is not None and broker.ok:
+        product = "" if seen.broker is None else f" {seen.broker.product} {seen.broker.version}"
+        line.append("● ", "green").append(clean(seen.address + product), "none")
+    else:
+        line.append("■ ", "red").append(f"waiting for {clean(seen.address)}", "none")
+    grid = Table.grid(expand=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    grid.add_column(justify="right", no_wrap=True, width=len(clock) + 1)
+    grid.add_row(line, Text(clock, "dim"))
+    return grid
+
+
+def flow_card(seen: Snapshot) -> Panel:
+    """Return rates, durations, totals and the broker's memory, a line each."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    rates, totals = seen.rates, seen.totals
+    grid.add_row(
+        "rates",
+        _facts(
+            ("offered", rate(rates.offered_per_s)),
+            ("confirmed", rate(rates.confirmed_per_s)),
+            ("processed", rate(rates.processed_per_s)),
+            ("refused", rate(rates.nacked_per_s), "red" if rates.nacked_per_s else ""),
+        ),
+    )
+    wait, limit = seen.queue_wait, _threshold(seen, "queue wait p99")
+    colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
+    grid.add_row(
+        "wait",
+        _facts(
+            ("p50", duration(wait.p50_s)),
+            ("p95", duration(wait.p95_s)),
+            ("p99", duration(wait.p99_s), colour),
+            ("work", duration(seen.service.mean_s)),
+            ("confirm", duration(seen.confirm_latency.p50_s)),
+        ),
+    )
+    grid.add_row(
+        "totals",
+        _facts(
+            ("confirmed", amount(totals.confirmed)),
+            ("processed", amount(totals.processed)),
+            ("rejected", amount(totals.rejected), "red" if totals.rejected else ""),
+            ("dead-lettered", amount(totals.dead_lettered), "red" if totals.dead_lettered else ""),
+        ),
+    )
+    if seen.broker is not None:
+        grid.add_row("broker", _broker_facts(seen))
+    return panel(grid, "Flow")
+
+
+def law_card(seen: Snapshot) -> list[Panel]:
+    """Return what the law allows and why; nothing without a producer."""
+    law = seen.law
+    if law is None:
+        return []
+    allowed, target = seen.pacing_rate_per_s or 0.0, seen.target_rate_per_s or 0.0
+    share = min(1.0, allowed / target) if target else 1.0
+    filled = round(share * _BAR_CELLS)
+    text = Text(f"{clean(law.strategy)} ", "bold")
+    text.append("no limit" if isinf(allowed) else f"allows {rate(allowed)}", "none")
+    text.append(f" of {rate(target)} offered ", "none")
+    text.append("█" * filled, "green").append("░" * (_BAR_CELLS - filled), "dim")
+    text.append(f" {percent(share)}", "none")
+    if seen.bottleneck_per_s is not None:
+        text.append(f"  bottleneck {rate(seen.bottleneck_per_s)}", "none")
+    if law.reason:
+        text.append(f"\n{clean(law.id)}: {clean(law.reason)}", "none")
+    return [panel(text, "Law")]
+
+
+def _broker_facts(seen: Snapshot) -> Text:
+    broker = seen.broker
+    assert broker is not None
+    memory = UNKNOWN
+    if broker.memory_bytes is not None:
+        memory = f"{binary_bytes(broker.memory_bytes)} of {binary_bytes(broker.memory_limit_bytes)}"
+    limit = _threshold(seen, "broker memory")
+    colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
+    alarms = [name for name, on in (("memory", broker.memory_alarm), ("disk", broker.disk_alarm)) if on]
+    facts = _facts(("memory", memory, colour), ("connections", amount(len(broker.connections))))
+    return facts.append(f"  ■ {' and '.join(alarms)} alarm", "bold red") if alarms else facts
+
+
+def _threshold(seen: Snapshot, name: str) -> Threshold | None:
+    return next((threshold for threshold in seen.thresholds if threshold.name == name), None)
+
+
+def _facts(*facts: tuple[str, ...]) -> Text:
+    """Return "name value" pairs in a line; a third element is the value's colour."""
+    return Text("  ").join(
+        Text.assemble((f"{name} ", "dim"), (value, style[0] if style else "")) for name, value, *style in facts
+    )

@@ -1,0 +1,182 @@
+// The live page: draws what the monitor streams. Everything that comes from other processes is set as text, never as HTML.
+
+const KEPT_MS = 15 * 60 * 1000;
+const UNKNOWN = "–";
+const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
+const CHARTS = {
+  "chart-depth": [["ready", "ready"], ["unacked", "unacked"]],
+  "chart-rates": [["offered", "offered_per_s"], ["confirmed", "confirmed_per_s"], ["processed", "processed_per_s"], ["bottleneck", "bottleneck_per_s"]],
+  "chart-wait": [["p50", "wait_p50_s", 1000], ["p95", "wait_p95_s", 1000], ["p99", "wait_p99_s", 1000]],
+  "chart-pace": [["target", "target_per_s"], ["allowed", "allowed_per_s"]],
+};
+
+let points = [];
+
+const element = (id) => document.getElementById(id);
+
+function amount(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["K", 1e3]]) {
+    const scaled = value / size;
+    if (scaled >= 0.9995) return scaled.toFixed(scaled < 99.95 ? 1 : 0).replace(/\.0$/, "") + unit;
+  }
+  return value.toFixed(value > 0 && value < 9.95 ? 1 : 0).replace(/\.0$/, "");
+}
+
+const rate = (value) => (value === null ? UNKNOWN : `${amount(value)}/s`);
+const mebibytes = (bytes) => (bytes === null ? UNKNOWN : `${(bytes / 1048576).toFixed(0)} MiB`);
+const percent = (share) => (share === null ? UNKNOWN : `${(100 * share).toFixed(0)} %`);
+
+function duration(seconds) {
+  if (seconds === null) return UNKNOWN;
+  if (seconds < 0.001) return `${(seconds * 1e6).toFixed(0)} µs`;
+  if (seconds < 1) return `${(seconds * 1e3).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
+  return seconds < 120 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : `${(seconds / 60).toFixed(0)} min`;
+}
+
+function say(id, text, mood = "") {
+  element(id).textContent = text;
+  element(id).className = mood;
+}
+
+function thresholdMood(now, name) {
+  const threshold = now.thresholds.find((item) => item.name === name);
+  if (!threshold || threshold.value === null) return "";
+  return threshold.breached ? "bad" : threshold.value > threshold.limit / 2 ? "warn" : "good";
+}
+
+function showTiles(now) {
+  const work = now.queues[now.work_queue];
+  const { rates, totals } = now;
+  say("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
+  say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked` : `no ${now.work_queue} yet`);
+  say("in", rate(rates.confirmed_per_s ?? work?.published_per_s ?? null));
+  say("offered", `of ${rate(rates.offered_per_s)} offered`);
+  say("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
+  say("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
+  say("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
+  say("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
+  const producer = now.producers.reduce((a, b) => (a && (a.pacing_rate_per_s ?? Infinity) <= (b.pacing_rate_per_s ?? Infinity) ? a : b), null);
+  say("allowed", producer ? (now.pacing_rate_per_s === null ? "no limit" : rate(now.pacing_rate_per_s)) : UNKNOWN);
+  say("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
+  const lost = totals.rejected + totals.dead_lettered;
+  say("trouble", amount(lost), lost ? "bad" : "good");
+  say("trouble-parts", `${amount(totals.rejected)} rejected, ${amount(totals.dead_lettered)} dead-lettered, ${amount(totals.nacked)} nacks`);
+}
+
+function showState(now) {
+  const broker = now.sources.find((source) => source.name === "broker");
+  say("state", broker.ok ? "live" : `waiting: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
+  const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
+  const memory = now.broker?.memory_percent == null ? "" : ` · memory ${now.broker.memory_percent.toFixed(0)} % of its limit`;
+  element("address").textContent = now.address + product + memory;
+}
+
+function showAdvice(advice) {
+  element("advice").hidden = advice.length === 0;
+  element("advice").replaceChildren(...advice.map((sentence) => Object.assign(document.createElement("p"), { textContent: `→ ${sentence}` })));
+}
+
+const BAD = new Set(["nacked", "blocked", "breached", "vanished", "source_lost"]);
+const GOOD = new Set(["unblocked", "recovered", "nacks_over", "source_back"]);
+
+function showEvents(events) {
+  if (!events.length) return;
+  element("events").replaceChildren(...events.slice().reverse().map((event) => {
+    const item = document.createElement("li");
+    item.className = BAD.has(event.kind) ? "bad" : GOOD.has(event.kind) ? "good" : "";
+    const time = Object.assign(document.createElement("time"), { textContent: new Date(event.at_ns / 1e6).toLocaleTimeString() });
+    item.append(time, event.text);
+    return item;
+  }));
+}
+
+function showTable(id, columns, rows) {
+  const row = (cells, tag) => {
+    const line = document.createElement("tr");
+    line.append(...cells.map((cell, index) => Object.assign(document.createElement(tag), { textContent: cell, className: columns[index][1] ?? "" })));
+    return line;
+  };
+  element(id).replaceChildren(row(columns.map(([heading]) => heading), "th"), ...rows.map((cells) => row(cells, "td")));
+}
+
+function showTables(now) {
+  showTable("queues", [["queue"], ["depth"], ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"]],
+    Object.values(now.queues).map((queue) => [
+      queue.name, amount(queue.depth), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
+      rate(queue.published_per_s), rate(queue.delivered_per_s), rate(queue.acked_per_s),
+    ]));
+  showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],
+    now.processes.map((process) => [
+      process.role, process.id, process.pid, rate(process.rate_per_s), mebibytes(process.rss_bytes),
+      percent(process.cpu_share), `${duration(process.age_s)} ago`,
+    ]));
+}
+
+function layout(legend = { orientation: "h", y: 1.16 }) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];
+  const now = points.length ? points[points.length - 1].at_ms : Date.now();
+  const axis = { gridcolor: line, linecolor: line, zeroline: false, fixedrange: true };
+  const oldest = points.length ? points[0].at_ms : now;
+  return {
+    margin: { l: 48, r: 8, t: 4, b: 28 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
+    font: { color: ink, size: 12 }, showlegend: true, legend, hovermode: "x unified",
+    xaxis: { ...axis, type: "date", tickformat: "%H:%M:%S", nticks: 6, range: [new Date(Math.min(oldest, now - 60000)), new Date(now)] },
+    yaxis: { ...axis, rangemode: "tozero" },
+  };
+}
+
+const trace = (name, index, y) => ({
+  name, y, x: points.map((point) => new Date(point.at_ms)), mode: "lines", line: { width: 1.8, color: COLOURS[index % COLOURS.length] },
+});
+const scaled = (value, factor) => (value === null ? null : value * factor);
+
+function draw() {
+  if (document.hidden || !window.Plotly) return;
+  const options = { displayModeBar: false, responsive: true };
+  for (const [id, series] of Object.entries(CHARTS)) {
+    const traces = series.map(([name, key, factor = 1], index) => trace(name, index, points.map((point) => scaled(point[key], factor))));
+    Plotly.react(id, traces, layout(), options);
+  }
+  const names = [...new Set(points.flatMap((point) => Object.keys(point.memory_bytes)))];
+  const memory = names.map((name, index) => trace(name, index, points.map((point) => scaled(point.memory_bytes[name] ?? null, 1 / 1048576))));
+  Plotly.react("chart-memory", memory, layout({ orientation: "v", x: 1.01 }), options);
+}
+
+function keep(point) {
+  points.push(point);
+  while (points[0].at_ms < point.at_ms - KEPT_MS) points.shift();
+}
+
+function listen() {
+  const stream = new EventSource("/api/stream");
+  stream.addEventListener("history", (event) => {
+    points = JSON.parse(event.data);
+    draw();
+  });
+  stream.addEventListener("tick", (event) => {
+    const { point, now, advice } = JSON.parse(event.data);
+    keep(point);
+    showState(now);
+    showTiles(now);
+    showAdvice(advice);
+    showEvents(now.events);
+    showTables(now);
+    draw();
+  });
+  stream.onerror = () => say("state", "the monitor does not answer; trying again", "pill bad");
+}
+
+element("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+  draw();
+});
+const chosen = localStorage.getItem("theme");
+if (chosen) document.documentElement.dataset.theme = chosen;
+document.addEventListener("visibilitychange", draw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+listen();
