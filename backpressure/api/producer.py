@@ -6,6 +6,7 @@ silent loss: 429 when the bounded queue is full, 503 when the broker is away.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -152,6 +153,7 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
     serve_basics(app, producer_registry(engine.report))
+    one_at_a_time = asyncio.Lock()  # a request changes the settings that the one before it left
     refusals: dict[int | str, dict[str, Any]] = {
         429: {"description": "the bounded queue is full; try again after Retry-After seconds"},
         503: {"description": "the broker is away or blocks publishing"},
@@ -186,7 +188,8 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
     @app.post("/admin/config")
     async def configure(request: ConfigRequest) -> dict[str, Any]:
         """Change settings of the running producer: all that are named, or none."""
-        await engine.reconfigure(replaced(engine.settings, request.changes(engine.settings)))
+        async with one_at_a_time:
+            await engine.reconfigure(replaced(engine.settings, request.changes(engine.settings)))
         return {"status": "success", "config": public_settings(engine.settings)}
 
     @app.post("/admin/clear-queue")

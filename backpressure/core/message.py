@@ -115,7 +115,7 @@ class Metadata:
     def read(cls, message: Message) -> Metadata:
         """Return what is known about ``message``; malformed values count as unknown."""
         headers = message.headers
-        ids = parse_message_id(message.message_id)
+        ids = _ids(headers) or parse_message_id(message.message_id)
         sent_ns = _integer(headers.get("sent_ns"))
         if sent_ns is None and message.timestamp_s is not None:
             sent_ns = message.timestamp_s * 1_000_000_000
@@ -142,6 +142,14 @@ class Metadata:
             "traceparent": self.traceparent,
         }
         return {name: value for name, value in known.items() if value is not None}
+
+
+def _ids(headers: Mapping[str, HeaderValue]) -> tuple[int, int] | None:
+    """Return (session, sequence) from the headers, where a message has them whose id its sender chose."""
+    session, sequence = _integer(headers.get("session")), _integer(headers.get("sequence"))
+    if session is None or sequence is None or not (0 <= session <= MAX_SESSION and 0 <= sequence <= MAX_SEQUENCE):
+        return None
+    return session, sequence
 
 
 def _integer(value: object) -> int | None:

@@ -95,19 +95,20 @@ class Pacing:
         await self._probe.stop()
         await self._feedback.stop()
 
+    @staticmethod
+    def check(settings: Settings) -> None:
+        """Raise `ConfigError` for a law or a parameter that there is not."""
+        create(settings.producer.strategy, law_config(settings))
+
     def reconfigure(self, settings: Settings) -> None:
         """Go on with another law or other parameters; a law that stays as it is keeps its memory.
 
         Raises `ConfigError` before anything has changed.
         """
-        before = self._producer_law
-        self._producer_law = (settings.producer.strategy, law_config(settings))
-        if self._producer_law != before:
-            try:
-                self._law = create(*self._producer_law)
-            except Exception:
-                self._producer_law = before
-                raise
+        law = (settings.producer.strategy, law_config(settings))
+        if law != self._producer_law:
+            self._law = create(*law)
+            self._producer_law = law
 
     def report(self) -> None:
         """Send the producer's counters to everybody."""

@@ -134,6 +134,7 @@ class ProducerEngine:
 
     async def close(self) -> None:
         """Journal what stayed open, send the last report, close the connections."""
+        self._stopping = True  # nothing requested from now on would ever be sent
         self._outbox.abandon()
         self._pacing.report()
         await self._queues.stop()
@@ -298,8 +299,10 @@ class ProducerEngine:
             messages: (message id or None for one of ours, body, work asked of the consumer in seconds or None).
 
         Raises:
-            NotConnectedError: no broker, or it blocks publishing.
+            NotConnectedError: no broker, or it blocks publishing, or the producer is about to end.
         """
+        if self._stopping:
+            raise NotConnectedError("the producer is stopping")
         if self.blocked:
             raise NotConnectedError("the broker blocks publishing")
         if not self._connected or not self._queues.in_place:
@@ -330,17 +333,17 @@ class ProducerEngine:
     async def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings: rate, strategy and its parameters, queue bound, batch, window, payload.
 
+        One call at a time: each replaces all settings.
+
         Raises:
             ConfigError, TransportError: nothing was changed.
         """
-        old, self.settings = self.settings, settings
-        try:
-            if (settings.queue.max_length, settings.queue.overflow) != (old.queue.max_length, old.queue.overflow):
-                await self._set_bound(settings)
-            self._pacing.reconfigure(settings)
-        except Exception:
-            self.settings = old
-            raise
+        old = self.settings.queue
+        self._pacing.check(settings)  # what can be wrong is found out before the broker is asked
+        if (settings.queue.max_length, settings.queue.overflow) != (old.max_length, old.overflow):
+            await self._set_bound(settings)
+        self.settings = settings
+        self._pacing.reconfigure(settings)
         now = self._clock.now()
         if not self.paused:
             self._schedule.set_rate(settings.producer.rate, now)
