@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, TransportError
@@ -143,7 +144,7 @@ class Link:
     async def _connect(self) -> Connection:
         try:
             connection = await Connection.dial(connection_parameters(self._broker, self._name))
-        except (AMQPError, OSError) as error:
+        except (AMQPError, AMQPConnectorException) as error:
             raise dial_error(error, self.address) from error
         try:
             await self._set_up(connection)

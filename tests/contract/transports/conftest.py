@@ -185,7 +185,7 @@ class CutProxy:
         return self._broker._replace(netloc=f"guest:guest@127.0.0.1:{self._port}").geturl()
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self.serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
@@ -200,7 +200,7 @@ class CutProxy:
         self.cut()
         await asyncio.gather(*self._lines)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = asyncio.current_task()
         assert line is not None
         self._lines.add(line)
