@@ -115,8 +115,6 @@ def test_a_message_under_an_id_of_the_callers_is_known_to_the_ledger_on_both_sid
 
 
 def test_session_and_sequence_out_of_range_in_the_headers_of_a_stranger_count_as_unknown() -> None:
-    from backpressure.core.message import MAX_SESSION, Message
-
     pairs: list[tuple[HeaderValue, HeaderValue]]
     pairs = [(-1, 1), (MAX_SESSION + 1, 1), (1, -1), (True, 1), ("1", 1), (1, None)]
     for session, sequence in pairs:
