@@ -387,7 +387,10 @@ class ConsumerEngine:
             report = self.report()
             self._prefetch.tick(report, self._clock.now())
             self._feedback.send(encode(report))
-            await asyncio.sleep(self.settings.feedback.interval_ms / 1000)
+            interval_s = self.settings.feedback.interval_ms / 1000
+            due_at = self._clock.now() + interval_s
+            await asyncio.sleep(interval_s)
+            self._prefetch.stalled(self._clock.now() - due_at, self._clock.now())
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

@@ -3,6 +3,10 @@
 The round trip is measured where it shows: when the prefetch was used up, the time from an acknowledgement to the next
 delivery is one round trip, plus whatever time the queue was empty. The smallest of recent samples is therefore the
 round trip itself (the windowed minimum of BBR's RTprop; Cardwell et al., "BBR", ACM Queue 2016).
+
+That is the least it can be. On a machine with other work to do, a process is now and then not run for tens of
+milliseconds, and whoever holds nothing then has lost that time for good. How long such stalls last shows in how late
+the process's own timers fire: the longest of the last seconds, twice (the broker is stalled too), is added.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ _ASIDE_STEP = 16  # room for failed messages grows in steps: each change costs a
 _MOST_ASIDE = 1024
 _RESIZE_EVERY_S = 1.0
 _ASSUMED_ROUND_TRIP_S = 0.005  # until it is measured
+_LEAST_CUSHION_S = 0.02  # timers of a quiet machine are a few milliseconds late
+_MOST_CUSHION_S = 0.2
 
 
 class PrefetchControl:
@@ -36,6 +42,7 @@ class PrefetchControl:
         self._aside = 0
         self._starving_since: float | None = None
         self._round_trips: deque[tuple[float, float]] = deque()
+        self._stalls: deque[tuple[float, float]] = deque()
         self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
 
     @property
@@ -48,6 +55,8 @@ class PrefetchControl:
         if settings.prefetch != self._settings.prefetch:
             self._sizer = PrefetchSizer()
             self._change(self._initial(settings), self._aside)
+        elif settings.prefetch == "auto":
+            self._change(max(self._base, self._initial(settings)), self._aside)  # about to be faster: do not starve
         self._settings = settings
 
     def set_aside(self, waiting: int) -> None:
@@ -69,6 +78,12 @@ class PrefetchControl:
         while now - self._round_trips[0][0] > _WINDOW_S:
             self._round_trips.popleft()
 
+    def stalled(self, late_s: float, now: float) -> None:
+        """A timer fired ``late_s`` after its time."""
+        self._stalls.append((now, late_s))
+        while now - self._stalls[0][0] > _WINDOW_S:
+            self._stalls.popleft()
+
     def tick(self, report: ConsumerReport, now: float) -> None:
         """Size the prefetch anew from the last second's service times; does nothing when it is fixed."""
         if self._settings.prefetch != "auto":
@@ -82,10 +97,14 @@ class PrefetchControl:
             return
         self._last = (now, report.processed, report.service_sum_s)
         service_s = (report.service_sum_s - service_sum_s) / done
-        if self._round_trips and service_s > 0:
-            round_trip_s = min(sample for _, sample in self._round_trips)
-            base = self._sizer.update(1 / service_s, round_trip_s, service_s, now)
+        if service_s > 0:
+            round_trip_s = min((sample for _, sample in self._round_trips), default=_ASSUMED_ROUND_TRIP_S)
+            base = self._sizer.update(1 / service_s, round_trip_s + self._cushion_s(), service_s, now)
             self._change(base, self._aside)
+
+    def _cushion_s(self) -> float:
+        longest_s = max((late_s for _, late_s in self._stalls), default=0.0)
+        return min(_MOST_CUSHION_S, max(_LEAST_CUSHION_S, 2 * longest_s))
 
     def _change(self, base: int, aside: int) -> None:
         before = self.count
@@ -97,4 +116,4 @@ class PrefetchControl:
         if settings.prefetch != "auto":
             return settings.prefetch
         rate_per_s = 1 / settings.mean_service_s if settings.mean_service_s > 0 else settings.rate
-        return ceil(rate_per_s * _ASSUMED_ROUND_TRIP_S) + 2
+        return ceil(rate_per_s * (_ASSUMED_ROUND_TRIP_S + _LEAST_CUSHION_S)) + 2
