@@ -1,0 +1,87 @@
+"""Where the management API is, and the quirks of what it reports."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.management import ConnectionInfo, ManagementClient, QueueInfo, management_url
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://localhost:15672"),
+        ({"host": "broker.example"}, "http://broker.example:15672"),
+        ({"url": "amqp://user:pw@broker.example/v"}, "http://broker.example:15672"),
+        ({"url": "amqp://[::1]:5672"}, "http://[::1]:15672"),
+        ({"url": "amqps://broker.example"}, "https://broker.example:15671"),
+        ({"management_url": "http://elsewhere:1/"}, "http://elsewhere:1"),
+        # beside any other port, 15672 would be somebody else's broker
+        ({"port": 5673}, ""),
+        ({"url": "amqp://broker.example:40001"}, ""),
+        ({"url": "memory://x"}, ""),
+    ],
+)
+def test_the_api_is_given_or_guessed_beside_a_default_port_only(settings: dict[str, Any], url: str) -> None:
+    assert management_url(BrokerSettings.model_validate(settings)) == url
+
+
+def test_without_an_address_there_is_no_client() -> None:
+    assert ManagementClient.of(BrokerSettings(port=5673)) is None
+
+
+def test_erlangs_empty_list_stands_for_an_empty_object() -> None:
+    assert QueueInfo.model_validate({"name": "q", "arguments": [], "effective_policy_definition": []}).arguments == {}
+    assert ConnectionInfo.model_validate({"name": "c", "client_properties": []}).client_name == ""
+
+
+def test_what_a_broker_does_not_report_is_zero() -> None:
+    young = QueueInfo.model_validate({"name": "q", "policy": None})
+    assert (young.messages, young.publish_rate, young.published, young.policy) == (0, 0, 0, "")
+
+
+def answered(handler: Any) -> ManagementClient:
+    client = ManagementClient("http://broker.example:15672")
+    client._http = httpx.AsyncClient(base_url=client.url, transport=httpx.MockTransport(handler))
+    return client
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (httpx.Response(401, json={"error": "not_authorised", "reason": "Login failed"}), AccessRefusedError, "Login"),
+        (httpx.Response(403), AccessRefusedError, "HTTP 403"),
+        (httpx.Response(500, text="<html>"), TransportError, "HTTP 500 Internal Server Error"),
+        (httpx.Response(400, json={"error": "bad_request", "reason": "Validation failed"}), TransportError, "Valid"),
+        (httpx.Response(200, json={"not": "a list"}), TransportError, "something else than expected"),
+        (httpx.Response(200, text="<html>"), TransportError, "something else than expected"),
+    ],
+)
+def test_every_bad_answer_is_an_error_of_ours(answer: httpx.Response, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        asyncio.run(answered(lambda _request: answer).queues())
+
+
+def test_no_answer_is_a_broker_that_is_not_available() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    with pytest.raises(BrokerUnavailableError, match=r"http://broker\.example:15672"):
+        asyncio.run(answered(refuse).overview())
+
+
+def test_names_are_escaped_in_paths() -> None:
+    seen: list[str] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.raw_path.decode())
+        return httpx.Response(204)
+
+    asyncio.run(answered(note).delete_queue("a/b c"))
+    assert seen == ["/api/queues/%2F/a%2Fb%20c"]

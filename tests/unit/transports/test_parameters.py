@@ -1,0 +1,69 @@
+"""What is dialled for which settings."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backpressure.errors import ConfigError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.rabbitmq.parameters import connection_parameters
+
+
+def dialled(**settings: Any) -> tuple[Any, ...]:
+    parameters = connection_parameters(BrokerSettings.model_validate(settings), "test")
+    credentials = parameters.credentials
+    return parameters.host, parameters.port, parameters.virtual_host, credentials.username, credentials.password
+
+
+def test_host_port_and_user_make_the_url() -> None:
+    assert dialled(host="h", port=1, username="u", password="p@/:", virtual_host="a/b") == ("h", 1, "a/b", "u", "p@/:")
+
+
+def test_a_url_wins_and_its_escapes_are_undone() -> None:
+    url = "amqp://some%40one:p%2Fw@broker.example:1234/team%2Fa"
+    assert dialled(url=url, host="other") == ("broker.example", 1234, "team/a", "some@one", "p/w")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/%2F", "/%2f"])
+def test_an_empty_path_is_the_default_virtual_host(path: str) -> None:
+    assert dialled(url=f"amqp://broker.example{path}") == ("broker.example", 5672, "/", "guest", "guest")
+
+
+def test_a_url_without_credentials_takes_them_from_the_settings() -> None:
+    assert dialled(url="amqp://broker.example", username="u", password="p")[-2:] == ("u", "p")
+
+
+def test_patience_and_the_shown_name_come_from_the_settings() -> None:
+    broker = BrokerSettings(heartbeat_s=7, connect_timeout_s=2.5, blocked_timeout_s=40)
+    parameters = connection_parameters(broker, "producer-me-1")
+    assert (parameters.heartbeat, parameters.socket_timeout, parameters.stack_timeout) == (7, 2.5, 2.5)
+    assert parameters.blocked_connection_timeout == 40
+    assert parameters.client_properties["connection_name"] == "producer-me-1"
+
+
+def test_amqps_verifies_host_and_certificate() -> None:
+    parameters = connection_parameters(BrokerSettings(url="amqps://broker.example"), "test")
+    assert parameters.port == 5671
+    assert parameters.ssl_options.server_hostname == "broker.example"
+    assert parameters.ssl_options.context.check_hostname
+    assert parameters.ssl_options.context.verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "cert_file"])
+def test_an_unusable_tls_file_is_a_configuration_error_that_names_it(setting: str, tmp_path: Path) -> None:
+    for file in (tmp_path / "missing.pem", tmp_path / "empty.pem"):
+        (tmp_path / "empty.pem").touch()
+        broker = BrokerSettings.model_validate({"url": "amqps://broker.example", setting: str(file)})
+        with pytest.raises(ConfigError) as caught:
+            connection_parameters(broker, "test")
+        assert (caught.value.key, caught.value.value) == (f"broker.{setting}", str(file))
+
+
+def test_no_password_is_ever_shown() -> None:
+    broker = BrokerSettings(url="amqp://user:s3cret@broker.example")
+    assert "s3cret" not in repr(connection_parameters(broker, "test"))
+    assert "s3cret" not in broker.address()
