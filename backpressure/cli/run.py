@@ -13,14 +13,16 @@ import click
 from rich.console import Console
 
 from backpressure.dashboards.run_lines import RunLines
+from backpressure.dashboards.run_live import RunLive
 from backpressure.dashboards.run_verdict import verdict
 from backpressure.errors import ConfigError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.brokers import parse_choice
 from backpressure.experiments.conclude import conclude
+from backpressure.experiments.document import to_toml
 from backpressure.experiments.junit import to_junit
 from backpressure.experiments.rundir import RunDirectory, create
-from backpressure.experiments.runner import Runner
+from backpressure.experiments.runner import Runner, Watcher
 from backpressure.experiments.summary import Summary
 
 __all__ = ["report", "run", "scenarios"]
@@ -60,7 +62,7 @@ def run(
     if junit is not None and not junit.absolute().parent.is_dir():
         raise ConfigError("--junit", str(junit), "there is no such folder")
     directory = create(runs, plan.name, datetime.now().astimezone())
-    directory.write_scenario(library.to_toml(plan.document))
+    directory.write_scenario(to_toml(plan.document))
     failure: PaceError | None = None
     with _watching(quiet=quiet) as watcher:
         runner = Runner(plan, directory, choice, watcher, _command(scenario, choice.label, assignments, strategy))
@@ -105,10 +107,11 @@ def report(run_folder: Path) -> None:
     _show(conclude(directory), directory, quiet=False)
 
 
-def _watching(*, quiet: bool) -> AbstractContextManager[RunLines]:
+def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
+    console = Console()
     if quiet:
         return nullcontext(RunLines(lambda _: None))
-    return nullcontext(RunLines(click.echo))
+    return RunLive(console) if console.is_terminal else nullcontext(RunLines(click.echo))
 
 
 def _show(summary: Summary, directory: RunDirectory, *, quiet: bool) -> None:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isinf
 
 from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards.format import amount, clean, duration
 
-__all__ = ["RunLines", "per_s"]
+__all__ = ["RunLines"]
 
 _EVERY_S = 2.0
-
-
-def per_s(rate: float | None) -> str:
-    """Return a rate as people read it: "–" when unknown, "∞" without a limit."""
-    if rate is None:
-        return "–"
-    return "∞" if isinf(rate) else f"{rate:.0f}"
 
 
 class RunLines:
@@ -53,14 +46,12 @@ class RunLines:
 
     def noted(self, text: str) -> None:
         """Write it."""
-        self._write(f"· {text}")
+        self._write(f"· {clean(text)}")
 
     def _state(self, snapshot: Snapshot) -> str:
-        queue = snapshot.queues.get(self._queue)
-        rates = snapshot.rates
-        wait_s = snapshot.queue_wait.p99_s
+        queue, rates = snapshot.queues.get(self._queue), snapshot.rates
         return (
-            f"depth {queue.depth if queue else '–':>5}  offered {per_s(rates.offered_per_s):>5}"
-            f"  published {per_s(rates.published_per_s):>5}  processed {per_s(rates.processed_per_s):>5} msg/s"
-            f"  allowed {per_s(snapshot.pacing_rate_per_s):>5}  wait p99 {f'{wait_s * 1000:.0f} ms' if wait_s else '–'}"
+            f"depth {amount(queue.depth if queue else None):>5}  offered {amount(rates.offered_per_s):>5}"
+            f"  published {amount(rates.published_per_s):>5}  processed {amount(rates.processed_per_s):>5} msg/s"
+            f"  allowed {amount(snapshot.pacing_rate_per_s):>5}  wait p99 {duration(snapshot.queue_wait.p99_s)}"
         )

@@ -49,8 +49,15 @@ def _phases(phases: list[Mapping[str, Any]]) -> Table:
 
 def _totals(summary: Mapping[str, Any]) -> Text:
     totals = summary["totals"]
-    names = ("confirmed", "processed", "left_in_queue", "dead_lettered", "dropped", "rejected", "duplicates", "lost")
-    return Text("  " + "  ".join(f"{name.replace('_', ' ')} {_number(totals[name])}" for name in names))
+    lines = (
+        ("confirmed", "processed", "left_in_queue", "dead_lettered"),
+        ("rejected", "dropped", "duplicates", "lost"),
+    )
+    return Text("\n".join(" " + _named(totals, names) for names in lines))
+
+
+def _named(totals: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    return "".join(f"{name.replace('_', ' ')} {_number(totals[name])}  " for name in names).rstrip()
 
 
 def _number(value: float | None) -> str:

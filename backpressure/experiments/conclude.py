@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from backpressure.experiments.analysis import summarise
+from backpressure.experiments.document import to_toml
 from backpressure.experiments.events import Note
-from backpressure.experiments.library import to_toml
 from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Summary

@@ -45,7 +45,8 @@ class Fleet:
 
     async def launch(self) -> None:
         """Start everything that the first phase needs, producers paused; returns when all are ready."""
-        starts = [self._start("consumer") for _ in range(self._settings.consumer.count)]
+        starts = [self._start("monitor")]
+        starts += [self._start("consumer") for _ in range(self._settings.consumer.count)]
         starts += [self._start("producer", paused=True) for _ in range(self._settings.producer.count)]
         await asyncio.gather(*starts)
 

@@ -1,17 +1,16 @@
-"""Finding scenarios: the ones that ship, by name, and the user's own, by path; and writing one down again."""
+"""Finding scenarios: the ones that ship, by name, and the user's own, by path."""
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from backpressure.errors import ConfigError
-from backpressure.experiments.scenario import Scenario, build, merge, parse, parse_assignment
+from backpressure.experiments.document import merge, parse, parse_assignment
+from backpressure.experiments.scenario import Scenario, build
 
-__all__ = ["DEFAULT_SCENARIO", "load", "read", "shipped", "to_toml"]
+__all__ = ["DEFAULT_SCENARIO", "load", "read", "shipped"]
 
 DEFAULT_SCENARIO = "recovery"
 
@@ -44,11 +43,6 @@ def read(target: str) -> str:
         raise ConfigError("scenario", target, f"cannot be read: {error}") from None
 
 
-def to_toml(document: Mapping[str, Any]) -> str:
-    """Return ``document`` as TOML that `parse` reads back to the same value."""
-    return "\n".join(_lines(document, "")) + "\n"
-
-
 def _path(target: str) -> Path:
     known = shipped()
     if target in known:
@@ -59,22 +53,3 @@ def _path(target: str) -> Path:
     near = difflib.get_close_matches(target, known, n=2)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ConfigError("scenario", target, f"no such file or scenario; {hint}there are {', '.join(known)}")
-
-
-def _lines(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    arrays = {key: value for key, value in table.items() if isinstance(value, list)}
-    for key, value in table.items():
-        if key not in tables and key not in arrays:
-            yield f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}"
-    for key, value in tables.items():
-        yield f"\n[{prefix}{_key(key)}]"
-        yield from _lines(value, f"{prefix}{_key(key)}.")
-    for key, items in arrays.items():
-        for item in items:
-            yield f"\n[[{prefix}{_key(key)}]]"
-            yield from _lines(item, f"{prefix}{_key(key)}.")
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)

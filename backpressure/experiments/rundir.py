@@ -21,6 +21,7 @@ from backpressure.core.journal import ConsumerRecord, ProducerRecord, read_recor
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
+from backpressure.experiments.document import parse
 from backpressure.experiments.events import (
     Event,
     LoadChanged,
@@ -32,7 +33,7 @@ from backpressure.experiments.events import (
     read_event,
 )
 from backpressure.experiments.sample import Sample
-from backpressure.experiments.scenario import Scenario, build, parse
+from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.summary import Summary
 
 __all__ = ["REMAINS", "RunDirectory", "RunFacts", "create"]

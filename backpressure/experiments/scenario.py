@@ -7,9 +7,8 @@ once processes run. Every mistake is a `ConfigError` that names file, key, value
 from __future__ import annotations
 
 import difflib
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, get_args
@@ -17,12 +16,21 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from backpressure.config import find_field, replaced
+from backpressure.core.controllers import create
+from backpressure.engines.pacing import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.summary import metric_paths
 from backpressure.settings import Settings
 
-__all__ = ["Phase", "Scenario", "Until", "build", "merge", "parse", "parse_assignment"]
+__all__ = [
+    "LIVE_SECTIONS",
+    "LIVE_SETTINGS",
+    "Phase",
+    "Scenario",
+    "Until",
+    "build",
+]
 
 Until = Literal["published", "drained", "consumed"]
 
@@ -32,8 +40,30 @@ _CHOSEN_BY_RUNNER = {
     "process": "`pace run` sets these itself",
 }
 _SECTIONS = [name for name in Settings.model_fields if name not in _CHOSEN_BY_RUNNER]
-_LIVE_SECTIONS = {"producer", "consumer", "control", "retry"}
-_LIVE_QUEUE_KEYS = {"queue.max_length", "queue.overflow"}
+LIVE_SECTIONS = {"control", "retry"}
+"""Sections of which a phase may change every key."""
+LIVE_SETTINGS = {
+    "producer.count",
+    "producer.rate",
+    "producer.strategy",
+    "producer.batch_size",
+    "producer.confirm_window",
+    "producer.on_nack",
+    "producer.payload_bytes",
+    "producer.text",
+    "producer.processing_time_s",
+    "producer.weight",
+    "consumer.count",
+    "consumer.rate",
+    "consumer.distribution",
+    "consumer.processing_min_ms",
+    "consumer.processing_max_ms",
+    "consumer.prefetch",
+    "consumer.failure_rate",
+    "queue.max_length",
+    "queue.overflow",
+}
+"""What else a phase may change: what the control APIs, the supervisor and the broker can change in a running system."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -73,6 +103,10 @@ class Scenario:
         """The longest the phases may take."""
         return sum(phase.duration_s for phase in self.phases)
 
+    def shortened(self, duration_s: float) -> Scenario:
+        """Return the scenario with only ``duration_s`` of its first phase: to see whether it runs at all."""
+        return replace(self, phases=(replace(self.phases[0], duration_s=duration_s),))
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -101,40 +135,6 @@ _ScenarioDocument = create_model(
 )
 
 
-def parse(text: str, source: str) -> dict[str, Any]:
-    """Return the document in ``text``; raises `ConfigError` naming ``source`` and the line when it is not TOML."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("scenario", source, f"not valid TOML: {error}") from None
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Return key and value of ``key=value``: a TOML value where it is one, else the text itself."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError("--set", text, "expected key=value, for example producer.rate=500")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
-
-
-def merge(document: Mapping[str, Any], assignments: Iterable[tuple[str, Any]], source: str) -> dict[str, Any]:
-    """Return ``document`` with dotted keys set: ``seed``, ``section.key``, ``phase.NAME.key``, ``expect.METRIC``."""
-    result: dict[str, Any] = _copied(document)
-    for key, value in assignments:
-        head, _, rest = key.partition(".")
-        if head == "expect":
-            result.setdefault("expect", {})[rest] = value
-        elif head == "phase":
-            name, _, inner = rest.partition(".")
-            _assign(_phase_table(result, name, key, value, source), inner, key, value)
-        else:
-            _assign(result, key, key, value)
-    return result
-
-
 def build(document: Mapping[str, Any], source: str) -> Scenario:
     """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
     head = _checked(_ScenarioDocument, document, "", source)
@@ -157,12 +157,12 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
             raise ConfigError(f"{where}.until", part.until, allowed, source)
         phases.append(Phase(part.name, part.duration_s, part.until, settings, changes))
     expectations = _expectations(head.expect, phases, source)
-    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, _copied(document))
+    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document)
 
 
 _NO_FAULTS = (
-    "faults cannot be injected yet; what a phase can change: consumer.count and producer.count (stop and start "
-    "processes), queue.max_length, queue.overflow and any setting of producer, consumer, control and retry"
+    "faults cannot be injected yet; what a phase can do: stop and start processes (consumer.count, producer.count), "
+    "bound the queue (queue.max_length), slow work down (consumer.rate), make it fail (consumer.failure_rate)"
 )
 
 
@@ -204,15 +204,26 @@ def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[
 
 def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: str) -> Settings:
     try:
-        return replaced(settings, wanted, source)
+        changed = replaced(settings, wanted, source)
+        _check_law(changed)
     except ConfigError as error:
-        raise ConfigError(f"{where}.{error.key}", error.value, error.allowed, source) from None
+        inner = f"{where}.{error.key}" if error.key in wanted else error.key
+        raise ConfigError(inner, error.value, error.allowed, source) from None
+    return changed
+
+
+def _check_law(settings: Settings) -> None:
+    if ":" not in settings.producer.strategy:  # a class of the user's own is imported where it runs, in the producers
+        create(settings.producer.strategy, law_config(settings))
 
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:
     for key, value in changes.items():
-        if key.split(".")[0] not in _LIVE_SECTIONS and key not in _LIVE_QUEUE_KEYS:
-            allowed = "cannot change while the run goes on: set it at the top of the file, or in the first phase"
+        if key.split(".")[0] not in LIVE_SECTIONS and key not in LIVE_SETTINGS:
+            allowed = (
+                "cannot change while the run goes on: set it at the top of the file. A phase can change "
+                f"{', '.join(sorted(LIVE_SETTINGS))} and every key of {', '.join(sorted(LIVE_SECTIONS))}"
+            )
             raise ConfigError(f"{where}.{key}", value, allowed, source)
 
 
@@ -242,27 +253,3 @@ def _problem(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> tupl
         return None, "is required"
     message = str(error["msg"])
     return error["input"], f"{message[0].lower()}{message[1:]}"
-
-
-def _phase_table(document: Mapping[str, Any], name: str, key: str, value: object, source: str) -> dict[str, Any]:
-    tables = [table for table in document.get("phase", []) if isinstance(table, dict)]
-    for table in tables:
-        if table.get("name") == name:
-            return table
-    names = ", ".join(str(table.get("name")) for table in tables)
-    raise ConfigError(key, value, f"{source} has no phase {name!r}; there are {names}", "--set")
-
-
-def _assign(table: dict[str, Any], path: str, key: str, value: object) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ConfigError(key, value, f"{parent} is not a table", "--set")
-    table[last] = value
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value

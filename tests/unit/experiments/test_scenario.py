@@ -10,7 +10,8 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
-from backpressure.experiments.scenario import Scenario, build, parse, parse_assignment
+from backpressure.experiments.document import parse, parse_assignment, to_toml
+from backpressure.experiments.scenario import LIVE_SETTINGS, Scenario, build
 
 EXAMPLE = """
 name = "example"
@@ -86,7 +87,7 @@ def test_assignments_reach_settings_phases_seed_and_expectations(tmp_path: Path)
 
 def test_a_scenario_with_overrides_can_be_written_down_and_read_again(tmp_path: Path) -> None:
     scenario = example('producer.text="line\\nbreak"', "expect.wait_ms.p50=< 5", tmp_path=tmp_path)
-    text = library.to_toml(scenario.document)
+    text = to_toml(scenario.document)
     assert tomllib.loads(text) == scenario.document
     assert build(parse(text, "copy"), "copy").phases == scenario.phases
 
@@ -111,7 +112,11 @@ MISTAKES = [
     (["phase.first.duration_s=0"], "phase.first.duration_s", "greater than 0"),
     (["phase.first.until=publishd"], "phase.first.until", "'published', 'drained' or 'consumed'"),
     (["phase.first.until=published", "producer.limit=0"], "phase.first.until", "needs producer.limit"),
-    (["phase.second.fault=kill"], "phase.second.fault", "cannot be injected yet; what a phase can change"),
+    (["phase.second.fault=kill"], "phase.second.fault", "cannot be injected yet; what a phase can do"),
+    (["producer.strategy=pase"], "producer.strategy", "expected one of unbounded"),
+    (["phase.second.producer.strategy=pase"], "phase.second.producer.strategy", "expected one of unbounded"),
+    (["control.parameters.pace.nonsense=1"], "control.parameters.pace.nonsense", "unknown parameter"),
+    (["phase.second.producer.arrivals=poisson"], "phase.second.producer.arrivals", "cannot change while"),
     (["phase.second.queue.type=lazy"], "phase.second.queue.type", "cannot change while the run goes on"),
     (["phase.third.name=first"], "phase.first.name", "a name of its own"),
     (["broker.url=amqp://x"], "broker", "chosen with --broker"),
@@ -156,6 +161,13 @@ def test_a_broken_file_is_one_clear_message(text: str, problem: str, tmp_path: P
     with pytest.raises(ConfigError, match=r"example\.toml") as caught:
         example(text=text, tmp_path=tmp_path)
     assert problem in caught.value.allowed
+
+
+def test_a_phase_may_change_exactly_what_the_control_apis_can() -> None:
+    from backpressure.api import consumer, producer
+
+    by_supervisor = {"producer.count", "consumer.count"}
+    assert by_supervisor | producer.LIVE_SETTINGS | consumer.LIVE_SETTINGS == LIVE_SETTINGS
 
 
 def test_an_unknown_scenario_lists_what_there_is() -> None:

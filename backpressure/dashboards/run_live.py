@@ -1,0 +1,185 @@
+"""A run on a terminal, redrawn in place: where it is, what the loop does, and what the law decided, and why."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards.format import amount, clean, duration
+
+__all__ = ["RunLive", "progress_bar", "sparkline"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_CELL_S = 0.5  # one column of a sparkline
+_CELLS = 300
+_REDRAW_S = 0.2
+_EVENTS = 4
+_CURVES = ("depth", "published/s", "processed/s", "allowed/s", "wait p99 ms")
+_COLOURS = {
+    "depth": "blue",
+    "published/s": "cyan",
+    "processed/s": "green",
+    "allowed/s": "yellow",
+    "wait p99 ms": "magenta",
+}
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """Return the last ``width`` values as bars from 0 to the largest of them; what is unknown is blank."""
+    shown = list(values)[-width:]
+    top = max((value for value in shown if value is not None), default=0.0)
+    if not top:
+        return "".join(" " if value is None else _BARS[0] for value in shown)
+    return "".join(" " if value is None else _BARS[min(7, int(8 * value / top))] for value in shown)
+
+
+def progress_bar(phases: Sequence[tuple[str, float]], current: int, share: float, width: int) -> Text:
+    """Return the phases side by side, as long as they last, with their names; ``share`` of the current one is over."""
+    total = sum(duration_s for _, duration_s in phases)
+    bar = Text()
+    for index, (name, duration_s) in enumerate(phases):
+        cells = max(3, round(width * duration_s / total) - 1)
+        done = cells if index < current else round(cells * share) if index == current else 0
+        label = f" {name} "[:cells].ljust(cells)
+        bar.append(label[:done], "black on green" if index < current else "black on cyan")
+        bar.append(label[done:], "reverse dim" if index == current else "dim on grey19")
+        bar.append(" ")
+    return bar
+
+
+class RunLive:
+    """Watches a run; a context manager that owns the terminal meanwhile."""
+
+    def __init__(self, console: Console) -> None:
+        """``console`` must be a terminal."""
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._title = ""
+        self._broker = ""
+        self._queue = ""
+        self._phases: Sequence[tuple[str, float]] = ()
+        self._phase = -1
+        self._phase_began = 0.0
+        self._drawn_at = 0.0
+        self._snapshot: Snapshot | None = None
+        self._curves: dict[str, deque[float | None]] = {name: deque(maxlen=_CELLS) for name in _CURVES}
+        self._cell = -1
+        self._events: deque[str] = deque(maxlen=_EVENTS)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
+        """Name the run."""
+        self._title, self._broker, self._queue, self._phases = clean(title), broker, queue, phases
+
+    def phase_began(self, index: int) -> None:
+        """Move on to the next phase."""
+        self._phase, self._phase_began = index, time.monotonic()
+
+    def sampled(self, snapshot: Snapshot) -> None:
+        """Take in a snapshot; redraw a few times a second."""
+        self._snapshot = snapshot
+        self._remember(snapshot)
+        self._draw()
+
+    def noted(self, text: str) -> None:
+        """Show it among the latest events."""
+        self._events.append(clean(text))
+        self._draw(now=True)
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        queue = snapshot.queues.get(self._queue)
+        wait_s = snapshot.queue_wait.p99_s
+        allowed = snapshot.pacing_rate_per_s
+        values = (
+            float(queue.depth) if queue else None,
+            snapshot.rates.published_per_s,
+            snapshot.rates.processed_per_s,
+            None if allowed == float("inf") else allowed,
+            None if wait_s is None else wait_s * 1000,
+        )
+        cell = int(snapshot.at_ns / 1e9 / _CELL_S)
+        for name, value in zip(_CURVES, values, strict=True):
+            if cell == self._cell:
+                self._curves[name].pop()
+            self._curves[name].append(value)
+        self._cell = cell
+
+    def _draw(self, *, now: bool = False) -> None:
+        moment = time.monotonic()
+        if now or moment - self._drawn_at >= _REDRAW_S:
+            self._drawn_at = moment
+            self._live.update(self._picture(moment), refresh=True)
+
+    def _picture(self, moment: float) -> RenderableType:
+        events = Text("\n".join(f"· {event}" for event in self._events), "dim", no_wrap=True, overflow="ellipsis")
+        if self._snapshot is None:
+            return events
+        width = self._console.width - 4
+        return Panel(
+            Group(self._progress(moment, width), "", self._loop(self._snapshot, width), "", self._law(), "", events),
+            title=self._title.partition(":")[0],
+            subtitle=self._broker,
+            border_style="dim",
+        )
+
+    def _progress(self, moment: float, width: int) -> Text:
+        if self._phase < 0:
+            return Text("starting", "dim")
+        name, duration_s = self._phases[self._phase]
+        elapsed_s = moment - self._phase_began
+        bar = progress_bar(self._phases, self._phase, min(1.0, elapsed_s / duration_s), width - 30)
+        clock = Text(f" {name} {min(elapsed_s, duration_s):.0f} of {duration_s:g} s", "bold")
+        return Text.assemble(bar, clock, no_wrap=True, overflow="ellipsis")
+
+    def _loop(self, snapshot: Snapshot, width: int) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for name, curve in self._curves.items():
+            latest = amount(curve[-1]) if curve else "–"
+            if name == "allowed/s" and snapshot.pacing_rate_per_s is not None:
+                latest = amount(snapshot.pacing_rate_per_s)
+            line = Text(sparkline(curve, width - 24), _COLOURS[name], no_wrap=True)
+            table.add_row(Text(name, "dim"), Text(f"{latest:>6}", "bold"), line)
+        totals = snapshot.totals
+        queue_wait = snapshot.queue_wait
+        facts = (
+            f"offered {amount(totals.offered)} · confirmed {amount(totals.confirmed)} · "
+            f"processed {amount(totals.processed)} · nacked {amount(totals.nacked)} · "
+            f"rejected {amount(totals.rejected)} · redelivered {amount(totals.redelivered)} · "
+            f"dead-lettered {amount(totals.dead_lettered)}"
+        )
+        alive = (
+            f"producers {len(snapshot.producers)} · consumers {len(snapshot.consumers)} · "
+            f"wait p50 {duration(queue_wait.p50_s)} · confirm p99 {duration(snapshot.confirm_latency.p99_s)}"
+        )
+        grid = Table.grid()
+        for row in (table, "", Text(facts, no_wrap=True, overflow="ellipsis"), Text(alive, "dim")):
+            grid.add_row(row)
+        return grid
+
+    def _law(self) -> Text:
+        law = self._snapshot.law if self._snapshot else None
+        if law is None:
+            return Text("no producer", "dim")
+        decision = f"allows {amount(law.pacing_rate_per_s)} of {amount(law.target_rate_per_s)} msg/s"
+        parts: list[str | tuple[str, str]] = [
+            (f"law {clean(law.strategy)} ", "bold"),
+            f"{decision}: {clean(law.reason)}",
+        ]
+        if law.blocked:
+            parts.append(("  the broker blocks publishing", "bold red"))
+        return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
