@@ -15,6 +15,8 @@ _COMMANDS = {
     "run": "run:run",
     "scenarios": "run:scenarios",
     "report": "run:report",
+    "compare": "compare:compare",
+    "simulate": "simulate:simulate",
     "producer": "producer:producer",
     "consumer": "consumer:consumer",
     "monitor": "monitor:monitor",

@@ -17,6 +17,7 @@ class PlantProducer:
 
     Attributes:
         demand_per_s: what its schedule offers; may be changed at any time.
+        limit: it stops after this many messages; 0: never.
         decision: the law's last one.
         arrived, nacked, rejected: messages the queue took, refused, and that were given up after a refusal.
     """
@@ -35,6 +36,7 @@ class PlantProducer:
         """See `Plant.add_producer`."""
         self.law = law
         self.demand_per_s = demand_per_s
+        self.limit = 0
         self.decision = Decision(0.0, "not asked yet")
         self.arrived = 0
         self.nacked = 0
@@ -79,6 +81,8 @@ class PlantProducer:
         self._waiting = min(self._waiting + due, max(1.0, due, self.demand_per_s * self._burst_s))
         tokens = self._bucket.available(end_s)
         count = int(min(self._waiting, tokens))
+        if self.limit:
+            count = min(count, self.limit - self.arrived - self.rejected)
         self._limited = self._limited and self._waiting < tokens
         if self._bucket.rate_per_s == inf:
             times = [start_s + (end_s - start_s) * (number + 1) / count for number in range(count)]

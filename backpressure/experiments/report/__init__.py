@@ -7,22 +7,16 @@ from the installed package, never imported: that would cost seconds.
 from __future__ import annotations
 
 import json
-import re
-from importlib.util import find_spec
-from pathlib import Path
 
-from backpressure.errors import ExperimentError
 from backpressure.experiments.analysis import Recording
 from backpressure.experiments.events import Note
 from backpressure.experiments.report import tables
+from backpressure.experiments.report.page import asset, fill, plotly_script
 from backpressure.experiments.report.series import chart_data
 from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Summary
 
 __all__ = ["render"]
-
-_HERE = Path(__file__).parent
-_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render(
@@ -32,7 +26,7 @@ def render(
     data = json.dumps(chart_data(recording), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": tables.escape(f"{summary.scenario}: {summary.verdict}"),
-        "style": _asset("page.css"),
+        "style": asset("page.css"),
         "header": tables.header(summary, description),
         "expectations": tables.expectations(summary),
         "tiles": tables.tiles(summary),
@@ -42,18 +36,7 @@ def render(
         "notes": tables.notes(notes, recording.start_ns),
         "setup": tables.setup(facts, scenario_toml),
         "data": data,
-        "plotly": _plotly(),
-        "script": _asset("page.js"),
+        "plotly": plotly_script(),
+        "script": asset("page.js"),
     }
-    return _PLACEHOLDER.sub(lambda match: parts[match[1]], _asset("page.html"))
-
-
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    spec = find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise ExperimentError("plotly is not installed, so there is no script for the charts: pip install plotly")
-    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return fill(asset("page.html"), parts)

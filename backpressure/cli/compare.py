@@ -1,0 +1,170 @@
+"""``pace compare``: the league of control laws on identical traces."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from backpressure.core.controllers import LAWS
+from backpressure.dashboards.run_lines import RunLines
+from backpressure.errors import ConfigError, ExperimentError
+from backpressure.experiments import library
+from backpressure.experiments.analysis import Recording, summarise
+from backpressure.experiments.brokers import BrokerChoice, parse_choice
+from backpressure.experiments.conclude import conclude
+from backpressure.experiments.document import to_toml
+from backpressure.experiments.league import League, Standing, rank
+from backpressure.experiments.oracle import oracle
+from backpressure.experiments.report.league import render_league
+from backpressure.experiments.rundir import create
+from backpressure.experiments.runner import Runner
+from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.simulate import simulate
+from backpressure.experiments.summary import Summary
+
+__all__ = ["compare"]
+
+_TRIAL_S = 0.5
+_PIPED_WIDTH = 110
+
+
+@click.command()
+@click.argument("scenario", default="steps")
+@click.option("--laws", default=",".join(LAWS), show_default=True, metavar="A,B,…", help="Which laws to compare.")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1, 100), help="Runs a law; medians count.")
+@click.option("--simulate", "virtual", is_flag=True, help="In virtual time: seconds instead of minutes, no broker.")
+@click.option("--broker", default="embedded", show_default=True, help="embedded, rabbitmq (a private node) or amqp://…")
+@click.option(
+    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the folder is made."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. consumer.rate=50 (repeatable)."
+)
+def compare(
+    scenario: str, *, laws: str, repeat: int, virtual: bool, broker: str, runs: Path, assignments: tuple[str, ...]
+) -> None:
+    """Run SCENARIO under several laws with the same seeds and rank them beside the oracle.
+
+    Writes league.html (table, trade-off, every law over time) and league.json, and every single run beside them. Run
+    number n of every law has the scenario's seed plus n, so all see the same service times.
+    """
+    names = _law_names(laws)
+    base = library.load(scenario, assignments, names[0])
+
+    def plan(law: str, number: int) -> Scenario:
+        return library.load(scenario, (*assignments, f"seed={base.seed + number}"), law)
+
+    for law in names:
+        simulate(plan(law, 0).shortened(_TRIAL_S))  # an unknown law or parameter shows now, not an hour later
+    folder = create(runs, f"{base.name}-league", datetime.now().astimezone()).path
+    play = _simulated if virtual else _Real(parse_choice(broker), folder)
+    found: dict[str, list[tuple[Summary, Recording]]] = {law: [] for law in names}
+    with _progress(len(names) * repeat) as advance:
+        for number in range(repeat):
+            for law in names:
+                advance(f"{law}, run {number + 1} of {repeat}")
+                found[law].append(play(plan(law, number)))
+    sample = found[names[0]][0][0]
+    league = rank(
+        base.name,
+        f"{sample.broker} {sample.broker_version}".rstrip(),
+        {law: [summary for summary, _ in results] for law, results in found.items()},
+        [oracle(plan(names[0], number)) for number in range(repeat)],
+    )
+    page = render_league(
+        league,
+        {law: results[0][1] for law, results in found.items()},
+        description=base.summary,
+        command=shlex.join(["pace", *sys.argv[1:]]),
+    )
+    (folder / "league.json").write_text(league.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "league.html").write_text(page, encoding="utf-8")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    console.print(_table(league))
+    console.print(f"page: {folder / 'league.html'}", soft_wrap=True)
+
+
+def _law_names(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError("--laws", text, f"expected names separated by commas, for example {','.join(LAWS[-3:])}")
+    return names
+
+
+def _simulated(plan: Scenario) -> tuple[Summary, Recording]:
+    recording = simulate(plan)
+    return summarise(recording), recording
+
+
+class _Real:
+    """Plays a scenario with real processes, each run in a folder of its own under the league's."""
+
+    def __init__(self, choice: BrokerChoice, folder: Path) -> None:
+        self._choice = choice
+        self._folder = folder
+
+    def __call__(self, plan: Scenario) -> tuple[Summary, Recording]:
+        law = plan.settings.producer.strategy
+        directory = create(self._folder, f"{plan.name}-{law.replace(':', '-')}", datetime.now().astimezone())
+        directory.write_scenario(to_toml(plan.document))
+        command = f"pace run {directory.path / 'scenario.toml'} --broker {self._choice.label}"
+        outcome = asyncio.run(Runner(plan, directory, self._choice, RunLines(lambda _: None), command).run())
+        summary = conclude(directory)
+        if outcome != "finished":
+            raise ExperimentError(f"{outcome} during the run of {law}; what was measured is in {self._folder}")
+        return summary, directory.recording()
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Yield what is called at the start of each run: a bar on a terminal, a line elsewhere."""
+    if not sys.stdout.isatty():
+        yield lambda text: click.echo(f"running {text}")
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
+        task = progress.add_task("", total=total, completed=-1)
+
+        def advance(text: str) -> None:
+            progress.update(task, advance=1, description=text)
+
+        yield advance
+
+
+def _table(league: League) -> Table:
+    table = Table(box=None, header_style="dim", title=f"{league.scenario} · {league.broker}", title_justify="left")
+    table.add_column("law", no_wrap=True)
+    for column in _COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    for standing in (*league.standings, league.oracle):
+        table.add_row(standing.law, *_figures(standing), style="bold" if standing.on_front else None)
+    return table
+
+
+_COLUMNS = ("used %", "of best %", "p50 ms", "p99 ms", "settle s", "depth", "rejected", "lost", "CPU s")
+
+
+def _figures(standing: Standing) -> list[str]:
+    shares = [standing.utilisation, standing.of_achievable]
+    numbers = [
+        standing.wait_p50_ms,
+        standing.wait_p99_ms,
+        standing.settle_s,
+        standing.depth_max,
+        standing.rejected,
+        standing.lost,
+        standing.producer_cpu_s,
+    ]
+    return ["–" if share is None else f"{100 * share:.1f}" for share in shares] + [
+        "–" if number is None else f"{number:.0f}" if number >= 100 else f"{number:.3g}" for number in numbers
+    ]

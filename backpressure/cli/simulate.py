@@ -1,0 +1,76 @@
+"""``pace simulate``: any scenario in virtual time, with the same laws and the same summary."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from backpressure import __version__
+from backpressure.dashboards.run_verdict import verdict
+from backpressure.experiments import library
+from backpressure.experiments.analysis import Recording, summarise
+from backpressure.experiments.document import to_toml
+from backpressure.experiments.report import render
+from backpressure.experiments.rundir import RunDirectory, RunFacts, create
+from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.simulate import simulate as simulate_scenario
+from backpressure.experiments.summary import Summary
+
+__all__ = ["simulate"]
+
+
+@click.command()
+@click.argument("scenario", default=library.DEFAULT_SCENARIO)
+@click.option(
+    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the run's folder is made."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. producer.rate=500 (repeatable)."
+)
+@click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")
+def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strategy: str, quiet: bool) -> None:
+    """Simulate SCENARIO in virtual time: a minute takes less than a second, and no broker is needed.
+
+    Laws, scenario and summary.json are those of `pace run`; broker, consumers and feedback are a model. What it leaves
+    out (processor time, memory, crashes) is absent from the summary. Exit codes are those of `pace run`.
+    """
+    plan = library.load(scenario, assignments, strategy)
+    directory = create(runs, f"{plan.name}-simulated", datetime.now().astimezone())
+    with Progress(disable=quiet or not sys.stdout.isatty(), transient=True) as progress:
+        task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)
+        recording = simulate_scenario(plan, progress=lambda now: progress.update(task, completed=now))
+    summary = summarise(recording)
+    _write(directory, plan, recording, summary, click.get_current_context().command_path)
+    console = Console(highlight=False)
+    if quiet:
+        console.print(f"{summary.verdict}: {summary.scenario}")
+    else:
+        console.print(verdict(summary.model_dump()))
+    console.print(f"report: {directory.report}", soft_wrap=True)
+    sys.exit(0 if summary.verdict == "passed" else 1)
+
+
+def _write(directory: RunDirectory, plan: Scenario, recording: Recording, summary: Summary, command: str) -> None:
+    facts = RunFacts(
+        strategy=recording.strategy,
+        broker=recording.broker,
+        broker_version="",
+        broker_address="virtual time",
+        started_at="",
+        start_ns=0,
+        command=f"{command} {plan.name}",
+        environment={"pace": __version__},
+    )
+    directory.write_scenario(to_toml(plan.document))
+    for sample in recording.samples:
+        directory.append_sample(sample)
+    directory.write_summary(summary)
+    directory.write_report(
+        render(summary, recording, facts, [], scenario_toml=to_toml(plan.document), description=plan.summary)
+    )

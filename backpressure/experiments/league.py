@@ -1,0 +1,134 @@
+"""The league: the same scenario under several laws, ranked beside what could be achieved at all.
+
+Pure: summaries in, standings out. Each figure is the median of a law's runs, because machines are noisy and one lucky
+run proves nothing. A law is *on the front* (Pareto) when no other one both uses more of the capacity and waits less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from pydantic import BaseModel, ConfigDict
+
+from backpressure.experiments.summary import Summary
+
+__all__ = ["League", "Standing", "rank"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Standing(_Model):
+    """A law's medians over ``runs`` runs; None where there was nothing to measure.
+
+    Attributes:
+        utilisation: processed ÷ capacity while demand exceeded it.
+        of_achievable: utilisation ÷ the oracle's.
+        wait_p50_ms, wait_p95_ms, wait_p99_ms: queue wait over the whole run, milliseconds.
+        wait_ratio: p99 wait ÷ the oracle's.
+        settle_s: the slowest phase's time to settle, seconds; None when one phase never settled.
+        depth_max: deepest queue, messages.
+        rejected, lost: messages; the most of any run.
+        producer_cpu_s: processor time of all producers, seconds.
+        on_front: whether no other law is better in both utilisation and p99 wait.
+    """
+
+    law: str
+    runs: int
+    utilisation: float | None
+    of_achievable: float | None
+    wait_p50_ms: float | None
+    wait_p95_ms: float | None
+    wait_p99_ms: float | None
+    wait_ratio: float | None
+    settle_s: float | None
+    depth_max: float | None
+    rejected: int
+    lost: int | None
+    producer_cpu_s: float | None
+    on_front: bool
+
+
+class League(_Model):
+    """The table, best first: those on the front by their waits, then the others."""
+
+    scenario: str
+    broker: str
+    repeat: int
+    oracle: Standing
+    standings: list[Standing]
+
+
+def rank(scenario: str, broker: str, runs: Mapping[str, Sequence[Summary]], oracle: Sequence[Summary]) -> League:
+    """Return the league of ``runs`` (law → its summaries) beside those of the ``oracle`` on the same scenario."""
+    best = _standing("oracle", oracle, None)
+    standings = [_standing(law, summaries, best) for law, summaries in runs.items()]
+    marked = [standing.model_copy(update={"on_front": _on_front(standing, standings)}) for standing in standings]
+    marked.sort(key=lambda standing: (not standing.on_front, _worst(standing.wait_p99_ms)))
+    return League(
+        scenario=scenario,
+        broker=broker,
+        repeat=max((len(summaries) for summaries in runs.values()), default=0),
+        oracle=best,
+        standings=marked,
+    )
+
+
+def _standing(law: str, summaries: Sequence[Summary], oracle: Standing | None) -> Standing:
+    utilisation = _median(summaries, lambda summary: summary.utilisation)
+    wait_p99_ms = _median(summaries, lambda summary: summary.wait_ms.p99)
+    lost = [summary.totals.lost for summary in summaries]
+    return Standing(
+        law=law,
+        runs=len(summaries),
+        utilisation=utilisation,
+        of_achievable=_ratio(utilisation, oracle.utilisation if oracle else utilisation),
+        wait_p50_ms=_median(summaries, lambda summary: summary.wait_ms.p50),
+        wait_p95_ms=_median(summaries, lambda summary: summary.wait_ms.p95),
+        wait_p99_ms=wait_p99_ms,
+        wait_ratio=_ratio(wait_p99_ms, oracle.wait_p99_ms if oracle else wait_p99_ms),
+        settle_s=_median(summaries, _slowest_settling),
+        depth_max=_median(summaries, lambda summary: summary.depth.max),
+        rejected=max(summary.totals.rejected for summary in summaries),
+        lost=None if None in lost else max(count for count in lost if count is not None),
+        producer_cpu_s=_median(summaries, _producer_cpu_s),
+        on_front=False,
+    )
+
+
+def _median(summaries: Sequence[Summary], figure: Callable[[Summary], float | None]) -> float | None:
+    """Return the median, or None when any run lacks the figure: half a law's runs must not speak for it."""
+    figures = [figure(summary) for summary in summaries]
+    known = [value for value in figures if value is not None]
+    return round(median(known), 4) if known and len(known) == len(figures) else None
+
+
+def _slowest_settling(summary: Summary) -> float | None:
+    """Return the longest of the phases' settle times, or None when a phase with a capacity to find never found it."""
+    tested = [phase for phase in summary.phases if phase.utilisation is not None]
+    times = [phase.settle_s for phase in tested if phase.settle_s is not None]
+    return max(times) if times and len(times) == len(tested) else None
+
+
+def _producer_cpu_s(summary: Summary) -> float | None:
+    times = [process.cpu_s for process in summary.processes if process.role == "producer"]
+    return sum(times) if any(times) else None
+
+
+def _ratio(figure: float | None, best: float | None) -> float | None:
+    return round(figure / best, 4) if figure is not None and best else None
+
+
+def _on_front(standing: Standing, others: Sequence[Standing]) -> bool:
+    mine = (-(standing.utilisation or 0.0), _worst(standing.wait_p99_ms))
+    return not any(_dominates((-(other.utilisation or 0.0), _worst(other.wait_p99_ms)), mine) for other in others)
+
+
+def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
+
+
+def _worst(wait_ms: float | None) -> float:
+    return float("inf") if wait_ms is None else wait_ms

@@ -1,0 +1,62 @@
+"""The oracle: what could be achieved by somebody who sees the consumers without any delay.
+
+It sends the next message at the moment a consumer takes the one that was waiting, so that exactly one message waits for
+each consumer: none ever pauses, and nobody waits longer than one service takes. No law can do better on both counts,
+for every law hears of a message taken a feedback age too late.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from backpressure.core.plant import Queue, WorkQueue
+from backpressure.experiments.analysis import RecordedPhase, Recording, summarise
+from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.simulate import accounts_of, load_of, workers_of
+from backpressure.experiments.summary import Summary
+
+__all__ = ["oracle"]
+
+_LONGEST_STEP_S = 0.001
+_STEPS_PER_SERVICE = 5
+
+
+def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
+    """Return the figures of a run of ``scenario`` whose pace is always right; its law's name is "oracle"."""
+    source = random.Random(scenario.seed if seed is None else seed)  # noqa: S311 - service times, not secrets
+    queue = WorkQueue(source.random, Queue())
+    now = 0.0
+    loads, phases = [], []
+    for phase in scenario.phases:
+        settings, start_s = phase.settings, now
+        workers = replace(workers_of(settings), prefetch=2)
+        queue.set_workers(workers, now, lambda: 0.0)
+        loads.append(load_of(settings, now))
+        demand_per_s = settings.producer.rate * settings.producer.count
+        step_s = min(_LONGEST_STEP_S, 1 / (_STEPS_PER_SERVICE * max(1.0, workers.capacity_per_s)))
+        offered = 0.0
+        while now < start_s + phase.duration_s:
+            offered = min(offered + demand_per_s * step_s, 1.0 + demand_per_s * step_s)
+            while offered >= 1 and queue.depth < 2 * workers.count:
+                queue.arrive(now)
+                offered -= 1
+            now += step_s
+            queue.advance(now)
+        phases.append(RecordedPhase(phase.name, round(start_s * 1e9), round(now * 1e9)))
+    recording = Recording(
+        scenario=scenario.name,
+        strategy="oracle",
+        broker="simulation",
+        broker_version="",
+        started_at="",
+        expectations=(),
+        phases=phases,
+        loads=loads,
+        processes=(),
+        samples=(),
+        outcome="finished",
+        queues_read=True,
+        accounts=accounts_of(queue),
+    )
+    return summarise(recording)

@@ -1,0 +1,45 @@
+"use strict";
+// Draws the league: one point a law for the trade-off, one line a law over time, in the page's own colours.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const hues = ["blue", "orange", "green", "violet", "grey", "bad", "good", "warn", "dim"];
+  const hue = (index) => colour(hues[index % hues.length]);
+
+  const axis = () => ({ gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), tickfont: { color: colour("dim") } });
+  const layout = (x, y) => ({
+    margin: { l: 56, r: 12, t: 24, b: 44 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
+    font: { color: colour("ink"), size: 12 }, hovermode: "closest",
+    legend: { orientation: "h", y: 1.14, font: { size: 12 } },
+    xaxis: { ...axis(), ...x }, yaxis: { ...axis(), ...y },
+  });
+
+  function draw() {
+    const points = data.points.map((point, index) => ({
+      type: "scatter", mode: "markers+text", name: point.law, x: [point.wait_ms], y: [point.used],
+      text: [point.law], textposition: "top center", textfont: { color: colour("dim"), size: 11 }, cliponaxis: false,
+      marker: { size: 13, color: hue(index), symbol: point.on_front ? "circle" : "circle-open", line: { width: 2, color: hue(index) } },
+      hovertemplate: `<b>${point.law}</b><br>%{y:.1f} % used<br>p99 wait %{x:,.4~g} ms<extra></extra>`,
+    }));
+    Plotly.react("pareto", points, {
+      ...layout({ type: "log", title: { text: "p99 queue wait, ms" }, dtick: 1 }, { title: { text: "capacity used, %" } }), showlegend: false,
+    }, { displayModeBar: false, responsive: true });
+    for (const chart of ["depth", "processed", "allowed"]) {
+      const lines = data.laws.map((law, index) => ({
+        type: "scatter", mode: "lines", name: law.law, x: law.t, y: law[chart], line: { color: hue(index), width: 1.5 },
+        hovertemplate: `%{y:,.4~g} <b>${law.law}</b><extra></extra>`,
+      }));
+      if (chart !== "depth") {
+        lines.unshift({
+          type: "scatter", mode: "lines", name: "capacity", x: data.capacity_t, y: data.capacity, opacity: 0.35,
+          line: { color: colour("grey"), width: 5, shape: "hv" }, hoverinfo: "skip",
+        });
+      }
+      const y = chart === "depth" ? { type: "log", dtick: 1 } : { rangemode: "tozero", range: [0, 1.6 * Math.max(...data.capacity)] };
+      Plotly.react(chart, lines, layout({ title: { text: "seconds" }, range: [0, data.length_s] }, y), { displayModeBar: false, responsive: true });
+    }
+  }
+
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+})();

@@ -1,0 +1,95 @@
+"""Ranking laws: medians, the front, and how the oracle's figures are used."""
+
+from backpressure.experiments.league import rank
+from backpressure.experiments.summary import Depth, Percentiles, PhaseSummary, ProcessSummary, Summary, Totals
+
+TOTALS = Totals(
+    offered=100,
+    published=90,
+    confirmed=90,
+    rejected=0,
+    returned=0,
+    delivered=90,
+    processed=90,
+    redelivered=0,
+    duplicates=0,
+    out_of_order=0,
+    lost=0,
+    dead_lettered=0,
+    dropped=0,
+    left_in_queue=0,
+)
+
+
+def played(utilisation: float | None, p99_ms: float | None, *, settle_s: float | None = 1.0, **totals: int) -> Summary:
+    waits = Percentiles(p50=p99_ms, p95=p99_ms, p99=p99_ms, max=p99_ms)
+    phase = PhaseSummary(
+        name="only",
+        start_s=0,
+        end_s=10,
+        publish_rate=9,
+        process_rate=9,
+        utilisation=utilisation,
+        wait_ms=waits,
+        depth_max=5,
+        settle_s=settle_s,
+        reached=None,
+    )
+    return Summary(
+        scenario="s",
+        strategy="law",
+        broker="b",
+        broker_version="1",
+        started_at="",
+        duration_s=10,
+        verdict="passed",
+        expectations=[],
+        totals=TOTALS.model_copy(update=totals),
+        utilisation=utilisation,
+        wait_ms=waits,
+        end_to_end_ms=waits,
+        confirm_ms=waits,
+        depth=Depth(mean=3, max=5),
+        fairness_jain=1.0,
+        phases=[phase],
+        processes=[ProcessSummary(role="producer", id="p", pid=1, cpu_s=2.0, rss_max_mb=50)],
+    )
+
+
+ORACLE = [played(1.0, 10.0)]
+
+
+def test_a_law_is_on_the_front_unless_another_uses_more_and_waits_less() -> None:
+    league = rank("s", "b", {"good": [played(0.99, 50)], "fast": [played(0.9, 20)], "bad": [played(0.9, 60)]}, ORACLE)
+    assert [(standing.law, standing.on_front) for standing in league.standings] == [
+        ("fast", True),
+        ("good", True),
+        ("bad", False),
+    ]
+
+
+def test_two_laws_with_the_same_figures_are_both_on_the_front() -> None:
+    league = rank("s", "b", {"a": [played(0.9, 20)], "b": [played(0.9, 20)]}, ORACLE)
+    assert all(standing.on_front for standing in league.standings)
+
+
+def test_figures_are_medians_and_counts_the_worst_of_all_runs() -> None:
+    runs = [played(0.8, 30, rejected=0), played(0.9, 10, rejected=7), played(1.0, 20, rejected=2)]
+    standing = rank("s", "b", {"law": runs}, ORACLE).standings[0]
+    assert (standing.utilisation, standing.wait_p99_ms, standing.rejected) == (0.9, 20, 7)
+
+
+def test_shares_of_the_achievable_are_against_the_oracle_of_the_same_scenario() -> None:
+    standing = rank("s", "b", {"law": [played(0.98, 40)]}, [played(0.99, 10)]).standings[0]
+    assert standing.of_achievable == round(0.98 / 0.99, 4)
+    assert standing.wait_ratio == 4
+
+
+def test_a_phase_that_never_settles_leaves_the_settle_time_unknown() -> None:
+    assert rank("s", "b", {"law": [played(0.98, 40, settle_s=None)]}, ORACLE).standings[0].settle_s is None
+
+
+def test_a_figure_that_one_run_lacks_is_not_made_up_from_the_others() -> None:
+    standing = rank("s", "b", {"law": [played(0.98, 40), played(None, None)]}, ORACLE).standings[0]
+    assert standing.utilisation is None
+    assert standing.wait_p99_ms is None

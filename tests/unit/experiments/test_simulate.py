@@ -1,0 +1,67 @@
+"""Scenarios in virtual time: the shipped ones play, and the figures are those the model must give."""
+
+import pytest
+
+from backpressure.experiments import library
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.oracle import oracle
+from backpressure.experiments.simulate import MODELLED_PRODUCERS, simulate
+
+
+@pytest.mark.parametrize("name", sorted(library.shipped()))
+def test_every_shipped_scenario_can_be_simulated_and_loses_nothing(name: str) -> None:
+    scenario = library.load(name)
+    if scenario.settings.producer.limit > 100_000:
+        scenario = library.load(name, ("producer.limit=1000",))
+    summary = summarise(simulate(scenario))
+    assert summary.totals.lost == 0
+    assert [phase.name for phase in summary.phases] == [phase.name for phase in scenario.phases]
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
+    scenario = library.load("steps", ("consumer.distribution=exponential",))
+    first, again, other = (summarise(simulate(scenario, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first.wait_ms != other.wait_ms
+
+
+def test_an_unlimited_law_fills_the_queue_to_its_bound_and_rejects_the_rest() -> None:
+    summary = summarise(simulate(library.load("normal", ("queue.max_length=200",), "unbounded")))
+    assert 200 <= (summary.depth.max or 0) <= 210
+    assert summary.totals.rejected == pytest.approx(20 * 900 - 200, rel=0.05)
+
+
+def test_a_limit_ends_what_a_producer_sends() -> None:
+    summary = summarise(simulate(library.load("normal", ("producer.limit=500",))))
+    assert summary.totals.confirmed == 500
+
+
+def test_pace_holds_the_targets_of_the_step_scenario_in_the_model() -> None:
+    for distribution, least, most_ms in (("fixed", 0.99, 250), ("exponential", 0.98, 450)):
+        summary = summarise(simulate(library.load("steps", (f"consumer.distribution={distribution}",), "pace")))
+        assert (summary.utilisation or 0) >= least
+        assert (summary.wait_ms.p99 or 1e9) <= most_ms
+        assert summary.totals.rejected == 0
+
+
+def test_a_thousand_producers_are_modelled_as_groups_and_share_evenly() -> None:
+    changes = ("producer.count=1000", "producer.rate=10", "consumer.rate=5000", "phase.normal.duration_s=5")
+    recording = simulate(library.load("normal", changes))
+    assert len(recording.processes) == MODELLED_PRODUCERS
+    summary = summarise(recording)
+    assert (summary.utilisation or 0) > 0.9
+    assert (summary.fairness_jain or 0) > 0.95
+
+
+def test_the_oracle_wastes_nothing_and_waits_one_service() -> None:
+    summary = oracle(library.load("normal"))
+    assert (summary.utilisation or 0) > 0.995
+    assert summary.wait_ms.max == pytest.approx(10, abs=2.5)
+
+
+def test_no_law_beats_the_oracle() -> None:
+    scenario = library.load("steps")
+    best = oracle(scenario)
+    pace = summarise(simulate(scenario))
+    assert (best.utilisation or 0) >= (pace.utilisation or 0)
+    assert (best.wait_ms.p50 or 0) <= (pace.wait_ms.p50 or 0)
