@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 
 from backpressure.settings import Settings
+from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
 from backpressure.transports.rabbitmq.feedback import RabbitMQFeedback
-from backpressure.transports.rabbitmq.link import Outage
 from backpressure.transports.rabbitmq.probe import RabbitMQProbe
 from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher
 from backpressure.transports.rabbitmq.subscriber import RabbitMQSubscriber

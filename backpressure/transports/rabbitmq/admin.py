@@ -15,9 +15,9 @@ from backpressure.core.message import Delivery
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
+from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.bound import BOUND_ARGUMENTS, BoundPolicy
 from backpressure.transports.rabbitmq.failures import request_error
-from backpressure.transports.rabbitmq.link import Outage
 from backpressure.transports.rabbitmq.properties import message_from
 from backpressure.transports.rabbitmq.requests import Requests
 from backpressure.transports.topology import QueueDeclaration, bound_policy, queue_declarations

@@ -12,7 +12,8 @@ from typing import Any
 from pika.channel import Channel as PikaChannel
 
 from backpressure.settings import BrokerSettings
-from backpressure.transports.rabbitmq.link import Link, Outage
+from backpressure.transports.outage import Outage
+from backpressure.transports.rabbitmq.link import Link
 from backpressure.transports.rabbitmq.wire import Channel, Connection
 
 __all__ = ["RabbitMQFeedback"]

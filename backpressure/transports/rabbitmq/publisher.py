@@ -11,7 +11,8 @@ from backpressure.core.message import Message
 from backpressure.errors import NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import PublisherListener
-from backpressure.transports.rabbitmq.link import Link, Outage
+from backpressure.transports.outage import Outage
+from backpressure.transports.rabbitmq.link import Link
 from backpressure.transports.rabbitmq.properties import properties_of
 from backpressure.transports.rabbitmq.wire import Connection
 

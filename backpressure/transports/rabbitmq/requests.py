@@ -12,8 +12,9 @@ from pika.exceptions import AMQPError
 
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.failures import request_error
-from backpressure.transports.rabbitmq.link import Link, Outage
+from backpressure.transports.rabbitmq.link import Link
 from backpressure.transports.rabbitmq.wire import Channel, Connection
 
 __all__ = ["Requests"]

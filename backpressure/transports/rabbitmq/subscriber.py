@@ -21,7 +21,8 @@ from backpressure.core.message import Delivery
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
-from backpressure.transports.rabbitmq.link import Link, Outage, SetUpAgain
+from backpressure.transports.outage import Outage
+from backpressure.transports.rabbitmq.link import Link, SetUpAgain
 from backpressure.transports.rabbitmq.properties import message_from
 from backpressure.transports.rabbitmq.wire import Channel, Connection
 

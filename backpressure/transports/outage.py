@@ -1,0 +1,50 @@
+"""What all transports do about a broker that is away: pause ever longer, and say so in two lines at most."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from backpressure.errors import BrokerUnavailableError, TransportError
+
+__all__ = ["Outage", "pauses"]
+
+_log = logging.getLogger("backpressure")
+
+
+def pauses(min_s: float, max_s: float, uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
+    """Yield the seconds to wait before each attempt: doubling, the upper half at random.
+
+    Without the randomness all clients of a restarted broker would come back in the same instant, again and again.
+    """
+    pause = min_s
+    while True:
+        yield uniform(pause / 2, pause)
+        pause = min(2 * pause, max_s)
+
+
+class Outage:
+    """Says once that the broker is away and once that it is back, however many connections notice it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._since: float | None = None
+
+    def begin(self, error: TransportError) -> None:
+        """Report a failure; the first one of an outage is worth a line."""
+        if self._since is not None:
+            return
+        self._since = time.monotonic()
+        if isinstance(error, BrokerUnavailableError):
+            _log.warning("no broker at %s (%s): waiting for one; --no-wait fails at once", self._address, error.reason)
+        else:
+            _log.warning("%s: connecting again", error)
+
+    def end(self) -> None:
+        """Report a success."""
+        if self._since is None:
+            return
+        _log.info("connected to the broker at %s after %.1f s", self._address, time.monotonic() - self._since)
+        self._since = None
