@@ -23,7 +23,14 @@ from backpressure.broker.replies import (
     not_implemented,
     syntax_error,
 )
-from backpressure.broker.wire import FRAME_BODY, FRAME_HEADER, FRAME_METHOD, decode_method, method_frame
+from backpressure.broker.wire import (
+    FRAME_BODY,
+    FRAME_HEADER,
+    FRAME_METHOD,
+    decode_method,
+    method_frame,
+    queue_declare_ok,
+)
 
 if TYPE_CHECKING:
     from pamqp import base
@@ -84,6 +91,7 @@ class Channel:
     def close(self) -> None:
         """Give back what the channel holds."""
         self.closing = True
+        self.publishing.drop_pieces()
         self.consuming.close()
 
     def _method(self, payload: bytes) -> None:
@@ -227,7 +235,8 @@ class Channel:
                 arguments=method.arguments,
             )
         self._last_queue = queue.name
-        self._reply(method, commands.Queue.DeclareOk(queue.name, len(queue), len(queue.consumers)))
+        if not method.nowait:
+            self.session.send(queue_declare_ok(self.number, queue.name, len(queue), len(queue.consumers)))
 
     @_handles(commands.Queue.Bind)
     def _queue_bind(self, method: commands.Queue.Bind) -> None:

@@ -5,13 +5,13 @@ May not know: queues, exchanges, routing. Source: RabbitMQ 3.10, ``rabbit_dead_l
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-
-from pamqp import decode
+from typing import TYPE_CHECKING
 
 from backpressure.broker.message import Message
-from backpressure.broker.properties import Timestamp, encode_value
+from backpressure.broker.properties import Timestamp, decode_value, encode_value, join_tables, split_array, split_table
+
+if TYPE_CHECKING:
+    from backpressure.broker.properties import Raw
 
 __all__ = ["dead_lettered"]
 
@@ -26,26 +26,26 @@ def dead_lettered(
     """
     properties = message.properties()
     headers = properties.headers()
-    deaths = _deaths(headers.get(b"x-death"))
+    deaths = [split_table(item[1:]) for item in split_array(headers.get(b"x-death", b"")) if item[:1] == b"F"]
     if reason != "rejected" and _is_cycle(deaths, queue):
         return None
-    entry = next((d for d in deaths if d.get("queue") == queue and d.get("reason") == reason), None)
-    if entry is None:
-        entry = {
-            "count": 0,
-            "reason": reason,
-            "queue": queue,
-            "time": Timestamp(epoch_s),
-            "exchange": message.exchange,
-            "routing-keys": [message.routing_key],
+    here = {b"queue": encode_value(queue), b"reason": encode_value(reason)}
+    death = next((d for d in deaths if here.items() <= d.items()), None)
+    if death is None:
+        death = {
+            b"count": encode_value(0),
+            **here,
+            b"time": encode_value(Timestamp(epoch_s)),
+            b"exchange": encode_value(message.exchange),
+            b"routing-keys": encode_value([message.routing_key]),
         }
         original = properties.text("expiration")
         if original is not None:
-            entry["original-expiration"] = original
+            death[b"original-expiration"] = encode_value(original)
     else:
-        deaths.remove(entry)
-    entry["count"] += 1
-    headers[b"x-death"] = encode_value([entry, *deaths])
+        deaths.remove(death)
+    death[b"count"] = encode_value(_count(death) + 1)
+    headers[b"x-death"] = join_tables([death, *deaths])
     if b"x-first-death-reason" not in headers:
         for name, value in (("reason", reason), ("queue", queue), ("exchange", message.exchange)):
             headers[f"x-first-death-{name}".encode()] = encode_value(value)
@@ -60,22 +60,16 @@ def dead_lettered(
     )
 
 
-def _deaths(raw: bytes | None) -> list[dict[str, Any]]:
-    """The entries of an ``x-death`` header; whatever a publisher forged there that is not its shape is ignored."""
-    entries: list[dict[str, Any]] = []
-    value: Any = decode.embedded_value(raw)[1] if raw else None
-    for entry in value if isinstance(value, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("count"), int):
-            known: dict[str, Any] = {key: value for key, value in entry.items() if isinstance(value, (str, int, list))}
-            if isinstance(entry.get("time"), datetime):
-                known["time"] = Timestamp(int(entry["time"].timestamp()))
-            entries.append(known)
-    return entries
+def _count(death: Raw) -> int:
+    """How often the message died there; a publisher may have forged anything."""
+    count = decode_value(death.get(b"count", b""))
+    return count if isinstance(count, int) and 0 <= count < 2**62 else 0
 
 
-def _is_cycle(deaths: list[dict[str, Any]], queue: str) -> bool:
+def _is_cycle(deaths: list[Raw], queue: str) -> bool:
     """Whether the message was in ``queue`` before and nobody rejected it since."""
+    rejected, here = encode_value("rejected"), encode_value(queue)
     for position, death in enumerate(deaths):
-        if death.get("queue") == queue:
-            return all(d.get("reason") != "rejected" for d in deaths[: position + 1])
+        if death.get(b"queue") == here:
+            return all(d.get(b"reason") != rejected for d in deaths[: position + 1])
     return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backpressure.broker.counters import Counters
-from backpressure.broker.properties import decode_table
+from backpressure.broker.properties import decode_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -140,9 +140,13 @@ def _headers(binding: Binding, message: Message) -> bool:
         if str(mode).endswith("-with-x") or not name.startswith("x-")
     }
     wanted.pop("x-match", None)
-    present = decode_table(message.raw_headers())
-    hits = (name in present and value in {None, present[name]} for name, value in wanted.items())
+    present = message.headers()
+    hits = (_equal(value, present.get(name.encode())) for name, value in wanted.items())
     return any(hits) if str(mode).startswith("any") else all(hits)
+
+
+def _equal(wanted: object, raw: bytes | None) -> bool:
+    return raw is not None and (wanted is None or wanted == decode_value(raw))
 
 
 TYPES: dict[str, Callable[[Binding, Message], bool]] = {

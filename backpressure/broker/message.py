@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.broker.properties import Properties, decode_table
+from backpressure.broker.properties import Properties
 from backpressure.broker.wire import shortstr
 
 if TYPE_CHECKING:
-    from backpressure.broker.properties import Raw, Table
+    from backpressure.broker.properties import Raw
 
 __all__ = ["ENTRY_COST_BYTES", "Entry", "Message"]
 
@@ -53,13 +53,9 @@ class Message:
         """The properties, parsed anew."""
         return Properties.parse(self.header)
 
-    def raw_headers(self) -> Raw:
+    def headers(self) -> Raw:
         """The headers table, values undecoded."""
         return self.properties().headers()
-
-    def headers(self) -> Table:
-        """The headers table with Python values."""
-        return decode_table(self.raw_headers())
 
 
 class Entry:

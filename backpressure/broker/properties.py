@@ -11,12 +11,22 @@ Source: AMQP 0-9-1 section 4.2.5.5 and 4.2.6.1, with RabbitMQ's errata of the fi
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pamqp import decode
 
-__all__ = ["Properties", "Raw", "Table", "decode_table", "encode_table", "encode_value", "split_table"]
+__all__ = [
+    "Properties",
+    "Raw",
+    "Table",
+    "Timestamp",
+    "decode_value",
+    "encode_value",
+    "join_tables",
+    "split_array",
+    "split_table",
+]
 
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
 _HEADER = struct.Struct(">HHQ")
@@ -130,18 +140,36 @@ def split_table(table: bytes) -> Raw:
     return fields
 
 
-def decode_table(fields: Raw) -> Table:
-    """The Python values of an undecoded table; ValueError on an unknown type."""
-    return {name.decode(errors="replace"): decode.embedded_value(value)[1] for name, value in fields.items()}
+def split_array(raw: bytes) -> list[bytes]:
+    """The undecoded values of an array field, type octet included; none when the field is no array."""
+    items: list[bytes] = []
+    position = 5
+    while raw[:1] == b"A" and position < len(raw):
+        end = _value_end(raw, position, len(raw))
+        items.append(raw[position:end])
+        position = end
+    return items
 
 
-def encode_table(table: Table) -> bytes:
-    """A table with its length prefix, in the types RabbitMQ uses for its own headers (every integer is 64 bits)."""
-    return _join_table({name.encode(): encode_value(value) for name, value in table.items()})
+def join_tables(tables: Iterable[Raw]) -> bytes:
+    """An array field of tables, type octet included."""
+    items = b"".join(b"F" + _join_table(table) for table in tables)
+    return b"A" + _LONG.pack(len(items)) + items
+
+
+def decode_value(raw: bytes) -> object:
+    """The Python value of an undecoded field; None for what cannot be decoded, such as a date beyond the calendar."""
+    try:
+        return decode.embedded_value(raw)[1]
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def encode_value(value: object) -> bytes:
-    """A field value with its type octet; TypeError for what the broker never sends."""
+    """A field value with its type octet, in the types RabbitMQ uses for its own headers (every integer is 64 bits).
+
+    Raises TypeError for what the broker never sends.
+    """
     match value:
         case bool():
             return b"t\x01" if value else b"t\x00"
@@ -155,8 +183,6 @@ def encode_value(value: object) -> bytes:
         case list():
             items = b"".join(map(encode_value, value))
             return b"A" + _LONG.pack(len(items)) + items
-        case dict():
-            return b"F" + encode_table(value)
     raise TypeError(f"no field type for {type(value).__name__}")
 
 

@@ -123,6 +123,9 @@ class Publishing:
         self._missing -= len(payload)
         if self._missing > 0:
             self._pieces.append(payload)
+            self._vhost.memory.add(len(payload))
+            if self._vhost.memory.active:
+                self._session.block()
         elif self._missing < 0:
             raise ConnectionFault(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH_INDEX)
         elif self._pieces:
@@ -140,8 +143,14 @@ class Publishing:
     def _reset(self) -> PublishMethod:
         method, self._method = self._method, None
         assert method is not None
-        self._header, self._pieces = b"", []
+        self._header = b""
+        self.drop_pieces()
         return method
+
+    def drop_pieces(self) -> None:
+        """Forget an unfinished body."""
+        self._vhost.memory.add(-sum(map(len, self._pieces)))
+        self._pieces = []
 
     def _complete(self, body: bytes) -> None:
         header, properties = self._header, self._properties

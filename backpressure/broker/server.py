@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from backpressure import __version__
 from backpressure.broker.management import ManagementApi
-from backpressure.broker.session import Session, SessionConfig
+from backpressure.broker.session import CLOSE_TIMEOUT_S, Session, SessionConfig
 from backpressure.broker.vhost import VirtualHost
 from backpressure.errors import PortTakenError
 
@@ -104,6 +104,7 @@ class _Connection(asyncio.Protocol):
             self.transport.write(data)
         if self.session.closed:
             self.transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.transport.abort)  # a peer that does not read
             return
         self.session.go_on(self._server.now())
         self._follow()

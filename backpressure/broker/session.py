@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from backpressure.broker.timers import Timer
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["Session", "SessionConfig", "State"]
+__all__ = ["CLOSE_TIMEOUT_S", "Session", "SessionConfig", "State"]
 
 OUTPUT_LIMIT_BYTES = 256 * 1024
 """Output a session may hold before deliveries to it stop and its own requests wait."""
@@ -354,6 +354,7 @@ class Session:
         """The memory alarm began or ended."""
         if not active and self.blocked:
             self.blocked = False
+            self._heard_at_s = self.vhost.now
             if self.can("connection.blocked"):
                 self.send(method_frame(0, commands.Connection.Unblocked()))
             self._wake(self)
@@ -398,9 +399,12 @@ class Session:
             self.vhost.delete_queue(queue)
 
     def _beat(self) -> None:
-        """Twice an interval: speak if we were silent, and give up on a peer silent for two intervals."""
+        """Twice an interval: speak if we were silent, and give up on a peer silent for two intervals.
+
+        A peer we do not listen to is not judged, unless it is because it does not read.
+        """
         now, interval_s = self.vhost.now, self.heartbeat_s
-        if self.wants_input and now - self._heard_at_s > 2 * interval_s:
+        if (self.wants_input or self._write_paused) and now - self._heard_at_s > 2 * interval_s:
             self.lost()
             return
         if now - self._spoke_at_s >= interval_s / 2 and not self.congested:

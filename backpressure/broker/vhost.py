@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING
 
 from backpressure.broker import declarations
@@ -60,6 +61,7 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.policies: dict[str, Policy] = {}
         self.sessions: set[Session] = set()
+        self._dead: deque[tuple[Queue, Message, str]] = deque()
 
     @property
     def epoch_s(self) -> float:
@@ -191,12 +193,18 @@ class VirtualHost:
             self._delete_if_unused(exchange)
 
     def _unbind_everywhere(self, destination: Queue | Exchange) -> None:
-        for exchange in list(self.exchanges.values()):
-            if exchange.unbind_all(destination):
-                self._delete_if_unused(exchange)
+        """Remove the bindings to what is deleted, then auto-delete exchanges left without any, and so on."""
+        gone: list[Queue | Exchange] = [destination]
+        while gone:
+            target = gone.pop()
+            unbound = [exchange for exchange in self.exchanges.values() if exchange.unbind_all(target)]
+            for exchange in unbound:
+                if exchange.auto_delete and not exchange.bindings:
+                    del self.exchanges[exchange.name]
+                    gone.append(exchange)
 
     def _delete_if_unused(self, exchange: Exchange) -> None:
-        if exchange.auto_delete and not exchange.bindings and exchange.name in self.exchanges:
+        if exchange.auto_delete and not exchange.bindings:
             del self.exchanges[exchange.name]
             self._unbind_everywhere(exchange)
 
@@ -252,7 +260,19 @@ class VirtualHost:
         return accepted
 
     def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
-        """Publish to the queue's dead-letter exchange; without one, or in a cycle, the message is gone."""
+        """Publish to the queue's dead-letter exchange; without one, or in a cycle, the message is gone.
+
+        One dead letter may push out the next: they are worked off in a loop, not in ever deeper calls.
+        """
+        self._dead.append((queue, message, reason))
+        if len(self._dead) == 1:
+            while self._dead:
+                try:
+                    self._bury(*self._dead[0])
+                finally:
+                    self._dead.popleft()
+
+    def _bury(self, queue: Queue, message: Message, reason: str) -> None:
         self.counters.totals[f"dead_letter_{reason}"] += 1
         limits = queue.limits
         name = limits.dead_letter_exchange

@@ -35,6 +35,7 @@ __all__ = [
     "decode_method",
     "frame",
     "method_frame",
+    "queue_declare_ok",
     "shortstr",
 ]
 
@@ -129,6 +130,12 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 def method_frame(channel: int, method: base.Frame) -> bytes:
     """A method frame of a ``pamqp`` method object."""
     return frame(FRAME_METHOD, channel, _METHOD_ID.pack(method.index) + method.marshal())
+
+
+def queue_declare_ok(channel: int, queue: str, ready: int, consumers: int) -> bytes:
+    """The answer to ``queue.declare``; by hand, because ``pamqp`` refuses names that AMQP and RabbitMQ allow."""
+    counts = ready.to_bytes(4, "big") + consumers.to_bytes(4, "big")
+    return frame(FRAME_METHOD, channel, b"\x00\x32\x00\x0b" + shortstr(queue) + counts)
 
 
 def decode_method(payload: bytes) -> base.Frame:

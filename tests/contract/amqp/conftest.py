@@ -1,18 +1,13 @@
 """One suite, two brokers: every test here runs over the embedded broker and over a real RabbitMQ.
 
-A missing RabbitMQ skips its half, unless ``PACE_REQUIRE_BROKERS`` (a comma list) names it. Where the two differ on
-purpose, the difference has a name and a reason in ``DIFFERENCES`` and is taken from there.
+Where the two differ on purpose, the difference has a name and a reason in ``DIFFERENCES`` and is taken from there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import socket
 import struct
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -25,11 +20,8 @@ from pamqp import commands
 from pamqp import frame as pamqp_frame
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
-from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 DIFFERENCES = {
     "transactions": "the embedded broker has publisher confirms only; tx.select is answered 540",
@@ -57,37 +49,11 @@ class BrokerUnderTest:
         return {"embedded": embedded, "rabbitmq": rabbitmq}[self.kind]
 
 
-@contextlib.contextmanager
-def _embedded(directory: Path) -> Iterator[BrokerUnderTest]:
-    announce = directory / "broker.json"
-    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
-    process = subprocess.Popen([*command, "--announce", str(announce)], stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while not announce.exists():
-            assert process.poll() is None, "the embedded broker did not start"
-            assert time.monotonic() < deadline, "the embedded broker is not ready"
-            time.sleep(0.02)
-        about = json.loads(announce.read_text())
-        yield BrokerUnderTest("embedded", about["url"], f"http://127.0.0.1:{about['management_port']}")
-    finally:
-        process.terminate()
-        assert process.wait(timeout=10) == 0
-
-
 @pytest.fixture(scope="session", params=["embedded", "rabbitmq"])
-def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
-    if request.param == "embedded":
-        with _embedded(tmp_path_factory.mktemp("embedded")) as under_test:
-            yield under_test
-        return
-    if find_rabbitmq() is None:
-        reason = "rabbitmq-server is not installed"
-        if "rabbitmq" in os.environ.get("PACE_REQUIRE_BROKERS", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with private_node() as node:
-        yield BrokerUnderTest("rabbitmq", node.url, node.management_url)
+def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
+    fixture = {"embedded": "embedded_broker", "rabbitmq": "rabbitmq_node"}[request.param]
+    running = request.getfixturevalue(fixture)
+    return BrokerUnderTest(request.param, running.url, running.management_url)
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,13 @@ def test_the_server_names_a_queue_that_has_no_name(channel: BlockingChannel) -> 
     assert first != second
 
 
+@pytest.mark.parametrize("queue", ["wörk queue #1", "tab\there", "q" * 255], ids=["words", "control", "long"])
+def test_any_short_string_is_a_name(channel: BlockingChannel, queue: str) -> None:
+    assert channel.queue_declare(queue, exclusive=True).method.queue == queue
+    channel.basic_publish("", queue, b"x")
+    assert channel.basic_get(queue, auto_ack=True)[0].routing_key == queue
+
+
 def test_an_empty_name_means_the_last_declared_queue(channel: BlockingChannel) -> None:
     queue = channel.queue_declare("", exclusive=True).method.queue
     channel.basic_publish("", queue, b"x")

@@ -1,0 +1,14 @@
+"""A taste of the fuzz target; ``fuzz.py`` beside this file runs as long as one likes."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_hostile_input_harms_nobody(seed: int) -> None:
+    fuzz = runpy.run_path(str(Path(__file__).with_name("fuzz.py")))
+    fuzz["run"](2001, seed)
