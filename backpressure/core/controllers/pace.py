@@ -51,7 +51,9 @@ class PaceLaw:
 
     PARAMETERS = (
         Parameter("gain", 0.6, "", "part of the queue's error corrected in one loop time", 0.01, 2.0),
-        Parameter("spread", 2.5, "σ", "the setpoint is at least this many standard deviations of the depth", 0.0, 10.0),
+        Parameter(
+            "spread", 2.75, "σ", "the setpoint is at least this many standard deviations of the depth", 0.0, 10.0
+        ),
         Parameter("start_per_s", 50.0, "msg/s", "rate of a cold start, for all producers together", 0.01),
         Parameter("stale_s", 0.5, "s", "signals older than this are not acted upon", 0.01),
     )

@@ -48,8 +48,8 @@ class PidLaw:
         processing = working / signals.service_mean_s if working and signals.service_mean_s else departures_per_s
         elapsed_s = values["interval_s"] if self._computed_at is None else now - self._computed_at
         reason = "between batches"
-        if signals.depth is not None and elapsed_s >= values["interval_s"] * (1 - 1e-9):
-            self._compute(processing, signals.depth, elapsed_s)
+        if elapsed_s >= values["interval_s"] * (1 - 1e-9):
+            self._compute(processing, signals.depth or 0, elapsed_s)
             self._computed_at = now
             reason = "following the processing rate"
         total = values["min_rate_per_s"] if self._rate_per_s is None else self._rate_per_s

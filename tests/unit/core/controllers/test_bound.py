@@ -1,0 +1,31 @@
+"""The bound on the wait that μ, service variance and feedback age allow."""
+
+from __future__ import annotations
+
+import pytest
+
+from backpressure.core.controllers.bound import wait_bound_s
+
+
+def test_fixed_service_waits_the_target_half_a_service_and_what_whole_messages_blur() -> None:
+    assert wait_bound_s(100, 0.0, 0.05) == pytest.approx(0.02 + 0.005 + 2.326 * 0.5 / 100)
+
+
+def test_a_bound_worked_out_by_hand() -> None:
+    # μ = 100, cv² = 1, T = 0.2: σ = √20.25 = 4.5; loss 0.2/4.5 = 0.0444 at k = 1.31; w = 0.059 + 0.01 = 0.069;
+    # bound = 0.069 + 2.326·√(0.045² + 0.069/100) = 0.190.
+    assert wait_bound_s(100, 1.0, 0.1) == pytest.approx(0.190, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("worse", "better"),
+    [((100, 1.0, 0.5), (100, 1.0, 0.1)), ((50, 1.0, 0.1), (500, 1.0, 0.1)), ((100, 2.0, 0.1), (100, 0.5, 0.1))],
+)
+def test_age_slowness_and_variance_make_it_longer(
+    worse: tuple[float, float, float], better: tuple[float, float, float]
+) -> None:
+    assert wait_bound_s(*worse) > wait_bound_s(*better)
+
+
+def test_wasting_less_costs_wait() -> None:
+    assert wait_bound_s(100, 1.0, 0.1, utilisation=0.999) > wait_bound_s(100, 1.0, 0.1, utilisation=0.9)
