@@ -157,7 +157,7 @@ def _listing(title: str, columns: Columns, rows: Sequence[Row]) -> RowCard:
             justify: JustifyMethod = "right" if kind == "number" else "left"
             table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis", ratio=ratio)
         for row in rows[:count]:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # a str would be markup
         return table
 
     return RowCard(title, len(rows), int(headed), build)

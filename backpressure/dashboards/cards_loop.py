@@ -34,12 +34,12 @@ def severity(value: float | None, limit: float) -> tuple[str, str]:
 def header(seen: Snapshot, clock: str) -> Table:
     """Return the line at the top: which broker, and whether it answers."""
     broker = next((source for source in seen.sources if source.name == "broker"), None)
-    line = Text("Monitor ", style="bold")
+    line = Text().append("Monitor ", "bold")
     if broker is not None and broker.ok:
         product = "" if seen.broker is None else f" {seen.broker.product} {seen.broker.version}"
-        line.append("● ", "green").append(clean(seen.address + product), "none")
+        line.append("● ", "green").append(clean(seen.address + product))
     else:
-        line.append("■ ", "red").append(f"waiting for {clean(seen.address)}", "none")
+        line.append("■ ", "red").append(f"waiting for {clean(seen.address)}")
     grid = Table.grid(expand=True)
     grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     grid.add_column(justify="right", no_wrap=True, width=len(clock) + 1)
@@ -96,15 +96,15 @@ def law_card(seen: Snapshot) -> list[Panel]:
     allowed, target = seen.pacing_rate_per_s or 0.0, seen.target_rate_per_s or 0.0
     share = min(1.0, allowed / target) if target else 1.0
     filled = round(share * _BAR_CELLS)
-    text = Text(f"{clean(law.strategy)} ", "bold")
-    text.append("no limit" if isinf(allowed) else f"allows {rate(allowed)}", "none")
-    text.append(f" of {rate(target)} offered ", "none")
+    text = Text().append(f"{clean(law.strategy)} ", "bold")
+    text.append("no limit" if isinf(allowed) else f"allows {rate(allowed)}")
+    text.append(f" of {rate(target)} offered ")
     text.append("█" * filled, "green").append("░" * (_BAR_CELLS - filled), "dim")
-    text.append(f" {percent(share)}", "none")
+    text.append(f" {percent(share)}")
     if seen.bottleneck_per_s is not None:
-        text.append(f"  bottleneck {rate(seen.bottleneck_per_s)}", "none")
+        text.append(f"  bottleneck {rate(seen.bottleneck_per_s)}")
     if law.reason:
-        text.append(f"\n{clean(law.id)}: {clean(law.reason)}", "none")
+        text.append(f"\n{clean(law.id)}: {clean(law.reason)}")
     return [panel(text, "Law")]
 
 

@@ -1,0 +1,190 @@
+"""monitor.py as a process: what it prints, what it serves, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOWHERE = "amqp://127.0.0.1:1"
+
+
+class Terminal:
+    """Starts programs from the root of the project, and ends them all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PACE_", "RABBITMQ_"))}
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**inherited, "PACE_CONFIG": "", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def announced(self, process: subprocess.Popen[str], path: Path) -> dict[str, object]:
+        """Wait until ``process`` has written ``path``."""
+        until(lambda: path.exists() or process.poll() is not None)
+        assert path.exists(), process.communicate()[1]
+        content: dict[str, object] = json.loads(path.read_text())
+        return content
+
+    def monitor(self, url: str, *options: str) -> tuple[subprocess.Popen[str], str]:
+        """Start a monitor and return it with the address it serves."""
+        path = self.directory / f"monitor-{len(self.processes)}.json"
+        process = self.start("monitor.py", "--url", url, "--port", "0", *options, PACE_PROCESS__ANNOUNCE_FILE=str(path))
+        metrics_url = self.announced(process, path)["metrics_url"]
+        return process, str(metrics_url).removesuffix("/metrics")
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that is bound to happen; the test's own timeout is the limit."""
+    while not holds():
+        time.sleep(0.05)
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Terminal]:
+    terminal = Terminal(directory)
+    try:
+        yield terminal
+    finally:
+        for process in terminal.processes:
+            process.terminate()
+        for process in terminal.processes:
+            process.communicate(timeout=20)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """Where a test starts its own programs."""
+    with opened(tmp_path) as terminal:
+        yield terminal
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an embedded broker with one producer and one consumer at work."""
+    directory = tmp_path_factory.mktemp("loop")
+    path = directory / "broker.json"
+    with opened(directory) as terminal:
+        process = terminal.start(
+            "-m", "backpressure.broker", "--port", "0", "--management-port", "0", "--announce", str(path)
+        )
+        url = str(terminal.announced(process, path)["url"])
+        for script in ("slow_consumer.py", "fast_producer.py"):
+            terminal.start(script, "--url", url, "--no-api")
+        yield url
+
+
+def test_metrics_page_and_json_show_a_running_loop(terminal: Terminal, broker: str) -> None:
+    _, address = terminal.monitor(broker, "--no-ui")
+
+    def flowing() -> bool:
+        seen = httpx.get(f"{address}/api/snapshot").json()
+        return bool(seen["rates"]["processed_per_s"]) and bool(seen["rates"]["confirmed_per_s"])
+
+    until(flowing)
+    seen = httpx.get(f"{address}/api/snapshot").json()
+    assert [process["role"] for process in seen["processes"]].count("producer") == 1
+    assert seen["queues"]["work.queue"]["consumers"] == 1
+    assert seen["totals"]["processed"] <= seen["totals"]["confirmed"]
+    text = httpx.get(f"{address}/").text
+    assert 'pace_queue_ready_messages{queue="work.queue"}' in text
+    assert 'pace_observed_processes{role="consumer"} 1.0' in text
+    assert "<!doctype html>" in httpx.get(f"{address}/", headers={"accept": "text/html"}).text
+    with httpx.stream("GET", f"{address}/api/stream") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: history"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_even_with_a_page_open(
+    terminal: Terminal, broker: str, number: signal.Signals
+) -> None:
+    process, address = terminal.monitor(broker)
+    with httpx.stream("GET", f"{address}/api/stream") as stream:
+        next(stream.iter_lines())
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert errors == ""
+
+
+def test_one_frame_without_a_terminal_is_plain_text(terminal: Terminal, broker: str) -> None:
+    frame = terminal.run("monitor.py", "--url", broker, "--once", COLUMNS="100")
+    assert frame.returncode == 0
+    assert frame.stderr == ""
+    assert "\x1b" not in frame.stdout
+    assert "work.queue" in frame.stdout
+    assert "bottleneck 100/s" in frame.stdout
+    assert max(map(len, frame.stdout.splitlines())) <= 100
+
+
+def test_without_a_terminal_it_prints_a_line_now_and_then(terminal: Terminal, broker: str) -> None:
+    process, _ = terminal.monitor(broker, "--watch", "0.2")
+    assert process.stdout is not None
+    line = next(line for line in process.stdout if "depth=" in line)
+    assert " work.queue depth=" in line
+    assert "out=" in line
+
+
+def test_it_waits_for_a_broker_and_finds_it_by_itself(terminal: Terminal, tmp_path: Path) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    _, address = terminal.monitor(f"amqp://guest:guest@127.0.0.1:{port}/", "--no-ui")
+    assert httpx.get(f"{address}/api/snapshot").json()["sources"][0]["ok"] is False
+    assert 'pace_source_up{source="broker"} 0.0' in httpx.get(f"{address}/metrics").text
+    terminal.start("-m", "backpressure.broker", "--port", str(port), "--management-port", "0")
+    until(lambda: httpx.get(f"{address}/api/snapshot").json()["sources"][0]["ok"] is True)
+
+
+def test_without_waiting_a_missing_broker_is_one_line_and_exit_3(terminal: Terminal) -> None:
+    ended = terminal.run("monitor.py", "--url", NOWHERE, "--port", "0", "--no-wait")
+    assert ended.returncode == 3
+    assert ended.stderr.strip() == f"error: no broker at {NOWHERE}: connection refused"
+
+
+def test_a_taken_port_is_named_with_the_flag_that_chooses_another(terminal: Terminal) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = terminal.run("monitor.py", "--url", NOWHERE, "--port", str(port))
+    assert ended.returncode == 3
+    assert f"port {port} on 127.0.0.1 is taken" in ended.stderr
+    assert "--port" in ended.stderr
+
+
+def test_an_address_others_can_reach_needs_a_token(terminal: Terminal) -> None:
+    ended = terminal.run("monitor.py", "--url", NOWHERE, "--port", "0", PACE_MONITOR__HOST="0.0.0.0")
+    assert ended.returncode == 2
+    assert "token" in ended.stderr
+
+
+def test_help_lists_every_flag(terminal: Terminal) -> None:
+    text = terminal.run("monitor.py", "--help").stdout
+    for flag in ("--watch", "--once", "--host", "--url", "--username", "--password", "--port", "--no-ui", "--no-wait"):
+        assert flag in text

@@ -1,0 +1,87 @@
+"""Advice comes at the moment it applies, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from backpressure.core.snapshot import BrokerState, QueueState, Rates, Snapshot, Source, Threshold, Totals
+from backpressure.dashboards.advice import advise
+
+Make = Callable[..., Snapshot]
+MakeQueues = Callable[..., dict[str, QueueState]]
+TOO_DEEP = (Threshold("depth", 6000.0, 5000.0, "messages"),)
+TOO_LATE = (Threshold("queue wait p99", 2000.0, 1000.0, "ms"),)
+
+
+def only(seen: Snapshot) -> str:
+    (sentence,) = advise(seen)
+    return sentence
+
+
+def test_nothing_is_said_while_all_is_well(snapshot: Make) -> None:
+    assert advise(snapshot()) == []
+
+
+def test_a_broker_that_is_away_comes_first(snapshot: Make) -> None:
+    sentence = only(snapshot(sources=(Source("broker", ok=False, error="connection refused"),)))
+    assert "does not answer (connection refused)" in sentence
+    assert "pace broker" in sentence
+
+
+def test_a_first_attempt_to_connect_is_no_trouble_yet(snapshot: Make) -> None:
+    assert advise(snapshot(sources=(Source("broker", ok=False, error="connecting"),))) == []
+
+
+def test_a_queue_that_nobody_consumes_names_what_to_start(snapshot: Make, work: MakeQueues) -> None:
+    sentence = only(snapshot(queues=work(consumers=0, ready=12_000, unacked=0), consumers=()))
+    assert sentence == "12K messages wait in work.queue and nobody consumes: python slow_consumer.py."
+
+
+def test_an_empty_queue_needs_no_consumer(snapshot: Make, work: MakeQueues) -> None:
+    assert advise(snapshot(queues=work(consumers=0, ready=0, unacked=0), consumers=())) == []
+
+
+def test_a_paused_consumer_is_resumed_by_the_command_shown(snapshot: Make, work: MakeQueues) -> None:
+    paused = replace(snapshot().consumers[0], paused=True)
+    sentence = only(snapshot(queues=work(consumers=0), consumers=(paused,)))
+    assert sentence == "Consumer slow is paused: curl -X POST http://127.0.0.1:8001/admin/resume."
+
+
+def test_a_memory_alarm_and_a_full_disk_are_told_apart(snapshot: Make) -> None:
+    producers = (replace(snapshot().producers[0], blocked=True),)
+    assert "memory alarm" in only(snapshot(producers=producers))
+    assert "disk is full" in only(snapshot(producers=producers, broker=BrokerState(disk_alarm=True)))
+
+
+def test_refused_messages_have_three_ways_out(snapshot: Make) -> None:
+    sentence = only(snapshot(rates=Rates(nacked_per_s=900.0)))
+    assert sentence.startswith("The full queue refuses 900/s.")
+    assert "--strategy pace" in sentence
+
+
+def test_growth_is_trouble_only_beyond_the_threshold(snapshot: Make, work: MakeQueues) -> None:
+    growing = work(ready=6000, published_per_s=1000.0, acked_per_s=100.0)
+    assert advise(snapshot(queues=growing)) == []
+    assert only(snapshot(queues=growing, thresholds=TOO_DEEP)).startswith("work.queue grows by 900/s.")
+    shrinking = work(ready=6000, published_per_s=50.0, acked_per_s=100.0)
+    assert advise(snapshot(queues=shrinking, thresholds=TOO_DEEP)) == []
+
+
+def test_waiting_in_prefetch_is_told_from_waiting_in_the_queue(snapshot: Make, work: MakeQueues) -> None:
+    assert "Lower --prefetch" in only(snapshot(queues=work(ready=1, unacked=500), thresholds=TOO_LATE))
+    assert advise(snapshot(queues=work(ready=500, unacked=5), thresholds=TOO_LATE)) == []
+
+
+def test_dead_letters_returns_and_strangers_are_each_explained(snapshot: Make) -> None:
+    rates, totals = Rates(dead_lettered_per_s=1.0, returned_per_s=1.0), Totals(dead_lettered=3)
+    unroutable, dead, strangers = advise(snapshot(rates=rates, totals=totals, unreadable_reports=7))
+    assert "unroutable" in unroutable
+    assert "3 messages failed for good" in dead
+    assert "7 feedback reports were unreadable" in strangers
+
+
+def test_a_missing_management_api_comes_last_and_says_what_is_lost(snapshot: Make) -> None:
+    sources = (Source("broker", ok=True), Source("management", ok=False, error="refused"))
+    *_, last = advise(snapshot(sources=sources, rates=Rates(nacked_per_s=1.0)))
+    assert "rabbitmq-plugins enable rabbitmq_management" in last

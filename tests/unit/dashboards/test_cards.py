@@ -1,0 +1,150 @@
+"""The terminal frame at every size: complete where there is room, cut in order of importance where there is not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from backpressure.core.snapshot import Quantiles, QueueState, Rates, Snapshot, Source, Threshold
+from backpressure.dashboards.cards import Cards
+
+Make = Callable[..., Snapshot]
+MakeQueues = Callable[..., dict[str, QueueState]]
+
+
+def frame(seen: Snapshot, width: int = 80, height: int = 60, *, limited: bool = True, colour: bool = False) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        height=height,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+    )
+    console.print(Cards(seen, limited=limited))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def line_with(text: str, *words: str) -> str:
+    (line,) = [line for line in text.splitlines() if all(word in line for word in words)]
+    return line
+
+
+@pytest.mark.parametrize("width", [60, 80, 119, 120, 200])
+@pytest.mark.parametrize("height", [12, 24, 30, 60])
+def test_a_frame_never_exceeds_the_terminal(snapshot: Make, width: int, height: int) -> None:
+    lines = frame(snapshot(), width, height).splitlines()
+    assert max(len(line) for line in lines) <= width
+    if height >= 24:
+        assert len(lines) <= height
+
+
+def test_the_work_queue_shows_depth_rates_and_what_is_going_on(snapshot: Make) -> None:
+    row = line_with(frame(snapshot()), "● work.queue ")
+    assert row.split()[1:-1] == ["●", "work.queue", "45", "40", "5", "1", "101", "99", "98", "Flowing", "⬆⬇"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [
+        ({"published_per_s": 5.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Publishing ⬆"),
+        ({"published_per_s": 0.0, "delivered_per_s": 5.0, "acked_per_s": 5.0}, "Consuming ⬇"),
+        ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Idle"),
+    ],
+)
+def test_a_queue_is_publishing_consuming_or_idle(
+    snapshot: Make, work: MakeQueues, rates: dict[str, float], text: str
+) -> None:
+    assert text in line_with(frame(snapshot(queues=work(**rates))), "● work.queue ")
+
+
+@pytest.mark.parametrize(
+    ("ready", "sign", "code"), [(0, "●", "\x1b[32m"), (2600, "▲", "\x1b[33m"), (5100, "■", "\x1b[31m")]
+)
+def test_depth_is_green_yellow_or_red_and_has_a_sign_of_its_own(
+    snapshot: Make, work: MakeQueues, ready: int, sign: str, code: str
+) -> None:
+    assert f"{code}{sign}" in frame(snapshot(queues=work(ready=ready, unacked=0)), colour=True)
+
+
+def test_without_colour_no_colour_is_written(snapshot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    console.print(Cards(snapshot(), limited=False))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert not [code for code in ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m") if code in text]
+
+
+def test_a_depth_of_which_unacked_is_unknown_is_a_lower_bound(snapshot: Make, work: MakeQueues) -> None:
+    assert "≥40" in line_with(frame(snapshot(queues=work(unacked=None))), "● work.queue ")
+
+
+def test_the_law_shows_its_decision_and_its_reason(snapshot: Make) -> None:
+    text = frame(snapshot())
+    assert "pace allows 100/s of 1K/s offered" in text
+    assert "alice: holding the queue" in text
+
+
+def test_a_law_that_sets_no_limit_says_so(snapshot: Make) -> None:
+    free = replace(snapshot().producers[0], strategy="unbounded", pacing_rate_per_s=float("inf"))
+    assert "unbounded no limit of 1K/s offered" in frame(snapshot(producers=(free,), pacing_rate_per_s=float("inf")))
+
+
+def test_advice_is_on_the_frame_when_there_is_any(snapshot: Make) -> None:
+    assert "What to do" not in frame(snapshot())
+    assert "The full queue refuses" in frame(snapshot(rates=Rates(nacked_per_s=1.0)))
+
+
+def test_waiting_for_a_broker_is_said_at_the_top(snapshot: Make) -> None:
+    first = frame(snapshot(sources=(Source("broker", ok=False, error="connecting"),))).splitlines()[0]
+    assert "waiting for amqp://lab:5672" in first
+
+
+def test_what_is_unknown_is_a_dash(snapshot: Make) -> None:
+    text = frame(snapshot(rates=Rates(), queue_wait=Quantiles(), broker=None))
+    assert "offered –  confirmed –  processed –" in text
+    assert "p50 –  p95 –  p99 –" in text
+    assert "memory" not in line_with(text, "totals")
+
+
+def test_consumers_and_connections_come_with_their_details_but_without_feedback_ears(snapshot: Make) -> None:
+    text = frame(snapshot(), height=80)
+    assert "127.0.0.1:4001" in line_with(text, "slow-1")
+    assert "running" in line_with(text, "127.0.0.1:4000")
+    assert "amq.gen-feedback" not in text
+
+
+def test_lists_give_way_when_the_height_runs_out(snapshot: Make) -> None:
+    tall, low = frame(snapshot(), height=80), frame(snapshot(), height=24)
+    assert "Connections" in tall
+    assert "Connections" not in low
+    assert "Events (+" in low
+    assert "work.queue.dlq" in low
+
+
+def test_the_newest_events_are_the_ones_shown(snapshot: Make) -> None:
+    text = frame(snapshot(), height=24)
+    assert "event 29" in text
+    assert "event 0 " not in text
+
+
+def test_names_from_other_processes_cannot_steer_the_terminal_or_the_markup(snapshot: Make) -> None:
+    hostile = replace(snapshot().processes[0], id="\x1b[2J[red]alice")
+    text = frame(snapshot(processes=(hostile,)), width=100)
+    assert "·[2J[red]alice" in text
+    assert "\x1b" not in text
+
+
+def test_a_wide_terminal_gets_two_columns(snapshot: Make) -> None:
+    assert "Queues" in line_with(frame(snapshot(), width=200), "Queues", "Processes")
+
+
+def test_a_breached_wait_is_red(snapshot: Make) -> None:
+    late = (Threshold("queue wait p99", 2000.0, 1000.0, "ms"),)
+    seen = snapshot(thresholds=late, queue_wait=Quantiles(1, 2.0, 2.0, 2.0, 2.0))
+    assert "\x1b[31m2.0 s" in frame(seen, colour=True)

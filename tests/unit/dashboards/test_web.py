@@ -1,0 +1,120 @@
+"""What the monitor serves: text for scrapers, the page for browsers, JSON for programs, a stream for the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from backpressure.api.monitor import monitor_app
+from backpressure.api.monitor_feed import LiveFeed
+from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards.web import assets
+from backpressure.telemetry.metrics_monitor import monitor_registry
+
+Make = Callable[..., Snapshot]
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def get(seen: Snapshot, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    feed = LiveFeed(lambda: seen, lambda _: [])
+    app = monitor_app(lambda: seen, monitor_registry(lambda: seen), feed, assets())
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://monitor") as client:
+            return await client.get(path, headers=headers)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/metrics", {}), ("/metrics", BROWSER), ("/", {}), ("/", {"accept": "*/*"})]
+)
+def test_scrapers_and_curl_get_prometheus_text(snapshot: Make, path: str, headers: dict[str, str]) -> None:
+    answer = get(snapshot(), path, headers)
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'pace_queue_messages{queue="work.queue"} 45.0' in answer.text
+
+
+def test_a_browser_gets_the_page(snapshot: Make) -> None:
+    answer = get(snapshot(), "/", BROWSER)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(snapshot: Make) -> None:
+    page = get(snapshot(), "/", BROWSER).text
+    sources = re.findall(r'(?:src|href)="(?!/metrics|/api|data:)([^"]+)"', page)
+    assert sources == ["/assets/page.css", "/assets/plotly.js", "/assets/page.js"]
+    for source in sources:
+        assert get(snapshot(), source).status_code == 200
+
+
+def test_every_element_the_script_fills_is_on_the_page() -> None:
+    files = assets()
+    script, page = files["page.js"].read_text(), files["index.html"].read_text()
+    used = set(re.findall(r'(?:element|say|showTable)\("([\w-]+)"', script)) | set(re.findall(r'"(chart-\w+)"', script))
+    assert used
+    assert used <= set(re.findall(r'id="([\w-]+)"', page))
+
+
+def test_the_script_never_sets_html() -> None:
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", assets()["page.js"].read_text())
+
+
+def test_only_the_pages_own_files_are_served(snapshot: Make) -> None:
+    for path in ("/assets/__init__.py", "/assets/..%2f__init__.py", "/assets/nothing.js"):
+        assert get(snapshot(), path).status_code == 404
+
+
+def test_a_snapshot_as_json_has_null_for_what_is_unknown_and_for_no_limit(snapshot: Make) -> None:
+    content = get(snapshot(bottleneck_per_s=None, pacing_rate_per_s=float("inf")), "/api/snapshot").json()
+    assert content["bottleneck_per_s"] is None
+    assert content["pacing_rate_per_s"] is None
+    assert content["queues"]["work.queue"]["depth"] == 45
+    assert content["thresholds"][0]["breached"] is False
+    assert content["events"][0]["kind"] == "appeared"
+    assert "queue_wait_ever" not in content
+
+
+def test_a_new_page_gets_the_history_and_then_every_point(snapshot: Make) -> None:
+    async def story() -> list[tuple[str, Any]]:
+        feed = LiveFeed(snapshot, lambda seen: [f"watch {seen.work_queue}"])
+        feed.take()
+        feed.take()
+        stream = feed.subscribe()
+        items = [await anext(stream)]
+        feed.take()
+        items.append(await anext(stream))
+        feed.close()
+        items += [item async for item in stream]
+        return [(event, json.loads(data)) for event, data in items]
+
+    (first, history), (second, tick) = asyncio.run(story())
+    assert (first, second) == ("history", "tick")
+    assert len(history) == 2
+    assert tick["point"]["ready"] == 40
+    assert tick["advice"] == ["watch work.queue"]
+    assert tick["now"]["totals"]["confirmed"] == 12_000
+
+
+def test_fifteen_minutes_are_kept_and_a_page_that_stalls_misses_points_not_memory(snapshot: Make) -> None:
+    async def story() -> tuple[list[Any], int]:
+        feed = LiveFeed(snapshot, lambda _: [])
+        for _ in range(1000):
+            feed.take()
+        stalled = feed.subscribe()
+        _, history = await anext(stalled)
+        for _ in range(30):
+            feed.take()
+        feed.close()
+        return json.loads(history), len([item async for item in stalled])
+
+    history, received = asyncio.run(story())
+    assert len(history) == 900
+    assert received < 20
