@@ -39,6 +39,7 @@ __all__ = ["Consumed", "ConsumerEngine"]
 
 log = logging.getLogger(__name__)
 
+_IDLE_S = 0.1  # look around this often, woken or not
 _YIELD_EVERY = 64  # messages whose work takes no time: let the event loop have its turn
 
 
@@ -51,6 +52,7 @@ class _Job:
     received_ns: int
     available_at: float
     attempts: int = 0
+    comes_again: bool = False  # its connection was lost meanwhile: the broker delivers it anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class ConsumerEngine:
         self._current_since = 0.0
         self._finished_busy_s = 0.0
         self._service_sum_s2 = 0.0
-        self._epoch = 0
+        self._giving_up: set[asyncio.Task[None]] = set()
         self._waker = Waker()
         self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake)
         self._cost = ProcessCost()
@@ -151,7 +153,7 @@ class ConsumerEngine:
         if self._satisfied():
             return  # what came beyond the expected number goes back to the queue
         deadline = self._clock.now() + self.settings.consumer.drain_timeout_s
-        await self._work(lambda: bool(self._ready) and self._clock.now() < deadline)
+        await self._work(lambda: bool(self._ready or self._giving_up) and self._clock.now() < deadline)
 
     def stop(self) -> None:
         """Ask `run` to end."""
@@ -161,6 +163,9 @@ class ConsumerEngine:
     async def close(self) -> None:
         """Send the last report and acknowledgements, close the connections."""
         self._feedback.send(encode(self.report()))
+        for task in self._giving_up:
+            task.cancel()  # not acknowledged: the message goes back to the queue
+        await asyncio.gather(*self._giving_up, return_exceptions=True)
         await self._queues.stop()
         await self._dead_letters.stop()
         await self._subscriber.stop()
@@ -180,12 +185,12 @@ class ConsumerEngine:
     @property
     def held(self) -> int:
         """Messages delivered and not settled."""
-        return len(self._ready) + len(self._waiting) + (self._current is not None)
+        return len(self._ready) + len(self._waiting) + len(self._giving_up) + (self._current is not None)
 
     async def _work(self, go_on: Callable[[], bool]) -> None:
         idle_turns = 0
         while go_on():
-            job = None if self.paused else self._next_job()
+            job = self._next_job()
             if job is None:
                 await self._waker.wait(self._next_attempt_in_s())
                 continue
@@ -194,39 +199,58 @@ class ConsumerEngine:
                 await asyncio.sleep(0)
             await self._work_on(job)
 
+    def _may_begin(self) -> bool:
+        """Whether work on another message may begin: not while paused, nor beyond the expected number."""
+        expect = self.settings.consumer.expect
+        return not self.paused and not (expect and self.settled + len(self._giving_up) >= expect)
+
     def _next_job(self) -> _Job | None:
+        if not self._may_begin():
+            return None
         if self._waiting and self._waiting[0][0] <= self._clock.now():
             return heapq.heappop(self._waiting)[2]
         return self._ready.popleft() if self._ready else None
 
     def _next_attempt_in_s(self) -> float:
-        wait = self._waiting[0][0] - self._clock.now() if self._waiting else 0.1
-        return min(max(wait, 0.0), 0.1)
+        if not self._waiting or not self._may_begin():
+            return _IDLE_S
+        return min(max(self._waiting[0][0] - self._clock.now(), 0.0), _IDLE_S)
 
     async def _work_on(self, job: _Job) -> None:
         self._current, self._current_since = job, self._clock.now()
         try:
             work, failure = await self._worker.perform(job.delivery, job.metadata, job.available_at)
+            job.attempts += 1
+            if failure is None:
+                self._settle(job, work, Outcome.PROCESSED)
+                self._acknowledge(job)
+            else:
+                self._failed(job, work, failure)
         finally:
             self._current = None
-        job.attempts += 1
         self._finished_busy_s += work.service_s
-        if failure is None:
-            self._settle(job, work, Outcome.PROCESSED)
-            self._acknowledge(job)
-            return
+
+    def _failed(self, job: _Job, work: Work, failure: Exception) -> None:
         self.failed += 1
+        if job.comes_again:
+            return
         pause_s = self._retry.pause_s(job.attempts, self._random.random())
-        if pause_s is not None:
+        if pause_s is None:
+            # Beside the work: while the broker blocks publishing, dead letters wait and everything else goes on.
+            task = asyncio.create_task(self._give_up(job, work, failure), name="give up")
+            self._giving_up.add(task)
+            task.add_done_callback(self._given_up)
+        else:
             self.retried += 1
             job.available_at = self._clock.now() + pause_s
             heapq.heappush(self._waiting, (job.available_at, next(self._order_of_retries), job))
-            self._prefetch.set_aside(len(self._waiting))
-            return
-        await self._give_up(job, work, failure)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self._prefetch.set_aside(len(self._waiting) + len(self._giving_up))
 
     def _acknowledge(self, job: _Job) -> None:
-        self._prefetch.settling(self.held + 1, self._clock.now())
+        self._prefetch.settling(self.held, self._clock.now())
         self._subscriber.ack(job.delivery)
 
     async def _give_up(self, job: _Job, work: Work, failure: Exception) -> None:
@@ -240,6 +264,10 @@ class ConsumerEngine:
             return
         self._settle(job, work, Outcome.DEAD_LETTERED)
         self._acknowledge(job)
+
+    def _given_up(self, task: asyncio.Task[None]) -> None:
+        self._giving_up.discard(task)
+        self._waker.wake()
 
     def _settle(self, job: _Job, work: Work, outcome: Outcome) -> None:
         now = self._clock.now()
@@ -297,7 +325,6 @@ class ConsumerEngine:
     def on_delivery(self, delivery: Delivery) -> None:
         """A message arrived."""
         now = self._clock.now()
-        self._epoch = delivery.epoch
         self.delivered += 1
         self.redelivered += delivery.redelivered
         self._prefetch.delivered(now)
@@ -309,7 +336,8 @@ class ConsumerEngine:
         """What is held and not being worked on will be delivered again."""
         self._ready.clear()
         self._waiting.clear()
-        self._prefetch.set_aside(0)
+        if self._current is not None:
+            self._current.comes_again = True
         self._queues.lost()
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -385,6 +413,7 @@ class ConsumerEngine:
     async def _report_forever(self) -> None:
         while True:
             report = self.report()
+            self._make_room()
             self._prefetch.tick(report, self._clock.now())
             self._feedback.send(encode(report))
             interval_s = self.settings.feedback.interval_ms / 1000

@@ -19,7 +19,6 @@ __all__ = ["ATTEMPTS_HEADER", "REASON_HEADER", "DeadLetters"]
 REASON_HEADER = "x-pace-reason"
 ATTEMPTS_HEADER = "x-pace-attempts"
 
-_CONFIRM_TIMEOUT_S = 10.0
 _MOST_IN_FLIGHT = 1000
 
 
@@ -30,21 +29,25 @@ class DeadLetters:
         """``name`` is the dead-letter queue."""
         self._publisher = transport.publisher()
         self._name = name
+        self._starting = asyncio.Lock()
         self._started = False
         self._window: ConfirmWindow[asyncio.Future[None]] = ConfirmWindow(_MOST_IN_FLIGHT)
         self._returned: set[str | None] = set()
 
     async def send(self, message: Message, reason: str, attempts: int) -> None:
-        """Publish ``message`` and return when the broker has it; raises `TransportError` or `TimeoutError`."""
-        if not self._started:
-            await self._publisher.start(self)
-            self._started = True
+        """Publish ``message`` and return when the broker has it; raises `TransportError`.
+
+        The answer may be long in coming, while the broker blocks publishing: asking again would only double it.
+        """
+        async with self._starting:
+            if not self._started:
+                self._started = True
+                await self._publisher.start(self)
         headers = {**message.headers, REASON_HEADER: reason, ATTEMPTS_HEADER: attempts}
         tag = self._publisher.publish(replace(message, headers=headers), exchange="", routing_key=self._name)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._window.sent(tag, future)
-        async with asyncio.timeout(_CONFIRM_TIMEOUT_S):
-            await future
+        await future
         if message.message_id in self._returned:
             self._returned.discard(message.message_id)
             raise TransportError(f"there is no dead-letter queue {self._name!r}")
