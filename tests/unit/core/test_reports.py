@@ -35,6 +35,13 @@ def reports_of(kind: type[ProducerReport | ConsumerReport]) -> st.SearchStrategy
 
 
 REPORTS = reports_of(ProducerReport) | reports_of(ConsumerReport)
+SAMPLE = ConsumerReport(
+    **{
+        spec.name: {"int": 1, "float": 1.5, "float | None": None, "str": "x", "bool": False}[str(spec.type)]
+        for spec in fields(ConsumerReport)
+        if spec.type != "Histogram"
+    }
+)
 
 
 def plain(report: Report) -> dict[str, Any]:
@@ -79,9 +86,8 @@ def test_a_field_that_a_later_version_adds_is_ignored(report: Report) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1 << 70, "7", True, None, 1.5, float("nan"), [7]])
-@given(report=REPORTS)
-def test_what_is_no_count_is_refused(report: Report, value: object) -> None:
-    content = json.loads(encode(report))
+def test_what_is_no_count_is_refused(value: object) -> None:
+    content = json.loads(encode(SAMPLE))
     with pytest.raises(FeedbackError, match="pid"):
         decode(json.dumps(content | {"pid": value}).encode())
 
@@ -108,9 +114,8 @@ def test_what_is_no_count_is_refused(report: Report, value: object) -> None:
     ],
     ids=str,
 )
-@given(report=reports_of(ConsumerReport))
-def test_what_is_no_histogram_is_refused(report: Report, histogram: object) -> None:
-    content = json.loads(encode(report))
+def test_what_is_no_histogram_is_refused(histogram: object) -> None:
+    content = json.loads(encode(SAMPLE))
     with pytest.raises(FeedbackError, match="not a histogram"):
         decode(json.dumps(content | {"queue_wait": histogram}).encode())
 
