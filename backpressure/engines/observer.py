@@ -22,7 +22,7 @@ from backpressure.transports.base import QueueProbe, Transport
 
 __all__ = ["Observer"]
 
-_MANAGEMENT_INTERVAL_S = 1.0
+_MANAGEMENT_INTERVAL_S = 2.0  # its statistics are older than that anyway
 _RETRY_S = 1.0
 
 
