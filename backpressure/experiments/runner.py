@@ -141,7 +141,7 @@ class Runner:
             self._process_started("broker", "broker", broker.pid)  # not a child of ours
         common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
         settings = replaced(self._scenario.settings, common)
-        transport = connect(settings)
+        transport = connect(replaced(settings, {"broker.wait": False}))  # an experiment does not wait for its broker
         admin = transport.admin()
         stack.push_async_callback(admin.stop)
         await admin.start()

@@ -1,0 +1,289 @@
+"""``pace run`` as users run it: real processes, a real broker, files and an exit code at the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from backpressure.experiments.summary import Summary
+
+PACE = [sys.executable, "-m", "backpressure"]
+
+SCENARIO = """
+name = "short"
+[producer]
+rate = 400
+[consumer]
+rate = 200
+[[phase]]
+name = "normal"
+duration_s = 2
+[[phase]]
+name = "stopped"
+duration_s = 1
+consumer.count = 0
+[[phase]]
+name = "back"
+duration_s = 3
+consumer.count = 1
+[expect]
+lost = "== 0"
+duplicates = "== 0"
+processed = "> 0"
+"""
+
+LIMITED = """
+name = "limited"
+[queue]
+max_length = 2000
+[producer]
+rate = 2000
+limit = 1000
+strategy = "unbounded"
+[consumer]
+rate = 2000
+count = 0
+[[phase]]
+name = "publish"
+duration_s = 60
+until = "published"
+"""
+
+CONSUME = """
+[[phase]]
+name = "consume"
+duration_s = 60
+until = "consumed"
+consumer.count = 1
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "scenario.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def pace_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110
+    )
+
+
+@contextmanager
+def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Start a run and wait until its first phase has begun; yield it with the lines it has printed."""
+    process = subprocess.Popen(
+        [*PACE, "run", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("phase 1"):
+                break
+        yield process, lines
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run_folder(tmp_path: Path) -> Path:
+    [folder] = (tmp_path / "runs").iterdir()
+    return folder
+
+
+def summary_of(tmp_path: Path) -> dict[str, Any]:
+    text = (run_folder(tmp_path) / "summary.json").read_text()
+    Summary.model_validate_json(text)
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def children_of(tmp_path: Path) -> list[int]:
+    return [json.loads(path.read_text())["pid"] for path in (run_folder(tmp_path) / "announce").glob("*.json")]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_run_goes_through_its_phases_and_leaves_a_verdict_a_report_and_no_process(tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text("raise SystemExit('a run must not read this')")
+    junit = tmp_path / "junit.xml"
+    done = pace_run(tmp_path, write(tmp_path, SCENARIO), "--junit", str(junit))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path)
+    assert summary["verdict"] == "passed"
+    assert [(phase["name"], phase["start_s"], phase["end_s"]) for phase in summary["phases"]] == [
+        ("normal", 0, 2),
+        ("stopped", 2, 3),
+        ("back", 3, 6),
+    ]
+    ids = {process["id"] for process in summary["processes"]}
+    assert ids == {"broker", "monitor", "producer-1", "consumer-1", "consumer-2"}
+    assert {path.name for path in run_folder(tmp_path).iterdir()} >= {
+        "scenario.toml",
+        "samples.jsonl",
+        "summary.json",
+        "report.html",
+    }
+    assert "<testsuite" in junit.read_text()
+    assert "report: runs" in done.stdout
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
+def test_an_expectation_that_does_not_hold_is_exit_code_1(tmp_path: Path) -> None:
+    scenario = write(tmp_path, LIMITED)
+    done = pace_run(tmp_path, scenario, "--quiet", "--set", "producer.limit=50", "--set", "expect.processed=> 0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.startswith("failed: limited\nreport: ")
+    assert summary_of(tmp_path)["totals"]["left_in_queue"] == 50
+
+
+def test_what_is_published_while_no_consumer_is_there_is_consumed_exactly_once_later(tmp_path: Path) -> None:
+    done = pace_run(tmp_path, write(tmp_path, LIMITED + CONSUME))
+    assert done.returncode == 0, done.stdout + done.stderr
+    totals = summary_of(tmp_path)["totals"]
+    assert (totals["confirmed"], totals["processed"], totals["left_in_queue"]) == (1000, 1000, 0)
+    assert (totals["lost"], totals["duplicates"], totals["out_of_order"]) == (0, 0, 0)
+
+
+def test_messages_dropped_by_the_bound_are_found_and_not_lost(tmp_path: Path) -> None:
+    scenario = write(tmp_path, LIMITED)
+    done = pace_run(tmp_path, scenario, "--set", "queue.max_length=100", "--set", "queue.overflow=drop-head")
+    assert done.returncode == 0, done.stdout + done.stderr
+    totals = summary_of(tmp_path)["totals"]
+    assert (totals["published"], totals["dropped"], totals["left_in_queue"], totals["lost"]) == (1000, 900, 100, 0)
+
+
+def test_messages_that_cannot_be_processed_are_dead_lettered_and_not_lost(tmp_path: Path) -> None:
+    failing = ("--set", "consumer.failure_rate=1", "--set", "retry.max_attempts=1", "--set", "producer.limit=200")
+    done = pace_run(tmp_path, write(tmp_path, LIMITED + CONSUME), *failing)
+    assert done.returncode == 0, done.stdout + done.stderr
+    totals = summary_of(tmp_path)["totals"]
+    assert (totals["dead_lettered"], totals["processed"], totals["lost"]) == (200, 0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_writes_what_it_measured_and_leaves_no_process(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    summary = summary_of(tmp_path)
+    assert summary["verdict"] == "interrupted"
+    assert summary["totals"]["lost"] == 0
+    assert [phase["name"] for phase in summary["phases"]] == ["normal"]
+    assert (run_folder(tmp_path) / "report.html").exists()
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
+def test_a_run_that_was_killed_leaves_no_process_and_can_still_be_reported(tmp_path: Path) -> None:
+    with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
+        process.kill()
+    deadline = time.monotonic() + 20
+    while not all(is_gone(pid) for pid in children_of(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+    command = [*PACE, "report", str(run_folder(tmp_path))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(tmp_path)
+    assert (summary["verdict"], summary["totals"]["lost"]) == ("interrupted", None)
+
+
+def test_a_process_that_dies_unasked_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+    with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
+        announced = json.loads((run_folder(tmp_path) / "announce" / "consumer-1.json").read_text())
+        psutil.Process(announced["pid"]).kill()
+        output, _ = process.communicate(timeout=90)
+    assert process.returncode == 3, output
+    assert "error: consumer-1 was killed by signal 9; its last words:" in output
+    summary = summary_of(tmp_path)
+    assert (summary["verdict"], summary["totals"]["lost"]) == ("error", 0)
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
+def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
+    announce = tmp_path / "broker.json"
+    ports = ["--port", "0", "--management-port", "0", "--announce", str(announce)]
+    with subprocess.Popen([sys.executable, "-m", "backpressure.broker", *ports], cwd=tmp_path) as broker:
+        try:
+            deadline = time.monotonic() + 30
+            while not announce.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            facts = json.loads(announce.read_text())
+            scenario = write(tmp_path, LIMITED + CONSUME)
+            arguments = [scenario, "--broker", facts["url"], "--set", "producer.limit=100"]
+            with running(tmp_path, *arguments, "--runs", "others") as (other, _):
+                done = pace_run(tmp_path, *arguments)
+                other.communicate(timeout=60)
+            assert (done.returncode, other.returncode) == (0, 0), done.stdout + done.stderr
+            assert summary_of(tmp_path)["totals"]["processed"] == 100
+            assert "guest" not in (run_folder(tmp_path) / "report.html").read_text()
+            left = _management(facts["management_port"], "queues") + _management(facts["management_port"], "exchanges")
+            assert not [entry["name"] for entry in left if "pace" in entry["name"]]
+        finally:
+            broker.terminate()
+
+
+def _management(port: int, what: str) -> list[dict[str, Any]]:
+    import httpx
+
+    response = httpx.get(f"http://127.0.0.1:{port}/api/{what}", auth=("guest", "guest"), trust_env=False)
+    found: list[dict[str, Any]] = response.raise_for_status().json()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recovry"], "did you mean recovery?"),
+        (["normal", "--broker", "rabitmq"], "did you mean rabbitmq?"),
+        (["normal", "--strategy", "pase"], "producer.strategy = 'pase'"),
+        (["normal", "--set", "consumer.rat=1"], "did you mean rate?"),
+        (["normal", "--runs", "taken"], "--runs = 'taken'"),
+        (["normal", "--junit", "nowhere/junit.xml"], "there is no such folder"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_exit_code_2_and_starts_nothing(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "taken").touch()
+    done = pace_run(tmp_path, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_broker_that_is_not_there_is_exit_code_3(tmp_path: Path) -> None:
+    done = pace_run(tmp_path, "normal", "--broker", "amqp://127.0.0.1:1/")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "no broker at amqp://127.0.0.1:1" in done.stderr
+
+
+def test_scenarios_are_listed_and_shown(tmp_path: Path) -> None:
+    listed = subprocess.run([*PACE, "scenarios"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "recovery" in listed.stdout
+    assert "(default)" in listed.stdout
+    command = [*PACE, "scenarios", "show", "recovery"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith('name = "recovery"')

@@ -1,0 +1,43 @@
+"""Which broker a run is asked to use, and under which names."""
+
+from __future__ import annotations
+
+import pytest
+
+from backpressure.errors import ConfigError
+from backpressure.experiments.brokers import RunBroker, parse_choice
+
+
+@pytest.mark.parametrize("text", ["embedded", "rabbitmq"])
+def test_private_brokers_are_named(text: str) -> None:
+    assert (parse_choice(text).kind, parse_choice(text).label) == (text, text)
+
+
+def test_a_url_is_somebody_elses_broker_and_its_password_is_not_shown() -> None:
+    choice = parse_choice("amqp://user:secret@example.org:5673/lab")
+    assert choice.kind == "external"
+    assert choice.url == "amqp://user:secret@example.org:5673/lab"
+    assert choice.label == "amqp://example.org:5673/lab"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("rabitmq", "did you mean rabbitmq"), ("nats", "expected embedded"), ("http://u:secret@x", "expected embedded")],
+)
+def test_anything_else_is_refused_without_repeating_a_password(text: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint) as caught:
+        parse_choice(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_on_a_private_broker_names_are_the_usual_ones() -> None:
+    keys = RunBroker("amqp://localhost", "http://localhost", private=True).settings("run-1")
+    assert set(keys) == {"broker.url", "broker.management_url"}
+
+
+def test_on_a_shared_broker_every_name_belongs_to_the_run() -> None:
+    keys = RunBroker("amqp://localhost", "", private=False).settings("run-1")
+    names = {key: value for key, value in keys.items() if not key.startswith("broker.")}
+    assert set(names) == {"queue.exchange", "queue.work", "queue.dead_letter", "queue.audit", "feedback.exchange"}
+    assert all("run-1" in str(name) for name in names.values())
+    assert len(set(names.values())) == len(names)
