@@ -78,10 +78,12 @@ class Observer:
 
     def snapshot(self) -> Snapshot:
         """Return everything known now."""
-        now = self._clock.now()
+        return self._seen(self._clock.now(), self._listing)
+
+    def _seen(self, now: float, listing: view.Listing) -> Snapshot:
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
-        queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
+        queues = view.queue_states(self._readings, listing, producers, consumers, now)
         present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]
         work = max(present, key=_depth, default=None)
         return Snapshot(
@@ -183,7 +185,9 @@ class Observer:
 
     async def _tell_events(self) -> None:
         while True:
-            self._watch.observe(self.snapshot(), self._clock.now())
+            now = self._clock.now()
+            # Ten times a second, so without the hundreds of other queues that a broker may have.
+            self._watch.observe(self._seen(now, self._listing.only(self._readings)), now)
             await asyncio.sleep(self._settings.feedback.interval_ms / 1000)
 
     def _on_report(self, payload: bytes) -> None:

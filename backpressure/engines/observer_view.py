@@ -6,7 +6,7 @@ Nothing here reads a clock or knows where the facts came from; ``now`` is monoto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from backpressure.core.histogram import Histogram
@@ -63,6 +63,10 @@ class Listing:
 
     at: float = 0.0
     queues: Mapping[str, QueueState] = field(default_factory=dict)
+
+    def only(self, names: Iterable[str]) -> Listing:
+        """Return the part about the queues with these names."""
+        return Listing(self.at, {name: self.queues[name] for name in names if name in self.queues})
 
 
 _UNLISTED = QueueState(name="", ready=0, unacked=None, consumers=None, age_s=0.0)
