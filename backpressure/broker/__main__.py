@@ -26,12 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--memory-limit-mb", type=float, default=0, help="queued megabytes that raise the alarm (0: 40%% of memory)"
     )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep durable queues and persistent messages in DIR (default: memory only)",
+    )
     options = parser.parse_args(arguments)
     config = BrokerConfig(
         host=options.host,
         port=options.port,
         management_port=options.management_port,
         memory_limit_bytes=int(options.memory_limit_mb * 1_000_000),
+        data_dir=options.data_dir,
     )
     try:
         asyncio.run(serve(config, announce=options.announce))

@@ -61,7 +61,7 @@ class Message:
 class Entry:
     """A message's place in one queue."""
 
-    __slots__ = ("delivery_count", "expires_at_s", "message", "redelivered", "sequence")
+    __slots__ = ("delivery_count", "expires_at_s", "message", "redelivered", "sequence", "stored")
 
     def __init__(self, sequence: int, message: Message) -> None:
         """``sequence`` orders the queue; ``expires_at_s`` is set by it, on the broker's clock."""
@@ -70,6 +70,7 @@ class Entry:
         self.expires_at_s: float | None = None
         self.redelivered = False
         self.delivery_count = 0
+        self.stored = False
 
     def __lt__(self, other: Entry) -> bool:
         return self.sequence < other.sequence

@@ -14,7 +14,7 @@ from backpressure.broker.message import Entry
 from backpressure.broker.policy import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from backpressure.broker.alarms import MemoryAlarm
     from backpressure.broker.message import Message
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backpressure.broker.properties import Table
     from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["Queue", "QueueHost", "Taker"]
+__all__ = ["Journal", "Queue", "QueueHost", "Taker"]
 
 
 class Taker(Protocol):
@@ -41,12 +41,23 @@ class Taker(Protocol):
         """The queue is gone."""
 
 
+class Journal(Protocol):
+    """Where persistent messages of durable queues are kept; both calls only take note."""
+
+    def add(self, queue_id: int, entry: Entry) -> None:
+        """A message is to be kept."""
+
+    def remove(self, queue_id: int, entry: Entry) -> None:
+        """A message is done with."""
+
+
 class QueueHost(Protocol):
     """What a queue needs from the virtual host it belongs to."""
 
     now: float
     timers: Timers
     memory: MemoryAlarm
+    journal: Journal | None
 
     def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
         """Route ``message`` to the queue's dead-letter exchange, if it has one."""
@@ -63,13 +74,15 @@ class Queue:
         host: QueueHost,
         name: str,
         *,
+        id: int,  # noqa: A002 -- its name in reports and in the store
         durable: bool = False,
         auto_delete: bool = False,
         owner: object | None = None,
         arguments: Table | None = None,
     ) -> None:
-        """``owner`` is the session an exclusive queue belongs to."""
+        """``owner`` is the session an exclusive queue belongs to; ``id`` tells it from others of its name, ever."""
         self.name = name
+        self.id = id
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner
@@ -85,6 +98,7 @@ class Queue:
         self.counters = Counters()
         self.is_quorum = self.arguments.get("x-queue-type") == "quorum"
         self._host = host
+        self._journal = host.journal if durable and owner is None else None
         self._single_active = bool(self.arguments.get("x-single-active-consumer"))
         self._next_sequence = 0
         self._has_ttl = False
@@ -119,6 +133,9 @@ class Queue:
         entry = Entry(self._next_sequence, message)
         self._next_sequence += 1
         self._host.memory.add(message.cost_bytes)
+        if self._journal is not None and message.persistent:
+            entry.stored = True
+            self._journal.add(self.id, entry)
         self.ready.append(entry)
         self.pump()
         if limits.bounded:
@@ -128,6 +145,17 @@ class Queue:
             self._has_ttl = True
             self._expire()
         return True
+
+    def restore(self, entries: Sequence[Entry]) -> int:
+        """Take back what was kept when the broker ended; how many messages that were."""
+        for entry in entries:
+            self._host.memory.add(entry.message.cost_bytes)
+            self.ready.append(entry)
+            self._has_ttl = self._has_ttl or entry.expires_at_s is not None
+            self._next_sequence = entry.sequence + 1
+        self._drop_overflow()
+        self._expire()
+        return len(entries)
 
     def requeue(self, entries: Iterable[Entry]) -> None:
         """Put unacked entries back to their places, marked as redelivered."""
@@ -308,3 +336,5 @@ class Queue:
 
     def _forget(self, entry: Entry) -> None:
         self._host.memory.add(-entry.message.cost_bytes)
+        if entry.stored and self._journal is not None:
+            self._journal.remove(self.id, entry)

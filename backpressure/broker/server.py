@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 from backpressure import __version__
 from backpressure.broker.management import ManagementApi
 from backpressure.broker.session import CLOSE_TIMEOUT_S, Session, SessionConfig
+from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
 from backpressure.errors import PortTakenError
 
@@ -43,6 +44,7 @@ class BrokerConfig:
     management_port: int | None = 15672
     memory_limit_bytes: int = 0
     max_connections: int = 1000
+    data_dir: Path | None = None
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -129,6 +131,12 @@ class Server:
             now=self.now(),
             epoch_s=time.time(),
         )
+        self._store = Store(config.data_dir) if config.data_dir else None
+        self.recovered = 0
+        if self._store is not None:
+            self.vhost.journal = self._store
+            self.recovered = self._store.load(self.vhost)
+        self._failure: StoreError | None = None
         self._connections: dict[Session, _Connection] = {}
         self._awake: dict[Session, None] = {}
         self._flush_scheduled = False
@@ -173,7 +181,7 @@ class Server:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until `stop`, then tell every client and close."""
+        """Serve until `stop`, then tell every client and close; raises `StoreError` when data could not be kept."""
         await self._stopping.wait()
         for server in self._servers:
             server.close()
@@ -184,6 +192,11 @@ class Server:
                 await asyncio.wait_for(self._deserted.wait(), SHUTDOWN_GRACE_S)
         for connection in list(self._connections.values()):
             connection.transport.abort()
+        self._kept()
+        if self._store is not None:
+            self._store.close()
+        if self._failure is not None:
+            raise self._failure
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
@@ -206,13 +219,29 @@ class Server:
 
     def _wake(self, session: Session) -> None:
         self._awake[session] = None
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
+    def _kept(self) -> bool:
+        """Whether all that is to be kept is written; if it cannot be, the broker ends before it confirms a loss."""
+        if self._store is None:
+            return True
+        try:
+            self._store.commit(self.vhost)
+        except StoreError as error:
+            self._failure = error
+            self.stop()
+        return self._failure is None
+
     def _flush(self) -> None:
-        """Once a loop tick: everything said in it leaves in one write per connection."""
+        """Once a loop tick: what is to be kept is written, then everything said leaves in one write per connection."""
         self._flush_scheduled = False
+        if not self._kept():
+            return
         awake, self._awake = self._awake, {}
         for session in awake:
             connection = self._connections.get(session)
@@ -233,7 +262,7 @@ class Server:
     def _advance(self) -> None:
         self._deadline = None
         self.vhost.advance(self.now())
-        self._schedule_deadline()
+        self._schedule_flush()
 
     def _sample(self) -> None:
         """Once a second, for the rates of the management API."""
@@ -244,7 +273,7 @@ class Server:
         for exchange in self.vhost.exchanges.values():
             exchange.counters.sample(now)
         self.vhost.timers.at(now + SAMPLE_PERIOD_S, self._sample)
-        self._schedule_deadline()
+        self._schedule_flush()
 
 
 def _default_memory_limit_bytes() -> int:
@@ -268,7 +297,12 @@ async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
             if announcement.management_port
             else ""
         )
-        + "; for experiments on this machine only, nothing survives a restart\n"
+        + "; for experiments on this machine only, "
+        + (
+            f"durable in {config.data_dir} ({server.recovered} messages recovered)\n"
+            if config.data_dir
+            else "nothing survives a restart\n"
+        )
     )
     sys.stdout.flush()
     if announce is not None:

@@ -17,7 +17,7 @@ from backpressure.broker.counters import Counters
 from backpressure.broker.dead_letter import dead_lettered
 from backpressure.broker.exchange import TYPES, Binding, Exchange
 from backpressure.broker.policy import Policy, matching
-from backpressure.broker.queue import Queue
+from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (
     access_refused,
     command_invalid,
@@ -61,6 +61,10 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.policies: dict[str, Policy] = {}
         self.sessions: set[Session] = set()
+        self.journal: Journal | None = None
+        self.revision = 0
+        """Counts changes of exchanges, queues, bindings and policies."""
+        self.last_queue_id = 0
         self._dead: deque[tuple[Queue, Message, str]] = deque()
 
     @property
@@ -105,6 +109,7 @@ class VirtualHost:
         )
         exchange.policy = matching(self.policies.values(), "exchanges", name)
         self.exchanges[name] = exchange
+        self.revision += 1
         return exchange
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
@@ -118,6 +123,7 @@ class VirtualHost:
         if if_unused and exchange.bindings:
             raise precondition_failed(f"exchange '{name}' in vhost '/' in use")
         del self.exchanges[name]
+        self.revision += 1
         self._unbind_everywhere(exchange)
 
     # -- queues --------------------------------------------------------------------------------------------------
@@ -157,6 +163,7 @@ class VirtualHost:
         queue = Queue(
             self,
             name,
+            id=self.new_queue_id(),
             durable=durable,
             auto_delete=auto_delete,
             owner=session if exclusive else None,
@@ -164,7 +171,13 @@ class VirtualHost:
         )
         queue.apply(matching(self.policies.values(), "queues", name))
         self.queues[name] = queue
+        self.revision += 1
         return queue
+
+    def new_queue_id(self) -> int:
+        """A number that no queue of this broker, or of the one whose data it took over, has had while it ran."""
+        self.last_queue_id += 1
+        return self.last_queue_id
 
     def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """Remove a queue and its bindings; how many ready messages went with it."""
@@ -174,6 +187,7 @@ class VirtualHost:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' not empty")
         if self.queues.pop(queue.name, None) is None:
             return 0
+        self.revision += 1
         self._unbind_everywhere(queue)
         return queue.close()
 
@@ -183,6 +197,7 @@ class VirtualHost:
         """Send what matches from exchange ``source`` to ``destination``."""
         _refuse_default(source)
         self.exchange(source).bind(Binding(destination, routing_key, arguments))
+        self.revision += 1
 
     def unbind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
         """Take a binding back; one that does not exist is no error."""
@@ -190,6 +205,7 @@ class VirtualHost:
         exchange = self.exchanges.get(source)
         if exchange is not None:
             exchange.unbind(Binding(destination, routing_key, arguments))
+            self.revision += 1
             self._delete_if_unused(exchange)
 
     def _unbind_everywhere(self, destination: Queue | Exchange) -> None:
@@ -213,14 +229,16 @@ class VirtualHost:
     def set_policy(self, policy: Policy) -> None:
         """Add or replace a policy; it is in force at once."""
         self.policies[policy.name] = policy
-        self._apply_policies()
+        self.apply_policies()
 
     def delete_policy(self, name: str) -> None:
         """Remove a policy; KeyError when there is none."""
         del self.policies[name]
-        self._apply_policies()
+        self.apply_policies()
 
-    def _apply_policies(self) -> None:
+    def apply_policies(self) -> None:
+        """Match policies with queues and exchanges anew."""
+        self.revision += 1
         for queue in list(self.queues.values()):
             queue.apply(matching(self.policies.values(), "queues", queue.name))
         for exchange in self.exchanges.values():
