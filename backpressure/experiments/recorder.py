@@ -48,10 +48,9 @@ class Recorder:
 
     def notes(self, snapshot: Snapshot) -> Iterator[Note]:
         """Yield the events that are new since the last call."""
-        for event in snapshot.events:
-            if event.at_ns > self._told_ns:
-                self._told_ns = event.at_ns
-                yield Note(at_ns=event.at_ns, text=event.text)
+        fresh = [event for event in snapshot.events if event.at_ns > self._told_ns]  # several may share a moment
+        self._told_ns = max((event.at_ns for event in fresh), default=self._told_ns)
+        yield from (Note(at_ns=event.at_ns, text=event.text) for event in fresh)
 
     def _costs(self, pids: Mapping[str, int]) -> Iterator[tuple[str, tuple[float, float]]]:
         for process, pid in pids.items():

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 
 from backpressure.experiments.summary import Summary
+from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 PACE = [sys.executable, "-m", "backpressure"]
 
@@ -122,6 +123,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_run_goes_through_its_phases_and_leaves_a_verdict_a_report_and_no_process(tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text("raise SystemExit('a run must not read this')")
     junit = tmp_path / "junit.xml"
@@ -221,6 +223,7 @@ def test_a_process_that_dies_unasked_ends_the_run_with_its_last_words(tmp_path: 
     assert all(is_gone(pid) for pid in children_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
     announce = tmp_path / "broker.json"
     ports = ["--port", "0", "--management-port", "0", "--announce", str(announce)]
@@ -242,6 +245,22 @@ def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_mee
             assert not [entry["name"] for entry in left if "pace" in entry["name"]]
         finally:
             broker.terminate()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+def test_the_same_balances_on_a_private_rabbitmq_node(
+    tmp_path: Path, go_without: Callable[[str, str], NoReturn]
+) -> None:
+    if find_rabbitmq() is None:
+        go_without("rabbitmq", "rabbitmq-server is not installed")
+    done = pace_run(tmp_path, write(tmp_path, LIMITED + CONSUME), "--broker", "rabbitmq")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = summary_of(tmp_path)
+    assert summary["broker"] == "RabbitMQ"
+    totals = summary["totals"]
+    assert (totals["confirmed"], totals["processed"], totals["lost"], totals["duplicates"]) == (1000, 1000, 0, 0)
+    assert all(is_gone(process["pid"]) for process in summary["processes"])
 
 
 def _management(port: int, what: str) -> list[dict[str, Any]]:

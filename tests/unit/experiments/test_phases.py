@@ -1,0 +1,119 @@
+"""What ends a phase, what the consumers can do, and what a sample holds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from math import inf, sqrt
+from typing import Any
+
+import pytest
+
+from backpressure.config import replaced
+from backpressure.core.snapshot import Event, EventKind, Quantiles, QueueState, Rates, Snapshot, Totals
+from backpressure.experiments.fleet import service
+from backpressure.experiments.phases import is_reached
+from backpressure.experiments.recorder import Recorder
+from backpressure.experiments.sample import Sample
+from backpressure.experiments.scenario import Until
+from backpressure.settings import Settings
+
+BEGIN_NS = 1_000_000_000_000
+LIMITED = replaced(Settings(), {"producer.limit": 100, "producer.count": 2})
+
+
+@pytest.fixture
+def bare() -> Any:
+    """Return a function that makes a snapshot of which only the given fields matter."""
+
+    def make(**values: Any) -> Snapshot:
+        defaults: dict[str, Any] = {
+            "queues": {},
+            "producers": (),
+            "consumers": (),
+            "totals": Totals(),
+            "rates": Rates(),
+            "queue_wait": Quantiles(),
+            "confirm_latency": Quantiles(),
+            "pacing_rate_per_s": None,
+            "events": (),
+            "at_ns": BEGIN_NS + 2_000_000_000,
+        }
+        known = {spec.name for spec in fields(Snapshot)}
+        rest: dict[str, Any] = dict.fromkeys(known - defaults.keys())
+        return Snapshot(**{**rest, **defaults, **values})
+
+    return make
+
+
+def queue(ready: int, unacked: int = 0, age_s: float = 0.1) -> dict[str, QueueState]:
+    return {"work.queue": QueueState(name="work.queue", ready=ready, unacked=unacked, consumers=1, age_s=age_s)}
+
+
+@pytest.mark.parametrize(
+    ("until", "totals", "queues", "reached"),
+    [
+        ("published", Totals(confirmed=199), queue(5), False),
+        ("published", Totals(confirmed=200), queue(5), True),
+        ("published", Totals(confirmed=150, rejected=40, returned=10), queue(5), True),
+        ("drained", Totals(), queue(0), True),
+        ("drained", Totals(), queue(0, unacked=1), False),
+        ("drained", Totals(), {}, False),
+        ("drained", Totals(), queue(0, age_s=3.0), False),  # read before the phase began
+        ("consumed", Totals(confirmed=200, processed=200), queue(0), True),
+        ("consumed", Totals(confirmed=200, processed=190, dead_lettered=10), queue(0), True),
+        ("consumed", Totals(confirmed=200, processed=199), queue(0), False),
+        ("consumed", Totals(confirmed=200, processed=201), queue(0, unacked=1), False),  # duplicates are no progress
+        ("consumed", Totals(confirmed=100, processed=100), queue(0), False),  # not all published yet
+    ],
+)
+def test_a_phase_ends_when_what_it_waits_for_is_so(
+    bare: Any, until: Until, totals: Totals, queues: dict[str, QueueState], reached: bool
+) -> None:
+    snapshot = bare(totals=totals, queues=queues)
+    assert is_reached(until, snapshot, LIMITED, "work.queue", BEGIN_NS) is reached
+
+
+@pytest.mark.parametrize(
+    ("changes", "mean_s", "cv"),
+    [
+        ({"consumer.rate": 50}, 0.02, 0.0),
+        ({"consumer.rate": 50, "consumer.distribution": "exponential"}, 0.02, 1.0),
+        (
+            {
+                "consumer.distribution": "uniform",
+                "consumer.processing_min_ms": 10,
+                "consumer.processing_max_ms": 30,
+            },
+            0.02,
+            1 / sqrt(12),
+        ),
+        ({"producer.processing_time_s": 0.1, "consumer.distribution": "exponential"}, 0.1, 0.0),
+    ],
+)
+def test_mean_and_spread_of_service_times_follow_the_settings(
+    changes: dict[str, object], mean_s: float, cv: float
+) -> None:
+    assert service(replaced(Settings(), changes)) == (pytest.approx(mean_s), pytest.approx(cv))
+
+
+def test_a_sample_survives_its_line_of_json_with_what_is_unknown(bare: Any) -> None:
+    snapshot = bare(queues=queue(40, 5), pacing_rate_per_s=inf, rates=Rates(processed_per_s=98.0))
+    sample = Recorder("work.queue").sample(1.2345, snapshot, {"me": os.getpid(), "nobody": 2**22 + 1})
+    assert Sample.from_json(sample.to_json()) == sample
+    assert (sample.depth, sample.processed_per_s) == (45, 98.0)
+    assert sample.published_per_s is None
+    assert sample.allowed_per_s is None  # no limit
+    assert sample.rss_mb.keys() == {"me"}  # a process that has just ended is no error
+    assert sample.rss_mb["me"] > 1
+
+
+def test_a_sample_ignores_what_a_later_version_added() -> None:
+    assert Sample.from_json('{"t_s": 1.0, "ready": 2, "colour": "blue"}') == Sample(t_s=1.0, ready=2)
+
+
+def test_each_event_is_noted_once(bare: Any) -> None:
+    events = tuple(Event(at_ns, EventKind.APPEARED, f"event {n}") for n, at_ns in enumerate((5, 7, 7)))
+    recorder = Recorder("work.queue")
+    assert [note.text for note in recorder.notes(bare(events=events[:1]))] == ["event 0"]
+    assert [note.text for note in recorder.notes(bare(events=events))] == ["event 1", "event 2"]
