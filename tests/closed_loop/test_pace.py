@@ -51,17 +51,25 @@ def test_steps_seen_by_the_probe_alone(lab: Any, distribution: str) -> None:
 @pytest.mark.parametrize("distribution", ["fixed", "exponential", "uniform"])
 @pytest.mark.parametrize("capacity_per_s", [50, 500, 5000])
 def test_at_any_capacity_the_wait_is_near_its_bound(lab: Any, capacity_per_s: float, distribution: str) -> None:
-    workers = Workers(rate_per_s=capacity_per_s, distribution=distribution)
-    plant = lab.plant(1, workers=workers)
-    lab.join(plant, "pace", 10 * capacity_per_s)
-    plant.run(5)
-    warm = len(plant.queue.waits_s)
-    outcome = lab.phases(plant, [(capacity_per_s, 30)], workers)
-    waits = sorted(plant.queue.waits_s[warm:])
+    """Prints the second table of docs/pace-law.md."""
+
+    def run(seed: int) -> Any:
+        workers = Workers(rate_per_s=capacity_per_s, distribution=distribution)  # type: ignore[arg-type]  # a literal
+        plant = lab.plant(seed, workers=workers)
+        lab.join(plant, "pace", 10 * capacity_per_s)
+        plant.run(5)
+        return lab.phases(plant, [(capacity_per_s, 30)], workers)
+
+    outcome = lab.median_of_three(run)
     cv2 = {"fixed": 0.0, "uniform": 0.25 / 3, "exponential": 1.0}[distribution]
-    age_s = plant.network.report_interval_s / 2 + plant.network.report_delay_s
+    bound_s = wait_bound_s(capacity_per_s, cv2, feedback_age_s=0.055)  # half an interval and 5 ms on the way
+    wait_s = outcome.phase_p99_s[0]
+    print(  # noqa: T201 - a table for the page
+        f"\n{distribution:<12}{capacity_per_s:5.0f}/s  utilisation {outcome.utilisation:.3f}"
+        f"  p99 {wait_s * 1e3:4.0f} ms  bound {bound_s * 1e3:4.0f} ms"
+    )
     assert outcome.utilisation >= 0.99
-    assert waits[int(0.99 * len(waits))] <= 1.5 * wait_bound_s(capacity_per_s, cv2, age_s)
+    assert wait_s <= 1.5 * bound_s
 
 
 @pytest.mark.parametrize("state", ["paused", "frozen", "gone"])

@@ -48,7 +48,7 @@ class Bottleneck:
 
     Attributes:
         queue: the observer of the depth.
-        age_s: smoothed age of the readings.
+        age_s, departed_age_s: smoothed age of the readings, and of what is known about departures.
         fresh: whether any signal is recent enough to act upon.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
@@ -68,6 +68,7 @@ class Bottleneck:
         self._changed_at = -inf
         self.queue = DepthObserver()
         self.age_s = 0.0
+        self.departed_age_s = 0.0
         self.fresh = False
         self.measured = False
         self.empty_since: float | None = None
@@ -117,6 +118,8 @@ class Bottleneck:
             self.queue.count(signals, rate_per_s, now, busy=self.servers)
         else:
             self.queue.predict(rate_per_s, now)
+        age_s = signals.departed_age_s if reporting else signals.depth_age_s
+        self.departed_age_s += 0.1 * (min(age_s, self._stale_s) - self.departed_age_s)
         self.measured = reporting and signals.busy_total_s is not None
 
     def _count(self, signals: Signals, now: float, *, reporting: bool, new: bool) -> None:

@@ -1,13 +1,12 @@
-"""The least p99 queue wait any law can promise that hears of departures late; derivation in docs/pace-law.md."""
+"""The p99 queue wait that a late view of a random service allows; derivation in docs/pace-law.md."""
 
 from __future__ import annotations
 
 from math import erfc, exp, pi, sqrt
 
-__all__ = ["wait_bound_s"]
+__all__ = ["inverse_loss", "wait_bound_s"]
 
 _Z99 = 2.326
-_QUANTUM = 0.25
 
 
 def wait_bound_s(
@@ -19,11 +18,11 @@ def wait_bound_s(
     target_wait_s: float = 0.02,
     utilisation: float = 0.99,
 ) -> float:
-    """Return the p99 queue wait in seconds of a law that corrects its whole error at every tick.
+    """Return the p99 queue wait in seconds of a law that corrects its whole error at every tick (normal approximation).
 
-    Formula, with T = feedback age + tick (the time no correction can reach) and σ² = cv²·μ·T + ¼ (depth is known in
-    whole messages): k from σ·L(k) = (1 − utilisation)·μ·T, where L is the normal loss function;
-    w = max(target, kσ/μ) + (1 + cv²)/(2μ); bound = w + 2.33·√(σ²/μ² + cv²·w/μ).
+    Formula, with T = feedback age + tick (the time no correction can reach) and σ² = cv²·μ·T:
+    k from σ·L(k) = (1 − utilisation)·μ·T, where L is the normal loss function; w = max(target, kσ/μ) + (1 + cv²)/(2μ);
+    bound = w + 2.33·√(σ²/μ² + cv²·w/μ).
 
     Args:
         bottleneck_per_s: μ.
@@ -34,17 +33,17 @@ def wait_bound_s(
         utilisation: part of the capacity that must not be wasted.
     """
     blind_s = feedback_age_s + tick_s
-    sigma = sqrt(service_cv2 * bottleneck_per_s * blind_s + _QUANTUM)
+    sigma = sqrt(service_cv2 * bottleneck_per_s * blind_s)
     lost = (1 - utilisation) * bottleneck_per_s * blind_s
-    margin_s = _inverse_loss(lost / sigma) * sigma / bottleneck_per_s
+    margin_s = inverse_loss(lost / sigma) * sigma / bottleneck_per_s if sigma > 0 else 0.0
     wait_s = max(target_wait_s, margin_s) + (1 + service_cv2) / (2 * bottleneck_per_s)
     return wait_s + _Z99 * sqrt((sigma / bottleneck_per_s) ** 2 + service_cv2 * wait_s / bottleneck_per_s)
 
 
-def _inverse_loss(loss: float) -> float:
+def inverse_loss(loss: float) -> float:
     """Return k ≥ 0 with E[max(0, Z − k)] = ``loss`` for a standard normal Z; 0 where even that loses less."""
     low, high = 0.0, 10.0
-    for _ in range(50):
+    for _ in range(30):
         k = (low + high) / 2
         if exp(-k * k / 2) / sqrt(2 * pi) - k * erfc(k / sqrt(2)) / 2 > loss:
             low = k

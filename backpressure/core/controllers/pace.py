@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf, sqrt
 
 from backpressure.core.controllers.bottleneck import Bottleneck
+from backpressure.core.controllers.bound import inverse_loss
 from backpressure.core.controllers.config import LawConfig, Parameter
 from backpressure.core.signals import Decision, Signals
 
@@ -25,9 +26,9 @@ class PaceLaw:
     """Send at the estimated bottleneck rate, corrected so that a small standing queue is held.
 
     Formula, with μ̂ the bottleneck rate, φ the dispersion of its departures, f arrivals that no producer reports, a the
-    age of the readings, s the messages in work, x extra:
-    K = gain/(tick + a); T = a + tick/(g(2 − g)) with g = min(1, K·tick);
-    q* = s + max(target_wait·μ̂, spread·√(φ·μ̂·T)) + x;
+    age of the readings, b that of departures, s the messages in work, x extra:
+    K = gain/(tick + a); T = b + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T,
+    L the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x;
     rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
 
     Regimes:
@@ -45,15 +46,13 @@ class PaceLaw:
     ten times their minimum and more than 100 ms, the broker itself is queueing: what may be in flight is capped at a
     quarter second's worth.
 
-    Parameters: ``gain``, ``spread`` (standard deviations), ``start_per_s`` (msg/s), ``stale_s`` (s).
+    Parameters: ``gain``, ``idle`` (share of capacity), ``start_per_s`` (msg/s), ``stale_s`` (s).
     Source: ours; the estimator is `Bottleneck`, the depth `DepthObserver`; derivation and bounds in docs/pace-law.md.
     """
 
     PARAMETERS = (
         Parameter("gain", 0.6, "", "part of the queue's error corrected in one loop time", 0.01, 2.0),
-        Parameter(
-            "spread", 2.75, "σ", "the setpoint is at least this many standard deviations of the depth", 0.0, 10.0
-        ),
+        Parameter("idle", 0.001, "", "share of the capacity that may be lost to an empty queue", 1e-6, 0.5),
         Parameter("start_per_s", 50.0, "msg/s", "rate of a cold start, for all producers together", 0.01),
         Parameter("stale_s", 0.5, "s", "signals older than this are not acted upon", 0.01),
     )
@@ -63,7 +62,7 @@ class PaceLaw:
         values = config.values("pace", self.PARAMETERS)
         self._config = config
         self._gain = values["gain"]
-        self._spread = values["spread"]
+        self._idle = values["idle"]
         self._start_per_s = values["start_per_s"]
         self._total_per_s = self._start_per_s
         self._bottleneck = Bottleneck(values["stale_s"])
@@ -109,11 +108,12 @@ class PaceLaw:
         return Decision(rate, reason, _window(signals, rate), self._bottleneck.rate_per_s)
 
     def _setpoint(self, rate_per_s: float) -> float:
-        tick_s, age_s = self._config.tick_s, self._bottleneck.age_s
-        step = min(1.0, self._gain / (tick_s + age_s) * tick_s)
-        open_s = age_s + tick_s / (step * (2 - step))
-        spread = self._spread * sqrt(self._bottleneck.dispersion * rate_per_s * open_s)
-        wanted = self._bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
+        tick_s, bottleneck = self._config.tick_s, self._bottleneck
+        step = min(1.0, self._gain / (tick_s + bottleneck.age_s) * tick_s)
+        passing = rate_per_s * (bottleneck.departed_age_s + tick_s / (step * (2 - step)))
+        sigma = sqrt(bottleneck.dispersion * passing)
+        spread = inverse_loss(self._idle * passing / sigma) * sigma if sigma > 0 else 0.0
+        wanted = bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
         return min(self._cap, wanted)
 
     def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.controllers.bound import wait_bound_s
+from backpressure.core.controllers.bound import inverse_loss, wait_bound_s
 
 
-def test_fixed_service_waits_the_target_half_a_service_and_what_whole_messages_blur() -> None:
-    assert wait_bound_s(100, 0.0, 0.05) == pytest.approx(0.02 + 0.005 + 2.326 * 0.5 / 100)
+def test_fixed_service_waits_the_target_and_half_a_service() -> None:
+    assert wait_bound_s(100, 0.0, 0.05) == pytest.approx(0.02 + 0.005)
 
 
 def test_a_bound_worked_out_by_hand() -> None:
-    # μ = 100, cv² = 1, T = 0.2: σ = √20.25 = 4.5; loss 0.2/4.5 = 0.0444 at k = 1.31; w = 0.059 + 0.01 = 0.069;
-    # bound = 0.069 + 2.326·√(0.045² + 0.069/100) = 0.190.
-    assert wait_bound_s(100, 1.0, 0.1) == pytest.approx(0.190, abs=0.001)
+    # μ = 100, cv² = 1, T = 0.2: σ = √20 = 4.472; loss 0.2/4.472 = 0.0447 at k = 1.31; w = 0.0586 + 0.01 = 0.0686;
+    # bound = 0.0686 + 2.326·√(0.04472² + 0.0686/100) = 0.189.
+    assert wait_bound_s(100, 1.0, 0.1) == pytest.approx(0.189, abs=0.001)
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,8 @@ def test_age_slowness_and_variance_make_it_longer(
 
 def test_wasting_less_costs_wait() -> None:
     assert wait_bound_s(100, 1.0, 0.1, utilisation=0.999) > wait_bound_s(100, 1.0, 0.1, utilisation=0.9)
+
+
+@pytest.mark.parametrize(("loss", "deviations"), [(0.3989, 0.0), (0.0833, 1.0), (0.0085, 2.0), (0.5, 0.0)])
+def test_the_normal_loss_function_is_inverted(loss: float, deviations: float) -> None:
+    assert inverse_loss(loss) == pytest.approx(deviations, abs=0.005)

@@ -9,6 +9,7 @@ from math import sqrt
 import pytest
 
 from backpressure.core.controllers import LawConfig, create
+from backpressure.core.controllers.bound import inverse_loss
 from backpressure.core.signals import Law, Signals
 
 Steady = Callable[..., Signals]
@@ -28,7 +29,9 @@ def test_a_step_worked_out_by_hand(steady: Steady) -> None:
     decision = law.update(steady(0.1, depth=3, service_cv2=0.0), 0.1)
     dispersion = 1 / 11  # a cv² of 0 seen over 10 messages, against a prior of one message with 1
     bottleneck = 100 * 10 / (10 + 2 * dispersion)
-    spread = 2.75 * sqrt(dispersion * bottleneck * 0.1 / (0.6 * 1.4))  # gain 0.6, signals of age 0
+    passing = bottleneck * 0.1 / (0.6 * 1.4)  # gain 0.6, signals of age 0
+    sigma = sqrt(dispersion * passing)
+    spread = inverse_loss(0.001 * passing / sigma) * sigma
     setpoint = 1 + max(0.02 * bottleneck, spread)
     assert decision.bottleneck_per_s == pytest.approx(bottleneck)
     assert decision.rate_per_s == pytest.approx(bottleneck + 0.6 / 0.1 * (setpoint - 3))
