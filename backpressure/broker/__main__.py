@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 
+from backpressure.broker.faults import FaultSettings
 from backpressure.broker.server import BrokerConfig, serve
 from backpressure.errors import PaceError
 
@@ -32,13 +34,26 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="keep durable queues and persistent messages in DIR (default: memory only)",
     )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="start with a fault, such as nack_share=0.1 or memory_alarm=true; may be repeated",
+    )
     options = parser.parse_args(arguments)
+    try:
+        faults = FaultSettings().updated(dict(map(_fault, options.fault)))
+    except PaceError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     config = BrokerConfig(
         host=options.host,
         port=options.port,
         management_port=options.management_port,
         memory_limit_bytes=int(options.memory_limit_mb * 1_000_000),
         data_dir=options.data_dir,
+        faults=faults,
     )
     try:
         asyncio.run(serve(config, announce=options.announce))
@@ -46,6 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
+
+
+def _fault(option: str) -> tuple[str, object]:
+    """A name and a JSON value; anything else is left for the check of the settings to refuse."""
+    name, _, text = option.partition("=")
+    try:
+        return name.replace("-", "_"), json.loads(text)
+    except ValueError:
+        return name, text
 
 
 if __name__ == "__main__":

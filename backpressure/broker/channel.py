@@ -133,7 +133,7 @@ class Channel:
         (index,) = _INDEX.unpack_from(payload) if len(payload) >= 4 else (0,)
         known = commands.INDEX_MAPPING.get(index)
         class_id, method_id = (index >> 16, index & 0xFFFF) if known else (60, 40)
-        self.publishing.flush_confirms()
+        self.session.confirm_now(self.publishing)
         self._send(commands.Channel.Close(fault.code, fault.text, class_id, method_id))
         self.close()
 
@@ -160,7 +160,7 @@ class Channel:
 
     @_handles(commands.Channel.Close)
     def _close(self, _method: commands.Channel.Close) -> None:
-        self.publishing.flush_confirms()
+        self.session.confirm_now(self.publishing)
         self.close()
         self._send(commands.Channel.CloseOk())
         self.session.forget(self)

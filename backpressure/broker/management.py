@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import h11
 
 from backpressure.broker import reports
+from backpressure.broker.faults import FaultSettings
 from backpressure.broker.policy import Policy
 from backpressure.broker.replies import Fault
 from backpressure.errors import ConfigError
@@ -70,6 +71,10 @@ class ManagementApi:
             ("DELETE", route("connections/(?P<name>[^/]+)"), self._close_connection),
             ("GET", route("channels"), lambda **_: self._of_sessions(reports.channel_documents)),
             ("GET", route("consumers(/%2[Ff])?"), lambda **_: self._of_sessions(reports.consumer_documents)),
+            ("GET", route("faults"), lambda **_: vhost.faults.settings.document()),
+            ("PUT", route("faults"), self._set_faults),
+            ("DELETE", route("faults"), lambda **_: vhost.faults.apply(FaultSettings())),
+            ("POST", route("faults/drop-connections"), lambda **_: {"dropped": vhost.faults.drop_connections()}),
             ("GET", route("policies(/%2[Ff])?"), lambda **_: [p.document() for p in vhost.policies.values()]),
             ("GET", route("policies/%2[Ff]/(?P<name>[^/]+)"), self._policy),
             ("PUT", route("policies/%2[Ff]/(?P<name>[^/]+)"), self._set_policy),
@@ -157,6 +162,13 @@ class ManagementApi:
                 session.close(320, "CONNECTION_FORCED - Closed via management plugin")
                 return
         raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")
+
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    def _set_faults(self, body: bytes, **_: Any) -> Any:
+        faults = self._vhost.faults
+        faults.apply(faults.settings.updated(_json_object(body)))
+        return faults.settings.document()
 
     # -- policies ------------------------------------------------------------------------------------------------
 

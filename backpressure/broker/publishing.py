@@ -176,7 +176,9 @@ class Publishing:
         totals = vhost.counters.totals
         totals["publish"] += 1
         queues = vhost.route(exchange, message)
-        if queues:
+        if self.confirming and vhost.faults.refuses_publish():
+            accepted = False
+        elif queues:
             exchange.counters.totals["publish_out"] += len(queues)
             accepted = vhost.publish(queues, message)
         else:
@@ -200,11 +202,12 @@ class Publishing:
 
     # -- confirms ------------------------------------------------------------------------------------------------
 
-    def flush_confirms(self) -> None:
-        """Send the outcomes gathered since the last flush: one frame per run of equal ones.
+    def confirms(self) -> bytes:
+        """The frames for the outcomes gathered since the last call: one per run of equal ones.
 
         Every message settles in the turn of its publish, hence in order, hence ``multiple`` covers each run.
         """
+        frames = []
         outcomes, self._outcomes = self._outcomes, []
         start, total = 0, len(outcomes)
         while start < total:
@@ -215,8 +218,9 @@ class Publishing:
             index = _ACK_INDEX if accepted else _NACK_INDEX
             self._vhost.counters.totals["confirm"] += end - start
             multiple = end - start > 1
-            self._session.send(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))
+            frames.append(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))
             start = end
+        return b"".join(frames)
 
 
 def _expiration_s(text: str | None) -> float | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from backpressure import __version__
+from backpressure.broker.faults import FaultSettings
 from backpressure.broker.management import ManagementApi
 from backpressure.broker.session import CLOSE_TIMEOUT_S, Session, SessionConfig
 from backpressure.broker.store import Store, StoreError
@@ -45,6 +46,7 @@ class BrokerConfig:
     memory_limit_bytes: int = 0
     max_connections: int = 1000
     data_dir: Path | None = None
+    faults: FaultSettings = field(default_factory=FaultSettings)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -83,6 +85,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.session.receive(data, self._server.now())
+        self._server.note_changes()
         self._follow()
 
     def pause_writing(self) -> None:
@@ -145,6 +148,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._deserted = asyncio.Event()
         self._sample()
+        self.vhost.faults.apply(config.faults)
 
     def now(self) -> float:
         """The event loop's clock, in seconds."""
@@ -220,6 +224,11 @@ class Server:
     def _wake(self, session: Session) -> None:
         self._awake[session] = None
         self._schedule_flush()
+
+    def note_changes(self) -> None:
+        """Something may have to be kept, even if nothing is to be said: an acknowledgement has no answer."""
+        if self._store is not None:
+            self._schedule_flush()
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:

@@ -126,7 +126,7 @@ class Session:
         self.heartbeat_s = 0
         self.congested = False
         self.blocked = False
-        self.stalled = False
+        self.stalled = vhost.faults.settings.stall_reads
         self.received_bytes = 0
         self.sent_bytes = 0
         self.connected_at_s = vhost.epoch_s
@@ -136,6 +136,7 @@ class Session:
         self._output_bytes = 0
         self._write_paused = False
         self._unconfirmed: set[Publishing] = set()
+        self._confirm_at_s = 0.0
         self._heard_at_s = self._spoke_at_s = vhost.now
         self._timer: Timer = vhost.timers.at(vhost.now + HANDSHAKE_TIMEOUT_S, self.lost)
         vhost.sessions.add(self)
@@ -295,6 +296,8 @@ class Session:
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the peer."""
+        if not data:
+            return
         if not self._output:
             self._wake(self)
         self._output.append(data)
@@ -308,11 +311,25 @@ class Session:
             self._wake(self)
         self._unconfirmed.add(publishing)
 
+    def confirm_now(self, publishing: Publishing) -> None:
+        """Send a channel's outcomes, or later if a fault delays them; never before those delayed earlier."""
+        self._unconfirmed.discard(publishing)
+        frames = publishing.confirms()
+        now, delay_s = self.vhost.now, self.vhost.faults.settings.confirm_delay_ms / 1000
+        self._confirm_at_s = max(now + delay_s, self._confirm_at_s)
+        if self._confirm_at_s <= now:
+            self.send(frames)
+        elif frames:
+            self.vhost.timers.at(self._confirm_at_s, lambda: self._confirm_delayed(publishing, frames))
+
+    def _confirm_delayed(self, publishing: Publishing, frames: bytes) -> None:
+        if any(channel.publishing is publishing and not channel.closing for channel in self.channels.values()):
+            self.send(frames)
+
     def take_output(self) -> bytes:
         """What is to be sent now; confirms gathered since the last call are part of it."""
-        for publishing in self._unconfirmed:
-            publishing.flush_confirms()
-        self._unconfirmed.clear()
+        for publishing in list(self._unconfirmed):
+            self.confirm_now(publishing)
         data = b"".join(self._output)
         self._output.clear()
         self._output_bytes = 0
@@ -357,6 +374,13 @@ class Session:
             self._heard_at_s = self.vhost.now
             if self.can("connection.blocked"):
                 self.send(method_frame(0, commands.Connection.Unblocked()))
+            self._wake(self)
+
+    def stall(self, stalled: bool) -> None:
+        """Read no more from the peer, or again: a fault for experiments."""
+        if self.stalled is not stalled:
+            self.stalled = stalled
+            self._heard_at_s = self.vhost.now
             self._wake(self)
 
     # -- the end -------------------------------------------------------------------------------------------------

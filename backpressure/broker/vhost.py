@@ -16,6 +16,7 @@ from backpressure.broker.alarms import MemoryAlarm
 from backpressure.broker.counters import Counters
 from backpressure.broker.dead_letter import dead_lettered
 from backpressure.broker.exchange import TYPES, Binding, Exchange
+from backpressure.broker.faults import Faults
 from backpressure.broker.policy import Policy, matching
 from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (
@@ -61,6 +62,7 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.policies: dict[str, Policy] = {}
         self.sessions: set[Session] = set()
+        self.faults = Faults(self)
         self.journal: Journal | None = None
         self.revision = 0
         """Counts changes of exchanges, queues, bindings and policies."""

@@ -1,0 +1,100 @@
+"""Faults on demand: what goes wrong in real brokers, so that labs and tests can show what clients do about it.
+
+May not know: HTTP, sockets, random numbers: a share of publishes is refused evenly, so that every run is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from backpressure.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backpressure.broker.timers import Timer
+    from backpressure.broker.vhost import VirtualHost
+
+__all__ = ["FaultSettings", "Faults"]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultSettings:
+    """Everything that can go wrong; the defaults are a healthy broker."""
+
+    nack_share: float = 0.0
+    """Share of the messages published in confirm mode that is refused, 0 to 1."""
+    confirm_delay_ms: float = 0.0
+    """How much later confirms are sent."""
+    stall_reads: bool = False
+    """Nothing that clients send is read; heartbeats are still sent."""
+    memory_alarm: bool = False
+    """Publishers are blocked, whatever memory says."""
+    drop_every_s: float = 0.0
+    """Every connection is cut this often, without a word; 0 is never."""
+
+    def updated(self, document: Mapping[str, object]) -> FaultSettings:
+        """With some values changed; ConfigError names a key or value that is not allowed."""
+        known = {field.name: type(field.default) for field in fields(self)}
+        for name, value in document.items():
+            if name not in known:
+                raise ConfigError(name, value, f"is no fault; allowed: {', '.join(known)}")
+            if known[name] is bool:
+                if not isinstance(value, bool):
+                    raise ConfigError(name, value, "must be true or false")
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ConfigError(name, value, "must be a number of 0 or more")
+            elif name == "nack_share" and value > 1:
+                raise ConfigError(name, value, "must be between 0 and 1")
+        return replace(self, **document)  # type: ignore[arg-type]  # checked above, name by name
+
+    def document(self) -> dict[str, object]:
+        """As JSON."""
+        return asdict(self)
+
+
+class Faults:
+    """The faults of one broker, and their effects."""
+
+    def __init__(self, vhost: VirtualHost) -> None:
+        """A healthy broker."""
+        self._vhost = vhost
+        self._debt = 0.0
+        self._drop_timer: Timer | None = None
+        self.settings = FaultSettings()
+
+    def apply(self, settings: FaultSettings) -> None:
+        """Put other faults in force at once."""
+        before, self.settings = self.settings, settings
+        self._vhost.memory.forced = settings.memory_alarm
+        for session in list(self._vhost.sessions):
+            session.stall(settings.stall_reads)
+        if settings.drop_every_s != before.drop_every_s:
+            if self._drop_timer is not None:
+                self._drop_timer.cancel()
+            self._plan_drop()
+
+    def refuses_publish(self) -> bool:
+        """Whether this message is one of the share to be refused: every tenth, for a share of 0.1."""
+        self._debt += self.settings.nack_share
+        if self._debt < 1 - 1e-9:
+            return False
+        self._debt -= 1
+        return True
+
+    def drop_connections(self) -> int:
+        """Cut every connection; how many there were."""
+        sessions = list(self._vhost.sessions)
+        for session in sessions:
+            session.lost()
+        return len(sessions)
+
+    def _plan_drop(self) -> None:
+        self._drop_timer = None
+        if self.settings.drop_every_s:
+            self._drop_timer = self._vhost.timers.at(self._vhost.now + self.settings.drop_every_s, self._drop_due)
+
+    def _drop_due(self) -> None:
+        self.drop_connections()
+        self._plan_drop()

@@ -1,0 +1,167 @@
+"""The embedded broker as a process: options, announcement, signals, and faults over HTTP."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pika
+import pytest
+from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker, NackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "backpressure.broker"]
+ANY_PORTS = ["--port", "0", "--management-port", "0"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], dict[str, Any]]]]:
+    """Start a broker with options; its process and its announcement."""
+    processes = []
+
+    def _start(*options: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        announce = tmp_path / "broker.json"
+        command = [*COMMAND, *ANY_PORTS, "--announce", str(announce), *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        deadline = time.monotonic() + 20
+        while not announce.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process, json.loads(announce.read_text())
+
+    yield _start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def faults(embedded_broker: Any) -> Iterator[httpx.Client]:
+    """The management API of the shared broker, which is healthy again after the test."""
+    with httpx.Client(
+        base_url=f"{embedded_broker.management_url}/api", auth=("guest", "guest"), trust_env=False
+    ) as client:
+        yield client
+        client.delete("/faults")
+
+
+def connect(url: str) -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.URLParameters(url))
+
+
+def listen(connection: pika.BlockingConnection) -> None:
+    """Until the connection ends, which is an error."""
+    while True:
+        connection.process_data_events(time_limit=0.05)
+
+
+def test_the_announcement_says_where_the_broker_is(start: Any) -> None:
+    process, about = start()
+    assert about["role"] == "broker"
+    assert about["pid"] == process.pid
+    assert about["url"] == f"amqp://guest:guest@127.0.0.1:{about['port']}/"
+    connect(about["url"]).close()
+    with httpx.Client(auth=("guest", "guest"), trust_env=False) as client:
+        answer = client.get(f"http://127.0.0.1:{about['management_port']}/api/overview")
+    assert answer.json()["product_name"] == "Pace Matching embedded broker"
+    assert answer.json()["product_version"] == about["version"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_tells_the_clients_and_ends_the_broker_cleanly(start: Any, number: signal.Signals) -> None:
+    process, about = start()
+    connection = connect(about["url"])
+    process.send_signal(number)
+    with pytest.raises(ConnectionClosedByBroker, match=r"320.*CONNECTION_FORCED"):
+        listen(connection)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert output.startswith(f"embedded broker ready on {about['url']}, management on http://127.0.0.1:")
+    assert "for experiments on this machine only, nothing survives a restart" in output
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--port", "--management-port"])
+def test_a_taken_port_is_named_with_its_flag(start: Any, flag: str) -> None:
+    _, about = start()
+    port = str(about["port"])
+    options = {"--port": "0", "--management-port": "0", flag: port}
+    second = subprocess.run(
+        [*COMMAND, *(word for pair in options.items() for word in pair)], capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 3
+    assert f"port {port} on 127.0.0.1 is taken" in second.stderr
+    assert flag in second.stderr
+
+
+def test_a_fault_that_is_none_is_a_usage_error() -> None:
+    done = subprocess.run([*COMMAND, "--fault", "nack_share=2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nack_share" in done.stderr
+
+
+def test_a_broker_can_start_with_a_fault(start: Any) -> None:
+    _, about = start("--fault", "nack-share=1")
+    connection = connect(about["url"])
+    channel = connection.channel()
+    channel.confirm_delivery()
+    with pytest.raises(NackError):
+        channel.basic_publish("", "anywhere", b"x")
+    connection.close()
+
+
+def test_faults_come_and_go_over_http(embedded_broker: Any, faults: httpx.Client) -> None:
+    connection = connect(embedded_broker.url)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    assert faults.put("/faults", json={"nack_share": 1}).json()["nack_share"] == 1
+    with pytest.raises(NackError):
+        channel.basic_publish("", "anywhere", b"x")
+    assert faults.delete("/faults").status_code == 204
+    channel.basic_publish("", "anywhere", b"x")
+    assert faults.get("/faults").json()["nack_share"] == 0
+    connection.close()
+
+
+def test_a_fault_that_makes_no_sense_changes_nothing(faults: httpx.Client) -> None:
+    answer = faults.put("/faults", json={"confirm_delay_ms": 5, "nack_share": 7})
+    assert answer.status_code == 400
+    assert "nack_share" in answer.json()["reason"]
+    assert faults.get("/faults").json()["confirm_delay_ms"] == 0
+
+
+def test_connections_can_be_dropped(embedded_broker: Any, faults: httpx.Client) -> None:
+    connection = connect(embedded_broker.url)
+    assert faults.post("/faults/drop-connections").json()["dropped"] >= 1
+    with pytest.raises(AMQPConnectionError):
+        listen(connection)
+
+
+def test_a_forced_memory_alarm_is_seen_by_the_node_and_the_publisher(
+    embedded_broker: Any, faults: httpx.Client
+) -> None:
+    blocked: list[str] = []
+    connection = connect(embedded_broker.url)
+    connection.add_on_connection_blocked_callback(lambda _connection, frame: blocked.append(frame.method.reason))
+    connection.add_on_connection_unblocked_callback(lambda _connection, _frame: blocked.append("unblocked"))
+    channel = connection.channel()
+    faults.put("/faults", json={"memory_alarm": True})
+    assert faults.get("/nodes").json()[0]["mem_alarm"] is True
+    channel.basic_publish("", "anywhere", b"x")
+    while not blocked:
+        connection.process_data_events(time_limit=0.05)
+    faults.delete("/faults")
+    while len(blocked) < 2:
+        connection.process_data_events(time_limit=0.05)
+    assert blocked == ["low on memory", "unblocked"]
+    connection.close()
