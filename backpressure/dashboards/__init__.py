@@ -1,1 +1,4 @@
-"""What people look at: cards and lines on a terminal, the live page, the run as it goes on. Snapshots in, pictures out."""
+"""What people look at: cards and lines on a terminal, the live page, a run while it goes on.
+
+Snapshots in, pictures out: nothing here connects to a broker or decides anything.
+"""
