@@ -22,8 +22,9 @@ from backpressure.transports.base import QueueProbe, Transport
 
 __all__ = ["Observer"]
 
-_MANAGEMENT_INTERVAL_S = 2.0  # its statistics are older than that anyway
+_MANAGEMENT_INTERVAL_S = 3.0  # its statistics are older than that anyway
 _RETRY_S = 1.0
+_REPORTS_A_LOOK = 2  # look for events after so many reports of each process
 
 
 class Observer:
@@ -167,28 +168,30 @@ class Observer:
             self._readings[name] = view.Reading(self._clock.now(), reading)
 
     async def _read_management(self, management: ManagementReader) -> None:
+        overview = None
         while True:
             try:
+                overview = overview or await management.overview()
                 queues = listed_queues(await management.queues())
                 self._listing = view.Listing(self._clock.now(), queues)
                 self._broker = broker_state(
-                    await management.overview(),
+                    overview,
                     await management.nodes(),
                     await management.connections(),
                     await management.consumers(),
                 )
                 self._sources["management"] = Source("management", ok=True)
             except PaceError as error:
-                self._listing, self._broker = view.Listing(), None
+                overview, self._listing, self._broker = None, view.Listing(), None
                 self._lost("management", error)
             await asyncio.sleep(_MANAGEMENT_INTERVAL_S)
 
     async def _tell_events(self) -> None:
         while True:
             now = self._clock.now()
-            # Ten times a second, so without the hundreds of other queues that a broker may have.
+            # Several times a second, so without the hundreds of other queues that a broker may have.
             self._watch.observe(self._seen(now, self._listing.only(self._readings)), now)
-            await asyncio.sleep(self._settings.feedback.interval_ms / 1000)
+            await asyncio.sleep(_REPORTS_A_LOOK * self._settings.feedback.interval_ms / 1000)
 
     def _on_report(self, payload: bytes) -> None:
         try:
