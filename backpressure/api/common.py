@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from backpressure import __version__
 from backpressure.errors import ConfigError, PaceError, TransportError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
-__all__ = ["MAX_BODY_BYTES", "create_app", "public_settings", "serve_basics"]
+__all__ = ["MAX_BODY_BYTES", "RequestBody", "create_app", "public_settings", "serve_basics"]
 
 MAX_BODY_BYTES = 8 << 20
 
 Next = Callable[[Request], Awaitable[Response]]
+
+
+class RequestBody(BaseModel):
+    """What a client sends: nothing unknown, and only what JSON and Unicode know (no NaN, no half surrogate pair)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_sent_on(cls, content: Any) -> Any:
+        try:
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # both complain with a ValueError
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        return content
 
 
 def create_app(title: str, summary: str) -> FastAPI:
@@ -37,6 +55,12 @@ def create_app(title: str, summary: str) -> FastAPI:
             if not length.isdigit() or int(length) > MAX_BODY_BYTES:
                 return JSONResponse({"detail": f"at most {MAX_BODY_BYTES} bytes"}, 413)
         return await call_next(request)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_understood(_: Request, error: RequestValidationError) -> JSONResponse:
+        # Without the input: it is the client's own, may be large, and need not be anything JSON can express.
+        reasons = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+        return JSONResponse({"detail": reasons}, 422)
 
     @app.exception_handler(ConfigError)
     async def not_allowed(_: Request, error: ConfigError) -> JSONResponse:
@@ -58,6 +82,7 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings as JSON, without anything secret in them."""
     content = settings.model_dump(mode="json", exclude={"process"})
     content["broker"]["url"] = settings.broker.address()
+    content["broker"]["management_url"] = re.sub("//.*@", "//", settings.broker.management_url)
     return content
 
 

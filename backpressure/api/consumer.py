@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from backpressure.api.common import create_app, public_settings, serve_basics
+from backpressure.api.common import RequestBody, create_app, public_settings, serve_basics
 from backpressure.config import replaced
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
@@ -23,11 +23,10 @@ LIVE_SETTINGS = frozenset(
 """What `POST /admin/config` may change, and every key of the section ``retry``."""
 
 
-class ConfigRequest(BaseModel):
+class ConfigRequest(RequestBody):
     """Any of these; all are applied, or none."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"processing_time_ms": 100},
@@ -44,7 +43,7 @@ class ConfigRequest(BaseModel):
     prefetch: int | str | None = Field(None, description="unsettled messages at most, or auto")
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings by their dotted names")
 
-    def changes(self) -> dict[str, Any]:
+    def changes(self, current: Settings) -> dict[str, Any]:
         """Return the dotted settings this asks for; raises `ConfigError` for one that cannot change at run time."""
         if self.processing_time_ms is not None and self.rate is not None:
             raise ConfigError("rate", self.rate, "give rate or processing_time_ms, not both", "request")
@@ -57,7 +56,9 @@ class ConfigRequest(BaseModel):
         changes = {key: value for key, value in simple.items() if value is not None}
         if self.variable_processing is not None:
             changes["consumer.distribution"] = "uniform" if self.variable_processing else "fixed"
-        elif self.processing_time_ms is not None:
+        elif self.processing_time_ms is not None or (
+            self.rate is not None and current.consumer.distribution == "uniform"  # whose mean no rate would change
+        ):
             changes["consumer.distribution"] = "fixed"
         for key, value in self.settings.items():
             if key not in LIVE_SETTINGS and not key.startswith("retry."):
@@ -66,10 +67,10 @@ class ConfigRequest(BaseModel):
         return changes
 
 
-class SlowDownRequest(BaseModel):
+class SlowDownRequest(RequestBody):
     """How many times longer every message takes; 1 is back to normal."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"factor": 5}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"factor": 5}]})
 
     factor: float = Field(gt=0, le=10_000)
 
@@ -87,7 +88,7 @@ def consumer_app(engine: ConsumerEngine) -> FastAPI:
     @app.post("/admin/config")
     async def configure(request: ConfigRequest) -> dict[str, Any]:
         """Change settings of the running consumer: all that are named, or none."""
-        settings: Settings = replaced(engine.settings, request.changes())
+        settings: Settings = replaced(engine.settings, request.changes(engine.settings))
         engine.reconfigure(settings)
         if request.processing_time_ms is not None or request.rate is not None:
             engine.slow_down(1.0)  # an explicit speed ends a slow-down, as in the lab's "back to normal"

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from backpressure.api.common import create_app, public_settings, serve_basics
+from backpressure.api.common import RequestBody, create_app, public_settings, serve_basics
 from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.engines.outbox import Settlement
@@ -34,21 +34,28 @@ LIVE_SETTINGS = frozenset(
 
 _DEFAULT_BOUND = 10_000
 _MOST_AT_ONCE = 100_000
+_MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 
 
-class ProduceRequest(BaseModel):
+def _short(text: str) -> str:
+    if len(text.encode()) > _MOST_ID_BYTES:
+        raise ValueError(f"takes more than {_MOST_ID_BYTES} bytes")
+    return text
+
+
+MessageId = Annotated[str, Field(min_length=1, max_length=_MOST_ID_BYTES), AfterValidator(_short)]
+
+
+class ProduceRequest(RequestBody):
     """One message, or a burst of ``count`` generated ones."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"id": "order-1", "payload": "Hello", "processing_time": 0.05}, {"count": 1000}]
         },
     )
 
-    id: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
-        None, description="message id; ours if absent"
-    )
+    id: MessageId | None = Field(None, description="message id; ours if absent")
     payload: Any = Field(None, description="text, or any JSON value, which is sent as JSON")
     processing_time: Annotated[float, Field(ge=0, le=3600)] | None = Field(None, description="work asked for, seconds")
     count: Annotated[int, Field(ge=1, le=_MOST_AT_ONCE)] | None = Field(None, description="send this many at once")
@@ -67,27 +74,25 @@ class Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    id: MessageId | None = None
     payload: Any
     processing_time: Annotated[float, Field(ge=0, le=3600)] | None = None
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(RequestBody):
     """Several messages."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"messages": [{"id": "a", "payload": "one"}, {"id": "b", "payload": "two"}]}]},
     )
 
     messages: list[Item] = Field(min_length=1, max_length=_MOST_AT_ONCE)
 
 
-class ConfigRequest(BaseModel):
+class ConfigRequest(RequestBody):
     """Any of these; all are applied, or none."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"queue_mode": "bounded", "max_queue_size": 100}, {"production_rate": 50}]},
     )
 
@@ -164,7 +169,7 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         """Send one message (or a burst) and answer when the broker has confirmed."""
         if request.count is not None:
             body = engine.body
-            settlements = await engine.submit([(None, body, None)] * request.count)
+            settlements = await engine.submit([(None, body, request.processing_time)] * request.count)
             _require_confirmed(settlements)
             return BatchProduced(messages_produced=len(settlements))
         [settlement] = await engine.submit([(request.id, _encoded(request.payload), request.processing_time)])

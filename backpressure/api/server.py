@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
 import ipaddress
 import socket
@@ -56,7 +57,7 @@ class ApiServer:
             flag: the option that chooses another port, named when this one is taken.
 
         Raises:
-            ConfigError: not loopback, and no token.
+            ConfigError: not loopback, and no token; or no address of this machine.
             PortTakenError: somebody else listens there.
         """
         secret = token.get_secret_value()
@@ -100,9 +101,11 @@ def _bind(host: str, port: int, flag: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise PortTakenError(host, port, flag) from None
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(host, port, flag) from None
+        raise ConfigError("host", host, f"cannot listen there on port {port}: {error.strerror}") from None
     listener.listen(128)
     return listener
 

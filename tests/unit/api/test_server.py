@@ -1,0 +1,112 @@
+"""Serving: on loopback unless a token protects it, on a port that is free, and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from calling import calling
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from backpressure.api.common import create_app
+from backpressure.api.server import ApiServer, is_loopback
+from backpressure.errors import ConfigError, PortTakenError
+
+
+def small_app() -> FastAPI:
+    app = create_app("test", "test")
+
+    @app.get("/hello")
+    async def hello() -> str:
+        return "hello"
+
+    return app
+
+
+def serve(app: FastAPI | None = None, **given: Any) -> ApiServer:
+    options = {"host": "127.0.0.1", "port": 0, "token": SecretStr(""), "flag": "--api-port", **given}
+    return ApiServer(app or small_app(), **options)
+
+
+def test_it_serves_on_a_free_port_and_stops() -> None:
+    async def story() -> tuple[str, str]:
+        server = serve()
+        async with server, httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"{server.url}/hello")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get(f"{server.url}/hello")
+        return answer.json(), server.url
+
+    text, url = asyncio.run(story())
+    assert text == "hello"
+    assert url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"authorization": "hunter2"}, 401),
+        ({"authorization": "Basic hunter2"}, 401), ({"authorization": "Bearer hunter2"}, 200),
+        ({"authorization": "Bearer hunter2 "}, 401),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/hello", "/docs", "/openapi.json"])
+def test_with_a_token_every_request_needs_it(given: dict[str, str], status: int, path: str) -> None:
+    async def story() -> httpx.Response:
+        app = small_app()
+        server = serve(app, token=SecretStr("hunter2"))
+        async with calling(app, **given) as client:
+            answer = await client.get(path)
+        await server.stop()
+        return answer
+
+    answer = asyncio.run(story())
+    assert answer.status_code == status
+    assert "hunter2" not in answer.text
+    if status == 401:
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_refused_request_is_not_answered_otherwise_even_when_its_body_is_too_large() -> None:
+    async def story() -> int:
+        app = small_app()
+        server = serve(app, token=SecretStr("hunter2"))
+        async with calling(app) as client:
+            answer = await client.post("/hello", headers={"content-length": "999999999"}, content=b"")
+        await server.stop()
+        return answer.status_code
+
+    assert asyncio.run(story()) == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.invalid"])
+def test_on_an_address_others_can_reach_it_does_not_start_without_a_token(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"api\.token"):
+        serve(host=host)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("::", False),
+     ("10.0.0.1", False), ("localhost.example", False), ("", False)],
+)  # fmt: skip
+def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_a_taken_port_is_named_with_the_flag_that_chooses_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortTakenError, match=rf"port {port} on 127\.0\.0\.1.*--api-port") as caught:
+            serve(port=port)
+    assert (caught.value.port, caught.value.flag, caught.value.exit_code) == (port, "--api-port", 3)
+
+
+def test_an_address_that_is_not_this_machines_is_not_called_a_taken_port() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1.*cannot listen"):
+        serve(host="192.0.2.1", token=SecretStr("hunter2"))

@@ -1,0 +1,144 @@
+"""The prefetch "auto": from a guess to what the measured round trip needs, up at once and down again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from stage import WORK, LateTransport, RecordingBroker, consuming, ours, put, settings_of
+from virtual_time import run_virtually
+
+from backpressure.core.message import Delivery
+from backpressure.engines.prefetch import PrefetchControl
+from backpressure.settings import Settings
+
+DEEP = {"queue__max_length": None, "consumer__progress_every": 0}
+
+
+class Seat:
+    """A subscriber that only remembers the prefetch it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def set_prefetch(self, count: int) -> None:
+        self.given.append(count)
+
+    async def start(self, listener: object, *, queue: str, prefetch: int) -> None: ...
+
+    def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
+        return True
+
+    def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
+        return True
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+def consumer(prefetch: int | str = "auto", rate: float = 100.0) -> Settings:
+    return settings_of(consumer__prefetch=prefetch, consumer__rate=rate)
+
+
+def test_with_a_long_way_to_the_broker_it_grows_until_the_consumer_never_runs_dry() -> None:
+    async def story() -> tuple[list[int], float]:
+        settings, broker = settings_of(**DEEP), RecordingBroker()
+        await put(broker, settings, *(ours(n) for n in range(3000)))
+        late = LateTransport(settings, broker, late_s=0.2)
+        sizes: list[int] = []
+        async with consuming(settings, broker, transport=late) as (engine, _):
+            for _ in range(10):
+                sizes.append(engine.report().prefetch)
+                await asyncio.sleep(1)
+            before = engine.processed
+            await asyncio.sleep(10)
+            return sizes, (engine.processed - before) / 10
+
+    sizes, rate = run_virtually(story())
+    assert sizes[0] < 20 <= sizes[-1] <= 32  # 100/s × 0.2 s, and a few
+    assert rate == pytest.approx(100, abs=1)
+
+
+def test_when_the_way_gets_short_it_shrinks_again() -> None:
+    async def story() -> tuple[int, int]:
+        settings, broker = settings_of(**DEEP), RecordingBroker()
+        await put(broker, settings, *(ours(n) for n in range(6000)))
+        late = LateTransport(settings, broker, late_s=0.2)
+        async with consuming(settings, broker, transport=late) as (engine, _):
+            await asyncio.sleep(10)
+            far = engine.report().prefetch
+            late.late_s = 0.001
+            await asyncio.sleep(30)
+            return far, engine.report().prefetch
+
+    far, near = run_virtually(story())
+    assert far >= 20
+    assert near <= 6
+
+
+def test_a_slower_consumer_holds_fewer() -> None:
+    async def story() -> tuple[int, int]:
+        settings, broker = settings_of(**DEEP), RecordingBroker()
+        await put(broker, settings, *(ours(n) for n in range(6000)))
+        late = LateTransport(settings, broker, late_s=0.1)
+        async with consuming(settings, broker, transport=late) as (engine, _):
+            await asyncio.sleep(10)
+            fast = engine.report().prefetch
+            engine.slow_down(10)
+            await asyncio.sleep(60)
+            return fast, engine.report().prefetch
+
+    fast, slow = run_virtually(story())
+    assert fast >= 12
+    assert slow <= 5
+
+
+def test_a_fixed_prefetch_stays_what_it_is() -> None:
+    async def story() -> tuple[set[int], int]:
+        settings, broker = settings_of(**DEEP, consumer__prefetch=4), RecordingBroker()
+        await put(broker, settings, *(ours(n) for n in range(3000)))
+        late = LateTransport(settings, broker, late_s=0.2)
+        most = 0
+        sizes = set()
+        async with consuming(settings, broker, transport=late) as (engine, _):
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                sizes.add(engine.report().prefetch)
+                most = max(most, broker.queues[WORK].unacked)
+        return sizes, most
+
+    assert run_virtually(story()) == ({4}, 4)
+
+
+def test_another_prefetch_takes_effect_at_once_and_the_same_one_not_at_all() -> None:
+    seat = Seat()
+    control = PrefetchControl(consumer(5).consumer, seat)
+    control.reconfigure(consumer(5, rate=50).consumer)
+    assert seat.given == []
+    control.reconfigure(consumer(12).consumer)
+    assert seat.given == [12]
+    control.reconfigure(consumer("auto").consumer)
+    assert seat.given[-1] == control.count < 12
+
+
+def test_room_for_failed_messages_comes_in_steps_and_never_beyond_what_the_protocol_allows() -> None:
+    seat = Seat()
+    control = PrefetchControl(consumer(5).consumer, seat)
+    for waiting in range(40):
+        control.set_aside(waiting)
+        assert control.count >= 5 + waiting
+    assert len(seat.given) <= 3
+    control.set_aside(0)
+    assert (control.count, seat.given[-1]) == (5, 5)
+    most = PrefetchControl(consumer(65_535).consumer, seat)
+    most.set_aside(10**6)
+    assert most.count == 65_535
+
+
+@pytest.mark.parametrize("rate", [1.0, 100.0, 5000.0])
+def test_before_anything_is_measured_it_is_a_few_and_grows_with_the_rate(rate: float) -> None:
+    count = PrefetchControl(consumer(rate=rate).consumer, Seat()).count
+    assert 2 <= count <= 3 + rate * 0.03
