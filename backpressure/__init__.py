@@ -2,6 +2,7 @@
 
 The parts to build into a service of your own, from the smallest up (``docs/library.md`` shows each at work):
 
+- `Pacer`: law, view of the loop and token bucket in one, without I/O, for a producer of your own.
 - `TokenBucket`, `ConfirmWindow`, `RetryPolicy`, `OrderTracker`: pure state, time passed in.
 - `create_law`, `SignalBoard`, `OwnState`: a rate-control law and the view of the loop it decides on.
 - `load_settings`, `connect`, `ProducerEngine`, `ConsumerEngine`: whole processes on a broker, with your handler.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from backpressure.core.controllers import create as create_law
     from backpressure.core.ledger import OrderTracker
     from backpressure.core.message import Delivery, Message, Metadata
+    from backpressure.core.pacer import Pacer
     from backpressure.core.retry import RetryPolicy
     from backpressure.core.signals import Decision, Law, Signals
     from backpressure.core.token_bucket import TokenBucket
@@ -52,6 +54,7 @@ __all__ = [
     "OrderTracker",
     "OwnState",
     "PaceError",
+    "Pacer",
     "ProducerEngine",
     "RetryPolicy",
     "Settings",
@@ -81,6 +84,7 @@ _HOMES = {
     "OrderTracker": "core.ledger",
     "OwnState": "core.board",
     "PaceError": "errors",
+    "Pacer": "core.pacer",
     "ProducerEngine": "engines.producer",
     "RetryPolicy": "core.retry",
     "Settings": "settings",

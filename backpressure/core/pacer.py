@@ -1,0 +1,121 @@
+"""A pacer for a producer of your own: law, view of the loop and token bucket in one object without any I/O.
+
+You keep your client library and your event loop; the pacer says when the next message may go and when it wants to hear
+how deep the queue is. ``docs/library.md`` shows it inside pika and aio-pika.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from backpressure.core.board import OwnState, SignalBoard
+from backpressure.core.controllers import LawConfig, create
+from backpressure.core.reports import decode
+from backpressure.core.signals import Decision, Law
+from backpressure.core.token_bucket import TokenBucket
+
+__all__ = ["Pacer"]
+
+_FIRST_RATE_PER_S = 1.0
+
+
+class Pacer:
+    """Paces one producer. Every ``now`` is seconds of one monotonic clock.
+
+    Attributes:
+        decision: what the law last decided: rate and reason.
+    """
+
+    def __init__(
+        self,
+        law: str | Law = "pace",
+        *,
+        now: float,
+        demand_per_s: float = inf,
+        tick_s: float = 0.1,
+        target_wait_s: float = 0.02,
+        burst_s: float = 0.1,
+        session: int = 0,
+    ) -> None:
+        """Begin slowly; the law takes over with the first reading.
+
+        Args:
+            law: name or dotted path of a law, or a law.
+            now: the time.
+            demand_per_s: the most you would ever send; infinite if you always have something to send.
+            tick_s: how often `wants_reading` asks for the queue's depth.
+            target_wait_s: queue wait to aim for.
+            burst_s: how much of a pause may be caught up.
+            session: identity of this producer in its own reports, if it sends any, so that it ignores them.
+
+        Raises:
+            ConfigError: there is no such law.
+        """
+        config = LawConfig(target_wait_s=target_wait_s, tick_s=tick_s)
+        self.decision = Decision(_FIRST_RATE_PER_S, "waiting for a first reading")
+        self._law = create(law, config) if isinstance(law, str) else law
+        self._board = SignalBoard(session)
+        self._bucket = TokenBucket(_FIRST_RATE_PER_S, burst_s, now)
+        self._demand_per_s = demand_per_s
+        self._tick_s = tick_s
+        self._next_reading_at = now
+        self._sent = self._confirmed = self._nacked = 0
+        self._held_up = False
+
+    def wants_reading(self, now: float) -> bool:
+        """Return whether it is time to ask the broker for the queue's depth and to pass it to `reading`."""
+        return now >= self._next_reading_at
+
+    def reading(self, ready: int, consumers: int | None = None, *, unacked: int | None = None, now: float) -> Decision:
+        """Take in the queue's depth and decide the pace.
+
+        Args:
+            ready: messages waiting in the queue, as a passive declare returns them (Kafka: the consumer group's lag).
+            consumers: consumers of the queue, where the broker tells.
+            unacked: messages delivered and unsettled, where the broker tells.
+            now: when the broker answered.
+        """
+        self._next_reading_at = now + self._tick_s
+        self._board.on_reading(ready, unacked, consumers, now)
+        own = OwnState(
+            confirmed=self._confirmed,
+            nacked=self._nacked,
+            in_flight=self._sent - self._confirmed - self._nacked,
+            demand_per_s=self._demand_per_s,
+            application_limited=not self._held_up,
+        )
+        self._held_up = False
+        self.decision = self._law.update(self._board.signals(own, now), now)
+        self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
+        return self.decision
+
+    def report(self, payload: bytes, *, now: float) -> None:
+        """Take in a message from the fanout ``pace.feedback``: with the consumers' own counters the law is sharper.
+
+        Raises:
+            FeedbackError: it is not a report of this version; it may be ignored.
+        """
+        self._board.on_report(decode(payload), now)
+
+    def wait_s(self, now: float) -> float:
+        """Return how long to wait before the next message (0: send it), but never past the next reading."""
+        wait = self._bucket.wait_s(now)
+        self._held_up = self._held_up or wait > 0
+        return max(0.0, min(wait, self._next_reading_at - now)) if wait > 0 else 0.0
+
+    def may_send(self, now: float) -> bool:
+        """Return whether the next message may go."""
+        return self.wait_s(now) <= 0 and self._bucket.available(now) >= 1
+
+    def sent(self, now: float) -> None:
+        """A message was sent."""
+        self._bucket.take(1, now)
+        self._sent += 1
+
+    def confirmed(self, count: int = 1) -> None:
+        """The broker took ``count`` messages."""
+        self._confirmed += count
+
+    def nacked(self, count: int = 1) -> None:
+        """The broker refused ``count`` messages."""
+        self._nacked += count

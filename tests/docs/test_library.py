@@ -1,0 +1,132 @@
+"""The examples of docs/library.md, run as they stand there against the embedded broker."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "library.md"
+BLOCK = re.compile(r"```python\n# example: (\S+)\n(.*?)```", re.DOTALL)
+EXAMPLES = {match[1]: match[2] for match in BLOCK.finditer(PAGE.read_text("utf-8"))}
+
+
+@pytest.fixture(scope="module")
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    announce = tmp_path_factory.mktemp("library") / "broker.json"
+    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
+    process = subprocess.Popen([*command, "--announce", str(announce)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not announce.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield json.loads(announce.read_text())["url"]
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def example(name: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {}
+    exec(compile(EXAMPLES[name], f"library.md, {name}", "exec"), namespace)
+    return namespace
+
+
+@contextmanager
+def consuming(url: str, queue: str) -> Iterator[list[bytes]]:
+    """Take messages off ``queue`` in a thread, as the slow side would: with nobody there, no law sends much."""
+    bodies: list[bytes] = []
+    ready = threading.Event()
+
+    def consume() -> None:
+        with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+            channel = connection.channel()
+            channel.queue_declare(queue)
+            channel.basic_qos(prefetch_count=1)
+            for method, _, body in channel.consume(queue, inactivity_timeout=0.05):
+                ready.set()
+                if method is not None:
+                    bodies.append(body)
+                    channel.basic_ack(method.delivery_tag)
+                if len(bodies) == len(BODIES):
+                    break
+            channel.cancel()
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    assert ready.wait(20)
+    yield bodies
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+BODIES = [b"one", b"two", b"three", b"four"]
+
+
+def test_every_example_is_short() -> None:
+    assert set(EXAMPLES) >= {"pika", "aio-pika", "consumer"}
+    for name, code in EXAMPLES.items():
+        function = next(
+            node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+        assert (function.end_lineno or 0) - function.lineno + 1 < 25, name
+
+
+def test_the_pika_example_publishes_everything_in_order(broker_url: str) -> None:
+    with consuming(broker_url, "library.pika") as bodies:
+        example("pika")["publish"](broker_url, "library.pika", BODIES)
+    assert bodies == BODIES
+
+
+def test_the_aio_pika_example_publishes_everything_in_order(broker_url: str) -> None:
+    with consuming(broker_url, "library.aio") as bodies:
+        asyncio.run(example("aio-pika")["publish"](broker_url, "library.aio", BODIES))
+    assert bodies == BODIES
+
+
+def test_the_consumer_example_hands_every_message_to_the_handler(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACE_CONFIG", "")
+    handled: list[bytes] = []
+
+    async def handle(body: bytes) -> None:
+        handled.append(body)
+
+    async def both() -> Any:
+        consuming = asyncio.create_task(example("consumer")["consume"](broker_url, len(BODIES), handle))
+        publishing = asyncio.create_task(asyncio.to_thread(publish_when_there, broker_url))
+        await publishing
+        return await consuming
+
+    report = asyncio.run(both())
+    assert handled == BODIES
+    assert report.processed == len(BODIES)
+
+
+def publish_when_there(url: str) -> None:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            channel = connection.channel()
+            try:
+                channel.queue_declare("work.queue", passive=True)
+                break
+            except pika.exceptions.ChannelClosedByBroker:
+                connection.sleep(0.05)
+        for body in BODIES:
+            channel.basic_publish("direct.exchange", "work", body)
