@@ -32,7 +32,8 @@ class PaceLaw:
     rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
 
     Regimes:
-    - *finding the bottleneck*: no departure seen yet. The start rate doubles once a loop time while the queue is empty.
+    - *finding the bottleneck*: no departure seen yet. The start rate doubles once a loop time while the queue is empty;
+      as long as nobody consumes, some ten to twenty messages are queued and no more.
     - *holding the queue*: the formula. Depth > 2q* is called *draining*. A stop of the consumers is μ̂ → 0: the formula
       then keeps about one message queued as a probe, and nothing has to be sent to notice the return.
     - *starved: growing*: the queue stays empty and nothing says why. μ̂ doubles, at most once in two loop times (in
@@ -88,7 +89,7 @@ class PaceLaw:
         grew = self._grow(signals, now, loop_s)
         self._watch_refusals(signals, now, loop_s, elapsed_s)
         found = bottleneck.rate_per_s
-        rate = (0.0 if signals.consumers == 0 else self._start_per_s) if found is None else found
+        rate = self._start_per_s if found is None else found
         self._adapt_extra(rate, elapsed_s)
         setpoint = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth

@@ -66,13 +66,24 @@ def test_a_stop_without_a_word_is_seen_from_the_first_interval_without_departure
     assert decision.rate_per_s == 0.0
 
 
-def test_while_stopped_it_keeps_a_message_or_two_queued_and_no_more(steady: Steady) -> None:
+def test_before_anybody_consumes_it_queues_a_few_messages_and_no_more(steady: Steady) -> None:
     law = create("pace")
     sent = 0.0
     for tick in range(100):
         signals = steady(0.0, depth=int(sent), consumers=0, confirmed_total=int(sent), observed_total_s=tick / 10)
         sent += law.update(signals, tick / 10).rate_per_s / 10
-    assert 1 <= sent < 2
+    assert 10 <= sent < 20
+
+
+def test_while_stopped_it_sends_nothing_more(steady: Steady) -> None:
+    law = settled(steady)
+    sent = 0.0
+    for tick in range(51, 150):
+        stopped = {"departed_total": 500, "observed_total_s": tick / 10, "busy_total_s": 5.0}
+        signals = steady(5.0, depth=3 + int(sent), **{**stopped, "confirmed_total": 503 + int(sent)})
+        sent += law.update(signals, tick / 10).rate_per_s / 10
+    assert sent < 10  # what went out in the tick before the stop was seen
+    assert law.update(signals, 15.0).rate_per_s == 0.0
 
 
 def test_capacity_is_known_from_busy_time_even_while_starved(steady: Steady) -> None:
