@@ -12,6 +12,7 @@ from backpressure.broker.backlog import Backlog
 from backpressure.broker.counters import Counters
 from backpressure.broker.message import Entry
 from backpressure.broker.policy import Limits
+from backpressure.broker.rotation import Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,25 +21,10 @@ if TYPE_CHECKING:
     from backpressure.broker.message import Message
     from backpressure.broker.policy import Policy
     from backpressure.broker.properties import Table
+    from backpressure.broker.rotation import Taker
     from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["Journal", "Queue", "QueueHost", "Taker"]
-
-
-class Taker(Protocol):
-    """A consumer, as its queue sees it."""
-
-    priority: int
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can take one more message now."""
-
-    def take(self, entry: Entry) -> None:
-        """Deliver the message; the entry is the consumer's to `Queue.settle` or `Queue.requeue`."""
-
-    def cancelled(self) -> None:
-        """The queue is gone."""
+__all__ = ["Journal", "Queue", "QueueHost"]
 
 
 class Journal(Protocol):
@@ -92,14 +78,13 @@ class Queue:
         self.ready = Backlog()
         self.unacked = 0
         self.unacked_bytes = 0
-        self.consumers: list[Taker] = []
+        self.consumers = Rotation(single_active=bool(self.arguments.get("x-single-active-consumer")))
         self.exclusive_consumer = False
         self.deleted = False
         self.counters = Counters()
         self.is_quorum = self.arguments.get("x-queue-type") == "quorum"
         self._host = host
         self._journal = host.journal if durable and owner is None else None
-        self._single_active = bool(self.arguments.get("x-single-active-consumer"))
         self._next_sequence = 0
         self._has_ttl = False
         self._expiry_timer: Timer | None = None
@@ -180,7 +165,7 @@ class Queue:
     def pump(self) -> None:
         """Deliver while there are messages and consumers that can take one."""
         while self.ready:
-            consumer = self._next_consumer()
+            consumer = self.consumers.next()
             if consumer is None:
                 return
             entry = self.take()
@@ -224,7 +209,7 @@ class Queue:
     def subscribe(self, consumer: Taker, *, exclusive: bool = False) -> None:
         """Add a consumer behind those of its priority; it is served by the next `pump`."""
         self.exclusive_consumer = exclusive
-        self._insert(consumer)
+        self.consumers.add(consumer)
         self.touch()
 
     def unsubscribe(self, consumer: Taker) -> None:
@@ -255,29 +240,10 @@ class Queue:
         self.deleted = True
         self.touch()
         count = self.purge()
-        consumers, self.consumers = self.consumers, []
-        for consumer in consumers:
+        for consumer in list(self.consumers):
+            self.consumers.remove(consumer)
             consumer.cancelled()
         return count
-
-    def _next_consumer(self) -> Taker | None:
-        """The first one that is ready, which then goes behind the others of its priority."""
-        consumers = self.consumers
-        if self._single_active:
-            return consumers[0] if consumers and consumers[0].ready else None
-        for consumer in consumers:
-            if consumer.ready:
-                if len(consumers) > 1:
-                    consumers.remove(consumer)
-                    self._insert(consumer)
-                return consumer
-        return None
-
-    def _insert(self, consumer: Taker) -> None:
-        place = len(self.consumers)
-        while place and self.consumers[place - 1].priority < consumer.priority:
-            place -= 1
-        self.consumers.insert(place, consumer)
 
     # -- bounds and expiry ---------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backpressure import __version__
+from backpressure.broker.handshake import PRODUCT
 from backpressure.broker.message import ENTRY_COST_BYTES
-from backpressure.broker.session import PRODUCT, State
+from backpressure.broker.session import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import json
 import os
 import signal
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING, cast
 
 from backpressure import __version__
 from backpressure.broker.faults import FaultSettings
+from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management import ManagementApi
-from backpressure.broker.session import CLOSE_TIMEOUT_S, Session, SessionConfig
+from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
-from backpressure.errors import PortTakenError
+from backpressure.errors import ConfigError, PortTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +128,8 @@ class Server:
     """A virtual host, its connections and its management API, in one event loop."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Nothing listens before `start`."""
+        """Nothing listens before `start`; `ConfigError` for an address beyond this machine or an unusable data_dir."""
+        _check_loopback(config.host)
         self.config = config
         self._loop = asyncio.get_running_loop()
         self.vhost = VirtualHost(
@@ -283,6 +286,16 @@ class Server:
             exchange.counters.sample(now)
         self.vhost.timers.at(now + SAMPLE_PERIOD_S, self._sample)
         self._schedule_flush()
+
+
+def _check_loopback(host: str) -> None:
+    """Guest's password is known to everyone: nobody else's machine may get here."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError("--host", host, "the embedded broker listens on loopback only, such as 127.0.0.1")
 
 
 def _default_memory_limit_bytes() -> int:

@@ -9,14 +9,13 @@ the connection (``closed``), before which the last output still has to be sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from backpressure import __version__
+from backpressure.broker import handshake
 from backpressure.broker.channel import Channel
 from backpressure.broker.replies import (
     ConnectionFault,
@@ -36,37 +35,19 @@ from backpressure.broker.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from backpressure.broker.handshake import SessionConfig
     from backpressure.broker.publishing import Publishing, PublishMethod
     from backpressure.broker.timers import Timer
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["CLOSE_TIMEOUT_S", "Session", "SessionConfig", "State"]
+__all__ = ["CLOSE_TIMEOUT_S", "Session", "State"]
 
 OUTPUT_LIMIT_BYTES = 256 * 1024
 """Output a session may hold before deliveries to it stop and its own requests wait."""
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
-
-PRODUCT = "Pace Matching embedded broker"
-_SERVER_PROPERTIES: Any = {
-    "product": PRODUCT,
-    "version": __version__,
-    "platform": "Python",
-    "copyright": "MIT licence",
-    "information": "For experiments on one machine; not durable unless started with a data directory",
-    "capabilities": {
-        "publisher_confirms": True,
-        "exchange_exchange_bindings": True,
-        "basic.nack": True,
-        "consumer_cancel_notify": True,
-        "connection.blocked": True,
-        "consumer_priorities": True,
-        "authentication_failure_close": True,
-        "per_consumer_qos": True,
-    },
-}
 
 
 class State(Enum):
@@ -79,17 +60,6 @@ class State(Enum):
     RUNNING = auto()
     CLOSING = auto()
     CLOSED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """What every connection is offered: RabbitMQ's defaults."""
-
-    users: Mapping[str, str] = field(default_factory=lambda: {"guest": "guest"})
-    frame_max_bytes: int = 131_072
-    channel_max: int = 2047
-    heartbeat_s: int = 60
-    max_message_bytes: int = 134_217_728
 
 
 _identities = count(1)
@@ -178,7 +148,7 @@ class Session:
                 return False
             if header == PROTOCOL_HEADER:
                 self.state = State.START
-                self.send(method_frame(0, commands.Connection.Start(server_properties=_SERVER_PROPERTIES)))
+                self.send(method_frame(0, handshake.start()))
             else:  # another protocol or version: say which one is spoken here
                 self.send(PROTOCOL_HEADER)
                 self.lost()
@@ -222,55 +192,27 @@ class Session:
 
     def _login(self, method: commands.Connection.StartOk) -> None:
         self.client_properties = method.client_properties
-        _, _, credentials = str(method.response).partition("\0")
-        self.user, _, password = credentials.partition("\0")
-        if method.mechanism != "PLAIN" or self.config.users.get(self.user) != password:
-            refusal = ConnectionFault(
-                403,
-                "ACCESS_REFUSED",
-                f"Login was refused using authentication mechanism {method.mechanism}. "
-                "For details see the broker logfile.",
-            )
-            if self.can("authentication_failure_close"):
-                raise refusal
-            self.lost()
-            return
+        self.user = handshake.log_in(self.config, method)
         self.state = State.TUNE
-        config = self.config
-        tune = commands.Connection.Tune(config.channel_max, config.frame_max_bytes, config.heartbeat_s)
-        self.send(method_frame(0, tune))
+        self.send(method_frame(0, handshake.tune(self.config)))
 
     def _tuned(self, method: commands.Connection.TuneOk) -> None:
-        for name, asked, limit in (
-            ("channel_max", method.channel_max, self.config.channel_max),
-            ("frame_max", method.frame_max, self.config.frame_max_bytes),
-        ):
-            if limit and (asked == 0 or asked > limit):
-                shown = "0 (no limit)" if asked == 0 else asked
-                raise not_allowed(f"negotiated {name} = {shown} is higher than the maximum allowed value ({limit})")
-        if method.frame_max < FRAME_MIN_SIZE:
-            raise not_allowed(
-                f"negotiated frame_max = {method.frame_max} is lower than the minimum allowed value ({FRAME_MIN_SIZE})"
-            )
+        handshake.check_tune(self.config, method)
         self.channel_max, self.heartbeat_s = method.channel_max, method.heartbeat
         self.frame_max = self._reader.frame_max = method.frame_max
         self.state = State.OPEN
-        if self.heartbeat_s:
-            self._timer.cancel()
-            self._beat()
 
     def _opened(self, method: commands.Connection.Open) -> None:
-        if method.virtual_host != "/":
-            raise not_allowed(f"vhost {method.virtual_host} not found")
-        if not self.heartbeat_s:
-            self._timer.cancel()
+        handshake.check_open(method)
         self.state = State.RUNNING
+        self._timer.cancel()
+        if self.heartbeat_s:
+            self._beat()
         self.send(method_frame(0, commands.Connection.OpenOk()))
 
     def can(self, capability: str) -> bool:
         """Whether the client announced a capability, such as ``connection.blocked``."""
-        capabilities = self.client_properties.get("capabilities")
-        return isinstance(capabilities, dict) and bool(capabilities.get(capability))
+        return handshake.can(self.client_properties, capability)
 
     def _open_channel(self, kind: int, number: int, payload: bytes) -> None:
         if kind != FRAME_METHOD:
@@ -386,8 +328,9 @@ class Session:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _fail(self, fault: ConnectionFault) -> None:
-        """Before the login is complete a peer learns nothing but that it was wrong: the connection just ends."""
-        if self.state is State.RUNNING or self.state is State.OPEN or fault.code == 403:
+        """Before a client is logged in it learns no more than that it was wrong, unless it asked to be told."""
+        logged_in = self.state in {State.OPEN, State.RUNNING}
+        if logged_in or (self.state is State.START and self.can("authentication_failure_close")):
             self.close(fault.code, fault.text, fault.method_index)
         else:
             self.lost()

@@ -104,6 +104,33 @@ def test_a_taken_port_is_named_with_its_flag(start: Any, flag: str) -> None:
     assert flag in second.stderr
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "example.org"])
+def test_it_listens_on_loopback_only(host: str) -> None:
+    done = subprocess.run([*COMMAND, *ANY_PORTS, "--host", host], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--host" in done.stderr
+
+
+def test_a_client_that_does_not_read_is_held_and_then_served_in_full(start: Any) -> None:
+    _, about = start()
+    connection, size, count = connect(about["url"]), 100_000, 300
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("q")
+    reader = connect(about["url"])
+    inbox: list[int] = []
+    reader.channel().basic_consume("q", lambda *delivery: inbox.append(len(delivery[3])), auto_ack=True)
+    for _ in range(count):
+        channel.basic_publish("", "q", b"x" * size)
+    waiting = channel.queue_declare("q", passive=True).method.message_count
+    assert waiting > count / 3  # the rest is in the sockets of both sides
+    while len(inbox) < count:
+        reader.process_data_events(time_limit=0.05)
+    assert inbox == [size] * count
+    reader.close()
+    connection.close()
+
+
 def test_a_fault_that_is_none_is_a_usage_error() -> None:
     done = subprocess.run([*COMMAND, "--fault", "nack_share=2"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

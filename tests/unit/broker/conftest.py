@@ -8,7 +8,8 @@ import pytest
 from pamqp import body, commands, header
 from pamqp import frame as pamqp_frame
 
-from backpressure.broker.session import Session, SessionConfig
+from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.session import Session
 from backpressure.broker.vhost import VirtualHost
 
 LOGIN = (

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from pamqp import commands
 from pamqp import frame as pamqp_frame
 
-from backpressure.broker.session import Session, SessionConfig
+from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.session import Session
 from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.wire import FrameReader, frame
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pamqp import body, commands, header
 from pamqp import frame as pamqp_frame
 
-from backpressure.broker.session import OUTPUT_LIMIT_BYTES, SessionConfig, State
+from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.session import OUTPUT_LIMIT_BYTES, State
 from backpressure.broker.vhost import VirtualHost
 
 

@@ -1,0 +1,101 @@
+"""How a connection begins: what the server offers, and what it accepts of the client's answers.
+
+Lives here: the server's properties and limits, and the checks of login, tuning and virtual host; each raises the
+refusal RabbitMQ gives. May not know: bytes, channels, queues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pamqp import commands
+
+from backpressure import __version__
+from backpressure.broker.replies import ConnectionFault, not_allowed
+from backpressure.broker.wire import FRAME_MIN_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["PRODUCT", "SessionConfig", "can", "check_open", "check_tune", "log_in", "start", "tune"]
+
+PRODUCT = "Pace Matching embedded broker"
+_SERVER_PROPERTIES: Any = {
+    "product": PRODUCT,
+    "version": __version__,
+    "platform": "Python",
+    "copyright": "MIT licence",
+    "information": "For experiments on one machine; not durable unless started with a data directory",
+    "capabilities": {
+        "publisher_confirms": True,
+        "exchange_exchange_bindings": True,
+        "basic.nack": True,
+        "consumer_cancel_notify": True,
+        "connection.blocked": True,
+        "consumer_priorities": True,
+        "authentication_failure_close": True,
+        "per_consumer_qos": True,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """What every connection is offered: RabbitMQ's defaults."""
+
+    users: Mapping[str, str] = field(default_factory=lambda: {"guest": "guest"})
+    frame_max_bytes: int = 131_072
+    channel_max: int = 2047
+    heartbeat_s: int = 60
+    max_message_bytes: int = 134_217_728
+
+
+def start() -> commands.Connection.Start:
+    """The server's first word."""
+    return commands.Connection.Start(server_properties=_SERVER_PROPERTIES)
+
+
+def can(client_properties: Mapping[str, Any], capability: str) -> bool:
+    """Whether the client announced a capability, such as ``connection.blocked``."""
+    capabilities = client_properties.get("capabilities")
+    return isinstance(capabilities, dict) and bool(capabilities.get(capability))
+
+
+def log_in(config: SessionConfig, method: commands.Connection.StartOk) -> str:
+    """The user who logged in; `ConnectionFault` 403 for a wrong name, password or mechanism."""
+    _, _, credentials = str(method.response).partition("\0")
+    user, _, password = credentials.partition("\0")
+    if method.mechanism != "PLAIN" or config.users.get(user) != password:
+        raise ConnectionFault(
+            403,
+            "ACCESS_REFUSED",
+            f"Login was refused using authentication mechanism {method.mechanism}. For details see the broker logfile.",
+        )
+    return user
+
+
+def tune(config: SessionConfig) -> commands.Connection.Tune:
+    """The limits the server offers."""
+    return commands.Connection.Tune(config.channel_max, config.frame_max_bytes, config.heartbeat_s)
+
+
+def check_tune(config: SessionConfig, method: commands.Connection.TuneOk) -> None:
+    """`ConnectionFault` 530 for a client that wants more than it was offered, or frames too small to use."""
+    for name, asked, limit in (
+        ("channel_max", method.channel_max, config.channel_max),
+        ("frame_max", method.frame_max, config.frame_max_bytes),
+    ):
+        if asked == 0 or asked > limit:
+            shown = "0 (no limit)" if asked == 0 else asked
+            raise not_allowed(f"negotiated {name} = {shown} is higher than the maximum allowed value ({limit})")
+    if method.frame_max < FRAME_MIN_SIZE:
+        raise not_allowed(
+            f"negotiated frame_max = {method.frame_max} is lower than the minimum allowed value ({FRAME_MIN_SIZE})"
+        )
+
+
+def check_open(method: commands.Connection.Open) -> None:
+    """`ConnectionFault` 530 for a virtual host that does not exist: there is one."""
+    if method.virtual_host != "/":
+        raise not_allowed(f"vhost {method.virtual_host} not found")
