@@ -1,0 +1,184 @@
+"""The real scripts as real processes, beside an embedded broker of their own on free ports.
+
+Nothing here sleeps for a result: a script is waited for by what it prints, announces or answers over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+
+
+class Script:
+    """A program that runs; every line it prints, on both outputs, is kept and can be waited for."""
+
+    def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    @property
+    def text(self) -> str:
+        """All it has printed so far."""
+        return "\n".join(self.lines)
+
+    def says(self, pattern: str) -> re.Match[str]:
+        """Wait until a line matches and return the match; fails when the program ends without it."""
+        deadline = time.monotonic() + PATIENCE_S
+        with self._news:
+            while True:
+                for line in self.lines:
+                    if match := re.search(pattern, line):
+                        return match
+                assert self._reader.is_alive(), f"it ended without saying {pattern!r}:\n{self.text}"
+                assert self._news.wait(deadline - time.monotonic()), f"it never said {pattern!r}:\n{self.text}"
+
+    def ends(self) -> int:
+        """Wait for its end and return the exit code."""
+        code = self._process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def discard(self) -> None:
+        """End it, however it is."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Starter(Protocol):
+    """Starts one of the scripts with flags; ``settings`` become environment variables."""
+
+    def __call__(self, script: str, *flags: str, **settings: str) -> Script: ...
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running embedded broker."""
+
+    url: str
+    port: int
+    management_url: str
+
+    def depth(self, queue: str) -> int:
+        """Return how many messages are in ``queue``, ready and unacked."""
+        answer = httpx.get(
+            f"{self.management_url}/api/queues/%2F/{queue}",
+            auth=("guest", "guest"),
+            trust_env=False,
+            timeout=PATIENCE_S,
+        )
+        return int(answer.raise_for_status().json()["messages"])
+
+
+@contextmanager
+def running_broker(directory: Path, environment: dict[str, str], port: int = 0) -> Iterator[Broker]:
+    """Run the embedded broker in a process of its own."""
+    announced = directory / "broker.json"
+    command = [sys.executable, "-m", "backpressure.broker", "--port", str(port), "--management-port", "0"]
+    process = subprocess.Popen(
+        [*command, "--announce", str(announced)], cwd=directory, env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: announced.exists() or process.poll() is not None, "the embedded broker is ready")
+        about = json.loads(announced.read_text())
+        yield Broker(about["url"], about["port"], f"http://{about['host']}:{about['management_port']}")
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Ask again and again until ``condition`` holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"it never came true that {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Return an environment in which no setting of the user's is left."""
+    ours = re.compile("PACE_|RABBITMQ_|LOG_LEVEL")
+    kept = {name: value for name, value in os.environ.items() if not ours.match(name)}
+    return kept | {"PACE_CONFIG": "", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Broker]:
+    """One embedded broker for all tests; each uses queues of its own."""
+    with running_broker(tmp_path_factory.mktemp("broker"), environment) as running:
+        yield running
+
+
+@pytest.fixture
+def start_broker(tmp_path: Path, environment: dict[str, str]) -> Callable[[int], AbstractContextManager[Broker]]:
+    """Return a function that starts one more broker on a given port."""
+    return lambda port: running_broker(tmp_path, environment, port)
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Starter]:
+    """Return a function that starts a script; what still runs after the test is ended."""
+    started: list[Script] = []
+
+    def run(script: str, *flags: str, **settings: str) -> Script:
+        command = [sys.executable, str(ROOT / script), *flags]
+        running = Script(command, tmp_path, environment | settings)
+        started.append(running)
+        return running
+
+    yield run
+    for script in started:
+        script.discard()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], object], str], None]:
+    """Return `eventually`."""
+    return eventually
