@@ -129,6 +129,7 @@ class PlantProducer:
             blocked_events=0,
             strategy="",
             reason=self.decision.reason,
+            bottleneck_per_s=self.decision.bottleneck_per_s,
             rss_bytes=0,
             cpu_s=0.0,
         )

@@ -28,7 +28,8 @@ class ProducerReport:
 
     Totals count messages: ``offered`` (what the schedule asked for), ``published`` (sent the first time),
     ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``,
-    ``republished``.
+    ``republished``. ``limiter_delay`` is for how long the law held messages back, each counted when it is first sent.
+    ``bottleneck_per_s`` is what the law takes for the rate of all consumers together; None: it has no estimate.
     """
 
     id: str
@@ -56,7 +57,9 @@ class ProducerReport:
     reason: str
     rss_bytes: int
     cpu_s: float
+    bottleneck_per_s: float | None = None
     confirm_latency: Histogram = field(default_factory=Histogram)
+    limiter_delay: Histogram = field(default_factory=Histogram)
     api_url: str = ""
 
 
@@ -67,6 +70,8 @@ class ConsumerReport:
     ``held`` is what it was delivered and has not settled (its share of the queue's unacked). ``service_sum_s`` and
     ``service_sum_s2`` are Σs and Σs² over ``processed`` messages, so mean and variance over any window are differences.
     ``capacity_per_s`` is the rate it would reach with a full queue, where it is known (simulated work), else None.
+    Both ``queue_wait`` and ``message_age`` end when the work starts; one begins when the message was sent, the other
+    when it was meant to be.
     """
 
     id: str
@@ -92,6 +97,7 @@ class ConsumerReport:
     rss_bytes: int
     cpu_s: float
     queue_wait: Histogram = field(default_factory=Histogram)
+    message_age: Histogram = field(default_factory=Histogram)
     service: Histogram = field(default_factory=Histogram)
     api_url: str = ""
 

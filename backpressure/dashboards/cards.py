@@ -1,6 +1,6 @@
 """The monitor's terminal frame: one snapshot as cards that fit the terminal, whatever its size.
 
-At 80 columns the cards stand one above the other, from 120 on in two columns. Lists give way when the height runs out,
+The cards stand one above the other, from 150 columns on in two columns. Lists give way when the height runs out,
 the least important first. Meaning is never in colour alone: every state has a sign of its own.
 """
 
@@ -22,7 +22,7 @@ from backpressure.dashboards.format import clean
 
 __all__ = ["Cards"]
 
-_WIDE = 120
+_WIDE = 150
 _FRAME_LINES = 2  # upper and lower border
 _FIRST_ROWS = 3
 _MOST_ROWS = 12

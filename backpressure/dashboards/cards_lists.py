@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich.console import JustifyMethod
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from backpressure.core.snapshot import EventKind, QueueState, Snapshot
+from backpressure.core.snapshot import Client, EventKind, QueueState, Snapshot
 from backpressure.dashboards.cards_loop import panel, severity
 from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, percent, rate
 
@@ -19,7 +19,7 @@ __all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues
 
 Row = tuple[Text | str, ...]
 Columns = Sequence[tuple[str, str]]
-"""Heading and kind of each column: names share the space that numbers and words leave."""
+"""Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
 
 _BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
 _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
@@ -32,7 +32,7 @@ class RowCard:
     title: str
     rows: int
     head_lines: int
-    build: Callable[[int], Table]
+    build: Callable[[int], RenderableType]
 
     def draw(self, rows: int) -> Panel | None:
         """Return the card with that many rows; its title says how many are hidden."""
@@ -47,8 +47,8 @@ def queues(seen: Snapshot) -> RowCard:
     limit = next((threshold.limit for threshold in seen.thresholds if threshold.name == "depth"), float("inf"))
     rows = [_queue_row(queue, limit) for queue in seen.queues.values()]
     columns = (
-        ("", "word"), ("queue", "name"), ("depth", "number"), ("ready", "number"), ("unacked", "number"),
-        ("cons", "number"), ("pub/s", "number"), ("del/s", "number"), ("ack/s", "number"), ("now", "word"),
+        ("", "word"), ("queue", "name"), ("depth", "number"), ("ready", "spare"), ("unacked", "spare"),
+        ("cons", "number"), ("pub/s", "number"), ("del/s", "spare"), ("ack/s", "number"), ("now", "word"),
     )  # fmt: skip
     return _listing("Queues", columns, rows)
 
@@ -93,7 +93,7 @@ def consumers(seen: Snapshot) -> RowCard:
             clean(client.queue),
             clean(client.tag),
             clean(client.peer) or UNKNOWN,
-            amount(client.prefetch or None),  # 0: none of its own, but its channel may have one
+            amount(client.prefetch or _reported_prefetch(seen, client)),
             "manual" if client.ack_required else "auto",
         )
         for client in (seen.broker.consumers if seen.broker else ())
@@ -117,6 +117,12 @@ def connections(seen: Snapshot) -> RowCard:
     ]
     columns = (("connection", "name"), ("user", "word"), ("from", "word"), ("ch", "number"), ("state", "word"))
     return _listing("Connections", columns, rows)
+
+
+def _reported_prefetch(seen: Snapshot, client: Client) -> int | None:
+    # The broker says 0 where the limit is the channel's; the consumer itself, whose tag begins with its id, knows it.
+    name = client.tag.rpartition("-")[0]
+    return next((c.prefetch for c in seen.consumers if c.id == name and c.queue == client.queue), None)
 
 
 def _queue_row(queue: QueueState, limit: float) -> Row:
@@ -149,15 +155,30 @@ def _activity(queue: QueueState) -> Text:
 
 def _listing(title: str, columns: Columns, rows: Sequence[Row]) -> RowCard:
     headed = any(heading for heading, _ in columns)
+    return RowCard(title, len(rows), int(headed), lambda count: _Rows(columns, rows[:count], headed=headed))
 
-    def build(count: int) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), show_header=headed, header_style="dim", expand=True)
-        for heading, kind in columns:
-            ratio = 1 if kind == "name" else None
-            justify: JustifyMethod = "right" if kind == "number" else "left"
+
+class _Rows:
+    """A table that leaves out its spare columns, the last first, while they would cost a name its end."""
+
+    def __init__(self, columns: Columns, rows: Sequence[Row], *, headed: bool) -> None:
+        self._columns, self._headed = columns, headed
+        self._rows = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]  # no markup
+        cells = zip(*([Text(heading) for heading, _ in columns], *self._rows), strict=True)
+        self._widths = [max(cell.cell_len for cell in column) for column in cells]
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        shown = list(range(len(self._columns)))
+        for spare in [n for n in reversed(shown) if self._columns[n][1] == "spare"]:
+            if sum(self._widths[n] + 1 for n in shown) <= options.max_width:
+                break
+            shown.remove(spare)
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=self._headed, header_style="dim", expand=True)
+        for n in shown:
+            heading, kind = self._columns[n]
+            justify: JustifyMethod = "right" if kind in {"number", "spare"} else "left"
+            ratio = max(1, self._widths[n]) if kind == "name" else None  # names share what the others leave
             table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis", ratio=ratio)
-        for row in rows[:count]:
-            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # a str would be markup
-        return table
-
-    return RowCard(title, len(rows), int(headed), build)
+        for row in self._rows:
+            table.add_row(*(row[n] for n in shown))
+        yield table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isinf
 
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,7 @@ _BAR_CELLS = 10
 _HIGH = 0.5  # share of a threshold from which a value is worth a yellow sign
 
 
-def panel(content: Table | Text, title: str) -> Panel:
+def panel(content: RenderableType, title: str) -> Panel:
     """Return a card."""
     return Panel(content, title=title, title_align="left", border_style="dim", padding=(0, 1))
 

@@ -100,6 +100,7 @@ class ConsumerEngine:
         self.last_at: float | None = None
         self.order = OrderTracker()
         self.queue_wait = Histogram()
+        self.message_age = Histogram()
         self.service = Histogram()
         self._simulated = SimulatedWork(settings.consumer, clock, settings.process.seed) if handler is None else None
         self._worker: Worker = self._simulated or HandledWork(handler, clock)  # type: ignore[arg-type]  # one of the two
@@ -282,6 +283,8 @@ class ConsumerEngine:
             self.dead_lettered += 1
         if wait_s is not None:
             self.queue_wait.record(wait_s)
+        if metadata.intended_ns is not None:
+            self.message_age.record((started_ns - metadata.intended_ns) * 1e-9)
         if metadata.session is not None and metadata.sequence is not None:
             self._observe_order(job, metadata.session, metadata.sequence)
         self.first_at = self.first_at if self.first_at is not None else work.started_at
@@ -406,6 +409,7 @@ class ConsumerEngine:
             rss_bytes=self._cost.rss_bytes,
             cpu_s=self._cost.cpu_s,
             queue_wait=self.queue_wait.copy(),
+            message_age=self.message_age.copy(),
             service=self.service.copy(),
             api_url=self.api_url,
         )

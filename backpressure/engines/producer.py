@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Sequence
 from math import inf
 
+from backpressure.core.histogram import Histogram
 from backpressure.core.message import MAX_SESSION, HeaderValue, Message, message_id
 from backpressure.core.reports import ProducerReport
 from backpressure.core.schedule import ArrivalSchedule
@@ -87,6 +88,7 @@ class ProducerEngine:
         self._schedule = self._new_schedule(now)
         self._bucket = TokenBucket(settings.producer.rate, settings.producer.burst_ms / 1000, now)
         self._pacing = Pacing(transport, settings, clock, self)
+        self._limiter_delay = Histogram()
         self._sequence = 0
         self._scheduled = 0
         self._next_progress = settings.producer.progress_every
@@ -188,7 +190,9 @@ class ProducerEngine:
         A message that leaves late because this process was busy keeps the time it was due at: its delay is real.
         """
         arrived = self._schedule.take()
-        return arrived if self._bucket.rate_per_s == inf else max(arrived, self._bucket.accrued_at(0, now))
+        due = arrived if self._bucket.rate_per_s == inf else max(arrived, self._bucket.accrued_at(0, now))
+        self._limiter_delay.record(due - arrived)
+        return due
 
     def _send(self, item: Outgoing) -> None:
         queue = self.settings.queue
@@ -462,7 +466,9 @@ class ProducerEngine:
             reason=decision.reason,
             rss_bytes=self._cost.rss_bytes,
             cpu_s=self._cost.cpu_s,
+            bottleneck_per_s=decision.bottleneck_per_s,
             confirm_latency=box.confirm_latency.copy(),
+            limiter_delay=self._limiter_delay.copy(),
             api_url=self.api_url,
         )
 

@@ -81,7 +81,7 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     single("pace_observed_target_rate_per_second", "Offered load of all producers.", lambda s: s.target_rate_per_s),
     single("pace_observed_allowed_rate_per_second", "What all laws together allow.", lambda s: s.pacing_rate_per_s),
     single(
-        "pace_bottleneck_rate_per_second",
+        "pace_observed_bottleneck_rate_per_second",
         "What the consumers can do: reported, else the departure rate while messages wait; absent: unknown.",
         lambda s: s.bottleneck_per_s,
     ),

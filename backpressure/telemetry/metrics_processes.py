@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isinf
 
 from prometheus_client import CollectorRegistry
 
@@ -11,14 +10,6 @@ from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.telemetry.metrics import Family, FamilyCollector, durations, single
 
 __all__ = ["CONSUMER_METRICS", "PRODUCER_METRICS", "consumer_registry", "producer_registry"]
-
-
-def _limiter_delay_s(report: ProducerReport) -> float | None:
-    if isinf(report.pacing_rate_per_s):
-        return 0.0
-    if report.pacing_rate_per_s <= 0 or report.target_rate_per_s <= 0:
-        return None
-    return max(0.0, 1 / report.pacing_rate_per_s - 1 / report.target_rate_per_s)
 
 
 PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
@@ -37,9 +28,14 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
     single("pace_target_rate_per_second", "Offered load, messages per second.", lambda r: r.target_rate_per_s),
     single("pace_allowed_rate_per_second", "Pace that the law allows; +Inf: no limit.", lambda r: r.pacing_rate_per_s),
     single(
+        "pace_bottleneck_rate_per_second",
+        "What the law takes for the rate of all consumers together; absent: it has no estimate.",
+        lambda r: r.bottleneck_per_s,
+    ),
+    durations(
         "pace_rate_limiter_delay_seconds",
-        "Time by which the law stretches the interval between two messages: 1/allowed - 1/offered.",
-        _limiter_delay_s,
+        "Time for which the law held a message back: from its arrival on the schedule until it was allowed to go.",
+        lambda r: r.limiter_delay,
     ),
     durations(
         "pace_confirm_latency_seconds",
@@ -76,6 +72,11 @@ CONSUMER_METRICS: Sequence[Family[ConsumerReport]] = (
         "pace_queue_wait_seconds",
         "Age of a message when its work starts: time since it was sent, the prefetch buffer included.",
         lambda r: r.queue_wait,
+    ),
+    durations(
+        "pace_message_age_seconds",
+        "Age of a message when its work starts, from the time it was meant to be sent; a foreign message has none.",
+        lambda r: r.message_age,
     ),
     single("pace_process_resident_memory_bytes", "Memory of this process.", lambda r: r.rss_bytes),
     single("pace_process_cpu_seconds_total", "Processor time of this process.", lambda r: r.cpu_s),

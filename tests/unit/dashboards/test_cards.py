@@ -34,7 +34,7 @@ def line_with(text: str, *words: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("width", [60, 80, 119, 120, 200])
+@pytest.mark.parametrize("width", [60, 80, 149, 150, 200])
 @pytest.mark.parametrize("height", [12, 24, 30, 60])
 def test_a_frame_never_exceeds_the_terminal(snapshot: Make, width: int, height: int) -> None:
     lines = frame(snapshot(), width, height).splitlines()
@@ -69,6 +69,17 @@ def test_depth_is_green_yellow_or_red_and_has_a_sign_of_its_own(
     snapshot: Make, work: MakeQueues, ready: int, sign: str, code: str
 ) -> None:
     assert f"{code}{sign}" in frame(snapshot(queues=work(ready=ready, unacked=0)), colour=True)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 150, 160, 200])
+def test_the_names_of_queues_are_the_last_thing_to_be_cut(snapshot: Make, work: MakeQueues, width: int) -> None:
+    name = "orders.incoming.work.queue"
+    busy = replace(work()["work.queue"], name=name, ready=12_300, unacked=1_500, delivered_per_s=1234.0)
+    head, row = (
+        line_with(frame(snapshot(queues={name: busy}), width), *words) for words in (["depth"], [f"■ {name} "])
+    )
+    assert ("del/s" in head) == (width not in {80, 150, 160})
+    assert "Flowing ⬆⬇" in row
 
 
 def test_without_colour_no_colour_is_written(snapshot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +128,19 @@ def test_consumers_and_connections_come_with_their_details_but_without_feedback_
     assert "127.0.0.1:4001" in line_with(text, "slow-1")
     assert "running" in line_with(text, "127.0.0.1:4000")
     assert "amq.gen-feedback" not in text
+
+
+def test_the_prefetch_is_the_consumers_own_where_the_broker_tells_of_none(snapshot: Make) -> None:
+    broker = snapshot().broker
+    assert broker is not None
+    client = replace(broker.consumers[0], prefetch=0)
+    reported = replace(snapshot().consumers[0], prefetch=17)
+    row = line_with(
+        frame(snapshot(broker=replace(broker, consumers=(client,)), consumers=(reported,)), height=80), "slow-1"
+    )
+    assert row.split()[-3:-1] == ["17", "manual"]
+    stranger = replace(broker, consumers=(replace(client, tag="ctag1.9"),))
+    assert "– manual" in line_with(frame(snapshot(broker=stranger), height=80), "ctag1.9")
 
 
 def test_lists_give_way_when_the_height_runs_out(snapshot: Make) -> None:

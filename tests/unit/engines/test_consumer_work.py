@@ -77,6 +77,7 @@ def test_waits_and_times_are_measured_from_when_the_message_was_sent() -> None:
     assert [one.queue_wait_s for one in consumed] == pytest.approx([0.4, 0.41], abs=1e-6)
     assert [one.service_s for one in consumed] == pytest.approx([0.01, 0.01])
     assert report.queue_wait.sum_s == pytest.approx(0.81, abs=1e-6)
+    assert report.message_age.sum_s == pytest.approx(1.01, abs=1e-6)
     first = records[0]
     assert isinstance(first, ConsumerRecord)
     assert (first.session, first.sequence, first.outcome, first.attempts) == (7, 0, Outcome.PROCESSED, 1)
@@ -96,6 +97,7 @@ def test_messages_of_strangers_are_processed_their_age_unknown() -> None:
 
     report, consumed, records = run_virtually(story())
     assert (report.processed, report.duplicates, report.queue_wait.total) == (3, 0, 0)
+    assert report.message_age.total == 0
     assert [one.queue_wait_s for one in consumed] == [None, None, None]
     assert [(r.session, r.sequence) for r in records] == [(0, 0), (0, 0), (7, 0)]
 

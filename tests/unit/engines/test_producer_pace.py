@@ -11,6 +11,7 @@ from stage import LateTransport, RecordingBroker, producing, settings_of, until
 from virtual_time import run_virtually, stall
 
 from backpressure.core.controllers import LAWS
+from backpressure.core.histogram import Histogram
 
 
 def free(**changes: object) -> dict[str, object]:
@@ -242,6 +243,22 @@ def test_the_fixed_pace_of_rate_limited_holds_back_what_is_offered() -> None:
     assert sent == pytest.approx(123 * 30, rel=0.001, abs=1)
     assert pace == 123.0
     assert offered == pytest.approx(30_000, rel=0.001)
+
+
+@pytest.mark.parametrize(("strategy", "held_back"), [("rate_limited", True), ("unbounded", False)])
+def test_the_report_tells_for_how_long_the_law_held_messages_back(strategy: str, held_back: bool) -> None:
+    async def story() -> Histogram:
+        settings = settings_of(**free(producer__strategy=strategy, control__rate_limit=100))
+        async with producing(settings, RecordingBroker()) as (engine, _):
+            await asyncio.sleep(10)
+            return engine.report().limiter_delay
+
+    delays = run_virtually(story())
+    longest = delays.quantile_s(1.0)
+    assert longest is not None
+    # A tenth of a second's worth of arrivals may wait: 100 messages, a second at 100 msg/s.
+    assert longest == pytest.approx(1.0, rel=0.05) if held_back else longest <= 1e-5
+    assert delays.total == pytest.approx(1000 if held_back else 10_000, rel=0.02)
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -76,11 +76,11 @@ def samples(registry: CollectorRegistry) -> dict[str, float]:
     return found
 
 
-def with_waits(*waits_s: float) -> ConsumerReport:
+def durations_of(*values_s: float) -> Histogram:
     histogram = Histogram()
-    for wait_s in waits_s:
-        histogram.record(wait_s)
-    return replace(CONSUMER, queue_wait=histogram)
+    for value_s in values_s:
+        histogram.record(value_s)
+    return histogram
 
 
 def test_the_names_that_users_know_are_exactly_these() -> None:
@@ -100,20 +100,28 @@ def test_a_producer_shows_its_counters_and_the_pace_it_is_allowed() -> None:
     assert found["pace_nacks_total"] == 7
     assert found["pace_blocked"] == 1
     assert found["pace_allowed_rate_per_second"] == 100
-    assert found["pace_rate_limiter_delay_seconds"] == pytest.approx(1 / 100 - 1 / 1000)
+    assert "pace_bottleneck_rate_per_second" not in found
     assert found["pace_law_info{law=pace}"] == 1
 
 
 def test_a_law_without_a_limit_allows_infinity_and_delays_nothing() -> None:
     found = samples(producer_registry(lambda: replace(PRODUCER, pacing_rate_per_s=float("inf"))))
     assert found["pace_allowed_rate_per_second"] == float("inf")
-    assert found["pace_rate_limiter_delay_seconds"] == 0
 
 
-def test_a_law_that_stands_still_has_no_delay_to_show() -> None:
-    assert "pace_rate_limiter_delay_seconds" not in samples(
-        producer_registry(lambda: replace(PRODUCER, pacing_rate_per_s=0.0))
-    )
+def test_a_producer_shows_what_its_law_estimates_and_for_how_long_it_held_messages_back() -> None:
+    delays = durations_of(0.001, 0.009)
+    found = samples(producer_registry(lambda: replace(PRODUCER, bottleneck_per_s=98.0, limiter_delay=delays)))
+    assert found["pace_bottleneck_rate_per_second"] == 98
+    assert found["pace_rate_limiter_delay_seconds_count"] == 2
+    assert found["pace_rate_limiter_delay_seconds_sum"] == pytest.approx(0.010)
+
+
+def test_a_consumer_shows_the_age_of_messages_beside_their_queue_wait() -> None:
+    report = replace(CONSUMER, queue_wait=durations_of(0.5), message_age=durations_of(2.0))
+    found = samples(consumer_registry(lambda: report))
+    assert found["pace_queue_wait_seconds_sum"] == 0.5
+    assert found["pace_message_age_seconds_sum"] == 2.0
 
 
 def test_a_consumer_shows_its_counters_and_leaves_out_what_is_unknown() -> None:
@@ -132,7 +140,8 @@ def test_a_registry_reads_its_report_at_every_scrape() -> None:
 
 
 def test_histogram_buckets_count_exactly_what_is_not_longer() -> None:
-    found = samples(consumer_registry(lambda: with_waits(0.000_010, 0.001, 0.0015, 0.5, 1000.0)))
+    waits = durations_of(0.000_010, 0.001, 0.0015, 0.5, 1000.0)
+    found = samples(consumer_registry(lambda: replace(CONSUMER, queue_wait=waits)))
     name = "pace_queue_wait_seconds_bucket{{le={}}}"
     assert found[name.format("6.4e-05")] == 1
     assert found[name.format("0.001024")] == 2
@@ -162,7 +171,7 @@ def test_the_monitor_leaves_out_what_nobody_told_it() -> None:
     found = samples(monitor_registry(lambda: replace(SNAPSHOT, broker=None)))
     assert "pace_queue_unacked_messages{queue=foreign}" not in found
     assert "pace_observed_rate_per_second{stage=processed}" not in found
-    assert "pace_bottleneck_rate_per_second" not in found
+    assert "pace_observed_bottleneck_rate_per_second" not in found
     assert not [name for name in found if name.startswith("pace_broker_")]
 
 
