@@ -22,21 +22,11 @@ class MemoryAlarm:
 
     def __init__(self, limit_bytes: int, on_change: Callable[[bool], None]) -> None:
         """``limit_bytes`` 0 disables the gauge; the alarm can then only be forced."""
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._on_change = on_change
         self._forced = False
         self.used_bytes = 0
         self.active = False
-
-    @property
-    def limit_bytes(self) -> int:
-        """The high watermark, in bytes."""
-        return self._limit_bytes
-
-    @limit_bytes.setter
-    def limit_bytes(self, value: int) -> None:
-        self._limit_bytes = value
-        self._judge()
 
     @property
     def forced(self) -> bool:
@@ -51,12 +41,12 @@ class MemoryAlarm:
     def add(self, delta_bytes: int) -> None:
         """Account for bytes queued (positive) or released (negative)."""
         self.used_bytes += delta_bytes
-        if self._limit_bytes:
+        if self.limit_bytes:
             self._judge()
 
     def _judge(self) -> None:
-        threshold = self._limit_bytes * (CLEAR_BELOW if self.active else 1.0)
-        active = self._forced or (self._limit_bytes > 0 and self.used_bytes > threshold)
+        threshold = self.limit_bytes * (CLEAR_BELOW if self.active else 1.0)
+        active = self._forced or (self.limit_bytes > 0 and self.used_bytes > threshold)
         if active != self.active:
             self.active = active
             self._on_change(active)

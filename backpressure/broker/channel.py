@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pamqp import commands
 
 from backpressure.broker.consuming import Consumer, Consuming
+from backpressure.broker.counters import Counters
 from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
 from backpressure.broker.replies import (
     ChannelFault,
@@ -66,8 +67,9 @@ class Channel:
         """``number`` is 1 or more."""
         self.session = session
         self.number = number
-        self.publishing = Publishing(session, number)
-        self.consuming = Consuming(session, number)
+        self.counters = Counters()
+        self.publishing = Publishing(session, number, self.counters)
+        self.consuming = Consuming(session, number, self.counters)
         self.closing = False
         self._vhost = session.vhost
         self._last_queue = ""

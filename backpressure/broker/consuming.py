@@ -18,6 +18,7 @@ from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, method
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from backpressure.broker.counters import Counters
     from backpressure.broker.message import Entry
     from backpressure.broker.properties import Table
     from backpressure.broker.queue import Queue
@@ -73,8 +74,8 @@ Delivery = tuple["Queue", "Entry", "Consumer | None"]
 class Consuming:
     """Consumers and unacknowledged deliveries of one channel."""
 
-    def __init__(self, session: Session, number: int) -> None:
-        """``number`` is the channel's."""
+    def __init__(self, session: Session, number: int, counters: Counters) -> None:
+        """``number`` and ``counters`` are the channel's."""
         self.session = session
         self.number = number
         self.consumers: dict[str, Consumer] = {}
@@ -82,7 +83,7 @@ class Consuming:
         self.prefetch = 0
         self.shared_prefetch = Prefetch()
         self._last_tag = 0
-        self._totals = session.vhost.counters.totals
+        self._totals = (counters.totals, session.vhost.counters.totals)
 
     # -- deliveries ----------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class Consuming:
         queue.touch()
         entry = queue.take()
         if entry is None:
-            self._totals["get_empty"] += 1
+            self._add("get_empty", 1)
             return False
         self._last_tag = tag = self._last_tag + 1
         message = entry.message
@@ -125,11 +126,15 @@ class Consuming:
         return True
 
     def _count(self, queue: Queue, kind: str, *, redelivered: bool) -> None:
-        for totals in (queue.counters.totals, self._totals):
+        for totals in (queue.counters.totals, *self._totals):
             totals[kind] += 1
             totals["deliver_get"] += 1
             if redelivered:
                 totals["redeliver"] += 1
+
+    def _add(self, kind: str, count: int) -> None:
+        for totals in self._totals:
+            totals[kind] += count
 
     # -- acknowledgements ----------------------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class Consuming:
         for queue, entry, _ in deliveries:
             queue.settle(entry)
             queue.counters.totals["ack"] += 1
-        self._totals["ack"] += len(deliveries)
+        self._add("ack", len(deliveries))
         self._pump(deliveries)
 
     def refuse(self, tag: int, *, multiple: bool, requeue: bool) -> None:

@@ -24,6 +24,7 @@ from backpressure.broker.replies import (
 from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, read_shortstr, shortstr
 
 if TYPE_CHECKING:
+    from backpressure.broker.counters import Counters
     from backpressure.broker.session import Session
 
 __all__ = ["PublishMethod", "Publishing"]
@@ -61,10 +62,11 @@ class PublishMethod:
 class Publishing:
     """Content assembly and confirms of one channel."""
 
-    def __init__(self, session: Session, number: int) -> None:
-        """``number`` is the channel's."""
+    def __init__(self, session: Session, number: int, counters: Counters) -> None:
+        """``number`` and ``counters`` are the channel's."""
         self._session = session
         self._vhost = session.vhost
+        self._totals = counters.totals
         self._number = number
         self._method: PublishMethod | None = None
         self._header = b""
@@ -72,7 +74,6 @@ class Publishing:
         self._missing = 0
         self._pieces: list[bytes] = []
         self.confirming = False
-        self.published = 0
         self._confirmed = 0
         self._outcomes: list[bool] = []
 
@@ -171,7 +172,7 @@ class Publishing:
             persistent=properties.persistent,
             expiration_s=_expiration_s(properties.text("expiration")),
         )
-        self.published += 1
+        self._totals["publish"] += 1
         exchange.counters.totals["publish_in"] += 1
         totals = vhost.counters.totals
         totals["publish"] += 1
@@ -216,6 +217,7 @@ class Publishing:
                 end += 1
             self._confirmed += end - start
             index = _ACK_INDEX if accepted else _NACK_INDEX
+            self._totals["confirm"] += end - start
             self._vhost.counters.totals["confirm"] += end - start
             multiple = end - start > 1
             frames.append(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))

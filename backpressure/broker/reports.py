@@ -180,7 +180,9 @@ def connection_document(session: Session) -> Table:
 def channel_documents(session: Session) -> Iterator[Table]:
     """A connection's elements of ``GET /api/channels``."""
     for channel in session.channels.values():
+        stats = channel.counters.report(session.vhost.now)
         yield {
+            **({"message_stats": stats} if stats else {}),
             **_channel_details(session, channel),
             "vhost": "/",
             "user": session.user,

@@ -284,6 +284,9 @@ class Server:
             queue.counters.sample(now)
         for exchange in self.vhost.exchanges.values():
             exchange.counters.sample(now)
+        for session in self._connections:
+            for channel in session.channels.values():
+                channel.counters.sample(now)
         self.vhost.timers.at(now + SAMPLE_PERIOD_S, self._sample)
         self._schedule_flush()
 

@@ -36,6 +36,7 @@ __all__ = [
     "frame",
     "method_frame",
     "queue_declare_ok",
+    "read_shortstr",
     "shortstr",
 ]
 

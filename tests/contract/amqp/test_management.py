@@ -188,12 +188,19 @@ def test_consumers_are_listed(observed: Observed, janitor: httpx.Client, until: 
 def test_channels_are_listed(observed: Observed, janitor: httpx.Client, until: Any) -> None:
     def listed() -> Any:
         return [
-            (c["confirm"], c["consumer_count"], c["messages_unacknowledged"], c["prefetch_count"], c["user"])
+            (
+                c["confirm"],
+                c["consumer_count"],
+                c["messages_unacknowledged"],
+                c["prefetch_count"],
+                c["user"],
+                *tuple(c.get("message_stats", {}).get(key) for key in ("publish", "confirm", "deliver_get", "ack")),
+            )
             for c in janitor.get("/channels").json()
             if c.get("connection_details", {}).get("peer_port") == observed.peer_port
         ]
 
-    expected = [(True, 1, 1, 7, "guest")]
+    expected = [(True, 1, 1, 7, "guest", 4, 4, 2, 1)]
     assert until(listed, expected) == expected
 
 

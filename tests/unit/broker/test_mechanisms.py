@@ -63,14 +63,6 @@ def test_a_forced_alarm_needs_no_memory_and_no_limit() -> None:
     assert changes == [True, False]
 
 
-def test_a_lower_limit_is_in_force_at_once() -> None:
-    changes: list[bool] = []
-    alarm = MemoryAlarm(1000, changes.append)
-    alarm.add(500)
-    alarm.limit_bytes = 100
-    assert changes == [True]
-
-
 def test_a_window_is_full_at_its_limit_and_never_without_one() -> None:
     window, unlimited = Prefetch(2), Prefetch()
     assert [window.full, unlimited.full] == [False, False]
