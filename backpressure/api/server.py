@@ -1,8 +1,14 @@
-"""Serves one FastAPI app inside a running event loop, on loopback unless a token protects it."""
+"""Serves one FastAPI app inside a running event loop, on loopback unless a token protects it.
+
+A token comes as ``Authorization: Bearer <token>`` from programs, and as the password of HTTP Basic (any user name) from
+browsers, which ask for it themselves. A browser sends it along with what pages of other sites make it send, so a
+request that changes anything is refused when it comes from another origin.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import hmac
@@ -10,6 +16,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.responses import JSONResponse
@@ -20,9 +27,12 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
     from pydantic import SecretStr
 
+    Next = Callable[[Request], Awaitable[Response]]
+
 __all__ = ["ApiServer", "is_loopback"]
 
 _STOP_TIMEOUT_S = 3
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 def is_loopback(host: str) -> bool:
@@ -46,14 +56,15 @@ class _QuietServer(uvicorn.Server):
 class ApiServer:
     """One app on one address; ``async with ApiServer(…)`` serves it until the block ends."""
 
-    def __init__(self, app: FastAPI, *, host: str, port: int, token: SecretStr, flag: str) -> None:
+    def __init__(self, app: FastAPI, *, host: str, port: int, token: SecretStr, key: str, flag: str) -> None:
         """Bind the address at once, so that nothing is half started.
 
         Args:
             app: what to serve.
             host: address to bind; any other than loopback needs a token.
             port: 0 picks a free one.
-            token: when not empty, every request needs ``Authorization: Bearer <token>``.
+            token: when not empty, every request needs it.
+            key: the setting that ``host`` comes from, named when it is not allowed.
             flag: the option that chooses another port, named when this one is taken.
 
         Raises:
@@ -62,10 +73,11 @@ class ApiServer:
         """
         secret = token.get_secret_value()
         if not secret and not is_loopback(host):
-            raise ConfigError("host", host, "an address others can reach needs api.token (PACE_API__TOKEN)")
+            raise ConfigError(key, host, "an address others can reach needs api.token (PACE_API__TOKEN)")
+        _refuse_other_origins(app)
         if secret:
-            _require_token(app, secret)
-        self._socket = _bind(host, port, flag)
+            _require_token(app, secret.encode())
+        self._socket = _bind(host, port, key, flag)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
         config = uvicorn.Config(
@@ -95,7 +107,7 @@ class ApiServer:
         await self.stop()
 
 
-def _bind(host: str, port: int, flag: str) -> socket.socket:
+def _bind(host: str, port: int, key: str, flag: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,17 +117,39 @@ def _bind(host: str, port: int, flag: str) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(host, port, flag) from None
-        raise ConfigError("host", host, f"cannot listen there on port {port}: {error.strerror}") from None
+        raise ConfigError(key, host, f"cannot listen there on port {port}: {error.strerror}") from None
     listener.listen(128)
     return listener
 
 
-def _require_token(app: FastAPI, secret: str) -> None:
-    expected = f"Bearer {secret}".encode()
-
+def _refuse_other_origins(app: FastAPI) -> None:
     @app.middleware("http")
-    async def check(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, expected):
-            return JSONResponse({"detail": "missing or wrong token"}, 401, {"WWW-Authenticate": "Bearer"})
+    async def check(request: Request, call_next: Next) -> Response:
+        origin = request.headers.get("origin")
+        if request.method not in _SAFE and origin and urlsplit(origin).netloc != request.headers.get("host"):
+            return JSONResponse({"detail": "pages of other sites may change nothing here"}, 403)
         return await call_next(request)
+
+
+def _require_token(app: FastAPI, secret: bytes) -> None:
+    @app.middleware("http")
+    async def check(request: Request, call_next: Next) -> Response:
+        if not hmac.compare_digest(_given_token(request.headers.get("authorization", "")), secret):
+            refusal = JSONResponse({"detail": "missing or wrong token"}, 401, {"WWW-Authenticate": "Bearer"})
+            refusal.headers.append("WWW-Authenticate", 'Basic realm="pace", charset="UTF-8"')
+            return refusal
+        return await call_next(request)
+
+
+def _given_token(authorization: str) -> bytes:
+    """Return the token in the header's value; nothing when there is none."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.encode("latin-1")  # headers are bytes: this is how they were decoded
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
+    except ValueError:
+        return b""
+    return password

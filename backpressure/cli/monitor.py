@@ -138,7 +138,8 @@ async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]
     feed = LiveFeed(observer.snapshot, advise)
     app = monitor_app(observer.snapshot, monitor_registry(observer.snapshot), feed, assets())
     host, port = settings.monitor.host, settings.monitor.port
-    async with ApiServer(app, host=host, port=port, token=settings.api.token, flag="--port") as server:
+    token = settings.api.token
+    async with ApiServer(app, host=host, port=port, token=token, key="monitor.host", flag="--port") as server:
         feeding = asyncio.create_task(feed.run(), name="live feed")
         try:
             yield server.url

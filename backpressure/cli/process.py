@@ -132,11 +132,11 @@ async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> A
     from backpressure.api.server import ApiServer  # costs 48 MB: only where it serves
 
     try:
-        server = ApiServer(app(), host=api.host, port=port, token=api.token, flag="--api-port")
+        server = ApiServer(app(), host=api.host, port=port, token=api.token, key="api.host", flag="--api-port")
     except PortTakenError as error:
         if port != default_port:
             raise
-        server = ApiServer(app(), host=api.host, port=0, token=api.token, flag="--api-port")
+        server = ApiServer(app(), host=api.host, port=0, token=api.token, key="api.host", flag="--api-port")
         click.echo(f"{error}; this one listens on {server.port}", err=True)
     async with server:
         yield server.url

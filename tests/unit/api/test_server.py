@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 from typing import Any
 
@@ -27,8 +28,12 @@ def small_app() -> FastAPI:
     return app
 
 
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
 def serve(app: FastAPI | None = None, **given: Any) -> ApiServer:
-    options = {"host": "127.0.0.1", "port": 0, "token": SecretStr(""), "flag": "--api-port", **given}
+    options = {"host": "127.0.0.1", "port": 0, "token": SecretStr(""), "key": "api.host", "flag": "--api-port", **given}
     return ApiServer(app or small_app(), **options)
 
 
@@ -52,7 +57,11 @@ def test_it_serves_on_a_free_port_and_stops() -> None:
     [
         ({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"authorization": "hunter2"}, 401),
         ({"authorization": "Basic hunter2"}, 401), ({"authorization": "Bearer hunter2"}, 200),
-        ({"authorization": "Bearer hunter2 "}, 401),
+        ({"authorization": "Bearer hunter2 "}, 401), ({"authorization": "bearer hunter2"}, 200),
+        ({"authorization": basic("anybody", "hunter2")}, 200), ({"authorization": basic("", "hunter2")}, 200),
+        ({"authorization": basic("hunter2", "")}, 401), ({"authorization": basic("anybody", "wrong")}, 401),
+        ({"authorization": basic("anybody", "hunter2").replace("Basic", "Digest")}, 401),
+        ({"authorization": "Basic !!!"}, 401), ({"authorization": "Basic"}, 401), ({"authorization": "Bearer"}, 401),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/hello", "/docs", "/openapi.json"])
@@ -69,7 +78,41 @@ def test_with_a_token_every_request_needs_it(given: dict[str, str], status: int,
     assert answer.status_code == status
     assert "hunter2" not in answer.text
     if status == 401:
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers.get_list("WWW-Authenticate") == ["Bearer", 'Basic realm="pace", charset="UTF-8"']
+
+
+def test_a_token_beyond_ascii_is_accepted_in_both_forms() -> None:
+    async def story() -> list[int]:
+        app = small_app()
+        server = serve(app, token=SecretStr("naïve"))
+        headers = ("Bearer naïve".encode(), basic("me", "naïve").encode(), b"Bearer nave")
+        async with calling(app) as client:
+            answers = [await client.get("/hello", headers=[(b"authorization", header)]) for header in headers]
+        await server.stop()
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(story()) == [200, 200, 401]
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "status"),
+    [
+        ("POST", None, 200), ("POST", "http://test", 200), ("POST", "http://evil.example", 403),
+        ("POST", "http://test:81", 403), ("POST", "null", 403), ("DELETE", "http://evil.example", 403),
+        ("GET", "http://evil.example", 200),
+    ],
+)  # fmt: skip
+def test_a_page_of_another_site_can_change_nothing(method: str, origin: str | None, status: int) -> None:
+    async def story() -> int:
+        app = small_app()
+        app.add_api_route("/change", lambda: "changed", methods=["GET", "POST", "DELETE"])
+        server = serve(app)
+        async with calling(app) as client:
+            answer = await client.request(method, "/change", headers={"origin": origin} if origin else {})
+        await server.stop()
+        return answer.status_code
+
+    assert asyncio.run(story()) == status
 
 
 def test_a_refused_request_is_not_answered_otherwise_even_when_its_body_is_too_large() -> None:
@@ -86,8 +129,9 @@ def test_a_refused_request_is_not_answered_otherwise_even_when_its_body_is_too_l
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.invalid"])
 def test_on_an_address_others_can_reach_it_does_not_start_without_a_token(host: str) -> None:
-    with pytest.raises(ConfigError, match=r"api\.token"):
-        serve(host=host)
+    with pytest.raises(ConfigError, match=r"api\.token") as caught:
+        serve(host=host, key="monitor.host")
+    assert caught.value.key == "monitor.host"
 
 
 @pytest.mark.parametrize(
