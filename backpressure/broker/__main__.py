@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--memory-limit-mb", type=float, default=0, help="queued megabytes that raise the alarm (0: 40%% of memory)"
     )
     parser.add_argument(
+        "--max-connections", type=int, default=1000, help="further ones are closed at once (default: %(default)s)"
+    )
+    parser.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
@@ -52,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         port=options.port,
         management_port=options.management_port,
         memory_limit_bytes=int(options.memory_limit_mb * 1_000_000),
+        max_connections=options.max_connections,
         data_dir=options.data_dir,
         faults=faults,
     )

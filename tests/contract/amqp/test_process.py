@@ -104,6 +104,15 @@ def test_a_taken_port_is_named_with_its_flag(start: Any, flag: str) -> None:
     assert flag in second.stderr
 
 
+def test_connections_beyond_the_limit_are_closed_at_once(start: Any) -> None:
+    _, about = start("--max-connections", "1")
+    first = connect(about["url"])
+    with pytest.raises(AMQPConnectionError):
+        connect(about["url"])
+    first.close()
+    connect(about["url"]).close()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "example.org"])
 def test_it_listens_on_loopback_only(host: str) -> None:
     done = subprocess.run([*COMMAND, *ANY_PORTS, "--host", host], capture_output=True, text=True, check=False)
