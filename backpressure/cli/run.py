@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def run(
     directory = create(runs, plan.name, datetime.now().astimezone())
     directory.write_scenario(to_toml(plan.document))
     failure: PaceError | None = None
-    with _watching(quiet=quiet) as watcher:
+    with _watching(quiet=quiet) as watcher, _logs_to(watcher):
         runner = Runner(plan, directory, choice, watcher, _command(scenario, choice.label, assignments, strategy))
         try:
             asyncio.run(runner.run())
@@ -112,6 +114,24 @@ def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
     if quiet:
         return nullcontext(RunLines(lambda _: None))
     return RunLive(console) if console.is_terminal else nullcontext(RunLines(click.echo))
+
+
+@contextmanager
+def _logs_to(watcher: Watcher) -> Iterator[None]:
+    """Let ``watcher`` show what our own connections log: printed by themselves, such lines would tear its picture."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            watcher.noted(record.getMessage())
+
+    logger, handler = logging.getLogger("backpressure"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def _show(summary: Summary, directory: RunDirectory, *, quiet: bool) -> None:
