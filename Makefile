@@ -65,8 +65,9 @@ lint: $(VENV)/.dev  ## check format, style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 .PHONY: docs
-docs: $(VENV)/.dev  ## write docs/configuration.md and docs/cli.md anew from the settings and commands
+docs: $(VENV)/.dev  ## write docs/configuration.md, docs/cli.md and the Grafana dashboards anew from the code
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python tools/dashboards.py
 
 # -- the stack in containers -------------------------------------------------------------------------------------------
 
@@ -76,13 +77,14 @@ docker:
 		echo "Docker with its compose plugin is needed for this, and is not here. Without it: make experiment"; exit 1; }
 
 .PHONY: up
-up: docker  ## start RabbitMQ, producer, consumer and monitor in containers
+up: docker  ## start RabbitMQ, producer, consumer, monitor, Prometheus, Grafana and Jaeger in containers
 	@docker compose up --build --detach --wait
 	@echo "monitor http://localhost:8000  producer http://localhost:5000  RabbitMQ http://localhost:15672"
+	@echo "Grafana http://localhost:3001  Prometheus http://localhost:9090  Jaeger http://localhost:16686"
 
 .PHONY: down
 down: docker  ## stop the containers
-	@docker compose down
+	@docker compose --profile '*' down
 
 .PHONY: logs
 logs: docker  ## follow what producer, consumer and monitor print
@@ -98,6 +100,6 @@ monitor: $(VENV)/.package  ## watch the broker on this machine from this termina
 
 .PHONY: clean
 clean:  ## remove .venv, caches and recorded runs; stop the containers and forget their data
-	@if docker compose ps >/dev/null 2>&1; then docker compose down --volumes --remove-orphans; fi
+	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
 	@rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,7 +35,7 @@ _COMMON_NAMES = {
     "RABBITMQ_PASS": "broker.password",
     "LOG_LEVEL": "log.level",
 }
-_NOT_SETTINGS = {"PACE_CONFIG", "PACE_REQUIRE_BROKERS"}
+_NOT_SETTINGS = {"PACE_CONFIG", "PACE_REQUIRE_BROKERS", "PACE_REQUIRE_TOOLS"}
 _HIDDEN = {"process"}  # set by `pace run`, of no use in a config file
 
 

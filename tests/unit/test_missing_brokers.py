@@ -22,7 +22,8 @@ def test_three(): pass
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A small suite under this project's conftest.py."""
-    monkeypatch.delenv("PACE_REQUIRE_BROKERS", raising=False)
+    for variable in ("PACE_REQUIRE_BROKERS", "PACE_REQUIRE_TOOLS"):
+        monkeypatch.delenv(variable, raising=False)
     pytester.makeconftest((Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8"))
     pytester.makepyfile(TESTS_OF_A_BROKER)
     return pytester

@@ -109,8 +109,8 @@ def test_the_scripts_are_sound_shell() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_continuous_integration_requires_the_broker_that_it_installs() -> None:
+def test_continuous_integration_requires_what_it_installs() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "packages+=(rabbitmq-server)" in script
-    assert "export PACE_REQUIRE_BROKERS=rabbitmq" in script
+    assert {"packages+=(rabbitmq-server)", "packages+=(prometheus)"} <= set(re.findall(r"packages\+=\(.*?\)", script))
+    assert "export PACE_REQUIRE_BROKERS=rabbitmq PACE_REQUIRE_TOOLS=prometheus" in script
     assert script.rstrip().endswith("make test")

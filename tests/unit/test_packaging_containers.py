@@ -22,6 +22,10 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROMETHEUS: dict[str, Any] = yaml.safe_load(
+    (ROOT / "compose" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+)
+GRAFANA = ROOT / "compose" / "grafana"
 PROGRAMS = sorted(name for name, service in SERVICES.items() if "build" in service)
 
 
@@ -39,6 +43,98 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
 def test_the_stack_is_complete() -> None:
     assert PROGRAMS == ["consumer", "monitor", "producer"]
     assert SERVICES["rabbitmq"]["image"] == "rabbitmq:4-management"
+    assert {"prometheus", "grafana", "jaeger"} < SERVICES.keys()
+    assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
+        "kafka": ["kafka"],
+        "rabbitmq-2": ["cluster"],
+        "rabbitmq-3": ["cluster"],
+    }
+
+
+def test_every_port_is_where_it_is_said_to_be() -> None:
+    published = {name: [port.split(":")[1] for port in service.get("ports", [])] for name, service in SERVICES.items()}
+    assert {name: ports for name, ports in published.items() if ports} == {
+        "rabbitmq": ["5672", "15672"],
+        "producer": ["5000"],
+        "consumer": ["8001-8010"],
+        "monitor": ["8000"],
+        "prometheus": ["9090"],
+        "grafana": ["3001"],
+        "jaeger": ["16686"],
+        "kafka": ["9092"],
+    }
+
+
+def test_images_are_of_a_named_version() -> None:
+    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    assert all(re.search(r":v?\d", image) for image in images)
+
+
+def test_what_is_mounted_exists_and_is_read_only() -> None:
+    volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
+    files = [volume.split(":") for volume in volumes if volume.startswith("./")]
+    assert len(files) == 4
+    assert all((ROOT / source).exists() and mode == "ro" for source, _, mode in files)
+    assert {volume.split(":")[0] for volume in volumes if not volume.startswith("./")} == COMPOSE["volumes"].keys()
+
+
+def test_prometheus_scrapes_every_program_where_it_listens_and_has_its_token() -> None:
+    jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
+    token = {config["target"]: config["source"] for config in SERVICES["prometheus"]["configs"]}
+    for name, settings in ((name, load(environ=environment(SERVICES[name]))) for name in PROGRAMS):
+        assert token[f"/etc/prometheus/{jobs[name]['authorization']['credentials_file']}"] == "api-token"
+        content = {"content": COMPOSE["configs"]["api-token"]["content"]}
+        assert environment({"environment": content})["content"] == settings.api.token.get_secret_value()
+    addresses = {
+        name: f"{found['names'][0]}:{found['port']}"
+        for name, job in jobs.items()
+        for found in job.get("dns_sd_configs", [])
+    }
+    assert addresses == {"producer": "producer:5000", "consumer": "consumer:8001", "rabbitmq": "rabbitmq-nodes:15692"}
+    assert jobs["monitor"]["static_configs"] == [{"targets": ["monitor:8000"]}]
+
+
+def test_the_nodes_of_the_cluster_know_each_other_and_share_cookie_and_users() -> None:
+    nodes = {name: service for name, service in SERVICES.items() if name.startswith("rabbitmq")}
+    peers = re.findall(r"nodes\.\d = rabbit@(\S+)", COMPOSE["configs"]["rabbitmq-cluster"]["content"])
+    assert peers == [service["hostname"] for service in nodes.values()] == list(nodes)
+    assert len({json.dumps(environment(service)) for service in nodes.values()}) == 1
+    assert all(service["networks"]["pace"]["aliases"] == ["rabbitmq-nodes"] for service in nodes.values())
+
+
+def test_grafana_finds_its_dashboards_and_they_find_prometheus() -> None:
+    provisioning = GRAFANA / "provisioning"
+    sources = yaml.safe_load((provisioning / "datasources" / "stack.yml").read_text(encoding="utf-8"))["datasources"]
+    assert {source["uid"]: source["url"] for source in sources} == {
+        "prometheus": "http://prometheus:9090",
+        "jaeger": "http://jaeger:16686",
+    }
+    providers = yaml.safe_load((provisioning / "dashboards" / "pace.yml").read_text(encoding="utf-8"))["providers"]
+    folder = providers[0]["options"]["path"]
+    assert f"./compose/grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+    home = environment(SERVICES["grafana"])["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (GRAFANA / "dashboards" / Path(home).name).is_file()
+
+
+def test_the_dashboards_are_what_their_table_says() -> None:
+    written = {path.name: path.read_text(encoding="utf-8") for path in (GRAFANA / "dashboards").iterdir()}
+    assert written == runpy.run_path(str(ROOT / "tools" / "dashboards.py"))["dashboards"](), "make docs"
+
+
+@pytest.mark.parametrize("name", ["backpressure-lab", "pace-operations"])
+def test_the_panels_of_a_dashboard_fill_whole_rows(name: str) -> None:
+    panels = json.loads((GRAFANA / "dashboards" / f"{name}.json").read_text(encoding="utf-8"))["panels"]
+    rows: dict[int, int] = {}
+    for place in (panel["gridPos"] for panel in panels):
+        rows[place["y"]] = rows.get(place["y"], 0) + place["w"]
+    assert set(rows.values()) == {24}
+
+
+def test_the_lab_dashboard_shows_what_a_lab_is_about() -> None:
+    content = json.loads((GRAFANA / "dashboards" / "backpressure-lab.json").read_text(encoding="utf-8"))
+    assert content["title"] == "Backpressure Lab"
+    titles = {panel["title"] for panel in content["panels"]}
+    assert {"Depth", "Throughput of both sides", "Rejected", "Limiter delay", "Memory", "Queue wait"} < titles
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -51,7 +147,7 @@ def test_every_service_is_watched_restarted_and_on_the_common_network(name: str)
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_published_on_loopback_only(name: str) -> None:
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
