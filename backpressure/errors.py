@@ -20,7 +20,11 @@ __all__ = [
     "PortTakenError",
     "PreconditionFailedError",
     "QueueNotFoundError",
+    "RefusedError",
     "TransportError",
+    "UnknownNameError",
+    "UnsupportedError",
+    "WindowUnavailableError",
 ]
 
 
@@ -58,6 +62,10 @@ def _presentable(key: str, value: object) -> object:
     return re.sub(r"//.*@", "//***@", value) if isinstance(value, str) else value
 
 
+class UnknownNameError(PaceError):
+    """There is nothing of the name that was asked for."""
+
+
 class FeedbackError(PaceError):
     """A feedback report that this version cannot read."""
 
@@ -88,6 +96,14 @@ class AccessRefusedError(TransportError):
         super().__init__(f"access to {address} refused: {reason}")
         self.address = address
         self.reason = reason
+
+
+class RefusedError(TransportError):
+    """The broker refused a message (nack): as a rule its queue is full, so a later attempt may succeed."""
+
+
+class UnsupportedError(TransportError):
+    """This broker cannot do what was asked for, and waiting will not help; the text says what to do instead."""
 
 
 class QueueNotFoundError(TransportError):
@@ -126,6 +142,15 @@ class PortTakenError(PaceError):
         self.host = host
         self.port = port
         self.flag = flag
+
+
+class WindowUnavailableError(PaceError):
+    """A window was asked for and cannot be opened."""
+
+    def __init__(self, reason: str) -> None:
+        """Tell the ``reason``, and how to do without."""
+        super().__init__(f"cannot open a window: {reason}; without --window, --verbose prints every message")
+        self.reason = reason
 
 
 class ExperimentError(PaceError):

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from backpressure import __version__
-from backpressure.errors import ConfigError, PaceError, TransportError
+from backpressure.errors import ConfigError, PaceError, TransportError, UnsupportedError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
@@ -66,6 +66,10 @@ def create_app(title: str, summary: str) -> FastAPI:
     async def not_allowed(_: Request, error: ConfigError) -> JSONResponse:
         content: dict[str, Any] = {"detail": str(error), "key": error.key, "allowed": error.allowed}
         return JSONResponse(content, 422)
+
+    @app.exception_handler(UnsupportedError)
+    async def not_possible(_: Request, error: UnsupportedError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 409)
 
     @app.exception_handler(TransportError)
     async def broker_away(_: Request, error: TransportError) -> JSONResponse:

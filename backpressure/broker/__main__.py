@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from pathlib import Path
 
-from backpressure.broker.faults import FaultSettings
+from backpressure.broker.faults import FaultSettings, parse_fault
 from backpressure.broker.server import BrokerConfig, serve
 from backpressure.errors import PaceError
 
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        faults = FaultSettings().updated(dict(map(_fault, options.fault)))
+        faults = FaultSettings().updated(dict(map(parse_fault, options.fault)))
     except PaceError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -65,15 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
-
-
-def _fault(option: str) -> tuple[str, object]:
-    """A name and a JSON value; anything else is left for the check of the settings to refuse."""
-    name, _, text = option.partition("=")
-    try:
-        return name.replace("-", "_"), json.loads(text)
-    except ValueError:
-        return name, text
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ May not know: HTTP, sockets, random numbers: a share of publishes is refused eve
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -98,3 +99,12 @@ class Faults:
     def _drop_due(self) -> None:
         self.drop_connections()
         self._plan_drop()
+
+
+def parse_fault(option: str) -> tuple[str, object]:
+    """Return name and value of ``NAME=VALUE``: JSON where it is some; else the text, for `updated` to refuse."""
+    name, _, text = option.partition("=")
+    try:
+        return name.replace("-", "_"), json.loads(text)
+    except ValueError:
+        return name, text

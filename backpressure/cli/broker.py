@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,9 +31,27 @@ __all__ = ["broker"]
 @click.option(
     "--announce", type=click.Path(dir_okay=False, path_type=Path), help="Write where it listens to this file."
 )
+@click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Refuse further ones.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep durable queues and persistent messages here; without it nothing survives a restart.",
+)
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Start with a fault, e.g. nack_share=0.1 or memory_alarm=true (repeatable); see docs/embedded-broker.md.",
+)
 @click.pass_context
 def broker(
-    context: click.Context, *, host: str, port: int, management_port: int, memory_limit_mb: float, announce: Path | None
+    context: click.Context,
+    *,
+    memory_limit_mb: float,
+    announce: Path | None,
+    faults: tuple[str, ...],
+    **listening: Any,
 ) -> None:
     """Run the embedded AMQP 0-9-1 broker until Ctrl-C, for experiments on this machine.
 
@@ -40,13 +59,13 @@ def broker(
     """
     if context.invoked_subcommand is not None:
         return
+    from backpressure.broker.faults import FaultSettings, parse_fault
     from backpressure.broker.server import BrokerConfig, serve
 
     config = BrokerConfig(
-        host=host,
-        port=port,
-        management_port=management_port,
         memory_limit_bytes=int(memory_limit_mb * 1_000_000),
+        faults=FaultSettings().updated(dict(map(parse_fault, faults))),
+        **listening,
     )
     asyncio.run(serve(config, announce=announce))
 

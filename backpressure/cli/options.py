@@ -95,7 +95,8 @@ def queue(command: Command) -> Command:
             key="queue.type",
             is_flag=True,
             flag_value="lazy",
-            help="Keep the queue on disk (RabbitMQ before 3.12; later classic queues always do)",
+            assign=lambda _: {"queue.type": "lazy", "queue.max_length": None},
+            help="Keep the queue on disk and without a bound, for large volumes (on disk anyway from RabbitMQ 3.12 on)",
         ),
         setting(
             "--queue",

@@ -124,7 +124,7 @@ class ConsumerEngine:
         self._service_sum_s2 = 0.0
         self._giving_up: set[asyncio.Task[None]] = set()
         self._waker = Waker()
-        self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake)
+        self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake, only_missing=True)
         self._cost = ProcessCost()
         self._host = socket.gethostname()
         self._stopping = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from math import inf
 from typing import Protocol
 
@@ -74,6 +75,7 @@ class Pacing:
         self._board = SignalBoard(producer.session, settings.feedback.timeout_s)
         self._latency = Histogram()
         self._latency_min_s: float | None = None
+        self._consumer_seen = False
 
     async def start(self) -> None:
         """Connect probe and feedback and take the first decision; raises `TransportError`."""
@@ -127,8 +129,18 @@ class Pacing:
         await self.read_queue()
         now = self._clock.now()
         self.signals = self._board.signals(self._own_state(), now)
-        self.decision = self._law.update(self.signals, now)
+        self.decision = self._unless_offline(self._law.update(self.signals, now))
         self._producer.apply(self.decision)
+
+    def _unless_offline(self, decision: Decision) -> Decision:
+        """Let a finite job be queued whole while no consumer has come yet: there is nobody whose pace could be matched.
+
+        Once there was one, its absence is a stop, and the law holds the queue short until it returns.
+        """
+        self._consumer_seen = self._consumer_seen or bool(self.signals.consumers)
+        if self._consumer_seen or self.signals.consumers is None or not self._producer.settings.producer.limit:
+            return decision
+        return replace(decision, rate_per_s=inf, reason="no consumer yet: queueing all that is asked for")
 
     async def read_queue(self) -> None:
         """Probe the depth; a reading that does not come in time is left out."""

@@ -38,6 +38,7 @@ __all__ = ["ProducerEngine"]
 log = logging.getLogger(__name__)
 
 _METADATA_BYTES = 240
+_SAY_FULL_EVERY_S = 30.0
 _SHORTEST_SLEEP_S = 0.002  # messages due within this go out together: one wake-up, one write
 _MOST_BUFFERED_BYTES = 4 << 20
 _NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}  # these laws do not adapt, so what is refused stays refused
@@ -95,6 +96,7 @@ class ProducerEngine:
         self._connected = False
         self._stopping = False
         self._application_limited = False
+        self._said_full_at = -inf
         self.paused = settings.producer.start_paused
         self.blocked = False
         self.blocked_events = 0
@@ -262,6 +264,11 @@ class ProducerEngine:
 
     def on_nacked(self, tag: int, multiple: bool) -> None:
         """The broker refused it: the queue is full."""
+        now = self._clock.now()
+        if now - self._said_full_at >= _SAY_FULL_EVERY_S:
+            self._said_full_at = now
+            fate = "sent again" if self._retries() else "given up"
+            log.warning("the queue is full (bound: %s): what it refuses is %s", self.settings.queue.max_length, fate)
         self._outbox.nack(tag, multiple=multiple)
         self._after_settling()
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from backpressure.errors import TransportError
+from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import Transport
 
@@ -24,16 +24,31 @@ _PAUSE_S = 1.0
 class QueueKeeper:
     """Declares the queues of ``queue`` whenever they may be gone."""
 
-    def __init__(self, transport: Transport, queue: QueueSettings, on_restored: Callable[[], None]) -> None:
-        """``on_restored`` is called each time they are in place again after a loss."""
+    def __init__(
+        self,
+        transport: Transport,
+        queue: QueueSettings,
+        on_restored: Callable[[], None],
+        *,
+        only_missing: bool = False,
+    ) -> None:
+        """``on_restored`` is called each time they are in place again after a loss.
+
+        With ``only_missing`` a work queue that exists is left as it is: declaring it would set its bound anew, and
+        undo what somebody changed while it lives.
+        """
         self.queue = queue
         self.in_place = False
+        self._only_missing = only_missing
         self._transport = transport
         self._on_restored = on_restored
         self._restoring: asyncio.Task[None] | None = None
 
     async def create(self, *, purge: bool = False) -> None:
         """Declare everything, and empty it if asked to; raises `TransportError`."""
+        if self._only_missing and await self._exists():
+            self.in_place = True
+            return
         admin = self._transport.admin()
         await admin.start()
         try:
@@ -45,6 +60,17 @@ class QueueKeeper:
         finally:
             await admin.stop()
         self.in_place = True
+
+    async def _exists(self) -> bool:
+        probe = self._transport.probe()
+        await probe.start()
+        try:
+            await probe.read(self.queue.work)
+        except QueueNotFoundError:
+            return False
+        finally:
+            await probe.stop()
+        return True
 
     def lost(self) -> None:
         """The connection is gone: declare again as soon as the broker is back."""

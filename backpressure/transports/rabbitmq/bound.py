@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
+from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError, UnsupportedError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.management import ManagementClient, Policy, QueueInfo
 
@@ -93,8 +93,8 @@ def _matches(policy: Policy, queue: str) -> bool:
         return True
 
 
-def _needs_management(queue: str, reason: str) -> TransportError:
-    return TransportError(
+def _needs_management(queue: str, reason: str) -> UnsupportedError:
+    return UnsupportedError(
         f"changing the bound of the live queue {queue!r} takes a policy, and so the management API ({reason}): enable "
         f"rabbitmq_management and set broker.management_url, or delete the queue (pace cleanup {queue}) and start again"
     )
@@ -103,12 +103,12 @@ def _needs_management(queue: str, reason: str) -> TransportError:
 def _refuse_what_arguments_forbid(queue: QueueInfo, max_length: int | None, overflow: str) -> None:
     declared, declared_overflow = queue.arguments.get("x-max-length"), queue.arguments.get("x-overflow")
     if declared is not None and (max_length is None or max_length > declared):
-        raise TransportError(
+        raise UnsupportedError(
             f"queue {queue.name!r} was declared with x-max-length = {declared}: while it lives the bound can only be "
             f"lowered; to raise it, delete the queue (pace cleanup {queue.name}) and start again"
         )
     if declared_overflow not in {None, overflow}:
-        raise TransportError(
+        raise UnsupportedError(
             f"queue {queue.name!r} was declared with x-overflow = {declared_overflow}, which no policy changes; "
             f"delete the queue (pace cleanup {queue.name}) and start again"
         )

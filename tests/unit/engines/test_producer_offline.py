@@ -1,0 +1,45 @@
+"""A finite job with nobody consuming yet: it is queued whole, and from the first consumer on the law decides."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from stage import RecordingBroker, consuming, producing, settings_of
+from virtual_time import run_virtually
+
+
+def test_a_finite_job_is_queued_whole_at_the_offered_rate_while_no_consumer_has_come() -> None:
+    async def story() -> tuple[int, float]:
+        broker, settings = RecordingBroker(), settings_of(producer__limit=2000)
+        async with producing(settings, broker) as (_, running):
+            await running
+        return len(broker.arrivals), broker.arrivals[-1].at - broker.arrivals[0].at
+
+    count, took_s = run_virtually(story())
+    assert count == 2000
+    assert took_s == pytest.approx(2.0, abs=0.1)
+
+
+def test_an_endless_producer_waits_for_a_consumer_with_a_short_queue() -> None:
+    async def story() -> int:
+        broker = RecordingBroker()
+        async with producing(settings_of(), broker):
+            await asyncio.sleep(10)
+        return len(broker.arrivals)
+
+    assert run_virtually(story()) < 50
+
+
+def test_the_law_decides_when_the_consumer_that_was_there_has_gone() -> None:
+    async def story() -> tuple[int, int]:
+        broker, settings = RecordingBroker(), settings_of(producer__limit=50_000, consumer__rate=100)
+        async with producing(settings, broker):
+            async with consuming(settings, broker):
+                await asyncio.sleep(5)
+            before = len(broker.arrivals)
+            await asyncio.sleep(20)
+            return before, len(broker.arrivals)
+
+    before, after = run_virtually(story())
+    assert after - before < 50
