@@ -62,6 +62,7 @@ class queue:
     max_length_bytes = None                # bytes · bound of the work queue by size; None: unbounded
     overflow = "reject-publish"            # a full queue refuses new messages (nack), or drops its oldest
     message_ttl_ms = None                  # ms · messages older than this are dead-lettered; None: never
+    partitions = 1                         # Kafka only: at most this many consumers share the topic, order holds within each
 
 
 class control:
@@ -102,7 +103,7 @@ class monitor:
 class broker:
     """Where the broker is and how patiently to look for it."""
 
-    url = ""                               # a full URL (amqp:// amqps:// kafka://) wins over host, port and user; empty: use those
+    url = ""                               # a full URL (amqp[s]:// kafka[+ssl]://) wins over host, port and user; empty: use those
     host = "localhost"                     # machine the broker runs on
     port = 5672                            # AMQP port
     username = "guest"                     # RabbitMQ lets guest in from localhost only
@@ -129,6 +130,17 @@ class api:
     consumer_port = 8001                   # 0: any free port, shown on start
     lab_port = 8080                        # lab service
     token = ""                             # clients send Authorization: Bearer <token>; empty: none (loopback only)
+
+
+class lab:
+    """The lab service (`pace lab`)."""
+
+    kafka_url = ""                         # broker of the /kafka endpoints, e.g. kafka://localhost:9092; empty: they answer 503
+    prefix = "lab"                         # first word of the lab's exchanges and queues
+    kept_messages = 1000                   # messages · each list keeps the newest, and counts what it dropped
+    seconds_per_complexity = 1.0           # s · a task of complexity 3 takes three times this
+    max_workers = 16                       # processes · task workers at most
+    max_subscribers = 20                   # subscribers · each has a queue and a connection of its own
 
 
 class feedback:

@@ -8,6 +8,7 @@ then ``PACE_SECTION__KEY``, each also from ``.env``) and command-line flags; `lo
 from __future__ import annotations
 
 import getpass
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -19,6 +20,7 @@ __all__ = [
     "ConsumerSettings",
     "ControlSettings",
     "FeedbackSettings",
+    "LabSettings",
     "LogSettings",
     "MonitorSettings",
     "ProcessSettings",
@@ -60,7 +62,7 @@ Prefetch = Annotated[Annotated[int, Field(ge=1, le=65535)] | Literal["auto"], Be
 class BrokerSettings(Section):
     """Where the broker is and how patiently to look for it."""
 
-    url: str = knob("", "", "a full URL (amqp:// amqps:// kafka://) wins over host, port and user; empty: use those")
+    url: str = knob("", "", "a full URL (amqp[s]:// kafka[+ssl]://) wins over host, port and user; empty: use those")
     host: Name = knob("localhost", "", "machine the broker runs on")
     port: Port = knob(5672, "", "AMQP port")
     username: str = knob("guest", "", "RabbitMQ lets guest in from localhost only")
@@ -80,7 +82,7 @@ class BrokerSettings(Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in {"amqp", "amqps", "kafka", "memory"}:
+        if value and urlsplit(value).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
             raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
         if value.startswith("amqp"):
             _ = urlsplit(value).port  # raises ValueError when it is no port
@@ -103,7 +105,11 @@ class BrokerSettings(Section):
     def address(self) -> str:
         """Return the URL without user and password, fit to be shown."""
         parts = urlsplit(self.full_url())
-        default = {"amqps": 5671, "kafka": 9092}.get(parts.scheme, 5672)
+        if parts.scheme.startswith("kafka"):
+            servers = parts.netloc.rpartition("@")[2].split(",")  # any of a cluster's leads to all others
+            addresses = ",".join(s if re.search(r":\d+$", s) else f"{s}:9092" for s in servers)
+            return f"{parts.scheme}://{addresses}"
+        default = {"amqps": 5671}.get(parts.scheme, 5672)
         path = "" if unquote(parts.path) in {"/", "//", ""} else parts.path
         return f"{parts.scheme}://{_bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
 
@@ -132,6 +138,9 @@ class QueueSettings(Section):
         "reject-publish", "", "a full queue refuses new messages (nack), or drops its oldest"
     )
     message_ttl_ms: int | None = knob(None, "ms", "messages older than this are dead-lettered; None: never", ge=0)
+    partitions: int = knob(
+        1, "", "Kafka only: at most this many consumers share the topic, order holds within each", ge=1, le=10_000
+    )
 
     @model_validator(mode="after")
     def _quorum_is_durable(self) -> Self:
@@ -276,6 +285,28 @@ class ApiSettings(Section):
     )
 
 
+class LabSettings(Section):
+    """The lab service (`pace lab`)."""
+
+    kafka_url: str = knob("", "", "broker of the /kafka endpoints, e.g. kafka://localhost:9092; empty: they answer 503")
+    prefix: Annotated[str, Field(min_length=1, max_length=100)] = knob(
+        "lab", "", "first word of the lab's exchanges and queues"
+    )
+    kept_messages: int = knob(
+        1000, "messages", "each list keeps the newest, and counts what it dropped", ge=1, le=100_000
+    )
+    seconds_per_complexity: float = knob(1.0, "s", "a task of complexity 3 takes three times this", gt=0, le=60)
+    max_workers: int = knob(16, "processes", "task workers at most", ge=1, le=256)
+    max_subscribers: int = knob(20, "subscribers", "each has a queue and a connection of its own", ge=1, le=1000)
+
+    @field_validator("kafka_url")
+    @classmethod
+    def _is_kafka(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in {"kafka", "kafka+ssl"}:
+            raise ValueError("expected kafka://, for example kafka://localhost:9092")
+        return value
+
+
 class LogSettings(Section):
     """What is written to the terminal."""
 
@@ -310,6 +341,7 @@ class Settings(Section):
     monitor: MonitorSettings = Field(default_factory=MonitorSettings)
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
+    lab: LabSettings = Field(default_factory=LabSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     process: ProcessSettings = Field(default_factory=ProcessSettings)

@@ -40,11 +40,15 @@ class BrokerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class QueueReading:
-    """A queue at one moment. ``unacked`` is None where the broker does not tell (AMQP passive declare)."""
+    """A queue at one moment. ``unacked`` is None where the broker does not tell (AMQP passive declare).
+
+    ``lag_by_partition``: Kafka only; what is not settled yet in each partition.
+    """
 
     ready: int
     unacked: int | None
     consumers: int | None
+    lag_by_partition: tuple[int, ...] = ()
 
 
 class PublisherListener(Protocol):

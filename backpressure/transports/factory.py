@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.transports.base import Transport
 
@@ -21,8 +20,10 @@ def connect(settings: Settings) -> Transport:
         from backpressure.transports.memory import MemoryTransport  # noqa: PLC0415 -- see above
 
         return MemoryTransport(settings)
-    if scheme == "kafka":
-        raise ConfigError("broker.url", f"{scheme}://…", "the Kafka transport is not part of this version: use amqp://")
+    if scheme in {"kafka", "kafka+ssl"}:
+        from backpressure.transports.kafka import KafkaTransport  # noqa: PLC0415 -- see above
+
+        return KafkaTransport(settings)
     from backpressure.transports.rabbitmq import RabbitMQTransport  # noqa: PLC0415 -- see above
 
     return RabbitMQTransport(settings)

@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import pytest
 
+from backpressure.transports.kafka_node import PrivateKafka, find_kafka, private_kafka
+from backpressure.transports.private_process import free_ports
 from backpressure.transports.rabbitmq_node import PrivateNode, find_rabbitmq, private_node
 
 
@@ -59,4 +61,13 @@ def rabbitmq_node(go_without: Callable[[str, str], NoReturn]) -> Iterator[Privat
     if find_rabbitmq() is None:
         go_without("rabbitmq", "rabbitmq-server is not installed")
     with private_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def kafka_node(go_without: Callable[[str, str], NoReturn]) -> Iterator[PrivateKafka]:
+    """A private Kafka broker that sends its clients to a port where each story puts a proxy of its own."""
+    if find_kafka() is None:
+        go_without("kafka", "Java 17 or the jars that `make kafka` fetches are missing")
+    with private_kafka(advertised_port=free_ports(1)[0]) as node:
         yield node

@@ -1,0 +1,62 @@
+"""Kafka, by way of confluent-kafka (librdkafka).
+
+The client is known here and nowhere else. A queue is a topic and one consumer group; an exchange is nothing, and a
+routing key names a topic. librdkafka calls back in the thread that polls it: ``publisher`` and ``polling`` have one
+each and hand everything over to the event loop in batches; ``requests`` asks, and needs none.
+"""
+
+from __future__ import annotations
+
+import os
+
+from backpressure.errors import ConfigError
+from backpressure.settings import Settings
+from backpressure.transports.outage import Outage
+
+try:
+    import confluent_kafka as _client  # noqa: F401 -- only to say how to get it
+except ModuleNotFoundError as error:
+    raise ConfigError(
+        "broker.url", "kafka://…", "the Kafka client is not installed: pip install 'pace-matching[kafka]'"
+    ) from error
+
+from backpressure.transports.kafka.admin import KafkaAdmin
+from backpressure.transports.kafka.feedback import KafkaFeedback
+from backpressure.transports.kafka.names import Routes
+from backpressure.transports.kafka.probe import KafkaProbe
+from backpressure.transports.kafka.publisher import KafkaPublisher
+from backpressure.transports.kafka.subscriber import KafkaSubscriber
+
+__all__ = ["KafkaTransport"]
+
+
+class KafkaTransport:
+    """The family of products for one cluster."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.address = settings.broker.address()
+        self._settings = settings
+        self._outage = Outage(self.address)
+
+    def publisher(self) -> KafkaPublisher:
+        """Return a new, unstarted publisher."""
+        name = f"producer-{self._settings.producer.identity()}-{os.getpid()}"
+        return KafkaPublisher(self._settings.broker, self._outage, name, Routes(self._settings.queue))
+
+    def subscriber(self) -> KafkaSubscriber:
+        """Return a new, unstarted subscriber."""
+        name = self._settings.consumer.name or f"consumer-{os.getpid()}"
+        return KafkaSubscriber(self._settings.broker, self._outage, name, self._settings.queue.dead_letter)
+
+    def probe(self) -> KafkaProbe:
+        """Return a new, unstarted probe."""
+        return KafkaProbe(self._settings.broker, self._outage, f"probe-{os.getpid()}")
+
+    def feedback(self) -> KafkaFeedback:
+        """Return a new, unstarted feedback bus."""
+        topic = self._settings.feedback.exchange
+        return KafkaFeedback(self._settings.broker, self._outage, f"feedback-{os.getpid()}", topic)
+
+    def admin(self) -> KafkaAdmin:
+        """Return a new, unstarted admin."""
+        return KafkaAdmin(self._settings.broker, self._outage, f"admin-{os.getpid()}")

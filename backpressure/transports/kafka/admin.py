@@ -1,0 +1,118 @@
+"""Creating, emptying and removing what an experiment needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
+from confluent_kafka.admin import ConfigResource
+
+from backpressure.core.message import Delivery
+from backpressure.errors import PreconditionFailedError, QueueNotFoundError, TransportError
+from backpressure.settings import BrokerSettings, QueueSettings
+from backpressure.transports.base import BrokerIdentity
+from backpressure.transports.kafka.drain import drain
+from backpressure.transports.kafka.lag import read_lag
+from backpressure.transports.kafka.names import group_id, topic_name
+from backpressure.transports.kafka.release import broker_release
+from backpressure.transports.kafka.requests import Requests
+from backpressure.transports.kafka.topics import Topic, create_topics, topics_of
+from backpressure.transports.outage import Outage
+
+__all__ = ["KafkaAdmin"]
+
+_GONE_WITHIN_S = 10.0
+_LOOK_EVERY_S = 0.05
+
+
+class KafkaAdmin:
+    """A `QueueAdmin`. A queue's exchange, routing key, type, durability and bounds mean nothing here."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+        self._broker = broker
+        self._name = name
+        self._requests = Requests(broker, outage, name)
+
+    async def start(self) -> None:
+        """See `QueueAdmin.start`."""
+        await self._requests.start()
+
+    async def identity(self) -> BrokerIdentity:
+        """See `QueueAdmin.identity`."""
+        return BrokerIdentity("Apache Kafka", await broker_release(self._broker), self._requests.address)
+
+    async def declare(self, queue: QueueSettings) -> None:
+        """See `QueueAdmin.declare`. A work topic must have the partitions, and the retention if one is asked for."""
+        existing = await create_topics(self._requests, topics_of(queue))
+        work = next((topic for topic in existing if topic.name == topic_name(queue.work)), None)
+        if work is None:
+            return
+        partitions = len(await self._requests.partitions(queue.work))
+        if partitions != work.partitions:
+            raise _differs(work, "partitions", str(work.partitions), str(partitions))
+        if queue.message_ttl_ms is not None:
+            await self._check_retention(work)
+
+    async def purge(self, queue: str) -> int:
+        """See `QueueAdmin.purge`; what consumers have fetched ahead is out of its reach."""
+        partitions = await self._requests.partitions(queue)
+        lags = await read_lag(self._requests, queue, partitions)
+        ends = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in partitions]
+        for future in self._requests.client.delete_records(ends, request_timeout=self._requests.timeout_s).values():
+            await self._requests.answer(future, queue)
+        return sum(each.lag - each.unacked for each in lags)
+
+    async def delete(self, queue: str) -> None:
+        """See `QueueAdmin.delete`; the group's commits go with the topic."""
+        with suppress(QueueNotFoundError):
+            await self._delete_topic(queue)
+        group = group_id(queue)
+        asked = self._requests.client.delete_consumer_groups([group], request_timeout=self._requests.timeout_s)
+        with suppress(KafkaException):  # none, or consumers are in it: it vanishes when they leave
+            await asyncio.wrap_future(asked[group])
+
+    async def delete_exchange(self, exchange: str) -> None:
+        """See `QueueAdmin.delete_exchange`; the feedback topic is the only one that there can be."""
+        with suppress(QueueNotFoundError):
+            await self._delete_topic(exchange)
+
+    async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:  # noqa: ARG002 -- no bound at all
+        """See `QueueAdmin.set_bound`; always raises."""
+        await self._requests.partitions(queue)
+        raise TransportError(
+            f"the bound of {queue!r} cannot be changed: Kafka has no bounded queues, and retention only forgets, it "
+            "never pushes back; hold the queue by a strategy that adapts (pace laws lists them)"
+        )
+
+    def drain(self, queue: str) -> AsyncIterator[Delivery]:
+        """See `QueueAdmin.drain`; raises `TransportError` while consumers are still there."""
+        return drain(self._requests, self._broker, f"{self._name}-drain", queue)
+
+    async def stop(self) -> None:
+        """Close."""
+        await self._requests.stop()
+
+    async def _check_retention(self, work: Topic) -> None:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, work.name)
+        asked = self._requests.client.describe_configs([resource], request_timeout=self._requests.timeout_s)
+        (future,) = asked.values()
+        described: Any = await self._requests.answer(future, work.name)
+        wanted, current = work.configuration["retention.ms"], described["retention.ms"].value
+        if wanted != current:
+            raise _differs(work, "retention.ms", wanted, current)
+
+    async def _delete_topic(self, queue: str) -> None:
+        topic = topic_name(queue)
+        asked = self._requests.client.delete_topics([topic], request_timeout=self._requests.timeout_s)
+        await self._requests.answer(asked[topic], queue)
+        async with asyncio.timeout(_GONE_WITHIN_S):
+            while True:  # it raises when the topic is gone
+                await self._requests.partitions(queue)
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _differs(topic: Topic, argument: str, wanted: str, current: str) -> PreconditionFailedError:
+    return PreconditionFailedError(topic.name, argument, f"{wanted} is asked for, the topic has {current}")

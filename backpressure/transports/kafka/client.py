@@ -1,0 +1,170 @@
+"""librdkafka clients: how they are configured, how they get connected, and how an outage shows.
+
+librdkafka connects, reconnects and resends by itself, with the pauses of our settings; what it cannot reach it reports
+to ``error_cb``, in the thread that polls the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ClusterMetadata
+
+from backpressure.errors import BrokerUnavailableError, NotConnectedError, TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.kafka.failures import dial_error, reason_of
+from backpressure.transports.outage import Outage, pauses
+
+__all__ = ["Link", "PolledClient", "client_configuration", "cluster_id"]
+
+_log = logging.getLogger("backpressure")
+_REFRESH_METADATA_MS = 1000  # a topic that is deleted, or comes back, is noticed within this
+_LOOK_S = 0.5
+
+
+class PolledClient(Protocol):
+    """What producers, consumers and admin clients of confluent-kafka have in common."""
+
+    def list_topics(self, topic: str = ..., timeout: float = ...) -> ClusterMetadata:
+        """Ask any broker for the cluster's metadata."""
+
+    def poll(self, timeout: float = ...) -> Any:
+        """Call back for what has happened."""
+
+
+def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
+    """Return what every librdkafka client of ours is configured with.
+
+    ``kafka+ssl://`` encrypts; a user in the URL logs in by SASL PLAIN, or by the mechanism in ``?sasl=SCRAM-SHA-512``.
+    """
+    url = urlsplit(broker.full_url())
+    encrypted, login = url.scheme == "kafka+ssl", bool(url.username)
+    configuration: dict[str, Any] = {
+        "bootstrap.servers": broker.address().partition("://")[2],
+        "client.id": name,
+        "security.protocol": ("SASL_" if login else "") + ("SSL" if encrypted else "PLAINTEXT"),
+        "reconnect.backoff.ms": int(broker.reconnect_min_s * 1000),
+        "reconnect.backoff.max.ms": int(broker.reconnect_max_s * 1000),
+        "socket.connection.setup.timeout.ms": max(1000, int(broker.connect_timeout_s * 1000)),
+        "topic.metadata.refresh.interval.ms": _REFRESH_METADATA_MS,
+        "topic.metadata.propagation.max.ms": _REFRESH_METADATA_MS,
+        "log_level": 0,  # what matters arrives as an error, and is said once
+    }
+    if login:
+        configuration["sasl.mechanism"] = parse_qs(url.query).get("sasl", ["PLAIN"])[0]
+        configuration["sasl.username"] = unquote(url.username or "")
+        configuration["sasl.password"] = unquote(url.password or "")
+    if encrypted:
+        files = {"ca": broker.ca_file, "certificate": broker.cert_file, "key": broker.key_file}
+        configuration |= {f"ssl.{kind}.location": path for kind, path in files.items() if path}
+    return configuration
+
+
+def cluster_id(url: str) -> str | None:
+    """Return the id of the cluster at ``url``, or None when none answers within a second."""
+    client = AdminClient(client_configuration(BrokerSettings(url=url), "ready"))
+    try:
+        return client.list_topics(timeout=1.0).cluster_id
+    except KafkaException:
+        return None
+
+
+class Link:
+    """Whether the broker answers one client: how to get there, and who is told when it goes and comes back.
+
+    Give `on_error` to the client as its ``error_cb``. A client that is polled in a thread calls `look_again` there
+    while `down`; both callbacks run on the event loop.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        outage: Outage,
+        *,
+        on_down: Callable[[str], None] = lambda _reason: None,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.address = broker.address()
+        self.down = False
+        self._broker = broker
+        self._outage = outage
+        self._on_down = on_down
+        self._on_up = on_up
+        self._error: KafkaError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def on_error(self, error: KafkaError) -> None:
+        """Take note of what librdkafka reports; any thread."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 -- librdkafka's own codes begin so
+            self._error = error
+        elif not self.down and self._loop is not None:
+            self.down = True
+            self._loop.call_soon_threadsafe(self._went_down)
+
+    def look_again(self, client: PolledClient) -> None:
+        """Ask whether the broker is back; blocks for half a second at most. In the thread that polls ``client``."""
+        try:
+            client.list_topics(timeout=_LOOK_S)
+        except KafkaException:
+            return
+        self.down = False
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._came_up)
+
+    async def dial(self, client: PolledClient) -> ClusterMetadata:
+        """Return the cluster's metadata when a broker has answered for the first time.
+
+        Raises `TransportError` when that failed and waiting is no use, or not wanted.
+        """
+        pause_s = pauses(self._broker.reconnect_min_s, self._broker.reconnect_max_s)
+        while True:
+            try:
+                metadata = await self._attempt(client)
+            except TransportError as error:
+                if not self._broker.wait or not isinstance(error, BrokerUnavailableError):
+                    raise
+                self._outage.begin(error)
+            else:
+                self._outage.end()
+                self._loop = asyncio.get_running_loop()
+                return metadata
+            await asyncio.sleep(next(pause_s))
+
+    async def _attempt(self, client: PolledClient) -> ClusterMetadata:
+        await self._knock()
+        try:
+            metadata = await asyncio.to_thread(client.list_topics, timeout=self._broker.connect_timeout_s)
+        except KafkaException as error:
+            await asyncio.to_thread(client.poll, 0)  # fetches the errors that say why
+            raise dial_error(self._error, self.address) from error
+        return metadata
+
+    async def _knock(self) -> None:
+        """See whether anybody listens: librdkafka would try until the time is up, however plain the refusal."""
+        failure: OSError | None = None
+        for server in self.address.partition("://")[2].split(","):
+            host, _, port = server.rpartition(":")
+            try:
+                async with asyncio.timeout(self._broker.connect_timeout_s):
+                    _reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            except OSError as error:
+                failure = error
+            else:
+                writer.close()
+                return
+        strerror = failure.strerror.lower() if failure is not None and failure.strerror else "no answer in time"
+        raise BrokerUnavailableError(self.address, strerror)
+
+    def _went_down(self) -> None:
+        reason = reason_of(self._error)
+        self._outage.begin(NotConnectedError(f"lost the broker at {self.address} ({reason})"))
+        self._on_down(reason)
+
+    def _came_up(self) -> None:
+        self._outage.end()
+        self._on_up()

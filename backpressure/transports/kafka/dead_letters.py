@@ -1,0 +1,65 @@
+"""The dead-letter topic, for what a subscriber gives back for good."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from confluent_kafka import KafkaError, Producer
+from confluent_kafka import Message as Record
+
+from backpressure.core.message import HeaderValue, Message
+from backpressure.errors import NotConnectedError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.kafka.client import client_configuration
+from backpressure.transports.kafka.failures import kafka_error
+from backpressure.transports.kafka.names import topic_name
+from backpressure.transports.kafka.records import headers_of
+
+__all__ = ["DeadLetterTopic"]
+
+
+class DeadLetterTopic:
+    """Connects at the first message. Rare by nature, so each is written and waited for by itself, in a thread."""
+
+    def __init__(self, broker: BrokerSettings, name: str, queue: str) -> None:
+        self._broker = broker
+        self._name = name
+        self._queue = queue
+        self._producer: Producer | None = None
+
+    async def add(self, message: Message, source: str) -> None:
+        """Write ``message``, rejected from the queue ``source``; raises `TransportError`.
+
+        The header ``x-death`` says what AMQP brokers say.
+        """
+        death: dict[str, object] = {
+            "count": 1,
+            "reason": "rejected",
+            "queue": source,
+            "exchange": "",
+            "routing-keys": [source],
+        }
+        headers: dict[str, HeaderValue] = {
+            **message.headers,
+            "x-death": [death],
+            "x-first-death-reason": "rejected",
+        }
+        if self._producer is None:
+            configuration = client_configuration(self._broker, self._name)
+            self._producer = Producer(configuration | {"enable.idempotence": True, "message.timeout.ms": 10_000})
+        await asyncio.to_thread(self._write, self._producer, replace(message, headers=headers))
+
+    def _write(self, producer: Producer, message: Message) -> None:
+        outcome: list[KafkaError | None] = []
+
+        def on_delivery(error: KafkaError | None, _record: Record) -> None:
+            outcome.append(error)
+
+        producer.produce(topic_name(self._queue), message.body, headers=headers_of(message), on_delivery=on_delivery)
+        producer.flush()
+        address = self._broker.address()
+        if not outcome:
+            raise NotConnectedError(f"the broker at {address} did not answer for a dead letter")
+        if outcome[0] is not None:
+            raise kafka_error(outcome[0], address, self._queue)

@@ -1,0 +1,81 @@
+"""From librdkafka's errors to ours: what went wrong in one short sentence, and whether waiting could help."""
+
+from __future__ import annotations
+
+import re
+
+from confluent_kafka import KafkaError
+
+from backpressure.errors import (
+    AccessRefusedError,
+    BrokerUnavailableError,
+    NotConnectedError,
+    QueueNotFoundError,
+    TransportError,
+)
+
+__all__ = ["MISSING", "dial_error", "kafka_error", "reason_of"]
+
+MISSING = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 -- librdkafka's own codes begin so, and are documented
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 -- see above
+        KafkaError._NOENT,  # noqa: SLF001 -- see above
+    }
+)
+_REFUSED = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 -- see above
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+_AWAY = frozenset(
+    {
+        KafkaError._TRANSPORT,  # noqa: SLF001 -- see above
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 -- see above
+        KafkaError._TIMED_OUT,  # noqa: SLF001 -- see above
+        KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001 -- see above
+        KafkaError._WAIT_COORD,  # noqa: SLF001 -- see above
+        KafkaError._DESTROY,  # noqa: SLF001 -- see above
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
+
+
+def dial_error(error: KafkaError | None, address: str) -> TransportError:
+    """Say why no connection came about: `AccessRefusedError` where waiting is pointless."""
+    if error is not None and error.code() in _REFUSED:
+        return AccessRefusedError(address, reason_of(error))
+    return BrokerUnavailableError(address, reason_of(error))
+
+
+def kafka_error(error: KafkaError, address: str, queue: str = "") -> TransportError:
+    """Say why a request about ``queue`` failed."""
+    if error.code() in MISSING:
+        return QueueNotFoundError(queue)
+    if error.code() in _REFUSED:
+        return AccessRefusedError(address, reason_of(error))
+    if error.code() in _AWAY:
+        return NotConnectedError(f"lost the broker at {address} ({reason_of(error)})")
+    return TransportError(f"{address} refused: {reason_of(error)} ({error.name()})")
+
+
+def reason_of(error: KafkaError | None) -> str:
+    """Return librdkafka's sentence without its address, its timings and its own layers' names."""
+    if error is None or error.code() == KafkaError._TIMED_OUT:  # noqa: SLF001 -- see above
+        return "no answer in time"
+    text = re.sub(r"^(\S+://)?\S+/(bootstrap|\d+): ", "", error.str())
+    text = re.sub(r"^Connect to \S+ failed: ", "", text)
+    text = re.sub(r"^(Broker|Local): ", "", text)
+    text = re.sub(r" \(after \d+ms in state .*\)$", "", text)
+    return text[:1].lower() + text[1:]

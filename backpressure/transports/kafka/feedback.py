@@ -1,0 +1,131 @@
+"""The topic of counters: fresh or dropped, never queued up.
+
+A report that the broker does not take within a second is dropped, and a listener begins at the end of the topic, again
+after every outage. The topic forgets after a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, TopicPartition
+
+from backpressure.errors import TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.kafka.client import Link, client_configuration
+from backpressure.transports.kafka.names import topic_name
+from backpressure.transports.kafka.requests import Requests
+from backpressure.transports.kafka.topics import Topic, create_topics
+from backpressure.transports.outage import Outage
+
+__all__ = ["KafkaFeedback"]
+
+_POLL_S = 0.1
+_BATCH = 100
+_FLUSH_S = 1.0
+_RETENTION = {"retention.ms": "60000", "segment.ms": "60000"}
+_SENDING = {"acks": 1, "linger.ms": 0, "message.timeout.ms": 1000, "queue.buffering.max.messages": 1000}
+
+
+class KafkaFeedback:
+    """A `FeedbackBus` on one partition, so that a sender's reports arrive in order."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str) -> None:
+        self._topic = topic_name(exchange)
+        self._requests = Requests(broker, outage, name)
+        self._link = Link(broker, outage, on_up=self._after_outage)
+        self._configuration = client_configuration(broker, name) | {"error_cb": self._link.on_error}
+        self._timeout_s = broker.connect_timeout_s
+        self._polling = threading.Thread(target=self._poll_until_stopped, name=name, daemon=True)
+        self._on_report: Callable[[bytes], None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._producer: Producer | None = None
+        self._consumer: Consumer | None = None
+        self._restoring: asyncio.Task[None] | None = None
+        self._behind = False
+        self._stopped = False
+
+    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+        """See `FeedbackBus.start`."""
+        self._loop = asyncio.get_running_loop()
+        self._on_report = on_report
+        await self._requests.start()
+        await self._create_topic()
+        producer = Producer(self._configuration | _SENDING)
+        await self._link.dial(producer)
+        if on_report is not None:
+            consumer = Consumer(self._configuration | {"group.id": "none", "enable.auto.commit": False})
+            await asyncio.to_thread(self._listen_from_now, consumer)
+            self._consumer = consumer
+        self._producer = producer
+        self._polling.start()
+
+    def send(self, payload: bytes) -> bool:
+        """See `FeedbackBus.send`."""
+        if self._producer is None or self._stopped or self._link.down:
+            return False
+        try:
+            self._producer.produce(self._topic, payload, partition=0)
+        except (BufferError, KafkaException):
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Close."""
+        self._stopped = True
+        if self._restoring is not None:
+            self._restoring.cancel()
+        if self._polling.ident is not None:
+            await asyncio.to_thread(self._polling.join)
+        await self._requests.stop()
+
+    def _listen_from_now(self, consumer: Consumer) -> None:
+        place = TopicPartition(self._topic, 0)
+        try:
+            _first, place.offset = consumer.get_watermark_offsets(place, timeout=self._timeout_s)
+        except KafkaException:
+            place.offset = OFFSET_END  # the broker went away just now: what is sent meanwhile is not for us
+        consumer.assign([place])
+
+    def _poll_until_stopped(self) -> None:
+        assert self._producer is not None
+        while not self._stopped:
+            if self._consumer is None:
+                self._producer.poll(_POLL_S)
+            else:
+                self._hear(self._consumer)
+                self._producer.poll(0)
+            if self._link.down:
+                self._link.look_again(self._producer)
+        self._producer.flush(_FLUSH_S)
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _hear(self, consumer: Consumer) -> None:
+        if self._behind:
+            self._behind = False
+            consumer.assign([TopicPartition(self._topic, 0, OFFSET_END)])
+        if (first := consumer.poll(_POLL_S)) is None:
+            return
+        records = [first, *consumer.consume(_BATCH, timeout=0)]
+        reports = [value for record in records if record.error() is None and (value := record.value()) is not None]
+        if reports:
+            self._loop.call_soon_threadsafe(self._report, reports)
+
+    def _report(self, reports: Sequence[bytes]) -> None:
+        assert self._on_report is not None
+        for report in reports:
+            self._on_report(report)
+
+    def _after_outage(self) -> None:
+        self._behind = True
+        self._restoring = asyncio.create_task(self._create_topic(), name="restore feedback")
+
+    async def _create_topic(self) -> None:
+        try:
+            await create_topics(self._requests, [Topic(self._topic, 1, _RETENTION)])
+        except TransportError:
+            if self._producer is None:
+                raise  # else the broker went away again: the next return will do

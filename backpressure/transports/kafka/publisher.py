@@ -1,0 +1,159 @@
+"""Publishing with delivery reports as confirms.
+
+librdkafka rides out an outage by itself: what is in flight stays in flight and is written exactly once when the broker
+is back. So an outage is not a loss here but a *blockage* (`PublisherListener.on_blocked`). Only when the producer can
+never go on (a fatal error, for instance after the broker forgot what it had acknowledged) is everything in flight lost
+and a new producer made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from confluent_kafka import KafkaError, KafkaException
+
+from backpressure.core.message import Message
+from backpressure.errors import NotConnectedError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.base import PublisherListener
+from backpressure.transports.kafka.failures import MISSING, reason_of
+from backpressure.transports.kafka.names import Routes
+from backpressure.transports.kafka.records import headers_of
+from backpressure.transports.kafka.sender import Report, Sender
+from backpressure.transports.outage import Outage
+
+__all__ = ["KafkaPublisher"]
+
+_NO_ROUTE = "NO_ROUTE (312)"  # as AMQP has it
+
+
+@dataclass(slots=True)
+class _Open:
+    """A message that is not settled: how many topics it still has to reach, and what it weighs."""
+
+    topics: int
+    size_bytes: int
+    message_id: str | None
+
+
+class KafkaPublisher:
+    """A `Publisher`."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, routes: Routes) -> None:
+        self._broker = broker
+        self._outage = outage
+        self._name = name
+        self._routes = routes
+        self._listener: PublisherListener
+        self._sender: Sender | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._epoch = 0
+        self._last_tag = 0
+        self._open: dict[int, _Open] = {}
+        self._open_bytes = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether `publish` may be called now."""
+        return self._sender is not None
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        """Bytes accepted by `publish` and not confirmed: librdkafka does not tell what the socket has taken."""
+        return self._open_bytes
+
+    async def start(self, listener: PublisherListener) -> None:
+        """See `Publisher.start`."""
+        self._listener = listener
+        await self._connect()
+
+    def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
+        """See `Publisher.publish`; a message that librdkafka has no room for is nacked."""
+        if self._sender is None:
+            raise NotConnectedError(f"not connected to the broker at {self._broker.address()}")
+        topics = self._routes.topics(exchange, routing_key)
+        headers = headers_of(message)
+        self._last_tag += 1
+        self._open[self._last_tag] = _Open(len(topics), len(message.body), message.message_id)
+        self._open_bytes += len(message.body)
+        if not topics:
+            self._report_soon(KafkaError.UNKNOWN_TOPIC_OR_PART)
+        for topic in topics:
+            try:
+                self._sender.send(self._last_tag, topic, message.body, headers)
+            except (BufferError, KafkaException):
+                self._report_soon(KafkaError._QUEUE_FULL)  # noqa: SLF001 -- librdkafka's own codes begin so
+        return self._last_tag
+
+    async def stop(self) -> None:
+        """See `Publisher.stop`."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await asyncio.to_thread(sender.close, self._broker.connect_timeout_s)
+            self._forget()
+
+    async def _connect(self) -> None:
+        self._epoch += 1
+        sender = Sender(
+            self._broker,
+            self._outage,
+            self._name,
+            on_reports=partial(self._on_reports, self._epoch),
+            on_blocked=self._listener.on_blocked,
+            on_unblocked=self._listener.on_unblocked,
+            on_fatal=partial(self._on_fatal, self._epoch),
+        )
+        await sender.start()
+        self._sender = sender
+        self._listener.on_ready()
+
+    def _report_soon(self, code: int) -> None:
+        """Settle the last message as librdkafka would have, had it got that far."""
+        report = (self._last_tag, KafkaError(code))
+        asyncio.get_running_loop().call_soon(self._on_reports, self._epoch, [report])
+
+    def _on_reports(self, epoch: int, reports: Sequence[Report]) -> None:
+        if epoch != self._epoch:
+            return
+        for tag, error in reports:
+            message = self._open.get(tag)
+            if message is None:
+                continue  # another topic of the same message failed before
+            message.topics -= 1
+            if error is None and message.topics > 0:
+                continue
+            del self._open[tag]
+            self._open_bytes -= message.size_bytes
+            if error is None or error.code() in MISSING:
+                if error is not None:
+                    self._listener.on_returned(message.message_id, _NO_ROUTE)
+                self._listener.on_confirmed(tag, multiple=False)
+            else:
+                self._listener.on_nacked(tag, multiple=False)
+
+    def _on_fatal(self, epoch: int, error: KafkaError) -> None:
+        sender = self._sender
+        if epoch != self._epoch or sender is None:
+            return
+        self._sender = None
+        self._forget()
+        loss = NotConnectedError(f"the producer at {self._broker.address()} cannot go on ({reason_of(error)})")
+        self._outage.begin(loss)
+        self._listener.on_lost(loss)
+        self._renewal = asyncio.create_task(self._renew(sender), name=f"renew {self._name}")
+
+    async def _renew(self, sender: Sender) -> None:
+        await asyncio.to_thread(sender.close, 0.0)
+        await self._connect()
+
+    def _forget(self) -> None:
+        """Nothing that is still open will be settled."""
+        self._epoch += 1
+        self._last_tag = 0
+        self._open.clear()
+        self._open_bytes = 0

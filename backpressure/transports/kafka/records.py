@@ -1,0 +1,131 @@
+"""Between our messages and Kafka's records: a body and headers of bytes.
+
+A header keeps its name, its text is UTF-8 and any other value is JSON, so that everybody can read it. What JSON cannot
+tell apart is told by one header more, ``pace.types``: which names are JSON and which plain bytes. It marks a record as
+ours; in a foreign one every header is bytes, and the record's own timestamp is the message's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import cast
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE
+from confluent_kafka import Message as Record
+
+from backpressure.core.message import HeaderValue, Message
+
+__all__ = ["Headers", "headers_of", "message_from"]
+
+Headers = list[tuple[str, str | bytes | None]]
+
+_TYPES = "pace.types"
+_MESSAGE_ID = "pace.message_id"
+_TIMESTAMP_S = "pace.timestamp_s"
+_CONTENT_TYPE = "pace.content_type"
+_EXPIRATION_MS = "pace.expiration_ms"
+_TRANSIENT = "pace.transient"
+_TEXT, _BYTES, _JSON = "t", "b", "j"
+
+
+def headers_of(message: Message) -> Headers:
+    """Return the headers to publish ``message`` with, its properties among them."""
+    kinds = []
+    headers: Headers = []
+    for name, value in message.headers.items():
+        kind, data = _encoded(value)
+        kinds.append((name, kind))
+        headers.append((name, data))
+    headers.append((_TYPES, _types(tuple(kinds))))
+    if message.message_id is not None:
+        headers.append((_MESSAGE_ID, message.message_id.encode()))
+    if message.timestamp_s is not None:
+        headers.append((_TIMESTAMP_S, b"%d" % message.timestamp_s))
+    if message.content_type is not None:
+        headers.append((_CONTENT_TYPE, message.content_type.encode()))
+    if message.expiration_ms is not None:
+        headers.append((_EXPIRATION_MS, b"%d" % message.expiration_ms))
+    if not message.persistent:
+        headers.append((_TRANSIENT, b"1"))
+    return headers
+
+
+def message_from(record: Record) -> Message:
+    """Return what was received."""
+    headers = {name: _bytes(value) for name, value in cast("Headers", record.headers() or [])}
+    try:
+        return _ours(record, dict(headers)) if _TYPES in headers else _foreign(record, headers)
+    except ValueError:  # somebody else uses these names for something else
+        return _foreign(record, headers)
+
+
+def _foreign(record: Record, headers: dict[str, bytes]) -> Message:
+    kind, timestamp_ms = record.timestamp()
+    timestamp_s = None if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms // 1000
+    return Message(_bytes(record.value()), timestamp_s=timestamp_s, headers=dict(headers))
+
+
+def _ours(record: Record, headers: dict[str, bytes]) -> Message:
+    properties = {name: headers.pop(name).decode() for name in _PROPERTIES if name in headers}
+    kinds = _kinds(headers.pop(_TYPES))
+    return Message(
+        _bytes(record.value()),
+        message_id=properties.get(_MESSAGE_ID),
+        timestamp_s=_number(properties.get(_TIMESTAMP_S)),
+        headers={name: _decoded(kinds.get(name, _BYTES), value) for name, value in headers.items()},
+        persistent=_TRANSIENT not in properties,
+        content_type=properties.get(_CONTENT_TYPE),
+        expiration_ms=_number(properties.get(_EXPIRATION_MS)),
+    )
+
+
+_PROPERTIES = (_MESSAGE_ID, _TIMESTAMP_S, _CONTENT_TYPE, _EXPIRATION_MS, _TRANSIENT)
+
+
+def _encoded(value: HeaderValue) -> tuple[str, bytes]:
+    match value:
+        case str():
+            return _TEXT, value.encode()
+        case bytes():
+            return _BYTES, value
+        case _:
+            return _JSON, json.dumps(value, default=_text).encode()
+
+
+def _decoded(kind: str, value: bytes) -> HeaderValue:
+    match kind:
+        case "t":
+            return value.decode()
+        case "j":
+            parsed: HeaderValue = json.loads(value)
+            return parsed
+        case _:
+            return value
+
+
+@lru_cache(maxsize=64)  # a producer's messages all have the same headers
+def _types(kinds: Iterable[tuple[str, str]]) -> bytes:
+    return json.dumps(dict(kinds), separators=(",", ":")).encode()
+
+
+@lru_cache(maxsize=64)
+def _kinds(types: bytes) -> dict[str, str]:
+    kinds = json.loads(types)
+    if not isinstance(kinds, dict):
+        raise ValueError("not a mapping")  # noqa: TRY004 -- one kind of error for all that is malformed
+    return kinds
+
+
+def _text(value: object) -> str:
+    """Stand in for bytes within lists, which JSON does not have."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
+def _bytes(value: bytes | str | None) -> bytes:
+    return value if isinstance(value, bytes) else (value or "").encode()

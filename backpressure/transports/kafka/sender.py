@@ -1,0 +1,93 @@
+"""One idempotent librdkafka producer and the thread that polls it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from confluent_kafka import KafkaError, Producer
+from confluent_kafka import Message as Record
+
+from backpressure.settings import BrokerSettings
+from backpressure.transports.kafka.client import Link, client_configuration
+from backpressure.transports.kafka.records import Headers
+from backpressure.transports.outage import Outage
+
+__all__ = ["Report", "Sender"]
+
+Report = tuple[int, KafkaError | None]
+"""The tag of a message, and why it was not written if it was not."""
+
+_POLL_S = 0.1
+_OPTIONS = {
+    "enable.idempotence": True,  # implies acks=all, and order within a partition
+    "linger.ms": 1,  # what is handed over in one go travels in one batch; more would only add latency
+    "message.timeout.ms": 0,  # never give up by itself: a message reported as failed might have been written
+    "sticky.partitioning.linger.ms": 0,  # spread message by message, not batch by batch
+    "queue.buffering.max.messages": 1_000_000,  # the largest confirm window there is
+}
+
+
+class Sender:
+    """Sends until closed; all callbacks run on the event loop."""
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        outage: Outage,
+        name: str,
+        *,
+        on_reports: Callable[[Sequence[Report]], None],
+        on_blocked: Callable[[str], None],
+        on_unblocked: Callable[[], None],
+        on_fatal: Callable[[KafkaError], None],
+    ) -> None:
+        """``on_reports`` gets delivery reports in batches; after ``on_fatal`` nothing can be sent any more."""
+        self._link = Link(broker, outage, on_down=on_blocked, on_up=on_unblocked)
+        self._on_reports = on_reports
+        self._on_fatal = on_fatal
+        self._reports: deque[Report] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._producer = Producer(client_configuration(broker, name) | _OPTIONS | {"error_cb": self._on_error})
+        self._polling = threading.Thread(target=self._poll_until_closed, name=name, daemon=True)
+        self._closed = False
+
+    async def start(self) -> None:
+        """Connect; raises `TransportError`."""
+        await self._link.dial(self._producer)
+        self._polling.start()
+
+    def send(self, tag: int, topic: str, body: bytes, headers: Headers) -> None:
+        """Hand one message over; raises `BufferError` when there is no room, `KafkaException` after a fatal error."""
+        self._producer.produce(topic, body, headers=headers, on_delivery=partial(self._on_delivery, tag))
+
+    def close(self, timeout_s: float) -> None:
+        """Wait so long for what is in flight, then end; blocks."""
+        self._producer.flush(timeout_s)
+        self._closed = True
+        self._polling.join()
+
+    def _poll_until_closed(self) -> None:
+        while not self._closed:
+            self._producer.poll(_POLL_S)
+            self._hand_over()
+            if self._link.down:
+                self._link.look_again(self._producer)
+        self._producer.poll(0)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        batch = [self._reports.popleft() for _ in range(len(self._reports))]
+        if batch and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_reports, batch)
+
+    def _on_delivery(self, tag: int, error: KafkaError | None, _record: Record) -> None:
+        self._reports.append((tag, error))
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._link.on_error(error)
+        if error.fatal():
+            self._loop.call_soon_threadsafe(self._on_fatal, error)

@@ -1,0 +1,267 @@
+"""Consuming one queue with an acknowledgement for every message, on top of a log that only knows offsets.
+
+Messages may be settled in any order (see ``settled``). Prefetch counts deliveries that are not settled; what is fetched
+beyond that waits here, undelivered. A requeued message is delivered again from here: its partition is nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Message as Record
+
+from backpressure.core.message import Delivery
+from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
+from backpressure.settings import BrokerSettings
+from backpressure.transports.base import SubscriberListener
+from backpressure.transports.kafka.dead_letters import DeadLetterTopic
+from backpressure.transports.kafka.polling import GroupMember, weight_of
+from backpressure.transports.kafka.records import message_from
+from backpressure.transports.kafka.settled import Commit, Mark, PartitionProgress
+from backpressure.transports.outage import Outage
+
+__all__ = ["KafkaSubscriber"]
+
+_log = logging.getLogger("backpressure")
+_COMMIT_AFTER_S = 0.02  # as fresh as a probe needs; many acknowledgements make one commit
+_COMMIT_AGAIN_S = 0.2
+
+
+@dataclass(order=True, slots=True)
+class _Entry:
+    """A fetched message; ``order`` is its place, which it keeps when it is requeued."""
+
+    order: int
+    partition: int
+    epoch: int
+    record: Record
+    redelivered: bool = False
+    requeued: bool = False
+
+
+class KafkaSubscriber:
+    """A `Subscriber` in the consumer group that stands for the queue."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, dead_letter: str) -> None:
+        """``dead_letter`` is the queue for what is given back for good."""
+        self._broker = broker
+        self._outage = outage
+        self._name = name
+        self._dead_letters = DeadLetterTopic(broker, f"{name}-dead-letters", dead_letter)
+        self._listener: SubscriberListener
+        self._member: GroupMember
+        self._queue = ""
+        self._prefetch = 1
+        self._paused = False
+        self._stopping = False
+        self._delivering = False
+        self._joined = asyncio.Event()
+        self._epochs = itertools.count(1)
+        self._orders = itertools.count()
+        self._tags = itertools.count(1)
+        self._partitions: dict[int, tuple[int, PartitionProgress]] = {}
+        self._waiting: list[_Entry] = []  # a heap
+        self._held: dict[int, _Entry] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._changed: set[int] = set()
+        self._commit_timer: asyncio.TimerHandle | None = None
+
+    async def start(self, listener: SubscriberListener, *, queue: str, prefetch: int) -> None:
+        """See `Subscriber.start`; raises `QueueNotFoundError` for a topic that is not there."""
+        self._listener, self._queue, self._prefetch = listener, queue, prefetch
+        self._member = GroupMember(self._broker, self._outage, self._name, queue, self)
+        await self._member.start()
+        await self._joined.wait()
+
+    def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
+        """See `Subscriber.ack`; False when its partition is no longer ours."""
+        if delivery.tag not in self._held:
+            return False
+        for tag in [tag for tag in self._held if tag == delivery.tag or (multiple and tag < delivery.tag)]:
+            self._settle(self._held.pop(tag))
+        self._deliver()
+        return True
+
+    def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
+        """See `Subscriber.nack`; a dead letter is settled only when the dead-letter topic has it."""
+        entry = self._held.pop(delivery.tag, None)
+        if entry is None:
+            return False
+        if requeue:
+            self._requeue(entry)
+        else:
+            task = asyncio.create_task(self._dead_letter(delivery, entry))
+            self._leaving.add(task)
+            task.add_done_callback(self._left)
+        self._deliver()
+        return True
+
+    def set_prefetch(self, count: int) -> None:
+        """See `Subscriber.set_prefetch`."""
+        self._prefetch = count
+        self._deliver()
+
+    async def pause(self) -> None:
+        """See `Subscriber.pause`."""
+        self._paused = True
+
+    async def resume(self) -> None:
+        """See `Subscriber.resume`."""
+        self._paused = False
+        self._deliver()
+
+    async def stop(self) -> None:
+        """See `Subscriber.stop`."""
+        self._paused = self._stopping = True
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=self._broker.connect_timeout_s)
+        if self._queue:
+            await self._member.stop()
+        if self._commit_timer is not None:
+            self._commit_timer.cancel()
+        self._held.clear()
+
+    # --- what the group says (GroupListener) --------------------------------------------------------------------------
+
+    def on_assigned(self, marks: Mapping[int, Mark | None]) -> None:
+        """See `GroupListener.on_assigned`."""
+        for number, mark in marks.items():
+            self._partitions[number] = (next(self._epochs), PartitionProgress(mark))
+        if not self._joined.is_set():
+            self._joined.set()
+            self._listener.on_ready()
+
+    def on_records(self, records: list[Record]) -> None:
+        """See `GroupListener.on_records`."""
+        for record in records:
+            number, offset = record.partition() or 0, record.offset() or 0
+            if number not in self._partitions:
+                self._member.took(weight_of(record))  # fetched before it was revoked
+                continue
+            if self._partitions[number][1].restarted(offset):
+                self._begin_anew(number)
+            epoch, progress = self._partitions[number]
+            if progress.receive(offset):
+                heapq.heappush(self._waiting, _Entry(next(self._orders), number, epoch, record))
+            else:
+                self._member.took(weight_of(record))
+                self._commit_soon(number)
+        self._deliver()
+
+    def hand_back(self, partitions: Iterable[int]) -> Mapping[int, Commit]:
+        """See `GroupListener.hand_back`; deliveries of these partitions settle nothing any more."""
+        numbers = set(partitions)
+        known = {number: self._partitions.pop(number) for number in numbers if number in self._partitions}
+        if self._drop(numbers) and not self._held and not self._stopping:
+            # Nothing that the engine holds counts any more: better it starts nothing of it.
+            self._listener.on_lost(NotConnectedError(f"other consumers took over the partitions of {self._queue!r}"))
+            self._listener.on_ready()
+        commits = {number: progress.commit(held=False) for number, (_, progress) in known.items()}
+        return {number: commit for number, commit in commits.items() if commit is not None}
+
+    def on_missing(self) -> None:
+        """See `GroupListener.on_missing`."""
+        for number in self._partitions:
+            self._begin_anew(number)
+        self._listener.on_lost(QueueNotFoundError(self._queue))
+
+    def on_present(self) -> None:
+        """See `GroupListener.on_present`."""
+        self._listener.on_ready()
+
+    def on_commit_failed(self) -> None:
+        """See `GroupListener.on_commit_failed`."""
+        for number in self._partitions:
+            self._commit_soon(number, _COMMIT_AGAIN_S)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Hand over what there is room for. A listener may settle at once: that must not nest."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._waiting and not self._paused and len(self._held) + len(self._leaving) < self._prefetch:
+                entry = heapq.heappop(self._waiting)
+                if not entry.requeued:
+                    self._member.took(weight_of(entry.record))
+                self._listener.on_delivery(self._delivery(entry))
+        finally:
+            self._delivering = False
+
+    def _delivery(self, entry: _Entry) -> Delivery:
+        offset = entry.record.offset() or 0
+        entry.redelivered |= self._partitions[entry.partition][1].deliver(offset)
+        self._commit_soon(entry.partition)
+        tag = next(self._tags)
+        self._held[tag] = entry
+        return Delivery(
+            message=message_from(entry.record),
+            tag=tag,
+            epoch=entry.epoch,
+            redelivered=entry.redelivered,
+            routing_key=entry.record.topic() or "",
+            received_ns=time.monotonic_ns(),
+        )
+
+    def _settle(self, entry: _Entry) -> None:
+        self._partitions[entry.partition][1].settle(entry.record.offset() or 0)
+        self._commit_soon(entry.partition)
+
+    def _requeue(self, entry: _Entry) -> None:
+        entry.redelivered = entry.requeued = True
+        heapq.heappush(self._waiting, entry)
+
+    async def _dead_letter(self, delivery: Delivery, entry: _Entry) -> None:
+        try:
+            await self._dead_letters.add(delivery.message, self._queue)
+        except TransportError as error:
+            _log.warning("cannot dead-letter %s (%s): it is delivered again", delivery.message.message_id, error)
+            done: Callable[[_Entry], None] = self._requeue
+        else:
+            done = self._settle
+        if self._is_current(entry):
+            done(entry)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._leaving.discard(task)
+        self._deliver()
+
+    def _is_current(self, entry: _Entry) -> bool:
+        return self._partitions.get(entry.partition, (0, None))[0] == entry.epoch
+
+    def _begin_anew(self, partition: int) -> None:
+        """The partition was emptied or created again: what was delivered of it settles nothing any more."""
+        self._drop({partition})
+        self._partitions[partition] = (next(self._epochs), PartitionProgress(None))
+
+    def _drop(self, partitions: set[int]) -> bool:
+        """Forget the deliveries and messages of these partitions; return whether any was held."""
+        held = {tag: entry for tag, entry in self._held.items() if entry.partition not in partitions}
+        any_held = len(held) < len(self._held)
+        for entry in self._waiting:
+            if entry.partition in partitions and not entry.requeued:
+                self._member.took(weight_of(entry.record))
+        self._held = held
+        self._waiting = [entry for entry in self._waiting if entry.partition not in partitions]
+        heapq.heapify(self._waiting)
+        self._changed -= partitions
+        return any_held
+
+    def _commit_soon(self, partition: int, after_s: float = _COMMIT_AFTER_S) -> None:
+        self._changed.add(partition)
+        if self._commit_timer is None:
+            self._commit_timer = asyncio.get_running_loop().call_later(after_s, self._commit)
+
+    def _commit(self) -> None:
+        self._commit_timer = None
+        commits = {number: self._partitions[number][1].commit(held=True) for number in self._changed}
+        self._changed.clear()
+        self._member.commit({number: commit for number, commit in commits.items() if commit is not None})
