@@ -47,6 +47,7 @@ __all__ = ["broker"]
 @click.pass_context
 def broker(
     context: click.Context,
+    /,
     *,
     memory_limit_mb: float,
     announce: Path | None,
