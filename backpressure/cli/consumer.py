@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ import click
 from backpressure.cli.options import connection, queue, setting
 from backpressure.cli.process import logging_options, run_engine, serving, settings_from
 from backpressure.core.reports import ConsumerReport
+from backpressure.dashboards.consumer_window import MessageFeed, opened_window
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import Consumed, ConsumerEngine
 from backpressure.settings import ApiSettings, Settings
@@ -30,6 +32,11 @@ __all__ = ["consume", "consumer"]
 @setting("--expect", key="consumer.expect")
 @setting("--progress-every", key="consumer.progress_every")
 @setting("--verbose", key="consumer.verbose", is_flag=True, flag_value=True)
+@click.option(
+    "--window",
+    is_flag=True,
+    help="Show messages live in a window, with pause and prefetch; closing it stops the consumer",
+)
 @setting("--api-port", key="api.consumer_port", help="Port of the control API; 0: any free one")
 @setting(
     "--no-api",
@@ -41,30 +48,33 @@ __all__ = ["consume", "consumer"]
 )
 @logging_options
 @click.pass_context
-def consumer(context: click.Context, /, **_: object) -> None:
+def consumer(context: click.Context, /, window: bool, **_: object) -> None:
     """Work on messages at a steady rate and acknowledge each after the work.
 
     Failed work is tried again, then dead-lettered with the reason. Ctrl-C finishes and acknowledges what is held and
     prints the balance.
     """
-    asyncio.run(consume(settings_from(context)))
+    asyncio.run(consume(settings_from(context), window=window))
 
 
-async def consume(settings: Settings) -> None:
+async def consume(settings: Settings, *, window: bool = False) -> None:
     """Run one consumer process from connecting to the closing line; raises `PaceError`."""
     clock = Clock(settings.process.clock_anchor_ns)
     transport = connect(settings)
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
+        feed = MessageFeed() if window else None
         engine = ConsumerEngine(
             transport,
             settings,
             clock,
             journal=journal,
             on_progress=_print_progress,
-            on_consumed=_print_consumed if settings.consumer.verbose else None,
+            on_consumed=_watcher(verbose=settings.consumer.verbose, feed=feed),
         )
+        if feed is not None:
+            await stack.enter_async_context(opened_window(engine, feed))
 
         def on_started() -> None:
             announce(settings.process.announce_file, role="consumer", id=engine.id, api_url=engine.api_url)
@@ -88,6 +98,17 @@ def _app(engine: ConsumerEngine) -> object:
     from backpressure.api.consumer import consumer_app  # FastAPI is imported only where it serves
 
     return consumer_app(engine)
+
+
+def _watcher(*, verbose: bool, feed: MessageFeed | None) -> Callable[[Consumed], None] | None:
+    if feed is None or not verbose:
+        return feed.add if feed is not None else _print_consumed if verbose else None
+
+    def both(consumed: Consumed) -> None:
+        _print_consumed(consumed)
+        feed.add(consumed)
+
+    return both
 
 
 def _print_consumed(consumed: Consumed) -> None:

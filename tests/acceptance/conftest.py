@@ -53,6 +53,11 @@ class Script:
         """All it has printed so far."""
         return "\n".join(self.lines)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def says(self, pattern: str) -> re.Match[str]:
         """Wait until a line matches and return the match; fails when the program ends without it."""
         deadline = time.monotonic() + PATIENCE_S

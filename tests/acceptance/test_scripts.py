@@ -23,8 +23,8 @@ Wait = Callable[[Callable[[], object], str], None]
 FLAGS = {
     PRODUCER: "--host --port --url --queue --audit-queue --count --rate --batch-size --durable --no-durable --lazy"
     " --purge --progress-every --producer-id --text --payload-bytes --strategy --no-wait --api-port --no-api",
-    CONSUMER: "--host --port --url --queue --name --rate --prefetch --expect --lazy --progress-every --api-port"
-    " --no-api --verbose --no-wait",
+    CONSUMER: "--host --port --url --queue --name --rate --prefetch --expect --lazy --progress-every --window"
+    " --api-port --no-api --verbose --no-wait",
     "monitor.py": "--watch --once --host --username --password --port --no-ui",
 }
 
