@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from backpressure.core.histogram import Histogram
-from backpressure.core.message import MAX_SESSION, HeaderValue, Message, message_id
+from backpressure.core.message import MAX_SESSION
 from backpressure.core.reports import ProducerReport
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision
 from backpressure.core.token_bucket import TokenBucket
 from backpressure.engines.clock import Clock
+from backpressure.engines.composer import Composer
 from backpressure.engines.outbox import Outbox, Outgoing, Settlement
 from backpressure.engines.pacing import Pacing
 from backpressure.engines.topology import QueueKeeper
@@ -37,11 +38,9 @@ __all__ = ["ProducerEngine"]
 
 log = logging.getLogger(__name__)
 
-_METADATA_BYTES = 240
 _SAY_FULL_EVERY_S = 30.0
 _SHORTEST_SLEEP_S = 0.002  # messages due within this go out together: one wake-up, one write
 _MOST_BUFFERED_BYTES = 4 << 20
-_NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}  # these laws do not adapt, so what is refused stays refused
 
 
 class ProducerEngine:
@@ -67,7 +66,8 @@ class ProducerEngine:
         """
         self.settings = settings
         self.session = secrets.randbits(60) & MAX_SESSION
-        self.id = settings.producer.identity()
+        self._composer = Composer(settings, self.session)
+        self.id = self._composer.id
         self.api_url = ""
         self._transport = transport
         self._clock = clock
@@ -77,7 +77,6 @@ class ProducerEngine:
         self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake)
         self._cost = ProcessCost()
         self._host = socket.gethostname()
-        self._body = _body(settings)
         self._outbox = Outbox(
             self.session,
             settings.producer.confirm_window,
@@ -90,7 +89,6 @@ class ProducerEngine:
         self._bucket = TokenBucket(settings.producer.rate, settings.producer.burst_ms / 1000, now)
         self._pacing = Pacing(transport, settings, clock, self)
         self._limiter_delay = Histogram()
-        self._sequence = 0
         self._scheduled = 0
         self._next_progress = settings.producer.progress_every
         self._connected = False
@@ -176,7 +174,7 @@ class ProducerEngine:
                 due = self._due(now)
                 self._bucket.take(1, now)
                 self._scheduled += 1
-                self._send(self._create(self._clock.to_wall_ns(due)))
+                self._send(self._composer.scheduled(self._clock.to_wall_ns(due)))
             else:
                 self._application_limited = True
                 break
@@ -206,30 +204,6 @@ class ProducerEngine:
             self._outbox.not_sent(item)
             return
         self._outbox.sent(tag, item)
-
-    def _create(self, intended_ns: int) -> Outgoing:
-        sequence = self._sequence
-        self._sequence += 1
-        headers: dict[str, HeaderValue] = {
-            "producer_id": self.id,
-            "host": self._host,
-            "sequence": sequence,
-            "intended_ns": intended_ns,
-        }
-        if self.settings.producer.processing_time_s is not None:
-            headers["processing_time"] = str(self.settings.producer.processing_time_s)
-        message = Message(
-            self._body,
-            message_id=message_id(self.session, sequence),
-            timestamp_s=intended_ns // 1_000_000_000,
-            headers=headers,
-            persistent=self.settings.queue.durable,
-        )
-        return Outgoing(message, sequence, intended_ns, may_retry=self._retries())
-
-    def _retries(self) -> bool:
-        policy = self.settings.producer.on_nack
-        return policy == "retry" or (policy == "auto" and self.settings.producer.strategy not in _NEVER_RETRY)
 
     def _pause_s(self) -> float | None:
         """Return how long nothing can be sent for, or None: until something happens."""
@@ -267,7 +241,7 @@ class ProducerEngine:
         now = self._clock.now()
         if now - self._said_full_at >= _SAY_FULL_EVERY_S:
             self._said_full_at = now
-            fate = "sent again" if self._retries() else "given up"
+            fate = "sent again" if self._composer.retries else "given up"
             log.warning("the queue is full (bound: %s): what it refuses is %s", self.settings.queue.max_length, fate)
         self._outbox.nack(tag, multiple=multiple)
         self._after_settling()
@@ -321,20 +295,7 @@ class ProducerEngine:
         loop = asyncio.get_running_loop()
         results = []
         for given_id, body, processing_time_s in messages:
-            item = self._create(self._clock.wall_ns())
-            headers = dict(item.message.headers)
-            if given_id is not None:
-                headers["session"] = self.session  # the id is the caller's: the ledger finds the message by these
-            if processing_time_s is not None:
-                headers["processing_time"] = str(processing_time_s)
-            item.message = Message(
-                body,
-                message_id=given_id or item.message.message_id,
-                timestamp_s=item.message.timestamp_s,
-                headers=headers,
-                persistent=item.message.persistent,
-            )
-            item.may_retry = False
+            item = self._composer.requested(given_id, body, processing_time_s, self._clock.wall_ns())
             item.result = loop.create_future()
             self._outbox.add_urgent(item)
             results.append(item.result)
@@ -360,7 +321,7 @@ class ProducerEngine:
             self._schedule.set_rate(settings.producer.rate, now)
         self._outbox.in_flight.limit = settings.producer.confirm_window
         self._queues.queue = settings.queue
-        self._body = _body(settings)
+        self._composer.use(settings)
         self._waker.wake()
 
     async def _set_bound(self, settings: Settings) -> None:
@@ -417,12 +378,12 @@ class ProducerEngine:
     @property
     def body(self) -> bytes:
         """The body of generated messages."""
-        return self._body
+        return self._composer.body
 
     @property
     def message_bytes(self) -> int:
         """About what one message weighs in the broker: body, properties and headers."""
-        return len(self._body) + _METADATA_BYTES
+        return self._composer.message_bytes
 
     @property
     def cpu_percent(self) -> float:
@@ -485,8 +446,3 @@ class ProducerEngine:
         source = random.Random(seed)  # noqa: S311 - arrival times, not secrets
         gap = (lambda: source.expovariate(1.0)) if producer.arrivals == "poisson" else None
         return ArrivalSchedule(producer.rate, producer.burst_ms / 1000, now, gap)
-
-
-def _body(settings: Settings) -> bytes:
-    text = settings.producer.text.encode()
-    return text.ljust(settings.producer.payload_bytes, b".")

@@ -17,6 +17,7 @@ from backpressure.core.controllers import create
 from backpressure.core.ledger import LedgerTotals
 from backpressure.core.plant import Plant, PlantProducer, Queue, Sample, Workers, WorkQueue
 from backpressure.core.signals import Law
+from backpressure.engines.composer import retries
 from backpressure.engines.pacing import law_config
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
@@ -35,7 +36,6 @@ _NS = 1_000_000_000
 _CHECK_S = 0.1
 _ROUND_TRIP_S = 0.002
 _SPARE = 2
-_NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}
 
 
 def simulate(
@@ -111,13 +111,12 @@ class _Simulation:
             plant.remove_producer(old)
             self._gone.append((old, members, self._begun[old], plant.now))
         self._groups = []
-        retry = producer.on_nack == "retry" or (producer.on_nack == "auto" and producer.strategy not in _NEVER_RETRY)
         for members in _grouped(producer.count):
             added = plant.add_producer(
                 self._law(settings, plant),
                 producer.rate * members,
                 weight=producer.weight * members,
-                retry=retry,
+                retry=retries(producer),
                 burst_s=producer.burst_ms / 1000,
             )
             added.limit = producer.limit * members
