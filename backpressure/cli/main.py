@@ -21,12 +21,16 @@ _COMMANDS = {
     "consumer": "consumer:consumer",
     "monitor": "monitor:monitor",
     "broker": "broker:broker",
+    "lab": "lab:lab",
     "init": "init:init",
     "laws": "laws:laws",
     "cleanup": "cleanup:cleanup",
     "doctor": "doctor:doctor",
 }
 """Command name → module of this package and attribute; help is listed in this order."""
+
+_HIDDEN = {"lab-worker": "lab:worker"}
+"""The same for what other commands start."""
 
 
 class _LazyGroup(PaceGroup):
@@ -36,9 +40,10 @@ class _LazyGroup(PaceGroup):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click passes it
-        if cmd_name not in _COMMANDS:
+        target = (_COMMANDS | _HIDDEN).get(cmd_name)
+        if target is None:
             return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        module, _, attribute = target.partition(":")
         command: click.Command = getattr(import_module(f"backpressure.cli.{module}"), attribute)
         return command
 

@@ -8,7 +8,7 @@ itself: what to do about messages in flight is the engine's decision.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from backpressure.settings import QueueSettings
 
 __all__ = [
     "BrokerIdentity",
+    "ExchangeAdmin",
+    "ExchangeTransport",
     "FeedbackBus",
     "Publisher",
     "PublisherListener",
@@ -214,4 +216,18 @@ class Transport(Protocol):
         """Return a new, unstarted feedback bus."""
 
     def admin(self) -> QueueAdmin:
+        """Return a new, unstarted admin."""
+
+
+class ExchangeAdmin(QueueAdmin, Protocol):
+    """The admin of a broker that has exchanges (AMQP; Kafka has none)."""
+
+    async def declare_fanout(self, exchange: str, queues: Iterable[str], *, max_length: int) -> None:
+        """Create a fanout exchange and bind ``queues`` to it, idempotently; a full one drops its oldest message."""
+
+
+class ExchangeTransport(Transport, Protocol):
+    """A transport whose broker has exchanges."""
+
+    def admin(self) -> ExchangeAdmin:
         """Return a new, unstarted admin."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from backpressure import __version__
 from backpressure.core.message import Delivery
@@ -17,7 +17,7 @@ __all__ = ["MemoryAdmin", "MemoryFeedback", "MemoryProbe"]
 
 
 class MemoryAdmin:
-    """A `QueueAdmin`."""
+    """An `ExchangeAdmin`."""
 
     def __init__(self, broker: MemoryBroker, address: str) -> None:
         self._broker = broker
@@ -41,6 +41,15 @@ class MemoryAdmin:
             binding = (queue.routing_key, declared.name)
             if declared.bound and binding not in bindings:
                 bindings.append(binding)
+
+    async def declare_fanout(self, exchange: str, queues: Iterable[str], *, max_length: int) -> None:
+        """See `ExchangeAdmin.declare_fanout`: everything published there has the routing key ""."""
+        bindings = self._broker.bindings.setdefault(exchange, [])
+        for queue in queues:
+            bound: dict[str, str | int] = {"max-length": max_length, "overflow": "drop-head"}
+            self._broker.declare(MemoryQueue(queue, True, {}, bound))
+            if ("", queue) not in bindings:
+                bindings.append(("", queue))
 
     async def purge(self, queue: str) -> int:
         """See `QueueAdmin.purge`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ _DRAIN_RECHECK_S = 0.1
 
 
 class RabbitMQAdmin:
-    """A `QueueAdmin`."""
+    """An `ExchangeAdmin`."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._requests = Requests(broker, outage, name, timeout_s=_TIMEOUT_S)
@@ -61,6 +61,15 @@ class RabbitMQAdmin:
                 raise
             # Somebody without a management API was here first: the bound it declared will do, when it is the same.
             await self._declare_queues(queue, queue_declarations(queue, bound_by_policy=False))
+
+    async def declare_fanout(self, exchange: str, queues: Iterable[str], *, max_length: int) -> None:
+        """See `ExchangeAdmin.declare_fanout`."""
+        call = self._requests.call
+        await call("exchange_declare", exchange=exchange, exchange_type="fanout", durable=True)
+        bound: dict[str, str | int] = {"x-max-length": max_length, "x-overflow": "drop-head"}
+        for queue in queues:
+            await call("queue_declare", queue=queue, durable=True, arguments=bound)
+            await call("queue_bind", queue=queue, exchange=exchange, routing_key="")
 
     async def purge(self, queue: str) -> int:
         """See `QueueAdmin.purge`."""
