@@ -1,4 +1,4 @@
-"""What the monitor serves: metrics for a scraper, JSON for a program, the live page for a person.
+"""What the monitor serves: metrics for a scraper, JSON for a program, the live page with its controls for a person.
 
 ``/metrics`` is always Prometheus text. ``/`` is the page for a browser (one that accepts HTML) and the same text for
 everybody else, so that ``curl localhost:8000`` shows numbers. The page and its assets are handed in, not imported.
@@ -13,14 +13,18 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from backpressure.api.common import create_app, serve_basics
+from backpressure.api.monitor_control import serve_control
 from backpressure.api.monitor_feed import LiveFeed
 from backpressure.api.monitor_json import plain
 from backpressure.core.snapshot import Snapshot
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose
 
 __all__ = ["monitor_app"]
+
+_NO_TOKEN = SecretStr("")
 
 _HEADERS = {
     # Everything the page needs comes from this server; the chart library sets styles of its own.
@@ -31,7 +35,12 @@ _HEADERS = {
 
 
 def monitor_app(
-    snapshot: Callable[[], Snapshot], registry: CollectorRegistry, feed: LiveFeed, assets: Mapping[str, Path]
+    snapshot: Callable[[], Snapshot],
+    registry: CollectorRegistry,
+    feed: LiveFeed,
+    assets: Mapping[str, Path],
+    *,
+    token: SecretStr = _NO_TOKEN,
 ) -> FastAPI:
     """Return the monitor's app.
 
@@ -40,9 +49,11 @@ def monitor_app(
         registry: what ``/metrics`` tells.
         feed: what the page streams.
         assets: the page's files by name; ``index.html`` is the page itself.
+        token: what the control APIs of producers and consumers want to see, if anything.
     """
     app = create_app("Pace Matching: monitor", "Queues, rates, waits and events of the loop, as text, JSON and a page.")
     serve_basics(app, registry)
+    serve_control(app, snapshot, token)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:

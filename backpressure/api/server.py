@@ -2,7 +2,7 @@
 
 A token comes as ``Authorization: Bearer <token>`` from programs, and as the password of HTTP Basic (any user name) from
 browsers, which ask for it themselves. A browser sends it along with what pages of other sites make it send, so a
-request that changes anything is refused when it comes from another origin.
+request that changes anything is refused when a page of another origin sends it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ApiServer:
         secret = token.get_secret_value()
         if not secret and not is_loopback(host):
             raise ConfigError(key, host, "an address others can reach needs api.token (PACE_API__TOKEN)")
-        _refuse_other_origins(app)
+        _refuse_other_origins(app, any_name=bool(secret))
         if secret:
             _require_token(app, secret.encode())
         self._socket = _bind(host, port, key, flag)
@@ -122,11 +122,20 @@ def _bind(host: str, port: int, key: str, flag: str) -> socket.socket:
     return listener
 
 
-def _refuse_other_origins(app: FastAPI) -> None:
+def _refuse_other_origins(app: FastAPI, *, any_name: bool) -> None:
+    """Refuse changes that another site's page asks for.
+
+    Without a token the name asked for must be this machine's own, too: a site can give its own name our address.
+    """
+
+    def ours(origin: str, host: str) -> bool:
+        url = urlsplit(origin)
+        return url.netloc == host and (any_name or is_loopback(url.hostname or ""))
+
     @app.middleware("http")
     async def check(request: Request, call_next: Next) -> Response:
         origin = request.headers.get("origin")
-        if request.method not in _SAFE and origin and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin and request.method not in _SAFE and not ours(origin, request.headers.get("host", "")):
             return JSONResponse({"detail": "pages of other sites may change nothing here"}, 403)
         return await call_next(request)
 

@@ -136,9 +136,8 @@ async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]
     from backpressure.api.server import ApiServer
 
     feed = LiveFeed(observer.snapshot, advise)
-    app = monitor_app(observer.snapshot, monitor_registry(observer.snapshot), feed, assets())
-    host, port = settings.monitor.host, settings.monitor.port
-    token = settings.api.token
+    host, port, token = settings.monitor.host, settings.monitor.port, settings.api.token
+    app = monitor_app(observer.snapshot, monitor_registry(observer.snapshot), feed, assets(), token=token)
     async with ApiServer(app, host=host, port=port, token=token, key="monitor.host", flag="--port") as server:
         feeding = asyncio.create_task(feed.run(), name="live feed")
         try:

@@ -95,20 +95,23 @@ def test_a_token_beyond_ascii_is_accepted_in_both_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "origin", "status"),
+    ("method", "origin", "host", "status"),
     [
-        ("POST", None, 200), ("POST", "http://test", 200), ("POST", "http://evil.example", 403),
-        ("POST", "http://test:81", 403), ("POST", "null", 403), ("DELETE", "http://evil.example", 403),
-        ("GET", "http://evil.example", 200),
+        ("POST", None, "localhost:8000", 200), ("POST", "http://localhost:8000", "localhost:8000", 200),
+        ("POST", "http://[::1]:8000", "[::1]:8000", 200), ("POST", "http://evil.example", "localhost:8000", 403),
+        ("POST", "http://localhost:81", "localhost:8000", 403), ("POST", "null", "localhost:8000", 403),
+        ("DELETE", "http://evil.example", "localhost:8000", 403), ("GET", "http://evil.example", "localhost", 200),
+        ("POST", "http://evil.example", "evil.example", 403),
     ],
 )  # fmt: skip
-def test_a_page_of_another_site_can_change_nothing(method: str, origin: str | None, status: int) -> None:
+def test_a_page_of_another_site_can_change_nothing(method: str, origin: str | None, host: str, status: int) -> None:
     async def story() -> int:
         app = small_app()
         app.add_api_route("/change", lambda: "changed", methods=["GET", "POST", "DELETE"])
         server = serve(app)
         async with calling(app) as client:
-            answer = await client.request(method, "/change", headers={"origin": origin} if origin else {})
+            sender = {"origin": origin} if origin else {}
+            answer = await client.request(method, "/change", headers={"host": host, **sender})
         await server.stop()
         return answer.status_code
 
