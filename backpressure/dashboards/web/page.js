@@ -113,6 +113,89 @@ function showTables(now) {
     ]));
 }
 
+// Controls: one form a process, kept from tick to tick, so that nobody loses what they are typing.
+
+let laws = [];
+const forms = new Map();
+
+function make(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+async function ask(process, action, body) {
+  const path = `/api/control/${process.role}/${encodeURIComponent(process.id)}/${action}?pid=${process.pid}`;
+  const said = `${process.id}: ${action} ${body === undefined ? "" : JSON.stringify(body)}`;
+  try {
+    const answer = await fetch(path, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    const { detail } = await answer.json();
+    const reason = typeof detail === "string" ? detail : (detail ?? []).map((problem) => problem.msg).join("; ");
+    say("answer", answer.ok ? `${said} – done` : `${said} – ${reason || answer.status}`, answer.ok ? "good" : "bad");
+  } catch {
+    say("answer", `${said} – the monitor does not answer`, "bad");
+  }
+}
+
+function choice(label, options, chosen, act) {
+  const select = make("select", {}, ...options.map(([value, text]) => make("option", { value, textContent: text })));
+  select.value = chosen;
+  select.addEventListener("change", () => act(select.value));
+  return make("label", {}, label, select);
+}
+
+function formOf(process, report) {
+  const rate = make("input", { type: "number", min: "0.1", step: "any", required: true, value: report.target_rate_per_s || report.capacity_per_s || "" });
+  const pause = make("button", { type: "button" });
+  const form = make("form", {}, make("strong", { textContent: `${process.role} ${process.id} (${process.pid})` }), pause,
+    make("label", {}, "rate, msg/s", rate), make("button", { textContent: "set rate" }));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask(process, "config", { [process.role === "producer" ? "production_rate" : "rate"]: Number(rate.value) });
+  });
+  pause.addEventListener("click", () => ask(process, pause.value));
+  if (process.role === "producer") {
+    const names = laws.includes(report.strategy) ? laws : [report.strategy, ...laws];
+    form.append(choice("law", names.map((law) => [law, law]), report.strategy,
+      (law) => ask(process, "config", { settings: { "producer.strategy": law } })));
+  } else {
+    form.append(choice("work takes", [[1, "as long as set"], [2, "2 ×"], [5, "5 ×"], [10, "10 ×"], [50, "50 ×"]], 1,
+      (factor) => ask(process, "slow-down", { factor: Number(factor) })));
+  }
+  return form;
+}
+
+function showControls(now) {
+  const live = [...now.producers.map((report) => ["producer", report]), ...now.consumers.map((report) => ["consumer", report])];
+  const keys = new Set();
+  for (const [role, report] of live) {
+    const process = { role, id: report.id, pid: report.pid };
+    const key = JSON.stringify([process, report.host]);
+    keys.add(key);
+    if (!forms.has(key)) forms.set(key, formOf(process, report));
+    const paused = report.paused ?? report.target_rate_per_s === 0;
+    const [pause] = forms.get(key).getElementsByTagName("button");
+    pause.value = paused ? "resume" : "pause";
+    pause.textContent = paused ? "Resume" : "Pause";
+    for (const control of forms.get(key).elements) control.disabled = !report.api_url;
+  }
+  for (const key of forms.keys()) if (!keys.has(key)) forms.delete(key);
+  const wanted = [...forms.values()];
+  const shown = [...element("controls").children];
+  if (wanted.length && (wanted.length !== shown.length || wanted.some((form, index) => form !== shown[index]))) {
+    element("controls").replaceChildren(...wanted);
+  } else if (!wanted.length) {
+    element("controls").replaceChildren(make("p", { className: "quiet", textContent: "no producer or consumer" }));
+  }
+}
+
+async function learnLaws() {
+  const answer = await fetch("/api/control");
+  if (answer.ok) ({ laws } = await answer.json());
+}
+
 function layout(legend = { orientation: "h", y: 1.16 }) {
   const style = getComputedStyle(document.documentElement);
   const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];
@@ -163,6 +246,7 @@ function listen() {
     showAdvice(advice);
     showEvents(now.events);
     showTables(now);
+    showControls(now);
     draw();
   });
   stream.onerror = () => say("state", "the monitor does not answer; trying again", "pill bad");
@@ -179,4 +263,4 @@ const chosen = localStorage.getItem("theme");
 if (chosen) document.documentElement.dataset.theme = chosen;
 document.addEventListener("visibilitychange", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-listen();
+learnLaws().finally(listen);
