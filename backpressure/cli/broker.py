@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from backpressure.cli.process import PaceGroup
+from backpressure.transports.private_process import PrivateProcess
 
 __all__ = ["broker"]
 
@@ -56,7 +57,7 @@ def broker(
 ) -> None:
     """Run the embedded AMQP 0-9-1 broker until Ctrl-C, for experiments on this machine.
 
-    `pace broker rabbitmq` runs a private RabbitMQ node instead, where rabbitmq-server is installed.
+    `pace broker rabbitmq` and `pace broker kafka` run private ones of these instead, where they are installed.
     """
     if context.invoked_subcommand is not None:
         return
@@ -76,15 +77,28 @@ def rabbitmq() -> None:
     """Run a private RabbitMQ node on free ports, in a directory of its own that is removed at the end."""
     from backpressure.transports.rabbitmq_node import private_node
 
-    async def run() -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, stopped.set)
-        async with private_node() as node:
-            click.echo(f"RabbitMQ is ready: {node.url}")
-            click.echo(f"management API:    {node.management_url}  (Ctrl-C stops and removes it)")
-            await stopped.wait()
+    asyncio.run(_run_until_stopped(private_node(), "RabbitMQ"))
 
-    asyncio.run(run())
+
+@broker.command()
+def kafka() -> None:
+    """Run a private Kafka broker on a free port, in a directory of its own that is removed at the end.
+
+    It needs Java 17, and the jars that `make kafka` fetches or an installation in KAFKA_HOME.
+    """
+    from backpressure.transports.kafka_node import private_kafka
+
+    asyncio.run(_run_until_stopped(private_kafka(), "Kafka"))
+
+
+async def _run_until_stopped(private: PrivateProcess, product: str) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stopped.set)
+    async with private as node:
+        click.echo(f"{product} is ready: {node.url}  (Ctrl-C stops and removes it)")
+        if node.management_url:
+            click.echo(f"management API: {node.management_url}")
+        await stopped.wait()

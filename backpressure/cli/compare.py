@@ -43,7 +43,9 @@ _PIPED_WIDTH = 110
 @click.option("--laws", default=",".join(LAWS), show_default=True, metavar="A,B,…", help="Which laws to compare.")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1, 100), help="Runs a law; medians count.")
 @click.option("--simulate", "virtual", is_flag=True, help="In virtual time: seconds instead of minutes, no broker.")
-@click.option("--broker", default="embedded", show_default=True, help="embedded, rabbitmq (a private node) or amqp://…")
+@click.option(
+    "--broker", default="embedded", show_default=True, help="embedded, rabbitmq, kafka (private ones) or a URL."
+)
 @click.option(
     "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the folder is made."
 )

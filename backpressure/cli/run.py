@@ -34,7 +34,9 @@ _EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 
 @click.command()
 @click.argument("scenario", default=library.DEFAULT_SCENARIO)
-@click.option("--broker", default="embedded", show_default=True, help="embedded, rabbitmq (a private node) or amqp://…")
+@click.option(
+    "--broker", default="embedded", show_default=True, help="embedded, rabbitmq, kafka (private ones) or a URL."
+)
 @click.option(
     "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the run's folder is made."
 )

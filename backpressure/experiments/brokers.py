@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,19 +17,24 @@ from backpressure.errors import ConfigError
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.settings import BrokerSettings, Settings
+from backpressure.transports.kafka_node import private_kafka
+from backpressure.transports.private_process import PrivateProcess
 from backpressure.transports.rabbitmq_node import private_node
 
 __all__ = ["BrokerChoice", "RunBroker", "open_broker", "parse_choice"]
 
-_KINDS = ("embedded", "rabbitmq")
+_PRIVATE: dict[str, Callable[[], PrivateProcess]] = {"rabbitmq": private_node, "kafka": private_kafka}
+_KINDS = ("embedded", *_PRIVATE)
+_SCHEMES = ("amqp://", "amqps://", "kafka://", "kafka+ssl://")
 _ALLOWED = (
-    "expected embedded, rabbitmq (a private node, where rabbitmq-server is installed) or a URL amqp://… amqps://…"
+    "expected embedded, rabbitmq (a private node, where rabbitmq-server is installed), kafka (the same, after "
+    f"make kafka) or a URL {' '.join(scheme + '…' for scheme in _SCHEMES)}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerChoice:
-    """``kind`` is "embedded", "rabbitmq" or "external"; ``url`` belongs to the last."""
+    """``kind`` is "embedded", "rabbitmq", "kafka" or "external"; ``url`` belongs to the last."""
 
     kind: str
     url: str = ""
@@ -71,7 +76,7 @@ def parse_choice(text: str) -> BrokerChoice:
     if "://" not in text:
         near = difflib.get_close_matches(text, _KINDS, n=1)
         raise ConfigError("--broker", text, f"did you mean {near[0]}? {_ALLOWED}" if near else _ALLOWED)
-    if not text.startswith(("amqp://", "amqps://")):
+    if not text.startswith(_SCHEMES):
         raise ConfigError("--broker", text.partition("://")[0] + "://…", _ALLOWED)
     replaced(Settings(), {"broker.url": text}, "--broker")
     return BrokerChoice("external", text)
@@ -88,8 +93,8 @@ async def open_broker(
         child = await supervisor.start("broker", "broker", [*command, "--announce", announce], {})
         management_url = f"http://127.0.0.1:{child.announced['management_port']}"
         yield RunBroker(str(child.announced["url"]), management_url, private=True, pid=child.pid)
-    elif choice.kind == "rabbitmq":
-        async with private_node() as node:
+    elif choice.kind in _PRIVATE:
+        async with _PRIVATE[choice.kind]() as node:
             yield RunBroker(node.url, node.management_url, private=True, pid=node.pid)
     else:
         yield RunBroker(choice.url, "", private=False)

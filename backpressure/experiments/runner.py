@@ -137,7 +137,7 @@ class Runner:
         """Open the broker, declare the queues, start every process; all of it is undone by ``stack``."""
         self._watcher.noted(f"starting: broker {self._choice.kind}")
         broker = await stack.enter_async_context(open_broker(self._choice, self._supervisor, self._directory))
-        if self._choice.kind == "rabbitmq":
+        if self._choice.kind in {"rabbitmq", "kafka"}:
             self._process_started("broker", "broker", broker.pid)  # not a child of ours
         common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
         settings = replaced(self._scenario.settings, common)

@@ -15,7 +15,7 @@ from backpressure.errors import PreconditionFailedError, QueueNotFoundError, Tra
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.kafka.drain import drain
-from backpressure.transports.kafka.lag import read_lag
+from backpressure.transports.kafka.lag import LagReader
 from backpressure.transports.kafka.names import group_id, topic_name
 from backpressure.transports.kafka.release import broker_release
 from backpressure.transports.kafka.requests import Requests
@@ -59,7 +59,11 @@ class KafkaAdmin:
     async def purge(self, queue: str) -> int:
         """See `QueueAdmin.purge`; what consumers have fetched ahead is out of its reach."""
         partitions = await self._requests.partitions(queue)
-        lags = await read_lag(self._requests, queue, partitions)
+        reader = LagReader(self._broker, self._name, queue)
+        try:
+            lags = await reader.read()
+        finally:
+            await asyncio.to_thread(reader.close)
         ends = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in partitions]
         for future in self._requests.client.delete_records(ends, request_timeout=self._requests.timeout_s).values():
             await self._requests.answer(future, queue)
@@ -89,7 +93,7 @@ class KafkaAdmin:
 
     def drain(self, queue: str) -> AsyncIterator[Delivery]:
         """See `QueueAdmin.drain`; raises `TransportError` while consumers are still there."""
-        return drain(self._requests, self._broker, f"{self._name}-drain", queue)
+        return drain(self._broker, f"{self._name}-drain", queue)
 
     async def stop(self) -> None:
         """Close."""

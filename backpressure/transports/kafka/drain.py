@@ -13,11 +13,10 @@ from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.lag import PartitionLag, read_lag
-from backpressure.transports.kafka.names import group_id
+from backpressure.transports.kafka.lag import LagReader, PartitionLag
+from backpressure.transports.kafka.names import group_id, topic_name
 from backpressure.transports.kafka.polling import SESSION_TIMEOUT_S
 from backpressure.transports.kafka.records import message_from
-from backpressure.transports.kafka.requests import Requests
 from backpressure.transports.kafka.settled import PartitionProgress
 
 __all__ = ["drain"]
@@ -33,21 +32,24 @@ _STILL_THERE = {
 }
 
 
-async def drain(requests: Requests, broker: BrokerSettings, name: str, queue: str) -> AsyncIterator[Delivery]:
+async def drain(broker: BrokerSettings, name: str, queue: str) -> AsyncIterator[Delivery]:
     """Yield every message that is not settled, and settle it when the next one is asked for; see `QueueAdmin.drain`.
 
     Only an empty group lets somebody else commit for it: raises `TransportError` when its consumers do not leave.
     """
-    partitions = await requests.partitions(queue)
-    lags = await read_lag(requests, queue, partitions)
-    topic = partitions[0].topic
+    reader = LagReader(broker, name, queue)
+    try:
+        lags = await reader.read()
+    finally:
+        await asyncio.to_thread(reader.close)
+    topic = topic_name(queue)
     consumer = Consumer(
         client_configuration(broker, name)
         | {"group.id": group_id(queue), "enable.auto.commit": False, "enable.partition.eof": True}
     )
     drained = _Drained(consumer, topic, lags)
     try:
-        await drained.claim(requests.address, queue)
+        await drained.claim(broker.address(), queue)
         consumer.assign([TopicPartition(topic, each.partition, each.start) for each in lags])
         left = {each.partition for each in lags}
         while left:
@@ -57,7 +59,7 @@ async def drain(requests: Requests, broker: BrokerSettings, name: str, queue: st
                     left.discard(number)
                     continue
                 if error is not None:
-                    raise kafka_error(error, requests.address, queue)
+                    raise kafka_error(error, broker.address(), queue)
                 left.add(number)
                 offset = record.offset() or 0
                 progress = drained.progress[number]

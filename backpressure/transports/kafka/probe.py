@@ -9,29 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.lag import read_lag
+from backpressure.transports.kafka.lag import LagReader, PartitionLag
 from backpressure.transports.kafka.names import group_id
 from backpressure.transports.kafka.requests import Requests
 from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaProbe"]
 
-_PARTITIONS_KNOWN_FOR_S = 5.0
+_CONSUMERS_KNOWN_FOR_S = 0.5
 
 
 class KafkaProbe:
     """A `QueueProbe`."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+        self._broker = broker
+        self._name = name
         self._requests = Requests(broker, outage, name)
-        self._partitions: dict[str, tuple[float, list[TopicPartition]]] = {}
+        self._readers: dict[str, LagReader] = {}
+        self._consumers: dict[str, tuple[float, int]] = {}
 
     async def start(self) -> None:
         """See `QueueProbe.start`."""
@@ -39,29 +43,33 @@ class KafkaProbe:
 
     async def read(self, queue: str) -> QueueReading:
         """See `QueueProbe.read`."""
-        partitions = await self._partitions_of(queue)
-        lags, consumers = await asyncio.gather(read_lag(self._requests, queue, partitions), self._consumers(queue))
+        if queue not in self._readers:
+            self._readers[queue] = LagReader(self._broker, self._name, queue)
+        lags = await self._readers[queue].read()
         unacked = sum(each.unacked for each in lags)
         return QueueReading(
             ready=sum(each.lag for each in lags) - unacked,
             unacked=None if any(each.foreign for each in lags) else unacked,
-            consumers=consumers,
+            consumers=await self._consumers_of(queue, lags),
             lag_by_partition=tuple(each.lag for each in lags),
         )
 
     async def stop(self) -> None:
         """Close."""
+        readers, self._readers = self._readers, {}
+        await asyncio.gather(*(asyncio.to_thread(reader.close) for reader in readers.values()))
         await self._requests.stop()
 
-    async def _partitions_of(self, queue: str) -> list[TopicPartition]:
-        """Ask now and then only: partitions are added rarely, and a topic that is gone says so itself."""
-        read_at, partitions = self._partitions.get(queue, (0.0, []))
-        if not partitions or time.monotonic() - read_at > _PARTITIONS_KNOWN_FOR_S:
-            partitions = await self._requests.partitions(queue)
-            self._partitions[queue] = (time.monotonic(), partitions)
-        return partitions
+    async def _consumers_of(self, queue: str, lags: Sequence[PartitionLag]) -> int:
+        """Ask twice a second, and whenever the commits tell of consumers that came or went."""
+        read_at, consumers = self._consumers.get(queue, (0.0, 0))
+        held = any(each.mark is not None and each.mark.held for each in lags)
+        if held is not (consumers > 0) or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:
+            consumers = await self._ask_for_consumers(queue)
+            self._consumers[queue] = (time.monotonic(), consumers)
+        return consumers
 
-    async def _consumers(self, queue: str) -> int:
+    async def _ask_for_consumers(self, queue: str) -> int:
         group = group_id(queue)
         asked = self._requests.client.describe_consumer_groups([group], request_timeout=self._requests.timeout_s)
         try:

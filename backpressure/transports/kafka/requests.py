@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
 
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
@@ -62,20 +61,6 @@ class Requests:
         asked = self.client.describe_topics(TopicCollection([topic]), request_timeout=self.timeout_s)
         described: Any = await self.answer(asked[topic], queue)
         return [TopicPartition(topic, partition.id) for partition in described.partitions]
-
-    async def offsets(self, queue: str, partitions: Iterable[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
-        """Return, by partition, the offset that ``spec`` means; raises `QueueNotFoundError`."""
-        asked = self.client.list_offsets(dict.fromkeys(partitions, spec), request_timeout=self.timeout_s)
-        return {place.partition: (await self.answer(future, queue)).offset for place, future in asked.items()}
-
-    async def ends(self, queue: str, partitions: Iterable[TopicPartition]) -> tuple[dict[int, int], dict[int, int]]:
-        """Return, by partition, the first offset that is there and the one the next message will get."""
-        partitions = list(partitions)
-        first, next_ = await asyncio.gather(
-            self.offsets(queue, partitions, OffsetSpec.earliest()),  # type: ignore[no-untyped-call]  # theirs to annotate
-            self.offsets(queue, partitions, OffsetSpec.latest()),  # type: ignore[no-untyped-call]  # see above
-        )
-        return first, next_
 
     def _release(self) -> None:
         self._client = None  # destroying it joins its threads
