@@ -39,6 +39,7 @@ class consumer:
     prefetch = "auto"                      # messages · unsettled at most; auto: rate × round trip + a few, measured
     name = ""                              # shown in the monitor; empty: consumer-<pid>
     failure_rate = 0.0                     # share of attempts that fail on purpose, to see retry and dead letters
+    poison_rate = 0.0                      # share of messages that fail at every attempt, chosen by their ids
     expect = 0                             # messages · stop after this many; 0: endless
     progress_every = 10_000                # messages · print a line each time this many are done; 0: never
     count = 1                              # processes · how many consumers `pace run` starts
@@ -156,3 +157,11 @@ class log:
 
     level = "INFO"                         # how much is worth a line
     format = "text"                        # json: one object a line, for machines
+
+
+class tracing:
+    """Traces of single messages, from publishing to processed, over OTLP/HTTP; needs the extra `otel`."""
+
+    enabled = False                        # off costs nothing
+    endpoint = "http://localhost:4318"     # a collector that speaks OTLP/HTTP, e.g. Jaeger; /v1/traces is added
+    sample_ratio = 1.0                     # share of messages that are traced; the producer decides, consumers follow

@@ -29,6 +29,7 @@ __all__ = [
     "RetrySettings",
     "Section",
     "Settings",
+    "TracingSettings",
     "knob",
 ]
 
@@ -203,6 +204,7 @@ class ConsumerSettings(Section):
     failure_rate: float = knob(
         0.0, "", "share of attempts that fail on purpose, to see retry and dead letters", ge=0, le=1
     )
+    poison_rate: float = knob(0.0, "", "share of messages that fail at every attempt, chosen by their ids", ge=0, le=1)
     expect: int = knob(0, "messages", "stop after this many; 0: endless", ge=0)
     progress_every: int = knob(10_000, "messages", "print a line each time this many are done; 0: never", ge=0)
     count: int = knob(1, "processes", "how many consumers `pace run` starts", ge=0, le=1000)
@@ -319,6 +321,25 @@ class LogSettings(Section):
         return value.upper() if isinstance(value, str) else value
 
 
+class TracingSettings(Section):
+    """Traces of single messages, from publishing to processed, over OTLP/HTTP; needs the extra `otel`."""
+
+    enabled: bool = knob(False, "", "off costs nothing")
+    endpoint: str = knob(
+        "http://localhost:4318", "", "a collector that speaks OTLP/HTTP, e.g. Jaeger; /v1/traces is added"
+    )
+    sample_ratio: float = knob(
+        1.0, "", "share of messages that are traced; the producer decides, consumers follow", ge=0, le=1
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if urlsplit(value).scheme not in {"http", "https"}:
+            raise ValueError("expected http:// or https://, for example http://localhost:4318")
+        return value
+
+
 class ProcessSettings(Section):
     """How a process stands within an experiment; `pace run` sets these, people rarely do."""
 
@@ -344,4 +365,5 @@ class Settings(Section):
     lab: LabSettings = Field(default_factory=LabSettings)
     feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
     process: ProcessSettings = Field(default_factory=ProcessSettings)

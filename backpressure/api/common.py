@@ -84,9 +84,10 @@ def create_app(title: str, summary: str) -> FastAPI:
 
 def public_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings as JSON, without anything secret in them."""
-    content = settings.model_dump(mode="json", exclude={"process"})
+    content = settings.model_dump(mode="json", exclude={"process", "lab"})
     content["broker"]["url"] = settings.broker.address()
     content["broker"]["management_url"] = re.sub("//.*@", "//", settings.broker.management_url)
+    content["tracing"]["endpoint"] = re.sub("//.*@", "//", settings.tracing.endpoint)
     return content
 
 

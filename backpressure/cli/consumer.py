@@ -18,6 +18,7 @@ from backpressure.engines.consumer import Consumed, ConsumerEngine
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.announce import announce
 from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.tracing import tracing
 from backpressure.transports.factory import connect
 
 __all__ = ["consume", "consumer"]
@@ -70,6 +71,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
             settings,
             clock,
             journal=journal,
+            tracer=stack.enter_context(tracing(settings, "consumer")),
             on_progress=_print_progress,
             on_consumed=_watcher(verbose=settings.consumer.verbose, feed=feed),
         )

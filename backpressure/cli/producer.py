@@ -17,6 +17,7 @@ from backpressure.engines.producer import ProducerEngine
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.announce import announce
 from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.tracing import tracing
 from backpressure.transports.factory import connect
 
 __all__ = ["produce", "producer"]
@@ -68,7 +69,8 @@ async def produce(settings: Settings) -> None:
     with ExitStack() as stack:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
-        engine = ProducerEngine(transport, settings, clock, journal=journal, on_progress=_print_progress)
+        tracer = stack.enter_context(tracing(settings, "producer"))
+        engine = ProducerEngine(transport, settings, clock, journal=journal, tracer=tracer, on_progress=_print_progress)
         started = time.monotonic()
 
         def on_started() -> None:

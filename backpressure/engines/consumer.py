@@ -33,6 +33,7 @@ from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Work,
 from backpressure.settings import Settings
 from backpressure.telemetry.journal import JournalWriter
 from backpressure.telemetry.process import ProcessCost
+from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
 
 __all__ = ["Consumed", "ConsumerEngine"]
@@ -53,6 +54,11 @@ class _Job:
     available_at: float
     attempts: int = 0
     comes_again: bool = False  # its connection was lost meanwhile: the broker delivers it anew
+
+    def wait_s(self, started_ns: int) -> float | None:
+        """Return the queue wait of a message whose work starts then, or None when it does not tell when it was sent."""
+        sent_ns = self.metadata.sent_ns
+        return None if sent_ns is None else max(0.0, (started_ns - sent_ns) * 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class ConsumerEngine:
         *,
         handler: Handler | None = None,
         journal: JournalWriter | None = None,
+        tracer: Tracer | None = None,
         on_progress: Callable[[ConsumerReport], None] | None = None,
         on_consumed: Callable[[Consumed], None] | None = None,
     ) -> None:
@@ -88,6 +95,7 @@ class ConsumerEngine:
             clock: time.
             handler: does the work; None simulates it at ``consumer.rate``.
             journal: where settled messages are recorded, if anywhere.
+            tracer: traces each attempt; None: no traces.
             on_progress: called each ``consumer.progress_every`` settled messages.
             on_consumed: called for every settled message.
         """
@@ -107,6 +115,7 @@ class ConsumerEngine:
         self._transport = transport
         self._clock = clock
         self._journal = journal
+        self._tracer = tracer
         self._on_progress = on_progress
         self._on_consumed = on_consumed
         self._subscriber = transport.subscriber()
@@ -220,7 +229,7 @@ class ConsumerEngine:
     async def _work_on(self, job: _Job) -> None:
         self._current, self._current_since = job, self._clock.now()
         try:
-            work, failure = await self._worker.perform(job.delivery, job.metadata, job.available_at)
+            work, failure = await self._perform(job)
             job.attempts += 1
             if failure is None:
                 self._settle(job, work, Outcome.PROCESSED)
@@ -230,6 +239,15 @@ class ConsumerEngine:
         finally:
             self._current = None
         self._finished_busy_s += work.service_s
+
+    async def _perform(self, job: _Job) -> tuple[Work, Exception | None]:
+        if self._tracer is None:
+            return await self._worker.perform(job.delivery, job.metadata, job.available_at)
+        with self._tracer.processing(job.delivery, job.metadata, self._clock.wall_ns()) as span:
+            work, failure = await self._worker.perform(job.delivery, job.metadata, job.available_at)
+            wait_s = job.wait_s(self._clock.to_wall_ns(work.started_at))
+            span.end(self._clock.wall_ns(), wait_s, job.attempts + 1, failure)
+        return work, failure
 
     def _failed(self, job: _Job, work: Work, failure: Exception) -> None:
         self.failed += 1
@@ -274,7 +292,7 @@ class ConsumerEngine:
         now = self._clock.now()
         metadata = job.metadata
         started_ns = self._clock.to_wall_ns(work.started_at)
-        wait_s = None if metadata.sent_ns is None else max(0.0, (started_ns - metadata.sent_ns) * 1e-9)
+        wait_s = job.wait_s(started_ns)
         if outcome is Outcome.PROCESSED:
             self.processed += 1
             self.service.record(work.service_s)

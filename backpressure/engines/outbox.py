@@ -17,6 +17,7 @@ from backpressure.core.journal import Outcome, ProducerRecord
 from backpressure.core.message import Message
 from backpressure.engines.clock import Clock
 from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.tracing import SendSpan
 
 __all__ = ["Outbox", "Outgoing", "Settlement"]
 
@@ -42,6 +43,12 @@ class Outgoing:
     returned: str = ""
     may_retry: bool = True
     result: asyncio.Future[Settlement] | None = None
+    span: SendSpan | None = None
+
+    def traced(self, span: SendSpan) -> None:
+        """Let ``span`` travel with the message, and last until it is settled."""
+        self.span = span
+        self.message = replace(self.message, headers={**self.message.headers, "traceparent": span.traceparent})
 
     def stamped(self, sent_ns: int) -> Message:
         """Return the message with the time it is (again) sent at."""
@@ -169,5 +176,7 @@ class Outbox:
                     self.session, item.sequence, outcome, item.intended_ns, item.sent_ns, now_ns, item.attempts
                 )
             )
+        if item.span is not None:
+            item.span.end(now_ns, reason)
         if item.result is not None and not item.result.done():
             item.result.set_result(Settlement(item.message.message_id or "", outcome, reason))

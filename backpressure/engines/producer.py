@@ -32,6 +32,7 @@ from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
 from backpressure.telemetry.journal import JournalWriter
 from backpressure.telemetry.process import ProcessCost
+from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import QueueReading, Transport
 
 __all__ = ["ProducerEngine"]
@@ -53,6 +54,7 @@ class ProducerEngine:
         clock: Clock,
         *,
         journal: JournalWriter | None = None,
+        tracer: Tracer | None = None,
         on_progress: Callable[[ProducerReport], None] | None = None,
     ) -> None:
         """Wire the producer; nothing connects yet.
@@ -62,6 +64,7 @@ class ProducerEngine:
             settings: all knobs; see `reconfigure` for those that may change later.
             clock: time.
             journal: where settled messages are recorded, if anywhere.
+            tracer: traces messages from their first sending until they are settled; None: no traces.
             on_progress: called each ``producer.progress_every`` settled messages.
         """
         self.settings = settings
@@ -71,6 +74,7 @@ class ProducerEngine:
         self.api_url = ""
         self._transport = transport
         self._clock = clock
+        self._tracer = tracer
         self._on_progress = on_progress
         self._publisher = transport.publisher()
         self._waker = Waker()
@@ -196,6 +200,8 @@ class ProducerEngine:
 
     def _send(self, item: Outgoing) -> None:
         queue = self.settings.queue
+        if self._tracer is not None and item.span is None:
+            item.traced(self._tracer.sending(item.message, self._clock.wall_ns()))
         message = item.stamped(self._clock.wall_ns())
         try:
             tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.routing_key)

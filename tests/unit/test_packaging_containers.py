@@ -173,6 +173,7 @@ def test_the_environment_of_a_program_is_made_of_valid_settings(
     assert settings.broker.full_url() == (
         f"amqp://{broker['RABBITMQ_DEFAULT_USER']}:{broker['RABBITMQ_DEFAULT_PASS']}@rabbitmq:5672/%2F"
     )
+    assert settings.tracing.endpoint == "http://jaeger:4318"
     assert settings.api.host == "0.0.0.0"
     assert settings.api.token.get_secret_value()
 

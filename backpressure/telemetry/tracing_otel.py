@@ -1,0 +1,136 @@
+"""Traces by OpenTelemetry, sent over OTLP/HTTP by a thread in the background.
+
+We write the header and the spans ourselves: instrumenting pika from outside costs more than sending a message does, and
+cannot know when a message was confirmed. Attributes follow the semantic conventions for messaging (RabbitMQ, Kafka);
+bodies are never among them, nor are the texts of errors, which may quote a body.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from backpressure import __version__
+from backpressure.core.message import Delivery, Message, Metadata
+from backpressure.settings import Settings
+
+__all__ = ["OpenTelemetryTracer"]
+
+_EXPORT_TIMEOUT_S = 5.0
+_EXPORT_EVERY_MS = 1000.0
+_READ_HEADER = TraceContextTextMapPropagator()
+
+
+class OpenTelemetryTracer:
+    """The tracer of one process; see `backpressure.telemetry.tracing.Tracer`."""
+
+    def __init__(self, settings: Settings, role: str) -> None:
+        """Start exporting to ``tracing.endpoint``; a collector that is away costs spans, never messages."""
+        tracing, queue = settings.tracing, settings.queue
+        resource = Resource.create(
+            {
+                "service.name": f"pace-{role}",
+                "service.version": __version__,
+                "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+            }
+        )
+        self._provider = TracerProvider(
+            sampler=ParentBasedTraceIdRatio(tracing.sample_ratio), resource=resource, shutdown_on_exit=False
+        )
+        exporter = OTLPSpanExporter(f"{tracing.endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS))
+        self._tracer = self._provider.get_tracer("backpressure", __version__)
+        common = _common(settings)
+        published_to = f"{queue.exchange}:{queue.routing_key}"
+        self._sending: dict[str, AttributeValue] = common | {
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": published_to if common["messaging.system"] == "rabbitmq" else queue.work,
+        }
+        self._processing: dict[str, AttributeValue] = common | {
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": queue.work,
+        }
+
+    def sending(self, message: Message, at_ns: int) -> _SendSpan:
+        """Begin ``send_to_consumer``."""
+        attributes = self._sending | _about(message)
+        return _SendSpan(
+            self._tracer.start_span(
+                "send_to_consumer", Context(), kind=SpanKind.PRODUCER, attributes=attributes, start_time=at_ns
+            )
+        )
+
+    @contextmanager
+    def processing(self, delivery: Delivery, metadata: Metadata, at_ns: int) -> Iterator[_ProcessSpan]:
+        """Begin ``process``, a child of the span whose header came with the message."""
+        carrier = {} if metadata.traceparent is None else {"traceparent": metadata.traceparent}
+        span = self._tracer.start_span(
+            "process",
+            _READ_HEADER.extract(carrier, Context()),
+            kind=SpanKind.CONSUMER,
+            attributes=self._processing | _about(delivery.message),
+            start_time=at_ns,
+        )
+        with use_span(span):
+            yield _ProcessSpan(span)
+
+    def close(self) -> None:
+        """Send what is left; a collector that does not answer is given up after a few seconds."""
+        self._provider.shutdown()
+
+
+class _SendSpan:
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        context = span.get_span_context()
+        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def end(self, at_ns: int, failure: str = "") -> None:
+        if failure:
+            self._span.set_status(StatusCode.ERROR, failure)
+        self._span.end(at_ns)
+
+
+class _ProcessSpan:
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def end(self, at_ns: int, queue_wait_s: float | None, attempt: int, failure: Exception | None) -> None:
+        if queue_wait_s is not None:
+            self._span.set_attribute("queue.latency_seconds", queue_wait_s)
+        self._span.set_attribute("pace.attempt", attempt)
+        if failure is not None:
+            self._span.set_attribute("error.type", type(failure).__qualname__)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end(at_ns)
+
+
+def _common(settings: Settings) -> dict[str, AttributeValue]:
+    url = urlsplit(settings.broker.address())
+    system = "kafka" if url.scheme.startswith("kafka") else "rabbitmq"
+    common: dict[str, AttributeValue] = {"messaging.system": system}
+    if system == "rabbitmq":
+        common["messaging.rabbitmq.destination.routing_key"] = settings.queue.routing_key
+    if url.scheme != "memory":
+        common["server.address"] = url.netloc.partition(",")[0].rpartition(":")[0]
+    return common
+
+
+def _about(message: Message) -> dict[str, AttributeValue]:
+    about: dict[str, AttributeValue] = {"messaging.message.body.size": len(message.body)}
+    return about if message.message_id is None else about | {"messaging.message.id": message.message_id}
