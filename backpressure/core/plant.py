@@ -198,7 +198,9 @@ class Plant:
                 producer.next_reading_s += self.network.probe_interval_s
                 self._posted += 1
                 due_s = self.now + self.network.probe_delay_s
-                reading = (due_s, self._posted, self.now, producer, len(self.queue.ready), len(self.queue.consumers))
+                paused = self.queue.workers.state == "paused"  # they cancel: the broker does not count them
+                consumers = 0 if paused else len(self.queue.consumers)
+                reading = (due_s, self._posted, self.now, producer, len(self.queue.ready), consumers)
                 heappush(self._readings, reading)
         while self._readings and self._readings[0][0] <= self.now:
             _, _, read_s, producer, ready, consumers = heappop(self._readings)

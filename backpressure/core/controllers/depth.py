@@ -70,7 +70,8 @@ class DepthObserver:
         ``busy`` is the depth from which on departures go on at μ̂ between reports; below, they are not known so well.
         """
         age_s = signals.departed_age_s
-        self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
+        if age_s < inf:  # infinite while all who report are paused: the broker counts no consumers then
+            self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
         age_s = min(age_s, _SILENCE * self._usual_age_s)  # whoever falls silent may have stopped
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:

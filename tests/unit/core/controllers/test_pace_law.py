@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 import pytest
 
@@ -56,6 +56,14 @@ def test_consumers_that_say_they_are_gone_stop_it_at_once_and_their_return_resto
     assert gone.rate_per_s == 0.0
     back = law.update(steady(5.2, depth=3), 5.2)
     assert back.rate_per_s == pytest.approx(100, rel=0.2)
+
+
+def test_consumers_that_pause_and_go_on_reporting_are_not_forgotten_for_good(steady: Steady) -> None:
+    law = settled(steady)
+    for tick in (51, 52, 53):  # the broker counts none of them, so nobody's counters have an age
+        law.update(steady(5.0, depth=3, consumers=0, departed_age_s=inf, depth_age_s=tick / 10 - 5.0), tick / 10)
+    back = law.update(steady(5.4, depth=3), 5.4)
+    assert back.rate_per_s == pytest.approx(100, rel=0.3)
 
 
 def test_a_stop_without_a_word_is_seen_from_the_first_interval_without_departures(steady: Steady) -> None:
