@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from backpressure.api import consumer as consumer_api
+from backpressure.api import producer as producer_api
 from backpressure.api.monitor import monitor_app
 from backpressure.api.monitor_feed import LiveFeed
 from backpressure.core.snapshot import Snapshot
@@ -61,6 +63,25 @@ def test_every_element_the_script_fills_is_on_the_page() -> None:
     used = set(re.findall(r'(?:element|say|showTable)\("([\w-]+)"', script)) | set(re.findall(r'"(chart-\w+)"', script))
     assert used
     assert used <= set(re.findall(r'id="([\w-]+)"', page))
+
+
+def test_what_the_controls_send_is_what_the_control_apis_take() -> None:
+    script = assets()["page.js"].read_text()
+    assert set(re.findall(r'ask\(process, "([\w-]+)"', script)) == {"config", "slow-down"}
+    assert set(re.findall(r'value = paused \? "(\w+)" : "(\w+)"', script)) == {("resume", "pause")}
+    ((producer, consumer),) = re.findall(r'\? "(\w+)" : "(\w+)"\]: Number', script)
+    assert producer in producer_api.ConfigRequest.model_fields
+    assert consumer in consumer_api.ConfigRequest.model_fields
+    assert set(re.findall(r'settings: \{ "([\w.]+)"', script)) <= producer_api.LIVE_SETTINGS
+    assert set(re.findall(r'"slow-down", \{ (\w+):', script)) <= set(consumer_api.SlowDownRequest.model_fields)
+
+
+def test_the_page_controls_whom_the_snapshot_shows(snapshot: Make) -> None:
+    process, *_ = get(snapshot(), "/api/control").json()["processes"]
+    seen = get(snapshot(), "/api/snapshot").json()
+    assert {key: seen["producers"][0][key] for key in ("id", "pid")} == {key: process[key] for key in ("id", "pid")}
+    assert {"api_url", "strategy", "target_rate_per_s", "host"} <= set(seen["producers"][0])
+    assert {"api_url", "paused", "capacity_per_s", "host"} <= set(seen["consumers"][0])
 
 
 def test_the_script_never_sets_html() -> None:
