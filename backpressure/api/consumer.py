@@ -18,7 +18,15 @@ __all__ = ["LIVE_SETTINGS", "consumer_app"]
 
 LIVE_SETTINGS = frozenset(
     f"consumer.{name}"
-    for name in ("rate", "distribution", "processing_min_ms", "processing_max_ms", "prefetch", "failure_rate")
+    for name in (
+        "rate",
+        "distribution",
+        "processing_min_ms",
+        "processing_max_ms",
+        "prefetch",
+        "failure_rate",
+        "poison_rate",
+    )
 )
 """What `POST /admin/config` may change, and every key of the section ``retry``."""
 

@@ -22,6 +22,7 @@ from backpressure.experiments import library
 from backpressure.experiments.brokers import parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
+from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.junit import to_junit
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.runner import Runner, Watcher
@@ -63,6 +64,7 @@ def run(
     """
     plan = library.load(scenario, assignments, strategy)
     choice = parse_choice(broker)
+    check_faults(plan.faults, choice.kind, choice.url)
     if junit is not None and not junit.absolute().parent.is_dir():
         raise ConfigError("--junit", str(junit), "there is no such folder")
     directory = create(runs, plan.name, datetime.now().astimezone())

@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 from typing import Protocol
+from zlib import crc32
 
 from backpressure.core.message import Delivery, Metadata
 from backpressure.core.schedule import ServiceSchedule
@@ -14,6 +15,7 @@ from backpressure.settings import ConsumerSettings
 
 __all__ = ["HandledWork", "Handler", "SimulatedFailureError", "SimulatedWork", "Work", "Worker"]
 
+_CRC_RANGE = 1 << 32
 _WORTH_SLEEPING_S = 0.0005  # shorter waits cost more in the event loop than they are long
 
 
@@ -46,7 +48,7 @@ class Worker(Protocol):
 
 
 class SimulatedFailureError(Exception):
-    """A failure that was asked for (``consumer.failure_rate``)."""
+    """A failure that was asked for (``consumer.failure_rate``, ``consumer.poison_rate``)."""
 
 
 class SimulatedWork:
@@ -71,7 +73,7 @@ class SimulatedWork:
 
     async def perform(
         self,
-        delivery: Delivery,  # noqa: ARG002 - only its metadata matters here
+        delivery: Delivery,
         metadata: Metadata,
         available_at: float,
     ) -> tuple[Work, Exception | None]:
@@ -79,8 +81,16 @@ class SimulatedWork:
         start, end = self._schedule.begin(available_at, self._service_s(metadata), self._clock.now())
         while (wait := end - self._clock.now()) > _WORTH_SLEEPING_S:  # noqa: ASYNC110 - it waits for a time
             await asyncio.sleep(wait)
-        failed = self.settings.failure_rate and self._random.random() < self.settings.failure_rate
-        return Work(start, end - start), SimulatedFailureError("a failure was asked for") if failed else None
+        return Work(start, end - start), self._failure(delivery)
+
+    def _failure(self, delivery: Delivery) -> SimulatedFailureError | None:
+        settings = self.settings
+        name = delivery.message.message_id
+        if settings.poison_rate and name and crc32(name.encode()) < settings.poison_rate * _CRC_RANGE:
+            return SimulatedFailureError("this message is poison")  # to every consumer, at every attempt
+        if settings.failure_rate and self._random.random() < settings.failure_rate:
+            return SimulatedFailureError("a failure was asked for")
+        return None
 
     def _service_s(self, metadata: Metadata) -> float:
         if metadata.processing_time_s is not None:

@@ -26,7 +26,15 @@ from backpressure.experiments.summary import (
     Verdict,
 )
 
-__all__ = ["RecordedPhase", "RecordedProcess", "Recording", "percentiles", "percentiles_over_time", "summarise"]
+__all__ = [
+    "RecordedFault",
+    "RecordedPhase",
+    "RecordedProcess",
+    "Recording",
+    "percentiles",
+    "percentiles_over_time",
+    "summarise",
+]
 
 _NS = 1_000_000_000
 _WINDOW_S = 1.0
@@ -55,6 +63,15 @@ class RecordedProcess:
     end_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedFault:
+    """When a fault was in force."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """One run as data. ``queues_read`` is False when what the queues still held at the end is not known."""
@@ -71,6 +88,7 @@ class Recording:
     samples: Sequence[Sample]
     outcome: Outcome
     queues_read: bool
+    faults: Sequence[RecordedFault] = ()
     accounts: Accounts = field(default_factory=Accounts)
 
     @property

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from tempfile import TemporaryDirectory
 
 from backpressure.config import replaced
 from backpressure.errors import ConfigError
+from backpressure.experiments.faults.operator import BrokerOperator, EmbeddedOperator, RabbitMQOperator
 from backpressure.experiments.rundir import RunDirectory
-from backpressure.experiments.supervisor import Supervisor
+from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
 from backpressure.transports.private_process import PrivateProcess
-from backpressure.transports.rabbitmq_node import private_node
+from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
 __all__ = ["BrokerChoice", "RunBroker", "open_broker", "parse_choice"]
 
@@ -47,12 +50,13 @@ class BrokerChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunBroker:
-    """A broker that is ready. ``pid`` is 0 when it is not ours to measure."""
+    """A broker that is ready. ``pid`` is 0 when it is not ours to measure; ``operator`` can disturb a private one."""
 
     url: str
     management_url: str
     private: bool
     pid: int = 0
+    operator: BrokerOperator | None = None
 
     def settings(self, run_name: str) -> dict[str, object]:
         """Return the settings, by dotted key, with which a process of the run ``run_name`` uses it."""
@@ -84,17 +88,39 @@ def parse_choice(text: str) -> BrokerChoice:
 
 @asynccontextmanager
 async def open_broker(
-    choice: BrokerChoice, supervisor: Supervisor, directory: RunDirectory
+    choice: BrokerChoice, supervisor: Supervisor, directory: RunDirectory, *, durable: bool = False
 ) -> AsyncIterator[RunBroker]:
-    """Provide the broker; a private one is gone afterwards. Raises `ExperimentError`, `TransportError`."""
+    """Provide the broker; a private one is gone afterwards. Raises `ExperimentError`, `TransportError`.
+
+    ``durable``: what should survive a restart must do so; the embedded broker keeps nothing on disk unless told to.
+    """
     if choice.kind == "embedded":
-        announce = str(directory.announcement("broker"))
-        command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
-        child = await supervisor.start("broker", "broker", [*command, "--announce", announce], {})
-        management_url = f"http://127.0.0.1:{child.announced['management_port']}"
-        yield RunBroker(str(child.announced["url"]), management_url, private=True, pid=child.pid)
+        with TemporaryDirectory(prefix="pace-") as data:
+            options = ["--data-dir", data] if durable else []
+            child = await _start_embedded(supervisor, directory, 0, 0, options)
+            port, management_port = child.announced["port"], child.announced["management_port"]
+            management_url = f"http://127.0.0.1:{management_port}"
+            again = partial(_start_embedded, supervisor, directory, port, management_port, options)
+            operator = EmbeddedOperator(supervisor, management_url, again)
+            try:
+                url = str(child.announced["url"])
+                yield RunBroker(url, management_url, private=True, pid=child.pid, operator=operator)
+            finally:
+                await supervisor.stop(supervisor.of("broker"))  # before its data goes
     elif choice.kind in _PRIVATE:
         async with _PRIVATE[choice.kind]() as node:
-            yield RunBroker(node.url, node.management_url, private=True, pid=node.pid)
+            operator_of_node = RabbitMQOperator(node) if isinstance(node, PrivateNode) else None
+            yield RunBroker(node.url, node.management_url, private=True, pid=node.pid, operator=operator_of_node)
     else:
         yield RunBroker(choice.url, "", private=False)
+
+
+async def _start_embedded(
+    supervisor: Supervisor, directory: RunDirectory, port: int, management_port: int, options: Sequence[str]
+) -> Child:
+    """Start the embedded broker; a port of 0 is any free one."""
+    process_id = supervisor.next_id("broker")
+    ports = ["--port", str(port), "--management-port", str(management_port)]
+    command = [sys.executable, "-m", "backpressure.broker", *ports, *options]
+    announce = ["--announce", str(directory.announcement(process_id))]
+    return await supervisor.start("broker", process_id, [*command, *announce], {})

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 __all__ = [
     "Event",
+    "FaultBegan",
+    "FaultEnded",
     "LoadChanged",
     "Note",
     "Outcome",
@@ -72,6 +74,20 @@ class ProcessEnded(_Event):
     code: int
 
 
+class FaultBegan(_Event):
+    """The fault ``name`` has been injected."""
+
+    kind: Literal["fault_began"] = "fault_began"
+    name: str
+
+
+class FaultEnded(_Event):
+    """It has been undone."""
+
+    kind: Literal["fault_ended"] = "fault_ended"
+    name: str
+
+
 class Note(_Event):
     """Anything else worth a line: a back-pressure event, a consumer that had to be killed."""
 
@@ -87,7 +103,9 @@ class RunEnded(_Event):
     reason: str = ""
 
 
-Event = PhaseBegan | PhaseEnded | LoadChanged | ProcessStarted | ProcessEnded | Note | RunEnded
+Event = (
+    PhaseBegan | PhaseEnded | LoadChanged | ProcessStarted | ProcessEnded | FaultBegan | FaultEnded | Note | RunEnded
+)
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 

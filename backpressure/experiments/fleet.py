@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from math import sqrt
 from typing import Any
 from zlib import crc32
@@ -42,6 +43,7 @@ class Fleet:
         self._common = common
         self._seed = scenario.seed
         self._settings = scenario.settings
+        self._overrides: dict[str, Any] = {}
 
     async def launch(self) -> None:
         """Start everything that the first phase needs, producers paused; returns when all are ready."""
@@ -72,6 +74,23 @@ class Fleet:
         """
         await asyncio.gather(*(self._scale(role, before) for role in _SECTIONS))
 
+    async def add(self, role: str, count: int) -> list[Child]:
+        """Start ``count`` more processes of ``role`` and return them: those that take the place of killed ones."""
+        return await asyncio.gather(*(self._start(role) for _ in range(count)))
+
+    @asynccontextmanager
+    async def overriding(self, changes: Mapping[str, Any]) -> AsyncIterator[None]:
+        """Keep settings of consumers, by dotted key, in force in all that run or start meanwhile."""
+        self._overrides |= changes
+        try:
+            await self._control.configure(self._supervisor.of("consumer"), changes)
+            yield
+        finally:
+            for key in changes:
+                del self._overrides[key]
+            own = {key: getattr(self._settings.consumer, key.removeprefix("consumer.")) for key in changes}
+            await self._control.configure(self._supervisor.of("consumer"), own)
+
     async def stop(self) -> None:
         """Stop producers, which flush their confirms, then consumers, which finish what they hold, then the monitor."""
         for role in ("producer", "consumer", "monitor"):
@@ -89,8 +108,8 @@ class Fleet:
         )
 
     def _working(self, role: str) -> int:
-        """Return how many are ready, not counting those that are about to be stopped."""
-        ready = [child for child in self._supervisor.of(role) if child.announced]
+        """Return how many are ready, not counting those that hang or are about to be stopped."""
+        ready = [child for child in self._supervisor.of(role) if child.announced and not child.suspended]
         wanted: int = getattr(self._settings, role).count
         return min(len(ready), wanted)
 
@@ -117,7 +136,7 @@ class Fleet:
             own |= {"consumer.name": process_id}
         if role != "monitor":
             own |= {"process.journal_file": str(self._directory.journal(process_id))}
-        environment = as_environment(replaced(self._settings, {**self._common, **own}))
+        environment = as_environment(replaced(self._settings, {**self._common, **self._overrides, **own}))
         command = [sys.executable, "-m", "backpressure", role]
         return await self._supervisor.start(role, process_id, command, environment)
 

@@ -7,12 +7,12 @@ phase changes is applied while it already runs.
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 from backpressure.core.snapshot import Snapshot
-from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
 from backpressure.experiments.events import PhaseBegan, PhaseEnded
-from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.faults import Injection, Stage
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Phase, Until
 from backpressure.settings import Settings
@@ -25,18 +25,26 @@ _SETTLING_NS = 300_000_000
 
 
 class Conductor:
-    """Drives the fleet and the queue through the phases."""
+    """Drives the fleet and the queue through the phases; leaving the context undoes the fault of the last one."""
 
     def __init__(
-        self, directory: RunDirectory, clock: Clock, fleet: Fleet, admin: QueueAdmin, observer: Observer, queue: str
+        self, directory: RunDirectory, stage: Stage, admin: QueueAdmin, observer: Observer, queue: str
     ) -> None:
         """``queue`` is the work queue, whose bound a phase may change and whose depth ends one."""
         self._directory = directory
-        self._clock = clock
-        self._fleet = fleet
+        self._stage = stage
+        self._clock = stage.clock
+        self._fleet = stage.fleet
         self._admin = admin
         self._observer = observer
         self._queue = queue
+        self._injection: Injection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._undo_fault()
 
     async def go_through(self, phase: Phase, begin_ns: int, *, first: bool) -> int:
         """Apply ``phase`` from ``begin_ns`` on and return when it ended, in nanoseconds; raises `PaceError`."""
@@ -55,23 +63,35 @@ class Conductor:
     async def _together(self, phase: Phase, begin_ns: int, *, first: bool) -> tuple[int, bool | None]:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._begin(begin_ns) if first else self._apply(phase))
+                group.create_task(self._begin(phase, begin_ns) if first else self._apply(phase))
                 waiting = group.create_task(self._wait(phase, begin_ns))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # one is enough: the others are its consequences
         return waiting.result()
 
-    async def _begin(self, begin_ns: int) -> None:
+    async def _begin(self, phase: Phase, begin_ns: int) -> None:
         self._directory.append_event(self._fleet.load(begin_ns))
         await self._fleet.go()
+        self._inject_fault(phase)
 
     async def _apply(self, phase: Phase) -> None:
+        await self._undo_fault()
         queue = phase.settings.queue
         if any(key.startswith("queue.") for key in phase.changes):
             await self._admin.set_bound(self._queue, max_length=queue.max_length, overflow=queue.overflow)
         before = await self._fleet.configure(phase)
         self._directory.append_event(self._fleet.load(self._clock.wall_ns()))
         await self._fleet.scale(before)
+        self._inject_fault(phase)
+
+    def _inject_fault(self, phase: Phase) -> None:
+        if phase.fault is not None:
+            self._injection = Injection(phase.fault, self._stage)
+
+    async def _undo_fault(self) -> None:
+        if self._injection is not None:
+            await self._injection.undo()
+            self._injection = None
 
     async def _wait(self, phase: Phase, begin_ns: int) -> tuple[int, bool | None]:
         """Return when the phase ended, and whether its ``until`` came true (None without one)."""

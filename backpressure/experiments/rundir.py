@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict
 from backpressure.core.journal import ConsumerRecord, ProducerRecord, read_records
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.accounts import Accounts
-from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
+from backpressure.experiments.analysis import RecordedFault, RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.document import parse
 from backpressure.experiments.events import (
     Event,
+    FaultBegan,
+    FaultEnded,
     LoadChanged,
     PhaseBegan,
     PhaseEnded,
@@ -196,6 +198,7 @@ class RunDirectory:
             phases=_phases(events, last_ns),
             loads=[event for event in events if isinstance(event, LoadChanged)],
             processes=_processes(events, last_ns),
+            faults=_faults(events, last_ns),
             samples=samples,
             outcome=ended.outcome if ended else "interrupted",
             queues_read=(self.path / "remains.csv").exists(),
@@ -255,6 +258,16 @@ def _phases(events: list[Event], last_ns: int) -> list[RecordedPhase]:
             end_ns, reached = (end.at_ns, end.reached) if end else (last_ns, None)
             phases.append(RecordedPhase(event.name, event.at_ns, end_ns, reached))
     return phases
+
+
+def _faults(events: list[Event], last_ns: int) -> list[RecordedFault]:
+    """Return the faults in order; one at a time, so each ends with the next end of its name."""
+    faults: list[RecordedFault] = []
+    for number, event in enumerate(events):
+        if isinstance(event, FaultBegan):
+            ends = (e.at_ns for e in events[number:] if isinstance(e, FaultEnded) and e.name == event.name)
+            faults.append(RecordedFault(event.name, event.at_ns, next(ends, last_ns)))
+    return faults
 
 
 def _processes(events: list[Event], last_ns: int) -> list[RecordedProcess]:

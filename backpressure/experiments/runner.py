@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -23,9 +23,11 @@ from backpressure.core.snapshot import Snapshot
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
 from backpressure.errors import ExperimentError, PaceError
-from backpressure.experiments.brokers import BrokerChoice, open_broker
+from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
 from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import Outcome, ProcessEnded, ProcessStarted, RunEnded
+from backpressure.experiments.faults import Stage
+from backpressure.experiments.faults.proxy import Proxy
 from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.phases import Conductor
 from backpressure.experiments.recorder import Recorder
@@ -68,7 +70,7 @@ class _Run:
     settings: Settings
     admin: QueueAdmin
     observer: Observer
-    fleet: Fleet
+    stage: Stage
     identity: BrokerIdentity
 
 
@@ -136,12 +138,13 @@ class Runner:
     async def _prepare(self, stack: AsyncExitStack) -> _Run:
         """Open the broker, declare the queues, start every process; all of it is undone by ``stack``."""
         self._watcher.noted(f"starting: broker {self._choice.kind}")
-        broker = await stack.enter_async_context(open_broker(self._choice, self._supervisor, self._directory))
+        broker = await stack.enter_async_context(self._open_broker())
         if self._choice.kind in {"rabbitmq", "kafka"}:
             self._process_started("broker", "broker", broker.pid)  # not a child of ours
         common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
         settings = replaced(self._scenario.settings, common)
-        transport = connect(replaced(settings, {"broker.wait": False}))  # an experiment does not wait for its broker
+        # An experiment does not wait for its broker, and after an outage it is among the first to be back.
+        transport = connect(replaced(settings, {"broker.wait": False, "broker.reconnect_max_s": 1.0}))
         admin = transport.admin()
         stack.push_async_callback(admin.stop)
         await admin.start()
@@ -152,11 +155,28 @@ class Runner:
         stack.push_async_callback(observer.stop)
         await observer.start()
         control = await stack.enter_async_context(ProcessControl())
+        proxy = None
+        if any(fault.through_proxy for fault in self._scenario.faults):
+            proxy = await stack.enter_async_context(Proxy(broker.url))
+            common["broker.url"] = proxy.url
         fleet = Fleet(self._supervisor, control, self._directory, common=common, scenario=self._scenario)
         stack.push_async_callback(fleet.stop)
         self._watcher.noted("starting: monitor, consumers, producers")
         await fleet.launch()
-        return _Run(settings, admin, observer, fleet, await admin.identity())
+        stage = Stage(
+            fleet=fleet,
+            supervisor=self._supervisor,
+            operator=broker.operator,
+            proxy=proxy,
+            clock=self._clock,
+            record=self._directory.append_event,
+            tell=self._watcher.noted,
+        )
+        return _Run(settings, admin, observer, stage, await admin.identity())
+
+    def _open_broker(self) -> AbstractAsyncContextManager[RunBroker]:
+        durable = any(fault.restarts_broker for fault in self._scenario.faults)
+        return open_broker(self._choice, self._supervisor, self._directory, durable=durable)
 
     async def _measure(self, run: _Run) -> None:
         """Go through the phases, sampling."""
@@ -182,14 +202,15 @@ class Runner:
             work,
             [(phase.name, phase.duration_s) for phase in phases],
         )
-        conductor = Conductor(self._directory, self._clock, run.fleet, run.admin, run.observer, work)
-        self._load = lambda: self._directory.append_event(run.fleet.load(self._clock.wall_ns()))
+        fleet = run.stage.fleet
+        self._load = lambda: self._directory.append_event(fleet.load(self._clock.wall_ns()))
         sampling = asyncio.create_task(self._sample(run.observer, Recorder(work), start_ns))
         try:
             begin_ns = start_ns
-            for index, phase in enumerate(phases):
-                self._watcher.phase_began(index)
-                begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
+            async with Conductor(self._directory, run.stage, run.admin, run.observer, work) as conductor:
+                for index, phase in enumerate(phases):
+                    self._watcher.phase_began(index)
+                    begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
         finally:
             self._load = lambda: None
             sampling.cancel()
@@ -213,7 +234,7 @@ class Runner:
 
     async def _wind_down(self, run: _Run) -> None:
         """Stop producers, then consumers, then see what the queues still hold."""
-        await run.fleet.stop()
+        await run.stage.fleet.stop()
         with self._directory.writing_remains() as write:
             async for session, sequence, state in read_remains(run.admin, run.settings.queue):
                 write(session, sequence, state)

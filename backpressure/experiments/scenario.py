@@ -20,6 +20,8 @@ from backpressure.core.controllers import create
 from backpressure.engines.pacing import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.expectations import Expectation, parse_expectation
+from backpressure.experiments.faults import Fault
+from backpressure.experiments.faults import parse as parse_fault
 from backpressure.experiments.summary import metric_paths
 from backpressure.settings import Settings
 
@@ -60,6 +62,7 @@ LIVE_SETTINGS = {
     "consumer.processing_max_ms",
     "consumer.prefetch",
     "consumer.failure_rate",
+    "consumer.poison_rate",
     "queue.max_length",
     "queue.overflow",
 }
@@ -72,7 +75,8 @@ class Phase:
     """A stretch of the run under constant settings.
 
     ``changes`` are the dotted keys that differ from the phase before. With ``until`` the phase ends as soon as that is
-    true, and ``duration_s`` is the longest it may take; without, it lasts exactly ``duration_s``.
+    true, and ``duration_s`` is the longest it may take; without, it lasts exactly ``duration_s``. ``fault`` is injected
+    at its beginning and undone at its end.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Phase:
     until: Until | None
     settings: Settings
     changes: Mapping[str, Any]
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,11 @@ class Scenario:
     def settings(self) -> Settings:
         """The settings the run starts with."""
         return self.phases[0].settings
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All faults that are injected."""
+        return [phase.fault for phase in self.phases if phase.fault is not None]
 
     @property
     def duration_s(self) -> float:
@@ -143,8 +153,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
     for number, table in enumerate(document["phase"], start=1):
         where = f"phase.{table.get('name', number)}"
         part = _checked(_PhaseDocument, table, f"{where}.", source)
-        if part.fault is not None:
-            raise ConfigError(f"{where}.fault", part.fault, _NO_FAULTS, source)
+        fault = None if part.fault is None else parse_fault(part.fault, f"{where}.fault", source)
         if part.name in {phase.name for phase in phases}:
             raise ConfigError(f"{where}.name", part.name, "every phase needs a name of its own", source)
         wanted = dict(_flat(table, f"{where}.", source))
@@ -155,15 +164,9 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
         if part.until in {"published", "consumed"} and not settings.producer.limit:
             allowed = f'"{part.until}" needs producer.limit: an endless producer never gets there'
             raise ConfigError(f"{where}.until", part.until, allowed, source)
-        phases.append(Phase(part.name, part.duration_s, part.until, settings, changes))
+        phases.append(Phase(part.name, part.duration_s, part.until, settings, changes, fault))
     expectations = _expectations(head.expect, phases, source)
     return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document)
-
-
-_NO_FAULTS = (
-    "faults cannot be injected yet; what a phase can do: stop and start processes (consumer.count, producer.count), "
-    "bound the queue (queue.max_length), slow work down (consumer.rate), make it fail (consumer.failure_rate)"
-)
 
 
 def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
@@ -177,8 +180,9 @@ def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) ->
 
 def _started(role: str, phases: list[Phase]) -> int:
     """Return how many processes of ``role`` a run starts: one that returns in a later phase is a new process."""
-    counts = [0, *(getattr(phase.settings, role).count for phase in phases)]
-    return sum(max(0, after - before) for before, after in pairwise(counts))
+    counts: list[int] = [0, *(getattr(phase.settings, role).count for phase in phases)]
+    in_place = sum(phase.fault.restarted(role) for phase in phases if phase.fault is not None)
+    return in_place + sum(max(0, after - before) for before, after in pairwise(counts))
 
 
 def _dotted(texts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

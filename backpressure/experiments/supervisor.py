@@ -38,6 +38,7 @@ class Child:
     log: Path
     announced: Mapping[str, Any] = field(default_factory=dict)
     stopping: bool = False
+    suspended: bool = False
 
     @property
     def pid(self) -> int:
@@ -102,9 +103,9 @@ class Supervisor:
         return [child for child in self.children if child.role == role and child.alive and not child.stopping]
 
     def next_id(self, role: str) -> str:
-        """Return an id for one more child of ``role``: producers and consumers are numbered, the others are alone."""
-        self._started[role] = self._started.get(role, 0) + 1
-        return f"{role}-{self._started[role]}" if role in {"producer", "consumer"} else role
+        """Return an id for one more child of ``role``: numbered, but for the first of those that are usually alone."""
+        self._started[role] = number = self._started.get(role, 0) + 1
+        return f"{role}-{number}" if number > 1 or role in {"producer", "consumer"} else role
 
     async def start(
         self,
@@ -152,6 +153,23 @@ class Supervisor:
             for child in asked:  # also the rest of its session, should it have started anything
                 _signal(child, signal.SIGKILL)
         await asyncio.gather(*ends)
+
+    async def kill_now(self, children: Iterable[Child]) -> None:
+        """Kill ``children`` as a crash would, and wait for their end; nobody takes it for an accident."""
+        for child in children:
+            child.stopping = True
+            _signal(child, signal.SIGKILL)
+            await child.process.wait()
+
+    def suspend(self, child: Child) -> None:
+        """Let ``child`` hang: it is there, and does nothing."""
+        child.suspended = True
+        _signal(child, signal.SIGSTOP)
+
+    def go_on(self, child: Child) -> None:
+        """Let a child that hangs go on."""
+        child.suspended = False
+        _signal(child, signal.SIGCONT)
 
     async def _watch(self, child: Child) -> None:
         code = await child.process.wait()

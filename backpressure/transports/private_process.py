@@ -72,10 +72,7 @@ class PrivateProcess(ABC):
     async def __aenter__(self) -> Self:
         try:
             self._begin()
-            deadline = time.monotonic() + _READY_TIMEOUT_S
-            while not await asyncio.to_thread(self._is_ready):
-                self._check(deadline)
-                await asyncio.sleep(_POLL_S)
+            await self._until_ready()
         except BaseException:
             self._remove()
             raise
@@ -83,6 +80,22 @@ class PrivateProcess(ABC):
 
     async def __aexit__(self, *_error: object) -> None:
         await asyncio.to_thread(self._remove)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would; ports and data stay its own. Killing twice is harmless."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            self._process.stdin.close()
+            self._process = None
+
+    async def _until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not await asyncio.to_thread(self._is_ready):
+            self._check(deadline)
+            await asyncio.sleep(_POLL_S)
 
     def _begin(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="pace-"))
@@ -109,13 +122,7 @@ class PrivateProcess(ABC):
         raise TransportError(f"the private {self.product} did not start: {said[-1000:] or 'it said nothing'}")
 
     def _remove(self) -> None:
-        if self._process is not None:
-            assert self._process.stdin is not None
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-            self._process.stdin.close()
-            self._process = None
+        self.kill()
         if self._directory.name:
             shutil.rmtree(self._directory, ignore_errors=True)
 

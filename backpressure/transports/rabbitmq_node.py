@@ -71,6 +71,7 @@ class PrivateNode(PrivateProcess):
         self.node_name = f"pace-{os.getpid()}-{next(_numbers)}@localhost"
         self._sbin = Path()
         self._environment: dict[str, str] = {}
+        self._command: tuple[str, str] = ("", "")
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` against this node and return what it prints; raises `TransportError` when it fails.
@@ -86,6 +87,11 @@ class PrivateNode(PrivateProcess):
             raise TransportError(f"rabbitmqctl {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
+    async def revive(self) -> None:
+        """Start it again after `kill`, with the ports and data it had; raises `TransportError`."""
+        self._spawn(_SCRIPT, *self._command, environment=self._environment)
+        await self._until_ready()
+
     def _launch(self) -> None:
         script, epmd = find_rabbitmq(), _epmd()
         if script is None or epmd is None:
@@ -95,7 +101,8 @@ class PrivateNode(PrivateProcess):
         self.url = f"amqp://guest:guest@127.0.0.1:{amqp}/"
         self.management_url = f"http://127.0.0.1:{management}"
         self._environment = self._configure(amqp, management, distribution, epmd_port)
-        self._spawn(_SCRIPT, str(epmd), str(script), environment=self._environment)
+        self._command = (str(epmd), str(script))
+        self._spawn(_SCRIPT, *self._command, environment=self._environment)
 
     def _configure(self, amqp: int, management: int, distribution: int, epmd_port: int) -> dict[str, str]:
         directory = self._directory

@@ -51,10 +51,16 @@
   function layout(chart) {
     const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), tickfont: { color: colour("dim") } };
     const y = { ...axis, rangemode: "tozero", fixedrange: false };
-    const notes = data.phases.map((phase) => ({
-      x: phase.start, y: 1, xref: "x", yref: "paper", xanchor: "left", yanchor: "bottom", text: phase.name,
-      showarrow: false, font: { size: 11, color: colour("dim") },
-    }));
+    const note = (part, text, where) => ({
+      x: part.start, xref: "x", yref: "paper", xanchor: "left", text, showarrow: false, font: { size: 11, color: colour("dim") }, ...where,
+    });
+    const notes = [
+      ...data.phases.map((phase) => note(phase, phase.name, { y: 1, yanchor: "bottom" })),
+      ...data.faults.map((fault) => note(fault, `⚡ ${fault.name}`, { y: 1, yanchor: "top", font: { size: 11, color: colour("bad") } })),
+    ];
+    const area = (part, look) => ({
+      type: "rect", xref: "x", yref: "paper", x0: part.start, x1: part.end, y0: 0, y1: 1, layer: "below", line: { width: 0 }, ...look,
+    });
     if (chart === "wait") { y.type = "log"; y.rangemode = "normal"; y.dtick = 1; }
     if (chart === "rates") y.range = ratesRange();
     return {
@@ -63,10 +69,10 @@
       hovermode: "x unified", hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
       showlegend: chart !== "in_flight", legend: { orientation: "h", y: -0.12, yanchor: "top", font: { size: 12 } },
       xaxis: { ...axis, range: [0, data.length_s], ticksuffix: " s", hoverformat: ".1f" }, yaxis: y,
-      shapes: data.phases.map((phase, index) => ({
-        type: "rect", xref: "x", yref: "paper", x0: phase.start, x1: phase.end, y0: 0, y1: 1, layer: "below",
-        line: { width: 0 }, fillcolor: index % 2 ? colour("shade") : "rgba(0,0,0,0)",
-      })),
+      shapes: [
+        ...data.phases.map((phase, index) => area(phase, { fillcolor: index % 2 ? colour("shade") : "rgba(0,0,0,0)" })),
+        ...data.faults.map((fault) => area(fault, { fillcolor: colour("bad"), opacity: 0.12 })),
+      ],
       annotations: notes,
     };
   }

@@ -28,6 +28,10 @@ def chart_data(recording: Recording) -> dict[str, Any]:
             {"name": phase.name, "start": (phase.start_ns - start_ns) / 1e9, "end": (phase.end_ns - start_ns) / 1e9}
             for phase in recording.phases
         ],
+        "faults": [
+            {"name": fault.name, "start": (fault.start_ns - start_ns) / 1e9, "end": (fault.end_ns - start_ns) / 1e9}
+            for fault in recording.faults
+        ],
         "t": [sample.t_s for sample in samples],
         "ready": [sample.ready for sample in samples],
         "unacked": [sample.unacked for sample in samples],

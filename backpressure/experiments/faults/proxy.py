@@ -1,0 +1,146 @@
+"""A TCP proxy between the clients of a run and their broker, whose network can be made to fail.
+
+It moves bytes and knows nothing of what they mean. Loopback only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+__all__ = ["Proxy"]
+
+_CHUNK_BYTES = 65_536
+_CHUNKS_ON_THE_WAY = 1000
+_Road = asyncio.Queue[tuple[float, bytes]]
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    """``broker`` is None where the broker's side is gone or was never there."""
+
+    client: asyncio.StreamWriter
+    broker: asyncio.StreamWriter | None = None
+
+
+class Proxy:
+    """Forwards connections to one broker; an async context manager.
+
+    Attributes:
+        delay_s: how much longer bytes take, each way.
+        bytes_per_s: what each direction of each connection can carry; 0: as much as there is.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        """``broker_url`` is where the broker listens, without TLS: its certificate would not be for us."""
+        self._url = urlsplit(broker_url)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._silent = False
+        self._connections: set[_Connection] = set()
+        self.delay_s = 0.0
+        self.bytes_per_s = 0.0
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        login, at, _ = self._url.netloc.rpartition("@")
+        return self._url._replace(netloc=f"{login}{at}127.0.0.1:{self._port}").geturl()
+
+    async def __aenter__(self) -> Self:
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cut()
+
+    async def cut(self) -> None:
+        """End every connection at once and refuse new ones."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        for connection in list(self._connections):
+            connection.client.transport.abort()
+            if connection.broker is not None:
+                connection.broker.transport.abort()
+        if server is not None:
+            await server.wait_closed()
+
+    def half_open(self) -> None:
+        """End the broker's side of every connection; the clients' side, and every new one, stays open and silent."""
+        self._silent = True
+        for connection in self._connections:
+            if connection.broker is not None:
+                connection.broker.transport.abort()
+
+    async def mend(self) -> None:
+        """Make the network whole again; connections that have lost their other side end."""
+        self.delay_s = self.bytes_per_s = 0.0
+        if self._silent:
+            self._silent = False
+            for connection in list(self._connections):
+                if connection.broker is None or connection.broker.transport.is_closing():
+                    connection.client.transport.abort()
+        if self._server is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = int(self._server.sockets[0].getsockname()[1])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(writer)
+        self._connections.add(connection)
+        try:
+            if not self._silent:
+                await self._join(connection, reader)
+            while self._silent and not writer.transport.is_closing() and await reader.read(_CHUNK_BYTES):
+                pass  # nobody answers any more
+        except OSError:
+            pass  # it ended: that is what connections do here
+        finally:
+            self._connections.discard(connection)
+            writer.transport.abort()
+
+    async def _join(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        """Forward both ways until one side ends, then end the other, unless the client is not to know."""
+        from_broker, to_broker = await asyncio.open_connection(self._url.hostname, self._url.port or 5672)
+        connection.broker = to_broker
+        upward = asyncio.create_task(self._forward(reader, to_broker))
+        downward = asyncio.create_task(self._forward(from_broker, connection.client))
+        try:
+            await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (upward, downward):
+                task.cancel()
+            await asyncio.gather(upward, downward, return_exceptions=True)
+            to_broker.transport.abort()
+
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        road: _Road = asyncio.Queue(_CHUNKS_ON_THE_WAY)
+        arrivals = asyncio.create_task(_arrive(road, sink))
+        try:
+            with contextlib.suppress(OSError):
+                while chunk := await source.read(_CHUNK_BYTES):
+                    if self.bytes_per_s:
+                        await asyncio.sleep(len(chunk) / self.bytes_per_s)
+                    await road.put((asyncio.get_running_loop().time() + self.delay_s, chunk))
+            await road.put((0.0, b""))
+            await arrivals
+        finally:
+            arrivals.cancel()
+
+
+async def _arrive(road: _Road, sink: asyncio.StreamWriter) -> None:
+    """Hand on what has been on its way for long enough, in order, until the empty chunk that marks the end."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due_at, chunk = await road.get()
+        if not chunk:
+            return
+        await asyncio.sleep(max(0.0, due_at - loop.time()))
+        sink.write(chunk)
+        await sink.drain()
