@@ -69,6 +69,7 @@ class Plant:
         self,
         uniform: Callable[[], float],
         *,
+        service: Callable[[], float] | None = None,
         workers: Workers | None = None,
         queue: Queue | None = None,
         network: Network | None = None,
@@ -78,7 +79,8 @@ class Plant:
         """Begin at time 0 without producers.
 
         Args:
-            uniform: returns numbers in [0, 1), like ``random.Random(1).random``: service times, losses, phases.
+            uniform: returns numbers in [0, 1), like ``random.Random(1).random``: losses, phases and service times.
+            service: another source for service times alone, so that they are the same whatever else is drawn.
             workers: the consumers at the start.
             queue: the bound.
             network: delays and losses.
@@ -87,7 +89,7 @@ class Plant:
         """
         self.now = 0.0
         self.network = network or Network()
-        self.queue = WorkQueue(uniform, queue or Queue())
+        self.queue = WorkQueue(service or uniform, queue or Queue())
         self.producers: list[PlantProducer] = []
         self.samples: list[Sample] = []
         self.capacity = 0.0

@@ -7,13 +7,12 @@ for every law hears of a message taken a feedback age too late.
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 from backpressure.core.plant import Queue, WorkQueue
 from backpressure.experiments.analysis import RecordedPhase, Recording, summarise
 from backpressure.experiments.scenario import Scenario
-from backpressure.experiments.simulate import accounts_of, load_of, workers_of
+from backpressure.experiments.simulate import accounts_of, load_of, service_times, workers_of
 from backpressure.experiments.summary import Summary
 
 __all__ = ["oracle"]
@@ -24,8 +23,7 @@ _STEPS_PER_SERVICE = 5
 
 def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
     """Return the figures of a run of ``scenario`` whose pace is always right; its law's name is "oracle"."""
-    source = random.Random(scenario.seed if seed is None else seed)  # noqa: S311 - service times, not secrets
-    queue = WorkQueue(source.random, Queue())
+    queue = WorkQueue(service_times(scenario.seed if seed is None else seed), Queue())
     now = 0.0
     loads, phases = [], []
     for phase in scenario.phases:

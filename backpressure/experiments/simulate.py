@@ -27,7 +27,7 @@ from backpressure.experiments.sample import Sample as RecordedSample
 from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.settings import Settings
 
-__all__ = ["MODELLED_PRODUCERS", "accounts_of", "load_of", "simulate", "workers_of"]
+__all__ = ["MODELLED_PRODUCERS", "accounts_of", "load_of", "service_times", "simulate", "workers_of"]
 
 MODELLED_PRODUCERS = 16
 """More producers than this are modelled as groups of equal ones, each with the weight of its members."""
@@ -74,7 +74,8 @@ class _Simulation:
         self._progress = progress
         settings = scenario.settings
         self._plant = Plant(
-            random.Random(seed).random,  # noqa: S311 - service times, not secrets
+            random.Random(seed).random,  # noqa: S311 - losses and phases, not secrets
+            service=service_times(seed),
             workers=workers_of(settings),
             queue=Queue(max_length=settings.queue.max_length, overflow=_overflow(settings)),
             tick_s=settings.control.tick_ms / 1000,
@@ -228,6 +229,11 @@ def _samples(samples: list[Sample]) -> Iterator[RecordedSample]:
             allowed_per_s=min(sum(sample.rates_per_s), sample.demand_per_s),
             offered_total=ceil(offered),
         )
+
+
+def service_times(seed: int) -> Callable[[], float]:
+    """Return the numbers that service times are made of: message n of every run with this seed takes the same."""
+    return random.Random(f"service/{seed}").random  # noqa: S311 - service times, not secrets
 
 
 def load_of(settings: Settings, at_s: float) -> LoadChanged:

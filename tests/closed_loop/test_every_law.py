@@ -26,12 +26,11 @@ def law(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
-def test_steps_up_and_down_are_followed_and_the_queue_comes_back(lab: Any, law: str, distribution: str) -> None:
-    plant = lab.plant(1, workers=Workers(distribution=distribution), queue=Queue(max_length=BOUND))
+def test_steps_up_and_down_are_followed_and_the_queue_comes_back(lab: Any, law: str) -> None:
+    plant = lab.plant(1, workers=Workers(distribution="exponential"), queue=Queue(max_length=BOUND))
     lab.join(plant, law)
     for capacity in (100, 150, 300, 120):
-        plant.set_workers(Workers(rate_per_s=capacity, distribution=distribution))
+        plant.set_workers(Workers(rate_per_s=capacity, distribution="exponential"))
         plant.run(60)
         assert processed_per_s(plant, 20) == pytest.approx(capacity, rel=0.2)
     assert plant.queue.depth < BOUND

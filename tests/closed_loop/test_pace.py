@@ -58,7 +58,7 @@ def test_at_any_capacity_the_wait_is_near_its_bound(lab: Any, capacity_per_s: fl
         plant = lab.plant(seed, workers=workers)
         lab.join(plant, "pace", 10 * capacity_per_s)
         plant.run(5)
-        return lab.phases(plant, [(capacity_per_s, 30)], workers)
+        return lab.phases(plant, [(capacity_per_s, min(30, 50_000 / capacity_per_s))], workers)
 
     outcome = lab.median_of_three(run)
     cv2 = {"fixed": 0.0, "uniform": 0.25 / 3, "exponential": 1.0}[distribution]
