@@ -1,4 +1,4 @@
-"""Our law against the others that adapt, on the same trace; ``pace compare steps --simulate`` prints the whole table."""
+"""Our law against the others that adapt, on one trace; ``pace compare steps --simulate`` prints the whole table."""
 
 from __future__ import annotations
 
