@@ -23,9 +23,9 @@ from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards import window
 from backpressure.dashboards.format import UNKNOWN, amount, clean, duration
 from backpressure.engines.consumer import Consumed, ConsumerEngine
-from backpressure.errors import ConfigError, WindowUnavailableError
+from backpressure.errors import PaceError, WindowUnavailableError
 
-__all__ = ["MessageFeed", "opened_window"]
+__all__ = ["MessageFeed", "WindowLink", "opened_window"]
 
 _REFRESH_S = 0.2
 _RATE_SPAN = 6  # updates: rates are those of the last second
@@ -72,7 +72,7 @@ async def opened_window(engine: ConsumerEngine, feed: MessageFeed) -> AsyncItera
         first = json.loads(await process.stdout.readline() or b'{"failed": "it ended at once"}')
         if "failed" in first:
             raise WindowUnavailableError(first["failed"])
-        link = _Link(engine, feed, process.stdin, process.stdout)
+        link = WindowLink(engine, feed, process.stdin, process.stdout)
         tasks = [asyncio.create_task(link.show(), name="window"), asyncio.create_task(link.obey(), name="window asks")]
         try:
             yield
@@ -89,12 +89,13 @@ async def opened_window(engine: ConsumerEngine, feed: MessageFeed) -> AsyncItera
             await process.wait()
 
 
-class _Link:
+class WindowLink:
     """Updates to the window, requests from it."""
 
     def __init__(
         self, engine: ConsumerEngine, feed: MessageFeed, given: asyncio.StreamWriter, asked: asyncio.StreamReader
     ) -> None:
+        """Connect ``engine`` and ``feed`` with a window that reads from ``given`` and writes to ``asked``."""
         self._engine, self._feed, self._given, self._asked = engine, feed, given, asked
         self._notice = ""
         self._lately = deque([engine.report()], maxlen=_RATE_SPAN)
@@ -113,8 +114,8 @@ class _Link:
             try:
                 await self._do(request)
                 self._notice = ""
-            except ConfigError as error:
-                self._notice = f"{error.value} is not possible: {error.allowed}"
+            except PaceError as error:
+                self._notice = str(error)
         signal.raise_signal(signal.SIGINT)
 
     async def _do(self, request: dict[str, Any]) -> None:

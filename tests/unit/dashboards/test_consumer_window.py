@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from backpressure.core.journal import Outcome
 from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.dashboards import window
-from backpressure.dashboards.consumer_window import MessageFeed
-from backpressure.engines.consumer import Consumed
+from backpressure.dashboards.consumer_window import MessageFeed, WindowLink
+from backpressure.engines.clock import Clock
+from backpressure.engines.consumer import Consumed, ConsumerEngine
+from backpressure.settings import Settings
+from backpressure.transports.memory import MemoryBroker, MemoryTransport
 
 
 def consumed(body: bytes = b"hello", wait_s: float | None = 0.0125, **metadata: object) -> Consumed:
@@ -69,3 +74,74 @@ def test_without_tk_the_window_says_what_is_missing(monkeypatch: pytest.MonkeyPa
     asked = io.StringIO()
     assert window.main(io.StringIO(), asked) == 3
     assert "python3-tk" in json.loads(asked.getvalue())["failed"]
+
+
+class Pipe:
+    """The window's end of its input."""
+
+    def __init__(self) -> None:
+        self.updates: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.transport = self
+        self.waiting_bytes = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting_bytes
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.updates.put_nowait(json.loads(data))
+
+
+def idle_consumer() -> ConsumerEngine:
+    return ConsumerEngine(MemoryTransport(Settings(), MemoryBroker()), Settings(), Clock())
+
+
+async def asked_for(engine: ConsumerEngine, *requests: dict[str, Any]) -> dict[str, Any]:
+    """Let the window ask for ``requests`` and return the next update it gets."""
+    asked, pipe = asyncio.StreamReader(), Pipe()
+    link = WindowLink(engine, MessageFeed(), pipe, asked)  # type: ignore[arg-type]  # the part of a stream it uses
+    for request in requests:
+        asked.feed_data(json.dumps(request).encode() + b"\n")
+    obeying = asyncio.create_task(link.obey())
+    showing = asyncio.create_task(link.show())
+    update = await pipe.updates.get()
+    obeying.cancel()
+    showing.cancel()
+    await asyncio.gather(obeying, showing, return_exceptions=True)
+    return update
+
+
+def test_the_consumer_does_what_the_window_asks_for() -> None:
+    engine = idle_consumer()
+    assert asyncio.run(asked_for(engine, {"do": "pause"}))["paused"]
+    assert engine.paused
+    assert not asyncio.run(asked_for(engine, {"do": "resume"}))["paused"]
+    update = asyncio.run(asked_for(engine, {"do": "prefetch", "value": "17"}))
+    assert update["notice"] == ""
+    assert "prefetch 17" in update["facts"]
+
+
+def test_a_prefetch_that_is_none_is_refused_with_the_reason_and_nothing_changes() -> None:
+    engine = idle_consumer()
+    before = engine.settings
+    assert "lots" in asyncio.run(asked_for(engine, {"do": "prefetch", "value": "lots"}))["notice"]
+    assert engine.settings == before
+    update = asyncio.run(asked_for(engine, {"do": "prefetch", "value": "lots"}, {"do": "prefetch", "value": "5"}))
+    assert update["notice"] == ""
+
+
+def test_a_window_that_has_not_read_the_last_update_gets_no_other() -> None:
+    async def story() -> int:
+        pipe = Pipe()
+        pipe.waiting_bytes = 1
+        link = WindowLink(idle_consumer(), MessageFeed(), pipe, asyncio.StreamReader())  # type: ignore[arg-type]  # see above
+        showing = asyncio.create_task(link.show())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+        return pipe.updates.qsize()
+
+    assert asyncio.run(story()) == 0
