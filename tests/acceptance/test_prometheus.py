@@ -18,6 +18,8 @@ import httpx
 import pytest
 import yaml
 
+from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
 DASHBOARDS = sorted((COMPOSE / "grafana" / "dashboards").glob("*.json"))
@@ -172,6 +174,29 @@ def test_every_program_speaks_prometheus_without_a_blemish(
             f"http://{address}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False
         ).raise_for_status()
         assert promtool("check", "metrics", stdin=answer.text) == ""
+
+
+@pytest.mark.rabbitmq
+def test_the_queries_about_rabbitmq_name_what_its_plugin_measures(
+    go_without: Callable[[str, str], NoReturn], free_port: int
+) -> None:
+    server = find_rabbitmq()
+    if server is None:
+        go_without("rabbitmq", "rabbitmq-server is not installed")
+    names = {
+        name
+        for dashboard in DASHBOARDS
+        for _, expression in expressions(dashboard)
+        for name in re.findall(r"\brabbitmq_\w+", expression)
+    }
+    with private_node() as node:
+        address = f'[{{ip, "127.0.0.1"}}, {{port, {free_port}}}]'
+        node.ctl("eval", f"application:set_env(rabbitmq_prometheus, tcp_config, {address}).")
+        enable = [str(server.with_name("rabbitmq-plugins")), "-n", node.node_name, "enable", "rabbitmq_prometheus"]
+        subprocess.run(enable, env=node._environment, check=True, capture_output=True, timeout=60)
+        text = httpx.get(f"http://127.0.0.1:{free_port}/metrics", trust_env=False).raise_for_status().text
+    assert names
+    assert names <= set(re.findall(r"^(\w+)", text, re.MULTILINE))
 
 
 def test_the_configuration_is_valid(promtool: Callable[..., str], tmp_path: Path) -> None:
