@@ -7,7 +7,9 @@ to ``error_cb``, in the thread that polls the client.
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
+import re
+import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,7 +24,6 @@ from backpressure.transports.outage import Outage, pauses
 
 __all__ = ["Link", "PolledClient", "client_configuration", "cluster_id"]
 
-_log = logging.getLogger("backpressure")
 _REFRESH_METADATA_MS = 1000  # a topic that is deleted, or comes back, is noticed within this
 _LOOK_S = 0.5
 
@@ -157,8 +158,7 @@ class Link:
             else:
                 writer.close()
                 return
-        strerror = failure.strerror.lower() if failure is not None and failure.strerror else "no answer in time"
-        raise BrokerUnavailableError(self.address, strerror)
+        raise BrokerUnavailableError(self.address, _refusal(failure))
 
     def _went_down(self) -> None:
         reason = reason_of(self._error)
@@ -168,3 +168,11 @@ class Link:
     def _came_up(self) -> None:
         self._outage.end()
         self._on_up()
+
+
+def _refusal(failure: OSError | None) -> str:
+    """Say why nobody answered; asyncio wraps the system's error in text when a name has several addresses."""
+    if isinstance(failure, socket.gaierror):
+        return "host name unknown"
+    number = re.search(r"\[Errno (\d+)\]", str(failure))
+    return os.strerror(int(number[1])).lower() if number else "no answer in time"

@@ -229,6 +229,8 @@ Story = Callable[[Bench], Awaitable[None]]
 _UNBOUNDED = "Kafka has no bounded queues: test_kafka shows what it says instead"
 _NO_ALARM = "Kafka has no memory alarm: it writes to disk"
 _RIDES_OUT = "the Kafka client rides out a cut line, nothing in flight is lost: see test_kafka"
+_FORGETS = "Kafka forgets old messages, it does not dead-letter them"
+_PARTITIONS = "consumers share partitions, not messages: see test_kafka"
 DIFFERENCES = {
     "kafka": {
         "test_the_bound_of_a_live_queue_can_be_lowered_raised_and_removed": _UNBOUNDED,
@@ -237,7 +239,7 @@ DIFFERENCES = {
         "test_a_full_queue_that_drops_its_head_confirms_all_and_dead_letters_the_oldest": _UNBOUNDED,
         "test_reject_publish_dlx_nacks_the_surplus_and_dead_letters_it": _UNBOUNDED,
         "test_a_queue_can_be_bounded_by_its_bytes": _UNBOUNDED,
-        "test_what_outlives_the_queues_ttl_is_dead_lettered": "Kafka forgets old messages, it does not dead-letter them",
+        "test_what_outlives_the_queues_ttl_is_dead_lettered": _FORGETS,
         "test_a_publisher_is_told_of_the_alarm_and_its_messages_wait_for_the_end": _NO_ALARM,
         "test_consuming_and_probing_go_on_during_an_alarm": _NO_ALARM,
         "test_reports_are_dropped_during_an_alarm_and_flow_again_after_it": _NO_ALARM,
@@ -247,7 +249,7 @@ DIFFERENCES = {
         "test_a_delivery_of_a_lost_connection_settles_nothing_and_comes_again": _RIDES_OUT,
         "test_a_pause_outlives_a_lost_connection": _RIDES_OUT,
         "test_other_arguments_are_refused_by_name_and_change_nothing": "a topic has other arguments: see test_kafka",
-        "test_two_consumers_share_a_queue_without_sharing_messages": "consumers share partitions, not messages: see test_kafka",
+        "test_two_consumers_share_a_queue_without_sharing_messages": _PARTITIONS,
     }
 }
 

@@ -15,7 +15,9 @@ Play = Callable[..., None]
 def test_the_broker_says_who_it_is(play: Play) -> None:
     async def story(bench: Any) -> None:
         identity = await bench.admin.identity()
-        expected = {"memory": "memory", "embedded": "embedded", "rabbitmq": "RabbitMQ", "kafka": "Apache Kafka"}[bench.kind]
+        expected = {"memory": "memory", "embedded": "embedded", "rabbitmq": "RabbitMQ", "kafka": "Apache Kafka"}[
+            bench.kind
+        ]
         assert expected in identity.product
         assert identity.version[0].isdigit()
         assert "guest" not in identity.address

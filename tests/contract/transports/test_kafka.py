@@ -1,0 +1,271 @@
+"""What Kafka does in its own way, where `DIFFERENCES` says that it differs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Producer
+
+from backpressure.errors import (
+    BrokerUnavailableError,
+    NotConnectedError,
+    PreconditionFailedError,
+    QueueNotFoundError,
+    TransportError,
+)
+from backpressure.settings import Settings
+from backpressure.transports.factory import connect
+
+Play = Callable[..., None]
+
+pytestmark = [pytest.mark.kafka, pytest.mark.parametrize("kind", ["kafka"])]
+
+NUMBERS = [b"%d" % number for number in range(10)]
+
+
+def settings_at(url: str, **broker: Any) -> Settings:
+    return Settings.model_validate({"broker": {"url": url, "reconnect_min_s": 0.05, "reconnect_max_s": 0.1} | broker})
+
+
+def foreign(bench: Any, **options: Any) -> dict[str, Any]:
+    """A configuration for clients that know nothing of us."""
+    return {"bootstrap.servers": bench.transport.address.removeprefix("kafka://"), "log_level": 0} | options
+
+
+def test_a_bound_is_refused_with_the_way_out(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        with pytest.raises(TransportError, match=r"Kafka has no bounded queues.*a strategy that adapts"):
+            await bench.admin.set_bound(bench.queue.work, max_length=5, overflow="reject-publish")
+        with pytest.raises(QueueNotFoundError, match=r"no\.such\.queue"):
+            await bench.admin.set_bound("no.such.queue", max_length=5, overflow="reject-publish")
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"), [({"partitions": 3}, "partitions"), ({"message_ttl_ms": 5000}, "retention.ms")]
+)
+def test_a_topic_that_is_otherwise_is_refused_by_argument(play: Play, change: dict[str, int], argument: str) -> None:
+    async def story(bench: Any) -> None:
+        with pytest.raises(PreconditionFailedError) as caught:
+            await bench.admin.declare(bench.queue.model_copy(update=change))
+        assert (caught.value.argument, caught.value.name) == (argument, bench.queue.work)
+
+    play(story)
+
+
+def test_a_topic_with_the_retention_that_was_asked_for_is_accepted_again(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.admin.declare(bench.queue)
+
+    play(story, message_ttl_ms=60_000, partitions=2)
+
+
+def test_what_is_in_flight_when_the_line_is_cut_is_written_exactly_once(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        publisher, log = await bench.publisher()
+        for number in range(200):
+            bench.send(publisher, b"%d" % number)
+            if number == 100:
+                bench.cut()
+        await bench.until(lambda: log.confirmed == set(range(1, 201)))
+        assert log.count("lost") == log.count("nacked") == 0
+        assert await bench.contents() == [b"%d" % number for number in range(200)]
+
+    play(story)
+
+
+def test_an_outage_blocks_the_publisher_and_costs_nobody_a_message(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS[:3])
+        publisher, published = await bench.publisher()
+        subscriber, consumed = await bench.subscriber()
+        probe = await bench.started(bench.transport.probe())
+        feedback = await bench.started(bench.transport.feedback())
+        await bench.until(lambda: len(consumed.deliveries) == 3)
+        caplog.clear()
+        await bench.proxy.leave()
+        await bench.until(lambda: published.count("blocked") == 1)
+        bench.send(publisher, b"3")
+        with pytest.raises(NotConnectedError, match=r"^lost the broker at kafka://"):
+            await probe.read(bench.queue.work)
+        await bench.until(lambda: not feedback.send(b"stale"))
+        assert subscriber.ack(consumed.deliveries[0])
+        await bench.proxy.listen()
+        await bench.until(lambda: published.confirmed == {1})
+        await bench.until(lambda: published.count("unblocked") == 1)
+        await bench.until(lambda: consumed.bodies == NUMBERS[:4])
+        assert subscriber.ack(consumed.deliveries[3], multiple=True)
+        await bench.until(lambda: feedback.send(b"fresh"))
+        assert (published.count("lost"), consumed.losses, consumed.ready) == (0, [], 1)
+        assert "lost the broker at kafka://" in caplog.text
+        assert "connected to the broker at kafka://" in caplog.text
+        await subscriber.stop()
+        assert await bench.contents() == []
+
+    with caplog.at_level(logging.INFO, logger="backpressure"):
+        play(story)
+
+
+def test_after_a_fatal_error_a_new_producer_begins_with_tag_one(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        publisher, log = await bench.publisher()
+        bench.send(publisher, b"before")
+        await bench.until(lambda: log.confirmed == {1})
+        publisher._on_fatal(publisher._epoch, KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER))
+        with pytest.raises(NotConnectedError):
+            bench.send(publisher, b"too early")
+        await bench.until(lambda: log.count("ready") == 2)
+        assert [event[0] for event in log.events] == ["ready", "confirmed", "lost", "ready"]
+        assert bench.send(publisher, b"after") == 1
+        await bench.until(lambda: log.confirmed == {1})
+        assert await bench.contents() == [b"before", b"after"]
+
+    play(story)
+
+
+def test_without_waiting_a_broker_that_is_away_is_an_error_at_once(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.proxy.leave()
+        probe = connect(settings_at(bench.proxy.url, wait=False)).probe()
+        with pytest.raises(
+            BrokerUnavailableError, match=r"^no broker at kafka://127\.0\.0\.1:\d+: connection refused$"
+        ):
+            await probe.start()
+        await bench.proxy.listen()
+
+    play(story)
+
+
+def test_what_does_not_speak_kafka_is_no_broker(play: Play) -> None:
+    async def story(_bench: Any) -> None:
+        visitors: list[asyncio.StreamWriter] = []
+        silent = await asyncio.start_server(lambda _reader, writer: visitors.append(writer), "127.0.0.1", 0)
+        url = f"kafka://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+        with pytest.raises(BrokerUnavailableError):
+            await connect(settings_at(url, wait=False, connect_timeout_s=0.5)).admin().start()
+        for visitor in visitors:
+            visitor.close()
+        silent.close()
+
+    play(story)
+
+
+def test_waiting_for_a_broker_ends_when_it_appears(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(bench: Any) -> None:
+        await bench.proxy.leave()
+        caplog.clear()
+        starting = asyncio.create_task(bench.started(connect(settings_at(bench.proxy.url)).probe()))
+        await bench.until(lambda: "waiting for one; --no-wait fails at once" in caplog.text)
+        assert not starting.done()
+        await bench.proxy.listen()
+        await starting
+
+    with caplog.at_level(logging.INFO, logger="backpressure"):
+        play(story)
+
+
+def test_consumers_share_the_partitions_and_give_them_back_when_they_leave(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        first, first_log = await bench.subscriber(prefetch=10_000)
+        _second, second_log = await bench.subscriber(prefetch=10_000)
+        publisher, _ = await bench.publisher()
+        numbers = [b"%d" % number for number in range(60)]
+        while not (first_log.deliveries and second_log.deliveries):
+            bench.send(publisher, b"warm-up")
+            await asyncio.sleep(0.01)
+        for number in numbers:
+            bench.send(publisher, number)
+        await bench.until(lambda: {*numbers} <= {*first_log.bodies, *second_log.bodies})
+        shared = {*first_log.bodies} & {*second_log.bodies}
+        assert shared <= {b"warm-up"}
+        for delivery in first_log.deliveries[::2]:
+            first.ack(delivery)
+        left = [delivery.message.body for delivery in first_log.deliveries[1::2]]
+        before = len(second_log.deliveries)
+        await first.stop()
+        await bench.until(lambda: len(second_log.deliveries) == before + len(left))
+        again = second_log.deliveries[before:]
+        assert sorted(delivery.message.body for delivery in again) == sorted(left)
+        assert all(delivery.redelivered for delivery in again)
+
+    play(story, partitions=4)
+
+
+def test_a_delivery_of_a_partition_that_was_taken_away_settles_nothing(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS)
+        subscriber, log = await bench.subscriber(prefetch=3)
+        await bench.until(lambda: len(log.deliveries) == 3)
+        commits = subscriber.hand_back([0])  # as the group does when it takes the partition away
+        assert commits[0].offset == 0
+        assert isinstance(log.losses[0], NotConnectedError)
+        assert not any(subscriber.ack(delivery) for delivery in log.deliveries)
+        assert not subscriber.nack(log.deliveries[0], requeue=True)
+
+    play(story)
+
+
+def test_the_worst_partition_shows(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        producer = Producer(foreign(bench))
+        for partition, count in ((0, 1), (1, 7)):
+            for _ in range(count):
+                producer.produce(bench.queue.work, b"x", partition=partition)
+        await asyncio.to_thread(producer.flush)
+        probe = await bench.started(bench.transport.probe())
+        reading = await probe.read(bench.queue.work)
+        assert (reading.ready, reading.lag_by_partition) == (8, (1, 7))
+
+    play(story, partitions=2)
+
+
+def test_a_foreign_consumers_lag_is_known_and_what_it_holds_is_not(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS)
+        stranger = Consumer(foreign(bench, **{"group.id": f"pace.{bench.queue.work}", "auto.offset.reset": "earliest"}))
+        stranger.subscribe([bench.queue.work])
+        taken = await asyncio.to_thread(stranger.consume, 4, 10)
+        assert len(taken) == 4
+        await asyncio.to_thread(stranger.commit, message=taken[-1], asynchronous=False)
+        probe = await bench.started(bench.transport.probe())
+        reading = await probe.read(bench.queue.work)
+        assert (reading.ready, reading.unacked, reading.consumers) == (6, None, 1)
+        await asyncio.to_thread(stranger.close)
+
+    play(story)
+
+
+def test_a_foreign_record_is_delivered_with_its_headers_as_bytes_and_its_own_time(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        producer = Producer(foreign(bench))
+        producer.produce(bench.queue.work, b"from afar", headers=[("trace", b"\xff"), ("none", None)], timestamp=12_345)
+        await asyncio.to_thread(producer.flush)
+        _subscriber, log = await bench.subscriber()
+        await bench.until(lambda: len(log.deliveries) == 1)
+        message = log.deliveries[0].message
+        assert (message.body, message.timestamp_s, message.message_id) == (b"from afar", 12, None)
+        assert message.headers == {"trace": b"\xff", "none": b""}
+
+    play(story)
+
+
+def test_a_drain_waits_for_consumers_to_leave(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backpressure.transports.kafka.drain._CLAIM_WITHIN_S", 0.5)
+
+    async def story(bench: Any) -> None:
+        await bench.publish(b"1")
+        subscriber, _log = await bench.subscriber()
+        with pytest.raises(TransportError, match="while it has consumers"):
+            await bench.contents()
+        draining = asyncio.create_task(bench.contents())
+        await subscriber.stop()
+        assert await draining == [b"1"]
+
+    play(story)
