@@ -1,0 +1,190 @@
+"""What is dialled, named and said on Kafka, without any broker."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
+
+from backpressure.errors import (
+    AccessRefusedError,
+    BrokerUnavailableError,
+    ConfigError,
+    NotConnectedError,
+    QueueNotFoundError,
+    TransportError,
+)
+from backpressure.settings import BrokerSettings, QueueSettings, Settings
+from backpressure.transports.factory import connect
+from backpressure.transports.kafka.client import client_configuration
+from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
+from backpressure.transports.kafka.lag import PartitionLag
+from backpressure.transports.kafka.names import Routes, group_id, topic_name
+from backpressure.transports.kafka.release import api_versions_request, release_of
+from backpressure.transports.kafka.settled import Mark
+from backpressure.transports.kafka.topics import topics_of
+from backpressure.transports.kafka_node import KafkaMissingError, find_kafka, private_kafka
+
+ADDRESS = "kafka://broker.example:9092"
+
+
+def configuration(url: str, **broker: Any) -> dict[str, Any]:
+    return client_configuration(BrokerSettings(url=url, **broker), "me")
+
+
+def test_the_transport_is_chosen_by_its_scheme_and_shows_no_password() -> None:
+    transport = connect(Settings.model_validate({"broker": {"url": "kafka+ssl://user:s3cret@broker.example"}}))
+    assert type(transport).__module__ == "backpressure.transports.kafka"
+    assert transport.address == "kafka+ssl://broker.example:9092"
+
+
+def test_without_the_client_library_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("backpressure.transports.kafka")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(ConfigError, match=r"pip install 'pace-matching\[kafka\]'"):
+        connect(Settings.model_validate({"broker": {"url": "kafka://broker.example"}}))
+
+
+def test_all_brokers_of_a_url_are_dialled() -> None:
+    assert configuration("kafka://one,two:9093,[::1]:9094")["bootstrap.servers"] == "one:9092,two:9093,[::1]:9094"
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [
+        ("kafka://broker", "PLAINTEXT"),
+        ("kafka+ssl://broker", "SSL"),
+        ("kafka://user:pw@broker", "SASL_PLAINTEXT"),
+        ("kafka+ssl://user:pw@broker", "SASL_SSL"),
+    ],
+)
+def test_scheme_and_user_decide_about_the_security_protocol(url: str, protocol: str) -> None:
+    assert configuration(url)["security.protocol"] == protocol
+
+
+def test_login_and_certificates_come_from_url_and_settings() -> None:
+    given = configuration("kafka+ssl://us%40er:p%3Aw@broker/?sasl=SCRAM-SHA-512", ca_file="ca.pem")
+    assert {key: value for key, value in given.items() if key.startswith(("sasl", "ssl"))} == {
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "us@er",
+        "sasl.password": "p:w",
+        "ssl.ca.location": "ca.pem",
+    }
+
+
+@pytest.mark.parametrize(
+    ("queue", "topic"), [("work.queue", "work.queue"), ("a b/ü", "a_b__"), ("..", "__"), ("x" * 300, "x" * 249)]
+)
+def test_a_topic_is_named_after_the_queue_as_far_as_kafka_allows(queue: str, topic: str) -> None:
+    assert topic_name(queue) == topic
+    assert group_id(queue) == f"pace.{topic}"
+
+
+def test_a_message_goes_where_its_exchange_and_key_are_bound() -> None:
+    routes = Routes(QueueSettings())
+    assert routes.topics("direct.exchange", "work") == ("work.queue",)
+    assert routes.topics("direct.exchange", "other") == ()
+    assert routes.topics("", "work.queue.dlq") == ("work.queue.dlq",)
+    assert Routes(QueueSettings(auditing=True)).topics("direct.exchange", "work") == ("work.queue", "audit.queue")
+
+
+def test_topics_remember_for_ever_unless_a_lifetime_is_asked_for() -> None:
+    dead, work = topics_of(QueueSettings(partitions=4))
+    assert (dead.name, dead.partitions, work.name, work.partitions) == ("work.queue.dlq", 1, "work.queue", 4)
+    assert work.configuration["retention.ms"] == "-1"
+    _, mortal, audit = topics_of(QueueSettings(message_ttl_ms=500, auditing=True))
+    assert mortal.configuration["retention.ms"] == "500"
+    assert audit.configuration["retention.ms"] == "-1"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, QueueNotFoundError),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessRefusedError),
+        (KafkaError._TRANSPORT, NotConnectedError),
+        (KafkaError.POLICY_VIOLATION, TransportError),
+    ],
+)
+def test_an_error_says_whether_waiting_helps(code: int, kind: type[TransportError]) -> None:
+    assert type(kafka_error(KafkaError(code), ADDRESS, "work")) is kind
+
+
+def test_who_may_not_log_in_need_not_wait() -> None:
+    assert type(dial_error(KafkaError(KafkaError._AUTHENTICATION, "no"), ADDRESS)) is AccessRefusedError
+    assert type(dial_error(None, ADDRESS)) is BrokerUnavailableError
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "h:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused (after 0ms in state CONNECT)",
+            "connection refused",
+        ),
+        ("sasl_ssl://h:9093/1: Disconnected (after 5ms in state UP)", "disconnected"),
+        ("Broker: Topic authorization failed", "topic authorization failed"),
+    ],
+)
+def test_a_reason_is_a_short_sentence(text: str, reason: str) -> None:
+    assert reason_of(KafkaError(KafkaError._TRANSPORT, text)) == reason
+
+
+def test_lag_is_what_is_not_settled_and_unacked_what_a_consumer_holds_of_it() -> None:
+    held = PartitionLag(0, start=100, end=120, mark=Mark(held=True, delivered=110, ranges=((103, 104),)))
+    assert (held.lag, held.unacked) == (18, 8)
+    returned = PartitionLag(0, start=100, end=120, mark=Mark(held=False, delivered=110, ranges=((103, 104),)))
+    assert (returned.lag, returned.unacked) == (18, 0)
+    assert PartitionLag(0, start=0, end=7, mark=None).lag == 7
+
+
+def api_versions_response(features: dict[bytes, int]) -> bytes:
+    requests = b"\x02" + struct.pack(">hhh", 18, 0, 4) + b"\x00"
+    listed = bytes([len(features) + 1]) + b"".join(
+        bytes([len(name) + 1]) + name + struct.pack(">hh", 1, newest) + b"\x00" for name, newest in features.items()
+    )
+    return struct.pack(">ih", 1, 0) + requests + struct.pack(">i", 0) + b"\x01\x00" + bytes([len(listed)]) + listed
+
+
+@pytest.mark.parametrize(("level", "release"), [(1, "3.0"), (7, "3.3"), (21, "3.9"), (26, "4.1"), (27, "4.1")])
+def test_the_release_is_known_by_the_level_of_its_metadata(level: int, release: str) -> None:
+    assert release_of(api_versions_response({b"group.version": 1, b"metadata.version": level})) == release
+
+
+@pytest.mark.parametrize("response", [b"", b"\x00" * 3, api_versions_response({}), api_versions_response({b"a": 1})])
+def test_a_broker_that_tells_no_level_is_of_unknown_release(response: bytes) -> None:
+    assert release_of(response) == "unknown"
+
+
+def test_a_response_cut_short_anywhere_is_of_unknown_release() -> None:
+    whole = api_versions_response({b"metadata.version": 27})
+    assert {release_of(whole[:size]) for size in range(len(whole) - 1)} == {"unknown"}
+
+
+def test_the_request_names_its_own_size() -> None:
+    request = api_versions_request()
+    assert struct.unpack(">i", request[:4]) == (len(request) - 4,)
+
+
+@pytest.mark.parametrize("missing", ["java", "jars"])
+def test_without_java_or_the_jars_the_error_says_how_to_get_them(
+    missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.touch(mode=0o755)
+    libraries = tmp_path / "libs"
+    libraries.mkdir()
+    (libraries / "kafka_2.13-4.1.1.jar").touch()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("KAFKA_HOME", str(tmp_path))
+    assert find_kafka() == libraries
+    (java if missing == "java" else libraries / "kafka_2.13-4.1.1.jar").unlink()
+    assert find_kafka() is None
+    with pytest.raises(KafkaMissingError, match="make kafka fetches them"), private_kafka():
+        pass
