@@ -41,10 +41,20 @@ $(VENV)/.dev: $(VENV)/.package
 	@$(PIP) install -c constraints.txt --group dev
 	@touch $@
 
+.PHONY: kafka
+kafka: .kafka/libs/.complete  ## fetch Kafka's jars (43 MB, by Maven) for BROKER=kafka, which runs them with Java 17
+
+.kafka/libs/.complete: tools/kafka/pom.xml
+	@command -v mvn >/dev/null || { \
+		echo "Maven fetches Kafka, and is not here: apt-get install maven. An installation of your own: KAFKA_HOME."; exit 1; }
+	@rm -rf .kafka/libs
+	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.kafka/libs
+	@touch $@
+
 # -- the main job ------------------------------------------------------------------------------------------------------
 
 .PHONY: experiment
-experiment: $(VENV)/.package  ## run SCENARIO=recovery on BROKER=embedded (or rabbitmq, amqp://…), with a verdict and a report
+experiment: $(VENV)/.package  ## run SCENARIO=recovery on BROKER=embedded (or rabbitmq, kafka, a URL), with a verdict and a report
 	@$(BIN)/pace run $(SCENARIO) --broker $(BROKER) $(ARGS)
 
 .PHONY: bench
@@ -99,7 +109,7 @@ monitor: $(VENV)/.package  ## watch the broker on this machine from this termina
 	@$(BIN)/pace monitor $(ARGS)
 
 .PHONY: clean
-clean:  ## remove .venv, caches and recorded runs; stop the containers and forget their data
+clean:  ## remove .venv, Kafka, caches and recorded runs; stop the containers and forget their data
 	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
-	@rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .kafka runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = ["install", "experiment", "test", "lint", "bench", "up", "down", "logs", "monitor", "scale-consumer", "clean"]
+TARGETS = [
+    "install",
+    "kafka",
+    "experiment",
+    "test",
+    "lint",
+    "bench",
+    "up",
+    "down",
+    "logs",
+    "monitor",
+    "scale-consumer",
+    "clean",
+]
 
 
 def make(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -111,6 +124,8 @@ def test_the_scripts_are_sound_shell() -> None:
 
 def test_continuous_integration_requires_what_it_installs() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert {"packages+=(rabbitmq-server)", "packages+=(prometheus)"} <= set(re.findall(r"packages\+=\(.*?\)", script))
-    assert "export PACE_REQUIRE_BROKERS=rabbitmq PACE_REQUIRE_TOOLS=prometheus" in script
+    assert {"packages+=(rabbitmq-server)", "packages+=(maven)", "packages+=(prometheus)"} <= set(
+        re.findall(r"packages\+=\(.*?\)", script)
+    )
+    assert "export PACE_REQUIRE_BROKERS=rabbitmq,kafka PACE_REQUIRE_TOOLS=prometheus" in script
     assert script.rstrip().endswith("make test")
