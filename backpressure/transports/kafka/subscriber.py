@@ -29,7 +29,7 @@ from backpressure.transports.outage import Outage
 __all__ = ["KafkaSubscriber"]
 
 _log = logging.getLogger("backpressure")
-_COMMIT_AFTER_S = 0.05  # half as old as a probe's reading: every commit costs the broker as much as 20 messages
+_COMMIT_AFTER_S = 0.05  # half as old as a probe's reading: every commit costs the broker a millisecond of work
 _COMMIT_AGAIN_S = 0.2
 
 
