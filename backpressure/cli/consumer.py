@@ -14,7 +14,8 @@ from backpressure.cli.process import logging_options, run_engine, serving, setti
 from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards.consumer_window import MessageFeed, opened_window
 from backpressure.engines.clock import Clock
-from backpressure.engines.consumer import Consumed, ConsumerEngine
+from backpressure.engines.consumer import ConsumerEngine
+from backpressure.engines.tally import Consumed
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.announce import announce
 from backpressure.telemetry.journal import JournalWriter
@@ -129,11 +130,15 @@ def _print_progress(report: ConsumerReport) -> None:
 
 def _print_balance(engine: ConsumerEngine) -> None:
     report = engine.report()
-    seconds = 0.0 if engine.first_at is None or engine.last_at is None else engine.last_at - engine.first_at
+    seconds = (
+        0.0
+        if engine.tally.first_at is None or engine.tally.last_at is None
+        else engine.tally.last_at - engine.tally.first_at
+    )
     waits = report.queue_wait
     click.echo(
         f"consumed={report.processed}, time={seconds:.2f}s, duplicates={report.duplicates},"
-        f" out_of_order={report.out_of_order}, gaps={engine.order.gaps}, dead_lettered={report.dead_lettered},"
+        f" out_of_order={report.out_of_order}, gaps={engine.tally.order.gaps}, dead_lettered={report.dead_lettered},"
         f" p50_wait={_ms(waits.quantile_s(0.5))}, p99_wait={_ms(waits.quantile_s(0.99))}"
     )
 

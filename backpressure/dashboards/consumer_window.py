@@ -22,7 +22,8 @@ from backpressure.config import replaced
 from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards import window
 from backpressure.dashboards.format import UNKNOWN, amount, clean, duration
-from backpressure.engines.consumer import Consumed, ConsumerEngine
+from backpressure.engines.consumer import ConsumerEngine
+from backpressure.engines.tally import Consumed
 from backpressure.errors import PaceError, WindowUnavailableError
 
 __all__ = ["MessageFeed", "WindowLink", "opened_window"]

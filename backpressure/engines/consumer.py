@@ -16,17 +16,15 @@ import random
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from backpressure.core.histogram import Histogram
-from backpressure.core.journal import ConsumerRecord, Outcome
-from backpressure.core.ledger import Order, OrderTracker
+from backpressure.core.journal import Outcome
 from backpressure.core.message import Delivery, Metadata
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.core.retry import RetryPolicy
 from backpressure.engines.clock import Clock
 from backpressure.engines.dead_letters import DeadLetters
 from backpressure.engines.prefetch import PrefetchControl
+from backpressure.engines.tally import Consumed, Job, Tally
 from backpressure.engines.topology import QueueKeeper
 from backpressure.engines.waker import Waker
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Work, Worker
@@ -36,40 +34,12 @@ from backpressure.telemetry.process import ProcessCost
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
 
-__all__ = ["Consumed", "ConsumerEngine"]
+__all__ = ["ConsumerEngine"]
 
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.1  # look around this often, woken or not
 _YIELD_EVERY = 64  # messages whose work takes no time: let the event loop have its turn
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A message this consumer holds."""
-
-    delivery: Delivery
-    metadata: Metadata
-    received_ns: int
-    available_at: float
-    attempts: int = 0
-    comes_again: bool = False  # its connection was lost meanwhile: the broker delivers it anew
-
-    def wait_s(self, started_ns: int) -> float | None:
-        """Return the queue wait of a message whose work starts then, or None when it does not tell when it was sent."""
-        sent_ns = self.metadata.sent_ns
-        return None if sent_ns is None else max(0.0, (started_ns - sent_ns) * 1e-9)
-
-
-@dataclass(frozen=True, slots=True)
-class Consumed:
-    """A message that was settled, for those who watch: verbose output, the window."""
-
-    delivery: Delivery
-    metadata: Metadata
-    outcome: Outcome
-    queue_wait_s: float | None
-    service_s: float
 
 
 class ConsumerEngine:
@@ -103,18 +73,11 @@ class ConsumerEngine:
         self.id = settings.consumer.name or f"consumer-{os.getpid()}"
         self.api_url = ""
         self.paused = False
-        self.processed = self.failed = self.retried = self.dead_lettered = self.delivered = self.redelivered = 0
-        self.first_at: float | None = None
-        self.last_at: float | None = None
-        self.order = OrderTracker()
-        self.queue_wait = Histogram()
-        self.message_age = Histogram()
-        self.service = Histogram()
+        self.tally = Tally(clock, journal)
         self._simulated = SimulatedWork(settings.consumer, clock, settings.process.seed) if handler is None else None
         self._worker: Worker = self._simulated or HandledWork(handler, clock)  # type: ignore[arg-type]  # one of the two
         self._transport = transport
         self._clock = clock
-        self._journal = journal
         self._tracer = tracer
         self._on_progress = on_progress
         self._on_consumed = on_consumed
@@ -124,13 +87,12 @@ class ConsumerEngine:
         self._prefetch = PrefetchControl(settings.consumer, self._subscriber)
         self._random = random.Random(settings.process.seed)  # noqa: S311 - jitter, not secrets
         self._retry = _retry_policy(settings)
-        self._ready: deque[_Job] = deque()
-        self._waiting: list[tuple[float, int, _Job]] = []  # heap by the time of the next attempt
+        self._ready: deque[Job] = deque()
+        self._waiting: list[tuple[float, int, Job]] = []  # heap by the time of the next attempt
         self._order_of_retries = itertools.count()
-        self._current: _Job | None = None
+        self._current: Job | None = None
         self._current_since = 0.0
         self._finished_busy_s = 0.0
-        self._service_sum_s2 = 0.0
         self._giving_up: set[asyncio.Task[None]] = set()
         self._waker = Waker()
         self._queues = QueueKeeper(transport, settings.queue, on_restored=self._waker.wake, only_missing=True)
@@ -183,14 +145,9 @@ class ConsumerEngine:
 
     def _satisfied(self) -> bool:
         expect = self.settings.consumer.expect
-        return bool(expect) and self.settled >= expect
+        return bool(expect) and self.tally.settled >= expect
 
     # --- work -----------------------------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> int:
-        """Messages that are over: processed once or dead-lettered; a duplicate is not counted again."""
-        return self.processed + self.dead_lettered - self.order.duplicates
 
     @property
     def held(self) -> int:
@@ -212,9 +169,9 @@ class ConsumerEngine:
     def _may_begin(self) -> bool:
         """Whether work on another message may begin: not while paused, nor beyond the expected number."""
         expect = self.settings.consumer.expect
-        return not self.paused and not (expect and self.settled + len(self._giving_up) >= expect)
+        return not self.paused and not (expect and self.tally.settled + len(self._giving_up) >= expect)
 
-    def _next_job(self) -> _Job | None:
+    def _next_job(self) -> Job | None:
         if not self._may_begin():
             return None
         if self._waiting and self._waiting[0][0] <= self._clock.now():
@@ -226,7 +183,7 @@ class ConsumerEngine:
             return _IDLE_S
         return min(max(self._waiting[0][0] - self._clock.now(), 0.0), _IDLE_S)
 
-    async def _work_on(self, job: _Job) -> None:
+    async def _work_on(self, job: Job) -> None:
         self._current, self._current_since = job, self._clock.now()
         try:
             work, failure = await self._perform(job)
@@ -240,7 +197,7 @@ class ConsumerEngine:
             self._current = None
         self._finished_busy_s += work.service_s
 
-    async def _perform(self, job: _Job) -> tuple[Work, Exception | None]:
+    async def _perform(self, job: Job) -> tuple[Work, Exception | None]:
         if self._tracer is None:
             return await self._worker.perform(job.delivery, job.metadata, job.available_at)
         with self._tracer.processing(job.delivery, job.metadata, self._clock.wall_ns()) as span:
@@ -249,8 +206,8 @@ class ConsumerEngine:
             span.end(self._clock.wall_ns(), wait_s, job.attempts + 1, failure)
         return work, failure
 
-    def _failed(self, job: _Job, work: Work, failure: Exception) -> None:
-        self.failed += 1
+    def _failed(self, job: Job, work: Work, failure: Exception) -> None:
+        self.tally.failed += 1
         if job.comes_again:
             return
         pause_s = self._retry.pause_s(job.attempts, self._random.random())
@@ -260,7 +217,7 @@ class ConsumerEngine:
             self._giving_up.add(task)
             task.add_done_callback(self._given_up)
         else:
-            self.retried += 1
+            self.tally.retried += 1
             job.available_at = self._clock.now() + pause_s
             heapq.heappush(self._waiting, (job.available_at, next(self._order_of_retries), job))
         self._make_room()
@@ -268,11 +225,11 @@ class ConsumerEngine:
     def _make_room(self) -> None:
         self._prefetch.set_aside(len(self._waiting) + len(self._giving_up))
 
-    def _acknowledge(self, job: _Job) -> None:
+    def _acknowledge(self, job: Job) -> None:
         self._prefetch.settling(self.held, self._clock.now())
         self._subscriber.ack(job.delivery)
 
-    async def _give_up(self, job: _Job, work: Work, failure: Exception) -> None:
+    async def _give_up(self, job: Job, work: Work, failure: Exception) -> None:
         """Hand the message to the dead-letter queue; only when that is confirmed is it acknowledged."""
         reason = f"{type(failure).__name__}: {failure}"
         try:
@@ -288,53 +245,16 @@ class ConsumerEngine:
         self._giving_up.discard(task)
         self._waker.wake()
 
-    def _settle(self, job: _Job, work: Work, outcome: Outcome) -> None:
-        now = self._clock.now()
-        metadata = job.metadata
-        started_ns = self._clock.to_wall_ns(work.started_at)
-        wait_s = job.wait_s(started_ns)
-        if outcome is Outcome.PROCESSED:
-            self.processed += 1
-            self.service.record(work.service_s)
-            self._service_sum_s2 += work.service_s**2
-        else:
-            self.dead_lettered += 1
-        if wait_s is not None:
-            self.queue_wait.record(wait_s)
-        if metadata.intended_ns is not None:
-            self.message_age.record((started_ns - metadata.intended_ns) * 1e-9)
-        if metadata.session is not None and metadata.sequence is not None:
-            self._observe_order(job, metadata.session, metadata.sequence)
-        self.first_at = self.first_at if self.first_at is not None else work.started_at
-        self.last_at = now
-        if self._journal is not None:
-            self._journal.write(
-                ConsumerRecord(
-                    metadata.session or 0,
-                    metadata.sequence or 0,
-                    outcome,
-                    metadata.intended_ns or 0,
-                    metadata.sent_ns or 0,
-                    job.received_ns,
-                    started_ns,
-                    self._clock.to_wall_ns(now),
-                    job.delivery.redelivered,
-                    job.attempts,
-                )
-            )
+    def _settle(self, job: Job, work: Work, outcome: Outcome) -> None:
+        consumed = self.tally.settle(job, work, outcome)
         if self._on_consumed is not None:
-            self._on_consumed(Consumed(job.delivery, metadata, outcome, wait_s, work.service_s))
+            self._on_consumed(consumed)
         self._progress()
-
-    def _observe_order(self, job: _Job, session: int, sequence: int) -> None:
-        order = self.order.observe(session, sequence)
-        if order is Order.OUT_OF_ORDER and (job.attempts > 1 or job.delivery.redelivered):
-            self.order.out_of_order -= 1  # late because it was tried again: that is not the broker's disorder
 
     def _progress(self) -> None:
         every = self.settings.consumer.progress_every
-        if every and self._on_progress is not None and self.settled >= self._next_progress:
-            self._next_progress = (self.settled // every + 1) * every
+        if every and self._on_progress is not None and self.tally.settled >= self._next_progress:
+            self._next_progress = (self.tally.settled // every + 1) * every
             self._on_progress(self.report())
 
     # --- what the broker says (SubscriberListener) -------------------------------------------------------------------
@@ -346,11 +266,11 @@ class ConsumerEngine:
     def on_delivery(self, delivery: Delivery) -> None:
         """A message arrived."""
         now = self._clock.now()
-        self.delivered += 1
-        self.redelivered += delivery.redelivered
+        self.tally.delivered += 1
+        self.tally.redelivered += delivery.redelivered
         self._prefetch.delivered(now)
         metadata = Metadata.read(delivery.message)
-        self._ready.append(_Job(delivery, metadata, self._clock.to_wall_ns(now), now))
+        self._ready.append(Job(delivery, metadata, self._clock.to_wall_ns(now), now))
         self._waker.wake()
 
     def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it
@@ -409,27 +329,15 @@ class ConsumerEngine:
             host=self._host,
             at_ns=self._clock.to_wall_ns(now),
             queue=self.settings.queue.work,
-            delivered=self.delivered,
-            processed=self.processed,
-            failed=self.failed,
-            retried=self.retried,
-            dead_lettered=self.dead_lettered,
-            redelivered=self.redelivered,
-            duplicates=self.order.duplicates,
-            out_of_order=self.order.out_of_order,
             held=self.held,
             prefetch=self._prefetch.count,
             paused=self.paused,
             capacity_per_s=self._worker.capacity_per_s,
             busy_s=self._finished_busy_s + working_s,
-            service_sum_s=self.service.sum_s,
-            service_sum_s2=self._service_sum_s2,
             rss_bytes=self._cost.rss_bytes,
             cpu_s=self._cost.cpu_s,
-            queue_wait=self.queue_wait.copy(),
-            message_age=self.message_age.copy(),
-            service=self.service.copy(),
             api_url=self.api_url,
+            **self.tally.report_fields(),
         )
 
     async def _report_forever(self) -> None:

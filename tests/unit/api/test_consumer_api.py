@@ -80,7 +80,7 @@ def test_no_secret_is_in_the_status() -> None:
 def test_metrics_are_prometheus_text_and_count_what_was_consumed_and_how_long_it_took() -> None:
     async def story() -> tuple[str, str]:
         async with consumer_api(await fed(7)) as (client, engine, _):
-            await until(lambda: engine.processed == 7)
+            await until(lambda: engine.tally.processed == 7)
             answer = await client.get("/metrics")
             return answer.headers["content-type"], answer.text
 
@@ -133,9 +133,9 @@ def test_a_new_processing_time_is_what_the_work_takes_from_then_on() -> None:
         async with consumer_api(await fed(2000)) as (client, engine, _):
             for body in ({}, {"processing_time_ms": 50}, {"rate": 200}):
                 await client.post("/admin/config", json=body)
-                before = engine.processed
+                before = engine.tally.processed
                 await asyncio.sleep(2)
-                counts.append(engine.processed - before)
+                counts.append(engine.tally.processed - before)
         return counts
 
     assert run_virtually(story()) == pytest.approx([200, 40, 400], abs=3)
@@ -195,9 +195,9 @@ def test_slowing_down_is_told_seen_and_ended_by_an_explicit_speed() -> None:
         async with consumer_api(await fed()) as (client, engine, _):
             answer = (await client.post("/admin/slow-down", json={"factor": 5})).json()
             slow = (await client.get("/status")).json()["rates"]
-            before = engine.processed
+            before = engine.tally.processed
             await asyncio.sleep(5)
-            done = engine.processed - before
+            done = engine.tally.processed - before
             await client.post("/admin/config", json={"processing_time_ms": 10})
             return answer, slow, (await client.get("/status")).json()["rates"], done
 
@@ -215,13 +215,13 @@ def test_pause_and_resume() -> None:
             assert (await client.post("/admin/pause")).json() == {"status": "paused"}
             states.append((await client.get("/status")).json()["state"])
             await asyncio.sleep(0.1)
-            before = engine.processed
+            before = engine.tally.processed
             await asyncio.sleep(5)
-            during = engine.processed - before
+            during = engine.tally.processed - before
             assert (await client.post("/admin/resume")).json() == {"status": "running"}
             states.append((await client.get("/status")).json()["state"])
             await asyncio.sleep(1)
-            return states, during, engine.processed - before
+            return states, during, engine.tally.processed - before
 
     states, during, after = run_virtually(story())
     assert states == ["paused", "running"]

@@ -17,7 +17,8 @@ from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.dashboards import window
 from backpressure.dashboards.consumer_window import MessageFeed, WindowLink
 from backpressure.engines.clock import Clock
-from backpressure.engines.consumer import Consumed, ConsumerEngine
+from backpressure.engines.consumer import ConsumerEngine
+from backpressure.engines.tally import Consumed
 from backpressure.settings import Settings
 from backpressure.transports.memory import MemoryBroker, MemoryTransport
 

@@ -83,9 +83,9 @@ def test_poison_messages_do_not_block_the_others_even_when_they_fill_the_prefetc
         poison = [ours(n, body=f"bad {n}") for n in range(10)]
         await put(broker, settings, *poison, *(ours(100 + n, body=f"good {n}") for n in range(100)))
         async with consuming(settings, broker, handler=work) as (engine, _):
-            await until(lambda: engine.processed == 100)
+            await until(lambda: engine.tally.processed == 100)
             early = [text for _, text in work.attempts]
-            await until(lambda: engine.dead_lettered == 10)
+            await until(lambda: engine.tally.dead_lettered == 10)
             return early, len(broker.queues[DEAD].ready)
 
     early, dead = run_virtually(story())
@@ -102,10 +102,10 @@ def test_while_the_broker_blocks_dead_letters_the_good_messages_are_still_worked
         broker.block()
         async with consuming(settings, broker, handler=Work()) as (engine, _):
             began = loop.time()
-            await until(lambda: engine.processed == 50)
-            took_s, held, dead = loop.time() - began, engine.report().held, engine.dead_lettered
+            await until(lambda: engine.tally.processed == 50)
+            took_s, held, dead = loop.time() - began, engine.report().held, engine.tally.dead_lettered
             broker.unblock()
-            await until(lambda: engine.dead_lettered == 3)
+            await until(lambda: engine.tally.dead_lettered == 3)
             await until(lambda: not engine.held)
         assert dead == 0
         return took_s, held, len(broker.queues[DEAD].ready), len(broker.queues[WORK].ready)
@@ -122,9 +122,9 @@ def test_a_message_that_cannot_be_dead_lettered_goes_back_to_the_queue_and_is_no
         await put(broker, settings, ours(0, body="bad"), ours(1, body="good"))
         async with consuming(settings, broker, handler=Work()) as (engine, _):
             del broker.queues[DEAD]
-            await until(lambda: engine.failed >= 3)
+            await until(lambda: engine.tally.failed >= 3)
             engine.stop()
-        return engine.dead_lettered, engine.processed, broker.texts(WORK)
+        return engine.tally.dead_lettered, engine.tally.processed, broker.texts(WORK)
 
     assert run_virtually(story()) == (0, 1, ["bad"])
 
@@ -137,7 +137,12 @@ def test_expected_messages_that_are_dead_lettered_count_and_the_number_stays_exa
         async with consuming(settings, broker, handler=Work()) as (engine, running):
             await asyncio.wait_for(running, 30)
         queue = broker.queues[WORK]
-        return engine.settled, len(broker.queues[DEAD].ready) + engine.processed, len(queue.ready), queue.unacked
+        return (
+            engine.tally.settled,
+            len(broker.queues[DEAD].ready) + engine.tally.processed,
+            len(queue.ready),
+            queue.unacked,
+        )
 
     assert run_virtually(story()) == (10, 10, 20, 0)
 
@@ -148,7 +153,7 @@ def test_late_because_tried_again_is_not_out_of_order() -> None:
         await put(broker, settings, *(ours(n, body="bad" if n == 3 else "good") for n in range(30)))
         async with consuming(settings, broker, handler=Work(failures=1)) as (engine, running):
             await asyncio.wait_for(running, 30)
-        assert engine.order.gaps == 0
+        assert engine.tally.order.gaps == 0
         return engine.report()
 
     report = run_virtually(story())
@@ -162,9 +167,9 @@ def test_room_for_messages_that_wait_is_given_back_when_none_waits_any_more() ->
         await put(broker, settings, *(ours(n, body=f"bad {n}") for n in range(40)), ours(99, body="good"))
         async with consuming(settings, broker, handler=Work(failures=1)) as (engine, _):
             before = engine.report().prefetch
-            await until(lambda: engine.retried == 40)
+            await until(lambda: engine.tally.retried == 40)
             during = engine.report().prefetch
-            await until(lambda: engine.processed == 41)
+            await until(lambda: engine.tally.processed == 41)
             await asyncio.sleep(1)
             return before, during, engine.report().prefetch
 
@@ -178,7 +183,7 @@ def test_a_paused_consumer_with_work_to_try_again_waits_quietly() -> None:
         settings, broker, work = settings_of(), RecordingBroker(), Work(failures=1)
         await put(broker, settings, ours(0, body="bad"))
         async with consuming(settings, broker, handler=work) as (engine, _):
-            await until(lambda: engine.retried == 1)
+            await until(lambda: engine.tally.retried == 1)
             await engine.pause()
             wakeups, wait = 0, engine._waker.wait
 
@@ -192,7 +197,7 @@ def test_a_paused_consumer_with_work_to_try_again_waits_quietly() -> None:
             await asyncio.sleep(10)
             attempts = len(work.attempts)
             await engine.resume()
-            await until(lambda: engine.processed == 1)
+            await until(lambda: engine.tally.processed == 1)
             return attempts, wakeups
 
     attempts, wakeups = run_virtually(story())
@@ -206,7 +211,7 @@ def test_on_stop_a_message_between_two_attempts_goes_back_to_the_queue() -> None
         broker = RecordingBroker()
         await put(broker, settings, ours(0, body="bad"), ours(1, body="good"))
         async with consuming(settings, broker, handler=Work()) as (engine, running):
-            await until(lambda: engine.processed == 1)
+            await until(lambda: engine.tally.processed == 1)
             engine.stop()
             await running
         return broker.texts(WORK), broker.queues[WORK].unacked
@@ -221,12 +226,12 @@ def test_on_stop_it_waits_for_dead_letters_under_way() -> None:
         await put(broker, settings, ours(0, body="bad"))
         broker.block()
         async with consuming(settings, broker, handler=Work()) as (engine, running):
-            await until(lambda: engine.failed == 1)
+            await until(lambda: engine.tally.failed == 1)
             engine.stop()
             asyncio.get_running_loop().call_later(2, broker.unblock)
             await running
         queue = broker.queues[WORK]
-        return engine.dead_lettered, len(broker.queues[DEAD].ready), len(queue.ready) + queue.unacked
+        return engine.tally.dead_lettered, len(broker.queues[DEAD].ready), len(queue.ready) + queue.unacked
 
     assert run_virtually(story()) == (1, 1, 0)
 

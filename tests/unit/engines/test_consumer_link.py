@@ -21,7 +21,7 @@ def test_what_is_held_and_not_begun_comes_again_and_is_worked_on_once() -> None:
             await asyncio.sleep(0.255)
             broker.disconnect()
             assert engine.held <= 1  # the one in work
-            await until(lambda: engine.settled == 100)
+            await until(lambda: engine.tally.settled == 100)
             report = engine.report()
         return report, Counter(record.sequence for record in records), len(broker.queues[WORK].ready)
 
@@ -40,7 +40,7 @@ def test_an_acknowledgement_of_before_the_loss_settles_nothing_after_it() -> Non
         async with consuming(settings, broker) as (engine, _):
             await asyncio.sleep(0.005)
             broker.disconnect()
-            await until(lambda: engine.processed == 1)
+            await until(lambda: engine.tally.processed == 1)
             return broker.queues[WORK].unacked, len(broker.queues[WORK].ready)
 
     # Both are still there: the first, done on the old link, is held once more and its successor waits.
@@ -62,7 +62,7 @@ def test_a_failure_on_a_lost_link_is_left_to_the_delivery_that_comes_again() -> 
         async with consuming(settings, broker, handler=work) as (engine, _):
             await asyncio.sleep(0.05)
             broker.disconnect()
-            await until(lambda: engine.dead_lettered)
+            await until(lambda: engine.tally.dead_lettered)
             await asyncio.sleep(5)
             return attempts, engine.report(), len(broker.queues[DEAD].ready)
 
@@ -87,8 +87,8 @@ def test_messages_that_wait_for_another_attempt_are_forgotten_with_their_link_an
         async with consuming(settings, broker, handler=work) as (engine, _):
             await asyncio.sleep(0.5)
             broker.disconnect()
-            await until(lambda: engine.processed)
-            return [time - at[0] for time in at], engine.dead_lettered
+            await until(lambda: engine.tally.processed)
+            return [time - at[0] for time in at], engine.tally.dead_lettered
 
     times, dead = run_virtually(story())
     assert times == pytest.approx([0, 0.5, 1.5], abs=0.01)
@@ -107,8 +107,8 @@ def test_it_consumes_again_and_the_queues_are_there_again_after_the_broker_forgo
             await asyncio.sleep(2)
             assert DEAD in broker.queues
             broker.publish(ours(0), settings.queue.exchange, settings.queue.routing_key)
-            await until(lambda: engine.processed, within_s=5)
-            return engine.processed
+            await until(lambda: engine.tally.processed, within_s=5)
+            return engine.tally.processed
 
     assert run_virtually(story()) == 1
 
@@ -121,8 +121,8 @@ def test_a_deleted_queue_is_created_again() -> None:
             broker.delete(WORK)
             await asyncio.sleep(2)
             broker.publish(ours(0), settings.queue.exchange, settings.queue.routing_key)
-            await until(lambda: engine.processed, within_s=5)
-            return engine.processed
+            await until(lambda: engine.tally.processed, within_s=5)
+            return engine.tally.processed
 
     assert run_virtually(story()) == 1
 
@@ -134,13 +134,13 @@ def test_a_paused_consumer_stays_paused_when_its_link_comes_back() -> None:
         async with consuming(settings, broker) as (engine, _):
             await engine.pause()
             await asyncio.sleep(0.1)
-            before = engine.processed
+            before = engine.tally.processed
             broker.disconnect()
             await asyncio.sleep(5)
-            during = engine.processed - before
+            during = engine.tally.processed - before
             await engine.resume()
-            await until(lambda: engine.settled == 20, within_s=5)
-            return during, engine.settled
+            await until(lambda: engine.tally.settled == 20, within_s=5)
+            return during, engine.tally.settled
 
     assert run_virtually(story()) == (0, 20)
 
@@ -157,9 +157,9 @@ def test_a_dead_letter_under_way_when_the_link_breaks_is_not_lost() -> None:
             engine,
             _,
         ):
-            await until(lambda: engine.failed)
+            await until(lambda: engine.tally.failed)
             broker.disconnect()
-            await until(lambda: engine.dead_lettered, within_s=10)
+            await until(lambda: engine.tally.dead_lettered, within_s=10)
         queue = broker.queues[WORK]
         return len(broker.queues[DEAD].ready), len(queue.ready) + queue.unacked
 

@@ -14,7 +14,7 @@ from virtual_time import VirtualClock, run_virtually
 from backpressure.core.journal import ConsumerRecord, Outcome
 from backpressure.core.message import Delivery, Metadata
 from backpressure.core.reports import ConsumerReport
-from backpressure.engines.consumer import Consumed
+from backpressure.engines.tally import Consumed
 
 UNBOUNDED = {"queue__max_length": None}
 
@@ -26,9 +26,9 @@ def test_the_rate_over_thirty_seconds_is_exact_however_late_the_wake_ups_are(lat
         await put(broker, settings, *(ours(n) for n in range(4000)))
         async with consuming(settings, broker) as (engine, _):
             await asyncio.sleep(30)
-            assert engine.first_at is not None
-            assert engine.last_at is not None
-            return engine.processed, engine.last_at - engine.first_at, engine.report()
+            assert engine.tally.first_at is not None
+            assert engine.tally.last_at is not None
+            return engine.tally.processed, engine.tally.last_at - engine.tally.first_at, engine.report()
 
     machine = Random(1)
     processed, took_s, report = run_virtually(story(), lateness=lambda: machine.choice(late_s))
@@ -108,9 +108,9 @@ def test_order_duplicates_and_gaps_are_told_by_session_and_sequence() -> None:
         stream = [ours(n) for n in (0, 1, 2, 2, 5, 4, 7)] + [ours(n, session=8) for n in (10, 11, 11)]
         await put(broker, settings, *stream)
         async with consuming(settings, broker) as (engine, _):
-            await until(lambda: engine.processed == len(stream))
+            await until(lambda: engine.tally.processed == len(stream))
             report = engine.report()
-            return report.duplicates, report.out_of_order, engine.order.gaps, engine.settled
+            return report.duplicates, report.out_of_order, engine.tally.order.gaps, engine.tally.settled
 
     assert run_virtually(story()) == (2, 1, 2, 8)
 
@@ -160,9 +160,9 @@ def test_slowing_down_stretches_every_service_time_until_it_is_back_to_normal() 
                 engine.slow_down(factor)
                 assert engine.slow_down_factor == factor
                 assert engine.report().capacity_per_s == pytest.approx(100 / factor)
-                before = engine.processed
+                before = engine.tally.processed
                 await asyncio.sleep(4)
-                counts.append(engine.processed - before)
+                counts.append(engine.tally.processed - before)
         return counts
 
     assert run_virtually(story()) == pytest.approx([400, 80, 400], abs=2)
@@ -175,9 +175,9 @@ def test_another_rate_counts_for_the_next_message() -> None:
         async with consuming(settings, broker) as (engine, _):
             await asyncio.sleep(1)
             engine.reconfigure(settings_of(**UNBOUNDED, consumer__rate=20))
-            before = engine.processed
+            before = engine.tally.processed
             await asyncio.sleep(10)
-            return engine.processed - before
+            return engine.tally.processed - before
 
     assert run_virtually(story()) == pytest.approx(200, abs=2)
 
@@ -189,13 +189,13 @@ def test_a_paused_consumer_finishes_the_work_at_hand_takes_nothing_more_and_goes
         async with consuming(settings, broker) as (engine, _):
             await asyncio.sleep(1.005)
             await engine.pause()
-            delivered, processed = engine.delivered, engine.processed
+            delivered, processed = engine.tally.delivered, engine.tally.processed
             await asyncio.sleep(60)
             assert engine.report().paused
-            paused = engine.processed - processed, engine.delivered - delivered, engine.held
+            paused = engine.tally.processed - processed, engine.tally.delivered - delivered, engine.held
             await engine.resume()
             await asyncio.sleep(1)
-            return processed, *paused, engine.processed
+            return processed, *paused, engine.tally.processed
 
     processed, finished, taken, held, after = run_virtually(story())
     assert processed == pytest.approx(100, abs=2)
@@ -237,7 +237,7 @@ def test_on_stop_it_spends_no_more_than_the_drain_time_and_gives_the_rest_back(p
             await running
             took_s = loop.time() - stopped_at
         assert all(entry.redelivered for entry in broker.queues[WORK].ready)
-        return took_s, engine.processed, len(broker.queues[WORK].ready)
+        return took_s, engine.tally.processed, len(broker.queues[WORK].ready)
 
     took_s, processed, left = run_virtually(story())
     assert took_s == pytest.approx(2, abs=0.2)
@@ -252,7 +252,7 @@ def test_it_ends_after_exactly_as_many_as_expected_and_those_beyond_go_back() ->
         await put(broker, settings, *(ours(n, body=str(n)) for n in range(50)))
         async with consuming(settings, broker) as (engine, running):
             await asyncio.wait_for(running, 10)
-        return engine.processed, broker.texts(WORK), broker.queues[WORK].unacked
+        return engine.tally.processed, broker.texts(WORK), broker.queues[WORK].unacked
 
     assert run_virtually(story()) == (30, [str(n) for n in range(30, 50)], 0)
 
@@ -263,7 +263,7 @@ def test_a_duplicate_does_not_count_towards_what_is_expected() -> None:
         await put(broker, settings, *(ours(n) for n in (0, 1, 1, 1, 2, 3, 4)))
         async with consuming(settings, broker) as (engine, running):
             await asyncio.wait_for(running, 10)
-        return engine.processed, len(broker.queues[WORK].ready)
+        return engine.tally.processed, len(broker.queues[WORK].ready)
 
     assert run_virtually(story()) == (6, 1)
 
@@ -277,7 +277,7 @@ def test_two_consumers_share_a_queue_and_together_see_every_message_once() -> No
             consuming(settings, broker, journal=one) as (a, _),
             consuming(settings, broker, journal=two) as (b, _),
         ):
-            await until(lambda: a.processed + b.processed == 400)
+            await until(lambda: a.tally.processed + b.tally.processed == 400)
         return [r.sequence for r in one], [r.sequence for r in two]
 
     first, second = run_virtually(story())
@@ -307,7 +307,7 @@ def test_work_that_takes_no_time_leaves_the_loop_its_turns() -> None:
         await put(broker, settings, *(ours(n, processing_time_s=0.0) for n in range(5000)))
         turns = 0
         async with consuming(settings, broker) as (engine, _):
-            while engine.processed < 5000:
+            while engine.tally.processed < 5000:
                 turns += 1
                 await asyncio.sleep(0)
             return turns

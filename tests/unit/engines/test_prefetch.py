@@ -53,9 +53,9 @@ def test_with_a_long_way_to_the_broker_it_grows_until_the_consumer_never_runs_dr
             for _ in range(10):
                 sizes.append(engine.report().prefetch)
                 await asyncio.sleep(1)
-            before = engine.processed
+            before = engine.tally.processed
             await asyncio.sleep(10)
-            return sizes, (engine.processed - before) / 10
+            return sizes, (engine.tally.processed - before) / 10
 
     sizes, rate = run_virtually(story())
     assert sizes[0] < 20 <= sizes[-1] <= 32  # 100/s × 0.2 s, and a few

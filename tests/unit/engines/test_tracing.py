@@ -106,7 +106,7 @@ def test_work_is_a_span_under_the_one_in_the_header_and_knows_the_queue_wait(tra
         await put(broker, settings, ours(0, sent_ns=1, traceparent=traceparent))
         async with consuming(settings, broker, tracer=notebook) as (engine, running):
             await running
-            return notebook, engine.queue_wait.sum_s
+            return notebook, engine.tally.queue_wait.sum_s
 
     notebook, waited_s = run_virtually(story())
     [span] = notebook.spans
