@@ -130,15 +130,12 @@ def _print_progress(report: ConsumerReport) -> None:
 
 def _print_balance(engine: ConsumerEngine) -> None:
     report = engine.report()
-    seconds = (
-        0.0
-        if engine.tally.first_at is None or engine.tally.last_at is None
-        else engine.tally.last_at - engine.tally.first_at
-    )
+    tally = engine.tally
+    seconds = 0.0 if tally.first_at is None or tally.last_at is None else tally.last_at - tally.first_at
     waits = report.queue_wait
     click.echo(
         f"consumed={report.processed}, time={seconds:.2f}s, duplicates={report.duplicates},"
-        f" out_of_order={report.out_of_order}, gaps={engine.tally.order.gaps}, dead_lettered={report.dead_lettered},"
+        f" out_of_order={report.out_of_order}, gaps={tally.order.gaps}, dead_lettered={report.dead_lettered},"
         f" p50_wait={_ms(waits.quantile_s(0.5))}, p99_wait={_ms(waits.quantile_s(0.99))}"
     )
 
