@@ -111,8 +111,8 @@ class Prometheus:
         """Return whether every one of ``jobs`` was scraped so often."""
         try:
             return len(self.query(f"sum_over_time(up[5m]) >= {times}")) == jobs
-        except httpx.TransportError:
-            return False  # it does not listen yet
+        except (httpx.TransportError, json.JSONDecodeError):
+            return False  # it does not listen yet, or only to say that it is not ready
 
     def close(self) -> None:
         self._client.close()
