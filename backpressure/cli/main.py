@@ -26,6 +26,7 @@ _COMMANDS = {
     "laws": "laws:laws",
     "cleanup": "cleanup:cleanup",
     "doctor": "doctor:doctor",
+    "check": "check:check",
 }
 """Command name → module of this package and attribute; help is listed in this order."""
 

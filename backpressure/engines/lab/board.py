@@ -9,7 +9,6 @@ from backpressure.engines.lab.note import Note, ReceivedNote
 from backpressure.engines.lab.receiver import Receiver
 from backpressure.engines.lab.sender import Sender, opened
 from backpressure.engines.lab.store import Store
-from backpressure.errors import QueueNotFoundError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import Transport
 
@@ -43,8 +42,7 @@ class Board:
     async def send(self, note: Note) -> str:
         """Send ``note`` and return its message id when the broker has it; raises `TransportError`."""
         message = note.as_message()
-        if not await self._sender.send(message, exchange=self._queue.exchange, routing_key=self._queue.routing_key):
-            raise QueueNotFoundError(self._queue.work)
+        await self._sender.put(message, self._queue)
         self._sent += 1
         return message.message_id or ""
 

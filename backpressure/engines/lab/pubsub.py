@@ -124,10 +124,13 @@ class PubSub:
 
     async def stop(self) -> None:
         """Remove the subscribers' queues, if the broker is there to be asked, and close the connections."""
-        await self._sender.stop()
-        with suppress(TransportError):
-            for name in list(self._subscriptions):
-                await self.unsubscribe(name)
+        subscriptions = self._subscriptions.values()
+        await asyncio.gather(self._sender.stop(), *(subscription.receiver.stop() for subscription in subscriptions))
+        if subscriptions:
+            with suppress(TransportError):
+                async with opened(self._transport.admin()) as admin:
+                    for subscription in subscriptions:
+                        await admin.delete(subscription.queue)
 
     async def _declare(self) -> None:
         await self._declare_queues([subscription.queue for subscription in self._subscriptions.values()])

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.message import Message
-from backpressure.errors import RefusedError, TransportError
+from backpressure.errors import QueueNotFoundError, RefusedError, TransportError
+from backpressure.settings import QueueSettings
 from backpressure.transports.base import Publisher, QueueAdmin, Transport
 
 __all__ = ["Sender", "opened"]
@@ -92,6 +93,11 @@ class Sender:
         if sending.returned:
             self._declared = False  # somebody deleted what was declared: it is made again before the next message
         return not sending.returned
+
+    async def put(self, message: Message, queue: QueueSettings) -> None:
+        """Publish to ``queue`` as `send` does; raises `QueueNotFoundError` as well, when somebody has deleted it."""
+        if not await self.send(message, exchange=queue.exchange, routing_key=queue.routing_key):
+            raise QueueNotFoundError(queue.work)
 
     async def stop(self) -> None:
         """Close the connection, if there is one."""

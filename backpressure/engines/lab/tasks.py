@@ -12,7 +12,6 @@ from backpressure.engines.lab.sender import Sender
 from backpressure.engines.lab.store import Store
 from backpressure.engines.lab.task import Task, TaskResult
 from backpressure.engines.lab.worker import RESULTS, TASKS, declare_tasks
-from backpressure.errors import QueueNotFoundError
 from backpressure.settings import LabSettings
 from backpressure.transports.base import Transport
 
@@ -46,8 +45,7 @@ class Tasks:
         """Put ``task`` into the queue and return its id when the broker has it; raises `TransportError`."""
         await self._collect()
         message = task.as_message()
-        if not await self._sender.send(message, exchange=self._queue.exchange, routing_key=self._queue.routing_key):
-            raise QueueNotFoundError(self._queue.work)
+        await self._sender.put(message, self._queue)
         self._submitted += 1
         return message.message_id or ""
 

@@ -87,9 +87,7 @@ class TaskWorker:
             finished_at=datetime.fromtimestamp(finished_ns / 1e9, UTC),
         )
         try:
-            await self._sender.send(
-                result.as_message(), exchange=self._results.exchange, routing_key=self._results.routing_key
-            )
+            await self._sender.put(result.as_message(), self._results)
         except TransportError as error:
             log.warning("%s cannot report task %s, so it is done again: %s", self._name, result.task_id, error)
             self._subscriber.nack(delivery, requeue=True)

@@ -1,0 +1,94 @@
+"""``pace check``: the system test of a running stack."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from backpressure.cli.options import setting
+from backpressure.cli.process import logging_options, settings_from
+from backpressure.errors import ConfigError
+from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
+
+__all__ = ["check"]
+
+_WORDS = {Outcome.PASSED: "[green]passed[/]", Outcome.FAILED: "[red]failed[/]", Outcome.MISSING: "[yellow]missing[/]"}
+
+
+@click.command()
+@click.option("--url", help="Control API of the producer.  [default: http://localhost:5000]")
+@click.option(
+    "--consumer-url", help='Control API of the consumer; "": there is none.  [default: http://localhost:8001]'
+)
+@click.option("--monitor-url", help='The monitor; "": there is none.  [default: http://localhost:8000]')
+@setting(
+    "--token", key="api.token", help="Token of the three; better in PACE_API__TOKEN, where no process list shows it"
+)
+@click.option("--requests", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Concurrent load.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait at most this long for the delivery.",
+)
+@logging_options
+@click.pass_context
+def check(
+    context: click.Context,
+    /,
+    url: str | None,
+    consumer_url: str | None,
+    monitor_url: str | None,
+    requests: int,
+    timeout: float,
+    **_: object,
+) -> None:
+    """Test a running stack: health, single and batch messages, invalid input, load, metrics, delivery.
+
+    Exit code 0: all passed; 1: something failed; 3: a part that was to be tested is not running.
+    """
+    settings = settings_from(context)
+    plan = CheckPlan(
+        producer_url=_base("--url", url, settings.api.producer_port),
+        consumer_url=_base("--consumer-url", consumer_url, settings.api.consumer_port),
+        monitor_url=_base("--monitor-url", monitor_url, settings.monitor.port),
+        token=settings.api.token.get_secret_value(),
+        requests=requests,
+        timeout_s=timeout,
+    )
+    if not plan.producer_url:
+        raise ConfigError("--url", "", "the producer's control API is what is tested: expected http://host:port")
+    outcomes = asyncio.run(_shown(plan))
+    context.exit(1 if Outcome.FAILED in outcomes else 3 if Outcome.MISSING in outcomes else 0)
+
+
+async def _shown(plan: CheckPlan) -> set[Outcome]:
+    """Show each result as it comes, and return how they came out."""
+    table = Table("", "check", "seen", box=None, pad_edge=False)
+    outcomes = set()
+    console = Console()
+    with Live(table, console=console):
+        async with SystemCheck(plan) as system:
+            async for result in system.run():
+                table.add_row(_WORDS[result.outcome], result.name, escape(result.detail))
+                outcomes.add(result.outcome)
+    if not console.is_terminal:
+        console.print()  # there, `Live` ends without a newline
+    return outcomes
+
+
+def _base(flag: str, url: str | None, port: int) -> str:
+    """Return the URL without a slash at its end; raises `ConfigError`."""
+    if url is None:
+        return f"http://localhost:{port}"
+    if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
+        raise ConfigError(flag, url, "expected http://host:port")
+    return url.rstrip("/")

@@ -1,0 +1,260 @@
+"""The system test of a running stack: what an operator would try by hand, over HTTP alone, in one go.
+
+It adds its own messages to whatever flows and stops nothing. They ask for no work, so that a slow consumer is not held
+up by being tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Self
+
+import httpx
+
+__all__ = ["CheckPlan", "CheckResult", "Outcome", "SystemCheck"]
+
+_BATCH = 10
+_LOOK_EVERY_S = 0.2
+_PRODUCED, _CONSUMED = "messages_produced_total", "messages_consumed_total"
+_DEAD_LETTERED = "pace_messages_dead_lettered_total"
+_PRODUCER_METRICS = (_PRODUCED, "http_request_duration_seconds")
+_CONSUMER_METRICS = (_CONSUMED, "message_processing_duration_seconds", "message_processing_errors_total")
+_BAD_BODIES: Sequence[tuple[str, str, str]] = (
+    ("/produce", "no JSON", "{"),
+    ("/produce", "nothing in it", "{}"),
+    ("/produce", "an unknown field", '{"payload": "x", "colour": "red"}'),
+    ("/produce", "a negative processing time", '{"payload": "x", "processing_time": -1}'),
+    ("/produce", "a count of zero", '{"count": 0}'),
+    ("/batch-produce", "no messages", '{"messages": []}'),
+    ("/batch-produce", "a message without payload", '{"messages": [{"id": "x"}]}'),
+)
+
+
+class Outcome(Enum):
+    """How a check came out; ``MISSING``: a part does not answer, so it could not be tried."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check: what it was, how it came out and what was seen."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPlan:
+    """Where the stack is (consumer or monitor "": leave it out), and how hard to try."""
+
+    producer_url: str
+    consumer_url: str
+    monitor_url: str
+    token: str = ""
+    requests: int = 200
+    concurrency: int = 20
+    timeout_s: float = 60.0
+
+
+class _UnexpectedError(Exception):
+    """A check saw something else than it should."""
+
+
+class SystemCheck:
+    """Tries one stack; an async context manager."""
+
+    def __init__(self, plan: CheckPlan, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """``transport``: another way to the stack than the network, for tests."""
+        headers = {"Authorization": f"Bearer {plan.token}"} if plan.token else {}
+        self._plan = plan
+        self._client = httpx.AsyncClient(headers=headers, timeout=15.0, trust_env=False, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def run(self) -> AsyncIterator[CheckResult]:
+        """Yield each result as it comes; without a producer there is nothing else to try."""
+        plan = self._plan
+        programs = (
+            ("producer", plan.producer_url, "fast_producer.py"),
+            ("consumer", plan.consumer_url, "slow_consumer.py"),
+            ("monitor", plan.monitor_url, "monitor.py"),
+        )
+        there = set()
+        for part, url, program in programs:
+            if url:
+                health = await self._health(part, url, program)
+                yield health
+                if health.outcome is Outcome.PASSED:
+                    there.add(part)
+            if "producer" not in there:
+                return
+        yield await _tried("single message", self._single)
+        yield await _tried("batch", self._batch)
+        yield await _tried("invalid input", self._invalid)
+        yield await _tried("concurrent load", self._load)
+        yield await _tried("producer metrics", lambda: self._metrics(plan.producer_url, _PRODUCER_METRICS))
+        if "consumer" in there:
+            yield await _tried("consumer metrics", lambda: self._metrics(plan.consumer_url, _CONSUMER_METRICS))
+        if "monitor" in there:
+            yield await _tried("delivery", lambda: self._delivery(self._done_by_monitor))
+        elif "consumer" in there:
+            yield await _tried("delivery", lambda: self._delivery(self._done_by_consumer))
+        else:
+            yield CheckResult("delivery", Outcome.MISSING, "neither consumer nor monitor says what arrives")
+
+    async def _health(self, part: str, url: str, program: str) -> CheckResult:
+        name = f"{part} health"
+        try:
+            answer = await self._client.get(f"{url}/health")
+        except httpx.HTTPError as error:
+            how = "nothing listens at" if isinstance(error, httpx.ConnectError) else "no answer from"
+            return CheckResult(name, Outcome.MISSING, f"{how} {url}: start python {program}")
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            return CheckResult(name, Outcome.MISSING, f"{url} wants a token: give --token (PACE_API__TOKEN)")
+        if answer.is_error or _json(answer).get("status") != "healthy":
+            return CheckResult(name, Outcome.FAILED, f"{url}/health answers {_shown(answer)}")
+        return CheckResult(name, Outcome.PASSED, f"{url} is healthy")
+
+    async def _single(self) -> str:
+        message_id = f"check-{uuid.uuid4()}"
+        content = {"id": message_id, "payload": "pace check", "processing_time": 0}
+        answer = _json(await self._post("/produce", content))
+        if (answer.get("status"), answer.get("message_id")) != ("success", message_id):
+            raise _UnexpectedError(f"POST /produce answers {answer}")
+        return "confirmed by the broker, under its own id"
+
+    async def _batch(self) -> str:
+        messages = [{"payload": f"pace check {number}", "processing_time": 0} for number in range(_BATCH)]
+        answer = _json(await self._post("/batch-produce", {"messages": messages}))
+        if (answer.get("status"), answer.get("messages_produced")) != ("success", _BATCH):
+            raise _UnexpectedError(f"POST /batch-produce answers {answer}")
+        return f"{_BATCH} messages confirmed"
+
+    async def _invalid(self) -> str:
+        headers = {"Content-Type": "application/json"}
+        for path, what, body in _BAD_BODIES:
+            answer = await self._client.post(self._plan.producer_url + path, content=body, headers=headers)
+            if answer.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
+                raise _UnexpectedError(f"POST {path} with {what} answers {_shown(answer)} instead of 422")
+        return f"{len(_BAD_BODIES)} bad bodies, each answered with 422"
+
+    async def _load(self) -> str:
+        plan = self._plan
+        room = asyncio.Semaphore(plan.concurrency)
+        latencies: list[float] = []
+
+        async def one(number: int) -> int:
+            async with room:
+                started = time.monotonic()
+                content = {"payload": f"pace check load {number}", "processing_time": 0}
+                answer = await self._client.post(f"{plan.producer_url}/produce", json=content)
+                latencies.append(time.monotonic() - started)
+                return answer.status_code
+
+        started = time.monotonic()
+        codes = Counter(await asyncio.gather(*(one(number) for number in range(plan.requests))))
+        seconds = time.monotonic() - started
+        confirmed, held_back = codes.pop(httpx.codes.OK, 0), codes.pop(httpx.codes.TOO_MANY_REQUESTS, 0)
+        if codes:
+            raise _UnexpectedError(f"{plan.requests} requests: {confirmed} confirmed, other answers {dict(codes)}")
+        if not confirmed:
+            raise _UnexpectedError(f"{plan.requests} requests, all answered with 429: the queue is full")
+        slowest = max(latencies) * 1000
+        full = f", {held_back} held back (429, the queue is full)" if held_back else ""
+        rate = plan.requests / seconds if seconds > 0 else 0.0
+        return f"{confirmed} of {plan.requests} confirmed{full}; {rate:.0f} requests/s, slowest {slowest:.0f} ms"
+
+    async def _metrics(self, url: str, names: Sequence[str]) -> str:
+        text = await self._text(f"{url}/metrics")
+        missing = [name for name in names if not re.search(rf"^# TYPE {name} ", text, re.MULTILINE)]
+        if missing:
+            raise _UnexpectedError(f"{url}/metrics lacks {', '.join(missing)}")
+        return ", ".join(names)
+
+    async def _delivery(self, done: Callable[[], Awaitable[float]]) -> str:
+        """Send a batch and wait until as many messages are done as waited before it, and came up to its end."""
+        done_before = await done()
+        produced_before = await self._produced()
+        queue = _json(await self._get(f"{self._plan.producer_url}/status")).get("queue", {})
+        await self._batch()
+        due = (queue.get("size") or 0) + await self._produced() - produced_before
+        started, arrived = time.monotonic(), 0.0
+        try:
+            async with asyncio.timeout(self._plan.timeout_s):
+                while (arrived := await done() - done_before) < due:  # noqa: ASYNC110 - it asks another process
+                    await asyncio.sleep(_LOOK_EVERY_S)
+        except TimeoutError:
+            raise _UnexpectedError(
+                f"{arrived:.0f} of {due:.0f} messages were consumed within {self._plan.timeout_s:g} s"
+                f" (several consumers need a monitor to be counted: --monitor-url)"
+            ) from None
+        return f"{due:.0f} messages, all that waited and those sent, consumed in {time.monotonic() - started:.1f} s"
+
+    async def _produced(self) -> float:
+        return _sample(await self._text(f"{self._plan.producer_url}/metrics"), _PRODUCED)
+
+    async def _done_by_consumer(self) -> float:
+        text = await self._text(f"{self._plan.consumer_url}/metrics")
+        return _sample(text, _CONSUMED) + _sample(text, _DEAD_LETTERED)
+
+    async def _done_by_monitor(self) -> float:
+        totals = _json(await self._get(f"{self._plan.monitor_url}/api/snapshot")).get("totals", {})
+        return float(totals.get("processed", 0) + totals.get("dead_lettered", 0))
+
+    async def _post(self, path: str, content: dict[str, Any]) -> httpx.Response:
+        return _good(await self._client.post(self._plan.producer_url + path, json=content))
+
+    async def _get(self, url: str) -> httpx.Response:
+        return _good(await self._client.get(url))
+
+    async def _text(self, url: str) -> str:
+        return (await self._get(url)).text
+
+
+async def _tried(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
+    try:
+        return CheckResult(name, Outcome.PASSED, await check())
+    except _UnexpectedError as error:
+        return CheckResult(name, Outcome.FAILED, str(error))
+    except httpx.HTTPError as error:
+        return CheckResult(name, Outcome.FAILED, f"no answer: {error!r}")
+
+
+def _good(answer: httpx.Response) -> httpx.Response:
+    if answer.is_error:
+        request = answer.request
+        raise _UnexpectedError(f"{request.method} {request.url.path} answers {_shown(answer)}")
+    return answer
+
+
+def _json(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        content = answer.json()
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise _UnexpectedError(f"{answer.request.url} answers no JSON object: {answer.text[:100]!r}")
+    return content
+
+
+def _shown(answer: httpx.Response) -> str:
+    return f"{answer.status_code} {answer.text[:200]}"
+
+
+def _sample(metrics: str, name: str) -> float:
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)", metrics, re.MULTILINE))

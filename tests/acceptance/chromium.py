@@ -1,0 +1,92 @@
+"""A headless Chromium, driven through two pipes by the DevTools protocol: no driver, no port, no library."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Chromium", "find_chromium"]
+
+
+def find_chromium() -> str | None:
+    """Return the program, if it is installed."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Chromium:
+    """One page in one browser."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        """``profile`` is an empty folder for its files."""
+        to_read, to_write = os.pipe()
+        from_read, from_write = os.pipe()
+        shell = f'exec "$@" 3<&{to_read} 4>&{from_write} {to_read}<&- {from_write}>&-'
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}")
+        self._process = subprocess.Popen(
+            ["bash", "-c", shell, "bash", program, *flags, "about:blank"],
+            pass_fds=(to_read, from_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_read)
+        os.close(from_write)
+        self._commands = os.fdopen(to_write, "wb", 0)
+        self._answers = os.fdopen(from_read, "rb")
+        self._numbers = itertools.count(1)
+        self._unread = b""
+        self._session: dict[str, str] = {}
+        self.complaints: list[Any] = []
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = {"sessionId": session}
+        for domain in ("Page", "Runtime", "Log"):
+            self._call(f"{domain}.enable")
+
+    def open(self, url: str) -> None:
+        """Go to a page."""
+        self._call("Page.navigate", url=url)
+
+    def run(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression in the page."""
+        outcome = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in outcome, outcome
+        return outcome["result"].get("value")
+
+    def prefer(self, scheme: str) -> None:
+        """Let the system be "dark" or "light"."""
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def screenshot(self) -> bytes:
+        """Return the page as PNG."""
+        return base64.b64decode(self._call("Page.captureScreenshot")["data"])
+
+    def close(self) -> None:
+        """End the browser."""
+        self._process.terminate()
+        self._process.wait()
+        self._commands.close()
+        self._answers.close()
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        command = {"id": number, "method": method, "params": parameters, **self._session}
+        self._commands.write(json.dumps(command).encode() + b"\0")
+        while True:
+            while b"\0" not in self._unread:
+                data = os.read(self._answers.fileno(), 65536)
+                assert data, "the browser has ended"
+                self._unread += data
+            text, _, self._unread = self._unread.partition(b"\0")
+            answer = json.loads(text)
+            if answer.get("method") in {"Log.entryAdded", "Runtime.exceptionThrown"}:
+                self.complaints.append(answer["params"])
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
