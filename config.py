@@ -130,7 +130,7 @@ class api:
     producer_port = 5000                   # 0: any free port, shown on start
     consumer_port = 8001                   # 0: any free port, shown on start
     lab_port = 8080                        # lab service
-    token = ""                             # clients send Authorization: Bearer <token>; empty: none (loopback only)
+    token = ""                             # clients send Authorization: Bearer <token>, browsers give it as password; empty: none
 
 
 class lab:

@@ -283,7 +283,7 @@ class ApiSettings(Section):
     consumer_port: Port = knob(8001, "", "0: any free port, shown on start")
     lab_port: Port = knob(8080, "", "lab service")
     token: SecretStr = knob(
-        SecretStr(""), "", "clients send Authorization: Bearer <token>; empty: none (loopback only)"
+        SecretStr(""), "", "clients send Authorization: Bearer <token>, browsers give it as password; empty: none"
     )
 
 
