@@ -19,11 +19,15 @@ from backpressure.dashboards.run_live import RunLive
 from backpressure.dashboards.run_verdict import verdict
 from backpressure.errors import ConfigError, PaceError
 from backpressure.experiments import library
+from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.junit import to_junit
+from backpressure.experiments.league import rank
+from backpressure.experiments.oracle import oracle
+from backpressure.experiments.report.league import render_comparison
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.runner import Runner, Watcher
 from backpressure.experiments.summary import Summary
@@ -107,10 +111,31 @@ def show(name: str) -> None:
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-def report(run_folder: Path) -> None:
-    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed."""
+@click.argument("other_folder", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
+def report(run_folder: Path, other_folder: Path | None) -> None:
+    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed.
+
+    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis.
+    """
     directory = RunDirectory(run_folder)
-    _show(conclude(directory), directory, quiet=False)
+    if other_folder is None:
+        _show(conclude(directory), directory, quiet=False)
+        return
+    runs = {folder.path.name: folder.recording() for folder in (directory, RunDirectory(other_folder))}
+    if len(runs) == 1:
+        raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")
+    scenario = directory.scenario()
+    summaries = {name: [summarise(recording)] for name, recording in runs.items()}
+    brokers = " and ".join(dict.fromkeys(recording.broker for recording in runs.values()))
+    page = render_comparison(
+        rank(scenario.name, brokers, summaries, [oracle(scenario)]),
+        runs,
+        description="; ".join(dict.fromkeys(f"{r.scenario} under {r.strategy}" for r in runs.values())),
+        command=shlex.join(["pace", "report", str(run_folder), str(other_folder)]),
+    )
+    target = directory.path / "compare.html"
+    target.write_text(page, encoding="utf-8")
+    click.echo(f"side by side: {_from_here(target)}")
 
 
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:

@@ -12,7 +12,7 @@ from backpressure.experiments.report.page import asset, fill, plotly_script
 from backpressure.experiments.report.series import thinned
 from backpressure.experiments.report.tables import escape
 
-__all__ = ["render_league"]
+__all__ = ["render_comparison", "render_league"]
 
 _MOST_POINTS = 600
 _COLUMNS = (
@@ -34,13 +34,26 @@ _COLUMNS = (
 def render_league(league: League, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
     """Return the page; ``recordings`` holds one run of each law."""
     runs = "1 run" if league.repeat == 1 else f"medians of {league.repeat} runs"
+    facts = f"{league.broker} · {runs} a law · same seeds for all"
+    return _page(f"League: {league.scenario}", facts, league, recordings, description, command)
+
+
+def render_comparison(league: League, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
+    """Return the page of single runs side by side; ``recordings`` and standings go by the runs' names."""
+    title = " against ".join(recordings)
+    return _page(title, league.broker, league, recordings, description, command)
+
+
+def _page(
+    title: str, facts: str, league: League, recordings: Mapping[str, Recording], description: str, command: str
+) -> str:
     return fill(
         asset("league.html"),
         {
-            "title": escape(f"League: {league.scenario}"),
+            "title": escape(title),
             "style": asset("page.css"),
             "description": escape(description),
-            "facts": escape(f"{league.broker} · {runs} a law · same seeds for all"),
+            "facts": escape(facts),
             "standings": _table(league),
             "command": escape(command),
             "data": json.dumps(_data(league, recordings), separators=(",", ":")).replace("<", "\\u003c"),
