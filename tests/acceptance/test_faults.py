@@ -1,0 +1,153 @@
+"""Every fault in a real run: nothing confirmed is lost, it is undone, and no process is left, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+import pytest
+
+from backpressure.experiments.faults import FAULTS
+from backpressure.transports.rabbitmq_node import find_rabbitmq
+
+PACE = [sys.executable, "-m", "backpressure"]
+SCENARIO = """
+name = "stormy"
+[producer]
+rate = 200
+[consumer]
+rate = 400
+[retry]
+max_attempts = 2
+[[phase]]
+name = "before"
+duration_s = 1
+[[phase]]
+name = "storm"
+duration_s = {storm_s}
+fault = "{fault}"
+[[phase]]
+name = "after"
+duration_s = 3
+[[phase]]
+name = "drain"
+duration_s = 30
+until = "drained"
+producer.count = 0
+[expect]
+lost = "== 0"
+left_in_queue = "== 0"
+"phases.before.process_rate" = "> 0"
+"phases.after.process_rate" = "> 0"
+"""
+# An outage of a second is over for the clients after two or three: they connect again after a pause.
+SHORT = {"broker-kill": ":for_s=1", "broker-restart": ":for_s=1", "network-cut": ":for_s=1"}
+
+
+def write(tmp_path: Path, fault: str, storm_s: float) -> str:
+    path = tmp_path / "stormy.toml"
+    path.write_text(SCENARIO.format(fault=fault, storm_s=storm_s))
+    return str(path)
+
+
+def pace_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110
+    )
+
+
+def run_folder(tmp_path: Path) -> Path:
+    [folder] = (tmp_path / "runs").iterdir()
+    return folder
+
+
+def totals_of(tmp_path: Path) -> dict[str, int]:
+    totals: dict[str, int] = json.loads((run_folder(tmp_path) / "summary.json").read_text())["totals"]
+    return totals
+
+
+def events_of(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder(tmp_path) / "events.jsonl").read_text().splitlines()]
+
+
+def assert_nothing_runs(tmp_path: Path) -> None:
+    started = [event["pid"] for event in events_of(tmp_path) if event["kind"] == "process_started"]
+    assert started
+    for pid in started:
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def assert_undone(tmp_path: Path, fault: str) -> None:
+    kinds = [event["kind"] for event in events_of(tmp_path) if event.get("name") == fault]
+    assert kinds == ["fault_began", "fault_ended"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_fault_is_survived_without_loss_and_shown_in_the_report(tmp_path: Path, fault: str) -> None:
+    done = pace_run(tmp_path, write(tmp_path, fault + SHORT.get(fault, ""), storm_s=3))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_undone(tmp_path, fault)
+    assert_nothing_runs(tmp_path)
+    assert f'"name":"{fault}"' in (run_folder(tmp_path) / "report.html").read_text()
+
+
+def test_a_killed_consumer_is_no_accident_and_another_takes_its_place(tmp_path: Path) -> None:
+    done = pace_run(tmp_path, write(tmp_path, "consumer-kill:for_s=0.5", storm_s=2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    ends = {event["id"]: event["code"] for event in events_of(tmp_path) if event["kind"] == "process_ended"}
+    assert (ends["consumer-1"], ends["consumer-2"]) == (-signal.SIGKILL, 0)
+
+
+def test_poison_ends_among_the_dead_letters(tmp_path: Path) -> None:
+    done = pace_run(tmp_path, write(tmp_path, "poison:share=0.5", storm_s=2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    totals = totals_of(tmp_path)
+    assert totals["dead_lettered"] > 50
+    assert totals["dead_lettered"] + totals["processed"] == totals["confirmed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["consumer-stop", "broker-kill", "network-half-open"])
+def test_a_fault_is_undone_when_the_run_is_interrupted(tmp_path: Path, fault: str) -> None:
+    command = [*PACE, "run", write(tmp_path, fault, storm_s=60)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout is not None
+        lines = iter(run.stdout.readline, "")
+        assert any(re.search("hangs|killed|half open", line) for line in lines), "it ended before the fault began"
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=90)
+    assert run.returncode == 3, output
+    assert totals_of(tmp_path)["lost"] == 0
+    assert_undone(tmp_path, fault)
+    assert_nothing_runs(tmp_path)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["broker-restart", "broker-kill", "memory-alarm", "consumer-kill"])
+def test_a_private_rabbitmq_node_can_be_disturbed_too(
+    tmp_path: Path, fault: str, go_without: Callable[[str, str], NoReturn]
+) -> None:
+    if find_rabbitmq() is None:
+        go_without("rabbitmq", "rabbitmq-server is not installed")
+    storm_s = 25 if fault == "broker-kill" else 10
+    scenario = write(tmp_path, fault + SHORT.get(fault, ""), storm_s)
+    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_undone(tmp_path, fault)
+    assert_nothing_runs(tmp_path)
+
+
+def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:
+    done = pace_run(tmp_path, write(tmp_path, "broker-kill", storm_s=2), "--broker", "amqp://127.0.0.1:1/")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "not ours to disturb" in done.stderr
+    assert not (tmp_path / "runs").exists()
