@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
 from confluent_kafka.admin import ConfigResource
 
 from backpressure.core.message import Delivery
-from backpressure.errors import PreconditionFailedError, QueueNotFoundError, TransportError
+from backpressure.errors import PreconditionFailedError, QueueNotFoundError, UnsupportedError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.kafka.drain import drain
@@ -86,7 +86,7 @@ class KafkaAdmin:
     async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:  # noqa: ARG002 -- no bound at all
         """See `QueueAdmin.set_bound`; always raises."""
         await self._requests.partitions(queue)
-        raise TransportError(
+        raise UnsupportedError(
             f"the bound of {queue!r} cannot be changed: Kafka has no bounded queues, and retention only forgets, it "
             "never pushes back; hold the queue by a strategy that adapts (pace laws lists them)"
         )

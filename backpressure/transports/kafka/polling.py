@@ -36,6 +36,7 @@ _POLL_S = 0.02  # a commit waits for the end of a poll: only the thread that pol
 _BATCH = 100
 _FULL, _LOW = 200, 100  # fetched and not delivered: messages, of 64 KiB at most
 _ASK_S = 5.0
+_WIND_DOWN_S = 2.0
 _LOOK_EVERY_S = 0.2
 _OPTIONS = {
     "enable.auto.commit": False,
@@ -56,6 +57,9 @@ class GroupListener(Protocol):
 
     def on_records(self, records: list[Record]) -> None:
         """Messages were fetched; `GroupMember.took` counts those that have left the buffer."""
+
+    def wind_down(self, partitions: Iterable[int], done: Future[None]) -> None:
+        """These partitions are about to go: deliver nothing more of them, and say when nothing of them is held."""
 
     def hand_back(self, partitions: Iterable[int]) -> Mapping[int, Commit]:
         """These partitions are ours no longer: return what is to be committed."""
@@ -189,6 +193,11 @@ class GroupMember:
         self._loop.call_soon_threadsafe(self._listener.on_assigned, marks)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        done: Future[None] = Future()
+        numbers = [each.partition for each in partitions]
+        self._loop.call_soon_threadsafe(self._listener.wind_down, numbers, done)
+        with suppress(TimeoutError):  # what is not finished by then will be delivered to somebody else as well
+            done.result(_WIND_DOWN_S)
         commits = self._hand_back(partitions)
         if commits:
             with suppress(KafkaException):  # then the messages come again

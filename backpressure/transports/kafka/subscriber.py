@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from confluent_kafka import Message as Record
@@ -68,6 +69,8 @@ class KafkaSubscriber:
         self._partitions: dict[int, tuple[int, PartitionProgress]] = {}
         self._waiting: list[_Entry] = []  # a heap
         self._held: dict[int, _Entry] = {}
+        self._going: set[int] = set()
+        self._gone: Future[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._changed: set[int] = set()
         self._commit_timer: asyncio.TimerHandle | None = None
@@ -85,6 +88,7 @@ class KafkaSubscriber:
             return False
         for tag in [tag for tag in self._held if tag == delivery.tag or (multiple and tag < delivery.tag)]:
             self._settle(self._held.pop(tag))
+        self._check_wound_down()
         self._deliver()
         return True
 
@@ -99,6 +103,7 @@ class KafkaSubscriber:
             task = asyncio.create_task(self._dead_letter(delivery, entry))
             self._leaving.add(task)
             task.add_done_callback(self._left)
+        self._check_wound_down()
         self._deliver()
         return True
 
@@ -141,7 +146,7 @@ class KafkaSubscriber:
         """See `GroupListener.on_records`."""
         for record in records:
             number, offset = record.partition() or 0, record.offset() or 0
-            if number not in self._partitions:
+            if number not in self._partitions or number in self._going:
                 self._member.took(weight_of(record))  # fetched before it was revoked
                 continue
             if self._partitions[number][1].restarted(offset):
@@ -154,9 +159,16 @@ class KafkaSubscriber:
                 self._commit_soon(number)
         self._deliver()
 
+    def wind_down(self, partitions: Iterable[int], done: Future[None]) -> None:
+        """See `GroupListener.wind_down`: so a rebalance costs no message a second processing."""
+        self._going, self._gone = set(partitions), done
+        self._forget_waiting(self._going)
+        self._check_wound_down()
+
     def hand_back(self, partitions: Iterable[int]) -> Mapping[int, Commit]:
         """See `GroupListener.hand_back`; deliveries of these partitions settle nothing any more."""
         numbers = set(partitions)
+        self._going -= numbers
         known = {number: self._partitions.pop(number) for number in numbers if number in self._partitions}
         if self._drop(numbers) and not self._held and not self._stopping:
             # Nothing that the engine holds counts any more: better it starts nothing of it.
@@ -216,6 +228,8 @@ class KafkaSubscriber:
         self._commit_soon(entry.partition)
 
     def _requeue(self, entry: _Entry) -> None:
+        if entry.partition in self._going:
+            return  # whoever is next will get it
         entry.redelivered = entry.requeued = True
         heapq.heappush(self._waiting, entry)
 
@@ -232,7 +246,14 @@ class KafkaSubscriber:
 
     def _left(self, task: asyncio.Task[None]) -> None:
         self._leaving.discard(task)
+        self._check_wound_down()
         self._deliver()
+
+    def _check_wound_down(self) -> None:
+        busy = self._leaving or any(entry.partition in self._going for entry in self._held.values())
+        if self._gone is not None and (self._stopping or not busy):
+            self._gone.set_result(None)
+            self._gone = None
 
     def _is_current(self, entry: _Entry) -> bool:
         return self._partitions.get(entry.partition, (0, None))[0] == entry.epoch
@@ -246,14 +267,17 @@ class KafkaSubscriber:
         """Forget the deliveries and messages of these partitions; return whether any was held."""
         held = {tag: entry for tag, entry in self._held.items() if entry.partition not in partitions}
         any_held = len(held) < len(self._held)
+        self._held = held
+        self._forget_waiting(partitions)
+        self._changed -= partitions
+        return any_held
+
+    def _forget_waiting(self, partitions: set[int]) -> None:
         for entry in self._waiting:
             if entry.partition in partitions and not entry.requeued:
                 self._member.took(weight_of(entry.record))
-        self._held = held
         self._waiting = [entry for entry in self._waiting if entry.partition not in partitions]
         heapq.heapify(self._waiting)
-        self._changed -= partitions
-        return any_held
 
     def _commit_soon(self, partition: int, after_s: float = _COMMIT_AFTER_S) -> None:
         self._changed.add(partition)

@@ -36,6 +36,15 @@ def foreign(bench: Any, **options: Any) -> dict[str, Any]:
     return {"bootstrap.servers": bench.transport.address.removeprefix("kafka://"), "log_level": 0} | options
 
 
+async def fill(bench: Any, *counts: int) -> None:
+    """Put so many messages into each partition."""
+    producer = Producer(foreign(bench))
+    for partition, count in enumerate(counts):
+        for _ in range(count):
+            producer.produce(bench.queue.work, b"x", partition=partition)
+    await asyncio.to_thread(producer.flush)
+
+
 def test_a_bound_is_refused_with_the_way_out(play: Play) -> None:
     async def story(bench: Any) -> None:
         with pytest.raises(TransportError, match=r"Kafka has no bounded queues.*a strategy that adapts"):
@@ -198,6 +207,23 @@ def test_consumers_share_the_partitions_and_give_them_back_when_they_leave(play:
     play(story, partitions=4)
 
 
+def test_a_rebalance_waits_until_what_is_held_is_settled(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await fill(bench, 5, 5)
+        first, first_log = await bench.subscriber()
+        await bench.until(lambda: len(first_log.deliveries) == 10)
+        joining = asyncio.create_task(bench.subscriber())
+        await bench.until(lambda: bool(first._going))
+        assert all(first.ack(delivery) for delivery in first_log.deliveries)
+        _second, second_log = await joining
+        await fill(bench, 1, 1)
+        await bench.until(lambda: len(first_log.deliveries) + len(second_log.deliveries) == 12)
+        assert not any(delivery.redelivered for delivery in first_log.deliveries + second_log.deliveries)
+        assert first_log.losses == []
+
+    play(story, partitions=2)
+
+
 def test_a_delivery_of_a_partition_that_was_taken_away_settles_nothing(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS)
@@ -214,11 +240,7 @@ def test_a_delivery_of_a_partition_that_was_taken_away_settles_nothing(play: Pla
 
 def test_the_worst_partition_shows(play: Play) -> None:
     async def story(bench: Any) -> None:
-        producer = Producer(foreign(bench))
-        for partition, count in ((0, 1), (1, 7)):
-            for _ in range(count):
-                producer.produce(bench.queue.work, b"x", partition=partition)
-        await asyncio.to_thread(producer.flush)
+        await fill(bench, 1, 7)
         probe = await bench.started(bench.transport.probe())
         reading = await probe.read(bench.queue.work)
         assert (reading.ready, reading.lag_by_partition) == (8, (1, 7))
