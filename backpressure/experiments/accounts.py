@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.core.ledger import Ledger, OrderTracker
+from backpressure.experiments.anatomy import Anatomy
 
 __all__ = ["Accounts", "Durations"]
 
@@ -36,6 +37,7 @@ class Accounts:
 
     Attributes:
         ledger: where every message ended.
+        anatomy: where the time of a sample of the messages went.
         waits: queue wait (sent → work starts) of every processed message, at the time its work started.
         end_to_end: intended → done, at the time it was done.
         confirms: sent → confirmed, at the time of the confirm.
@@ -44,8 +46,10 @@ class Accounts:
         out_of_order: processed after a later message of the same producer, within one consumer process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sampled_share: float = 1.0) -> None:
+        """``sampled_share``: of how many messages all times are kept, for the anatomy."""
         self.ledger = Ledger()
+        self.anatomy = Anatomy(sampled_share)
         self.waits = Durations()
         self.end_to_end = Durations()
         self.confirms = Durations()
@@ -70,6 +74,7 @@ class Accounts:
             if record.outcome is Outcome.CONFIRMED:
                 self.confirmed_by[process] += 1
                 self.confirms.add(record.settled_ns, record.settled_ns - record.sent_ns)
+                self.anatomy.confirmed(record)
 
     def add_consumer(self, records: Iterable[ConsumerRecord]) -> None:
         """Add the journal of one consumer, whose records are in the order in which it finished messages."""
@@ -90,4 +95,5 @@ class Accounts:
             if known:
                 self.ledger.add_processed(record.session, record.sequence)
                 order.observe(record.session, record.sequence)
+                self.anatomy.processed(record)
         self.out_of_order += order.out_of_order

@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from backpressure.core.journal import ConsumerRecord, ProducerRecord, read_records
+from backpressure.core.journal import RECORD_BYTES, ConsumerRecord, ProducerRecord, read_records
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.analysis import RecordedFault, RecordedPhase, RecordedProcess, Recording
@@ -41,6 +41,8 @@ from backpressure.experiments.summary import Summary
 __all__ = ["REMAINS", "RunDirectory", "RunFacts", "create"]
 
 Line = TypeVar("Line")
+
+_MOST_SAMPLED = 40_000  # records, of producers and consumers: twice the messages whose anatomy is shown
 
 REMAINS = ("left_in_queue", "dead_lettered", "dropped")
 """What may be found in the queues at the end: the third column of ``remains.csv``."""
@@ -169,8 +171,10 @@ class RunDirectory:
 
     def accounts(self) -> Accounts:
         """Read all journals and the remains of the queues."""
-        accounts = Accounts()
-        for path in sorted((self.path / "journals").glob("*.journal")):
+        journals = sorted((self.path / "journals").glob("*.journal"))
+        records = max(1, sum(path.stat().st_size for path in journals) // RECORD_BYTES)
+        accounts = Accounts(sampled_share=_MOST_SAMPLED / records)
+        for path in journals:
             if path.stem.startswith("producer"):
                 accounts.add_producer(path.stem, cast("Iterator[ProducerRecord]", _records(path)))
             else:

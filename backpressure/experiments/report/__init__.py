@@ -11,6 +11,7 @@ import json
 from backpressure.experiments.analysis import Recording
 from backpressure.experiments.events import Note
 from backpressure.experiments.report import tables
+from backpressure.experiments.report.anatomy import wait_anatomy
 from backpressure.experiments.report.page import asset, fill, plotly_script
 from backpressure.experiments.report.series import chart_data
 from backpressure.experiments.rundir import RunFacts
@@ -31,6 +32,7 @@ def render(
         "expectations": tables.expectations(summary),
         "tiles": tables.tiles(summary),
         "phases": tables.phases(summary),
+        "anatomy": wait_anatomy(recording.accounts.anatomy.bands()),
         "ledger": tables.ledger(summary),
         "processes": tables.processes(summary),
         "notes": tables.notes(notes, recording.start_ns),
