@@ -23,6 +23,7 @@ from backpressure.experiments.analysis import Recording, summarise
 from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
+from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.league import League, Standing, rank
 from backpressure.experiments.oracle import oracle
 from backpressure.experiments.report.league import render_league
@@ -68,8 +69,11 @@ def compare(
 
     for law in names:
         simulate(plan(law, 0).shortened(_TRIAL_S))  # an unknown law or parameter shows now, not an hour later
+    choice = parse_choice(broker)
+    if not virtual:
+        check_faults(base.faults, choice.kind, choice.url)
     folder = create(runs, f"{base.name}-league", datetime.now().astimezone()).path
-    play = _simulated if virtual else _Real(parse_choice(broker), folder)
+    play = _simulated if virtual else _Real(choice, folder)
     found: dict[str, list[tuple[Summary, Recording]]] = {law: [] for law in names}
     with _progress(len(names) * repeat) as advance:
         for number in range(repeat):

@@ -41,6 +41,9 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
     out (processor time, memory, crashes) is absent from the summary. Exit codes are those of `pace run`.
     """
     plan = library.load(scenario, assignments, strategy)
+    if plan.faults:
+        names = ", ".join(fault.name for fault in plan.faults)
+        click.echo(f"without its faults, which are not modelled: {names}", err=True)
     directory = create(runs, f"{plan.name}-simulated", datetime.now().astimezone())
     with Progress(disable=quiet or not sys.stdout.isatty(), transient=True) as progress:
         task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)
