@@ -35,6 +35,8 @@ class RequestBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _can_be_sent_on(cls, content: Any) -> Any:
+        if isinstance(content, bytes):
+            return content  # not declared as JSON: pydantic says that it is no object
         try:
             json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # both complain with a ValueError
         except RecursionError:
@@ -56,11 +58,20 @@ def create_app(title: str, summary: str) -> FastAPI:
                 return JSONResponse({"detail": f"at most {MAX_BODY_BYTES} bytes"}, 413)
         return await call_next(request)
 
+    _answer_errors(app)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def not_understood(_: Request, error: RequestValidationError) -> JSONResponse:
         # Without the input: it is the client's own, may be large, and need not be anything JSON can express.
         reasons = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
         return JSONResponse({"detail": reasons}, 422)
+
+    @app.exception_handler(400)
+    async def not_text(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - FastAPI has one reason for it
+        return JSONResponse({"detail": "the body is not JSON in UTF-8"}, 422)
 
     @app.exception_handler(ConfigError)
     async def not_allowed(_: Request, error: ConfigError) -> JSONResponse:
@@ -78,8 +89,6 @@ def create_app(title: str, summary: str) -> FastAPI:
     @app.exception_handler(PaceError)
     async def failed(_: Request, error: PaceError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 409)
-
-    return app
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def lab_app(lab: Lab, assets: Mapping[str, Path]) -> FastAPI:
     app.include_router(tasks_router(lab.tasks))
     app.include_router(pubsub_router(lab.pubsub))
 
-    @app.get("/status", response_model_exclude_none=True)
+    @app.get("/status")
     async def status() -> LabStatus:
         """Everything at once, each list with its newest entries only: what the page shows."""
         return LabStatus(

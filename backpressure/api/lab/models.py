@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from backpressure.api.common import RequestBody
 from backpressure.engines.lab.board import BoardView
@@ -38,16 +38,10 @@ Word = Annotated[str, Field(max_length=200)]
 SubscriberId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
-def _iso_8601(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
-Timestamp = Annotated[
-    str,
-    Field(max_length=40, description="ISO 8601", examples=["2023-01-01T12:00:00"]),
-    AfterValidator(_iso_8601),
-]
+_DATE = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?"
+_ZONE = "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?"
+Timestamp = Annotated[str, Field(pattern=f"^{_DATE}T{_TIME}{_ZONE}$", description="ISO 8601")]
 
 
 class MessageRequest(RequestBody):

@@ -5,7 +5,7 @@ const EVERY_MS = 1000;
 const element = (id) => document.getElementById(id);
 const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
 const clock = (at) => (at ? new Date(at).toLocaleTimeString() : "");
-const seconds = (value) => (value === undefined ? "" : `${value.toFixed(1)} s`);
+const seconds = (value) => (value === null ? "" : `${value.toFixed(1)} s`);
 
 function say(text, mood) {
   element("answer").textContent = text;

@@ -56,7 +56,7 @@ def test_without_kafka_its_endpoints_say_why_and_all_else_works(stage: Any) -> N
                 answer = await client.request(method, f"/kafka/{path}", json=NOTE if path == "send" else None)
                 assert (answer.status_code, answer.json()) == (503, {"detail": WHY})
             assert (await client.post("/rabbitmq/send", json=NOTE)).status_code == 200
-            assert (await client.get("/status")).json()["kafka"] == {"address": "", "missing": WHY}
+            assert (await client.get("/status")).json()["kafka"] == {"address": "", "missing": WHY, "board": None}
 
     run_virtually(story())
 
@@ -68,6 +68,8 @@ def test_without_kafka_its_endpoints_say_why_and_all_else_works(stage: Any) -> N
         ("/rabbitmq/send", {"message": 7}, "message"),
         ("/rabbitmq/send", {"message": "x" * 10_001}, "message"),
         ("/rabbitmq/send", NOTE | {"timestamp": "yesterday"}, "timestamp"),
+        ("/rabbitmq/send", NOTE | {"timestamp": "2023-13-01T12:00:00"}, "timestamp"),
+        ("/rabbitmq/send", NOTE | {"timestamp": 1672574400}, "timestamp"),
         ("/rabbitmq/send", NOTE | {"colour": "red"}, "colour"),
         ("/kafka/send", {"source": "x"}, "message"),
         ("/tasks/workers/start", {"num_workers": 0}, "num_workers"),
@@ -86,6 +88,36 @@ def test_a_bad_body_is_422_and_names_the_field(stage: Any, path: str, body: Any,
             answer = await client.post(path, json=body)
             assert answer.status_code == 422
             assert [problem["loc"][-1] for problem in answer.json()["detail"]] == [where]
+
+    run_virtually(story())
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"{", "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b'{"message": "x"}', "text/plain"),
+        (b"", "text/plain"),
+    ],
+)
+def test_what_is_no_json_is_422_whatever_it_is(stage: Any, body: bytes, kind: str) -> None:
+    async def story() -> None:
+        async with calling(stage) as client:
+            answer = await client.post("/rabbitmq/send", content=body, headers={"Content-Type": kind})
+            assert (answer.status_code, bool(answer.json()["detail"])) == (422, True)
+
+    run_virtually(story())
+
+
+@pytest.mark.parametrize(
+    "timestamp", ["2023-01-01T12:00", "2023-01-01T12:00:00Z", "2023-12-31T23:59:59.123456+05:30", None]
+)
+def test_a_timestamp_is_any_iso_8601_time_and_may_be_left_out(stage: Any, timestamp: str | None) -> None:
+    async def story() -> None:
+        async with calling(stage) as client:
+            answer = await client.post("/rabbitmq/send", json=NOTE | {"timestamp": timestamp})
+            assert answer.status_code == 200, answer.text
 
     run_virtually(story())
 
