@@ -24,8 +24,8 @@ from backpressure.errors import TransportError
 
 __all__ = ["PrivateProcess", "free_ports"]
 
-# `read` returns when the pipe from our process closes, however that came about; then the directory (where this runs) and
-# the whole process group go, this shell included. The data is temporary: nothing is worth an orderly stop.
+# `read` returns when the pipe from our process closes, however that came about; then the directory (where this runs)
+# and the whole process group go, this shell included. The data is temporary: nothing is worth an orderly stop.
 _LIFELINE = 'read _; rm -rf "$PWD"; kill -KILL 0'
 _READY_TIMEOUT_S = 90.0
 _POLL_S = 0.2
