@@ -28,9 +28,12 @@ Next = Callable[[Request], Awaitable[Response]]
 
 
 class RequestBody(BaseModel):
-    """What a client sends: nothing unknown, and only what JSON and Unicode know (no NaN, no half surrogate pair)."""
+    """What a client sends: nothing unknown, every value of its own type, and only what JSON and Unicode know.
 
-    model_config = ConfigDict(extra="forbid")
+    So no text for a number, no NaN, no half of a surrogate pair.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -44,9 +47,26 @@ class RequestBody(BaseModel):
         return content
 
 
+class Problem(BaseModel):
+    """What is wrong with one part of a request, and where."""
+
+    type: str
+    loc: list[str | int]
+    msg: str
+
+
+class Refusal(BaseModel):
+    """Why a request is refused: its form, part by part, or in one sentence a setting that is not allowed."""
+
+    detail: list[Problem] | str
+    key: str | None = None
+    allowed: str | None = None
+
+
 def create_app(title: str, summary: str) -> FastAPI:
     """Return an app whose errors are answers: 422 for what is not allowed, 503 for a broker that is away."""
-    app = FastAPI(title=title, summary=summary, version=__version__)
+    refusal: dict[str, Any] = {"model": Refusal, "description": "Not understood, or not allowed"}
+    app = FastAPI(title=title, summary=summary, version=__version__, responses={422: refusal})
 
     @app.middleware("http")
     async def limit_body(request: Request, call_next: Next) -> Response:
@@ -71,7 +91,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(400)
     async def not_text(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - FastAPI has one reason for it
-        return JSONResponse({"detail": "the body is not JSON in UTF-8"}, 422)
+        problem = {"type": "json_invalid", "loc": ["body"], "msg": "not JSON in UTF-8"}
+        return JSONResponse({"detail": [problem]}, 422)
 
     @app.exception_handler(ConfigError)
     async def not_allowed(_: Request, error: ConfigError) -> JSONResponse:

@@ -72,7 +72,7 @@ class ProduceRequest(RequestBody):
 class Item(BaseModel):
     """One message of a batch."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     id: MessageId | None = None
     payload: Any
@@ -190,7 +190,7 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         """Everything there is to know about this producer."""
         return _status(engine)
 
-    @app.post("/admin/config")
+    @app.post("/admin/config", responses={409: {"description": "the bound of the live queue cannot be changed"}})
     async def configure(request: ConfigRequest) -> dict[str, Any]:
         """Change settings of the running producer: all that are named, or none."""
         async with one_at_a_time:
