@@ -76,6 +76,8 @@ def test_without_kafka_its_endpoints_say_why_and_all_else_works(stage: Any) -> N
         ("/tasks/workers/start", {"num_workers": "many"}, "num_workers"),
         ("/tasks/submit", {"complexity": 0, "data": "x", "type": "y"}, "complexity"),
         ("/tasks/submit", {"complexity": 101, "data": "x", "type": "y"}, "complexity"),
+        ("/tasks/submit", {"complexity": "3", "data": "x"}, "complexity"),
+        ("/tasks/submit", {"complexity": True, "data": "x"}, "complexity"),
         ("/tasks/submit", {"complexity": 1}, "data"),
         ("/pubsub/subscribers", {"subscriber_id": "with blanks"}, "subscriber_id"),
         ("/pubsub/subscribers", {"subscriber_id": ""}, "subscriber_id"),
