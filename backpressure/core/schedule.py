@@ -46,6 +46,9 @@ class ArrivalSchedule:
             self.rate_per_s = rate_per_s
             self._anchor = self._next_at = now + remaining / rate_per_s
             self._since_anchor = 0
+            while len(self._waiting) > self._room:  # a slower source has no burst of its faster days in hand
+                self._waiting.popleft()
+                self.held_back += 1
 
     def restart(self, now: float) -> None:
         """Forget what waits and arrive again from ``now`` on, after a pause in which nothing was offered."""
@@ -55,7 +58,7 @@ class ArrivalSchedule:
 
     def pending(self, now: float) -> int:
         """Return how many arrivals wait to be sent at ``now``."""
-        room = max(1, int(self.rate_per_s * self._room_s))
+        room = self._room
         while self._next_at <= now:
             if len(self._waiting) < room:
                 self._waiting.append(self._next_at)
@@ -68,6 +71,10 @@ class ArrivalSchedule:
                 self.held_back += 1
                 self._step(1)
         return len(self._waiting)
+
+    @property
+    def _room(self) -> int:
+        return max(1, int(self.rate_per_s * self._room_s))
 
     def take(self) -> float:
         """Remove the oldest waiting arrival and return its time; raises `IndexError` when none waits."""

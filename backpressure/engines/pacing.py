@@ -76,6 +76,7 @@ class Pacing:
         self._latency = Histogram()
         self._latency_min_s: float | None = None
         self._consumer_seen = False
+        self._nacked_before = 0
 
     async def start(self) -> None:
         """Connect probe and feedback and take the first decision; raises `TransportError`."""
@@ -111,6 +112,7 @@ class Pacing:
         if law != self._producer_law:
             self._law = create(*law)
             self._producer_law = law
+            self._nacked_before = self._producer.report().nacked  # what the law before it met is not its business
 
     def report(self) -> None:
         """Send the producer's counters to everybody."""
@@ -161,7 +163,7 @@ class Pacing:
             self._latency_min_s = min(recent, self._latency_min_s or inf)
         return OwnState(
             confirmed=report.confirmed,
-            nacked=report.nacked,
+            nacked=report.nacked - self._nacked_before,
             returned=report.returned,
             in_flight=report.in_flight,
             window=report.window,

@@ -15,7 +15,7 @@ from typing import Literal
 
 from backpressure.core.controllers import create
 from backpressure.core.ledger import LedgerTotals
-from backpressure.core.plant import Plant, PlantProducer, Queue, Sample, Workers, WorkQueue
+from backpressure.core.plant import Network, Plant, PlantProducer, Queue, Sample, Workers, WorkQueue
 from backpressure.core.signals import Law
 from backpressure.engines.composer import retries
 from backpressure.engines.pacing import law_config
@@ -78,6 +78,9 @@ class _Simulation:
             service=service_times(seed),
             workers=workers_of(settings),
             queue=Queue(max_length=settings.queue.max_length, overflow=_overflow(settings)),
+            network=Network(
+                report_interval_s=settings.feedback.interval_ms / 1000, timeout_s=settings.feedback.timeout_s
+            ),
             tick_s=settings.control.tick_ms / 1000,
         )
         self._groups: list[tuple[PlantProducer, int]] = []

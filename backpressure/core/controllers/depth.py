@@ -93,3 +93,7 @@ class DepthObserver:
         if steady or noise < 0:  # a starved queue can only seem deeper by counting: departures are overrated then
             self._offset += (1 - exp(-elapsed_s / _TRACKING_S)) * noise
             self.strays_per_s += _STRAYS_PER_S2 * elapsed_s * noise
+        if (
+            self._reading <= 0
+        ):  # they would show in the queue: believing in them now could hold an empty queue at rate 0
+            self.strays_per_s *= exp(-elapsed_s / _TRACKING_S)
