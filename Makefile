@@ -64,8 +64,8 @@ bench: $(VENV)/.dev  ## measure the throughput of brokers and clients on this ma
 # -- development -------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.dev  ## run all tests; the last lines name the brokers that were missing
-	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+test: $(VENV)/.dev  ## run the tests, with SLOW=1 the slow ones too; the last lines name the brokers that were missing
+	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(SLOW),,-m 'not slow') $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev  ## check format, style, types and the direction of imports
