@@ -53,7 +53,7 @@ def test_a_flag_that_is_no_setting_is_left_to_the_command() -> None:
         (["--purge"], {"producer.purge": True}),
         (["--durable"], {"queue.durable": True}),
         (["--no-durable"], {"queue.durable": False}),
-        (["--lazy"], {"queue.type": "lazy"}),
+        (["--lazy"], {"queue.type": "lazy", "queue.max_length": None}),
         (["--no-wait"], {"broker.wait": False}),
         (["--host", "mq", "--port", "1"], {"broker.host": "mq", "broker.port": 1}),
         (["--url", "amqp://mq/"], {"broker.url": "amqp://mq/"}),
