@@ -99,6 +99,9 @@ class ConsumerEngine:
         self._cost = ProcessCost()
         self._host = socket.gethostname()
         self._stopping = False
+        self._working: asyncio.Task[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._out_of_patience = False
         self._next_progress = settings.consumer.progress_every
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -112,12 +115,22 @@ class ConsumerEngine:
     async def run(self) -> None:
         """Work until `stop`, or until ``consumer.expect`` messages are settled; then finish what is held."""
         ticks = asyncio.create_task(self._report_forever(), name="report")
+        self._working = asyncio.create_task(self._work_and_finish(), name="work")
         try:
-            await self._work(lambda: not self._stopping and not self._satisfied())
-            await self._finish_held()
+            await self._working
+        except asyncio.CancelledError:
+            if not self._out_of_patience:
+                raise
+            log.warning("stopped in the middle of a message: it goes back to the queue")
         finally:
+            if self._patience is not None:
+                self._patience.cancel()
             ticks.cancel()
             await asyncio.gather(ticks, return_exceptions=True)
+
+    async def _work_and_finish(self) -> None:
+        await self._work(lambda: not self._stopping and not self._satisfied())
+        await self._finish_held()
 
     async def _finish_held(self) -> None:
         await self._subscriber.pause()
@@ -128,9 +141,17 @@ class ConsumerEngine:
         await self._work(lambda: bool(self._ready or self._giving_up) and self._clock.now() < deadline)
 
     def stop(self) -> None:
-        """Ask `run` to end."""
+        """Ask `run` to end: within ``consumer.drain_timeout_s``, however long the work at hand would take."""
+        if not self._stopping and self._working is not None:
+            patience_s = self.settings.consumer.drain_timeout_s
+            self._patience = asyncio.get_running_loop().call_later(patience_s, self._abandon)
         self._stopping = True
         self._waker.wake()
+
+    def _abandon(self) -> None:
+        if self._working is not None and not self._working.done():
+            self._out_of_patience = True
+            self._working.cancel()
 
     async def close(self) -> None:
         """Send the last report and acknowledgements, close the connections."""

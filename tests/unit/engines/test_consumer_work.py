@@ -313,3 +313,20 @@ def test_work_that_takes_no_time_leaves_the_loop_its_turns() -> None:
             return turns
 
     assert run_virtually(story()) >= 5000 // 64
+
+
+def test_a_stop_does_not_wait_for_work_that_takes_longer_than_its_patience() -> None:
+    async def story() -> tuple[float, int, int]:
+        broker, settings = RecordingBroker(), settings_of(consumer__drain_timeout_s=5)
+        await put(broker, settings, ours(0, processing_time_s=3600))
+        async with consuming(settings, broker) as (engine, running):
+            await until(lambda: engine.held == 1)
+            began = asyncio.get_running_loop().time()
+            engine.stop()
+            await running
+            took_s = asyncio.get_running_loop().time() - began
+        return took_s, engine.tally.processed, len(broker.queues[WORK].ready)
+
+    took_s, processed, back = run_virtually(story())
+    assert took_s == pytest.approx(5, abs=0.2)
+    assert (processed, back) == (0, 1)
