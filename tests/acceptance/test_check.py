@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PACE = str(Path(sys.executable).with_name("pace"))
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backpressure.core.journal import Outcome, read_records
+
+pytestmark = pytest.mark.slow
 
 
 def counter(address: str, name: str, **labels: str) -> float | None:

@@ -123,7 +123,6 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.slow
 def test_a_run_goes_through_its_phases_and_leaves_a_verdict_a_report_and_no_process(tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text("raise SystemExit('a run must not read this')")
     junit = tmp_path / "junit.xml"
@@ -248,7 +247,6 @@ def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_mee
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.slow
 def test_the_same_balances_on_a_private_rabbitmq_node(
     tmp_path: Path, go_without: Callable[[str, str], NoReturn]
 ) -> None:

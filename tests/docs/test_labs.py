@@ -29,6 +29,7 @@ LABS = ROOT / "docs" / "labs"
 PATIENCE_S = 60.0
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("labs"),
     pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs curl and bash"),
 ]

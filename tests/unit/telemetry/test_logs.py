@@ -55,8 +55,8 @@ def test_libraries_speak_up_only_when_something_is_wrong(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure(LogSettings(level="DEBUG"))
-    logging.getLogger("pika.adapters").info("chatter")
-    logging.getLogger("pika.adapters").error("trouble")
+    logging.getLogger("httpx").info("chatter")
+    logging.getLogger("httpx").error("trouble")
     log.debug("detail")
     assert [line.split(None, 2)[2] for line in capsys.readouterr().err.splitlines()] == ["trouble", "detail"]
 
