@@ -12,7 +12,7 @@ from backpressure.core.snapshot import BrokerState, QueueState, Snapshot, Thresh
 
 __all__ = ["plain", "point"]
 
-_DERIVED = {QueueState: ("depth",), Threshold: ("breached",), BrokerState: ("memory_percent",)}
+_DERIVED = {QueueState: ("depth", "worst_partition"), Threshold: ("breached",), BrokerState: ("memory_percent",)}
 
 
 def plain(snapshot: Snapshot) -> dict[str, Any]:

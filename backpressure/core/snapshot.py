@@ -70,6 +70,7 @@ class QueueState:
 
     The rates count messages entering (``published``), handed to consumers and settled by them, from feedback where all
     parties report, else as the management API computes them. ``watched``: part of the experiment, read by the probe.
+    ``lag_by_partition``: Kafka only; the messages not settled in partition 0, 1, …
     """
 
     name: str
@@ -82,11 +83,18 @@ class QueueState:
     delivered_per_s: float | None = None
     acked_per_s: float | None = None
     memory_bytes: int | None = None
+    lag_by_partition: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
         """Ready plus unacked; a lower bound where unacked is None."""
         return self.ready + (self.unacked or 0)
+
+    @property
+    def worst_partition(self) -> int | None:
+        """The partition that is furthest behind (the first of several); None where there are no partitions."""
+        lags = self.lag_by_partition
+        return lags.index(max(lags)) if lags else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

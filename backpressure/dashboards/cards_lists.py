@@ -43,13 +43,16 @@ class RowCard:
 
 
 def queues(seen: Snapshot) -> RowCard:
-    """Return the queues: depth by colour, what goes in and out, who consumes."""
+    """Return the queues: depth by colour, what goes in and out, who consumes; on Kafka also the worst partition."""
     limit = next((threshold.limit for threshold in seen.thresholds if threshold.name == "depth"), float("inf"))
     rows = [_queue_row(queue, limit) for queue in seen.queues.values()]
-    columns = (
+    columns = [
         ("", "word"), ("queue", "name"), ("depth", "number"), ("ready", "spare"), ("unacked", "spare"),
         ("cons", "number"), ("pub/s", "number"), ("del/s", "spare"), ("ack/s", "number"), ("now", "word"),
-    )  # fmt: skip
+    ]  # fmt: skip
+    if any(len(queue.lag_by_partition) > 1 for queue in seen.queues.values()):
+        columns.insert(3, ("worst part.", "number"))
+        rows = [(*row[:3], _worst(queue), *row[3:]) for row, queue in zip(rows, seen.queues.values(), strict=True)]
     return _listing("Queues", columns, rows)
 
 
@@ -140,6 +143,11 @@ def _queue_row(queue: QueueState, limit: float) -> Row:
         amount(queue.acked_per_s),
         _activity(queue),
     )
+
+
+def _worst(queue: QueueState) -> str:
+    number = queue.worst_partition
+    return "" if number is None else f"#{number} {amount(queue.lag_by_partition[number])}"
 
 
 def _activity(queue: QueueState) -> Text:

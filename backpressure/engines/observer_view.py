@@ -95,6 +95,7 @@ def queue_states(
             delivered_per_s=_settled(reading.queue, reporting, ("delivered",), listed.delivered_per_s, now),
             acked_per_s=_settled(reading.queue, reporting, _SETTLED, listed.acked_per_s, now),
             memory_bytes=listed.memory_bytes,
+            lag_by_partition=reading.queue.lag_by_partition,
         )
     for name, listed in listing.queues.items():
         states.setdefault(name, replace(listed, age_s=now - listing.at))

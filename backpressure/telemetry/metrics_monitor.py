@@ -16,6 +16,8 @@ from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, dura
 
 __all__ = ["MONITOR_METRICS", "monitor_registry"]
 
+_MOST_PARTITIONS = 64  # a topic may have ten thousand, a time series database should not
+
 
 def _by_queue(name: str, text: str, read: Callable[[QueueState], float | None]) -> Family[Snapshot]:
     return Family(name, text, lambda s: [((q.name,), read(q)) for q in s.queues.values()], ("queue",))
@@ -23,6 +25,15 @@ def _by_queue(name: str, text: str, read: Callable[[QueueState], float | None]) 
 
 def _of_broker(name: str, text: str, read: Callable[[BrokerState], float | None]) -> Family[Snapshot]:
     return single(name, text, lambda s: None if s.broker is None else read(s.broker))
+
+
+def _lags(seen: Snapshot) -> Iterable[Sample]:
+    return [
+        ((queue.name, str(partition)), lag)
+        for queue in seen.queues.values()
+        if len(queue.lag_by_partition) <= _MOST_PARTITIONS
+        for partition, lag in enumerate(queue.lag_by_partition)
+    ]
 
 
 def _totals(seen: Snapshot) -> Iterable[Sample]:
@@ -52,6 +63,17 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     _by_queue("pace_queue_ready_messages", "Messages waiting in the broker.", lambda q: q.ready),
     _by_queue(
         "pace_queue_unacked_messages", "Messages delivered and not settled; absent: unknown.", lambda q: q.unacked
+    ),
+    Family(
+        "pace_queue_partition_lag_messages",
+        f"Kafka: messages not settled in each partition; absent for topics of more than {_MOST_PARTITIONS}.",
+        _lags,
+        ("queue", "partition"),
+    ),
+    _by_queue(
+        "pace_queue_worst_partition_lag_messages",
+        "Kafka: the same in the partition that is furthest behind.",
+        lambda q: max(q.lag_by_partition, default=None),
     ),
     _by_queue("pace_queue_consumers", "Consumers of the queue.", lambda q: q.consumers),
     _by_queue("pace_queue_publish_rate_per_second", "Messages entering the queue.", lambda q: q.published_per_s),

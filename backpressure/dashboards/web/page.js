@@ -101,9 +101,13 @@ function showTable(id, columns, rows) {
 }
 
 function showTables(now) {
-  showTable("queues", [["queue"], ["depth"], ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"]],
-    Object.values(now.queues).map((queue) => [
-      queue.name, amount(queue.depth), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
+  const queues = Object.values(now.queues);
+  const partitioned = queues.some((queue) => queue.lag_by_partition.length > 1); // on Kafka alone
+  const worst = ({ worst_partition: number, lag_by_partition: lags }) => (number === null ? "" : `#${number} ${amount(lags[number])}`);
+  showTable("queues",
+    [["queue"], ["depth"], ...(partitioned ? [["worst partition"]] : []), ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"]],
+    queues.map((queue) => [
+      queue.name, amount(queue.depth), ...(partitioned ? [worst(queue)] : []), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
       rate(queue.published_per_s), rate(queue.delivered_per_s), rate(queue.acked_per_s),
     ]));
   showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],

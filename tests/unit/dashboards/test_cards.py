@@ -95,6 +95,16 @@ def test_a_depth_of_which_unacked_is_unknown_is_a_lower_bound(snapshot: Make, wo
     assert "≥40" in line_with(frame(snapshot(queues=work(unacked=None))), "● work.queue ")
 
 
+def test_a_topic_shows_its_worst_partition_and_other_brokers_have_no_such_column(
+    snapshot: Make, work: MakeQueues
+) -> None:
+    assert "worst part." not in frame(snapshot())
+    assert "worst part." not in frame(snapshot(queues=work(lag_by_partition=(45,))))
+    text = frame(snapshot(queues=work(lag_by_partition=(3, 42))), width=120)
+    assert "worst part." in line_with(text, "depth", "queue")
+    assert line_with(text, "● work.queue ").split()[3:7] == ["45", "#1", "42", "40"]
+
+
 def test_the_law_shows_its_decision_and_its_reason(snapshot: Make) -> None:
     text = frame(snapshot())
     assert "pace allows 100/s of 1K/s offered" in text

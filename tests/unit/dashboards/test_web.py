@@ -15,11 +15,12 @@ from backpressure.api import consumer as consumer_api
 from backpressure.api import producer as producer_api
 from backpressure.api.monitor import monitor_app
 from backpressure.api.monitor_feed import LiveFeed
-from backpressure.core.snapshot import Snapshot
+from backpressure.core.snapshot import QueueState, Snapshot
 from backpressure.dashboards.web import assets
 from backpressure.telemetry.metrics_monitor import monitor_registry
 
 Make = Callable[..., Snapshot]
+MakeQueues = Callable[..., dict[str, QueueState]]
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
@@ -101,6 +102,12 @@ def test_a_snapshot_as_json_has_null_for_what_is_unknown_and_for_no_limit(snapsh
     assert content["thresholds"][0]["breached"] is False
     assert content["events"][0]["kind"] == "appeared"
     assert "queue_wait_ever" not in content
+
+
+def test_a_snapshot_as_json_tells_the_lag_of_each_partition(snapshot: Make, work: MakeQueues) -> None:
+    content = get(snapshot(queues=work(lag_by_partition=(3, 42))), "/api/snapshot").json()
+    queue = content["queues"]["work.queue"]
+    assert (queue["lag_by_partition"], queue["worst_partition"]) == ([3, 42], 1)
 
 
 def test_a_new_page_gets_the_history_and_then_every_point(snapshot: Make) -> None:

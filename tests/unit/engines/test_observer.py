@@ -152,6 +152,18 @@ def test_depth_is_ready_plus_what_reporting_consumers_hold() -> None:
     Bench().run(story)
 
 
+def test_the_lag_of_each_partition_and_the_worst_one_show() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(9, unacked=3, consumers=1, lag_by_partition=(1, 7, 4))
+        bench.broker.readings["work.queue.dlq"] = QueueReading(ready=0, unacked=0, consumers=0)
+        seen = await bench.until(lambda s: len(s.queues) == 2)
+        work, dead = seen.queues["work.queue"], seen.queues["work.queue.dlq"]
+        assert (work.depth, work.lag_by_partition, work.worst_partition) == (12, (1, 7, 4), 1)
+        assert dead.worst_partition is None
+
+    Bench().run(story)
+
+
 def test_unacked_stays_unknown_while_a_foreign_consumer_does_not_report() -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=40, unacked=None, consumers=2)

@@ -167,6 +167,21 @@ def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
     assert found["pace_source_up{source=broker}"] == 1
 
 
+def test_the_lag_of_partitions_shows_and_of_very_many_only_the_worst() -> None:
+    lags = {"few": (3, 0), "many": (*range(65),), "none": ()}
+    queues = {
+        name: QueueState(name=name, ready=0, unacked=0, consumers=0, age_s=0.1, lag_by_partition=each)
+        for name, each in lags.items()
+    }
+    found = samples(monitor_registry(lambda: replace(SNAPSHOT, queues=queues)))
+    assert {name: value for name, value in found.items() if "_lag_" in name} == {
+        "pace_queue_partition_lag_messages{partition=0,queue=few}": 3,
+        "pace_queue_partition_lag_messages{partition=1,queue=few}": 0,
+        "pace_queue_worst_partition_lag_messages{queue=few}": 3,
+        "pace_queue_worst_partition_lag_messages{queue=many}": 64,
+    }
+
+
 def test_the_monitor_leaves_out_what_nobody_told_it() -> None:
     found = samples(monitor_registry(lambda: replace(SNAPSHOT, broker=None)))
     assert "pace_queue_unacked_messages{queue=foreign}" not in found
