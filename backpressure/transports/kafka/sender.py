@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import Link, client_configuration
 from backpressure.transports.kafka.records import Headers
+from backpressure.transports.kafka.spread import Spread
 from backpressure.transports.outage import Outage
 
 __all__ = ["Report", "Sender"]
@@ -22,11 +25,14 @@ Report = tuple[int, KafkaError | None]
 """The tag of a message, and why it was not written if it was not."""
 
 _POLL_S = 0.1
+_PARTITIONS_KNOWN_FOR_S = 5.0  # some may be added while we send
+_LOOK_S = 0.5
+_ANY_PARTITION = -1  # librdkafka chooses
 _OPTIONS = {
     "enable.idempotence": True,  # implies acks=all, and order within a partition
     "linger.ms": 1,  # what is handed over in one go travels in one batch; more would only add latency
     "message.timeout.ms": 0,  # never give up by itself: a message reported as failed might have been written
-    "sticky.partitioning.linger.ms": 0,  # spread message by message, not batch by batch
+    "sticky.partitioning.linger.ms": 0,  # while the partitions are unknown: message by message, not batch by batch
     "queue.buffering.max.messages": 1_000_000,  # the largest confirm window there is
 }
 
@@ -53,16 +59,23 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(client_configuration(broker, name) | _OPTIONS | {"error_cb": self._on_error})
         self._polling = threading.Thread(target=self._poll_until_closed, name=name, daemon=True)
+        self._spread = Spread()
+        self._look_at = time.monotonic() + _PARTITIONS_KNOWN_FOR_S
         self._closed = False
 
     async def start(self) -> None:
         """Connect; raises `TransportError`."""
-        await self._link.dial(self._producer)
+        metadata = await self._link.dial(self._producer)
+        for name, topic in metadata.topics.items():
+            self._spread.learn(name, topic.partitions)
         self._polling.start()
 
     def send(self, tag: int, topic: str, body: bytes, headers: Headers) -> None:
         """Hand one message over; raises `BufferError` when there is no room, `KafkaException` after a fatal error."""
-        self._producer.produce(topic, body, headers=headers, on_delivery=partial(self._on_delivery, tag))
+        number = self._spread.next(topic)
+        partition = _ANY_PARTITION if number is None else number
+        report = partial(self._on_delivery, tag)
+        self._producer.produce(topic, body, partition=partition, headers=headers, on_delivery=report)
 
     def close(self, timeout_s: float) -> None:
         """Wait so long for what is in flight, then end; blocks."""
@@ -76,8 +89,18 @@ class Sender:
             self._hand_over()
             if self._link.down:
                 self._link.look_again(self._producer)
+            elif time.monotonic() >= self._look_at:
+                self._look_at_partitions()
         self._producer.poll(0)
         self._hand_over()
+
+    def _look_at_partitions(self) -> None:
+        for topic in self._spread.topics:
+            with suppress(KafkaException):  # next time, then
+                found = self._producer.list_topics(topic, timeout=_LOOK_S).topics[topic]
+                if not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._spread.learn, topic, found.partitions)
+        self._look_at = time.monotonic() + _PARTITIONS_KNOWN_FOR_S
 
     def _hand_over(self) -> None:
         batch = [self._reports.popleft() for _ in range(len(self._reports))]
