@@ -16,7 +16,10 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-_OPTIONAL = {"PACE_REQUIRE_BROKERS": {"rabbitmq", "kafka"}, "PACE_REQUIRE_TOOLS": {"prometheus"}}
+_OPTIONAL = {
+    "PACE_REQUIRE_BROKERS": {"rabbitmq", "kafka"},
+    "PACE_REQUIRE_TOOLS": {"prometheus", "chromium", "tk"},
+}
 _MISSING = re.compile(r"no (\w+) on this machine: (.*)")
 
 

@@ -27,9 +27,9 @@ class Chromium:
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
         shell = f'exec "$@" 3<&{to_read} 4>&{from_write} {to_read}<&- {from_write}>&-'
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}")
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--remote-debugging-pipe")
         self._process = subprocess.Popen(
-            ["bash", "-c", shell, "bash", program, *flags, "about:blank"],
+            ["bash", "-c", shell, "bash", program, *flags, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(to_read, from_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

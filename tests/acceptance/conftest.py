@@ -18,10 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import httpx
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chromium import Chromium, find_chromium
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -174,6 +178,17 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Starter]:
     yield run
     for script in started:
         script.discard()
+
+
+@pytest.fixture
+def chromium(tmp_path: Path, go_without: Callable[[str, str], NoReturn]) -> Iterator[Chromium]:
+    """A browser with an empty page."""
+    program = find_chromium()
+    if program is None:
+        go_without("chromium", "it is not installed")
+    browser = Chromium(program, tmp_path / "chromium")
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -7,15 +7,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from chromium import Chromium, find_chromium
+if TYPE_CHECKING:
+    from chromium import Chromium
 
 WaitUntil = Callable[[Callable[[], object], str], None]
 PACE = str(Path(sys.executable).with_name("pace"))
@@ -154,18 +153,6 @@ def test_kafka_where_amqp_is_needed_is_refused_with_the_right_setting(start: Any
     refused = start(PACE, "lab", "--url", "kafka://localhost:9092")
     assert refused.ends() == 2
     assert "lab.kafka_url" in refused.text
-
-
-@pytest.fixture(scope="module")
-def chromium(
-    tmp_path_factory: pytest.TempPathFactory, go_without: Callable[[str, str], NoReturn]
-) -> Iterator[Chromium]:
-    program = find_chromium()
-    if program is None:
-        go_without("chromium", "it is not installed")
-    browser = Chromium(program, tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 def click(browser: Chromium, selector: str) -> None:

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -18,11 +19,15 @@ Wait = Callable[[Callable[[], object], str], None]
 
 
 @pytest.fixture(scope="module")
-def display() -> Iterator[str]:
+def tk(go_without: Callable[[str, str], NoReturn]) -> None:
+    """Tk, and an X server without a screen."""
+    if find_spec("tkinter") is None or find_spec("_tkinter") is None or shutil.which("Xvfb") is None:
+        go_without("tk", "python3-tk or xvfb is not installed")
+
+
+@pytest.fixture(scope="module")
+def display(tk: None) -> Iterator[str]:
     """The name of an X display that nobody sees."""
-    pytest.importorskip("tkinter", reason="Python has no Tk (Debian: python3-tk)")
-    if shutil.which("Xvfb") is None:
-        pytest.skip("Xvfb is not installed")
     reader, writer = os.pipe()
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1100x700x24", "-nolisten", "tcp"],
@@ -119,8 +124,8 @@ def test_the_window_goes_when_the_consumer_is_stopped(start: Any, broker: Any, d
     assert not child.is_running()
 
 
+@pytest.mark.usefixtures("tk")
 def test_without_a_display_the_consumer_says_so_and_does_not_start(start: Any, broker: Any) -> None:
-    pytest.importorskip("tkinter", reason="Python has no Tk (Debian: python3-tk)")
     consumer = start("slow_consumer.py", "--url", broker.url, "--no-api", "--window", DISPLAY="")
     assert consumer.ends() == 3
     assert "cannot open a window: there is no display" in consumer.text
