@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from statistics import fmean
 
 from backpressure.core.plant_producer import PlantProducer
 from backpressure.core.plant_queue import PlantConsumer, Queue, Workers, WorkQueue
@@ -36,7 +37,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The plant at one moment; counts are totals since the start, rates those the laws decided."""
+    """The plant at one moment; counts are totals since the start, rates those the laws decided.
+
+    ``signal_age_s`` is the mean age of what they decided upon; None: nobody has seen anything yet.
+    """
 
     at_s: float
     depth: int
@@ -48,6 +52,7 @@ class Sample:
     rejected: int
     dropped: int
     rates_per_s: tuple[float, ...]
+    signal_age_s: float | None
 
 
 class Plant:
@@ -216,6 +221,7 @@ class Plant:
                 producer.decide(self.now, confirm_latency_s=latency_s, blocked=self.queue.bound.blocked)
 
     def _sample(self) -> None:
+        ages_s = [producer.signal_age_s for producer in self.producers if producer.signal_age_s is not None]
         self.samples.append(
             Sample(
                 at_s=self.now,
@@ -228,6 +234,7 @@ class Plant:
                 rejected=self._rejected + sum(producer.rejected for producer in self.producers),
                 dropped=self.queue.dropped,
                 rates_per_s=tuple(producer.decision.rate_per_s for producer in self.producers),
+                signal_age_s=fmean(ages_s) if ages_s else None,
             )
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isfinite
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.reports import ProducerReport
@@ -19,6 +19,7 @@ class PlantProducer:
         demand_per_s: what its schedule offers; may be changed at any time.
         limit: it stops after this many messages; 0: never.
         decision: the law's last one.
+        signal_age_s: how old its view of the consumers was then; None: it had none.
         arrived, nacked, rejected: messages the queue took, refused, and that were given up after a refusal.
     """
 
@@ -38,6 +39,7 @@ class PlantProducer:
         self.demand_per_s = demand_per_s
         self.limit = 0
         self.decision = Decision(0.0, "not asked yet")
+        self.signal_age_s: float | None = None
         self.arrived = 0
         self.nacked = 0
         self.rejected = 0
@@ -66,7 +68,9 @@ class PlantProducer:
             blocked=blocked,
             weight=self._weight,
         )
-        self.decision = self.law.update(self.board.signals(own, now), now)
+        signals = self.board.signals(own, now)
+        self.signal_age_s = signals.age_s if isfinite(signals.age_s) else None
+        self.decision = self.law.update(signals, now)
         if self._bucket is None:
             self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)
         self._bucket.set_rate(self.decision.rate_per_s, now)
@@ -130,6 +134,7 @@ class PlantProducer:
             strategy="",
             reason=self.decision.reason,
             bottleneck_per_s=self.decision.bottleneck_per_s,
+            signal_age_s=self.signal_age_s,
             rss_bytes=0,
             cpu_s=0.0,
         )

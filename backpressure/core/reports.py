@@ -30,6 +30,7 @@ class ProducerReport:
     ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``,
     ``republished``. ``limiter_delay`` is for how long the law held messages back, each counted when it is first sent.
     ``bottleneck_per_s`` is what the law takes for the rate of all consumers together; None: it has no estimate.
+    ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it has none.
     """
 
     id: str
@@ -58,6 +59,7 @@ class ProducerReport:
     rss_bytes: int
     cpu_s: float
     bottleneck_per_s: float | None = None
+    signal_age_s: float | None = None
     confirm_latency: Histogram = field(default_factory=Histogram)
     limiter_delay: Histogram = field(default_factory=Histogram)
     api_url: str = ""

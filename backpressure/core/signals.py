@@ -72,6 +72,11 @@ class Signals:
             return None
         return self.ready + (self.unacked or 0)
 
+    @property
+    def age_s(self) -> float:
+        """How old the view of the consumers is: of their counters, or of the reading where nobody reports."""
+        return self.depth_age_s if self.departed_total is None else self.departed_age_s
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

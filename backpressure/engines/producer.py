@@ -14,7 +14,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from math import inf
+from math import inf, isfinite
 
 from backpressure.core.histogram import Histogram
 from backpressure.core.message import MAX_SESSION
@@ -413,7 +413,7 @@ class ProducerEngine:
         if not self.paused:
             self._schedule.pending(now)
         limit = self.settings.producer.limit
-        box, decision = self._outbox, self._pacing.decision
+        box, decision, age_s = self._outbox, self._pacing.decision, self._pacing.signals.age_s
         return ProducerReport(
             id=self.id,
             session=self.session,
@@ -441,6 +441,7 @@ class ProducerEngine:
             rss_bytes=self._cost.rss_bytes,
             cpu_s=self._cost.cpu_s,
             bottleneck_per_s=decision.bottleneck_per_s,
+            signal_age_s=age_s if isfinite(age_s) else None,
             confirm_latency=box.confirm_latency.copy(),
             limiter_delay=self._limiter_delay.copy(),
             api_url=self.api_url,

@@ -10,8 +10,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
+from statistics import fmean
 
+from backpressure.core.controllers.bound import wait_bound_s
 from backpressure.experiments.accounts import Accounts, Durations
 from backpressure.experiments.events import LoadChanged, Outcome
 from backpressure.experiments.expectations import Expectation
@@ -121,6 +123,7 @@ def summarise(recording: Recording) -> Summary:
         wait_ms=percentiles(accounts.waits.length_ns),
         end_to_end_ms=percentiles(accounts.end_to_end.length_ns),
         confirm_ms=percentiles(accounts.confirms.length_ns),
+        signal_age_ms=percentiles([round(ms * 1e6) for ms in _signal_ages_ms(recording)]),
         depth=Depth(mean=round(sum(depths) / len(depths), 1), max=max(depths)) if depths else Depth(),
         fairness_jain=_fairness(recording),
         phases=_phases(recording, done_ns),
@@ -211,6 +214,7 @@ def _phase(
         process_rate=_rate(done_ns, phase, span_s),
         utilisation=_utilisation(recording.loads, done_ns, phase.start_ns, phase.end_ns),
         wait_ms=percentiles(waits_ns),
+        wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
         depth_max=max(depths, default=None),
         settle_s=_settle_s(recording.loads, done_ns, phase),
         reached=phase.reached,
@@ -236,6 +240,34 @@ def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns:
     return round(processed / possible, 4) if overloaded_s >= 1 else None
 
 
+def _wait_bound_ms(recording: Recording, phase: RecordedPhase, start_s: float, end_s: float) -> float | None:
+    """Return the bound for the load with which the phase ended; None without overload, or when no law saw anything."""
+    load = _final_load(recording.loads, phase)
+    ages_ms = list(_signal_ages_ms(recording, start_s, end_s))
+    if load is None or not ages_ms:
+        return None
+    bound_s = wait_bound_s(
+        load.capacity_per_s,
+        load.service_cv**2,
+        fmean(ages_ms) / 1000,
+        tick_s=load.tick_s,
+        target_wait_s=load.target_wait_s,
+    )
+    return round(bound_s * 1000, 1)
+
+
+def _signal_ages_ms(recording: Recording, start_s: float = -inf, end_s: float = inf) -> Iterator[float]:
+    for sample in recording.samples:
+        if sample.signal_age_ms is not None and start_s <= sample.t_s < end_s:
+            yield sample.signal_age_ms
+
+
+def _final_load(loads: Sequence[LoadChanged], phase: RecordedPhase) -> LoadChanged | None:
+    """Return the load with which ``phase`` ended, if more was offered than could be done."""
+    load = next((load for load in reversed(loads) if load.at_ns < phase.end_ns), None)
+    return load if load is not None and 0 < load.capacity_per_s < load.demand_per_s else None
+
+
 def _settle_s(loads: Sequence[LoadChanged], done_ns: Sequence[int], phase: RecordedPhase) -> float | None:
     """Return when the process rate had come to the capacity with which the phase ended, seconds after its start.
 
@@ -243,8 +275,8 @@ def _settle_s(loads: Sequence[LoadChanged], done_ns: Sequence[int], phase: Recor
     windows of the next three seconds (or up to the end of the phase, if that is nearer) are within 10 % of the
     capacity, or one message, or, where service times are random, three standard errors, whichever is most.
     """
-    load = next((load for load in reversed(loads) if load.at_ns < phase.end_ns), None)
-    if load is None or not 0 < load.capacity_per_s < load.demand_per_s:
+    load = _final_load(loads, phase)
+    if load is None:
         return None
     capacity = load.capacity_per_s * _WINDOW_S
     tolerance = max(0.1 * capacity, 1.0, 3 * load.service_cv * sqrt(capacity))

@@ -48,13 +48,16 @@ class PhaseEnded(_Event):
 class LoadChanged(_Event):
     """What the consumers can do, and what the producers offer, from now on.
 
-    ``service_cv`` is the coefficient of variation of service times: 0 fixed, 1 exponential.
+    ``service_cv`` is the coefficient of variation of service times: 0 fixed, 1 exponential; ``target_wait_s`` and
+    ``tick_s`` are what the control loop aims for and how often it decides.
     """
 
     kind: Literal["load_changed"] = "load_changed"
     capacity_per_s: float
     demand_per_s: float
     service_cv: float = 0.0
+    target_wait_s: float = 0.02
+    tick_s: float = 0.1
 
 
 class ProcessStarted(_Event):

@@ -18,7 +18,7 @@ from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.settings import ConsumerSettings, Settings
 
-__all__ = ["Fleet", "service"]
+__all__ = ["Fleet", "load_of", "service"]
 
 _SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
 _COUNTS = {"producer.count", "consumer.count"}
@@ -98,14 +98,7 @@ class Fleet:
 
     def load(self, at_ns: int) -> LoadChanged:
         """Return what the consumers that are ready can do, and what the producers that run offer."""
-        settings = self._settings
-        mean_s, cv = service(settings)
-        return LoadChanged(
-            at_ns=at_ns,
-            capacity_per_s=self._working("consumer") / mean_s,
-            demand_per_s=self._working("producer") * settings.producer.rate,
-            service_cv=cv,
-        )
+        return load_of(self._settings, at_ns, self._working("consumer"), self._working("producer"))
 
     def _working(self, role: str) -> int:
         """Return how many are ready, not counting those that hang or are about to be stopped."""
@@ -139,6 +132,19 @@ class Fleet:
         environment = as_environment(replaced(self._settings, {**self._common, **self._overrides, **own}))
         command = [sys.executable, "-m", "backpressure", role]
         return await self._supervisor.start(role, process_id, command, environment)
+
+
+def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:
+    """Return what so many consumers can do and so many producers offer under ``settings``."""
+    mean_s, cv = service(settings)
+    return LoadChanged(
+        at_ns=at_ns,
+        capacity_per_s=consumers / mean_s,
+        demand_per_s=producers * settings.producer.rate,
+        service_cv=cv,
+        target_wait_s=settings.control.target_wait_ms / 1000,
+        tick_s=settings.control.tick_ms / 1000,
+    )
 
 
 def service(settings: Settings) -> tuple[float, float]:

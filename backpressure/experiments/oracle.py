@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from backpressure.core.plant import Queue, WorkQueue
 from backpressure.experiments.analysis import RecordedPhase, Recording, summarise
+from backpressure.experiments.fleet import load_of
 from backpressure.experiments.scenario import Scenario
-from backpressure.experiments.simulate import accounts_of, load_of, service_times, workers_of
+from backpressure.experiments.simulate import accounts_of, service_times, workers_of
 from backpressure.experiments.summary import Summary
 
 __all__ = ["oracle"]
@@ -30,7 +31,7 @@ def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
         settings, start_s = phase.settings, now
         workers = replace(workers_of(settings), prefetch=2)
         queue.set_workers(workers, now, lambda: 0.0)
-        loads.append(load_of(settings, now))
+        loads.append(load_of(settings, round(now * 1e9), settings.consumer.count, settings.producer.count))
         demand_per_s = settings.producer.rate * settings.producer.count
         step_s = min(_LONGEST_STEP_S, 1 / (_STEPS_PER_SERVICE * max(1.0, workers.capacity_per_s)))
         offered = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
+from statistics import fmean
 
 import psutil
 
@@ -30,6 +31,7 @@ class Recorder:
         law = snapshot.law
         rates = snapshot.rates
         costs = dict(self._costs(pids))
+        ages_s = [producer.signal_age_s for producer in snapshot.producers if producer.signal_age_s is not None]
         return Sample(
             t_s=round(t_s, 3),
             ready=queue.ready if queue else None,
@@ -41,6 +43,7 @@ class Recorder:
             allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
             offered_total=snapshot.totals.offered,
             in_flight=sum(producer.in_flight for producer in snapshot.producers) if snapshot.producers else None,
+            signal_age_ms=round(fmean(ages_s) * 1000, 1) if ages_s else None,
             reason=law.reason if law else "",
             rss_mb={process: rss_mb for process, (rss_mb, _) in costs.items()},
             cpu_s={process: cpu_s for process, (_, cpu_s) in costs.items()},

@@ -19,6 +19,7 @@ class Sample:
         ready, unacked: of the work queue; their sum is the depth.
         offered_total: messages that the schedules of all producers have asked for so far.
         in_flight: sent and unconfirmed, all producers.
+        signal_age_ms: how old the laws' view of the consumers was at their last decisions, mean over the producers.
         reason: why the law of the most restrained producer decided as it did.
         rss_mb, cpu_s: resident memory and CPU time used so far, by process id.
     """
@@ -33,6 +34,7 @@ class Sample:
     allowed_per_s: float | None = None
     offered_total: int = 0
     in_flight: int | None = None
+    signal_age_ms: float | None = None
     reason: str = ""
     rss_mb: Mapping[str, float] = field(default_factory=dict)
     cpu_s: Mapping[str, float] = field(default_factory=dict)

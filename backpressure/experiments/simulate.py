@@ -22,12 +22,12 @@ from backpressure.engines.pacing import law_config
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.events import LoadChanged
-from backpressure.experiments.fleet import service
+from backpressure.experiments.fleet import load_of, service
 from backpressure.experiments.sample import Sample as RecordedSample
 from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.settings import Settings
 
-__all__ = ["MODELLED_PRODUCERS", "accounts_of", "load_of", "service_times", "simulate", "workers_of"]
+__all__ = ["MODELLED_PRODUCERS", "accounts_of", "service_times", "simulate", "workers_of"]
 
 MODELLED_PRODUCERS = 16
 """More producers than this are modelled as groups of equal ones, each with the weight of its members."""
@@ -107,7 +107,7 @@ class _Simulation:
             self._replace_producers(settings)
         for producer, members in self._groups:
             producer.demand_per_s = settings.producer.rate * members
-        self._loads.append(load_of(settings, plant.now))
+        self._loads.append(load_of(settings, _ns(plant.now), settings.consumer.count, settings.producer.count))
 
     def _replace_producers(self, settings: Settings) -> None:
         plant, producer = self._plant, settings.producer
@@ -231,23 +231,13 @@ def _samples(samples: list[Sample]) -> Iterator[RecordedSample]:
             nacked_per_s=(sample.rejected - first.rejected) / span_s if span_s else None,
             allowed_per_s=min(sum(sample.rates_per_s), sample.demand_per_s),
             offered_total=ceil(offered),
+            signal_age_ms=sample.signal_age_s and sample.signal_age_s * 1000,
         )
 
 
 def service_times(seed: int) -> Callable[[], float]:
     """Return the numbers that service times are made of: message n of every run with this seed takes the same."""
     return random.Random(f"service/{seed}").random  # noqa: S311 - service times, not secrets
-
-
-def load_of(settings: Settings, at_s: float) -> LoadChanged:
-    """Return capacity and demand that ``settings`` mean from ``at_s`` on."""
-    mean_s, cv = service(settings)
-    return LoadChanged(
-        at_ns=_ns(at_s),
-        capacity_per_s=settings.consumer.count / mean_s,
-        demand_per_s=settings.producer.rate * settings.producer.count,
-        service_cv=cv,
-    )
 
 
 def _configured(settings: Settings, _plant: Plant) -> Law:

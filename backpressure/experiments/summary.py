@@ -89,6 +89,8 @@ class PhaseSummary(_Model):
     process_rate: float
     utilisation: float | None
     wait_ms: Percentiles
+    wait_bound_ms: float | None
+    """The p99 wait that the best possible law could reach with these consumers and signals of that age."""
     depth_max: int | None
     settle_s: float | None
     reached: bool | None
@@ -121,6 +123,7 @@ class Summary(_Model):
     wait_ms: Percentiles
     end_to_end_ms: Percentiles
     confirm_ms: Percentiles
+    signal_age_ms: Percentiles
     depth: Depth
     fairness_jain: float | None
     phases: list[PhaseSummary]

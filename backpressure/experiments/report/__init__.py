@@ -24,7 +24,7 @@ def render(
     summary: Summary, recording: Recording, facts: RunFacts, notes: list[Note], *, scenario_toml: str, description: str
 ) -> str:
     """Return the page; ``description`` is the scenario's own sentence about itself."""
-    data = json.dumps(chart_data(recording), separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(chart_data(recording, summary.phases), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": tables.escape(f"{summary.scenario}: {summary.verdict}"),
         "style": asset("page.css"),

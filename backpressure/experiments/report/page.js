@@ -34,7 +34,8 @@
     }
     if (chart === "wait") {
       const hues = { max: "grey", p99: "orange", p95: "blue", p50: "green" };
-      return Object.keys(hues).map((q) => line(q, data.wait_t, data.wait[q], hues[q], { trace: { mode: "lines+markers", marker: { size: 3 } } }));
+      const measured = Object.keys(hues).map((q) => line(q, data.wait_t, data.wait[q], hues[q], { trace: { mode: "lines+markers", marker: { size: 3 } } }));
+      return [...measured, line("best possible p99", data.bound_t, data.bound, "orange", { line: { dash: "dot", width: 1.2 } })];
     }
     if (chart === "in_flight") return [line("in flight", t, data.in_flight, "blue")];
     const hues = ["blue", "green", "orange", "violet", "grey"];

@@ -7,15 +7,16 @@ from typing import Any
 
 from backpressure.experiments.analysis import Recording, percentiles_over_time
 from backpressure.experiments.sample import Sample
-from backpressure.experiments.summary import Percentiles
+from backpressure.experiments.summary import Percentiles, PhaseSummary
 
 __all__ = ["chart_data", "thinned"]
 
 _MOST_POINTS = 1500
 
 
-def chart_data(recording: Recording) -> dict[str, Any]:
+def chart_data(recording: Recording, phases: Sequence[PhaseSummary]) -> dict[str, Any]:
     """Return what ``page.js`` draws: seconds since the start, messages, msg/s, milliseconds, megabytes."""
+    bounded = [phase for phase in phases if phase.wait_bound_ms is not None]
     start_ns, end_ns = recording.start_ns, recording.end_ns
     samples = thinned(recording.samples)
     length_s = max(1.0, (end_ns - start_ns) / 1e9)
@@ -46,6 +47,8 @@ def chart_data(recording: Recording) -> dict[str, Any]:
         "capacity": [*(load.capacity_per_s for load in loads), loads[-1].capacity_per_s if loads else None],
         "wait_t": wait_t,
         "wait": {name: [getattr(figures, name) for figures in waits] for name in ("p50", "p95", "p99", "max")},
+        "bound_t": [at_s for phase in bounded for at_s in (phase.start_s, phase.end_s, phase.end_s)],
+        "bound": [ms for phase in bounded for ms in (phase.wait_bound_ms, phase.wait_bound_ms, None)],
         "memory": {name: [sample.rss_mb.get(name) for sample in samples] for name in processes},
     }
 

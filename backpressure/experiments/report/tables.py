@@ -86,12 +86,24 @@ def phases(summary: Summary) -> str:
             number(None if phase.utilisation is None else phase.utilisation * 100, "%"),
             number(phase.wait_ms.p50),
             number(phase.wait_ms.p99),
+            number(phase.wait_bound_ms),
             number(phase.depth_max),
             number(phase.settle_s, "s"),
         ]
         for phase in summary.phases
     ]
-    heads = ["phase", "time", "published/s", "processed/s", "used", "wait p50 ms", "p99 ms", "depth max", "settled"]
+    heads = [
+        "phase",
+        "time",
+        "published/s",
+        "processed/s",
+        "used",
+        "wait p50 ms",
+        "p99 ms",
+        "bound ms",
+        "depth max",
+        "settled",
+    ]
     return _table(heads, rows)
 
 
@@ -120,6 +132,7 @@ def ledger(summary: Summary) -> str:
         ("queue wait", summary.wait_ms),
         ("end to end", summary.end_to_end_ms),
         ("publish to confirm", summary.confirm_ms),
+        ("age of the signals the law acted on", summary.signal_age_ms),
     ]
     latency = [[name, *(number(value) for value in (p.p50, p.p95, p.p99, p.max))] for name, p in spreads]
     fairness = f"<p>Fairness between producers (Jain): {number(summary.fairness_jain)}</p>"

@@ -102,7 +102,7 @@ def test_changing_the_rate_often_neither_makes_nor_loses_tokens(changes: list[tu
     now, earned, rate_per_s = 0.0, 1.0, 100.0
     for gap_s, new_rate_per_s in changes:
         now += gap_s
-        earned = min(earned + gap_s * rate_per_s, 1 + new_rate_per_s * 1e6)
+        earned = min(earned + gap_s * rate_per_s, 1 + min(rate_per_s, new_rate_per_s) * 1e6)  # what it can hold
         bucket.set_rate(new_rate_per_s, now)
         rate_per_s = new_rate_per_s
     assert bucket.available(now) == pytest.approx(earned, rel=1e-9)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backpressure.core.controllers.bound import wait_bound_s
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.experiments.accounts import Accounts, Durations
 from backpressure.experiments.analysis import (
@@ -270,3 +271,26 @@ def test_percentiles_over_time_are_those_of_each_step() -> None:
         durations.add(ns(t_s), ms * 1_000_000)
     series = [(t_s, figures.max) for t_s, figures in percentiles_over_time(durations, ns(0), 1.0)]
     assert series == [(0.5, 7), (2.5, 9)]
+
+
+def test_the_bound_of_a_phase_follows_from_its_final_load_and_the_age_of_its_signals() -> None:
+    samples = [Sample(t_s=t, signal_age_ms=age) for t, age in [(1, 40.0), (2, 60.0), (12, 500.0)]]
+    loads = [load(0, 100), load(5, 50, cv=1.0)]
+    summary = summarise(recording(phases=[("one", 0, 10), ("two", 10, 20)], loads=loads, samples=samples))
+    bounds = [phase.wait_bound_ms for phase in summary.phases]
+    assert bounds == [
+        pytest.approx(1000 * wait_bound_s(50, 1.0, 0.05), abs=0.1),
+        pytest.approx(1000 * wait_bound_s(50, 1.0, 0.5), abs=0.1),
+    ]
+    assert (summary.signal_age_ms.p50, summary.signal_age_ms.max) == (60, 500)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "ages"),
+    [(100.0, []), (DEMAND, [40.0]), (0.0, [40.0])],
+    ids=["no signals", "no overload", "no capacity"],
+)
+def test_there_is_no_bound_where_nothing_can_be_controlled(capacity: float, ages: list[float]) -> None:
+    samples = [Sample(t_s=1, signal_age_ms=age) for age in ages]
+    summary = summarise(recording(loads=[load(0, capacity)], samples=samples))
+    assert only_phase(summary).wait_bound_ms is None

@@ -48,6 +48,7 @@ def summary(verdict: Verdict, *held: bool) -> Summary:
         wait_ms=Percentiles(),
         end_to_end_ms=Percentiles(),
         confirm_ms=Percentiles(),
+        signal_age_ms=Percentiles(),
         depth=Depth(),
         fairness_jain=None,
         phases=[],
