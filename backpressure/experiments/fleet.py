@@ -7,6 +7,8 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from math import sqrt
+from pathlib import Path
+from struct import Struct
 from typing import Any
 from zlib import crc32
 
@@ -22,6 +24,8 @@ __all__ = ["Fleet", "load_of", "service"]
 
 _SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
 _COUNTS = {"producer.count", "consumer.count"}
+_MOVABLE_CLOCK = Path(__file__).with_name("movable_clock.py")
+_CLOCK = Struct("=q")
 
 
 class Fleet:
@@ -44,6 +48,10 @@ class Fleet:
         self._seed = scenario.seed
         self._settings = scenario.settings
         self._overrides: dict[str, Any] = {}
+        self._clocks_move = any(fault.moves_clocks for fault in scenario.faults)
+        if self._clocks_move:
+            for role in _SECTIONS:
+                directory.clock(role).write_bytes(_CLOCK.pack(0))
 
     async def launch(self) -> None:
         """Start everything that the first phase needs, producers paused; returns when all are ready."""
@@ -91,6 +99,11 @@ class Fleet:
             own = {key: getattr(self._settings.consumer, key.removeprefix("consumer.")) for key in changes}
             await self._control.configure(self._supervisor.of("consumer"), own)
 
+    def move_clock(self, role: str, by_s: float) -> None:
+        """Let the wall clock of every process of ``role``, present and future, be wrong by ``by_s`` seconds."""
+        with self._directory.clock(role).open("r+b") as file:  # in place: they have mapped it
+            file.write(_CLOCK.pack(round(by_s * 1e9)))
+
     async def stop(self) -> None:
         """Stop producers, which flush their confirms, then consumers, which finish what they hold, then the monitor."""
         for role in ("producer", "consumer", "monitor"):
@@ -130,7 +143,10 @@ class Fleet:
         if role != "monitor":
             own |= {"process.journal_file": str(self._directory.journal(process_id))}
         environment = as_environment(replaced(self._settings, {**self._common, **self._overrides, **own}))
-        command = [sys.executable, "-m", "backpressure", role]
+        program = ["-m", "backpressure"]
+        if self._clocks_move and role in _SECTIONS:
+            program = ["-P", str(_MOVABLE_CLOCK), str(self._directory.clock(role))]
+        command = [sys.executable, *program, role]
         return await self._supervisor.start(role, process_id, command, environment)
 
 

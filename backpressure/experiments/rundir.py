@@ -97,6 +97,10 @@ class RunDirectory:
         """Where the output of ``process`` goes."""
         return self.path / "logs" / f"{process}.log"
 
+    def clock(self, role: str) -> Path:
+        """Where the processes of ``role`` read how wrong their wall clock is, in a run that moves clocks."""
+        return self.path / f"{role}.clock"
+
     def announcement(self, process: str) -> Path:
         """Where ``process`` says that it is ready."""
         return self.path / "announce" / f"{process}.json"

@@ -7,10 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 import psutil
 import pytest
 
@@ -112,6 +116,31 @@ def test_poison_ends_among_the_dead_letters(tmp_path: Path) -> None:
     totals = totals_of(tmp_path)
     assert totals["dead_lettered"] > 50
     assert totals["dead_lettered"] + totals["processed"] == totals["confirmed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["consumer", "producer"])
+@pytest.mark.parametrize("by_s", [60, -60])
+def test_a_date_that_jumps_leaves_no_trace_in_pace_waits_and_ledger(tmp_path: Path, role: str, by_s: int) -> None:
+    expect = [f"expect.{metric}=<= 20000" for metric in ("wait_ms.max", "end_to_end_ms.max", "confirm_ms.max")]
+    expect += ["expect.phases.storm.process_rate=> 100", "expect.duplicates=== 0"]
+    options = [option for assignment in expect for option in ("--set", assignment)]
+    command = [*PACE, "run", write(tmp_path, f"clock-jump:by_s={by_s},role={role}", storm_s=5), *options]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout is not None
+        assert any("jumps by" in line for line in iter(run.stdout.readline, "")), "it ended before the fault began"
+        apis = {
+            name: json.loads((run_folder(tmp_path) / "announce" / f"{name}-1.json").read_text())["api_url"]
+            for name in ("consumer", "producer")
+        }
+        time.sleep(1.5)  # the date that its server tells is a second old
+        told = parsedate_to_datetime(httpx.get(apis[role] + "/health", trust_env=False).headers["date"])
+        waits = httpx.get(apis["consumer"] + "/status", trust_env=False).json()["queue_wait_ms"]
+        output, _ = run.communicate(timeout=90)
+    assert run.returncode == 0, output
+    assert (told - datetime.now(UTC)).total_seconds() == pytest.approx(by_s, abs=30)  # it has jumped, for all others
+    assert 0 < waits["p99"] < 20_000
+    assert_undone(tmp_path, "clock-jump")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from backpressure.errors import ConfigError
 from backpressure.experiments.faults.base import Fault, Stage
 from backpressure.experiments.faults.broker_kill import BrokerKill
 from backpressure.experiments.faults.broker_restart import BrokerRestart
+from backpressure.experiments.faults.clock_jump import ClockJump
 from backpressure.experiments.faults.consumer_kill import ConsumerKill
 from backpressure.experiments.faults.consumer_stop import ConsumerStop
 from backpressure.experiments.faults.injection import Injection
@@ -43,6 +44,7 @@ _ALL: tuple[type[Fault], ...] = (
     NetworkBandwidth,
     Poison,
     ProcessingFailures,
+    ClockJump,
 )
 FAULTS = {fault.name: fault for fault in _ALL}
 """Every fault by the name a scenario calls it."""

@@ -58,6 +58,8 @@ class Fault(BaseModel, ABC):
     """Whether the processes under test must reach their broker through our proxy."""
     restarts_broker: ClassVar[bool] = False
     """Whether the broker must keep durable messages on disk."""
+    moves_clocks: ClassVar[bool] = False
+    """Whether the processes under test must run on a wall clock of ours."""
 
     for_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds until it is undone; left out: when the phase ends"
