@@ -6,7 +6,6 @@ Pure. Each message costs a few bits in the ledger and 40 bytes of times, so a mi
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable
 
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
@@ -14,6 +13,8 @@ from backpressure.core.ledger import Ledger, OrderTracker
 from backpressure.experiments.anatomy import Anatomy
 
 __all__ = ["Accounts", "Durations"]
+
+_NS = 1_000_000_000
 
 
 class Durations:
@@ -41,7 +42,7 @@ class Accounts:
         waits: queue wait (sent → work starts) of every processed message, at the time its work started.
         end_to_end: intended → done, at the time it was done.
         confirms: sent → confirmed, at the time of the confirm.
-        confirmed_by: messages confirmed to each producer process.
+        confirmed_by: messages confirmed to each producer process, by the second of the clock in which they were.
         delivered, redelivered: deliveries that were settled, and those of them that had been delivered before.
         out_of_order: processed after a later message of the same producer, within one consumer process.
     """
@@ -54,7 +55,7 @@ class Accounts:
         self.end_to_end = Durations()
         self.confirms = Durations()
         self.done_ns = array("q")
-        self.confirmed_by: Counter[str] = Counter()
+        self.confirmed_by: dict[str, dict[int, float]] = {}
         self.delivered = 0
         self.redelivered = 0
         self.out_of_order = 0
@@ -68,11 +69,14 @@ class Accounts:
             Outcome.RETURNED: ledger.returned,
             Outcome.UNSETTLED: ledger.unsettled,
         }
-        self.confirmed_by[process] += 0  # a producer that got nothing confirmed still counts for fairness
+        confirmed_in = self.confirmed_by.setdefault(
+            process, {}
+        )  # one that got nothing confirmed counts for fairness too
         for record in records:
             sets[record.outcome].add(record.session, record.sequence)
             if record.outcome is Outcome.CONFIRMED:
-                self.confirmed_by[process] += 1
+                second = record.settled_ns // _NS
+                confirmed_in[second] = confirmed_in.get(second, 0) + 1
                 self.confirms.add(record.settled_ns, record.settled_ns - record.sent_ns)
                 self.anatomy.confirmed(record)
 

@@ -125,7 +125,7 @@ def summarise(recording: Recording) -> Summary:
         confirm_ms=percentiles(accounts.confirms.length_ns),
         signal_age_ms=percentiles([round(ms * 1e6) for ms in _signal_ages_ms(recording)]),
         depth=Depth(mean=round(sum(depths) / len(depths), 1), max=max(depths)) if depths else Depth(),
-        fairness_jain=_fairness(recording),
+        fairness_jain=_fairness(recording, recording.start_ns, recording.end_ns),
         phases=_phases(recording, done_ns),
         processes=_processes(recording),
     )
@@ -217,6 +217,7 @@ def _phase(
         wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
         depth_max=max(depths, default=None),
         settle_s=_settle_s(recording.loads, done_ns, phase),
+        fairness_jain=_fairness(recording, (phase.start_ns + phase.end_ns) // 2, phase.end_ns),
         reached=phase.reached,
     )
 
@@ -291,14 +292,15 @@ def _settle_s(loads: Sequence[LoadChanged], done_ns: Sequence[int], phase: Recor
     return None
 
 
-def _fairness(recording: Recording) -> float | None:
+def _fairness(recording: Recording, from_ns: int, to_ns: int) -> float | None:
     """Return Jain's index (Jain, Chiu and Hawe 1984) of the producers' confirmed messages per second of life."""
-    confirmed = recording.accounts.confirmed_by
     shares: list[float] = []
     for process in recording.processes:
-        span_ns = min(process.end_ns, recording.end_ns) - max(process.start_ns, recording.start_ns)
-        if process.role == "producer" and span_ns > 0:
-            shares.append(confirmed[process.id] / span_ns)
+        begin_ns, end_ns = max(process.start_ns, from_ns), min(process.end_ns, to_ns)
+        if process.role == "producer" and begin_ns < end_ns:
+            confirmed_in = recording.accounts.confirmed_by[process.id]
+            seconds = range(begin_ns // _NS, -(-end_ns // _NS))
+            shares.append(sum(confirmed_in.get(second, 0) for second in seconds) / (end_ns - begin_ns))
     squares = sum(share * share for share in shares)
     return round(sum(shares) ** 2 / (len(shares) * squares), 4) if squares else None
 

@@ -86,6 +86,8 @@ class _Simulation:
         self._groups: list[tuple[PlantProducer, int]] = []
         self._gone: list[tuple[PlantProducer, int, float, float]] = []
         self._begun: dict[PlantProducer, float] = {}
+        self._confirmed_in: dict[PlantProducer, Counter[int]] = {}
+        self._noted: Counter[PlantProducer] = Counter()
         self._loads: list[LoadChanged] = []
         self._phases: list[RecordedPhase] = []
 
@@ -126,16 +128,24 @@ class _Simulation:
             added.limit = producer.limit * members
             self._groups.append((added, members))
             self._begun[added] = plant.now
+            self._confirmed_in[added] = Counter()
 
     def _wait(self, phase: Phase) -> bool | None:
         """Let the phase pass; return whether its ``until`` came true (None without one)."""
         end_s = self._plant.now + phase.duration_s
         while self._plant.now < end_s - 1e-9:
+            second = int(self._plant.now)
             self._plant.run(min(_CHECK_S, end_s - self._plant.now))
+            self._note_confirms(second)
             self._progress(self._plant.now)
             if phase.until is not None and self._reached(phase):
                 return True
         return None if phase.until is None else False
+
+    def _note_confirms(self, second: int) -> None:
+        for producer, _ in self._groups:
+            self._confirmed_in[producer][second] += producer.arrived - self._noted[producer]
+            self._noted[producer] = producer.arrived
 
     def _reached(self, phase: Phase) -> bool:
         settings = phase.settings
@@ -156,9 +166,10 @@ class _Simulation:
         ]
         rejected = plant.samples[-1].rejected if plant.samples else 0
         accounts = accounts_of(plant.queue, rejected=rejected, confirm_latency_s=plant.network.confirm_latency_s)
-        accounts.confirmed_by = Counter(
-            {f"producer-{number}": round(p.arrived / n) for number, (p, n, _, _) in enumerate(everyone, 1)}
-        )
+        accounts.confirmed_by = {
+            f"producer-{number}": {second: count / n for second, count in self._confirmed_in[p].items()}
+            for number, (p, n, _, _) in enumerate(everyone, 1)
+        }
         return Recording(
             scenario=self._scenario.name,
             strategy=settings.producer.strategy,

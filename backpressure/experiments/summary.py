@@ -93,6 +93,7 @@ class PhaseSummary(_Model):
     """The p99 wait that the best possible law could reach with these consumers and signals of that age."""
     depth_max: int | None
     settle_s: float | None
+    fairness_jain: float | None
     reached: bool | None
     """Whether the ``until`` of the phase came in time; None without one."""
 

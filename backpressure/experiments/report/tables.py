@@ -76,7 +76,8 @@ def tiles(summary: Summary) -> str:
 
 
 def phases(summary: Summary) -> str:
-    """Return one row for each phase."""
+    """Return one row for each phase; fairness where there is anybody to share with."""
+    shared = sum(process.role == "producer" for process in summary.processes) > 1
     rows = [
         [
             escape(phase.name),
@@ -89,6 +90,7 @@ def phases(summary: Summary) -> str:
             number(phase.wait_bound_ms),
             number(phase.depth_max),
             number(phase.settle_s, "s"),
+            *([number(phase.fairness_jain)] if shared else []),
         ]
         for phase in summary.phases
     ]
@@ -103,6 +105,7 @@ def phases(summary: Summary) -> str:
         "bound ms",
         "depth max",
         "settled",
+        *(["fairness"] if shared else []),
     ]
     return _table(heads, rows)
 

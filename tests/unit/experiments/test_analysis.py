@@ -273,6 +273,18 @@ def test_percentiles_over_time_are_those_of_each_step() -> None:
     assert series == [(0.5, 7), (2.5, 9)]
 
 
+def test_the_fairness_of_a_phase_is_that_of_its_second_half_when_those_that_joined_have_found_their_share() -> None:
+    accounts = Accounts()
+    accounts.add_producer("producer-1", [produced(n, t) for n, t in enumerate(at_rate(100, 0.0, 20.0))])
+    accounts.add_producer("producer-2", [produced(n, t, session=2) for n, t in enumerate(at_rate(100, 14.0, 20.0))])
+    processes = [RecordedProcess("producer", f"producer-{n}", n, ns(at_s), ns(20)) for n, at_s in [(1, 0), (2, 10)]]
+    phases = [("alone", 0, 10), ("joined", 10, 20)]
+    summary = summarise(recording(accounts=accounts, processes=processes, phases=phases))
+    assert [phase.fairness_jain for phase in summary.phases] == [1.0, 1.0]
+    assert summary.fairness_jain is not None
+    assert summary.fairness_jain < 0.95
+
+
 def test_the_bound_of_a_phase_follows_from_its_final_load_and_the_age_of_its_signals() -> None:
     samples = [Sample(t_s=t, signal_age_ms=age) for t, age in [(1, 40.0), (2, 60.0), (12, 500.0)]]
     loads = [load(0, 100), load(5, 50, cv=1.0)]

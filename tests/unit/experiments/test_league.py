@@ -34,6 +34,7 @@ def played(utilisation: float | None, p99_ms: float | None, *, settle_s: float |
         wait_bound_ms=None,
         depth_max=5,
         settle_s=settle_s,
+        fairness_jain=None,
         reached=None,
     )
     return Summary(
