@@ -9,7 +9,7 @@ and the caller hands in a source of uniform numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from statistics import fmean
 
@@ -138,9 +138,12 @@ class Plant:
         self.producers.append(producer)
         return producer
 
-    def remove_producer(self, producer: PlantProducer) -> None:
-        """Stop ``producer`` without a word."""
+    def remove_producer(self, producer: PlantProducer, *, silently: bool = False) -> None:
+        """Stop ``producer``; unless ``silently``, its last report says that it offers nothing any more."""
         self.producers.remove(producer)
+        if not silently:
+            last = producer.report(self.now, blocked=self.queue.bound.blocked)
+            self._post(replace(last, target_rate_per_s=0.0, application_limited=True))
         self._rejected += producer.rejected
 
     def set_workers(self, workers: Workers) -> None:

@@ -430,10 +430,10 @@ class ProducerEngine:
             republished=box.republished,
             in_flight=len(box.in_flight),
             window=box.in_flight.limit,
-            target_rate_per_s=0.0 if self.paused else self.settings.producer.rate,
+            target_rate_per_s=self.settings.producer.rate if self._offering else 0.0,  # the others may have its share
             pacing_rate_per_s=min(decision.rate_per_s, self.settings.producer.rate),
             weight=self.settings.producer.weight,
-            application_limited=self._application_limited or self.paused,
+            application_limited=self._application_limited or not self._offering,
             blocked=self.blocked,
             blocked_events=self.blocked_events,
             strategy=self.settings.producer.strategy,
@@ -446,6 +446,10 @@ class ProducerEngine:
             limiter_delay=self._limiter_delay.copy(),
             api_url=self.api_url,
         )
+
+    @property
+    def _offering(self) -> bool:
+        return not (self.paused or self._stopping)
 
     def _new_schedule(self, now: float) -> ArrivalSchedule:
         producer = self.settings.producer

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from math import ceil
 from typing import Literal
 
@@ -104,20 +105,20 @@ class _Simulation:
         plant.set_queue(Queue(max_length=settings.queue.max_length, overflow=_overflow(settings)))
         if plant.now:
             plant.set_workers(workers_of(settings))
-        changed = any(key.startswith(("control.", "producer.strategy", "producer.count")) for key in phase.changes)
-        if changed or not self._groups:
-            self._replace_producers(settings)
+        if any(key.startswith(("control.", "producer.strategy")) for key in phase.changes):
+            self._remove_producers(0)
+        self._scale_producers(settings)
         for producer, members in self._groups:
             producer.demand_per_s = settings.producer.rate * members
         self._loads.append(load_of(settings, _ns(plant.now), settings.consumer.count, settings.producer.count))
 
-    def _replace_producers(self, settings: Settings) -> None:
+    def _scale_producers(self, settings: Settings) -> None:
+        """Let producers join or leave, as the real ones do; those that stand for several are replaced by others."""
         plant, producer = self._plant, settings.producer
-        for old, members in self._groups:
-            plant.remove_producer(old)
-            self._gone.append((old, members, self._begun[old], plant.now))
-        self._groups = []
-        for members in _grouped(producer.count):
+        wanted, present = _grouped(producer.count), [members for _, members in self._groups]
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(wanted, present, strict=False))))
+        self._remove_producers(same)
+        for members in wanted[same:]:
             added = plant.add_producer(
                 self._law(settings, plant),
                 producer.rate * members,
@@ -129,6 +130,12 @@ class _Simulation:
             self._groups.append((added, members))
             self._begun[added] = plant.now
             self._confirmed_in[added] = Counter()
+
+    def _remove_producers(self, first: int) -> None:
+        for old, members in self._groups[first:]:
+            self._plant.remove_producer(old)
+            self._gone.append((old, members, self._begun[old], self._plant.now))
+        del self._groups[first:]
 
     def _wait(self, phase: Phase) -> bool | None:
         """Let the phase pass; return whether its ``until`` came true (None without one)."""

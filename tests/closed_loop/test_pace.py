@@ -91,7 +91,10 @@ def test_a_stop_queues_at_most_half_a_second_and_the_return_takes_one(lab: Any, 
 
 @pytest.mark.parametrize("count", [2, 4, 8, 16])
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
-def test_producers_that_join_and_leave_end_with_equal_shares(lab: Any, count: int, distribution: str) -> None:
+@pytest.mark.parametrize("silently", [False, True], ids=["leave", "vanish"])
+def test_producers_that_join_and_leave_end_with_equal_shares(
+    lab: Any, count: int, distribution: str, silently: bool
+) -> None:
     plant = lab.plant(count, workers=Workers(rate_per_s=300, distribution=distribution))
     first = [lab.join(plant, "pace") for _ in range(count // 2)]
     plant.run(10)
@@ -100,11 +103,22 @@ def test_producers_that_join_and_leave_end_with_equal_shares(lab: Any, count: in
     plant.run(5)
     assert jain(rates(plant, 5)) >= 0.98
     for producer in first:
-        plant.remove_producer(producer)
+        plant.remove_producer(producer, silently=silently)
     plant.run(5)
     busy_s = plant.queue.busy_s
     assert jain(rates(plant, 5)) >= 0.98
     assert plant.queue.busy_s - busy_s >= 0.98 * 5
+
+
+def test_what_a_producer_leaves_is_used_by_the_others_at_once(lab: Any) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=300))
+    leaving = [lab.join(plant, "pace") for _ in range(8)][2:]
+    plant.run(10)
+    for producer in leaving:
+        plant.remove_producer(producer)
+    busy_s = plant.queue.busy_s
+    plant.run(2)
+    assert plant.queue.busy_s - busy_s >= 0.98 * 2
 
 
 def test_shares_follow_weights_and_the_application_limited_keep_what_they_need(lab: Any) -> None:
