@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
-from rich.table import Table
+from rich.segment import Segment
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
@@ -27,6 +28,9 @@ _FRAME_LINES = 2  # upper and lower border
 _FIRST_ROWS = 3
 _MOST_ROWS = 12
 
+Lines = list[list[Segment]]
+"""What is drawn: each line padded to its full width. Cards are drawn once, and then only put together."""
+
 
 class Cards:
     """A frame that lays itself out anew each time it is drawn, so it follows every resize."""
@@ -39,60 +43,55 @@ class Cards:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the frame."""
         seen = self._seen
+        options = options.update(height=None)
         now = datetime.fromtimestamp(seen.at_ns / 1e9, UTC).astimezone()
-        top = Group(header(seen, f"{now:%H:%M:%S}"), *_advice_card(seen))
-        yield top
-        height = console.height - _lines(console, options, top) if self._limited else None
+        top = console.render_lines(Group(header(seen, f"{now:%H:%M:%S}"), *_advice_card(seen)), options)
+        height = console.height - len(top) if self._limited else None
         loop = [flow_card(seen), *law_card(seen)]
         lists = [queues(seen), processes(seen), events(seen), consumers(seen), connections(seen)]
         if options.max_width < _WIDE:
-            yield _stacked(console, options, [lists[0], *loop, *lists[1:]], height)
-            return
-        width = options.max_width // 2
-        half = options.update(width=width)
-        columns = Table.grid(padding=0)
-        columns.add_column(width=width)
-        columns.add_column(width=width)
-        columns.add_row(
-            _stacked(console, half, [lists[0], *loop, lists[2]], height),
-            _stacked(console, half, [lists[1], *lists[3:]], height),
-        )
-        yield columns
+            below = _stacked(console, options, [lists[0], *loop, *lists[1:]], height)
+        else:
+            half = options.update(width=options.max_width // 2)
+            left = _stacked(console, half, [lists[0], *loop, lists[2]], height)
+            right = _stacked(console, half, [lists[1], *lists[3:]], height)
+            nothing = [Segment(" " * half.max_width)]
+            below = [[*one, *other] for one, other in zip_longest(left, right, fillvalue=nothing)]
+        for line in (*top, *below):
+            yield from (*line, Segment.line())
 
 
 def _stacked(
     console: Console, options: ConsoleOptions, cards: Sequence[RenderableType | RowCard], height: int | None
-) -> Group:
-    """Put cards one above the other; those with rows share what the others leave of ``height``."""
-    rows = [card for card in cards if isinstance(card, RowCard) and card.rows]
-    fixed = [card for card in cards if not isinstance(card, RowCard)]
-    left = None if height is None else height - sum(_lines(console, options, card) for card in fixed)
-    granted = _share_out(rows, left)
-    drawn = (card.draw(granted.get(card.title, 0)) if isinstance(card, RowCard) else card for card in cards)
-    return Group(*(card for card in drawn if card is not None))
+) -> Lines:
+    """Draw cards one above the other; those with rows share what the others leave of ``height``."""
+    drawn = [None if isinstance(card, RowCard) else console.render_lines(card, options) for card in cards]
+    lists = [card for card in cards if isinstance(card, RowCard)]
+    granted = _share_out(lists, None if height is None else height - sum(len(lines) for lines in drawn if lines))
+    stack: Lines = []
+    for card, lines in zip(cards, drawn, strict=True):
+        if lines is not None:
+            stack += lines
+        elif isinstance(card, RowCard) and (rows := granted.get(card.title)):
+            stack += console.render_lines(card.draw(rows), options)
+    return stack
 
 
 def _share_out(cards: Iterable[RowCard], lines: int | None) -> dict[str, int]:
-    """Return how many rows each card may show: first a few for each in order of importance, then more."""
-    wanted = {card.title: min(card.rows, _MOST_ROWS) for card in cards}
+    """Return how many rows each card may show: first a few for each in order of importance, then more, then all."""
+    cards = [card for card in cards if card.rows]
     if lines is None:
-        return wanted
-    granted = {}
-    for card in cards:
-        overhead = card.head_lines + _FRAME_LINES
-        rows = min(wanted[card.title], _FIRST_ROWS, lines - overhead)
-        if rows > 0:
-            granted[card.title] = rows
-            lines -= rows + overhead
-    for title, rows in granted.items():
-        more = min(wanted[title] - rows, lines)
-        granted[title] += more
-        lines -= more
+        return {card.title: min(card.rows, _MOST_ROWS) for card in cards}
+    granted: dict[str, int] = {}
+    for most in (_FIRST_ROWS, _MOST_ROWS, lines):
+        for card in cards:
+            has = granted.get(card.title, 0)
+            overhead = 0 if has else card.head_lines + _FRAME_LINES
+            more = min(card.rows - has, most - has, lines - overhead)
+            if more > 0:
+                granted[card.title] = has + more
+                lines -= more + overhead
     return granted
-
-
-def _lines(console: Console, options: ConsoleOptions, card: RenderableType) -> int:
-    return len(console.render_lines(card, options.update(height=None), pad=False))
 
 
 def _advice_card(seen: Snapshot) -> list[Panel]:

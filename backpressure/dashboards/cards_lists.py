@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-from backpressure.core.snapshot import Client, EventKind, QueueState, Snapshot
+from backpressure.core.snapshot import Client, Connection, Event, EventKind, ProcessState, QueueState, Snapshot
 from backpressure.dashboards.cards_loop import panel, severity
 from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, percent, rate
 
 __all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
 
+_T = TypeVar("_T")
 Row = tuple[Text | str, ...]
 Columns = Sequence[tuple[str, str]]
 """Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
@@ -34,34 +35,41 @@ class RowCard:
     head_lines: int
     build: Callable[[int], RenderableType]
 
-    def draw(self, rows: int) -> Panel | None:
+    def draw(self, rows: int) -> Panel:
         """Return the card with that many rows; its title says how many are hidden."""
-        if rows <= 0:
-            return None
         hidden = self.rows - rows
         return panel(self.build(rows), f"{self.title} (+{hidden})" if hidden else self.title)
 
 
 def queues(seen: Snapshot) -> RowCard:
-    """Return the queues: depth by colour, what goes in and out, who consumes; on Kafka also the worst partition."""
+    """Return the queues: depth by colour, what goes in and out, who consumes; on Kafka also the worst partition.
+
+    The loop's own come first, then those of others, the deepest first.
+    """
     limit = next((threshold.limit for threshold in seen.thresholds if threshold.name == "depth"), float("inf"))
-    rows = [_queue_row(queue, limit) for queue in seen.queues.values()]
+    found = sorted(seen.queues.values(), key=lambda queue: (not queue.watched, not queue.watched and -queue.depth))
+    partitioned = any(len(queue.lag_by_partition) > 1 for queue in found)
     columns = [
         ("", "word"), ("queue", "name"), ("depth", "number"), ("ready", "spare"), ("unacked", "spare"),
         ("cons", "number"), ("pub/s", "number"), ("del/s", "spare"), ("ack/s", "number"), ("now", "word"),
     ]  # fmt: skip
-    if any(len(queue.lag_by_partition) > 1 for queue in seen.queues.values()):
+    if partitioned:
         columns.insert(3, ("worst part.", "number"))
-        rows = [(*row[:3], _worst(queue), *row[3:]) for row, queue in zip(rows, seen.queues.values(), strict=True)]
-    return _listing("Queues", columns, rows)
+
+    def row(queue: QueueState) -> Row:
+        cells = _queue_row(queue, limit)
+        return (*cells[:3], _worst(queue), *cells[3:]) if partitioned else cells
+
+    return _listing("Queues", columns, found, row)
 
 
 def processes(seen: Snapshot) -> RowCard:
     """Return producers and consumers with what they cost."""
     states = {(p.host, p.id, p.pid): "blocked" for p in seen.producers if p.blocked}
     states |= {(c.host, c.id, c.pid): "paused" for c in seen.consumers if c.paused}
-    rows: list[Row] = [
-        (
+
+    def row(process: ProcessState) -> Row:
+        return (
             process.role,
             clean(process.id),
             str(process.pid),
@@ -70,56 +78,57 @@ def processes(seen: Snapshot) -> RowCard:
             percent(process.cpu_share),
             Text(states.get((process.host, process.id, process.pid), ""), "red"),
         )
-        for process in seen.processes
-    ]
+
     columns = (
         ("role", "word"), ("id", "name"), ("pid", "number"), ("rate", "number"), ("memory", "number"),
         ("cpu", "number"), ("", "word"),
     )  # fmt: skip
-    return _listing("Processes", columns, rows)
+    return _listing("Processes", columns, seen.processes, row)
 
 
 def events(seen: Snapshot) -> RowCard:
     """Return the latest events, newest first."""
-    rows: list[Row] = []
-    for event in reversed(seen.events):
+
+    def row(event: Event) -> Row:
         colour = "red" if event.kind in _BAD else "green" if event.kind in _GOOD else "none"
         at = datetime.fromtimestamp(event.at_ns / 1e9, UTC).astimezone()
-        rows.append((Text(f"{at:%H:%M:%S}", "dim"), Text(clean(event.text), colour)))
-    return _listing("Events", (("", "word"), ("", "name")), rows)
+        return Text(f"{at:%H:%M:%S}", "dim"), Text(clean(event.text), colour)
+
+    return _listing("Events", (("", "word"), ("", "name")), seen.events[::-1], row)
 
 
 def consumers(seen: Snapshot) -> RowCard:
     """Return the active consumers with their connections, as the broker lists them."""
-    rows: list[Row] = [
-        (
+    found = seen.broker.consumers if seen.broker else ()
+    listed = [client for client in found if client.queue in seen.queues]  # not every process's ear on the feedback
+
+    def row(client: Client) -> Row:
+        return (
             clean(client.queue),
             clean(client.tag),
             clean(client.peer) or UNKNOWN,
             amount(client.prefetch or _reported_prefetch(seen, client)),
             "manual" if client.ack_required else "auto",
         )
-        for client in (seen.broker.consumers if seen.broker else ())
-        if client.queue in seen.queues  # not every process's ear on the feedback
-    ]
+
     columns = (("queue", "name"), ("consumer", "name"), ("from", "word"), ("prefetch", "number"), ("ack", "word"))
-    return _listing("Active consumers", columns, rows)
+    return _listing("Active consumers", columns, listed, row)
 
 
 def connections(seen: Snapshot) -> RowCard:
     """Return the broker's client connections."""
-    rows: list[Row] = [
-        (
+
+    def row(connection: Connection) -> Row:
+        return (
             clean(connection.name),
             clean(connection.user),
             clean(connection.peer) or UNKNOWN,
             amount(connection.channels),
             Text(clean(connection.state), "none" if connection.state == "running" else "red"),
         )
-        for connection in (seen.broker.connections if seen.broker else ())
-    ]
+
     columns = (("connection", "name"), ("user", "word"), ("from", "word"), ("ch", "number"), ("state", "word"))
-    return _listing("Connections", columns, rows)
+    return _listing("Connections", columns, seen.broker.connections if seen.broker else (), row)
 
 
 def _reported_prefetch(seen: Snapshot, client: Client) -> int | None:
@@ -161,32 +170,46 @@ def _activity(queue: QueueState) -> Text:
     return Text("Consuming ⬇", "green") if going else Text("Idle", "dim")
 
 
-def _listing(title: str, columns: Columns, rows: Sequence[Row]) -> RowCard:
+def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_T], Row]) -> RowCard:
     headed = any(heading for heading, _ in columns)
-    return RowCard(title, len(rows), int(headed), lambda count: _Rows(columns, rows[:count], headed=headed))
+
+    def build(count: int) -> RenderableType:
+        return _Rows(columns, [row(item) for item in items[:count]], headed=headed)  # of a thousand, those that fit
+
+    return RowCard(title, len(items), int(headed), build)
 
 
 class _Rows:
-    """A table that leaves out its spare columns, the last first, while they would cost a name its end."""
+    """Columns that leave out the spare ones, the last first, while they would cost a name its end.
+
+    A row is one line of text: rich's own tables cost ten times as much, and this is drawn again and again.
+    """
 
     def __init__(self, columns: Columns, rows: Sequence[Row], *, headed: bool) -> None:
-        self._columns, self._headed = columns, headed
-        self._rows = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]  # no markup
-        cells = zip(*([Text(heading) for heading, _ in columns], *self._rows), strict=True)
-        self._widths = [max(cell.cell_len for cell in column) for column in cells]
+        self._columns = columns
+        heading = [Text(heading, "dim") for heading, _ in columns]
+        cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]  # no markup
+        self._rows = [heading, *cells] if headed else cells
+        self._widths = [max(cell.cell_len for cell in column) for column in zip(heading, *cells, strict=True)]
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        widths = self._fitting(options.max_width)
+        for row in self._rows:
+            line = Text(no_wrap=True, overflow="crop")
+            for n, width in widths.items():
+                cell = row[n].copy()
+                cell.align("right" if self._columns[n][1] in {"number", "spare"} else "left", width)
+                line.append_text(cell).append(" ")
+            yield line
+
+    def _fitting(self, room: int) -> dict[int, int]:
+        """Return the width of each column that is shown; names share what the others leave."""
         shown = list(range(len(self._columns)))
         for spare in [n for n in reversed(shown) if self._columns[n][1] == "spare"]:
-            if sum(self._widths[n] + 1 for n in shown) <= options.max_width:
+            if sum(self._widths[n] + 1 for n in shown) <= room:
                 break
             shown.remove(spare)
-        table = Table(box=None, padding=(0, 1, 0, 0), show_header=self._headed, header_style="dim", expand=True)
-        for n in shown:
-            heading, kind = self._columns[n]
-            justify: JustifyMethod = "right" if kind in {"number", "spare"} else "left"
-            ratio = max(1, self._widths[n]) if kind == "name" else None  # names share what the others leave
-            table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis", ratio=ratio)
-        for row in self._rows:
-            table.add_row(*(row[n] for n in shown))
-        yield table
+        names = {n: max(1, self._widths[n]) for n in shown if self._columns[n][1] == "name"}
+        left = room - len(shown) - sum(self._widths[n] for n in shown if n not in names)
+        share = max(0, left) / max(1, sum(names.values()))
+        return {n: int(names[n] * share) if n in names else self._widths[n] for n in shown}
