@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -15,15 +16,26 @@ __all__ = ["Proxy"]
 
 _CHUNK_BYTES = 65_536
 _CHUNKS_ON_THE_WAY = 1000
+_PIECE_S = 0.05
 _Road = asyncio.Queue[tuple[float, bytes]]
 
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """``broker`` is None where the broker's side is gone or was never there."""
+    """``broker`` is None where the broker's side was never there; ``ways`` forward, one in each direction."""
 
     client: asyncio.StreamWriter
     broker: asyncio.StreamWriter | None = None
+    ways: set[asyncio.Task[None]] = field(default_factory=set)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self) -> None:
+        """End both sides at once; what is on its way does not arrive."""
+        for way in self.ways:
+            way.cancel()
+        self.client.transport.abort()
+        if self.broker is not None:
+            self.broker.transport.abort()
 
 
 class Proxy:
@@ -62,10 +74,11 @@ class Proxy:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        for connection in list(self._connections):
-            connection.client.transport.abort()
-            if connection.broker is not None:
-                connection.broker.transport.abort()
+        ending = list(self._connections)
+        for connection in ending:
+            connection.end()
+        for connection in ending:
+            await connection.ended.wait()
         if server is not None:
             await server.wait_closed()
 
@@ -104,6 +117,7 @@ class Proxy:
         finally:
             self._connections.discard(connection)
             writer.transport.abort()
+            connection.ended.set()
 
     async def _join(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         """Forward both ways until one side ends, then end the other, unless the client is not to know."""
@@ -111,12 +125,13 @@ class Proxy:
         connection.broker = to_broker
         upward = asyncio.create_task(self._forward(reader, to_broker))
         downward = asyncio.create_task(self._forward(from_broker, connection.client))
+        connection.ways = {upward, downward}
         try:
-            await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(connection.ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (upward, downward):
-                task.cancel()
-            await asyncio.gather(upward, downward, return_exceptions=True)
+            for way in connection.ways:
+                way.cancel()
+            await asyncio.gather(*connection.ways, return_exceptions=True)
             to_broker.transport.abort()
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -125,13 +140,22 @@ class Proxy:
         try:
             with contextlib.suppress(OSError):
                 while chunk := await source.read(_CHUNK_BYTES):
-                    if self.bytes_per_s:
-                        await asyncio.sleep(len(chunk) / self.bytes_per_s)
-                    await road.put((asyncio.get_running_loop().time() + self.delay_s, chunk))
+                    async for piece in self._squeezed(chunk):
+                        await road.put((asyncio.get_running_loop().time() + self.delay_s, piece))
             await road.put((0.0, b""))
             await arrivals
         finally:
             arrivals.cancel()
+
+    async def _squeezed(self, chunk: bytes) -> AsyncIterator[bytes]:
+        """Yield ``chunk`` as fast as the bandwidth allows, piece by piece: a limit that is lifted holds up no more."""
+        while chunk:
+            size = len(chunk)
+            if self.bytes_per_s:
+                size = min(size, max(1, round(self.bytes_per_s * _PIECE_S)))
+                await asyncio.sleep(size / self.bytes_per_s)
+            yield chunk[:size]
+            chunk = chunk[size:]
 
 
 async def _arrive(road: _Road, sink: asyncio.StreamWriter) -> None:
