@@ -20,7 +20,7 @@ from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.settings import ConsumerSettings, Settings
 
-__all__ = ["Fleet", "load_of", "service"]
+__all__ = ["Fleet", "load_of", "process_seed", "service"]
 
 _SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
 _COUNTS = {"producer.count", "consumer.count"}
@@ -130,7 +130,7 @@ class Fleet:
         process_id = self._supervisor.next_id(role)
         own: dict[str, Any] = {
             "process.announce_file": str(self._directory.announcement(process_id)),
-            "process.seed": crc32(f"{self._seed}/{process_id}".encode()),
+            "process.seed": process_seed(self._seed, process_id),
             "api.enabled": True,
             "api.producer_port": 0,
             "api.consumer_port": 0,
@@ -148,6 +148,11 @@ class Fleet:
             program = ["-P", str(_MOVABLE_CLOCK), str(self._directory.clock(role))]
         command = [sys.executable, *program, role]
         return await self._supervisor.start(role, process_id, command, environment)
+
+
+def process_seed(seed: int, process_id: str) -> int:
+    """Return the seed of a process in a run with ``seed``: other random numbers for each, the same in every such run."""
+    return crc32(f"{seed}/{process_id}".encode())
 
 
 def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:

@@ -23,7 +23,7 @@ from backpressure.engines.pacing import law_config
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.events import LoadChanged
-from backpressure.experiments.fleet import load_of, service
+from backpressure.experiments.fleet import load_of, process_seed, service
 from backpressure.experiments.sample import Sample as RecordedSample
 from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.settings import Settings
@@ -254,8 +254,8 @@ def _samples(samples: list[Sample]) -> Iterator[RecordedSample]:
 
 
 def service_times(seed: int) -> Callable[[], float]:
-    """Return the numbers that service times are made of: message n of every run with this seed takes the same."""
-    return random.Random(f"service/{seed}").random  # noqa: S311 - service times, not secrets
+    """Return the numbers that service times are made of: those of the first consumer of a real run with this seed."""
+    return random.Random(process_seed(seed, "consumer-1")).random  # noqa: S311 - service times, not secrets
 
 
 def _configured(settings: Settings, _plant: Plant) -> Law:

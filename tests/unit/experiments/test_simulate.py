@@ -1,11 +1,16 @@
 """Scenarios in virtual time: the shipped ones play, and the figures are those the model must give."""
 
+import random
+from itertools import accumulate
+
 import pytest
 
+from backpressure.core.plant import Queue, WorkQueue
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
+from backpressure.experiments.fleet import process_seed
 from backpressure.experiments.oracle import oracle
-from backpressure.experiments.simulate import MODELLED_PRODUCERS, simulate
+from backpressure.experiments.simulate import MODELLED_PRODUCERS, service_times, simulate, workers_of
 
 
 @pytest.mark.parametrize("name", sorted(library.shipped()))
@@ -65,3 +70,14 @@ def test_no_law_beats_the_oracle() -> None:
     pace = summarise(simulate(scenario))
     assert (best.utilisation or 0) >= (pace.utilisation or 0)
     assert (best.wait_ms.p50 or 0) <= (pace.wait_ms.p50 or 0)
+
+
+def test_the_model_works_as_long_on_each_message_as_the_first_real_consumer() -> None:
+    settings = library.load("normal", ("consumer.distribution=exponential",)).settings
+    queue = WorkQueue(service_times(7), Queue())
+    queue.set_workers(workers_of(settings), 0.0, lambda: 0.0)
+    for _ in range(5):
+        queue.arrive(0.0)
+    queue.advance(10.0)
+    real = random.Random(process_seed(7, "consumer-1"))
+    assert list(queue.done_s) == pytest.approx(list(accumulate(real.expovariate(100) for _ in range(5))))
