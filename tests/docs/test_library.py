@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pika
 import pytest
 
@@ -78,7 +79,7 @@ BODIES = [b"one", b"two", b"three", b"four"]
 
 
 def test_every_example_is_short() -> None:
-    assert set(EXAMPLES) >= {"pika", "aio-pika", "consumer"}
+    assert set(EXAMPLES) >= {"pika", "aio-pika", "kafka", "consumer"}
     for name, code in EXAMPLES.items():
         function = next(
             node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -96,6 +97,44 @@ def test_the_aio_pika_example_publishes_everything_in_order(broker_url: str) -> 
     with consuming(broker_url, "library.aio") as bodies:
         asyncio.run(example("aio-pika")["publish"](broker_url, "library.aio", BODIES))
     assert bodies == BODIES
+
+
+@contextmanager
+def consuming_kafka(servers: str, topic: str, group: str) -> Iterator[list[bytes]]:
+    """Consume in a thread, and commit each message when it is done, as the example asks for."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe([topic])
+    bodies: list[bytes] = []
+    enough = threading.Event()
+
+    def consume() -> None:
+        while len(bodies) < len(BODIES) and not enough.is_set():
+            if (message := consumer.poll(0.05)) is not None and message.error() is None:
+                bodies.append(message.value() or b"")
+                consumer.commit(message, asynchronous=False)
+        consumer.close()
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    try:
+        yield bodies
+        thread.join(20)
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_the_kafka_example_publishes_everything_that_the_group_then_consumes() -> None:
+    cluster = confluent_kafka.Producer({"bootstrap.servers": "in-the-client", "test.mock.num.brokers": 1})
+    cluster.produce("library.kafka", BODIES[0])  # makes the topic, of several partitions
+    cluster.flush(20)
+    [broker] = cluster.list_topics(timeout=20).brokers.values()
+    servers = f"{broker.host}:{broker.port}"
+    with consuming_kafka(servers, "library.kafka", "library") as bodies:
+        example("kafka")["publish"](servers, "library.kafka", "library", BODIES[1:])
+    assert sorted(bodies) == sorted(BODIES)
 
 
 def test_the_consumer_example_hands_every_message_to_the_handler(
