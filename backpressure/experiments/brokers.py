@@ -19,6 +19,7 @@ from backpressure.errors import ConfigError
 from backpressure.experiments.faults.operator import BrokerOperator, EmbeddedOperator, RabbitMQOperator
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.experiments.watch import watching
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
 from backpressure.transports.private_process import PrivateProcess
@@ -50,12 +51,11 @@ class BrokerChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunBroker:
-    """A broker that is ready. ``pid`` is 0 when it is not ours to measure; ``operator`` can disturb a private one."""
+    """A broker that is ready; ``operator`` can disturb a private one."""
 
     url: str
     management_url: str
     private: bool
-    pid: int = 0
     operator: BrokerOperator | None = None
 
     def settings(self, run_name: str) -> dict[str, object]:
@@ -104,13 +104,14 @@ async def open_broker(
             operator = EmbeddedOperator(supervisor, management_url, again)
             try:
                 url = str(child.announced["url"])
-                yield RunBroker(url, management_url, private=True, pid=child.pid, operator=operator)
+                yield RunBroker(url, management_url, private=True, operator=operator)
             finally:
                 await supervisor.stop(supervisor.of("broker"))  # before its data goes
     elif choice.kind in _PRIVATE:
         async with _PRIVATE[choice.kind]() as node:
             operator_of_node = RabbitMQOperator(node) if isinstance(node, PrivateNode) else None
-            yield RunBroker(node.url, node.management_url, private=True, pid=node.pid, operator=operator_of_node)
+            async with watching(node, supervisor):
+                yield RunBroker(node.url, node.management_url, private=True, operator=operator_of_node)
     else:
         yield RunBroker(choice.url, "", private=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.events import Note
+from backpressure.experiments.events import Note, RunEnded
 from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Summary
@@ -17,7 +17,11 @@ def conclude(directory: RunDirectory) -> Summary:
     recording, scenario = directory.recording(), directory.scenario()
     summary = summarise(recording)
     directory.write_summary(summary)
-    notes = [event for event in directory.events() if isinstance(event, Note)]
+    events = directory.events()
+    notes = [event for event in events if isinstance(event, Note)]
+    notes += [
+        Note(at_ns=e.at_ns, text=f"the run ended: {e.reason}") for e in events if isinstance(e, RunEnded) and e.reason
+    ]
     page = render(
         summary,
         recording,

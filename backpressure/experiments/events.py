@@ -70,11 +70,14 @@ class ProcessStarted(_Event):
 
 
 class ProcessEnded(_Event):
-    """A process is gone; ``code`` as `subprocess` reports it (negative: the signal that killed it)."""
+    """A process is gone; ``code`` as `subprocess` reports it (negative: the signal that killed it).
+
+    None where nobody can tell: a private RabbitMQ or Kafka is not a child of ours.
+    """
 
     kind: Literal["process_ended"] = "process_ended"
     id: str
-    code: int
+    code: int | None
 
 
 class FaultBegan(_Event):

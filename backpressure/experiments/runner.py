@@ -34,7 +34,7 @@ from backpressure.experiments.recorder import Recorder
 from backpressure.experiments.remains import read_remains
 from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.scenario import Scenario
-from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.experiments.supervisor import Supervisor
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
@@ -103,7 +103,7 @@ class Runner:
         outcome: Outcome = "error"
         reason = ""
         try:
-            async with Supervisor(self._directory, self._child_ready, self._child_ended) as self._supervisor:
+            async with Supervisor(self._directory, self._process_started, self._process_ended) as self._supervisor:
                 with self._catching_signals():
                     outcome = await self._conduct()
         except PaceError as error:
@@ -139,8 +139,6 @@ class Runner:
         """Open the broker, declare the queues, start every process; all of it is undone by ``stack``."""
         self._watcher.noted(f"starting: broker {self._choice.kind}")
         broker = await stack.enter_async_context(self._open_broker())
-        if self._choice.kind in {"rabbitmq", "kafka"}:
-            self._process_started("broker", "broker", broker.pid)  # not a child of ours
         common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
         settings = replaced(self._scenario.settings, common)
         # An experiment does not wait for its broker, and after an outage it is among the first to be back.
@@ -239,17 +237,14 @@ class Runner:
             async for session, sequence, state in read_remains(run.admin, run.settings.queue):
                 write(session, sequence, state)
 
-    def _child_ready(self, child: Child) -> None:
-        self._process_started(child.role, child.id, child.pid)
-
     def _process_started(self, role: str, process_id: str, pid: int) -> None:
         self._pids[process_id] = pid
         self._directory.append_event(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid))
         self._load()
 
-    def _child_ended(self, child: Child, code: int) -> None:
-        self._pids.pop(child.id, None)
-        self._directory.append_event(ProcessEnded(at_ns=self._clock.wall_ns(), id=child.id, code=code))
+    def _process_ended(self, process_id: str, code: int | None) -> None:
+        self._pids.pop(process_id, None)
+        self._directory.append_event(ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code))
         self._load()
 
     async def _unless_interrupted(self, work: Coroutine[Any, Any, Result]) -> Result:

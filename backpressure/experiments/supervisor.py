@@ -65,17 +65,20 @@ class Supervisor:
     """The processes of one run; leaving the context stops whatever still runs."""
 
     def __init__(
-        self, directory: RunDirectory, on_ready: Callable[[Child], None], on_exit: Callable[[Child, int], None]
+        self,
+        directory: RunDirectory,
+        on_ready: Callable[[str, str, int], None],
+        on_exit: Callable[[str, int | None], None],
     ) -> None:
-        """``on_ready`` hears of every child that has announced itself, ``on_exit`` of its end and exit code."""
+        """``on_ready`` hears of every process that is ready (role, id, pid), ``on_exit`` of its end (id, exit code)."""
         self._directory = directory
-        self._on_ready = on_ready
-        self._on_exit = on_exit
+        self.on_ready = on_ready
+        self.on_exit = on_exit
         self._started: dict[str, int] = {}
         self._watches: set[asyncio.Task[None]] = set()
         self.children: list[Child] = []
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Raises `ExperimentError` as soon as a child has died that nobody stopped."""
+        """Raises `ExperimentError` as soon as a process has died that nobody stopped."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,7 +139,7 @@ class Supervisor:
         self._watches.add(watch)
         watch.add_done_callback(self._watches.discard)
         child.announced = await self._announcement(child, timeout_s)
-        self._on_ready(child)
+        self.on_ready(child.role, child.id, child.pid)
         return child
 
     async def stop(self, children: Iterable[Child], *, grace_s: float = 15.0) -> None:
@@ -171,12 +174,17 @@ class Supervisor:
         child.suspended = False
         _signal(child, signal.SIGCONT)
 
+    def fail(self, reason: str) -> None:
+        """End the run: what it needs is gone. The first reason counts, the others are its consequences."""
+        if not self.failure.done():
+            self.failure.set_exception(ExperimentError(reason))
+
     async def _watch(self, child: Child) -> None:
         code = await child.process.wait()
-        self._on_exit(child, code)
-        if code != 0 and not child.stopping and not self.failure.done():
+        self.on_exit(child.id, code)
+        if code != 0 and not child.stopping:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            self.failure.set_exception(ExperimentError(f"{child.id} {how}; its last words:\n{child.tail()}"))
+            self.fail(f"{child.id} {how}; its last words:\n{child.tail()}")
 
     async def _announcement(self, child: Child, timeout_s: float) -> Mapping[str, Any]:
         path = self._directory.announcement(child.id)

@@ -42,7 +42,7 @@ class PrivateProcess(ABC):
         self.management_url = ""
         """Empty where there is no management API."""
         self.pid = 0
-        """The process whose memory and CPU time are the broker's."""
+        """The process whose memory and CPU time are the broker's; 0 while it is not meant to be there."""
         self._directory = Path()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -83,6 +83,7 @@ class PrivateProcess(ABC):
 
     def kill(self) -> None:
         """End it at once, as a crash would; ports and data stay its own. Killing twice is harmless."""
+        self.pid = 0
         if self._process is not None:
             assert self._process.stdin is not None
             if self._process.poll() is None:
@@ -90,6 +91,10 @@ class PrivateProcess(ABC):
                 self._process.wait()
             self._process.stdin.close()
             self._process = None
+
+    def tail(self) -> str:
+        """Return the end of what it has written."""
+        return (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
 
     async def _until_ready(self) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -118,8 +123,7 @@ class PrivateProcess(ABC):
         assert self._process is not None
         if self._process.poll() is None and time.monotonic() < deadline:
             return
-        said = (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()
-        raise TransportError(f"the private {self.product} did not start: {said[-1000:] or 'it said nothing'}")
+        raise TransportError(f"the private {self.product} did not start: {self.tail() or 'it said nothing'}")
 
     def _remove(self) -> None:
         self.kill()

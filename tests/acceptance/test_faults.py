@@ -173,6 +173,10 @@ def test_a_private_rabbitmq_node_can_be_disturbed_too(
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)
+    processes = json.loads((run_folder(tmp_path) / "summary.json").read_text())["processes"]
+    nodes = {process["id"]: process["rss_max_mb"] for process in processes if process["role"] == "broker"}
+    assert nodes.keys() == ({"broker", "broker-2"} if fault == "broker-kill" else {"broker"})
+    assert min(nodes.values()) > 0  # each was measured
 
 
 def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:

@@ -222,6 +222,38 @@ def test_a_process_that_dies_unasked_ends_the_run_with_its_last_words(tmp_path: 
     assert all(is_gone(pid) for pid in children_of(tmp_path))
 
 
+def test_a_broker_that_dies_unasked_ends_the_run_and_says_so_in_the_report(tmp_path: Path) -> None:
+    with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
+        announced = json.loads((run_folder(tmp_path) / "announce" / "broker.json").read_text())
+        psutil.Process(announced["pid"]).kill()
+        output, _ = process.communicate(timeout=110)
+    assert process.returncode == 3, output
+    assert "error: broker was killed by signal 9; its last words:" in output
+    assert "broker was killed by signal 9" in (run_folder(tmp_path) / "report.html").read_text()
+    assert (summary_of(tmp_path)["verdict"], summary_of(tmp_path)["totals"]["lost"]) == ("error", None)
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+def test_a_rabbitmq_node_that_dies_unasked_ends_the_run_too(
+    tmp_path: Path, go_without: Callable[[str, str], NoReturn]
+) -> None:
+    if find_rabbitmq() is None:
+        go_without("rabbitmq", "rabbitmq-server is not installed")
+    scenario = write(tmp_path, SCENARIO)
+    long = ("--broker", "rabbitmq", "--set", "phase.normal.duration_s=60")
+    with running(tmp_path, scenario, *long) as (process, _):
+        events = (run_folder(tmp_path) / "events.jsonl").read_text().splitlines()
+        [node] = [event["pid"] for event in map(json.loads, events) if event.get("id") == "broker"]
+        psutil.Process(node).kill()
+        output, _ = process.communicate(timeout=110)
+    assert process.returncode == 3, output
+    assert "error: the RabbitMQ node died, though no fault had killed it" in output
+    assert "the RabbitMQ node died" in (run_folder(tmp_path) / "report.html").read_text()
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
 @pytest.mark.slow
 def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
     announce = tmp_path / "broker.json"

@@ -18,6 +18,7 @@ import pytest
 from backpressure.errors import ExperimentError
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.experiments.watch import watching
 
 READY = """
 import json, os, pathlib, signal, sys, time
@@ -52,11 +53,11 @@ class Stage:
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self.ready: list[str] = []
-        self.ended: list[tuple[str, int]] = []
+        self.ended: list[tuple[str, int | None]] = []
         self.supervisor = Supervisor(
             directory,
-            lambda child: self.ready.append(child.id),
-            lambda child, code: self.ended.append((child.id, code)),
+            lambda _role, process_id, _pid: self.ready.append(process_id),
+            lambda process_id, code: self.ended.append((process_id, code)),
         )
 
     async def start(self, role: str, script: str, *, timeout_s: float = 30.0) -> Child:
@@ -129,6 +130,53 @@ def test_a_child_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+class Node:
+    """A broker that is no child of the supervisor: a private RabbitMQ or Kafka."""
+
+    product = "private node"
+
+    def __init__(self) -> None:
+        self.pid = 0
+
+    def tail(self) -> str:
+        return "out of memory"
+
+
+def test_a_process_that_is_no_child_is_told_of_under_a_new_id_each_time_it_is_another(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        node = Node()
+        node.pid = os.getpid()
+        async with watching(node, stage.supervisor):
+            await until(lambda: stage.ready == ["broker"])
+            node.pid = 0  # a fault kills it
+            await until(lambda: stage.ended == [("broker", None)])
+            node.pid = os.getppid()
+            await until(lambda: stage.ready == ["broker", "broker-2"])
+        assert not stage.supervisor.failure.done()
+
+    assert play(tmp_path, story).ended == [("broker", None), ("broker-2", None)]
+
+
+def test_the_death_of_a_broker_that_no_fault_has_killed_fails_the_run(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        node = Node()
+        process = await asyncio.create_subprocess_exec("sleep", "60")
+        node.pid = process.pid
+        async with watching(node, stage.supervisor):
+            await until(lambda: stage.ready == ["broker"])
+            process.kill()
+            with pytest.raises(ExperimentError, match=r"private node died, though(.|\n)*out of memory"):
+                await stage.supervisor.failure
+
+    assert play(tmp_path, story).ended == [("broker", None)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - the supervisor has callbacks, not events
+            await asyncio.sleep(0.01)
+
+
 def test_an_unexpected_death_fails_with_the_last_words(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         await stage.start("consumer", DIES_LATER)
@@ -187,7 +235,7 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 
         async def main(path, script):
             directory = RunDirectory(pathlib.Path(path))
-            supervisor = Supervisor(directory, lambda _: None, lambda *_: None)
+            supervisor = Supervisor(directory, lambda *_: None, lambda *_: None)
             variables = {"ANNOUNCE": str(directory.announcement("producer-1"))}
             child = await supervisor.start("producer", "producer-1", [sys.executable, "-c", script], variables)
             print(child.pid, flush=True)
