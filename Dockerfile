@@ -1,4 +1,4 @@
-# The three programs in one image: `producer`, `consumer` or `monitor` is the command.
+# All programs in one image: `producer`, `consumer`, `monitor` or `lab` is the command.
 FROM python:3.13-slim
 
 WORKDIR /app

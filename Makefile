@@ -87,9 +87,9 @@ docker:
 		echo "Docker with its compose plugin is needed for this, and is not here. Without it: make experiment"; exit 1; }
 
 .PHONY: up
-up: docker  ## start RabbitMQ, producer, consumer, monitor, Prometheus, Grafana and Jaeger in containers
+up: docker  ## start RabbitMQ, producer, consumer, monitor, lab, Prometheus, Grafana and Jaeger in containers
 	@docker compose up --build --detach --wait
-	@echo "monitor http://localhost:8000  producer http://localhost:5000  RabbitMQ http://localhost:15672"
+	@echo "monitor http://localhost:8000  producer http://localhost:5000  lab http://localhost:8080  RabbitMQ http://localhost:15672"
 	@echo "Grafana http://localhost:3001  Prometheus http://localhost:9090  Jaeger http://localhost:16686"
 
 .PHONY: down
@@ -97,8 +97,8 @@ down: docker  ## stop the containers
 	@docker compose --profile '*' down
 
 .PHONY: logs
-logs: docker  ## follow what producer, consumer and monitor print
-	@docker compose logs --follow producer consumer monitor
+logs: docker  ## follow what the programs print
+	@docker compose logs --follow producer consumer monitor lab
 
 .PHONY: scale-consumer
 scale-consumer: docker  ## run N=3 consumers

@@ -41,7 +41,7 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_stack_is_complete() -> None:
-    assert PROGRAMS == ["consumer", "monitor", "producer"]
+    assert PROGRAMS == ["consumer", "lab", "monitor", "producer"]
     assert SERVICES["rabbitmq"]["image"] == "rabbitmq:4-management"
     assert {"prometheus", "grafana", "jaeger"} < SERVICES.keys()
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
@@ -58,6 +58,7 @@ def test_every_port_is_where_it_is_said_to_be() -> None:
         "producer": ["5000"],
         "consumer": ["8001-8010"],
         "monitor": ["8000"],
+        "lab": ["8080"],
         "prometheus": ["9090"],
         "grafana": ["3001"],
         "jaeger": ["16686"],
@@ -92,6 +93,7 @@ def test_prometheus_scrapes_every_program_where_it_listens_and_has_its_token() -
     }
     assert addresses == {"producer": "producer:5000", "consumer": "consumer:8001", "rabbitmq": "rabbitmq-nodes:15692"}
     assert jobs["monitor"]["static_configs"] == [{"targets": ["monitor:8000"]}]
+    assert jobs["lab"]["static_configs"] == [{"targets": ["lab:8080"]}]
 
 
 def test_the_nodes_of_the_cluster_know_each_other_and_share_cookie_and_users() -> None:
@@ -183,6 +185,15 @@ def test_producer_and_consumer_agree_on_the_queue() -> None:
         {k: v for k, v in environment(SERVICES[name]).items() if "QUEUE" in k} for name in ("producer", "consumer")
     ]
     assert queues[0] == queues[1] != {}
+
+
+def test_the_lab_finds_kafka_when_it_is_there_and_rabbitmq_whatever_the_others_use() -> None:
+    variables = {"PACE_BROKER__URL": "kafka://kafka:19092", "PACE_LAB__KAFKA_URL": "kafka://kafka:19092"}
+    given = {name: str(value) for name, value in SERVICES["lab"]["environment"].items()}
+    settings = load(environ={name: re.sub(r"\$\{(\w+):-.*?\}", lambda m: variables.get(m[1], ""), value)
+                             for name, value in given.items() if name in variables})  # fmt: skip
+    assert settings.broker.full_url().startswith("amqp://")
+    assert settings.lab.kafka_url == variables["PACE_LAB__KAFKA_URL"]
 
 
 def test_the_memory_of_the_producer_is_bounded() -> None:
