@@ -20,9 +20,9 @@ __all__ = ["KafkaMissingError", "PrivateKafka", "find_kafka", "private_kafka"]
 
 # $1: java, $2: configuration, $3: cluster id. The heap is small because the page cache is what a broker works with. The
 # simpler compiler and collector are for brokers that live for minutes, beside clients, on few processors: the others
-# would be busy with themselves for the first of these minutes.
+# would be busy with themselves for the first of these minutes. One in 64 cluster ids begins with "-", hence the "=".
 _JAVA = '"$1" -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms256m -Xmx512m -Dlog4j2.level=WARN'
-_SCRIPT = f'{_JAVA} kafka.tools.StorageTool format --cluster-id "$3" --config "$2" && exec {_JAVA} kafka.Kafka "$2"'
+_SCRIPT = f'{_JAVA} kafka.tools.StorageTool format --cluster-id="$3" --config "$2" && exec {_JAVA} kafka.Kafka "$2"'
 _CONFIGURATION = """\
 process.roles=broker,controller
 node.id=1
@@ -86,18 +86,8 @@ class PrivateKafka(PrivateProcess):
         libraries, java = find_kafka(), _java()
         if libraries is None or java is None:
             raise KafkaMissingError
-        port, controller = free_ports(2)
-        self.url = f"kafka://127.0.0.1:{port}"
         configuration = self._directory / "kafka.properties"
-        configuration.write_text(
-            _CONFIGURATION.format(
-                port=port,
-                controller=controller,
-                advertised=self.advertised_port or port,
-                data=self._directory / "data",
-            ),
-            encoding="utf-8",
-        )
+        configuration.write_text(self._configuration(), encoding="utf-8")
         inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         self._spawn(
             _SCRIPT,
@@ -105,6 +95,14 @@ class PrivateKafka(PrivateProcess):
             str(configuration),
             self._cluster_id,
             environment=inherited | {"HOME": str(self._directory), "CLASSPATH": f"{libraries}/*"},
+        )
+
+    def _configuration(self) -> str:
+        """Choose ports and return the broker's properties, of which the last of one name counts."""
+        port, controller = free_ports(2)
+        self.url = f"kafka://127.0.0.1:{port}"
+        return _CONFIGURATION.format(
+            port=port, controller=controller, advertised=self.advertised_port or port, data=self._directory / "data"
         )
 
     def _is_ready(self) -> bool:

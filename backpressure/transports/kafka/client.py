@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,13 +18,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
-from backpressure.errors import BrokerUnavailableError, NotConnectedError, TransportError
+from backpressure.errors import (
+    AccessRefusedError,
+    BrokerUnavailableError,
+    ConfigError,
+    NotConnectedError,
+    TransportError,
+)
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.failures import dial_error, reason_of
 from backpressure.transports.outage import Outage, pauses
+from backpressure.transports.tls import tls_context
 
 __all__ = ["Link", "PolledClient", "client_configuration", "cluster_id"]
 
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _REFRESH_METADATA_MS = 1000  # a topic that is deleted, or comes back, is noticed within this
 _LOOK_S = 0.5
 
@@ -41,7 +50,8 @@ class PolledClient(Protocol):
 def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
     """Return what every librdkafka client of ours is configured with.
 
-    ``kafka+ssl://`` encrypts; a user in the URL logs in by SASL PLAIN, or by the mechanism in ``?sasl=SCRAM-SHA-512``.
+    ``kafka+ssl://`` encrypts; a user in the URL logs in by SASL PLAIN, or by the mechanism in ``?sasl=SCRAM-SHA-512``,
+    with the password beside it or, better hidden, that of the settings. Raises `ConfigError`.
     """
     url = urlsplit(broker.full_url())
     encrypted, login = url.scheme == "kafka+ssl", bool(url.username)
@@ -57,10 +67,14 @@ def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
         "log_level": 0,  # what matters arrives as an error, and is said once
     }
     if login:
-        configuration["sasl.mechanism"] = parse_qs(url.query).get("sasl", ["PLAIN"])[0]
+        mechanism = parse_qs(url.query).get("sasl", [_MECHANISMS[0]])[0]
+        if mechanism not in _MECHANISMS:
+            raise ConfigError("broker.url", f"…?sasl={mechanism}", f"expected {' or '.join(_MECHANISMS)}")
+        configuration["sasl.mechanism"] = mechanism
         configuration["sasl.username"] = unquote(url.username or "")
-        configuration["sasl.password"] = unquote(url.password or "")
+        configuration["sasl.password"] = unquote(url.password or "") or broker.password.get_secret_value()
     if encrypted:
+        tls_context(broker)  # librdkafka does not name the file that it cannot use
         files = {"ca": broker.ca_file, "certificate": broker.cert_file, "key": broker.key_file}
         configuration |= {f"ssl.{kind}.location": path for kind, path in files.items() if path}
     return configuration
@@ -138,12 +152,18 @@ class Link:
 
     async def _attempt(self, client: PolledClient) -> ClusterMetadata:
         await self._knock()
-        try:
-            metadata = await asyncio.to_thread(client.list_topics, timeout=self._broker.connect_timeout_s)
-        except KafkaException as error:
-            await asyncio.to_thread(client.poll, 0)  # fetches the errors that say why
-            raise dial_error(self._error, self.address) from error
-        return metadata
+        deadline = time.monotonic() + self._broker.connect_timeout_s
+        patience_s = _LOOK_S  # in growing portions: a refusal is final, and shows only between them
+        while True:
+            try:
+                return await asyncio.to_thread(client.list_topics, timeout=patience_s)
+            except KafkaException as error:
+                await asyncio.to_thread(client.poll, 0)  # fetches the errors that say why
+                failure = dial_error(self._error, self.address)
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or isinstance(failure, AccessRefusedError):
+                    raise failure from error
+            patience_s = min(2 * patience_s, left_s)
 
     async def _knock(self) -> None:
         """See whether anybody listens: librdkafka would try until the time is up, however plain the refusal."""

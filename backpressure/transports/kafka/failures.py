@@ -50,11 +50,20 @@ _AWAY = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
     }
 )
+_UNTRUSTED = {
+    "certificate verify failed": "certificate not trusted: for another host, or by no authority of broker.ca_file",
+    "alert bad certificate": "it asks for a client certificate: broker.cert_file, broker.key_file",
+    "alert certificate required": "it asks for a client certificate: broker.cert_file, broker.key_file",
+}
 
 
 def dial_error(error: KafkaError | None, address: str) -> TransportError:
     """Say why no connection came about: `AccessRefusedError` where waiting is pointless."""
-    if error is not None and error.code() in _REFUSED:
+    if error is None:  # librdkafka keeps to itself that the broker hangs up on it
+        return BrokerUnavailableError(
+            address, "no answer in time; does it want TLS (kafka+ssl://…) or a login (user:password@…)?"
+        )
+    if error.code() in _REFUSED or reason_of(error) in _UNTRUSTED.values():
         return AccessRefusedError(address, reason_of(error))
     return BrokerUnavailableError(address, reason_of(error))
 
@@ -74,8 +83,11 @@ def reason_of(error: KafkaError | None) -> str:
     """Return librdkafka's sentence without its address, its timings and its own layers' names."""
     if error is None or error.code() == KafkaError._TIMED_OUT:  # noqa: SLF001 -- see above
         return "no answer in time"
+    for words, sentence in _UNTRUSTED.items():
+        if words in error.str():
+            return sentence
     text = re.sub(r"^(\S+://)?\S+/(bootstrap|\d+): ", "", error.str())
     text = re.sub(r"^Connect to \S+ failed: ", "", text)
     text = re.sub(r"^(Broker|Local): ", "", text)
     text = re.sub(r" \(after \d+ms in state .*\)$", "", text)
-    return text[:1].lower() + text[1:]
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]

@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_right
 
 from backpressure.settings import BrokerSettings
+from backpressure.transports.tls import tls_context
 
 __all__ = ["api_versions_request", "broker_release", "release_of"]
 
@@ -26,14 +27,13 @@ _SUPPORTED_FEATURES = 0  # the tag of the field
 
 
 async def broker_release(broker: BrokerSettings) -> str:
-    """Return "4.1", or "unknown": a broker from before KRaft, or one that only speaks TLS."""
+    """Return "4.1", or "unknown" for a broker from before KRaft. Raises `ConfigError` for unusable TLS files."""
     scheme, _, servers = broker.address().partition("://")
-    if scheme == "kafka+ssl":
-        return _UNKNOWN
+    tls = tls_context(broker) if scheme == "kafka+ssl" else None
     host, _, port = servers.split(",")[0].rpartition(":")
     try:
         async with asyncio.timeout(broker.connect_timeout_s):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=tls)
             try:
                 writer.write(api_versions_request())
                 (size,) = struct.unpack(">i", await reader.readexactly(4))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from urllib.parse import unquote, urlsplit
 
 from pika import ConnectionParameters, PlainCredentials, SSLOptions
 
-from backpressure.errors import ConfigError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.tls import tls_context
 
 __all__ = ["connection_parameters"]
 
@@ -33,19 +32,6 @@ def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParame
         socket_timeout=broker.connect_timeout_s,
         stack_timeout=broker.connect_timeout_s,
         blocked_connection_timeout=broker.blocked_timeout_s,
-        ssl_options=SSLOptions(_tls(broker), host) if secure else None,
+        ssl_options=SSLOptions(tls_context(broker), host) if secure else None,
         client_properties={"connection_name": name, "product": "Pace Matching"},
     )
-
-
-def _tls(broker: BrokerSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=broker.ca_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("broker.ca_file", broker.ca_file, f"expected a PEM file of authorities: {error}") from error
-    if broker.cert_file:
-        try:
-            context.load_cert_chain(broker.cert_file, broker.key_file or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError("broker.cert_file", broker.cert_file, f"expected a PEM certificate: {error}") from error
-    return context

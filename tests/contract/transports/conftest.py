@@ -271,7 +271,7 @@ async def _bench(kind: str, broker: Any, queue: dict[str, Any]) -> AsyncIterator
             bench = Bench(kind, broker, settings, transport, stack)
             bench.cut = transport.broker.disconnect
         else:
-            proxy = CutProxy(broker.url, broker.advertised_port if isinstance(broker, PrivateKafka) else 0)
+            proxy = CutProxy(broker.url, (isinstance(broker, PrivateKafka) and broker.advertised_port) or 0)
             await proxy.listen()
             stack.push_async_callback(proxy.leave)
             document["broker"] |= {"url": proxy.url, "management_url": broker.management_url}

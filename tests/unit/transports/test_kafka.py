@@ -67,7 +67,8 @@ def test_scheme_and_user_decide_about_the_security_protocol(url: str, protocol: 
     assert configuration(url)["security.protocol"] == protocol
 
 
-def test_login_and_certificates_come_from_url_and_settings() -> None:
+def test_login_and_certificates_come_from_url_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backpressure.transports.kafka.client.tls_context", lambda _broker: None)
     given = configuration("kafka+ssl://us%40er:p%3Aw@broker/?sasl=SCRAM-SHA-512", ca_file="ca.pem")
     assert {key: value for key, value in given.items() if key.startswith(("sasl", "ssl"))} == {
         "sasl.mechanism": "SCRAM-SHA-512",
@@ -75,6 +76,24 @@ def test_login_and_certificates_come_from_url_and_settings() -> None:
         "sasl.password": "p:w",
         "ssl.ca.location": "ca.pem",
     }
+
+
+def test_a_password_may_stay_out_of_the_url() -> None:
+    assert configuration("kafka://user@broker", password="s3cret")["sasl.password"] == "s3cret"
+
+
+def test_an_unknown_login_mechanism_is_refused_with_those_there_are_and_without_the_password() -> None:
+    with pytest.raises(ConfigError, match=r"expected PLAIN or SCRAM-SHA-256 or SCRAM-SHA-512") as caught:
+        configuration("kafka://user:s3cret@broker?sasl=GSSAPI")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "cert_file"])
+def test_an_unusable_tls_file_is_a_configuration_error_that_names_it(setting: str, tmp_path: Path) -> None:
+    file = tmp_path / "empty.pem"
+    file.touch()
+    with pytest.raises(ConfigError, match=rf"broker\.{setting}"):
+        configuration("kafka+ssl://broker", **{setting: str(file)})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +136,14 @@ def test_an_error_says_whether_waiting_helps(code: int, kind: type[TransportErro
 
 def test_who_may_not_log_in_need_not_wait() -> None:
     assert type(dial_error(KafkaError(KafkaError._AUTHENTICATION, "no"), ADDRESS)) is AccessRefusedError
-    assert type(dial_error(None, ADDRESS)) is BrokerUnavailableError
+    untrusted = KafkaError(KafkaError._SSL, "SSL handshake failed: certificate verify failed: broker …")
+    assert type(dial_error(untrusted, ADDRESS)) is AccessRefusedError
+
+
+def test_a_broker_that_hangs_up_without_a_word_may_want_tls_or_a_login() -> None:
+    error = dial_error(None, ADDRESS)
+    assert type(error) is BrokerUnavailableError
+    assert "TLS (kafka+ssl://…) or a login" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +155,14 @@ def test_who_may_not_log_in_need_not_wait() -> None:
         ),
         ("sasl_ssl://h:9093/1: Disconnected (after 5ms in state UP)", "disconnected"),
         ("Broker: Topic authorization failed", "topic authorization failed"),
+        (
+            "sasl_plaintext://h:9/bootstrap: SASL authentication error: No (after 1ms in state AUTH_REQ)",
+            "SASL authentication error: No",
+        ),
+        (
+            "ssl://h:9/1: Receive failed: SSL routines::ssl/tls alert bad certificate",
+            "it asks for a client certificate: broker.cert_file, broker.key_file",
+        ),
     ],
 )
 def test_a_reason_is_a_short_sentence(text: str, reason: str) -> None:
