@@ -164,7 +164,8 @@ def _histogram(value: Any) -> Histogram:
         histogram = Histogram({int(bucket): int(count) for bucket, count in counts.items()}, float(sum_s))
     except (TypeError, ValueError, AttributeError, OverflowError):
         raise FeedbackError("not a histogram") from None
-    if not all(0 <= bucket <= MAX_BUCKET and 0 <= n <= _LARGEST for bucket, n in histogram.counts.items()):
+    buckets, numbers = histogram.counts.keys() or {0}, histogram.counts.values() or {0}
+    if min(buckets) < 0 or max(buckets) > MAX_BUCKET or min(numbers) < 0 or max(numbers) > _LARGEST:
         raise FeedbackError("not a histogram: a bucket or a count is out of range")
     if not 0 <= histogram.sum_s <= _LARGEST:
         raise FeedbackError("not a histogram: its sum is out of range")

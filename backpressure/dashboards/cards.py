@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.panel import Panel
 from rich.segment import Segment
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
 from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queues
-from backpressure.dashboards.cards_loop import flow_card, header, law_card
+from backpressure.dashboards.cards_loop import Card, flow_card, header, law_card
 from backpressure.dashboards.format import clean
 
 __all__ = ["Cards"]
@@ -94,9 +93,9 @@ def _share_out(cards: Iterable[RowCard], lines: int | None) -> dict[str, int]:
     return granted
 
 
-def _advice_card(seen: Snapshot) -> list[Panel]:
+def _advice_card(seen: Snapshot) -> list[Card]:
     sentences = advise(seen)
     if not sentences:
         return []
     text = Text("\n").join(Text(f"→ {clean(sentence)}") for sentence in sentences)
-    return [Panel(text, title="What to do", title_align="left", border_style="yellow")]
+    return [Card(text, "What to do", "yellow")]

@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.panel import Panel
 from rich.text import Text
 
 from backpressure.core.snapshot import Client, Connection, Event, EventKind, ProcessState, QueueState, Snapshot
-from backpressure.dashboards.cards_loop import panel, severity
+from backpressure.dashboards.cards_loop import Card, severity
 from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, percent, rate
 
 __all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
@@ -35,10 +34,10 @@ class RowCard:
     head_lines: int
     build: Callable[[int], RenderableType]
 
-    def draw(self, rows: int) -> Panel:
+    def draw(self, rows: int) -> Card:
         """Return the card with that many rows; its title says how many are hidden."""
         hidden = self.rows - rows
-        return panel(self.build(rows), f"{self.title} (+{hidden})" if hidden else self.title)
+        return Card(self.build(rows), f"{self.title} (+{hidden})" if hidden else self.title)
 
 
 def queues(seen: Snapshot) -> RowCard:

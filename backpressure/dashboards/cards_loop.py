@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from math import isinf
 
-from rich.console import RenderableType
-from rich.panel import Panel
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot, Threshold
 from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, duration, percent, rate
 
-__all__ = ["flow_card", "header", "law_card", "panel"]
+__all__ = ["Card", "flow_card", "header", "law_card"]
 
 _BAR_CELLS = 10
 _HIGH = 0.5  # share of a threshold from which a value is worth a yellow sign
 
 
-def panel(content: RenderableType, title: str) -> Panel:
-    """Return a card."""
-    return Panel(content, title=title, title_align="left", border_style="dim", padding=(0, 1))
+class Card:
+    """Content in a frame with a title; rich's own panel goes through all that is inside two more times."""
+
+    def __init__(self, content: RenderableType, title: str, style: str = "dim") -> None:
+        """Draw the frame around ``content`` in ``style``."""
+        self._content, self._title, self._style = content, title, style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it, as wide as it may be."""
+        style, line = console.get_style(self._style), Segment.line()
+        left, right = Segment("│ ", style), Segment(" │", style)
+        room = options.max_width - 4
+        yield from (Segment(f"╭─ {self._title} ".ljust(room + 3, "─") + "╮", style), line)
+        for content in console.render_lines(self._content, options.update(width=room, height=None)):
+            yield from (left, *content, right, line)
+        yield from (Segment(f"╰{'─' * (room + 2)}╯", style), line)
 
 
 def severity(value: float | None, limit: float) -> tuple[str, str]:
@@ -48,7 +61,7 @@ def header(seen: Snapshot, clock: str) -> Table:
     return grid
 
 
-def flow_card(seen: Snapshot) -> Panel:
+def flow_card(seen: Snapshot) -> Card:
     """Return rates, durations, totals and the broker's memory, a line each."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
@@ -86,10 +99,10 @@ def flow_card(seen: Snapshot) -> Panel:
     )
     if seen.broker is not None:
         grid.add_row("broker", _broker_facts(seen))
-    return panel(grid, "Flow")
+    return Card(grid, "Flow")
 
 
-def law_card(seen: Snapshot) -> list[Panel]:
+def law_card(seen: Snapshot) -> list[Card]:
     """Return what the law allows and why; nothing without a producer."""
     law = seen.law
     if law is None:
@@ -106,7 +119,7 @@ def law_card(seen: Snapshot) -> list[Panel]:
         text.append(f"  bottleneck {rate(seen.bottleneck_per_s)}")
     if law.reason:
         text.append(f"\n{clean(law.id)}: {clean(law.reason)}")
-    return [panel(text, "Law")]
+    return [Card(text, "Law")]
 
 
 def _broker_facts(seen: Snapshot) -> Text:
