@@ -9,15 +9,17 @@ Times are nanoseconds since the epoch on the run's common clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 
-__all__ = ["RECORD_BYTES", "ConsumerRecord", "Outcome", "ProducerRecord", "read_records"]
+__all__ = ["RECORD_BYTES", "ConsumerRecord", "Outcome", "ProducerRecord", "count_outcomes", "read_records"]
 
 _FORMAT = Struct("<BBHIQQqqqqq")  # kind, outcome, flags, attempts, session, sequence, five times
 RECORD_BYTES = _FORMAT.size
+_OUTCOME_AT = 1
 
 _PRODUCER = 1
 _CONSUMER = 2
@@ -77,6 +79,13 @@ class ConsumerRecord:
         flags = _REDELIVERED if self.redelivered else 0
         times = (self.intended_ns, self.sent_ns, self.received_ns, self.started_ns, self.done_ns)
         return _FORMAT.pack(_CONSUMER, self.outcome, flags, self.attempts, self.session, self.sequence, *times)
+
+
+def count_outcomes(data: memoryview) -> Counter[Outcome]:
+    """Count the records of one journal by outcome, without reading them one by one: a million take milliseconds."""
+    usable = len(data) - len(data) % RECORD_BYTES
+    outcomes = bytes(data[_OUTCOME_AT:usable:RECORD_BYTES])
+    return Counter({outcome: number for outcome in Outcome if (number := outcomes.count(outcome))})
 
 
 def read_records(data: bytes | memoryview) -> Iterator[ProducerRecord | ConsumerRecord]:

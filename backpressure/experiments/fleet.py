@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from math import sqrt
 from pathlib import Path
@@ -48,6 +48,7 @@ class Fleet:
         self._seed = scenario.seed
         self._settings = scenario.settings
         self._overrides: dict[str, Any] = {}
+        self._limits: dict[str, int] = {}
         self._clocks_move = any(fault.moves_clocks for fault in scenario.faults)
         if self._clocks_move:
             for role in _SECTIONS:
@@ -82,9 +83,18 @@ class Fleet:
         """
         await asyncio.gather(*(self._scale(role, before) for role in _SECTIONS))
 
-    async def add(self, role: str, count: int) -> list[Child]:
-        """Start ``count`` more processes of ``role`` and return them: those that take the place of killed ones."""
-        return await asyncio.gather(*(self._start(role) for _ in range(count)))
+    async def replace(self, killed: Iterable[Child]) -> list[Child]:
+        """Start a process in the place of each that was killed and return them.
+
+        A producer with a limit goes on with what the one before it had not settled; where nothing is left, none starts.
+        """
+        starts = []
+        for child in killed:
+            limit = self._limits.get(child.id, 0)
+            left = limit - self._directory.outcomes(child.id).total() if limit else 0
+            if left > 0 or not limit:
+                starts.append(self._start(child.role, limit=left))
+        return await asyncio.gather(*starts)
 
     @asynccontextmanager
     async def overriding(self, changes: Mapping[str, Any]) -> AsyncIterator[None]:
@@ -126,7 +136,8 @@ class Fleet:
         else:
             await asyncio.gather(*(self._start(role) for _ in range(more)))
 
-    async def _start(self, role: str, *, paused: bool = False) -> Child:
+    async def _start(self, role: str, *, paused: bool = False, limit: int = 0) -> Child:
+        """Start one; ``limit`` takes the place of ``producer.limit``, 0 leaves it as it is."""
         process_id = self._supervisor.next_id(role)
         own: dict[str, Any] = {
             "process.announce_file": str(self._directory.announcement(process_id)),
@@ -137,7 +148,12 @@ class Fleet:
             "monitor.port": 0,
         }
         if role == "producer":
-            own |= {"producer.producer_id": process_id, "producer.start_paused": paused}
+            self._limits[process_id] = limit or self._settings.producer.limit
+            own |= {
+                "producer.producer_id": process_id,
+                "producer.start_paused": paused,
+                "producer.limit": self._limits[process_id],
+            }
         if role == "consumer":
             own |= {"consumer.name": process_id}
         if role != "monitor":

@@ -7,8 +7,11 @@ phase changes is applied while it already runs.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from typing import Self
 
+from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Snapshot
 from backpressure.engines.observer import Observer
 from backpressure.experiments.events import PhaseBegan, PhaseEnded
@@ -22,6 +25,8 @@ __all__ = ["Conductor", "is_reached"]
 
 _POLL_S = 0.05
 _SETTLING_NS = 300_000_000
+Outcomes = Callable[[str], Counter[Outcome]]
+"""Counts what processes have settled, by a pattern of their names, in their journals."""
 
 
 class Conductor:
@@ -101,28 +106,50 @@ class Conductor:
             return end_ns, None
         since_ns = 0
         while (now_ns := self._clock.wall_ns()) < end_ns:
-            if not is_reached(phase.until, self._observer.snapshot(), phase.settings, self._queue, begin_ns):
+            snapshot = self._observer.snapshot()
+            if not is_reached(phase.until, snapshot, phase.settings, self._queue, begin_ns, self._directory.outcomes):
                 since_ns = 0
             elif not since_ns:
                 since_ns = now_ns
             elif now_ns - since_ns > _SETTLING_NS:
                 return since_ns, True
             await asyncio.sleep(_POLL_S)
+        self._stage.happened(_missed(phase, self._observer.snapshot(), self._queue))
         return end_ns, False
 
 
-def is_reached(until: Until, snapshot: Snapshot, settings: Settings, queue: str, begin_ns: int) -> bool:
+def is_reached(
+    until: Until, snapshot: Snapshot, settings: Settings, queue: str, begin_ns: int, outcomes: Outcomes
+) -> bool:
     """Say whether what a phase waits for seems to be so, by counters and a reading of the queue made in this phase.
 
-    Counters of different processes are a moment apart, so it has to stay so for a moment.
+    Counters of different processes are a moment apart, so it has to stay so for a moment. What a killed process had not
+    reported any more is missing in them for good: where they fall short, its journal counts.
     """
     state = snapshot.queues.get(queue)
     empty = state is not None and state.depth == 0 and snapshot.at_ns - state.age_s * 1e9 > begin_ns
     totals = snapshot.totals
     due = settings.producer.limit * settings.producer.count
     published = totals.confirmed + totals.rejected + totals.returned >= due
+    if not published and not snapshot.producers:
+        published = outcomes("producer-*").total() >= due
     if until == "published":
         return published
     if until == "drained":
         return empty
-    return published and empty and totals.processed + totals.dead_lettered >= totals.confirmed
+    if not (published and empty):
+        return False
+    if totals.processed + totals.dead_lettered >= totals.confirmed:
+        return True
+    done = outcomes("consumer-*")
+    return done[Outcome.PROCESSED] + done[Outcome.DEAD_LETTERED] >= outcomes("producer-*")[Outcome.CONFIRMED]
+
+
+def _missed(phase: Phase, snapshot: Snapshot, queue: str) -> str:
+    """Return why a phase that waited for something ends without it."""
+    state, totals = snapshot.queues.get(queue), snapshot.totals
+    return (
+        f'"{phase.until}" did not come true within the {phase.duration_s:g} s of phase {phase.name}: '
+        f"confirmed {totals.confirmed}, processed {totals.processed}, dead-lettered {totals.dead_lettered}, "
+        f"in the queue {'unknown' if state is None else state.depth}"
+    )

@@ -8,6 +8,7 @@ analysed. Layout: ``scenario.toml run.json events.jsonl samples.jsonl remains.cs
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,7 +18,14 @@ from typing import TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from backpressure.core.journal import RECORD_BYTES, ConsumerRecord, ProducerRecord, read_records
+from backpressure.core.journal import (
+    RECORD_BYTES,
+    ConsumerRecord,
+    Outcome,
+    ProducerRecord,
+    count_outcomes,
+    read_records,
+)
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.analysis import RecordedFault, RecordedPhase, RecordedProcess, Recording
@@ -189,6 +197,14 @@ class RunDirectory:
             sets[state].add(session, sequence)
         return accounts
 
+    def outcomes(self, process: str) -> Counter[Outcome]:
+        """Count what ``process`` has settled by now, dead or alive; a pattern such as ``consumer-*`` names several."""
+        counted: Counter[Outcome] = Counter()
+        for path in (self.path / "journals").glob(f"{process}.journal"):
+            with _mapped(path) as data:
+                counted.update(count_outcomes(data))
+        return counted
+
     def recording(self) -> Recording:
         """Read everything; raises `ConfigError` when the directory does not hold a run."""
         facts, scenario, events, samples = self.facts(), self.scenario(), self.events(), self.samples()
@@ -247,14 +263,21 @@ def _lines(path: Path, read: Callable[[str], Line]) -> Iterator[Line]:
 
 def _records(path: Path) -> Iterator[ProducerRecord | ConsumerRecord]:
     """Yield the records of a journal without reading it into memory."""
-    if path.stat().st_size == 0:
+    with _mapped(path) as data:
+        yield from read_records(data)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    if not path.exists() or path.stat().st_size == 0:
+        yield memoryview(b"")
         return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            yield from read_records(view)
-        finally:
-            view.release()
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        yield data
 
 
 def _phases(events: list[Event], last_ns: int) -> list[RecordedPhase]:

@@ -55,6 +55,33 @@ left_in_queue = "== 0"
 SHORT = {"broker-kill": ":for_s=1", "broker-restart": ":for_s=1", "network-cut": ":for_s=1"}
 
 
+KILLS = """
+name = "kills"
+[producer]
+rate = 500
+limit = 2000
+strategy = "unbounded"
+[consumer]
+rate = 500
+[[phase]]
+name = "producer-dies"
+duration_s = 2
+fault = "producer-kill:for_s=1"
+[[phase]]
+name = "consumer-dies"
+duration_s = 2
+fault = "consumer-kill:for_s=1"
+[[phase]]
+name = "end"
+duration_s = 60
+until = "consumed"
+[expect]
+confirmed = "== 2000"
+lost = "== 0"
+left_in_queue = "== 0"
+"""
+
+
 def write(tmp_path: Path, fault: str, storm_s: float) -> str:
     path = tmp_path / "stormy.toml"
     path.write_text(SCENARIO.format(fault=fault, storm_s=storm_s))
@@ -108,6 +135,14 @@ def test_a_killed_consumer_is_no_accident_and_another_takes_its_place(tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     ends = {event["id"]: event["code"] for event in events_of(tmp_path) if event["kind"] == "process_ended"}
     assert (ends["consumer-1"], ends["consumer-2"]) == (-signal.SIGKILL, 0)
+
+
+@pytest.mark.slow
+def test_what_killed_processes_had_done_counts_and_those_in_their_place_do_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "kills.toml").write_text(KILLS)
+    done = pace_run(tmp_path, "kills.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"producer-2", "consumer-2"} <= {event["id"] for event in events_of(tmp_path) if "pid" in event}
 
 
 def test_poison_ends_among_the_dead_letters(tmp_path: Path) -> None:

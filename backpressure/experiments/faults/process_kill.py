@@ -29,7 +29,7 @@ class ProcessKill(Fault, ABC):
         for child in killed:
             stage.happened(f"{child.id} killed (SIGKILL)")
         yield
-        for child in await stage.fleet.add(self.role, len(killed)):
+        for child in await stage.fleet.replace(killed):
             stage.happened(f"{child.id} started in place of a killed one")
 
     def restarted(self, role: str) -> int:

@@ -10,7 +10,7 @@ __all__ = ["ProducerKill"]
 
 
 class ProducerKill(ProcessKill):
-    """``kill -9`` of producers; as many start when it is undone, each with its whole ``producer.limit`` before it."""
+    """``kill -9`` of producers; as many start when it is undone, each with what is left of the limit before it."""
 
     name: ClassVar[str] = "producer-kill"
     role: ClassVar[str] = "producer"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backpressure.core.journal import RECORD_BYTES, ConsumerRecord, Outcome, ProducerRecord, read_records
+from backpressure.core.journal import (
+    RECORD_BYTES,
+    ConsumerRecord,
+    Outcome,
+    ProducerRecord,
+    count_outcomes,
+    read_records,
+)
 from backpressure.core.message import MAX_SEQUENCE, MAX_SESSION
 
 IDS = {"session": st.integers(0, MAX_SESSION), "sequence": st.integers(0, MAX_SEQUENCE)}
@@ -41,6 +50,7 @@ def test_zeros_mark_the_end_of_a_journal_whose_process_was_killed(
 ) -> None:
     data = b"".join(record.pack() for record in records) + bytes(zeros)
     assert list(read_records(data)) == records
+    assert count_outcomes(memoryview(data)) == Counter(record.outcome for record in records)
 
 
 @given(RECORDS)

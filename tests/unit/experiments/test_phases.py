@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import fields
 from math import inf, sqrt
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from backpressure.config import replaced
+from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Event, EventKind, Quantiles, QueueState, Rates, Snapshot, Totals
 from backpressure.experiments.fleet import service
 from backpressure.experiments.phases import is_reached
@@ -19,6 +21,7 @@ from backpressure.experiments.scenario import Until
 from backpressure.settings import Settings
 
 BEGIN_NS = 1_000_000_000_000
+NOTHING_KILLED = {"producer-*": Counter({Outcome.CONFIRMED: 199}), "consumer-*": Counter({Outcome.PROCESSED: 150})}
 LIMITED = replaced(Settings(), {"producer.limit": 100, "producer.count": 2})
 
 
@@ -71,7 +74,28 @@ def test_a_phase_ends_when_what_it_waits_for_is_so(
     bare: Any, until: Until, totals: Totals, queues: dict[str, QueueState], reached: bool
 ) -> None:
     snapshot = bare(totals=totals, queues=queues)
-    assert is_reached(until, snapshot, LIMITED, "work.queue", BEGIN_NS) is reached
+    assert is_reached(until, snapshot, LIMITED, "work.queue", BEGIN_NS, NOTHING_KILLED.__getitem__) is reached
+
+
+@pytest.mark.parametrize(
+    ("until", "confirmed", "done", "reached"),
+    [
+        ("published", 200, 0, True),
+        ("published", 199, 0, False),
+        ("consumed", 200, 200, True),
+        ("consumed", 200, 199, False),
+        ("consumed", 199, 199, False),
+    ],
+)
+def test_what_a_killed_process_could_not_report_any_more_is_found_in_its_journal(
+    bare: Any, until: Until, confirmed: int, done: int, reached: bool
+) -> None:
+    snapshot = bare(totals=Totals(confirmed=190, processed=180), queues=queue(0))
+    books = {
+        "producer-*": Counter({Outcome.CONFIRMED: confirmed}),
+        "consumer-*": Counter({Outcome.PROCESSED: done - done // 10, Outcome.DEAD_LETTERED: done // 10}),
+    }
+    assert is_reached(until, snapshot, LIMITED, "work.queue", BEGIN_NS, books.__getitem__) is reached
 
 
 @pytest.mark.parametrize(
