@@ -13,18 +13,27 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from starlette.routing import Match, Route
 
 from backpressure import __version__
 from backpressure.errors import ConfigError, PaceError, TransportError, UnsupportedError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
-__all__ = ["MAX_BODY_BYTES", "RequestBody", "create_app", "public_settings", "serve_basics"]
+__all__ = ["MAX_BODY_BYTES", "WHOLE", "RequestBody", "create_app", "public_settings", "serve_basics"]
 
 MAX_BODY_BYTES = 8 << 20
 
 Next = Callable[[Request], Awaitable[Response]]
+
+
+def _without_zeros(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_without_zeros)
+"""Beside the type of a whole number in a request: JSON has one kind of number, so 3.0 is 3."""
 
 
 class RequestBody(BaseModel):
@@ -93,6 +102,18 @@ def _answer_errors(app: FastAPI) -> None:
     async def not_text(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - FastAPI has one reason for it
         problem = {"type": "json_invalid", "loc": ["body"], "msg": "not JSON in UTF-8"}
         return JSONResponse({"detail": [problem]}, 422)
+
+    @app.exception_handler(405)
+    async def not_that_way(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - 405 says it all
+        # Starlette names the methods of one route only; a path may have several.
+        routes = [route for route in app.routes if isinstance(route, Route)]
+        allowed = {
+            method
+            for route in routes
+            if route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        }
+        return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(sorted(allowed))})
 
     @app.exception_handler(ConfigError)
     async def not_allowed(_: Request, error: ConfigError) -> JSONResponse:

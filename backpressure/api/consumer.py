@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import ConfigDict, Field
 
-from backpressure.api.common import RequestBody, create_app, public_settings, serve_basics
+from backpressure.api.common import WHOLE, RequestBody, create_app, public_settings, serve_basics
 from backpressure.config import replaced
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
@@ -48,7 +48,7 @@ class ConfigRequest(RequestBody):
     processing_min_ms: float | None = None
     processing_max_ms: float | None = None
     rate: float | None = Field(None, description="messages per second one consumer can do")
-    prefetch: int | str | None = Field(None, description="unsettled messages at most, or auto")
+    prefetch: Annotated[int, WHOLE] | str | None = Field(None, description="unsettled messages at most, or auto")
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings by their dotted names")
 
     def changes(self, current: Settings) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, Header, HTTPException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from backpressure.api.common import RequestBody, create_app, public_settings, serve_basics
+from backpressure.api.common import WHOLE, RequestBody, create_app, public_settings, serve_basics
 from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.engines.outbox import Settlement
@@ -32,8 +33,9 @@ LIVE_SETTINGS = frozenset(
 )
 """What `POST /admin/config` may change, and every key of the section ``control``."""
 
+Responses = dict[int | str, dict[str, Any]]
 _DEFAULT_BOUND = 10_000
-_MOST_AT_ONCE = 100_000
+_MOST_AT_ONCE = 10_000  # an answer within a few seconds: clients give up waiting
 _MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 
 
@@ -43,6 +45,8 @@ def _short(text: str) -> str:
     return text
 
 
+TraceParent = Annotated[str | None, Header(description="the caller's trace (W3C), which the messages carry on")]
+_TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 MessageId = Annotated[str, Field(min_length=1, max_length=_MOST_ID_BYTES), AfterValidator(_short)]
 
 
@@ -58,7 +62,9 @@ class ProduceRequest(RequestBody):
     id: MessageId | None = Field(None, description="message id; ours if absent")
     payload: Any = Field(None, description="text, or any JSON value, which is sent as JSON")
     processing_time: Annotated[float, Field(ge=0, le=3600)] | None = Field(None, description="work asked for, seconds")
-    count: Annotated[int, Field(ge=1, le=_MOST_AT_ONCE)] | None = Field(None, description="send this many at once")
+    count: Annotated[int, Field(ge=1, le=_MOST_AT_ONCE), WHOLE] | None = Field(
+        None, description="send this many at once"
+    )
 
     @model_validator(mode="after")
     def _one_or_many(self) -> ProduceRequest:
@@ -97,14 +103,16 @@ class ConfigRequest(RequestBody):
     )
 
     queue_mode: str | None = Field(None, description="unbounded, bounded, rate_limited, or the name of any law")
-    max_queue_size: int | None = Field(None, description="bound of the queue, messages")
+    max_queue_size: Annotated[int, WHOLE] | None = Field(None, description="bound of the queue, messages")
     rate_limit: float | None = Field(None, description="pace of the mode rate_limited, msg/s")
     production_rate: float | None = Field(None, description="offered load, msg/s")
     target_wait_ms: float | None = Field(None, description="queue wait the law aims for")
     reduction_factor: float | None = Field(None, description="threshold: multiply the rate by this under pressure")
     floor_per_s: float | None = Field(None, description="never slower than this, msg/s")
     ceiling_per_s: float | None = Field(None, description="never faster than this, msg/s")
-    depth_threshold: int | None = Field(None, description="threshold: a deeper queue counts as pressure")
+    depth_threshold: Annotated[int, WHOLE] | None = Field(
+        None, description="threshold: a deeper queue counts as pressure"
+    )
     parameters: dict[str, dict[str, float]] | None = Field(None, description="per law, its own parameters")
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings by their dotted names")
 
@@ -159,28 +167,30 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
     serve_basics(app, producer_registry(engine.report))
     one_at_a_time = asyncio.Lock()  # a request changes the settings that the one before it left
-    refusals: dict[int | str, dict[str, Any]] = {
-        429: {"description": "the bounded queue is full; try again after Retry-After seconds"},
-        503: {"description": "the broker is away or blocks publishing"},
-    }
+    away: Responses = {503: {"description": "the broker is away or blocks publishing"}}
+    full: Responses = {429: {"description": "the bounded queue is full; try again after Retry-After seconds"}}
+    fixed: Responses = {409: {"description": "the bound of the live queue cannot be changed"}}
 
-    @app.post("/produce", responses=refusals)
-    async def produce(request: ProduceRequest) -> Produced | BatchProduced:
+    @app.post("/produce", responses={**away, **full})
+    async def produce(request: ProduceRequest, traceparent: TraceParent = None) -> Produced | BatchProduced:
         """Send one message (or a burst) and answer when the broker has confirmed."""
         if request.count is not None:
             body = engine.body
-            settlements = await engine.submit([(None, body, request.processing_time)] * request.count)
+            messages = [(None, body, request.processing_time)] * request.count
+            settlements = await engine.submit(messages, traceparent=_valid(traceparent))
             _require_confirmed(settlements)
             return BatchProduced(messages_produced=len(settlements))
-        [settlement] = await engine.submit([(request.id, _encoded(request.payload), request.processing_time)])
+        message = (request.id, _encoded(request.payload), request.processing_time)
+        [settlement] = await engine.submit([message], traceparent=_valid(traceparent))
         _require_confirmed([settlement])
         return Produced(message_id=settlement.message_id, timestamp=datetime.now(UTC))
 
-    @app.post("/batch-produce", responses=refusals)
-    async def batch_produce(request: BatchRequest) -> BatchProduced:
+    @app.post("/batch-produce", responses={**away, **full})
+    async def batch_produce(request: BatchRequest, traceparent: TraceParent = None) -> BatchProduced:
         """Send several messages and answer when the broker has confirmed all of them."""
         settlements = await engine.submit(
-            [(item.id, _encoded(item.payload), item.processing_time) for item in request.messages]
+            [(item.id, _encoded(item.payload), item.processing_time) for item in request.messages],
+            traceparent=_valid(traceparent),
         )
         _require_confirmed(settlements)
         return BatchProduced(messages_produced=len(settlements))
@@ -190,14 +200,14 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         """Everything there is to know about this producer."""
         return _status(engine)
 
-    @app.post("/admin/config", responses={409: {"description": "the bound of the live queue cannot be changed"}})
+    @app.post("/admin/config", responses={**away, **fixed})
     async def configure(request: ConfigRequest) -> dict[str, Any]:
         """Change settings of the running producer: all that are named, or none."""
         async with one_at_a_time:
             await engine.reconfigure(replaced(engine.settings, request.changes(engine.settings)))
         return {"status": "success", "config": public_settings(engine.settings)}
 
-    @app.post("/admin/clear-queue")
+    @app.post("/admin/clear-queue", responses=away)
     async def clear_queue() -> dict[str, Any]:
         """Drop every message that waits in the work queue."""
         return {"status": "success", "purged": await engine.purge()}
@@ -215,6 +225,11 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         return {"status": "running"}
 
     return app
+
+
+def _valid(traceparent: str | None) -> str:
+    """Return the header, or nothing: one that is not valid is to be ignored, as if the caller were in no trace."""
+    return traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else ""
 
 
 def _encoded(payload: Any) -> bytes:

@@ -142,6 +142,8 @@ def _refuse_other_origins(app: FastAPI, *, any_name: bool) -> None:
 
 
 def _require_token(app: FastAPI, secret: bytes) -> None:
+    _document_token(app)
+
     @app.middleware("http")
     async def check(request: Request, call_next: Next) -> Response:
         if not hmac.compare_digest(_given_token(request.headers.get("authorization", "")), secret):
@@ -149,6 +151,17 @@ def _require_token(app: FastAPI, secret: bytes) -> None:
             refusal.headers.append("WWW-Authenticate", 'Basic realm="pace", charset="UTF-8"')
             return refusal
         return await call_next(request)
+
+
+def _document_token(app: FastAPI) -> None:
+    """Say in the app's OpenAPI document, of which FastAPI keeps the one copy, what every request needs."""
+    document = app.openapi()
+    schemes = {scheme: {"type": "http", "scheme": scheme} for scheme in ("bearer", "basic")}
+    document.setdefault("components", {})["securitySchemes"] = schemes
+    document["security"] = [{scheme: []} for scheme in schemes]
+    for path in document.get("paths", {}).values():
+        for operation in path.values():
+            operation["responses"]["401"] = {"description": "missing or wrong token"}
 
 
 def _given_token(authorization: str) -> bytes:

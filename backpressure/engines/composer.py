@@ -49,17 +49,25 @@ class Composer:
         return self._compose(self.body, intended_ns, self._processing_time_s)
 
     def requested(
-        self, given_id: str | None, body: bytes, processing_time_s: float | None, intended_ns: int
+        self,
+        given_id: str | None,
+        body: bytes,
+        processing_time_s: float | None,
+        intended_ns: int,
+        traceparent: str = "",
     ) -> Outgoing:
         """Return a message somebody asked for: refused once, it is refused, for they are waiting for the answer.
 
         Under an id of the caller's own, session and sequence ride in headers, by which the ledger still finds it.
+        ``traceparent`` is the trace the caller is in, which the message carries on.
         """
         work_s = self._processing_time_s if processing_time_s is None else processing_time_s
         item = self._compose(body, intended_ns, work_s)
         if given_id is not None:
             headers = {**item.message.headers, "session": self.session}
             item.message = replace(item.message, message_id=given_id, headers=headers)
+        if traceparent:
+            item.message = replace(item.message, headers={**item.message.headers, "traceparent": traceparent})
         item.may_retry = False
         return item
 

@@ -283,11 +283,14 @@ class ProducerEngine:
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
-    async def submit(self, messages: Sequence[tuple[str | None, bytes, float | None]]) -> list[Settlement]:
+    async def submit(
+        self, messages: Sequence[tuple[str | None, bytes, float | None]], *, traceparent: str = ""
+    ) -> list[Settlement]:
         """Send requested messages ahead of the schedule and return how each ended, in order.
 
         Args:
             messages: (message id or None for one of ours, body, work asked of the consumer in seconds or None).
+            traceparent: the trace they belong to (W3C Trace Context), if it is known.
 
         Raises:
             NotConnectedError: no broker, or it blocks publishing, or the producer is about to end.
@@ -301,7 +304,7 @@ class ProducerEngine:
         loop = asyncio.get_running_loop()
         results = []
         for given_id, body, processing_time_s in messages:
-            item = self._composer.requested(given_id, body, processing_time_s, self._clock.wall_ns())
+            item = self._composer.requested(given_id, body, processing_time_s, self._clock.wall_ns(), traceparent)
             item.result = loop.create_future()
             self._outbox.add_urgent(item)
             results.append(item.result)
@@ -319,7 +322,7 @@ class ProducerEngine:
         old = self.settings.queue
         self._pacing.check(settings)  # what can be wrong is found out before the broker is asked
         if (settings.queue.max_length, settings.queue.overflow) != (old.max_length, old.overflow):
-            await self._set_bound(settings)
+            await self._queues.set_bound(settings.queue)
         self.settings = settings
         self._pacing.reconfigure(settings)
         now = self._clock.now()
@@ -330,23 +333,9 @@ class ProducerEngine:
         self._composer.use(settings)
         self._waker.wake()
 
-    async def _set_bound(self, settings: Settings) -> None:
-        admin = self._transport.admin()
-        await admin.start()
-        try:
-            queue = settings.queue
-            await admin.set_bound(queue.work, max_length=queue.max_length, overflow=queue.overflow)
-        finally:
-            await admin.stop()
-
     async def purge(self) -> int:
-        """Drop what is ready in the work queue and return how many messages that were."""
-        admin = self._transport.admin()
-        await admin.start()
-        try:
-            return await admin.purge(self.settings.queue.work)
-        finally:
-            await admin.stop()
+        """Drop what is ready in the work queue and return how many messages that were; raises `TransportError`."""
+        return await self._queues.purge()
 
     def pause(self) -> None:
         """Offer nothing more until `resume`."""

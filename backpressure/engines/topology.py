@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-from backpressure.errors import QueueNotFoundError, TransportError
+from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
-from backpressure.transports.base import Transport
+from backpressure.transports.base import QueueAdmin, Transport
 
 __all__ = ["QueueKeeper"]
 
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
+_PATIENCE_S = 5.0
 
 
 class QueueKeeper:
@@ -60,6 +62,31 @@ class QueueKeeper:
         finally:
             await admin.stop()
         self.in_place = True
+
+    async def set_bound(self, queue: QueueSettings) -> None:
+        """Give the live work queue the bound of ``queue``; raises `TransportError`."""
+        async with self._asking() as admin:
+            await admin.set_bound(queue.work, max_length=queue.max_length, overflow=queue.overflow)
+
+    async def purge(self) -> int:
+        """Drop what is ready in the work queue and return how many messages that were; raises `TransportError`."""
+        async with self._asking() as admin:
+            return await admin.purge(self.queue.work)
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[QueueAdmin]:
+        """Yield an admin soon or not at all: somebody waits for the answer, and "away" is one."""
+        if not self.in_place:
+            raise NotConnectedError("the broker is away")
+        admin = self._transport.admin()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await admin.start()
+                yield admin
+        except TimeoutError:
+            raise NotConnectedError(f"the broker did not answer within {_PATIENCE_S:g} s") from None
+        finally:
+            await admin.stop()
 
     async def _exists(self) -> bool:
         probe = self._transport.probe()

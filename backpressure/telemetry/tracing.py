@@ -39,7 +39,7 @@ class Tracer(Protocol):
     """Begins spans; times are nanoseconds since the epoch."""
 
     def sending(self, message: Message, at_ns: int) -> SendSpan:
-        """Begin the span of a message that is sent for the first time."""
+        """Begin the span of a message that is sent for the first time, under the one in its header, if it has one."""
 
     def processing(self, delivery: Delivery, metadata: Metadata, at_ns: int) -> AbstractContextManager[ProcessSpan]:
         """Begin the span of an attempt; within the block it is the current one, so a handler's own spans join it."""

@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from backpressure import __version__
-from backpressure.core.message import Delivery, Message, Metadata
+from backpressure.core.message import Delivery, HeaderValue, Message, Metadata
 from backpressure.settings import Settings
 
 __all__ = ["OpenTelemetryTracer"]
@@ -67,21 +67,21 @@ class OpenTelemetryTracer:
         }
 
     def sending(self, message: Message, at_ns: int) -> _SendSpan:
-        """Begin ``send_to_consumer``."""
+        """Begin ``send_to_consumer``, a child of the span whose header the message has, if it has one."""
         attributes = self._sending | _about(message)
+        parent = _under(message.headers.get("traceparent"))
         return _SendSpan(
             self._tracer.start_span(
-                "send_to_consumer", Context(), kind=SpanKind.PRODUCER, attributes=attributes, start_time=at_ns
+                "send_to_consumer", parent, kind=SpanKind.PRODUCER, attributes=attributes, start_time=at_ns
             )
         )
 
     @contextmanager
     def processing(self, delivery: Delivery, metadata: Metadata, at_ns: int) -> Iterator[_ProcessSpan]:
         """Begin ``process``, a child of the span whose header came with the message."""
-        carrier = {} if metadata.traceparent is None else {"traceparent": metadata.traceparent}
         span = self._tracer.start_span(
             "process",
-            _READ_HEADER.extract(carrier, Context()),
+            _under(metadata.traceparent),
             kind=SpanKind.CONSUMER,
             attributes=self._processing | _about(delivery.message),
             start_time=at_ns,
@@ -118,6 +118,10 @@ class _ProcessSpan:
             self._span.set_attribute("error.type", type(failure).__qualname__)
             self._span.set_status(StatusCode.ERROR)
         self._span.end(at_ns)
+
+
+def _under(traceparent: HeaderValue) -> Context:
+    return _READ_HEADER.extract({"traceparent": traceparent}, Context()) if isinstance(traceparent, str) else Context()
 
 
 def _common(settings: Settings) -> dict[str, AttributeValue]:

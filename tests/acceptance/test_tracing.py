@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
@@ -104,6 +106,26 @@ def test_each_message_is_one_trace_across_producer_and_consumer(start: Any, brok
         assert work["pace.attempt"] == 1
         assert 0 < work["queue.latency_seconds"] < (processed.end_time_unix_nano - sent.start_time_unix_nano) * 1e-9
     assert not any(SECRET_TEXT.encode() in body for body in collector.bodies)
+
+
+def test_a_request_to_produce_goes_on_in_the_trace_of_its_caller(
+    start: Any, broker: Any, collector: Collector, free_port: int
+) -> None:
+    trace_id, span_id = "0123456789abcdef" * 2, "fedcba9876543210"
+    settings = {"PACE_TRACING__ENABLED": "true", "PACE_TRACING__ENDPOINT": collector.url, "NO_PROXY": "*"}
+    flags = ("--url", broker.url, "--queue", "q.traced.requested", "--api-port", str(free_port))
+    producer = start("fast_producer.py", *flags, PACE_PRODUCER__START_PAUSED="true", **settings)
+    producer.says("control API")
+    for headers in ({"traceparent": f"00-{trace_id}-{span_id}-01"}, {"traceparent": f"00-{'0' * 32}-{span_id}-01"}, {}):
+        answer = httpx.post(
+            f"http://127.0.0.1:{free_port}/produce", json={"payload": "x"}, headers=headers, trust_env=False
+        )
+        assert answer.status_code == 200
+    producer.signal(signal.SIGINT)
+    assert producer.ends() == 0
+    followed, *others = sorted((span for _, span in collector.spans()), key=lambda span: span.start_time_unix_nano)
+    assert (followed.trace_id.hex(), followed.parent_span_id.hex()) == (trace_id, span_id)
+    assert [span.parent_span_id for span in others] == [b"", b""]
 
 
 def test_every_attempt_is_a_span_and_a_failed_one_is_an_error(start: Any, broker: Any, collector: Collector) -> None:

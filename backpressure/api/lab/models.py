@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backpressure.api.common import RequestBody
+from backpressure.api.common import WHOLE, RequestBody
 from backpressure.engines.lab.board import BoardView
 from backpressure.engines.lab.note import MOST_CHARACTERS
 from backpressure.engines.lab.pool import WorkerView
@@ -82,7 +82,7 @@ class StartRequest(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"num_workers": 3}]})
 
-    num_workers: int = Field(3, ge=1, le=256)
+    num_workers: Annotated[int, Field(ge=1, le=256), WHOLE] = 3
 
 
 class SubmitRequest(RequestBody):
@@ -92,7 +92,7 @@ class SubmitRequest(RequestBody):
         json_schema_extra={"examples": [{"complexity": 3, "data": "This needs processing", "type": "analysis"}]}
     )
 
-    complexity: int = Field(1, ge=1, le=MOST_COMPLEX)
+    complexity: Annotated[int, Field(ge=1, le=MOST_COMPLEX), WHOLE] = 1
     data: Text
     type: Word = ""
 

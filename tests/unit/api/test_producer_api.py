@@ -89,7 +89,7 @@ def test_text_is_sent_as_it_is_and_anything_else_as_json(payload: object, body: 
 def test_a_burst_sends_so_many_generated_messages() -> None:
     async def story() -> tuple[dict[str, object], RecordingBroker]:
         async with producer_api(producer__text="burst") as (client, _, broker):
-            answer = await client.post("/produce", json={"count": 1000, "processing_time": 0.2})
+            answer = await client.post("/produce", json={"count": 1000.0, "processing_time": 0.2})
             assert answer.status_code == 200
             return answer.json(), broker
 
@@ -280,6 +280,53 @@ def test_a_body_that_is_too_large_or_of_unknown_length_is_not_read() -> None:
         return [large.status_code, lied.status_code, unknown.status_code]
 
     assert run_virtually(story()) == [413, 413, 411]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/produce", {"payload": 1}), ("/produce", {"count": 1}), ("/batch-produce", {"messages": [{"payload": 1}]})],
+)
+@pytest.mark.parametrize(
+    ("given", "carried"),
+    [
+        (f"00-{'0a' * 16}-{'0b' * 8}-01", True), (f"00-{'00' * 16}-{'0b' * 8}-01", False),
+        (f"ff-{'0a' * 16}-{'0b' * 8}-01", False), (f"00-{'0A' * 16}-{'0b' * 8}-01", False), ("nonsense", False),
+    ],
+)  # fmt: skip
+def test_messages_carry_on_the_trace_of_the_caller_if_the_header_is_one(
+    path: str, body: object, given: str, carried: bool
+) -> None:
+    async def story() -> object:
+        async with producer_api() as (client, _, broker):
+            assert (await client.post(path, json=body, headers={"traceparent": given})).status_code == 200
+            return broker.arrivals[0].message.headers.get("traceparent")
+
+    assert run_virtually(story()) == (given if carried else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/admin/clear-queue", None), ("/admin/config", {"max_queue_size": 5, "production_rate": 9})]
+)
+@pytest.mark.parametrize(("noticed", "waited_s", "reason"), [(True, 0, "away"), (False, 5, "did not answer")])
+def test_no_request_waits_for_a_broker_to_come_back(
+    monkeypatch: pytest.MonkeyPatch, path: str, body: object, noticed: bool, waited_s: float, reason: str
+) -> None:
+    async def for_ever(*_: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def story() -> tuple[int, str, float, bool]:
+        async with producer_api(queue__max_length=50) as (client, engine, _):
+            monkeypatch.setattr(MemoryAdmin, "start", for_ever)
+            if noticed:
+                engine.on_lost(TransportError("gone"))
+            settings, asked_at = engine.settings, asyncio.get_running_loop().time()
+            answer = await client.post(path, json=body)
+            took_s = asyncio.get_running_loop().time() - asked_at
+            return answer.status_code, answer.json()["detail"], took_s, engine.settings == settings
+
+    status, detail, took_s, unchanged = run_virtually(story())
+    assert (status, took_s, unchanged) == (503, pytest.approx(waited_s), True)
+    assert reason in detail
 
 
 # --- status and metrics -----------------------------------------------------------------------------------------------

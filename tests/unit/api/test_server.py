@@ -81,6 +81,66 @@ def test_with_a_token_every_request_needs_it(given: dict[str, str], status: int,
         assert answer.headers.get_list("WWW-Authenticate") == ["Bearer", 'Basic realm="pace", charset="UTF-8"']
 
 
+@pytest.mark.parametrize("token", ["", "hunter2"])
+def test_the_document_tells_of_the_token_when_there_is_one_and_not_which(token: str) -> None:
+    async def story() -> dict[str, Any]:
+        app = small_app()
+        server = serve(app, token=SecretStr(token))
+        await server.stop()
+        return app.openapi()
+
+    document = asyncio.run(story())
+    assert document.get("security", []) == ([{"bearer": []}, {"basic": []}] if token else [])
+    assert ("401" in document["paths"]["/hello"]["get"]["responses"]) == bool(token)
+    assert "hunter2" not in str(document)
+
+
+def test_an_unsupported_method_is_told_all_those_that_are() -> None:
+    async def story() -> tuple[int, str]:
+        app = small_app()
+        app.add_api_route("/hello", lambda: "changed", methods=["POST"])
+        async with calling(app) as client:
+            answer = await client.delete("/hello")
+            return answer.status_code, answer.headers["allow"]
+
+    assert asyncio.run(story()) == (405, "GET, POST")
+
+
+def test_no_other_site_may_read_an_answer() -> None:
+    async def story() -> list[httpx.Headers]:
+        app = small_app()
+        server = serve(app)
+        origin = {"origin": "http://evil.example"}
+        async with calling(app) as client:
+            asked = {**origin, "access-control-request-method": "POST"}
+            answers = [await client.get("/hello", headers=origin), await client.options("/hello", headers=asked)]
+        await server.stop()
+        return [answer.headers for answer in answers]
+
+    assert not any(name.startswith("access-control-") for headers in asyncio.run(story()) for name in headers)
+
+
+def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def noting(given: bytes, secret: bytes) -> bool:
+        compared.append((given, secret))
+        return False
+
+    monkeypatch.setattr("hmac.compare_digest", noting)
+
+    async def story() -> int:
+        app = small_app()
+        server = serve(app, token=SecretStr("hunter2"))
+        async with calling(app, authorization="Bearer hunter2") as client:
+            answer = await client.get("/hello")
+        await server.stop()
+        return answer.status_code
+
+    assert asyncio.run(story()) == 401  # nothing but this comparison decides
+    assert compared == [(b"hunter2", b"hunter2")]
+
+
 def test_a_token_beyond_ascii_is_accepted_in_both_forms() -> None:
     async def story() -> list[int]:
         app = small_app()

@@ -71,6 +71,23 @@ def test_without_a_tracer_no_header_is_added() -> None:
     assert "traceparent" not in run_virtually(story()).arrivals[0].message.headers
 
 
+@pytest.mark.parametrize("given_id", ["order-1", None])
+def test_a_requested_message_is_sent_under_the_trace_it_was_asked_for_in(given_id: str | None) -> None:
+    above = PARENT.replace("0123", "4567")
+
+    async def story() -> tuple[RecordingBroker, Notebook]:
+        broker, notebook = RecordingBroker(), Notebook()
+        settings = settings_of(producer__start_paused=True)
+        async with producing(settings, broker, tracer=notebook) as (engine, _):
+            await engine.submit([(given_id, b"x", None)], traceparent=above)
+        return broker, notebook
+
+    broker, notebook = run_virtually(story())
+    [span], [arrival] = notebook.spans, broker.arrivals
+    assert span.about.headers["traceparent"] == above
+    assert arrival.message.headers["traceparent"] == PARENT
+
+
 def test_a_message_that_is_refused_and_sent_again_has_one_span() -> None:
     async def story() -> tuple[RecordingBroker, Notebook]:
         broker, notebook = RecordingBroker(), Notebook()
