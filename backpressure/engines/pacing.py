@@ -7,6 +7,7 @@ reading still asks the law: deciding what stale signals mean is the law's busine
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import replace
 from math import inf
@@ -15,7 +16,7 @@ from typing import Protocol
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
-from backpressure.core.reports import ProducerReport, decode, encode
+from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.engines.clock import Clock
 from backpressure.errors import FeedbackError, TransportError
@@ -25,6 +26,8 @@ from backpressure.transports.base import QueueReading, Transport
 __all__ = ["PacedProducer", "Pacing", "law_config"]
 
 log = logging.getLogger(__name__)
+
+_EARLIEST, _LATEST = 0.9, 1.2  # ticks
 
 
 class PacedProducer(Protocol):
@@ -76,6 +79,7 @@ class Pacing:
         self._latency = Histogram()
         self._latency_min_s: float | None = None
         self._consumer_seen = False
+        self._heard = asyncio.Event()
         self._nacked_before = 0
 
     async def start(self) -> None:
@@ -90,8 +94,21 @@ class Pacing:
             started = self._clock.now()
             await self._tick()
             self.report()
-            tick_s = self._producer.settings.control.tick_ms / 1000
-            await asyncio.sleep(max(0.0, started + tick_s - self._clock.now()))
+            await self._next_tick(started)
+
+    async def _next_tick(self, started: float) -> None:
+        """Wait about a tick, and a little longer for a consumer's report: deciding right after it is deciding freshest.
+
+        With one consumer, ticks so fall in step with its reports, whose age is then that of their way here.
+        """
+        tick_s = self._producer.settings.control.tick_ms / 1000
+        await asyncio.sleep(max(0.0, started + _EARLIEST * tick_s - self._clock.now()))
+        self._heard.clear()
+        reporting = self.signals.feedback_age_s < 2 * tick_s
+        latest = started + (_LATEST if reporting else 1.0) * tick_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, latest - self._clock.now())):
+                await self._heard.wait()
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -126,6 +143,8 @@ class Pacing:
             return
         if report.queue == self._producer.settings.queue.work:
             self._board.on_report(report, self._clock.now())
+            if isinstance(report, ConsumerReport):
+                self._heard.set()
 
     async def _tick(self) -> None:
         await self.read_queue()

@@ -1,0 +1,55 @@
+"""When the producer decides, in virtual time: right after it has heard of the consumers, and often enough without."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from stage import RecordingBroker, consuming, producing, settings_of
+from virtual_time import run_virtually
+
+from backpressure.core.reports import ProducerReport, decode
+from backpressure.transports.memory import MemoryTransport
+
+
+def ticks(*, consumers: int, seconds: float = 20.0) -> list[ProducerReport]:
+    """Return what a producer reports at each tick, beside so many consumers that began at other moments."""
+
+    async def story() -> list[ProducerReport]:
+        settings, broker = settings_of(), RecordingBroker()
+        heard: list[ProducerReport] = []
+
+        def listen(payload: bytes) -> None:
+            if isinstance(report := decode(payload), ProducerReport):
+                heard.append(report)
+
+        feedback = MemoryTransport(settings, broker).feedback()
+        await feedback.start(listen)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(producing(settings, broker))
+            for _ in range(consumers):
+                await asyncio.sleep(0.037)
+                await stack.enter_async_context(consuming(settings, broker))
+            await asyncio.sleep(seconds)
+        await feedback.stop()
+        return heard
+
+    return run_virtually(story())
+
+
+def test_with_one_consumer_each_decision_follows_its_report_at_once() -> None:
+    ages_s = [report.signal_age_s for report in ticks(consumers=1)[20:-1]]
+    assert max(age_s for age_s in ages_s if age_s is not None) < 0.01
+    assert None not in ages_s
+
+
+@pytest.mark.parametrize("consumers", [2, 3, 8])
+def test_with_several_consumers_the_mean_age_is_no_more_than_half_a_report_interval(consumers: int) -> None:
+    ages_s = [report.signal_age_s or 0.0 for report in ticks(consumers=consumers)[20:-1]]
+    assert sum(ages_s) / len(ages_s) <= 0.055
+
+
+@pytest.mark.parametrize("consumers", [0, 1, 3, 8])
+def test_there_are_ten_decisions_a_second_whoever_reports(consumers: int) -> None:
+    assert len(ticks(consumers=consumers)) == pytest.approx(200, rel=0.1)
