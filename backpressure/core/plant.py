@@ -134,7 +134,7 @@ class Plant:
         )
         producer.next_tick_s = self.now + self._tick_s * self._uniform()
         producer.next_report_s = self.now + self.network.report_interval_s * self._uniform()
-        producer.next_reading_s = producer.next_tick_s - self.network.probe_delay_s  # it probes, then decides
+        producer.next_reading_s = producer.next_tick_s - self.network.probe_delay_s  # it begins with a probe
         self.producers.append(producer)
         return producer
 
@@ -192,7 +192,7 @@ class Plant:
         while self._reports and self._reports[0][0] <= self.now:
             _, _, report = heappop(self._reports)
             for producer in self.producers:
-                producer.board.on_report(report, self.now)
+                producer.hear(report, self.now)
 
     def _post(self, report: Report) -> None:
         if self.network.report_loss == 0 or self._uniform() >= self.network.report_loss:
@@ -219,9 +219,8 @@ class Plant:
     def _decide(self) -> None:
         for producer in self.producers:
             if self.now >= producer.next_tick_s:
-                producer.next_tick_s += self._tick_s
                 latency_s = self.network.confirm_latency_s
-                producer.decide(self.now, confirm_latency_s=latency_s, blocked=self.queue.bound.blocked)
+                producer.decide(self.now, self._tick_s, confirm_latency_s=latency_s, blocked=self.queue.bound.blocked)
 
     def _sample(self) -> None:
         ages_s = [producer.signal_age_s for producer in self.producers if producer.signal_age_s is not None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import inf, isfinite
 
 from backpressure.core.board import OwnState, SignalBoard
-from backpressure.core.reports import ProducerReport
+from backpressure.core.cadence import decision_window
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.signals import Decision, Law
 from backpressure.core.token_bucket import TokenBucket
 
@@ -46,6 +47,7 @@ class PlantProducer:
         self.board = SignalBoard(session, timeout_s)
         self.next_tick_s = 0.0
         self.next_report_s = 0.0
+        self._not_before_s = 0.0
         self.next_reading_s = 0.0
         self._session = session
         self._weight = weight
@@ -56,8 +58,14 @@ class PlantProducer:
         self._waiting = 0.0
         self._limited = True
 
-    def decide(self, now: float, *, confirm_latency_s: float, blocked: bool) -> None:
-        """Ask the law, and pace by its answer from now on."""
+    def hear(self, report: Report, now: float) -> None:
+        """Take in a report; one of a consumer near the end of a tick is acted upon at once."""
+        self.board.on_report(report, now)
+        if isinstance(report, ConsumerReport) and now >= self._not_before_s:
+            self.next_tick_s = now
+
+    def decide(self, now: float, tick_s: float, *, confirm_latency_s: float, blocked: bool) -> None:
+        """Ask the law, pace by its answer from now on, and settle when to ask again."""
         own = OwnState(
             confirmed=self.arrived,
             nacked=self.nacked,
@@ -71,6 +79,7 @@ class PlantProducer:
         signals = self.board.signals(own, now)
         self.signal_age_s = signals.age_s if isfinite(signals.age_s) else None
         self.decision = self.law.update(signals, now)
+        self._not_before_s, self.next_tick_s = decision_window(now, tick_s, signals.feedback_age_s)
         if self._bucket is None:
             self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)
         self._bucket.set_rate(self.decision.rate_per_s, now)

@@ -14,6 +14,7 @@ from math import inf
 from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
+from backpressure.core.cadence import decision_window
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
@@ -26,8 +27,6 @@ from backpressure.transports.base import QueueReading, Transport
 __all__ = ["PacedProducer", "Pacing", "law_config"]
 
 log = logging.getLogger(__name__)
-
-_EARLIEST, _LATEST = 0.9, 1.2  # ticks
 
 
 class PacedProducer(Protocol):
@@ -97,15 +96,11 @@ class Pacing:
             await self._next_tick(started)
 
     async def _next_tick(self, started: float) -> None:
-        """Wait about a tick, and a little longer for a consumer's report: deciding right after it is deciding freshest.
-
-        With one consumer, ticks so fall in step with its reports, whose age is then that of their way here.
-        """
+        """Wait about a tick, or for the report of a consumer that comes near its end."""
         tick_s = self._producer.settings.control.tick_ms / 1000
-        await asyncio.sleep(max(0.0, started + _EARLIEST * tick_s - self._clock.now()))
+        earliest, latest = decision_window(started, tick_s, self.signals.feedback_age_s)
+        await asyncio.sleep(max(0.0, earliest - self._clock.now()))
         self._heard.clear()
-        reporting = self.signals.feedback_age_s < 2 * tick_s
-        latest = started + (_LATEST if reporting else 1.0) * tick_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, latest - self._clock.now())):
                 await self._heard.wait()
