@@ -17,7 +17,7 @@ from rich.console import Console
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
 from backpressure.dashboards.run_verdict import verdict
-from backpressure.errors import ConfigError, PaceError
+from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import parse_choice
@@ -82,7 +82,11 @@ def run(
             failure = error
             if not directory.has_begun:
                 raise
-    summary = conclude(directory)
+    try:
+        summary = conclude(directory)
+    except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
+        reasons = "; ".join(str(problem) for problem in (failure, error) if problem is not None)
+        raise ExperimentError(f"{reasons}; once it can be: pace report {_from_here(directory.path)}") from None
     if junit is not None:
         junit.write_text(to_junit(summary), encoding="utf-8")
     _show(summary, directory, quiet=quiet)

@@ -81,10 +81,10 @@ class ConsumerRecord:
         return _FORMAT.pack(_CONSUMER, self.outcome, flags, self.attempts, self.session, self.sequence, *times)
 
 
-def count_outcomes(data: memoryview) -> Counter[Outcome]:
+def count_outcomes(data: bytes) -> Counter[Outcome]:
     """Count the records of one journal by outcome, without reading them one by one: a million take milliseconds."""
     usable = len(data) - len(data) % RECORD_BYTES
-    outcomes = bytes(data[_OUTCOME_AT:usable:RECORD_BYTES])
+    outcomes = data[_OUTCOME_AT:usable:RECORD_BYTES]
     return Counter({outcome: number for outcome in Outcome if (number := outcomes.count(outcome))})
 
 

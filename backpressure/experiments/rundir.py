@@ -7,7 +7,8 @@ analysed. Layout: ``scenario.toml run.json events.jsonl samples.jsonl remains.cs
 
 from __future__ import annotations
 
-import mmap
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ __all__ = ["REMAINS", "RunDirectory", "RunFacts", "create"]
 
 Line = TypeVar("Line")
 
+_CHUNK_BYTES = RECORD_BYTES << 14
 _MOST_SAMPLED = 40_000  # records, of producers and consumers: twice the messages whose anatomy is shown
 
 REMAINS = ("left_in_queue", "dead_lettered", "dropped")
@@ -91,7 +93,7 @@ def create(runs: Path, name: str, now: datetime) -> RunDirectory:
 
 
 class RunDirectory:
-    """Paths, writers and readers of one run."""
+    """Paths, writers and readers of one run; writers raise `ExperimentError`, on a full disk for example."""
 
     def __init__(self, path: Path) -> None:
         """``path`` may be relative: children get absolute ones."""
@@ -125,7 +127,7 @@ class RunDirectory:
 
     def write_scenario(self, text: str) -> None:
         """Keep the scenario as it is run, overrides included."""
-        (self.path / "scenario.toml").write_text(text, encoding="utf-8")
+        self._replace("scenario.toml", text)
 
     def write_facts(self, facts: RunFacts) -> None:
         """Write ``run.json``."""
@@ -154,9 +156,10 @@ class RunDirectory:
         The file appears when all of them are written, or not at all: half of it would make messages look lost.
         """
         part = self.path / "remains.csv.part"
-        with part.open("w", encoding="ascii") as file:
-            yield lambda session, sequence, state: print(session, sequence, state, sep=",", file=file)
-        part.replace(self.path / "remains.csv")
+        with self._writing("remains.csv"):
+            with part.open("w", encoding="ascii") as file:
+                yield lambda session, sequence, state: print(session, sequence, state, sep=",", file=file)
+            part.replace(self.path / "remains.csv")
 
     def facts(self) -> RunFacts:
         """Read ``run.json``; raises `ConfigError` when this is not a run that got as far as its first phase."""
@@ -201,8 +204,8 @@ class RunDirectory:
         """Count what ``process`` has settled by now, dead or alive; a pattern such as ``consumer-*`` names several."""
         counted: Counter[Outcome] = Counter()
         for path in (self.path / "journals").glob(f"{process}.journal"):
-            with _mapped(path) as data:
-                counted.update(count_outcomes(data))
+            for chunk in _chunks(path):
+                counted.update(count_outcomes(chunk))
         return counted
 
     def recording(self) -> Recording:
@@ -238,13 +241,26 @@ class RunDirectory:
                     yield int(session), int(sequence), state
 
     def _append(self, name: str, line: str) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append a whole line, or nothing."""
+        with self._writing(name), (self.path / name).open("ab", buffering=0) as file:
+            data = f"{line}\n".encode()
+            before = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(before)  # half a line would spoil the next one, should there be space again
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _replace(self, name: str, text: str) -> None:
         part = self.path / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.path / name)
+        with self._writing(name):
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path / name)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ExperimentError(f"{self.path / name} cannot be written: {error.strerror}") from None
 
 
 def _lines(path: Path, read: Callable[[str], Line]) -> Iterator[Line]:
@@ -263,21 +279,15 @@ def _lines(path: Path, read: Callable[[str], Line]) -> Iterator[Line]:
 
 def _records(path: Path) -> Iterator[ProducerRecord | ConsumerRecord]:
     """Yield the records of a journal without reading it into memory."""
-    with _mapped(path) as data:
-        yield from read_records(data)
+    for chunk in _chunks(path):
+        yield from read_records(chunk)
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    if not path.exists() or path.stat().st_size == 0:
-        yield memoryview(b"")
-        return
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as data,
-    ):
-        yield data
+def _chunks(path: Path) -> Iterator[bytes]:
+    """Yield a journal in pieces that are whole records. Not mapped: what was never written takes no space on a disk."""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def _phases(events: list[Event], last_ns: int) -> list[RecordedPhase]:

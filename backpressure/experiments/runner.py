@@ -25,7 +25,7 @@ from backpressure.engines.observer import Observer
 from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
 from backpressure.experiments.control import ProcessControl
-from backpressure.experiments.events import Outcome, ProcessEnded, ProcessStarted, RunEnded
+from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
 from backpressure.experiments.faults import Stage
 from backpressure.experiments.faults.proxy import Proxy
 from backpressure.experiments.fleet import Fleet
@@ -112,7 +112,7 @@ class Runner:
         except asyncio.CancelledError:
             outcome = "interrupted"
         finally:
-            self._directory.append_event(RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
+            self._record(RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
         return outcome
 
     async def _conduct(self) -> Outcome:
@@ -167,7 +167,7 @@ class Runner:
             operator=broker.operator,
             proxy=proxy,
             clock=self._clock,
-            record=self._directory.append_event,
+            record=self._record,
             tell=self._watcher.noted,
         )
         return _Run(settings, admin, observer, stage, await admin.identity())
@@ -201,7 +201,7 @@ class Runner:
             [(phase.name, phase.duration_s) for phase in phases],
         )
         fleet = run.stage.fleet
-        self._load = lambda: self._directory.append_event(fleet.load(self._clock.wall_ns()))
+        self._load = lambda: self._record(fleet.load(self._clock.wall_ns()))
         sampling = asyncio.create_task(self._sample(run.observer, Recorder(work), start_ns))
         try:
             begin_ns = start_ns
@@ -224,10 +224,11 @@ class Runner:
             await asyncio.sleep((due_ns - now_ns) / 1e9)
             snapshot = observer.snapshot()
             t_s = (self._clock.wall_ns() - start_ns) / 1e9
-            self._directory.append_sample(recorder.sample(t_s, snapshot, self._pids))
+            with self._failing():
+                self._directory.append_sample(recorder.sample(t_s, snapshot, self._pids))
             self._watcher.sampled(snapshot)
             for note in recorder.notes(snapshot):
-                self._directory.append_event(note)
+                self._record(note)
                 self._watcher.noted(note.text)
 
     async def _wind_down(self, run: _Run) -> None:
@@ -237,14 +238,26 @@ class Runner:
             async for session, sequence, state in read_remains(run.admin, run.settings.queue):
                 write(session, sequence, state)
 
+    def _record(self, event: Event) -> None:
+        with self._failing():
+            self._directory.append_event(event)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Let an error end the run where nobody awaits what raises it: a run directory on a full disk, for example."""
+        try:
+            yield
+        except ExperimentError as error:
+            self._supervisor.fail(str(error))
+
     def _process_started(self, role: str, process_id: str, pid: int) -> None:
         self._pids[process_id] = pid
-        self._directory.append_event(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid))
+        self._record(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid))
         self._load()
 
     def _process_ended(self, process_id: str, code: int | None) -> None:
         self._pids.pop(process_id, None)
-        self._directory.append_event(ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code))
+        self._record(ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code))
         self._load()
 
     async def _unless_interrupted(self, work: Coroutine[Any, Any, Result]) -> Result:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, Self
 
 from backpressure.errors import ExperimentError
@@ -26,6 +27,7 @@ STOP_ORDER = ("producer", "consumer", "monitor", "broker")
 _TETHER = Path(__file__).with_name("tether.py")
 _POLL_S = 0.02
 _TAIL_LINES = 12
+_LITTLE_BYTES = 1 << 20  # journals grow by as much at a time; a process that finds no space for one is killed (SIGBUS)
 
 
 @dataclass(eq=False)
@@ -184,6 +186,8 @@ class Supervisor:
         self.on_exit(child.id, code)
         if code != 0 and not child.stopping:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            if disk_usage(self._directory.path).free < _LITTLE_BYTES:
+                how += f" on a full disk ({self._directory.path})"
             self.fail(f"{child.id} {how}; its last words:\n{child.tail()}")
 
     async def _announcement(self, child: Child, timeout_s: float) -> Mapping[str, Any]:

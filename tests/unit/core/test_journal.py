@@ -50,7 +50,7 @@ def test_zeros_mark_the_end_of_a_journal_whose_process_was_killed(
 ) -> None:
     data = b"".join(record.pack() for record in records) + bytes(zeros)
     assert list(read_records(data)) == records
-    assert count_outcomes(memoryview(data)) == Counter(record.outcome for record in records)
+    assert count_outcomes(data) == Counter(record.outcome for record in records)
 
 
 @given(RECORDS)

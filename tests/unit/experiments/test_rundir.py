@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -135,3 +137,38 @@ def test_the_report_stands_alone_and_trusts_no_text(tmp_path: Path) -> None:
     assert "src=" not in head
     assert "prefers-color-scheme: dark" in head
     assert 'name="viewport"' in head
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+@pytest.mark.parametrize(
+    ("file", "name", "write"),
+    [
+        ("events.jsonl", "events.jsonl", lambda d: d.append_event(Note(at_ns=1, text="more"))),
+        ("summary.json.part", "summary.json", conclude),
+        ("remains.csv.part", "remains.csv", finish),
+    ],
+)
+def test_a_full_disk_is_one_clear_error(
+    tmp_path: Path, file: str, name: str, write: Callable[[RunDirectory], object]
+) -> None:
+    directory = recorded_run(tmp_path)
+    (directory.path / file).unlink(missing_ok=True)
+    (directory.path / file).symlink_to("/dev/full")
+    with pytest.raises(ExperimentError, match=f"{name} cannot be written: No space left on device"):
+        write(directory)
+
+
+def test_a_line_for_which_there_was_no_space_leaves_the_file_whole(tmp_path: Path) -> None:
+    directory = recorded_run(tmp_path)
+    events = directory.events()
+    size = (directory.path / "events.jsonl").stat().st_size
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, most))  # ten bytes of the line fit
+    try:
+        with pytest.raises(ExperimentError, match="cannot be written"):
+            directory.append_event(Note(at_ns=1, text="more"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert directory.events() == events
+    directory.append_event(Note(at_ns=2, text="space again"))
+    assert directory.events()[:-1] == events
