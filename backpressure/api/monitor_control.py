@@ -2,11 +2,12 @@
 
 A page may only call the server it came from, so the monitor calls for it. Where a process is reached is what it said of
 itself, and a report can come from anybody: only a plain address on the loopback of this very machine is called, and
-only the few paths that change the pace.
+only the few paths that change the pace. What keeps a process from being controlled is told before anybody tries.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from backpressure.core.snapshot import Snapshot
 __all__ = ["serve_control"]
 
 _TIMEOUT_S = 10.0  # a change of the queue's bound takes the broker a while
+_LOOK_TIMEOUT_S = 1.0
 
 
 def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretStr) -> None:
@@ -35,18 +37,16 @@ def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretS
 
     @app.get("/api/control")
     async def controls() -> dict[str, Any]:
-        """What there is to choose from, and which processes can be reached."""
+        """What there is to choose from, and for each process what keeps it from being controlled ("": nothing)."""
         seen = snapshot()
-        roles: tuple[tuple[str, tuple[Report, ...]], ...] = (
-            ("producer", seen.producers),
-            ("consumer", seen.consumers),
-        )
+        live = [("producer", report) for report in seen.producers] + [("consumer", report) for report in seen.consumers]
+        async with httpx.AsyncClient(trust_env=False, timeout=_LOOK_TIMEOUT_S, headers=headers) as client:
+            obstacles = await asyncio.gather(*(_obstacle(report, here, client) for _, report in live))
         return {
             "laws": list(LAWS),
             "processes": [
-                {"role": role, "id": report.id, "pid": report.pid, "reachable": _reachable(report, here)}
-                for role, reports in roles
-                for report in reports
+                {"role": role, "id": report.id, "pid": report.pid, "host": report.host, "obstacle": obstacle}
+                for (role, report), obstacle in zip(live, obstacles, strict=True)
             ],
         }
 
@@ -64,9 +64,8 @@ def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretS
         """
         seen = snapshot()
         report = _only(seen.producers if role == "producer" else seen.consumers, process, pid)
-        if not _reachable(report, here):
-            where = f"its control API is at {report.api_url} on {report.host}" if report.api_url else "it serves none"
-            raise HTTPException(409, f"{role} {process} is not controlled from here: {where}")
+        if obstacle := _out_of_reach(report, here):
+            raise HTTPException(409, f"{role} {process} is not controlled from here: {obstacle}")
         async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S) as client:
             try:
                 answer = await client.post(
@@ -91,12 +90,31 @@ def _only(reports: tuple[Report, ...], process: str, pid: int | None) -> Report:
     return found[0]
 
 
-def _reachable(report: Report, here: str) -> bool:
-    """Return whether the address is ``http://<loopback>:<port>`` and nothing else, and the process on this machine."""
+async def _obstacle(report: Report, here: str, client: httpx.AsyncClient) -> str:
+    """Return what keeps the process from being controlled from here: its place, its silence, or another token."""
+    if obstacle := _out_of_reach(report, here):
+        return obstacle
+    try:
+        answer = await client.get(f"{report.api_url}/health")
+    except httpx.HTTPError as error:
+        return f"its control API {report.api_url} does not answer ({str(error) or type(error).__name__})"
+    return (
+        "it wants another token than the monitor's (api.token)"
+        if answer.status_code == httpx.codes.UNAUTHORIZED
+        else ""
+    )
+
+
+def _out_of_reach(report: Report, here: str) -> str:
+    """Return why the process may not be called at all: only ``http://<loopback>:<port>`` on this very machine may."""
+    if not report.api_url:
+        return "it serves no control API"
+    if report.host != here:
+        return f"it runs on {report.host}, its control API is {report.api_url} there"
     try:
         url = urlsplit(report.api_url)
-        plain = url.port is not None and url.scheme == "http" and "@" not in url.netloc
+        plain = url.port is not None and report.api_url == f"http://{url.netloc}" and "@" not in url.netloc
+        local = plain and is_loopback(url.hostname or "")
     except ValueError:
-        return False
-    bare = report.api_url == f"http://{url.netloc}"
-    return report.host == here and plain and bare and is_loopback(url.hostname or "")
+        local = False
+    return "" if local else f"its control API {report.api_url} is no plain address on this machine's loopback"

@@ -62,9 +62,14 @@ class Chromium:
         """Let the system be "dark" or "light"."""
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the page so many CSS pixels."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", **metrics)
+
     def screenshot(self) -> bytes:
         """Return the page as PNG."""
-        return base64.b64decode(self._call("Page.captureScreenshot")["data"])
+        return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def close(self) -> None:
         """End the browser."""

@@ -15,43 +15,63 @@ def form(role: str) -> str:
     return f"[...document.querySelectorAll('#controls form')].find((f) => f.textContent.startsWith('{role}'))"
 
 
+def choose(form: str) -> str:
+    return f"{form}.querySelector('select').dispatchEvent(new Event('change'))"
+
+
 def test_the_page_shows_the_loop_and_its_controls_change_it(
     chromium: Chromium, start: Any, broker: Any, wait_until: Wait
 ) -> None:
     where = ("--url", broker.url, "--queue", "paged")
     start("slow_consumer.py", *where, "--name", "slow", "--api-port", "0")
+    start("slow_consumer.py", *where, "--name", "mute", "--rate", "1", "--no-api")
     start("fast_producer.py", *where, "--producer-id", "alice", "--api-port", "0")
     monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui", PACE_QUEUE__WORK="paged")
     chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
 
     def shows(element: str, text: str) -> None:
-        script = f"document.getElementById('{element}').textContent"
+        script = f"document.getElementById('{element}')?.textContent"
         wait_until(lambda: text in (chromium.run(script) or ""), f"#{element} shows {text!r}")
 
-    def press(script: str) -> None:
-        wait_until(lambda: chromium.run(f"{script}, true"), f"{script} is possible")
-
+    alice, slow, mute = map(form, ("producer alice", "consumer slow", "consumer mute"))
     shows("state", "live")
     shows("law", "pace:")
     shows("controls", "producer alice")
     shows("controls", "consumer slow")
+    shows("controls", "Not controlled from here: it serves no control API.")
+    enabled = "querySelector('fieldset').matches(':enabled')"
+    wait_until(lambda: chromium.run(f"{alice}.{enabled} && {slow}.{enabled}"), "those with a control API are enabled")
+    assert chromium.run(f"{mute}.querySelector('button').matches(':disabled') && {mute}.title && !{slow}.title")
     wait_until(lambda: chromium.run("document.querySelectorAll('.js-plotly-plot').length") == 5, "all charts are drawn")
 
-    press(f"{form('consumer')}.querySelector('button').click()")
+    chromium.run(f"{slow}.querySelector('button').click()")
     shows("answer", "slow: pause  – done")
     shows("controls", "Resume")
-    press(f"{form('consumer')}.querySelector('button').click()")
+    chromium.run(f"{slow}.querySelector('button').click()")
     shows("answer", "slow: resume  – done")
 
-    press(f"{form('consumer')}.querySelector('select').value = '5', {choose('consumer')}")
-    shows("bottleneck", "of 20/s possible")
-    press(f"{form('producer')}.querySelector('select').value = 'aimd', {choose('producer')}")
+    chromium.run(f"{slow}.querySelector('select').value = '5', {choose(slow)}")
+    shows("bottleneck", "of 21/s possible")
+    chromium.run(f"{alice}.querySelector('select').value = 'aimd', {choose(alice)}")
     shows("law", "aimd:")
-    press(f"{form('producer')}.querySelector('input').value = '77', {form('producer')}.requestSubmit()")
+    chromium.run(f"{alice}.querySelector('input').value = '77', {alice}.requestSubmit()")
     shows("offered", "of 77/s offered")
-    press(f"{form('producer')}.querySelector('input').value = '99999999999', {form('producer')}.requestSubmit()")
+    chromium.run(f"{alice}.querySelector('input').value = '99999999999', {alice}.requestSubmit()")
     shows("answer", "expected a number > 0")
 
 
-def choose(role: str) -> str:
-    return f"{form(role)}.querySelector('select').dispatchEvent(new Event('change'))"
+def test_the_page_fits_a_phone_and_a_desk_light_and_dark(
+    chromium: Chromium, start: Any, broker: Any, wait_until: Wait
+) -> None:
+    monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui")
+    chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
+    wait_until(lambda: chromium.run("document.getElementById('state')?.textContent") == "live", "the page is live")
+    grounds = set()
+    for scheme in ("light", "dark"):
+        chromium.prefer(scheme)
+        grounds.add(chromium.run("getComputedStyle(document.body).backgroundColor"))
+        for width in (400, 1100):
+            chromium.resize(width, 900)
+            wait_until(lambda: chromium.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out")
+    assert len(grounds) == 2
+    assert chromium.complaints == []

@@ -120,7 +120,10 @@ function showTables(now) {
 // Controls: one form a process, kept from tick to tick, so that nobody loses what they are typing.
 
 let laws = [];
+let obstacles = new Map();
 const forms = new Map();
+const LOOK_AGAIN_MS = 5000;
+const keyOf = (role, report) => JSON.stringify([role, report.id, report.pid, report.host]);
 
 function make(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -153,8 +156,8 @@ function choice(label, options, chosen, act) {
 function formOf(process, report) {
   const rate = make("input", { type: "number", min: "0.1", step: "any", required: true, value: report.target_rate_per_s || report.capacity_per_s || "" });
   const pause = make("button", { type: "button" });
-  const form = make("form", {}, make("strong", { textContent: `${process.role} ${process.id} (${process.pid})` }), pause,
-    make("label", {}, "rate, msg/s", rate), make("button", { textContent: "set rate" }));
+  const fields = make("fieldset", {}, pause, make("label", {}, "rate, msg/s", rate), make("button", { textContent: "set rate" }));
+  const form = make("form", {}, make("strong", { textContent: `${process.role} ${process.id} (${process.pid})` }), fields, make("small"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     ask(process, "config", { [process.role === "producer" ? "production_rate" : "rate"]: Number(rate.value) });
@@ -162,10 +165,10 @@ function formOf(process, report) {
   pause.addEventListener("click", () => ask(process, pause.value));
   if (process.role === "producer") {
     const names = laws.includes(report.strategy) ? laws : [report.strategy, ...laws];
-    form.append(choice("law", names.map((law) => [law, law]), report.strategy,
+    fields.append(choice("law", names.map((law) => [law, law]), report.strategy,
       (law) => ask(process, "config", { settings: { "producer.strategy": law } })));
   } else {
-    form.append(choice("work takes", [[1, "as long as set"], [2, "2 ×"], [5, "5 ×"], [10, "10 ×"], [50, "50 ×"]], 1,
+    fields.append(choice("work takes", [[1, "as long as set"], [2, "2 ×"], [5, "5 ×"], [10, "10 ×"], [50, "50 ×"]], 1,
       (factor) => ask(process, "slow-down", { factor: Number(factor) })));
   }
   return form;
@@ -175,15 +178,21 @@ function showControls(now) {
   const live = [...now.producers.map((report) => ["producer", report]), ...now.consumers.map((report) => ["consumer", report])];
   const keys = new Set();
   for (const [role, report] of live) {
-    const process = { role, id: report.id, pid: report.pid };
-    const key = JSON.stringify([process, report.host]);
+    const key = keyOf(role, report);
     keys.add(key);
-    if (!forms.has(key)) forms.set(key, formOf(process, report));
+    if (!forms.has(key)) {
+      forms.set(key, formOf({ role, id: report.id, pid: report.pid }, report));
+      learn();
+    }
+    const form = forms.get(key);
     const paused = report.paused ?? report.target_rate_per_s === 0;
-    const [pause] = forms.get(key).getElementsByTagName("button");
+    const [pause] = form.getElementsByTagName("button");
     pause.value = paused ? "resume" : "pause";
     pause.textContent = paused ? "Resume" : "Pause";
-    for (const control of forms.get(key).elements) control.disabled = !report.api_url;
+    const obstacle = obstacles.get(key) ?? "looking for its control API";
+    const [fields] = form.getElementsByTagName("fieldset");
+    fields.disabled = obstacle !== "";
+    form.title = form.lastElementChild.textContent = obstacle && `Not controlled from here: ${obstacle}.`;
   }
   for (const key of forms.keys()) if (!keys.has(key)) forms.delete(key);
   const wanted = [...forms.values()];
@@ -195,9 +204,12 @@ function showControls(now) {
   }
 }
 
-async function learnLaws() {
-  const answer = await fetch("/api/control");
-  if (answer.ok) ({ laws } = await answer.json());
+async function learn() {
+  const answer = await fetch("/api/control").catch(() => null);
+  if (!answer?.ok) return;
+  const { laws: known, processes } = await answer.json();
+  laws = known;
+  obstacles = new Map(processes.map((process) => [keyOf(process.role, process), process.obstacle]));
 }
 
 function layout(legend = { orientation: "h", y: 1.16 }) {
@@ -267,4 +279,5 @@ const chosen = localStorage.getItem("theme");
 if (chosen) document.documentElement.dataset.theme = chosen;
 document.addEventListener("visibilitychange", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-learnLaws().finally(listen);
+setInterval(() => document.hidden || learn(), LOOK_AGAIN_MS);
+learn().finally(listen);

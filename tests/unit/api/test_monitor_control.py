@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -143,18 +143,39 @@ def test_a_process_that_does_not_answer_is_said_to() -> None:
     assert "slow does not answer" in answer.json()["detail"]
 
 
-def test_the_page_learns_which_laws_there_are_and_whom_it_can_reach() -> None:
-    async def story() -> Any:
-        seen: Any = Seen(consumers=(report("http://127.0.0.1:8001"), report("", name="mute", pid=8)))
+async def looking(
+    reports: Callable[[str], tuple[ConsumerReport, ...]], *, token: str = "", monitors: str = ""
+) -> dict[str, Any]:
+    """Return what the page learns of processes of which one listens, and wants ``token``."""
+    server = ApiServer(
+        Process().app(), host="127.0.0.1", port=0, token=SecretStr(token), key="api.host", flag="--api-port"
+    )
+    async with server:
+        seen: Any = Seen(consumers=reports(server.url))
         monitor = FastAPI()
-        serve_control(monitor, lambda: seen, SecretStr(""))
+        serve_control(monitor, lambda: seen, SecretStr(monitors))
         async with calling(monitor) as client:
-            return (await client.get("/api/control")).json()
+            learnt: dict[str, Any] = (await client.get("/api/control")).json()
+            return learnt
 
-    assert asyncio.run(story()) == {
+
+def test_the_page_learns_which_laws_there_are_and_whom_it_can_control() -> None:
+    assert asyncio.run(looking(lambda url: (report(url),), token="hunter2", monitors="hunter2")) == {
         "laws": list(LAWS),
-        "processes": [
-            {"role": "consumer", "id": "slow", "pid": 7, "reachable": True},
-            {"role": "consumer", "id": "mute", "pid": 8, "reachable": False},
-        ],
+        "processes": [{"role": "consumer", "id": "slow", "pid": 7, "host": HERE, "obstacle": ""}],
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "token", "obstacle"),
+    [
+        ({"api_url": ""}, "", "it serves no control API"),
+        ({"host": "elsewhere"}, "", "it runs on elsewhere, its control API is http://127.0.0.1:"),
+        ({"api_url": "http://192.0.2.1:8001"}, "", "is no plain address on this machine's loopback"),
+        ({"api_url": "http://127.0.0.1:1"}, "", "its control API http://127.0.0.1:1 does not answer"),
+        ({}, "hunter2", "it wants another token than the monitor's (api.token)"),
+    ],
+)
+def test_the_page_learns_why_a_process_cannot_be_controlled(changes: dict[str, Any], token: str, obstacle: str) -> None:
+    learnt = asyncio.run(looking(lambda url: (replace(report(url), **changes),), token=token, monitors="another"))
+    assert obstacle in learnt["processes"][0]["obstacle"]
