@@ -85,7 +85,7 @@ function showEvents(events) {
   element("events").replaceChildren(...events.slice().reverse().map((event) => {
     const item = document.createElement("li");
     item.className = BAD.has(event.kind) ? "bad" : GOOD.has(event.kind) ? "good" : "";
-    const time = Object.assign(document.createElement("time"), { textContent: new Date(event.at_ns / 1e6).toLocaleTimeString() });
+    const time = Object.assign(document.createElement("time"), { textContent: new Date(event.at_ns / 1e6).toLocaleTimeString([], { hourCycle: "h23" }) });
     item.append(time, event.text);
     return item;
   }));
@@ -212,7 +212,7 @@ async function learn() {
   obstacles = new Map(processes.map((process) => [keyOf(process.role, process), process.obstacle]));
 }
 
-function layout(legend = { orientation: "h", y: 1.16 }) {
+function layout(legend = { orientation: "h", y: 1.02, yanchor: "bottom" }) {
   const style = getComputedStyle(document.documentElement);
   const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];
   const now = points.length ? points[points.length - 1].at_ms : Date.now();
@@ -240,7 +240,7 @@ function draw() {
   }
   const names = [...new Set(points.flatMap((point) => Object.keys(point.memory_bytes)))];
   const memory = names.map((name, index) => trace(name, index, points.map((point) => scaled(point.memory_bytes[name] ?? null, 1 / 1048576))));
-  Plotly.react("chart-memory", memory, layout({ orientation: "v", x: 1.01 }), options);
+  Plotly.react("chart-memory", memory, layout({ orientation: "h", y: -0.15, yanchor: "top" }), options);
 }
 
 function keep(point) {
