@@ -24,6 +24,7 @@ __all__ = ["Observer"]
 
 _MANAGEMENT_INTERVAL_S = 3.0  # its statistics are older than that anyway
 _RETRY_S = 1.0
+_ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
 _REPORTS_A_LOOK = 2  # look for events after so many reports of each process
 
 
@@ -47,7 +48,7 @@ class Observer:
             view.CONSUMER_COUNTERS, ("queue_wait", "service"), interval_s=interval_s, timeout_s=timeout_s
         )
         self._readings: dict[str, view.Reading] = {}
-        self._absent_until: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
         self._listing = view.Listing()
         self._broker: BrokerState | None = None
         self._sources = {"broker": Source("broker", ok=False, error="connecting")}
@@ -146,7 +147,7 @@ class Observer:
         while True:
             names = self._watched_queues()
             self._readings = {name: self._readings[name] for name in names if name in self._readings}
-            self._absent_until = {name: self._absent_until[name] for name in names if name in self._absent_until}
+            self._not_before = {name: self._not_before[name] for name in names if name in self._not_before}
             try:
                 for name in names:
                     await self._read_queue(probe, name)
@@ -156,16 +157,19 @@ class Observer:
             await asyncio.sleep(self._settings.monitor.probe_interval_ms / 1000)
 
     async def _read_queue(self, probe: QueueProbe, name: str) -> None:
-        # Asking for a queue that does not exist costs the broker a channel: not ten times a second.
-        if self._clock.now() < self._absent_until.get(name, 0.0):
+        if self._clock.now() < self._not_before.get(name, 0.0):
             return
         try:
             reading = await probe.read(name)
         except QueueNotFoundError:
             self._readings.pop(name, None)
-            self._absent_until[name] = self._clock.now() + _RETRY_S
+            # Asking for a queue that does not exist costs the broker a channel: not ten times a second.
+            self._not_before[name] = self._clock.now() + _RETRY_S
         else:
-            self._readings[name] = view.Reading(self._clock.now(), reading)
+            now = self._clock.now()
+            self._readings[name] = view.Reading(now, reading)
+            if name not in self._work_queues(now):
+                self._not_before[name] = now + _ASIDE_INTERVAL_S
 
     async def _read_management(self, management: ManagementReader) -> None:
         overview = None

@@ -244,6 +244,18 @@ def test_a_missing_queue_is_not_asked_for_at_every_reading() -> None:
     Bench().run(story)
 
 
+def test_queues_beside_the_work_are_read_once_a_second() -> None:
+    async def story(bench: Bench) -> None:
+        work, dead = bench.settings.queue.work, bench.settings.queue.dead_letter
+        bench.broker.readings = dict.fromkeys((work, dead), QueueReading(ready=1, unacked=0, consumers=0))
+        await bench.until(lambda _: bench.broker.reads.count(work) == 3)
+        assert bench.broker.reads.count(dead) == 1
+        bench.clock.time_s += 1.0
+        await bench.until(lambda _: bench.broker.reads.count(dead) == 2)
+
+    Bench().run(story)
+
+
 def test_the_queue_a_consumer_reports_is_read_as_well() -> None:
     async def story(bench: Bench) -> None:
         await bench.until(answering)
