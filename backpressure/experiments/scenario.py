@@ -223,6 +223,14 @@ def _check_law(settings: Settings) -> None:
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:
     for key, value in changes.items():
+_EXPECTED = {
+    "missing": "is required",
+    "string_pattern_mismatch": "expected letters, digits, - and _, the first of them a letter or digit",
+    "list_type": "expected tables, each under a line [[phase]]",
+    "dict_type": "expected a table of settings",
+}
+
+
         if key.split(".")[0] not in LIVE_SECTIONS and key not in LIVE_SETTINGS:
             allowed = (
                 "cannot change while the run goes on: set it at the top of the file. A phase can change "
@@ -240,7 +248,9 @@ def _checked(model: type[Any], table: Mapping[str, Any], prefix: str, source: st
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        errors = error.errors(include_url=False)
+        # A misspelt key is the reason why the right one is missing.
+        first = next((problem for problem in errors if problem["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(prefix + key, *_problem(model, key, first), source) from None
 
@@ -253,7 +263,6 @@ def _problem(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> tupl
         near = difflib.get_close_matches(key, model.model_fields, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(model.model_fields)}"
         return error["input"], f"unknown key; {hint}"
-    if error["type"] == "missing":
-        return None, "is required"
     message = str(error["msg"])
-    return error["input"], f"{message[0].lower()}{message[1:]}"
+    value = None if error["type"] == "missing" else error["input"]
+    return value, _EXPECTED.get(error["type"], f"{message[0].lower()}{message[1:]}")
