@@ -46,6 +46,11 @@ class PartitionLag:
         return self.end - self.start - (self.mark.settled_from(self.start) if self.mark else 0)
 
     @property
+    def settled(self) -> int:
+        """Messages that are done with: it only grows, until the partition begins anew."""
+        return self.end - self.lag
+
+    @property
     def unacked(self) -> int:
         """Those of them that a consumer holds."""
         if self.mark is None or not self.mark.held:

@@ -27,12 +27,12 @@ from backpressure.transports.kafka.names import group_id, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark
 from backpressure.transports.outage import Outage
 
-__all__ = ["SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "weight_of"]
+__all__ = ["POLL_S", "SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "weight_of"]
 
 SESSION_TIMEOUT_S = 6.0
 """A member that was killed keeps its partitions for this long: the shortest that brokers allow by default."""
 
-_POLL_S = 0.02  # a commit waits for the end of a poll: only the thread that polls a consumer may do anything with it
+POLL_S = 0.02  # a commit waits for the end of a poll: only the thread that polls a consumer may do anything with it
 _BATCH = 100
 _FULL, _LOW = 200, 100  # fetched and not delivered: messages, of 64 KiB at most
 _ASK_S = 5.0
@@ -142,13 +142,13 @@ class GroupMember:
         if self._is_full():
             self._room.clear()
             if self._is_full():  # asked again, now that a change cannot be missed
-                self._room.wait(_POLL_S)
+                self._room.wait(POLL_S)
         full = self._is_full()
         if full != self._halted:
             self._halted = full
             with suppress(KafkaException):  # revoked meanwhile
                 (self._consumer.pause if full else self._consumer.resume)(self._consumer.assignment())
-        return 0.0 if full else _POLL_S
+        return 0.0 if full else POLL_S
 
     def _is_full(self) -> bool:
         return self._fetched - self._taken > (_LOW if self._halted else _FULL)

@@ -27,10 +27,10 @@ from backpressure.transports.kafka.records import message_from
 from backpressure.transports.kafka.settled import Commit, Mark, PartitionProgress
 from backpressure.transports.outage import Outage
 
-__all__ = ["KafkaSubscriber"]
+__all__ = ["COMMIT_AFTER_S", "KafkaSubscriber"]
 
 _log = logging.getLogger("backpressure")
-_COMMIT_AFTER_S = 0.05  # half as old as a probe's reading: every commit costs the broker a millisecond of work
+COMMIT_AFTER_S = 0.05  # half as old as a probe's reading: every commit costs the broker a millisecond of work
 _COMMIT_AGAIN_S = 0.2
 
 
@@ -279,7 +279,7 @@ class KafkaSubscriber:
         self._waiting = [entry for entry in self._waiting if entry.partition not in partitions]
         heapq.heapify(self._waiting)
 
-    def _commit_soon(self, partition: int, after_s: float = _COMMIT_AFTER_S) -> None:
+    def _commit_soon(self, partition: int, after_s: float = COMMIT_AFTER_S) -> None:
         self._changed.add(partition)
         if self._commit_timer is None:
             self._commit_timer = asyncio.get_running_loop().call_later(after_s, self._commit)

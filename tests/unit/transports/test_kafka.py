@@ -24,6 +24,7 @@ from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
 from backpressure.transports.kafka.lag import PartitionLag
 from backpressure.transports.kafka.names import Routes, group_id, topic_name
+from backpressure.transports.kafka.probe import Progress
 from backpressure.transports.kafka.release import api_versions_request, release_of
 from backpressure.transports.kafka.settled import Mark
 from backpressure.transports.kafka.topics import topics_of
@@ -171,7 +172,7 @@ def test_a_reason_is_a_short_sentence(text: str, reason: str) -> None:
 
 def test_lag_is_what_is_not_settled_and_unacked_what_a_consumer_holds_of_it() -> None:
     held = PartitionLag(0, start=100, end=120, mark=Mark(held=True, delivered=110, ranges=((103, 104),)))
-    assert (held.lag, held.unacked) == (18, 8)
+    assert (held.lag, held.unacked, held.settled) == (18, 8, 102)
     returned = PartitionLag(0, start=100, end=120, mark=Mark(held=False, delivered=110, ranges=((103, 104),)))
     assert (returned.lag, returned.unacked) == (18, 0)
     assert PartitionLag(0, start=0, end=7, mark=None).lag == 7
@@ -222,3 +223,20 @@ def test_without_java_or_the_jars_the_error_says_how_to_get_them(
     assert find_kafka() is None
     with pytest.raises(KafkaMissingError, match="make kafka fetches them"), private_kafka():
         pass
+
+
+def test_progress_is_a_rate_over_the_last_half_second() -> None:
+    progress = Progress()
+    assert progress.rate_per_s(1000, now=0.0) == 0
+    rates = [progress.rate_per_s(1000 + 10 * tick, now=tick / 10) for tick in range(1, 11)]
+    assert rates == [pytest.approx(100)] * 10
+    stopped = [progress.rate_per_s(1100, now=1 + tick / 10) for tick in range(1, 7)]
+    assert stopped == sorted(stopped, reverse=True)
+    assert stopped[-1] == 0
+
+
+def test_a_topic_that_begins_anew_has_made_no_progress() -> None:
+    progress = Progress()
+    progress.rate_per_s(1000, now=0.0)
+    assert progress.rate_per_s(5, now=0.1) == 0
+    assert progress.rate_per_s(15, now=0.2) == pytest.approx(100)
