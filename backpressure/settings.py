@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import getpass
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 __all__ = [
+    "LIVE",
     "ApiSettings",
     "BrokerSettings",
     "ConsumerSettings",
@@ -30,6 +32,7 @@ __all__ = [
     "Section",
     "Settings",
     "TracingSettings",
+    "is_live",
     "knob",
 ]
 
@@ -43,6 +46,13 @@ class Section(BaseModel):
     """Base of every section: unknown keys are errors, values stay validated when they are changed."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_unicode(cls, value: object) -> object:
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("is no text: it has bytes that are not UTF-8, or half of a surrogate pair")
+        return value
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -367,3 +377,28 @@ class Settings(Section):
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     process: ProcessSettings = Field(default_factory=ProcessSettings)
+
+
+def _keys(section: str, *names: str) -> set[str]:
+    return {f"{section}.{name}" for name in names}
+
+
+LIVE: dict[Literal["producer", "consumer"], frozenset[str]] = {
+    "producer": frozenset(
+        {"control"}
+        | _keys("producer", "rate", "strategy", "batch_size", "confirm_window", "on_nack")
+        | _keys("producer", "payload_bytes", "text", "processing_time_s", "weight")
+        | _keys("queue", "max_length", "overflow")
+    ),
+    "consumer": frozenset(
+        {"retry"}
+        | _keys("consumer", "rate", "distribution", "processing_min_ms", "processing_max_ms", "prefetch")
+        | _keys("consumer", "failure_rate", "poison_rate")
+    ),
+}
+"""What a process changes while it runs: settings, and sections of which that is every setting."""
+
+
+def is_live(key: str, live: Collection[str]) -> bool:
+    """Return whether ``live`` holds the dotted ``key`` or its section."""
+    return key in live or key.partition(".")[0] in live

@@ -17,11 +17,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
 from backpressure import __version__
+from backpressure.config import find_field
 from backpressure.errors import ConfigError, PaceError, TransportError, UnsupportedError
-from backpressure.settings import Settings
+from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
-__all__ = ["MAX_BODY_BYTES", "WHOLE", "RequestBody", "create_app", "public_settings", "serve_basics"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "WHOLE",
+    "Changed",
+    "RequestBody",
+    "checked_live",
+    "create_app",
+    "public_settings",
+    "serve_basics",
+]
 
 MAX_BODY_BYTES = 8 << 20
 
@@ -140,6 +150,42 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     content["broker"]["management_url"] = re.sub("//.*@", "//", settings.broker.management_url)
     content["tracing"]["endpoint"] = re.sub("//.*@", "//", settings.tracing.endpoint)
     return content
+
+
+class Change(BaseModel):
+    """One setting, before and after."""
+
+    old: Any
+    new: Any
+
+
+class Changed(BaseModel):
+    """What a request has changed, by dotted name; it is in force."""
+
+    status: Literal["success"] = "success"
+    changed: dict[str, Change]
+
+    @classmethod
+    def between(cls, old: Settings, new: Settings) -> Changed:
+        """Return what differs; nothing secret is told."""
+        before, after = public_settings(old), public_settings(new)
+        return cls(
+            changed={
+                f"{section}.{name}": Change(old=before[section][name], new=value)
+                for section, values in after.items()
+                for name, value in values.items()
+                if value != before[section][name]
+            }
+        )
+
+
+def checked_live(settings: dict[str, Any], role: Literal["producer", "consumer"]) -> dict[str, Any]:
+    """Return ``settings`` by dotted names as they are; raises `ConfigError` for one that needs a restart."""
+    for key, value in settings.items():
+        find_field(key, value, "request")
+        if not is_live(key, LIVE[role]):
+            raise ConfigError(key, value, f"cannot be changed while the {role} runs: set it and restart", "request")
+    return settings
 
 
 class Health(BaseModel):

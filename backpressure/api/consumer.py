@@ -7,28 +7,22 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import ConfigDict, Field
 
-from backpressure.api.common import WHOLE, RequestBody, create_app, public_settings, serve_basics
+from backpressure.api.common import (
+    WHOLE,
+    Changed,
+    RequestBody,
+    checked_live,
+    create_app,
+    public_settings,
+    serve_basics,
+)
 from backpressure.config import replaced
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics_processes import consumer_registry
 
-__all__ = ["LIVE_SETTINGS", "consumer_app"]
-
-LIVE_SETTINGS = frozenset(
-    f"consumer.{name}"
-    for name in (
-        "rate",
-        "distribution",
-        "processing_min_ms",
-        "processing_max_ms",
-        "prefetch",
-        "failure_rate",
-        "poison_rate",
-    )
-)
-"""What `POST /admin/config` may change, and every key of the section ``retry``."""
+__all__ = ["consumer_app"]
 
 
 class ConfigRequest(RequestBody):
@@ -68,11 +62,7 @@ class ConfigRequest(RequestBody):
             self.rate is not None and current.consumer.distribution == "uniform"  # whose mean no rate would change
         ):
             changes["consumer.distribution"] = "fixed"
-        for key, value in self.settings.items():
-            if key not in LIVE_SETTINGS and not key.startswith("retry."):
-                raise ConfigError(key, value, "cannot be changed while the consumer runs", "request")
-            changes[key] = value
-        return changes
+        return changes | checked_live(self.settings, "consumer")
 
 
 class SlowDownRequest(RequestBody):
@@ -94,13 +84,13 @@ def consumer_app(engine: ConsumerEngine) -> FastAPI:
         return _status(engine)
 
     @app.post("/admin/config")
-    async def configure(request: ConfigRequest) -> dict[str, Any]:
+    async def configure(request: ConfigRequest) -> Changed:
         """Change settings of the running consumer: all that are named, or none."""
-        settings: Settings = replaced(engine.settings, request.changes(engine.settings))
-        engine.reconfigure(settings)
+        before = engine.settings
+        engine.reconfigure(replaced(before, request.changes(before)))
         if request.processing_time_ms is not None or request.rate is not None:
             engine.slow_down(1.0)  # an explicit speed ends a slow-down, as in the lab's "back to normal"
-        return {"status": "success", "config": public_settings(settings)}
+        return Changed.between(before, engine.settings)
 
     @app.post("/admin/slow-down")
     async def slow_down(request: SlowDownRequest) -> dict[str, Any]:

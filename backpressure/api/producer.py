@@ -15,23 +15,23 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, HTTPException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from backpressure.api.common import WHOLE, RequestBody, create_app, public_settings, serve_basics
+from backpressure.api.common import (
+    WHOLE,
+    Changed,
+    RequestBody,
+    checked_live,
+    create_app,
+    public_settings,
+    serve_basics,
+)
 from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.engines.outbox import Settlement
 from backpressure.engines.producer import ProducerEngine
-from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics_processes import producer_registry
 
-__all__ = ["LIVE_SETTINGS", "producer_app"]
-
-LIVE_SETTINGS = frozenset(
-    {f"producer.{name}" for name in ("rate", "strategy", "batch_size", "confirm_window", "on_nack")}
-    | {f"producer.{name}" for name in ("payload_bytes", "text", "processing_time_s", "weight")}
-    | {"queue.max_length", "queue.overflow"}
-)
-"""What `POST /admin/config` may change, and every key of the section ``control``."""
+__all__ = ["producer_app"]
 
 Responses = dict[int | str, dict[str, Any]]
 _DEFAULT_BOUND = 10_000
@@ -132,11 +132,7 @@ class ConfigRequest(RequestBody):
         changes = {key: value for key, value in simple.items() if value is not None}
         if self.queue_mode is not None:
             changes = self._mode(current) | changes
-        for key, value in self.settings.items():
-            if key not in LIVE_SETTINGS and not key.startswith("control."):
-                raise ConfigError(key, value, "cannot be changed while the producer runs", "request")
-            changes[key] = value
-        return changes
+        return changes | checked_live(self.settings, "producer")
 
     def _mode(self, current: Settings) -> dict[str, Any]:
         mode: dict[str, Any] = {"producer.strategy": self.queue_mode}
@@ -201,11 +197,12 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         return _status(engine)
 
     @app.post("/admin/config", responses={**away, **fixed})
-    async def configure(request: ConfigRequest) -> dict[str, Any]:
+    async def configure(request: ConfigRequest) -> Changed:
         """Change settings of the running producer: all that are named, or none."""
         async with one_at_a_time:
-            await engine.reconfigure(replaced(engine.settings, request.changes(engine.settings)))
-        return {"status": "success", "config": public_settings(engine.settings)}
+            before = engine.settings
+            await engine.reconfigure(replaced(before, request.changes(before)))
+            return Changed.between(before, engine.settings)
 
     @app.post("/admin/clear-queue", responses=away)
     async def clear_queue() -> dict[str, Any]:

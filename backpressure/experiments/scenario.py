@@ -23,11 +23,9 @@ from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
 from backpressure.experiments.summary import metric_paths
-from backpressure.settings import Settings
+from backpressure.settings import LIVE, Settings, is_live
 
 __all__ = [
-    "LIVE_SECTIONS",
-    "LIVE_SETTINGS",
     "Phase",
     "Scenario",
     "Until",
@@ -42,31 +40,8 @@ _CHOSEN_BY_RUNNER = {
     "process": "`pace run` sets these itself",
 }
 _SECTIONS = [name for name in Settings.model_fields if name not in _CHOSEN_BY_RUNNER]
-LIVE_SECTIONS = {"control", "retry"}
-"""Sections of which a phase may change every key."""
-LIVE_SETTINGS = {
-    "producer.count",
-    "producer.rate",
-    "producer.strategy",
-    "producer.batch_size",
-    "producer.confirm_window",
-    "producer.on_nack",
-    "producer.payload_bytes",
-    "producer.text",
-    "producer.processing_time_s",
-    "producer.weight",
-    "consumer.count",
-    "consumer.rate",
-    "consumer.distribution",
-    "consumer.processing_min_ms",
-    "consumer.processing_max_ms",
-    "consumer.prefetch",
-    "consumer.failure_rate",
-    "consumer.poison_rate",
-    "queue.max_length",
-    "queue.overflow",
-}
-"""What else a phase may change: what the control APIs, the supervisor and the broker can change in a running system."""
+_LIVE = LIVE["producer"] | LIVE["consumer"] | {"producer.count", "consumer.count"}
+"""What a phase may change: what the control APIs, the supervisor and the broker can change in a running system."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -223,18 +198,11 @@ def _check_law(settings: Settings) -> None:
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:
     for key, value in changes.items():
-_EXPECTED = {
-    "missing": "is required",
-    "string_pattern_mismatch": "expected letters, digits, - and _, the first of them a letter or digit",
-    "list_type": "expected tables, each under a line [[phase]]",
-    "dict_type": "expected a table of settings",
-}
-
-
-        if key.split(".")[0] not in LIVE_SECTIONS and key not in LIVE_SETTINGS:
+        if not is_live(key, _LIVE):
+            sections = sorted(name for name in _LIVE if "." not in name)
             allowed = (
                 "cannot change while the run goes on: set it at the top of the file. A phase can change "
-                f"{', '.join(sorted(LIVE_SETTINGS))} and every key of {', '.join(sorted(LIVE_SECTIONS))}"
+                f"{', '.join(sorted(_LIVE.difference(sections)))} and every key of {', '.join(sections)}"
             )
             raise ConfigError(f"{where}.{key}", value, allowed, source)
 
@@ -253,6 +221,14 @@ def _checked(model: type[Any], table: Mapping[str, Any], prefix: str, source: st
         first = next((problem for problem in errors if problem["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(prefix + key, *_problem(model, key, first), source) from None
+
+
+_EXPECTED = {
+    "missing": "is required",
+    "string_pattern_mismatch": "expected letters, digits, - and _, the first of them a letter or digit",
+    "list_type": "expected tables, each under a line [[phase]]",
+    "dict_type": "expected a table of settings",
+}
 
 
 def _problem(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> tuple[object, str]:

@@ -36,6 +36,14 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert load(environ={}) == Settings()
 
 
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud800"])
+def test_what_is_no_text_is_refused_wherever_it_comes_from(text: str) -> None:
+    assert "producer.text" in refused(environ={"PACE_PRODUCER__TEXT": text})
+    message = refused({"producer.text": text})
+    assert "is no text" in message
+    message.encode()  # a terminal can show it
+
+
 def test_the_config_file_of_this_project_is_what_pace_init_writes() -> None:
     assert (ROOT / "config.py").read_text(encoding="utf-8") == render()
 

@@ -14,10 +14,11 @@ from stage import WORK, LateTransport, RecordingBroker, settings_of
 from virtual_time import VirtualClock, run_virtually
 
 from backpressure.api.common import MAX_BODY_BYTES
-from backpressure.api.producer import LIVE_SETTINGS, producer_app
+from backpressure.api.producer import producer_app
 from backpressure.config import find_field
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import TransportError
+from backpressure.settings import LIVE, Settings
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
 
@@ -416,20 +417,26 @@ def test_metrics_are_prometheus_text_and_count_what_was_produced_and_how_long_re
         ({}, {}),
     ],
 )  # fmt: skip
-def test_a_change_is_answered_with_the_settings_now_in_force(body: dict[str, Any], expected: dict[str, Any]) -> None:
-    async def story() -> tuple[dict[str, Any], dict[str, Any], object]:
+def test_a_change_is_in_force_and_answered_with_what_differs(body: dict[str, Any], expected: dict[str, Any]) -> None:
+    async def story() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], object]:
         async with producer_api(queue__max_length=50) as (client, _, broker):
+            before = (await client.get("/status")).json()["config"]
             answer = await client.post("/admin/config", json=body)
             assert (answer.status_code, answer.json()["status"]) == (200, "success")
-            status = (await client.get("/status")).json()
-            return answer.json()["config"], status["config"], broker.queues[WORK].bound.get("max-length")
+            after = (await client.get("/status")).json()["config"]
+            return answer.json()["changed"], before, after, broker.queues[WORK].bound.get("max-length")
 
-    answered, status, bound = run_virtually(story())
-    assert answered == status
+    changed, before, after, bound = run_virtually(story())
     for key, value in expected.items():
         section, _, name = key.partition(".")
-        assert status[section][name] == value
-    assert bound == status["queue"]["max_length"]
+        assert after[section][name] == value
+    assert bound == after["queue"]["max_length"]
+    assert changed == {
+        f"{section}.{name}": {"old": before[section][name], "new": value}
+        for section, values in after.items()
+        for name, value in values.items()
+        if value != before[section][name]
+    }
 
 
 def test_a_change_shows_within_two_hundred_milliseconds() -> None:
@@ -562,5 +569,5 @@ def test_pause_and_resume() -> None:
 
 
 def test_every_live_setting_exists() -> None:
-    for key in LIVE_SETTINGS:
-        assert find_field(key).description
+    for key in LIVE["producer"] | LIVE["consumer"]:
+        assert key in Settings.model_fields if "." not in key else find_field(key).description

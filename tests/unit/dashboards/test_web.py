@@ -17,6 +17,7 @@ from backpressure.api.monitor import monitor_app
 from backpressure.api.monitor_feed import LiveFeed
 from backpressure.core.snapshot import QueueState, Snapshot
 from backpressure.dashboards.web import assets
+from backpressure.settings import LIVE
 from backpressure.telemetry.metrics_monitor import monitor_registry
 
 Make = Callable[..., Snapshot]
@@ -73,7 +74,7 @@ def test_what_the_controls_send_is_what_the_control_apis_take() -> None:
     ((producer, consumer),) = re.findall(r'\? "(\w+)" : "(\w+)"\]: Number', script)
     assert producer in producer_api.ConfigRequest.model_fields
     assert consumer in consumer_api.ConfigRequest.model_fields
-    assert set(re.findall(r'settings: \{ "([\w.]+)"', script)) <= producer_api.LIVE_SETTINGS
+    assert set(re.findall(r'settings: \{ "([\w.]+)"', script)) <= LIVE["producer"]
     assert set(re.findall(r'"slow-down", \{ (\w+):', script)) <= set(consumer_api.SlowDownRequest.model_fields)
 
 
