@@ -90,7 +90,7 @@ class ManagementApi:
         self._vhost.now = self._clock()
         try:
             user = self._authenticate(headers.get(b"authorization", b""))
-            return self._dispatch(method, target, body, user)
+            return self._dispatch(method, target, body, user, headers.get(b"x-reason", b"").decode("latin-1"))
         except HttpError as error:
             return error.status, {"error": _error_name(error.status), "reason": error.reason}
         except Fault as fault:
@@ -99,7 +99,7 @@ class ManagementApi:
         except ConfigError as error:
             return HTTPStatus.BAD_REQUEST, {"error": "bad_request", "reason": str(error)}
 
-    def _dispatch(self, method: str, target: str, body: bytes, user: str) -> Answer:
+    def _dispatch(self, method: str, target: str, body: bytes, user: str, reason: str) -> Answer:
         url = urlsplit(target)
         path = url.path.removeprefix("/api/").rstrip("/") if url.path.startswith("/api/") else ""
         status = HTTPStatus.NOT_FOUND
@@ -108,7 +108,7 @@ class ManagementApi:
             if match and verb == method:
                 names = {key: unquote(value) for key, value in match.groupdict().items()}
                 query = {key: values[-1] for key, values in parse_qs(url.query).items()}
-                return _answer(handler(**names, query=query, body=body, user=user))
+                return _answer(handler(**names, query=query, body=body, user=user, reason=reason))
             if match:
                 status = HTTPStatus.METHOD_NOT_ALLOWED
         raise HttpError(status, "Not Found" if status is HTTPStatus.NOT_FOUND else "Method Not Allowed")
@@ -156,10 +156,11 @@ class ManagementApi:
     def _of_sessions(self, documents: Callable[[Any], Iterable[Any]]) -> list[Any]:
         return [document for session in self._vhost.sessions for document in documents(session)]
 
-    def _close_connection(self, name: str, **_: Any) -> None:
+    def _close_connection(self, name: str, reason: str, **_: Any) -> None:
+        text = f"CONNECTION_FORCED - {reason or 'Closed via management plugin'}"
         for session in list(self._vhost.sessions):
             if reports.connection_name(session) == name:
-                session.close(320, "CONNECTION_FORCED - Closed via management plugin")
+                session.close(320, text.encode()[:255].decode(errors="ignore"))  # a short string on the wire
                 return
         raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")
 

@@ -301,12 +301,13 @@ def test_a_policy_that_makes_no_sense_is_refused(janitor: httpx.Client, document
     assert janitor.get("/policies/%2F/contract.bad").status_code == 404
 
 
-def test_a_connection_can_be_closed(
-    broker: Any, janitor: httpx.Client, connection: BlockingConnection, until: Any
+@pytest.mark.parametrize(("given", "told"), [({}, "Closed via management plugin"), ({"X-Reason": "spring"}, "spring")])
+def test_a_connection_can_be_closed_for_a_reason(
+    broker: Any, janitor: httpx.Client, connection: BlockingConnection, until: Any, given: dict[str, str], told: str
 ) -> None:
     sock = connection._impl._transport._sock
     ends = [f"{host}:{port}" for host, port in (sock.getsockname(), broker.address)]
     path = f"/connections/{quote(' -> '.join(ends))}"
-    assert until(lambda: janitor.delete(path).status_code, 204) == 204
-    with pytest.raises(ConnectionClosedByBroker, match=r"320.*CONNECTION_FORCED - Closed via management plugin"):
+    assert until(lambda: janitor.delete(path, headers=given).status_code, 204) == 204
+    with pytest.raises(ConnectionClosedByBroker, match=rf"320.*CONNECTION_FORCED - {told}"):
         until(lambda: connection.process_data_events(time_limit=0.05), expected="closed")
