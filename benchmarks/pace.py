@@ -1,0 +1,277 @@
+"""What the law `pace` reaches on a real broker, beside the oracle: ``python benchmarks/pace.py [TABLE …]``.
+
+Each table runs shipped scenarios with `pace run`, as often as ``--repeat`` says, and prints medians. The peer of every
+run is the oracle (`backpressure.experiments.oracle`), which sees the same consumers without any delay; the bound is
+what is possible for a law that does not (docs/pace-law.md). Random service times are the oracle's too, number for
+number, so that "of possible" holds no luck.
+
+Tables: ``steps`` (capacity jumps), ``capacity`` (50 to 5000 msg/s), ``stops`` (5 s without a consumer), ``sharing``
+(2 to 16 producers join and leave), ``weights`` (unequal shares), ``prefetch`` (automatic against 1, 100 and 1000).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from backpressure.experiments import library
+from backpressure.experiments.oracle import oracle
+from backpressure.transports.rabbitmq_node import private_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how often everything is run."""
+
+    broker: str
+    repeat: int
+
+    def run(self, scenario: str, *changes: str) -> list[Figures]:
+        """Return the summary of each run, with the oracle's and the samples in it."""
+        return [self._once(scenario, (*changes, f"seed={seed}")) for seed in range(1, self.repeat + 1)]
+
+    def _once(self, scenario: str, changes: Sequence[str]) -> Figures:
+        with tempfile.TemporaryDirectory() as runs:
+            command = [sys.executable, "-m", "backpressure", "run", scenario, "--broker", self.broker, "--runs", runs]
+            for change in changes:
+                command += ["--set", change]
+            done = subprocess.run([*command, "--quiet"], check=False, capture_output=True, text=True)
+            found = list(Path(runs).glob("*/summary.json"))
+            if done.returncode > 1 or not found:
+                raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+            figures: Figures = json.loads(found[0].read_text())
+            samples = (found[0].parent / "samples.jsonl").read_text().splitlines()
+        figures["samples"] = [json.loads(line) for line in samples]
+        figures["oracle"] = oracle(library.load(scenario, changes)).model_dump()
+        return figures
+
+
+def phase(figures: Figures, name: str) -> Figures:
+    """Return the figures of one phase."""
+    return next(entry for entry in figures["phases"] if entry["name"] == name)
+
+
+def middle(runs: Sequence[Figures], figure: Callable[[Figures], float | None]) -> float | None:
+    """Return the median, None when a run lacks the figure."""
+    values = [figure(run) for run in runs]
+    known = [value for value in values if value is not None]
+    return median(known) if len(known) == len(values) else None
+
+
+def text(value: float | None, digits: int = 0) -> str:
+    """Return a cell."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def table(title: str, heads: str) -> None:
+    """Print the head of a table."""
+    columns = heads.split("|")
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+
+
+def row(*cells: str) -> None:
+    """Print a row."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def common(runs: Sequence[Figures]) -> list[str]:
+    """Return utilisation, the part of what was possible, p50 and p99 wait, rejected and lost."""
+    return [
+        text(middle(runs, lambda run: run["utilisation"]), 3),
+        text(middle(runs, lambda run: run["utilisation"] / run["oracle"]["utilisation"]), 3),
+        text(middle(runs, lambda run: run["wait_ms"]["p50"])),
+        text(middle(runs, lambda run: run["wait_ms"]["p99"])),
+        text(max(run["totals"]["rejected"] for run in runs)),
+        text(max(run["totals"]["lost"] for run in runs)),
+    ]
+
+
+COMMON = "utilisation|of possible|p50 wait ms|p99 wait ms|rejected|lost"
+
+
+def steps(bench: Bench) -> None:
+    """Capacity 100, 20, 100, 300, 100 msg/s under a demand of 1000, from a cold start."""
+    table("steps", f"service|{COMMON}|oracle p99 ms|settled down s|settled up s|deepest|signals old ms (p50, p99)")
+    for distribution in ("fixed", "exponential"):
+        runs = bench.run("steps", f"consumer.distribution={distribution}")
+        row(
+            distribution,
+            *common(runs),
+            text(middle(runs, lambda run: run["oracle"]["wait_ms"]["p99"])),
+            text(middle(runs, lambda run: phase(run, "down-to-20")["settle_s"]), 1),
+            text(middle(runs, lambda run: phase(run, "back-to-100")["settle_s"]), 1),
+            text(middle(runs, lambda run: run["depth"]["max"])),
+            text(middle(runs, lambda run: run["signal_age_ms"]["p50"]))
+            + ", "
+            + text(middle(runs, lambda run: run["signal_age_ms"]["p99"])),
+        )
+
+
+def capacity(bench: Bench) -> None:
+    """One capacity for a minute (the fastest for 20 s), the start included."""
+    table("capacity", f"capacity|service|{COMMON}|bound ms|p99 ÷ bound")
+    for rate in (50, 500, 5000):
+        for distribution in ("fixed", "exponential"):
+            length_s = 20 if rate == 5000 else 60
+            runs = bench.run(
+                "normal",
+                f"producer.rate={10 * rate}",
+                f"consumer.rate={rate}",
+                f"consumer.distribution={distribution}",
+                f"phase.normal.duration_s={length_s}",
+            )
+            row(
+                f"{rate}/s",
+                distribution,
+                *common(runs),
+                text(middle(runs, lambda run: phase(run, "normal")["wait_bound_ms"])),
+                text(middle(runs, lambda run: run["wait_ms"]["p99"] / phase(run, "normal")["wait_bound_ms"]), 2),
+            )
+
+
+def stops(bench: Bench) -> None:
+    """The consumer hangs for 5 s, or it ends and 5 s later another one is started; 100 msg/s."""
+    table("stops", f"stop|{COMMON}|deepest while stopped|settled s")
+    for how in ("hangs", "replaced"):
+        changes = ["phase.stopped.duration_s=5"]
+        if how == "hangs":
+            changes += ["phase.stopped.consumer.count=1", "phase.stopped.fault=consumer-stop"]
+        runs = bench.run("recovery", *changes)
+        row(
+            how,
+            *common(runs),
+            text(middle(runs, lambda run: phase(run, "stopped")["depth_max"])),
+            text(middle(runs, lambda run: phase(run, "recovery")["settle_s"]), 1),
+        )
+
+
+def sharing(bench: Bench) -> None:
+    """2, 4, 8, 16 producers and 2 again share 300 msg/s; Jain's index of each phase's second half (from 10 s on)."""
+    phases = ("two", "four", "eight", "sixteen", "two-again")
+    table("sharing", f"service|{COMMON}|" + "|".join(f"Jain {name}" for name in phases))
+    for distribution in ("fixed", "exponential"):
+        runs = bench.run("join-and-leave", f"consumer.distribution={distribution}")
+        fairness = [middle(runs, lambda run, name=name: phase(run, name)["fairness_jain"]) for name in phases]  # type: ignore[misc]  # lambda default
+        row(distribution, *common(runs), *(text(value, 4) for value in fairness))
+
+
+def weights(bench: Bench) -> None:
+    """Producers of weight 1, 2 and 3, and one that offers only 30 msg/s, share 300 msg/s; from 10 s on, for 20 s."""
+    offers = [(1000, 1), (1000, 2), (30, 1), (1000, 3)]
+    wanted = [45, 90, 30, 135]
+    table("weights", "producer|wanted msg/s|got msg/s|difference")
+    with tempfile.TemporaryDirectory() as directory, broker(bench.broker, Path(directory)) as url, ExitStack() as stack:
+        start = partial(process, stack, Path(directory), url)
+        start("consumer", rate=300)
+        urls = [start("producer", rate=rate, weight=weight) for rate, weight in offers]
+        time.sleep(10)
+        before = [confirmed(url) for url in urls]
+        began = time.monotonic()
+        time.sleep(20)
+        rates = [(confirmed(url) - count) / (time.monotonic() - began) for url, count in zip(urls, before, strict=True)]
+    for (offered, weight), want, got in zip(offers, wanted, rates, strict=True):
+        row(f"offers {offered}, weight {weight}", text(want), text(got, 1), f"{100 * (got / want - 1):+.1f} %")
+
+
+@contextmanager
+def broker(kind: str, directory: Path) -> Iterator[str]:
+    """The URL of a private broker."""
+    if kind == "rabbitmq":
+        with private_node() as node:
+            yield node.url
+        return
+    announce = directory / "broker.json"
+    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
+    with running([*command, "--announce", str(announce)], announce) as about:
+        yield about["url"]
+
+
+def process(stack: ExitStack, directory: Path, url: str, role: str, **settings: float) -> str:
+    """Start a producer or consumer and return the URL of its control API."""
+    announce = directory / f"{role}-{len(list(directory.iterdir()))}.json"
+    environment = {f"PACE_{role}__{name}".upper(): str(value) for name, value in settings.items()}
+    environment |= {"PACE_BROKER__URL": url, "PACE_PROCESS__ANNOUNCE_FILE": str(announce), "PACE_CONFIG": ""}
+    command = [sys.executable, "-m", "backpressure", role, "--api-port", "0"]
+    about = stack.enter_context(running(command, announce, environment))
+    return str(about["api_url"])
+
+
+@contextmanager
+def running(command: list[str], announce: Path, environment: dict[str, str] | None = None) -> Iterator[Figures]:
+    """Run a process; what it announces when it is ready."""
+    child = subprocess.Popen(command, env=os.environ | (environment or {}), stdout=subprocess.DEVNULL)
+    try:
+        while not announce.exists():
+            if child.poll() is not None:
+                raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
+            time.sleep(0.02)
+        yield json.loads(announce.read_text())
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def confirmed(api_url: str) -> int:
+    """Return how many messages a producer has had confirmed."""
+    return int(httpx.get(f"{api_url}/status").json()["totals"]["confirmed"])
+
+
+def prefetch(bench: Bench) -> None:
+    """What is in the consumers' hands, and whether they starve, by prefetch."""
+    table("prefetch", f"consumers|prefetch|{COMMON}|held by clients (mean, max)")
+    for count, rate, distribution in ((1, 2000, "fixed"), (3, 100, "exponential")):
+        for size in ("auto", "1", "100", "1000"):
+            runs = bench.run(
+                "normal",
+                f"consumer.count={count}",
+                f"consumer.rate={rate}",
+                f"producer.rate={10 * count * rate}",
+                f"consumer.distribution={distribution}",
+                f"consumer.prefetch={size}",
+            )
+            held = [[sample["unacked"] or 0 for sample in run["samples"]] for run in runs]
+            row(
+                f"{count} × {rate}/s {distribution}",
+                size,
+                *common(runs),
+                f"{median(sum(some) / len(some) for some in held):.0f}, {median(max(some) for some in held):.0f}",
+            )
+
+
+TABLES = {act.__name__: act for act in (steps, capacity, stops, sharing, weights, prefetch)}
+
+
+def main() -> None:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"which: {', '.join(TABLES)} (all)")
+    parser.add_argument("--broker", default="embedded", help="as for pace run (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each kind; medians count (%(default)s)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.tables) - set(TABLES):
+        parser.error(f"no such table: {', '.join(unknown)}")
+    print(f"broker {arguments.broker}, medians of {arguments.repeat}")
+    for name in arguments.tables or TABLES:
+        TABLES[name](Bench(arguments.broker, arguments.repeat))
+
+
+if __name__ == "__main__":
+    main()
