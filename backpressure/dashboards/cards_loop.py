@@ -62,7 +62,7 @@ def header(seen: Snapshot, clock: str) -> Table:
 
 
 def flow_card(seen: Snapshot) -> Card:
-    """Return rates, durations, totals and the broker's memory, a line each."""
+    """Return rates, durations, totals, the broker's memory and the limits that are near or breached, a line each."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
@@ -99,6 +99,8 @@ def flow_card(seen: Snapshot) -> Card:
     )
     if seen.broker is not None:
         grid.add_row("broker", _broker_facts(seen))
+    if near := [threshold for threshold in seen.thresholds if (threshold.value or 0) > _HIGH * threshold.limit]:
+        grid.add_row("limits", Text("  ").join(map(_limit, near)))
     return Card(grid, "Flow")
 
 
@@ -133,6 +135,18 @@ def _broker_facts(seen: Snapshot) -> Text:
     alarms = [name for name, on in (("memory", broker.memory_alarm), ("disk", broker.disk_alarm)) if on]
     facts = _facts(("memory", memory, colour), ("connections", amount(len(broker.connections))))
     return facts.append(f"  ■ {' and '.join(alarms)} alarm", "bold red") if alarms else facts
+
+
+def _limit(threshold: Threshold) -> Text:
+    sign, colour = severity(threshold.value, threshold.limit)
+    value, limit = (_quantity(number, threshold.unit) for number in (threshold.value or 0.0, threshold.limit))
+    return Text.assemble((f"{sign} ", colour), (f"{threshold.name} ", "dim"), (f"{value} of {limit}", colour))
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "ms":
+        return duration(value / 1000)
+    return percent(value / 100) if unit == "%" else amount(value)
 
 
 def _threshold(seen: Snapshot, name: str) -> Threshold | None:

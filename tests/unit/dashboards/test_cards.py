@@ -182,3 +182,11 @@ def test_a_breached_wait_is_red(snapshot: Make) -> None:
     late = (Threshold("queue wait p99", 2000.0, 1000.0, "ms"),)
     seen = snapshot(thresholds=late, queue_wait=Quantiles(1, 2.0, 2.0, 2.0, 2.0))
     assert "\x1b[31m2.0 s" in frame(seen, colour=True)
+
+
+def test_a_limit_that_is_near_or_breached_is_named_and_told_apart_without_colour(snapshot: Make) -> None:
+    near, late = Threshold("broker memory", 60.0, 80.0, "%"), Threshold("queue wait p99", 2000.0, 1000.0, "ms")
+    calm = (Threshold("depth", 45.0, 5000.0, "messages"), Threshold("broker memory", None, 80.0, "%"))
+    assert "limits" not in frame(snapshot(thresholds=calm))
+    line = line_with(frame(snapshot(thresholds=(*calm, near, late))), "limits")
+    assert line.split("limits")[1].strip(" │") == "▲ broker memory 60 % of 80 %  ■ queue wait p99 2.0 s of 1.0 s"
