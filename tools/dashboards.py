@@ -172,10 +172,13 @@ OPERATIONS = (
         },
     ),
     Panel(
-        "Age of what the monitor knows",
+        "Age of what is known",
         "s",
-        {"{{queue}}": "pace_queue_reading_age_seconds"},
-        "Control is as good as its signals are fresh.",
+        {
+            "{{queue}} to the monitor": "pace_queue_reading_age_seconds",
+            "to the law of {{instance}}": "pace_signal_age_seconds",
+        },
+        "Control is as good as its signals are fresh. The monitor reads the work queue 10 times a second, others slower.",
     ),
     Panel("Connections", "short", {"connections": "pace_broker_connections"}),
     Panel("Consumers of each queue", "short", {"{{queue}}": "pace_queue_consumers"}),

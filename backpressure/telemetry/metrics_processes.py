@@ -32,6 +32,11 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
         "What the law takes for the rate of all consumers together; absent: it has no estimate.",
         lambda r: r.bottleneck_per_s,
     ),
+    single(
+        "pace_signal_age_seconds",
+        "Age of what the law knew of the consumers when it last decided; absent: it knows nothing.",
+        lambda r: r.signal_age_s,
+    ),
     durations(
         "pace_rate_limiter_delay_seconds",
         "Time for which the law held a message back: from its arrival on the schedule until it was allowed to go.",

@@ -132,6 +132,28 @@ def test_the_panels_of_a_dashboard_fill_whole_rows(name: str) -> None:
     assert set(rows.values()) == {24}
 
 
+@pytest.mark.parametrize("name", ["backpressure-lab", "pace-operations"])
+def test_every_panel_has_a_place_a_unit_and_a_legend_of_its_own(name: str) -> None:
+    content = json.loads((GRAFANA / "dashboards" / f"{name}.json").read_text(encoding="utf-8"))
+    assert content["schemaVersion"] == 39
+    panels = content["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        x, y, width, height = (panel["gridPos"][key] for key in "xywh")
+        cells = {(column, row) for column in range(x, x + width) for row in range(y, y + height)}
+        assert not cells & taken, f"{panel['title']} lies over another panel"
+        taken |= cells
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+        assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
+        legends = [target["legendFormat"] for target in panel["targets"]]
+        assert len(set(legends)) == len(legends)
+        assert all(legends) or panel["type"] == "stat"
+        assert len({target["refId"] for target in panel["targets"]}) == len(legends)
+    assert max(column for column, _ in taken) == 23
+
+
 def test_the_lab_dashboard_shows_what_a_lab_is_about() -> None:
     content = json.loads((GRAFANA / "dashboards" / "backpressure-lab.json").read_text(encoding="utf-8"))
     assert content["title"] == "Backpressure Lab"

@@ -117,6 +117,12 @@ def test_a_producer_shows_what_its_law_estimates_and_for_how_long_it_held_messag
     assert found["pace_rate_limiter_delay_seconds_sum"] == pytest.approx(0.010)
 
 
+def test_a_producer_shows_how_old_its_laws_signals_were() -> None:
+    assert "pace_signal_age_seconds" not in samples(producer_registry(lambda: PRODUCER))
+    found = samples(producer_registry(lambda: replace(PRODUCER, signal_age_s=0.055)))
+    assert found["pace_signal_age_seconds"] == 0.055
+
+
 def test_a_consumer_shows_the_age_of_messages_beside_their_queue_wait() -> None:
     report = replace(CONSUMER, queue_wait=durations_of(0.5), message_age=durations_of(2.0))
     found = samples(consumer_registry(lambda: report))
