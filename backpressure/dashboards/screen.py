@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import signal
 import sys
@@ -23,7 +24,7 @@ _FIRST_LOOKS_S = 0.25  # until the broker has answered, the picture is worth red
 
 async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
     """Show a ``snapshot`` every ``every_s`` seconds until ``stopping`` is set."""
-    console = Console()
+    console = _console()
     if console.is_terminal:
         await _show_cards(console, snapshot, every_s, stopping)
     else:
@@ -32,7 +33,13 @@ async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: async
 
 def print_frame(seen: Snapshot) -> None:
     """Print one frame, as long as it needs to be."""
-    Console(soft_wrap=False).print(Cards(seen, limited=False))
+    _console().print(Cards(seen, limited=False))
+
+
+def _console() -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where the terminal's encoding has no ●, it shows a ?
+    return Console(soft_wrap=False)
 
 
 async def _show_cards(

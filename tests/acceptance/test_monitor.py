@@ -144,6 +144,12 @@ def test_one_frame_without_a_terminal_is_plain_text(terminal: Terminal, broker: 
     assert max(map(len, frame.stdout.splitlines())) <= 100
 
 
+def test_where_the_encoding_lacks_a_sign_the_frame_is_shown_without_it(terminal: Terminal, broker: str) -> None:
+    frame = terminal.run("monitor.py", "--url", broker, "--once", COLUMNS="100", PYTHONIOENCODING="latin-1")
+    assert frame.returncode == 0
+    assert "? work.queue" in frame.stdout
+
+
 def test_without_a_terminal_it_prints_a_line_now_and_then(terminal: Terminal, broker: str) -> None:
     process, _ = terminal.monitor(broker, "--watch", "0.2")
     assert process.stdout is not None
