@@ -114,6 +114,21 @@ def test_closing_the_window_ends_the_consumer_in_order(start: Any, broker: Any, 
     assert not child.is_running()
 
 
+def test_a_window_that_hangs_holds_up_no_message(start: Any, broker: Any, display: str) -> None:
+    where = ("--url", broker.url, "--queue", "windowed-hung", "--no-api")
+    consumer = start(
+        "slow_consumer.py", *where, "--rate", "2000", "--progress-every", "1000", "--window", DISPLAY=display
+    )
+    consumer.says("takes windowed-hung")
+    (child,) = psutil.Process(consumer.pid).children()
+    child.suspend()  # it reads nothing any more: what is written to it fills the pipe within a second
+    start("fast_producer.py", *where, "--count", "3000", "--strategy", "unbounded", "--rate", "1000")
+    consumer.says("consumed=3000")
+    consumer.signal(signal.SIGINT)
+    assert consumer.ends() == 0
+    assert not child.is_running()
+
+
 def test_the_window_goes_when_the_consumer_is_stopped(start: Any, broker: Any, display: str) -> None:
     where = ("--url", broker.url, "--queue", "windowed-too", "--no-api")
     consumer = start("slow_consumer.py", *where, "--window", DISPLAY=display)
