@@ -17,6 +17,7 @@ from backpressure.api.common import (
     serve_basics,
 )
 from backpressure.config import replaced
+from backpressure.core.histogram import Histogram
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
@@ -115,7 +116,7 @@ def consumer_app(engine: ConsumerEngine) -> FastAPI:
 
 def _status(engine: ConsumerEngine) -> dict[str, Any]:
     report = engine.report()
-    p50, p99 = report.queue_wait.quantile_s(0.5), report.queue_wait.quantile_s(0.99)
+    recent = engine.recent_wait
     return {
         "id": report.id,
         "role": "consumer",
@@ -133,10 +134,13 @@ def _status(engine: ConsumerEngine) -> dict[str, Any]:
             for name in ("delivered", "processed", "failed", "retried", "dead_lettered", "redelivered")
         }
         | {"duplicates": report.duplicates, "out_of_order": report.out_of_order},
-        "queue_wait_ms": {
-            "p50": None if p50 is None else round(p50 * 1000, 3),
-            "p99": None if p99 is None else round(p99 * 1000, 3),
-        },
+        "queue_wait_ms": _percentiles_ms(report.queue_wait),
+        "queue_wait_recent_ms": _percentiles_ms(recent.of(report.queue_wait)) | {"window_s": recent.window_s},
         "api_url": report.api_url,
         "config": public_settings(engine.settings),
     }
+
+
+def _percentiles_ms(durations: Histogram) -> dict[str, float | None]:
+    quantiles = {"p50": durations.quantile_s(0.5), "p99": durations.quantile_s(0.99)}
+    return {name: None if value is None else round(value * 1000, 3) for name, value in quantiles.items()}

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from backpressure.core.journal import Outcome
 from backpressure.core.message import Delivery, Metadata
+from backpressure.core.recent import RecentHistogram
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.core.retry import RetryPolicy
 from backpressure.engines.clock import Clock
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_S = 0.1  # look around this often, woken or not
 _YIELD_EVERY = 64  # messages whose work takes no time: let the event loop have its turn
+_RECENT_S = 10.0
 
 
 class ConsumerEngine:
@@ -74,6 +76,7 @@ class ConsumerEngine:
         self.api_url = ""
         self.paused = False
         self.tally = Tally(clock, journal)
+        self.recent_wait = RecentHistogram(_RECENT_S)
         self._simulated = SimulatedWork(settings.consumer, clock, settings.process.seed) if handler is None else None
         self._worker: Worker = self._simulated or HandledWork(handler, clock)  # type: ignore[arg-type]  # one of the two
         self._transport = transport
@@ -365,7 +368,9 @@ class ConsumerEngine:
         while True:
             report = self.report()
             self._make_room()
-            self._prefetch.tick(report, self._clock.now())
+            now = self._clock.now()
+            self._prefetch.tick(report, now)
+            self.recent_wait.mark(report.queue_wait, now)
             self._feedback.send(encode(report))
             interval_s = self.settings.feedback.interval_ms / 1000
             due_at = self._clock.now() + interval_s

@@ -68,6 +68,20 @@ def test_status_tells_what_it_did_how_fast_and_how_long_messages_waited() -> Non
     assert status["config"]["consumer"]["rate"] == 100
 
 
+def test_the_recent_wait_forgets_what_is_long_ago_and_the_whole_one_does_not() -> None:
+    async def story() -> tuple[dict[str, Any], dict[str, Any]]:
+        async with consumer_api(await fed(300), consumer__prefetch=5) as (client, _, _):
+            await asyncio.sleep(3.5)
+            busy = (await client.get("/status")).json()
+            await asyncio.sleep(12)
+            return busy, (await client.get("/status")).json()
+
+    busy, later = run_virtually(story())
+    assert busy["queue_wait_recent_ms"] == busy["queue_wait_ms"] | {"window_s": 10}
+    assert later["queue_wait_ms"] == busy["queue_wait_ms"]
+    assert later["queue_wait_recent_ms"] == {"p50": None, "p99": None, "window_s": 10}
+
+
 def test_no_secret_is_in_the_status() -> None:
     async def story() -> str:
         async with consumer_api(broker__password="hunter2", api__token="hunter2") as (client, _, _):

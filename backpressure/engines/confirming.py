@@ -1,0 +1,110 @@
+"""A publisher whose every message can be waited for: for what is sent one by one, not for throughput.
+
+It connects at the first message, and tells of each what the broker answered. What to do about an alarm or a missing
+queue is for who sends to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from backpressure.core.confirm_window import ConfirmWindow
+from backpressure.core.message import Message
+from backpressure.errors import RefusedError, TransportError
+from backpressure.transports.base import Publisher, Transport
+
+__all__ = ["ConfirmingPublisher"]
+
+_MOST_IN_FLIGHT = 1000
+
+
+@dataclass(slots=True)
+class _Sending:
+    message_id: str | None
+    settled: asyncio.Future[None]
+    returned: bool = False
+
+
+class ConfirmingPublisher:
+    """Publishes, and waits for the broker's answer."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._connecting = asyncio.Lock()
+        self._publisher: Publisher | None = None
+        self._in_flight: ConfirmWindow[_Sending] = ConfirmWindow(_MOST_IN_FLIGHT)
+
+    async def connect(self) -> None:
+        """Connect, where that has not been done yet; raises `TransportError`."""
+        async with self._connecting:
+            if self._publisher is None:
+                publisher = self._transport.publisher()
+                try:
+                    await publisher.start(self)
+                except BaseException:
+                    await publisher.stop()
+                    raise
+                self._publisher = publisher
+
+    async def publish(self, message: Message, *, exchange: str, routing_key: str) -> bool:
+        """Publish and return, once the broker has confirmed, whether any queue was bound; connects before, if need be.
+
+        Raises:
+            RefusedError: the broker will not have it: as a rule the queue is full.
+            TransportError: not connected, too much in flight, or the connection was lost: it may have arrived.
+        """
+        await self.connect()
+        assert self._publisher is not None
+        if not self._in_flight.space:
+            raise TransportError(f"{_MOST_IN_FLIGHT} messages wait for the broker's confirm already")
+        tag = self._publisher.publish(message, exchange=exchange, routing_key=routing_key)
+        sending = _Sending(message.message_id, asyncio.get_running_loop().create_future())
+        self._in_flight.sent(tag, sending)
+        await sending.settled
+        return not sending.returned
+
+    async def stop(self) -> None:
+        """Close the connection, if there is one."""
+        if self._publisher is not None:
+            await self._publisher.stop()
+
+    def on_ready(self) -> None:
+        """A new connection: tags count from 1 again, which the window knows."""
+
+    def on_confirmed(self, tag: int, multiple: bool) -> None:
+        """The broker has it."""
+        for sending in self._in_flight.settle(tag, multiple=multiple):
+            if not sending.settled.done():
+                sending.settled.set_result(None)
+
+    def on_nacked(self, tag: int, multiple: bool) -> None:
+        """The broker will not have it."""
+        _fail(self._in_flight.settle(tag, multiple=multiple), RefusedError("the queue is full"))
+
+    def on_returned(self, message_id: str | None, reason: str) -> None:  # noqa: ARG002 - there is one reason only
+        """No queue is bound there; the confirm follows."""
+        for sending in self._in_flight.items():
+            if sending.message_id == message_id:
+                sending.returned = True
+
+    def on_blocked(self, reason: str) -> None:
+        """An alarm: what is in flight arrives when it is over."""
+
+    def on_unblocked(self) -> None:
+        """The alarm is over: what was waited for will be confirmed."""
+
+    def on_lost(self, error: Exception) -> None:
+        """Nothing in flight will be confirmed."""
+        _fail(self._in_flight.lost(), TransportError(f"{error}; the message may have arrived"))
+
+    def give_up(self, error: TransportError) -> None:
+        """Wait no longer for what is in flight, which may arrive all the same."""
+        _fail(self._in_flight.items(), error)
+
+
+def _fail(failed: Iterable[_Sending], error: TransportError) -> None:
+    for sending in failed:
+        if not sending.settled.done():
+            sending.settled.set_exception(error)
