@@ -32,14 +32,14 @@ rate = 400
 max_attempts = 2
 [[phase]]
 name = "before"
-duration_s = 1
+duration_s = 2
 [[phase]]
 name = "storm"
 duration_s = {storm_s}
 fault = "{fault}"
 [[phase]]
 name = "after"
-duration_s = 3
+duration_s = {after_s}
 [[phase]]
 name = "drain"
 duration_s = 30
@@ -84,7 +84,8 @@ left_in_queue = "== 0"
 
 def write(tmp_path: Path, fault: str, storm_s: float) -> str:
     path = tmp_path / "stormy.toml"
-    path.write_text(SCENARIO.format(fault=fault, storm_s=storm_s))
+    after_s = 10 if "kill" in fault else 3  # those in the place of the killed take their time to start
+    path.write_text(SCENARIO.format(fault=fault, storm_s=storm_s, after_s=after_s))
     return str(path)
 
 
@@ -158,7 +159,7 @@ def test_poison_ends_among_the_dead_letters(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by_s", [60, -60])
 def test_a_date_that_jumps_leaves_no_trace_in_pace_waits_and_ledger(tmp_path: Path, role: str, by_s: int) -> None:
     expect = [f"expect.{metric}=<= 20000" for metric in ("wait_ms.max", "end_to_end_ms.max", "confirm_ms.max")]
-    expect += ["expect.phases.storm.process_rate=> 100", "expect.duplicates=== 0"]
+    expect += ["expect.phases.storm.process_rate=> 20", "expect.duplicates=== 0"]
     options = [option for assignment in expect for option in ("--set", assignment)]
     command = [*PACE, "run", write(tmp_path, f"clock-jump:by_s={by_s},role={role}", storm_s=5), *options]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
@@ -169,8 +170,8 @@ def test_a_date_that_jumps_leaves_no_trace_in_pace_waits_and_ledger(tmp_path: Pa
             for name in ("consumer", "producer")
         }
         time.sleep(1.5)  # the date that its server tells is a second old
-        told = parsedate_to_datetime(httpx.get(apis[role] + "/health", trust_env=False).headers["date"])
-        waits = httpx.get(apis["consumer"] + "/status", trust_env=False).json()["queue_wait_ms"]
+        told = parsedate_to_datetime(httpx.get(apis[role] + "/health", trust_env=False, timeout=60).headers["date"])
+        waits = httpx.get(apis["consumer"] + "/status", trust_env=False, timeout=60).json()["queue_wait_ms"]
         output, _ = run.communicate(timeout=90)
     assert run.returncode == 0, output
     assert (told - datetime.now(UTC)).total_seconds() == pytest.approx(by_s, abs=30)  # it has jumped, for all others
