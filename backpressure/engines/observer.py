@@ -25,7 +25,7 @@ __all__ = ["Observer"]
 _MANAGEMENT_INTERVAL_S = 3.0  # its statistics are older than that anyway
 _RETRY_S = 1.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
-_REPORTS_A_LOOK = 2  # look for events after so many reports of each process
+_REPORTS_A_LOOK = 4  # look for events after so many reports of each process: people read them
 
 
 class Observer:
@@ -193,7 +193,7 @@ class Observer:
     async def _tell_events(self) -> None:
         while True:
             now = self._clock.now()
-            # Several times a second, so without the hundreds of other queues that a broker may have.
+            # Every few tenths of a second, so without the hundreds of other queues that a broker may have.
             self._watch.observe(self._seen(now, self._listing.only(self._readings)), now)
             await asyncio.sleep(_REPORTS_A_LOOK * self._settings.feedback.interval_ms / 1000)
 
