@@ -13,14 +13,19 @@ from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management import ManagementClient
 
-__all__ = ["cleanup"]
+__all__ = ["cleanup", "ours_on_kafka"]
 
 _BUILT_IN = "amq."
 
 
 @click.command()
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
-@click.option("--all", "everything", is_flag=True, help="Every queue and every unused exchange of the virtual host.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Every queue and unused exchange of the virtual host; on Kafka the topics and groups of ours.",
+)
 @click.option("--exchanges", "exchanges_only", is_flag=True, help="Exchanges that nothing is bound to.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connection
@@ -74,6 +79,8 @@ async def _clean(
 
 async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], list[str]]:
     """Return the queues (if they are wanted) and the exchanges that nothing else is bound to."""
+    if settings.broker.address().startswith("kafka"):
+        return await ours_on_kafka(settings) if queues_too else [], []
     client = ManagementClient.of(settings.broker)
     if client is None:
         raise ConfigError("broker.management_url", "", "--all and --exchanges ask the management API: say where it is")
@@ -90,3 +97,15 @@ async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], li
             if exchange.name and not exchange.name.startswith(_BUILT_IN) and exchange.name not in in_use
         ]
     return queues, exchanges
+
+
+async def ours_on_kafka(settings: Settings) -> list[str]:
+    """Return the queues on Kafka that are ours by their names, or by those of their groups."""
+    from backpressure.transports.kafka import KafkaTransport  # an optional library
+
+    admin = KafkaTransport(settings).admin()
+    await admin.start()
+    try:
+        return await admin.queues()
+    finally:
+        await admin.stop()

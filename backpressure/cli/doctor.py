@@ -17,18 +17,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from backpressure.api.server import is_loopback
+from backpressure.cli.cleanup import ours_on_kafka
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.config import replaced
 from backpressure.errors import PaceError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
+from backpressure.transports.kafka_node import OLDEST_JAVA, find_kafka, java_release, left_over
 from backpressure.transports.management import ManagementClient
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 __all__ = ["doctor"]
 
 _TIMEOUT_S = 5.0
+_MOST_NAMES = 3
 
 
 class Verdict(Enum):
@@ -81,12 +84,34 @@ def _machine() -> Iterator[Finding]:
         else:
             advice = f"pip install 'pace-matching[{extra}]'" if extra else "apt-get install python3-tk"
             yield Finding(module, Verdict.NOTE, "not installed", advice)
+    yield from _kafka()
     path = find_rabbitmq()
     yield (
         Finding("rabbitmq-server", Verdict.OK, str(path))
         if path
         else Finding("rabbitmq-server", Verdict.NOTE, "not installed", "needed for --broker rabbitmq only")
     )
+
+
+def _kafka() -> Iterator[Finding]:
+    release = java_release()
+    if release is None:
+        yield Finding(
+            "Java", Verdict.NOTE, "not installed", "for --broker kafka: apt-get install openjdk-17-jre-headless"
+        )
+    elif release < OLDEST_JAVA:
+        yield Finding("Java", Verdict.NOTE, str(release), f"Kafka needs {OLDEST_JAVA} or later")
+    else:
+        yield Finding("Java", Verdict.OK, str(release))
+        jars = find_kafka()
+        yield (
+            Finding("Kafka's jars", Verdict.OK, f"{next(jars.glob('kafka_2.*.jar')).stem} in {jars}")
+            if jars
+            else Finding("Kafka's jars", Verdict.NOTE, "missing", "for --broker kafka: make kafka, or KAFKA_HOME")
+        )
+    for directory, processes in left_over().items():
+        kill = f"kill {' '.join(map(str, processes))}; " if processes else ""
+        yield Finding("private Kafka", Verdict.NOTE, f"left over in {directory}", f"{kill}rm -r {directory}")
 
 
 def _importable(module: str) -> bool:
@@ -134,10 +159,14 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             await admin.stop()
     except (PaceError, TimeoutError) as error:
         reason = str(error) or f"{settings.broker.address()} does not answer"
-        yield Finding("broker", Verdict.NOTE, reason, "start one: pace broker, or docker compose up -d rabbitmq")
+        advice = "pace broker kafka" if _is_kafka(settings) else "pace broker, or docker compose up -d rabbitmq"
+        yield Finding("broker", Verdict.NOTE, reason, f"start one: {advice}")
         return
     yield Finding("broker", Verdict.OK, f"{identity.product} {identity.version} at {identity.address}")
     yield await _may_declare(settings)
+    if _is_kafka(settings):
+        yield await _strays(settings)
+        return
     client = ManagementClient.of(settings.broker)
     if client is None:
         advice = "--management-url http://host:15672, for the monitor's details and live queue bounds"
@@ -164,3 +193,17 @@ async def _may_declare(settings: Settings) -> Finding:
     finally:
         await admin.stop()
     return Finding("queues", Verdict.OK, f"{settings.queue.work} can be declared")
+
+
+async def _strays(settings: Settings) -> Finding:
+    names = await ours_on_kafka(settings)
+    queue = settings.queue
+    strays = sorted(set(names) - {queue.work, queue.dead_letter, queue.audit, settings.feedback.exchange})
+    if not strays:
+        return Finding("topics, groups", Verdict.OK, "no others of ours")
+    shown = ", ".join(strays[:_MOST_NAMES]) + (", …" if len(strays) > _MOST_NAMES else "")
+    return Finding("topics, groups", Verdict.NOTE, f"{len(strays)} left by other runs: {shown}", "pace cleanup --all")
+
+
+def _is_kafka(settings: Settings) -> bool:
+    return settings.broker.address().startswith("kafka")

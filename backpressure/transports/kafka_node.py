@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
+import subprocess
+import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PrivateProcess, free_ports
+from backpressure.transports.private_process import PREFIX, PrivateProcess, free_ports
 
-__all__ = ["KafkaMissingError", "PrivateKafka", "find_kafka", "private_kafka"]
+__all__ = ["KafkaMissingError", "PrivateKafka", "find_kafka", "java_release", "left_over", "private_kafka"]
+
+OLDEST_JAVA = 17
+_PROPERTIES = "kafka.properties"
 
 # $1: java, $2: configuration, $3: cluster id. The heap is small because the page cache is what a broker works with. The
 # simpler compiler and collector are for brokers that live for minutes, beside clients, on few processors: the others
@@ -61,6 +68,35 @@ def find_kafka() -> Path | None:
     return next((path / "libs" for path in homes if any((path / "libs").glob("kafka_2.*.jar"))), None)
 
 
+def java_release() -> int | None:
+    """Return the release of Java, as in 17, or None when there is none that says so. Blocks for a moment."""
+    java = _java()
+    if java is None:
+        return None
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603 -- an installed program
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(found[1]) if found else None
+
+
+def left_over() -> dict[Path, list[int]]:
+    """Return the directories of private brokers whose shell is gone, with the processes that still run in them.
+
+    The shell takes both away whatever happens to us, unless it is killed itself.
+    """
+    inhabitants: dict[Path, list[psutil.Process]] = {
+        path.parent: [] for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_PROPERTIES}")
+    }
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone meanwhile, or somebody else's
+            if (directory := Path(process.cwd())) in inhabitants:
+                inhabitants[directory].append(process)
+    return {
+        directory: [process.pid for process in processes]
+        for directory, processes in inhabitants.items()
+        if not any(process.name() == "sh" for process in processes)
+    }
+
+
 def private_kafka(*, advertised_port: int | None = None) -> PrivateKafka:
     """Return a broker, to be started by ``with`` or ``async with``.
 
@@ -86,7 +122,7 @@ class PrivateKafka(PrivateProcess):
         libraries, java = find_kafka(), _java()
         if libraries is None or java is None:
             raise KafkaMissingError
-        configuration = self._directory / "kafka.properties"
+        configuration = self._directory / _PROPERTIES
         configuration.write_text(self._configuration(), encoding="utf-8")
         inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         self._spawn(

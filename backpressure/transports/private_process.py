@@ -22,7 +22,10 @@ from typing import Self
 
 from backpressure.errors import TransportError
 
-__all__ = ["PrivateProcess", "free_ports"]
+__all__ = ["PREFIX", "PrivateProcess", "free_ports"]
+
+PREFIX = "pace-"
+"""What the names of the temporary directories begin with."""
 
 # `read` returns when the pipe from our process closes, however that came about; then the directory (where this runs)
 # and the whole process group go, this shell included. The data is temporary: nothing is worth an orderly stop.
@@ -103,7 +106,7 @@ class PrivateProcess(ABC):
             await asyncio.sleep(_POLL_S)
 
     def _begin(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="pace-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._launch()
 
     def _spawn(self, script: str, *arguments: str, environment: Mapping[str, str]) -> None:

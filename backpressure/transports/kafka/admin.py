@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
@@ -16,7 +18,7 @@ from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.kafka.drain import drain
 from backpressure.transports.kafka.lag import LagReader
-from backpressure.transports.kafka.names import group_id, topic_name
+from backpressure.transports.kafka.names import GROUPS, group_id, topic_name
 from backpressure.transports.kafka.release import broker_release
 from backpressure.transports.kafka.requests import Requests
 from backpressure.transports.kafka.topics import Topic, create_topics, topics_of
@@ -24,6 +26,7 @@ from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaAdmin"]
 
+_log = logging.getLogger("backpressure")
 _GONE_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.05
 
@@ -46,6 +49,7 @@ class KafkaAdmin:
 
     async def declare(self, queue: QueueSettings) -> None:
         """See `QueueAdmin.declare`. A work topic must have the partitions, and the retention if one is asked for."""
+        _say_unbounded(queue.work, queue.max_length, queue.max_length_bytes)
         existing = await create_topics(self._requests, topics_of(queue))
         work = next((topic for topic in existing if topic.name == topic_name(queue.work)), None)
         if work is None:
@@ -55,6 +59,17 @@ class KafkaAdmin:
             raise _differs(work, "partitions", str(work.partitions), str(partitions))
         if queue.message_ttl_ms is not None:
             await self._check_retention(work)
+
+    async def queues(self) -> list[str]:
+        """Return what is there of ours, by name: topics of ``pace.…``, and all whose consumers are a group of ours.
+
+        On a cluster that others use too, nothing else may be taken for ours.
+        """
+        client, timeout_s = self._requests.client, self._requests.timeout_s
+        metadata = await asyncio.to_thread(client.list_topics, timeout=timeout_s)
+        groups = await self._requests.answer(client.list_consumer_groups(request_timeout=timeout_s))
+        consumed = {group.group_id.removeprefix(GROUPS) for group in groups.valid if group.group_id.startswith(GROUPS)}
+        return sorted(consumed | {topic for topic in metadata.topics if topic.startswith(GROUPS)})
 
     async def purge(self, queue: str) -> int:
         """See `QueueAdmin.purge`; what consumers have fetched ahead is out of its reach."""
@@ -116,6 +131,16 @@ class KafkaAdmin:
             while True:  # it raises when the topic is gone
                 await self._requests.partitions(queue)
                 await asyncio.sleep(_LOOK_EVERY_S)
+
+
+@cache  # once a process is enough
+def _say_unbounded(queue: str, *bounds: int | None) -> None:
+    if any(bounds):
+        _log.info(
+            "%s has no bound: queue.max_length means nothing to Kafka. What keeps it short is a strategy that adapts "
+            "(pace laws lists them); what is unconfirmed is bounded by producer.confirm_window",
+            queue,
+        )
 
 
 def _differs(topic: Topic, argument: str, wanted: str, current: str) -> PreconditionFailedError:

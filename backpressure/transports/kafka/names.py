@@ -6,7 +6,10 @@ import re
 
 from backpressure.settings import QueueSettings
 
-__all__ = ["Routes", "group_id", "topic_name"]
+__all__ = ["GROUPS", "Routes", "group_id", "topic_name"]
+
+GROUPS = "pace."
+"""What the names of our groups begin with; those of the topics of a run as well."""
 
 _LONGEST = 249
 
@@ -19,7 +22,7 @@ def topic_name(queue: str) -> str:
 
 def group_id(queue: str) -> str:
     """Return the consumer group that stands for the consumers of ``queue``: their commits are the queue's place."""
-    return f"pace.{topic_name(queue)}"
+    return f"{GROUPS}{topic_name(queue)}"
 
 
 class Routes:

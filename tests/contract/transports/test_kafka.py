@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from backpressure.cli.main import main as pace
 from backpressure.errors import (
     BrokerUnavailableError,
     NotConnectedError,
@@ -289,5 +292,47 @@ def test_a_drain_waits_for_consumers_to_leave(play: Play, monkeypatch: pytest.Mo
         draining = asyncio.create_task(bench.contents())
         await subscriber.stop()
         assert await draining == [b"1"]
+
+    play(story)
+
+
+def test_only_what_is_ours_by_name_or_by_its_group_is_taken_for_ours(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        client = AdminClient(foreign(bench))
+        for future in client.create_topics([NewTopic("orders", 1), NewTopic("pace.run.work.dlq", 1)]).values():
+            await asyncio.wrap_future(future)
+        subscriber, _log = await bench.subscriber()
+        await subscriber.stop()
+        assert await bench.admin.queues() == [bench.queue.work, "pace.run.work.dlq"]
+        command = ["--url", bench.proxy.url, "--yes"]
+        cleaned = await asyncio.to_thread(CliRunner().invoke, pace, ["cleanup", "--all", *command])
+        assert (cleaned.exit_code, "deleted: 2 queue(s)" in cleaned.output) == (0, True), cleaned.output
+        assert await bench.admin.queues() == []
+        assert "orders" in (await asyncio.to_thread(client.list_topics, timeout=15)).topics
+        await bench.admin.delete("orders")
+
+    play(story)
+
+
+def test_a_bound_that_means_nothing_is_said_to_mean_nothing_once(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(bench: Any) -> None:
+        await bench.admin.declare(bench.queue)
+        assert caplog.text.count(f"{bench.queue.work} has no bound: queue.max_length means nothing to Kafka") == 1
+
+    with caplog.at_level(logging.INFO, logger="backpressure"):
+        play(story, max_length=7)
+
+
+def test_the_doctor_knows_what_earlier_runs_left_on_the_cluster(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        queue = bench.queue.model_copy(update={"work": f"pace.{bench.queue.work}"})
+        await bench.admin.declare(queue)
+        environment = {"COLUMNS": "300", "PACE_QUEUE__WORK": bench.queue.work}
+        command = ["doctor", "--url", bench.proxy.url]
+        seen = await asyncio.to_thread(CliRunner().invoke, pace, command, env=environment)
+        assert f"1 left by other runs: pace.{bench.queue.work}" in seen.output
+        assert "Apache Kafka 4." in seen.output
+        assert "management" not in seen.output
+        await bench.admin.delete(queue.work)
 
     play(story)

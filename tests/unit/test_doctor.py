@@ -1,0 +1,84 @@
+"""What `pace doctor` says of Java, Kafka's jars and private brokers that were left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backpressure.cli import doctor
+from backpressure.cli.main import main as pace
+from backpressure.transports import kafka_node
+
+
+def said() -> str:
+    command = ["doctor", "--url", "memory://nowhere"]
+    return CliRunner().invoke(pace, command, env={"COLUMNS": "300"}).output
+
+
+def line(subject: str) -> str:
+    (found,) = [line for line in said().splitlines() if f" {subject} " in line]
+    return " ".join(found.split())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "left_over", dict)
+
+
+def test_java_is_named_with_its_release_and_what_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "java_release", lambda: None)
+    assert "note Java not installed for --broker kafka: apt-get install openjdk-17" in line("Java")
+    monkeypatch.setattr(doctor, "java_release", lambda: 11)
+    assert line("Java") == "note Java 11 Kafka needs 17 or later"
+    monkeypatch.setattr(doctor, "java_release", lambda: 21)
+    assert line("Java") == "ok Java 21"
+
+
+def test_the_jars_are_named_with_their_release_and_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "java_release", lambda: 21)
+    monkeypatch.setattr(doctor, "find_kafka", lambda: None)
+    assert "note Kafka's jars missing for --broker kafka: make kafka, or KAFKA_HOME" in line("Kafka's jars")
+    (tmp_path / "kafka_2.13-4.1.1.jar").touch()
+    monkeypatch.setattr(doctor, "find_kafka", lambda: tmp_path)
+    assert line("Kafka's jars") == f"ok Kafka's jars kafka_2.13-4.1.1 in {tmp_path}"
+
+
+def test_a_private_broker_that_was_left_over_is_named_with_the_way_to_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "left_over", lambda: {Path("/tmp/pace-x"): [7, 8], Path("/tmp/pace-y"): []})
+    first, second = [" ".join(line.split()) for line in said().splitlines() if "left over" in line]
+    assert first == "note private Kafka left over in /tmp/pace-x kill 7 8; rm -r /tmp/pace-x"
+    assert second == "note private Kafka left over in /tmp/pace-y rm -r /tmp/pace-y"
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [('openjdk version "17.0.15" 2025-04-15', 17), ('java version "1.8.0_401"', 8), ("no such thing", None)],
+)
+def test_the_release_of_java_is_what_it_says_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, release: int | None
+) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(f"#!/bin/sh\necho '{text}' >&2\n", encoding="utf-8")
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert kafka_node.java_release() == release
+
+
+def test_left_over_is_what_runs_without_its_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("backpressure.transports.kafka_node.tempfile.gettempdir", lambda: str(tmp_path))
+    for name in ("pace-dead", "pace-orphan", "pace-alive"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kafka.properties").touch()
+    (tmp_path / "pace-something-else").mkdir()
+    waiting = "import sys; sys.stdin.read()"
+    orphan = subprocess.Popen([sys.executable, "-c", waiting], stdin=subprocess.PIPE, cwd=tmp_path / "pace-orphan")
+    shell = subprocess.Popen(["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, cwd=tmp_path / "pace-alive")
+    with orphan, shell:
+        assert kafka_node.left_over() == {tmp_path / "pace-dead": [], tmp_path / "pace-orphan": [orphan.pid]}
