@@ -19,7 +19,8 @@ from backpressure.core.controllers import LAWS
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments import library
-from backpressure.experiments.analysis import Recording, summarise
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml

@@ -13,7 +13,8 @@ from rich.progress import Progress
 from backpressure import __version__
 from backpressure.dashboards.run_verdict import verdict
 from backpressure.experiments import library
-from backpressure.experiments.analysis import Recording, summarise
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create

@@ -8,16 +8,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, inf, sqrt
 from statistics import fmean
 
 from backpressure.core.controllers.bound import wait_bound_s
-from backpressure.experiments.accounts import Accounts, Durations
-from backpressure.experiments.events import LoadChanged, Outcome
-from backpressure.experiments.expectations import Expectation
-from backpressure.experiments.sample import Sample
+from backpressure.experiments.accounts import Durations
+from backpressure.experiments.events import LoadChanged
+from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.summary import (
     Depth,
     Percentiles,
@@ -28,80 +26,12 @@ from backpressure.experiments.summary import (
     Verdict,
 )
 
-__all__ = [
-    "RecordedFault",
-    "RecordedPhase",
-    "RecordedProcess",
-    "Recording",
-    "percentiles",
-    "percentiles_over_time",
-    "summarise",
-]
+__all__ = ["percentiles", "percentiles_over_time", "summarise"]
 
 _NS = 1_000_000_000
 _WINDOW_S = 1.0
 _STEP_S = 0.1
 _STEADY_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedPhase:
-    """When a phase really began and ended."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-    reached: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedProcess:
-    """When a process was there."""
-
-    role: str
-    id: str
-    pid: int
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedFault:
-    """When a fault was in force."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
-    """One run as data. ``queues_read`` is False when what the queues still held at the end is not known."""
-
-    scenario: str
-    strategy: str
-    broker: str
-    broker_version: str
-    started_at: str
-    expectations: Sequence[Expectation]
-    phases: Sequence[RecordedPhase]
-    loads: Sequence[LoadChanged]
-    processes: Sequence[RecordedProcess]
-    samples: Sequence[Sample]
-    outcome: Outcome
-    queues_read: bool
-    faults: Sequence[RecordedFault] = ()
-    accounts: Accounts = field(default_factory=Accounts)
-
-    @property
-    def start_ns(self) -> int:
-        """When the first phase began."""
-        return self.phases[0].start_ns if self.phases else 0
-
-    @property
-    def end_ns(self) -> int:
-        """When the last phase ended."""
-        return self.phases[-1].end_ns if self.phases else 0
 
 
 def summarise(recording: Recording) -> Summary:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backpressure.core.plant import Queue, WorkQueue
-from backpressure.experiments.analysis import RecordedPhase, Recording, summarise
+from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import load_of
+from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import accounts_of, service_times, workers_of
 from backpressure.experiments.summary import Summary

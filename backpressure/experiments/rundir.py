@@ -29,7 +29,6 @@ from backpressure.core.journal import (
 )
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.accounts import Accounts
-from backpressure.experiments.analysis import RecordedFault, RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.document import parse
 from backpressure.experiments.events import (
     Event,
@@ -43,6 +42,7 @@ from backpressure.experiments.events import (
     RunEnded,
     read_event,
 )
+from backpressure.experiments.recording import RecordedFault, RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.summary import Summary

@@ -21,9 +21,9 @@ from backpressure.core.signals import Law
 from backpressure.engines.composer import retries
 from backpressure.engines.pacing import law_config
 from backpressure.experiments.accounts import Accounts
-from backpressure.experiments.analysis import RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.fleet import load_of, process_seed, service
+from backpressure.experiments.recording import RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.sample import Sample as RecordedSample
 from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.settings import Settings

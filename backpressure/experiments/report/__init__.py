@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from backpressure.experiments.analysis import Recording
 from backpressure.experiments.events import Note
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.report import tables
 from backpressure.experiments.report.anatomy import wait_anatomy
 from backpressure.experiments.report.page import asset, fill, plotly_script

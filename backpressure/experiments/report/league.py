@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from backpressure.experiments.analysis import Recording
 from backpressure.experiments.league import League, Standing
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.page import asset, fill, plotly_script
 from backpressure.experiments.report.series import thinned
 from backpressure.experiments.report.tables import escape

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from backpressure.experiments.analysis import Recording, percentiles_over_time
+from backpressure.experiments.analysis import percentiles_over_time
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.summary import Percentiles, PhaseSummary
 

@@ -11,16 +11,10 @@ import pytest
 from backpressure.core.controllers.bound import wait_bound_s
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.experiments.accounts import Accounts, Durations
-from backpressure.experiments.analysis import (
-    RecordedPhase,
-    RecordedProcess,
-    Recording,
-    percentiles,
-    percentiles_over_time,
-    summarise,
-)
+from backpressure.experiments.analysis import percentiles, percentiles_over_time, summarise
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.expectations import Expectation
+from backpressure.experiments.recording import RecordedPhase, RecordedProcess, Recording
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.summary import PhaseSummary, Summary
 
