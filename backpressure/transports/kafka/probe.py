@@ -74,7 +74,8 @@ class KafkaProbe:
         if queue not in self._readers:
             self._readers[queue] = LagReader(self._broker, self._name, queue)
         lags = await self._readers[queue].read()
-        unacked = sum(each.unacked for each in lags)
+        consumers = await self._consumers_of(queue, lags)
+        unacked = sum(each.unacked for each in lags) if consumers else 0  # whoever vanished could not say so
         ready = sum(each.lag for each in lags) - unacked
         foreign = any(each.foreign for each in lags)
         if not foreign:
@@ -83,7 +84,7 @@ class KafkaProbe:
         return QueueReading(
             ready=ready,
             unacked=None if foreign else unacked,
-            consumers=await self._consumers_of(queue, lags),
+            consumers=consumers,
             lag_by_partition=tuple(each.lag for each in lags),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from backpressure.cli.main import main as pace
@@ -249,6 +249,33 @@ def test_the_worst_partition_shows(play: Play) -> None:
         assert (reading.ready, reading.lag_by_partition) == (8, (1, 7))
 
     play(story, partitions=2)
+
+
+def test_messages_are_dealt_out_over_the_partitions_in_turn(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS[:9])
+        probe = await bench.started(bench.transport.probe())
+        assert (await probe.read(bench.queue.work)).lag_by_partition == (3, 3, 3)
+
+    play(story, partitions=3)
+
+
+def test_what_a_consumer_held_that_vanished_is_ready_again(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS)
+        group = {"group.id": f"pace.{bench.queue.work}"}
+        ghost = Consumer(foreign(bench, **group))  # what is left of one of ours that was killed: its last commit
+        place = TopicPartition(bench.queue.work, 0, 2, "held 5 ")
+        await asyncio.to_thread(ghost.commit, offsets=[place], asynchronous=False)
+        await asyncio.to_thread(ghost.close)
+        probe = await bench.started(bench.transport.probe())
+        reading = await probe.read(bench.queue.work)
+        assert (reading.ready, reading.unacked, reading.consumers) == (8, 0, 0)
+        _subscriber, log = await bench.subscriber()
+        await bench.until(lambda: log.bodies == NUMBERS[2:])
+        assert [delivery.redelivered for delivery in log.deliveries] == [True] * 3 + [False] * 5
+
+    play(story)
 
 
 def test_a_foreign_consumers_lag_is_known_and_what_it_holds_is_not(play: Play) -> None:
