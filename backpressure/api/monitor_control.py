@@ -2,7 +2,8 @@
 
 A page may only call the server it came from, so the monitor calls for it. Where a process is reached is what it said of
 itself, and a report can come from anybody: only a plain address on the loopback of this very machine is called, and
-only the few paths that change the pace. What keeps a process from being controlled is told before anybody tries.
+only the few paths that change the pace. The token is shown to nobody but a process of this user's own that listens at
+its address. What keeps a process from being controlled is told before anybody tries.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import httpx
+import psutil
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import SecretStr
 
@@ -35,13 +37,20 @@ def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretS
     headers = httpx.Headers(plain | {"authorization": f"Bearer {secret}"} if secret else plain, encoding="utf-8")
     here = socket.gethostname()
 
+    def kept_from(report: Report) -> str:
+        """Return why the process may not be called, before anything is sent to it."""
+        obstacle = _out_of_reach(report, here)
+        if secret and not obstacle and not _is_ours(report):
+            return f"the token is not shown to {report.api_url}: no process {report.pid} of this user listens there"
+        return obstacle
+
     @app.get("/api/control")
     async def controls() -> dict[str, Any]:
         """What there is to choose from, and for each process what keeps it from being controlled ("": nothing)."""
         seen = snapshot()
         live = [("producer", report) for report in seen.producers] + [("consumer", report) for report in seen.consumers]
         async with httpx.AsyncClient(trust_env=False, timeout=_LOOK_TIMEOUT_S, headers=headers) as client:
-            obstacles = await asyncio.gather(*(_obstacle(report, here, client) for _, report in live))
+            obstacles = await asyncio.gather(*(_obstacle(report, kept_from(report), client) for _, report in live))
         return {
             "laws": list(LAWS),
             "processes": [
@@ -64,7 +73,7 @@ def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretS
         """
         seen = snapshot()
         report = _only(seen.producers if role == "producer" else seen.consumers, process, pid)
-        if obstacle := _out_of_reach(report, here):
+        if obstacle := kept_from(report):
             raise HTTPException(409, f"{role} {process} is not controlled from here: {obstacle}")
         async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S) as client:
             try:
@@ -90,10 +99,10 @@ def _only(reports: tuple[Report, ...], process: str, pid: int | None) -> Report:
     return found[0]
 
 
-async def _obstacle(report: Report, here: str, client: httpx.AsyncClient) -> str:
+async def _obstacle(report: Report, kept_from: str, client: httpx.AsyncClient) -> str:
     """Return what keeps the process from being controlled from here: its place, its silence, or another token."""
-    if obstacle := _out_of_reach(report, here):
-        return obstacle
+    if kept_from:
+        return kept_from
     try:
         answer = await client.get(f"{report.api_url}/health")
     except httpx.HTTPError as error:
@@ -118,3 +127,17 @@ def _out_of_reach(report: Report, here: str) -> str:
     except ValueError:
         local = False
     return "" if local else f"its control API {report.api_url} is no plain address on this machine's loopback"
+
+
+def _is_ours(report: Report) -> bool:
+    """Return whether the process runs as this user, who can read the token anyway, and listens at its address."""
+    url = urlsplit(report.api_url)
+    hosts = {"127.0.0.1", "::1"} if url.hostname == "localhost" else {url.hostname}
+    try:
+        process = psutil.Process(report.pid)
+        return process.username() == psutil.Process().username() and any(
+            line.status == psutil.CONN_LISTEN and line.laddr.port == url.port and line.laddr.ip in hosts
+            for line in process.net_connections("tcp")
+        )
+    except psutil.Error:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from backpressure.api.server import ApiServer
 from backpressure.core.controllers import LAWS
 from backpressure.core.reports import ConsumerReport, ProducerReport
 
-HERE = socket.gethostname()
+HERE, OURS = socket.gethostname(), os.getpid()
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Process:
         return app
 
 
-def report(api_url: str, *, name: str = "slow", pid: int = 7, host: str = HERE) -> ConsumerReport:
+def report(api_url: str, *, name: str = "slow", pid: int = OURS, host: str = HERE) -> ConsumerReport:
     return ConsumerReport(
         id=name, pid=pid, host=host, at_ns=0, queue="work.queue", delivered=0, processed=0, failed=0, retried=0,
         dead_lettered=0, redelivered=0, duplicates=0, out_of_order=0, held=0, prefetch=5, paused=False,
@@ -159,10 +160,27 @@ async def looking(
             return learnt
 
 
+@pytest.mark.parametrize("stranger", [1, 2**22 + 1])
+def test_the_token_is_shown_to_nobody_but_a_process_of_ours_that_listens_there(stranger: int) -> None:
+    def claimed(url: str) -> tuple[ConsumerReport, ...]:
+        return (report(url, pid=stranger),)
+
+    answer, process = asyncio.run(asking(claimed, "consumer/slow/pause", token="hunter2"))
+    assert (answer.status_code, process.asked) == (409, [])
+    assert "the token is not shown to" in answer.json()["detail"]
+    learnt = asyncio.run(looking(claimed, monitors="hunter2"))
+    assert "the token is not shown to" in learnt["processes"][0]["obstacle"]
+
+
+def test_without_a_token_there_is_nothing_to_keep_from_anybody() -> None:
+    answer, process = asyncio.run(asking(lambda url: (report(url, pid=1),), "consumer/slow/pause"))
+    assert (answer.status_code, len(process.asked)) == (200, 1)
+
+
 def test_the_page_learns_which_laws_there_are_and_whom_it_can_control() -> None:
     assert asyncio.run(looking(lambda url: (report(url),), token="hunter2", monitors="hunter2")) == {
         "laws": list(LAWS),
-        "processes": [{"role": "consumer", "id": "slow", "pid": 7, "host": HERE, "obstacle": ""}],
+        "processes": [{"role": "consumer", "id": "slow", "pid": OURS, "host": HERE, "obstacle": ""}],
     }
 
 
@@ -177,5 +195,6 @@ def test_the_page_learns_which_laws_there_are_and_whom_it_can_control() -> None:
     ],
 )
 def test_the_page_learns_why_a_process_cannot_be_controlled(changes: dict[str, Any], token: str, obstacle: str) -> None:
-    learnt = asyncio.run(looking(lambda url: (replace(report(url), **changes),), token=token, monitors="another"))
+    monitors = "another" if token else ""
+    learnt = asyncio.run(looking(lambda url: (replace(report(url), **changes),), token=token, monitors=monitors))
     assert obstacle in learnt["processes"][0]["obstacle"]
