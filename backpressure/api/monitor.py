@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
@@ -19,19 +19,13 @@ from backpressure.api.common import create_app, serve_basics
 from backpressure.api.monitor_control import serve_control
 from backpressure.api.monitor_feed import LiveFeed
 from backpressure.api.monitor_json import plain
+from backpressure.api.pages import Page
 from backpressure.core.snapshot import Snapshot
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose
 
 __all__ = ["monitor_app"]
 
 _NO_TOKEN = SecretStr("")
-
-_HEADERS = {
-    # Everything the page needs comes from this server; the chart library sets styles of its own.
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 def monitor_app(
@@ -54,18 +48,13 @@ def monitor_app(
     app = create_app("Pace Matching: monitor", "Queues, rates, waits and events of the loop, as text, JSON and a page.")
     serve_basics(app, registry)
     serve_control(app, snapshot, token)
+    page = Page(app, assets, styles="'self' 'unsafe-inline'")  # the chart library sets styles of its own
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
-            return FileResponse(assets["index.html"], headers={**_HEADERS, "Vary": "Accept"})
+            return page.answer(Vary="Accept")
         return Response(expose(registry), media_type=CONTENT_TYPE, headers={"Vary": "Accept"})
-
-    @app.get("/assets/{name}", include_in_schema=False)
-    async def asset(name: str) -> Response:
-        if name not in assets:
-            raise HTTPException(404, f"no asset {name!r}")
-        return FileResponse(assets[name], headers={**_HEADERS, "Cache-Control": "max-age=3600"})
 
     @app.get("/api/snapshot")
     async def current() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CollectorRegistry
 
@@ -14,6 +14,7 @@ from backpressure.api.lab.boards import board_router
 from backpressure.api.lab.models import BoardStatus, LabStatus
 from backpressure.api.lab.pubsub import pubsub_router
 from backpressure.api.lab.tasks import tasks_router
+from backpressure.api.pages import Page
 from backpressure.engines.lab.board import Board
 from backpressure.engines.lab.service import Lab
 from backpressure.errors import RefusedError, UnknownNameError
@@ -21,11 +22,6 @@ from backpressure.errors import RefusedError, UnknownNameError
 __all__ = ["lab_app"]
 
 _NEWEST = 20
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 def lab_app(lab: Lab, assets: Mapping[str, Path]) -> FastAPI:
@@ -58,15 +54,11 @@ def lab_app(lab: Lab, assets: Mapping[str, Path]) -> FastAPI:
             subscribers=[lab.pubsub.messages(one.subscriber_id, _NEWEST) for one in lab.pubsub.subscribers()],
         )
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(assets["index.html"], headers=_HEADERS)
+    page = Page(app, assets)
 
-    @app.get("/assets/{name}", include_in_schema=False)
-    async def asset(name: str) -> FileResponse:
-        if name not in assets:
-            raise HTTPException(404, f"no asset {name!r}")
-        return FileResponse(assets[name], headers={**_HEADERS, "Cache-Control": "max-age=3600"})
+    @app.get("/", include_in_schema=False)
+    async def root() -> FileResponse:
+        return page.answer()
 
     return app
 
