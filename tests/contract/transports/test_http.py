@@ -1,0 +1,108 @@
+"""The producer's control API on real brokers: every request is answered once, and a new mode binds the live queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from backpressure.api.producer import producer_app
+from backpressure.config import replaced
+from backpressure.engines.clock import Clock
+from backpressure.engines.producer import ProducerEngine
+from backpressure.transports.factory import connect
+
+Play = Callable[..., None]
+
+pytestmark = pytest.mark.parametrize("kind", ["embedded", "rabbitmq"])
+
+
+@asynccontextmanager
+async def producer_on(bench: Any, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Run a producer that sends only what is requested, and yield a client of its API.
+
+    Client and API share the process: a thousand requests are at work at once, and not as many as a pool has sockets.
+    """
+    quiet = {"producer.start_paused": True, "producer.strategy": "unbounded"}
+    settings = replaced(bench.settings, quiet | changes)
+    engine = ProducerEngine(connect(settings), settings, Clock())
+    await engine.start()
+    running = asyncio.create_task(engine.run())
+    transport = httpx.ASGITransport(app=producer_app(engine))
+    async with httpx.AsyncClient(transport=transport, base_url="http://producer") as client:
+        yield client
+    engine.stop()
+    await running
+    await engine.close()
+
+
+def test_of_a_thousand_parallel_requests_none_is_lost_and_none_doubled(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        async with producer_on(bench) as client:
+            answers = await asyncio.gather(
+                *(client.post("/produce", json={"id": f"r{n}", "payload": n}) for n in range(1000))
+            )
+        assert {answer.status_code for answer in answers} == {200}
+        assert [answer.json()["message_id"] for answer in answers] == [f"r{n}" for n in range(1000)]
+        assert Counter(await bench.contents()) == Counter({b"%d" % n: 1 for n in range(1000)})
+
+    play(story)
+
+
+def test_when_the_queue_fills_under_parallel_requests_what_was_confirmed_is_there_and_the_rest_was_told(
+    play: Play,
+) -> None:
+    async def story(bench: Any) -> None:
+        async with producer_on(bench, **{"producer.strategy": "bounded"}) as client:
+            answers = await asyncio.gather(*(client.post("/produce", json={"payload": n}) for n in range(300)))
+        codes = Counter(answer.status_code for answer in answers)
+        assert codes == {200: 100, 429: 200}
+        assert all(answer.headers["Retry-After"] == "1" for answer in answers if answer.status_code == 429)
+        taken = [b"%d" % number for number, answer in enumerate(answers) if answer.status_code == 200]
+        assert sorted(await bench.contents()) == sorted(taken)
+
+    play(story, max_length=100, type="classic")
+
+
+def test_a_new_mode_binds_the_live_queue_or_frees_it(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        probe = await bench.started(bench.transport.probe())
+
+        async def change(**body: Any) -> None:
+            answer = await client.post("/admin/config", json=body)
+            assert answer.status_code == 200, answer.text
+
+        async def burst(count: int) -> tuple[int, int]:
+            """Send a burst and return the answer's code and how many messages are in the queue then."""
+            code = (await client.post("/produce", json={"count": count})).status_code
+            depth = (await probe.read(bench.queue.work)).ready
+            assert (await client.get("/status")).json()["queue"]["max_size"] == bound
+            return code, depth
+
+        async with producer_on(bench) as client:
+            bound: int | None = 5
+            await change(queue_mode="bounded", max_queue_size=bound)
+            assert await burst(8) == (429, 5)
+            bound = None
+            await change(queue_mode="unbounded")
+            assert await burst(8) == (200, 13)
+            bound = 15
+            await change(queue_mode="rate_limited", rate_limit=50, max_queue_size=bound)
+            assert await burst(8) == (429, 15)
+            for law in ("aimd", "pace"):  # the law changes, the bound stays
+                await change(queue_mode=law)
+                assert await burst(1) == (429, 15)
+            bound = 16
+            await change(max_queue_size=bound)
+            assert await burst(2) == (429, 16)
+            assert (await client.post("/admin/clear-queue")).json()["purged"] == 16
+            bound = 3
+            await change(queue_mode="bounded", max_queue_size=bound)
+            assert await burst(8) == (429, 3)
+
+    play(story)
