@@ -1,4 +1,4 @@
-"""The producer's control API on real brokers: every request is answered once, and a new mode binds the live queue."""
+"""The control APIs on real brokers: each request answered once, live bounds, and what `pace check` says of a stack."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+from backpressure.api.consumer import consumer_app
 from backpressure.api.producer import producer_app
 from backpressure.config import replaced
 from backpressure.engines.clock import Clock
+from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.producer import ProducerEngine
+from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
 from backpressure.transports.factory import connect
 
 Play = Callable[..., None]
@@ -31,14 +34,38 @@ async def producer_on(bench: Any, **changes: Any) -> AsyncIterator[httpx.AsyncCl
     quiet = {"producer.start_paused": True, "producer.strategy": "unbounded"}
     settings = replaced(bench.settings, quiet | changes)
     engine = ProducerEngine(connect(settings), settings, Clock())
-    await engine.start()
-    running = asyncio.create_task(engine.run())
     transport = httpx.ASGITransport(app=producer_app(engine))
-    async with httpx.AsyncClient(transport=transport, base_url="http://producer") as client:
+    async with running(engine), httpx.AsyncClient(transport=transport, base_url="http://producer") as client:
         yield client
+
+
+@asynccontextmanager
+async def running(engine: ProducerEngine | ConsumerEngine) -> AsyncIterator[None]:
+    """Run an engine as long as the block takes."""
+    await engine.start()
+    task = asyncio.create_task(engine.run())
+    yield
     engine.stop()
-    await running
+    await task
     await engine.close()
+
+
+class Stack(httpx.AsyncBaseTransport):
+    """The way to a producer and a consumer in this process, by the names of their hosts."""
+
+    def __init__(self, producer: ProducerEngine, consumer: ConsumerEngine) -> None:
+        apps = {"producer": producer_app(producer), "consumer": consumer_app(consumer)}
+        self._ways = {name: httpx.ASGITransport(app=app) for name, app in apps.items()}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._ways[request.url.host].handle_async_request(request)
+
+
+async def checked(stack: Stack, timeout_s: float) -> dict[str, Outcome]:
+    """Return how each check came out."""
+    plan = CheckPlan("http://producer", "http://consumer", "", requests=50, timeout_s=timeout_s)
+    async with SystemCheck(plan, stack) as system:
+        return {result.name: result.outcome async for result in system.run()}
 
 
 def test_of_a_thousand_parallel_requests_none_is_lost_and_none_doubled(play: Play) -> None:
@@ -104,5 +131,23 @@ def test_a_new_mode_binds_the_live_queue_or_frees_it(play: Play) -> None:
             bound = 3
             await change(queue_mode="bounded", max_queue_size=bound)
             assert await burst(8) == (429, 3)
+
+    play(story)
+
+
+def test_pace_check_passes_a_sound_stack_and_fails_one_whose_consumer_stands_still(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        quiet = {"producer.start_paused": True, "producer.strategy": "unbounded", "consumer.rate": 1000}
+        settings = replaced(bench.settings, quiet)
+        producer = ProducerEngine(connect(settings), settings, Clock())
+        consumer = ConsumerEngine(connect(settings), settings, Clock())
+        stack = Stack(producer, consumer)
+        async with running(producer), running(consumer):
+            sound = await checked(stack, timeout_s=60)
+            await consumer.pause()
+            still = await checked(stack, timeout_s=0.5)
+        assert set(sound.values()) == {Outcome.PASSED}
+        assert {name for name, outcome in still.items() if outcome is not Outcome.PASSED} == {"delivery"}
+        assert still["delivery"] is Outcome.FAILED
 
     play(story)
