@@ -98,7 +98,9 @@ def test_an_outage_blocks_the_publisher_and_costs_nobody_a_message(
         await bench.publish(*NUMBERS[:3])
         publisher, published = await bench.publisher()
         subscriber, consumed = await bench.subscriber()
-        probe = await bench.started(bench.transport.probe())
+        # An outage longer than the group's patience, 6 s, would be another story.
+        hasty = bench.settings.broker.model_copy(update={"connect_timeout_s": 1.0})
+        probe = await bench.started(connect(bench.settings.model_copy(update={"broker": hasty})).probe())
         feedback = await bench.started(bench.transport.feedback())
         await bench.until(lambda: len(consumed.deliveries) == 3)
         caplog.clear()
