@@ -186,6 +186,8 @@ def test_a_person_can_do_everything_in_a_browser(
     shows("#workers", "worker-3")
     click(chromium, "#ten")
     shows("#tasks .counts", "10 submitted, 10 done")
+    click(chromium, "#tasks [data-post='/tasks/submit'] button")
+    shows("#tasks .counts", "11 submitted, 11 done")
     click(chromium, "#workers button")
     shows("#workers", "ended (signal 9)")
     click(chromium, "[data-post='/tasks/workers/stop']")
@@ -210,6 +212,8 @@ def test_a_person_can_do_everything_in_a_browser(
     assert chromium.run(ground) != dark
     assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
     assert chromium.screenshot().startswith(b"\x89PNG")
+    chromium.resize(400, 800)
+    assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
     # The duplicate subscriber is the one answer that the browser logs as an error.
     assert [entry for entry in chromium.complaints if "409" not in str(entry)] == []
     lab.script.signal(signal.SIGINT)
