@@ -56,7 +56,7 @@ def main() -> None:
 
         def bound() -> int:
             policies = queues.get("/api/policies/%2F").json()
-            return max(policy["definition"].get("max-length", 0) for policy in policies)
+            return int(max(policy["definition"].get("max-length", 0) for policy in policies))
 
         paces, bounds = [], []
         for number in range(changes):
