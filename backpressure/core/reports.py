@@ -71,6 +71,7 @@ class ConsumerReport:
 
     ``held`` is what it was delivered and has not settled (its share of the queue's unacked). ``service_sum_s`` and
     ``service_sum_s2`` are Σs and Σs² over ``processed`` messages, so mean and variance over any window are differences.
+    ``prefetch_auto``: it sizes its ``prefetch`` itself, as small as keeps it busy.
     ``capacity_per_s`` is the rate it would reach with a full queue, where it is known (simulated work), else None.
     Both ``queue_wait`` and ``message_age`` end when the work starts; one begins when the message was sent, the other
     when it was meant to be.
@@ -101,6 +102,7 @@ class ConsumerReport:
     queue_wait: Histogram = field(default_factory=Histogram)
     message_age: Histogram = field(default_factory=Histogram)
     service: Histogram = field(default_factory=Histogram)
+    prefetch_auto: bool = False
     api_url: str = ""
 
 

@@ -85,9 +85,15 @@ def _waits_in_prefetch(seen: Snapshot) -> Iterator[str]:
     work, wait = seen.work, seen.queue_wait.p99_s
     breached = any(threshold.breached for threshold in seen.thresholds if threshold.name.startswith("queue wait"))
     if breached and work is not None and work.unacked is not None and work.unacked > work.ready:
+        fixed = any(consumer.queue == work.name and not consumer.prefetch_auto for consumer in seen.consumers)
+        remedy = (
+            "Lower --prefetch, or use --prefetch auto."
+            if fixed
+            else "It is auto, as few as keep them busy: shorten the work, or try --prefetch 1."
+        )
         yield (
             f"Messages wait {duration(wait)} (p99), most of them in the consumers' prefetch "
-            f"({amount(work.unacked)} of {amount(work.depth)}). Lower --prefetch, or use --prefetch auto."
+            f"({amount(work.unacked)} of {amount(work.depth)}). {remedy}"
         )
 
 

@@ -355,6 +355,7 @@ class ConsumerEngine:
             queue=self.settings.queue.work,
             held=self.held,
             prefetch=self._prefetch.count,
+            prefetch_auto=self.settings.consumer.prefetch == "auto",
             paused=self.paused,
             capacity_per_s=self._worker.capacity_per_s,
             busy_s=self._finished_busy_s + working_s,

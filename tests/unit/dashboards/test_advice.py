@@ -73,6 +73,15 @@ def test_waiting_in_prefetch_is_told_from_waiting_in_the_queue(snapshot: Make, w
     assert advise(snapshot(queues=work(ready=500, unacked=5), thresholds=TOO_LATE)) == []
 
 
+def test_auto_prefetch_is_not_advised_to_whoever_has_it(snapshot: Make, work: MakeQueues) -> None:
+    (consumer,), late = snapshot().consumers, {"queues": work(ready=1, unacked=5), "thresholds": TOO_LATE}
+    auto = replace(consumer, prefetch_auto=True)
+    assert only(snapshot(consumers=(auto, consumer), **late)).endswith("Lower --prefetch, or use --prefetch auto.")
+    sentence = only(snapshot(consumers=(auto,), **late))
+    assert "use --prefetch auto" not in sentence
+    assert sentence.endswith("or try --prefetch 1.")
+
+
 def test_dead_letters_returns_and_strangers_are_each_explained(snapshot: Make) -> None:
     rates, totals = Rates(dead_lettered_per_s=1.0, returned_per_s=1.0), Totals(dead_lettered=3)
     unroutable, dead, strangers = advise(snapshot(rates=rates, totals=totals, unreadable_reports=7))
