@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from backpressure.dashboards.palette import PALETTE
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
 from backpressure.dashboards.run_verdict import verdict
@@ -143,7 +144,7 @@ def report(run_folder: Path, other_folder: Path | None) -> None:
 
 
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
-    console = Console()
+    console = Console(theme=PALETTE)
     if quiet:
         return nullcontext(RunLines(lambda _: None))
     return RunLive(console) if console.is_terminal else nullcontext(RunLines(click.echo))
@@ -168,7 +169,7 @@ def _logs_to(watcher: Watcher) -> Iterator[None]:
 
 
 def _show(summary: Summary, directory: RunDirectory, *, quiet: bool) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, theme=PALETTE)
     if quiet:
         console.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
     else:

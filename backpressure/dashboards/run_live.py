@@ -51,7 +51,7 @@ def progress_bar(phases: Sequence[tuple[str, float]], current: int, share: float
         done = cells if index < current else round(cells * share) if index == current else 0
         label = f" {name} "[:cells].ljust(cells)
         bar.append(label[:done], "black on green" if index < current else "black on cyan")
-        bar.append(label[done:], "reverse dim" if index == current else "dim on grey19")
+        bar.append(label[done:], "reverse dim" if index == current else "grey85 on grey37")
         bar.append(" ")
     return bar
 

@@ -15,6 +15,7 @@ from rich.live import Live
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards import Cards
+from backpressure.dashboards.palette import PALETTE
 from backpressure.dashboards.status_lines import StatusLines
 
 __all__ = ["print_frame", "show"]
@@ -39,7 +40,7 @@ def print_frame(seen: Snapshot) -> None:
 def _console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # where the terminal's encoding has no ●, it shows a ?
-    return Console(soft_wrap=False)
+    return Console(soft_wrap=False, theme=PALETTE)
 
 
 async def _show_cards(
