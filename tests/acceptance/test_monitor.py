@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -142,6 +144,43 @@ def test_one_frame_without_a_terminal_is_plain_text(terminal: Terminal, broker: 
     assert "work.queue" in frame.stdout
     assert "bottleneck 100/s" in frame.stdout
     assert max(map(len, frame.stdout.splitlines())) <= 100
+
+
+@pytest.fixture
+def tmux(tmp_path: Path, go_without: Callable[[str, str], NoReturn]) -> Iterator[Callable[..., str]]:
+    """Return a function that runs a command of a terminal multiplexer of the test's own."""
+    program = shutil.which("tmux")
+    if program is None:
+        go_without("tmux", "it is not installed")
+    command = [program, "-S", str(tmp_path / "tmux"), "-f", os.devnull]
+
+    def run(*arguments: str) -> str:
+        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, timeout=30)
+        return ended.stdout
+
+    yield run
+    subprocess.run([*command, "kill-server"], capture_output=True, check=False, timeout=30)
+
+
+def test_the_cards_follow_the_terminal_and_leave_the_last_state_behind(tmux: Callable[..., str], broker: str) -> None:
+    unsized = "env -u COLUMNS -u LINES"  # these, where set, outdo what the terminal says
+    monitor = f"{unsized} {sys.executable} {ROOT / 'monitor.py'} --url {broker} --port 0 --watch 2"
+    tmux("new-session", "-d", "-x", "80", "-y", "40", "-e", "PACE_CONFIG=", "-e", "NO_COLOR=1", f"{monitor}; exec cat")
+
+    def shown(*flags: str) -> list[str]:
+        return tmux("capture-pane", "-p", *flags).splitlines()
+
+    def side_by_side() -> bool:
+        return any("Queues" in line and "Processes" in line for line in shown())
+
+    until(lambda: any("Processes" in line for line in shown()))
+    assert not side_by_side()
+    assert not [line for line in shown("-e") if "\x1b[31m" in line or "\x1b[32m" in line]
+    tmux("resize-window", "-x", "200")
+    until(side_by_side)
+    assert max(len(line) for line in shown()) <= 200
+    tmux("send-keys", "C-c")
+    until(lambda: any("live page" in line for line in shown()) and any("work.queue" in line for line in shown()))
 
 
 def test_where_the_encoding_lacks_a_sign_the_frame_is_shown_without_it(terminal: Terminal, broker: str) -> None:
