@@ -58,7 +58,7 @@ experiment: $(VENV)/.package  ## run SCENARIO=recovery on BROKER=embedded (or ra
 	@$(BIN)/pace run $(SCENARIO) --broker $(BROKER) $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## measure the throughput of brokers and clients on this machine
+bench: $(VENV)/.dev  ## run benchmarks/: the brokers, control over HTTP, the law on a real broker, tracing, watching
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS) || exit 1; done
 
 # -- development -------------------------------------------------------------------------------------------------------
