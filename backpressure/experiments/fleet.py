@@ -167,7 +167,7 @@ class Fleet:
 
 
 def process_seed(seed: int, process_id: str) -> int:
-    """Return the seed of a process in a run with ``seed``: other random numbers for each, the same in every such run."""
+    """Return the seed of a process: other random numbers for each, the same in every run with ``seed``."""
     return crc32(f"{seed}/{process_id}".encode())
 
 
