@@ -13,6 +13,7 @@ from rich.table import Table
 
 from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, settings_from
+from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import ConfigError
 from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
 
@@ -74,7 +75,7 @@ async def _shown(plan: CheckPlan) -> set[Outcome]:
     """Show each result as it comes, and return how they came out."""
     table = Table("", "check", "seen", box=None, pad_edge=False)
     outcomes = set()
-    console = Console()
+    console = Console(theme=PALETTE)
     with Live(table, console=console):
         async with SystemCheck(plan) as system:
             async for result in system.run():

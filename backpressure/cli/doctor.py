@@ -21,6 +21,7 @@ from backpressure.cli.cleanup import ours_on_kafka
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.config import replaced
+from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import PaceError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
@@ -67,7 +68,7 @@ def doctor(context: click.Context, /, **_: object) -> None:
     table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
     for finding in findings:
         table.add_row(finding.verdict.value, finding.subject, escape(finding.detail), escape(finding.advice))
-    Console().print(table)
+    Console(theme=PALETTE).print(table)
     context.exit(int(any(finding.verdict is Verdict.FAILED for finding in findings)))
 
 

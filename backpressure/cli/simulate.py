@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from backpressure import __version__
+from backpressure.dashboards.palette import PALETTE
 from backpressure.dashboards.run_verdict import verdict
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.recording import Recording
 from backpressure.experiments.document import to_toml
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.scenario import Scenario
@@ -51,7 +52,7 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
         recording = simulate_scenario(plan, progress=lambda now: progress.update(task, completed=now))
     summary = summarise(recording)
     _write(directory, plan, recording, summary, click.get_current_context().command_path)
-    console = Console(highlight=False)
+    console = Console(highlight=False, theme=PALETTE)
     if quiet:
         console.print(f"{summary.verdict}: {summary.scenario}")
     else:
