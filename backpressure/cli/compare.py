@@ -20,13 +20,13 @@ from backpressure.dashboards.run_lines import RunLines
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.recording import Recording
 from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.league import League, Standing, rank
 from backpressure.experiments.oracle import oracle
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.league import render_league
 from backpressure.experiments.rundir import create
 from backpressure.experiments.runner import Runner
