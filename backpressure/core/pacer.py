@@ -95,7 +95,7 @@ class Pacer:
         Raises:
             FeedbackError: it is not a report of this version; it may be ignored.
         """
-        self._board.on_report(decode(payload), now)
+        self._board.on_report(decode(payload, histograms=False), now)
 
     def wait_s(self, now: float) -> float:
         """Return how long to wait before the next message (0: send it), but never past the next reading."""

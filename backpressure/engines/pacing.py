@@ -132,7 +132,7 @@ class Pacing:
 
     def _on_report(self, payload: bytes) -> None:
         try:
-            report = decode(payload)
+            report = decode(payload, histograms=False)
         except FeedbackError as error:
             log.debug("ignoring a report: %s", error)
             return
