@@ -292,9 +292,11 @@ class ConsumerEngine:
         now = self._clock.now()
         self.tally.delivered += 1
         self.tally.redelivered += delivery.redelivered
-        self._prefetch.delivered(now)
         metadata = Metadata.read(delivery.message)
-        self._ready.append(Job(delivery, metadata, self._clock.to_wall_ns(now), now))
+        job = Job(delivery, metadata, self._clock.to_wall_ns(now), now)
+        dry = self._current is None and not self._ready and metadata.session is not None
+        self._prefetch.delivered(now, dry_for_s=(job.wait_s(job.received_ns) or 0.0) if dry else 0.0)
+        self._ready.append(job)
         self._waker.wake()
 
     def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it

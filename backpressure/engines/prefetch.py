@@ -4,6 +4,10 @@ The round trip is measured where it shows: when the prefetch was used up, the ti
 delivery is one round trip, plus whatever time the queue was empty. The smallest of recent samples is therefore the
 round trip itself (the windowed minimum of BBR's RTprop; Cardwell et al., "BBR", ACM Queue 2016).
 
+A way that becomes longer in the middle of the work shows differently: the prefetch is never used up again, because part
+of it is always under way. But then the consumer runs dry, and what reaches it at last was sent before the
+acknowledgement that made room for it: that one it waited for, and the time since is a round trip.
+
 That is the least it can be. On a machine with other work to do, a process is now and then not run for tens of
 milliseconds, and whoever holds nothing then has lost that time for good. How long such stalls last shows in how late
 the process's own timers fire: the longest of the last seconds, twice (the broker is stalled too), is added.
@@ -41,6 +45,7 @@ class PrefetchControl:
         self._base = self._initial(settings)
         self._aside = 0
         self._starving_since: float | None = None
+        self._settled_at: deque[float] = deque(maxlen=self.count)
         self._round_trips: deque[tuple[float, float]] = deque()
         self._stalls: deque[tuple[float, float]] = deque()
         self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
@@ -66,14 +71,18 @@ class PrefetchControl:
 
     def settling(self, held: int, now: float) -> None:
         """One of ``held`` messages is about to be acknowledged."""
+        self._settled_at.append(now)
         if held >= self.count:
             self._starving_since = now
 
-    def delivered(self, now: float) -> None:
-        """A message arrived."""
-        if self._starving_since is None:
+    def delivered(self, now: float, *, dry_for_s: float = 0.0) -> None:
+        """A message arrived; ``dry_for_s``: how long ago it was sent, if there was nothing to do without it, else 0."""
+        since = self._starving_since
+        if since is None and len(self._settled_at) == self.count and dry_for_s > now - self._settled_at[0]:
+            since = self._settled_at[0]
+        if since is None:
             return
-        self._round_trips.append((now, now - self._starving_since))
+        self._round_trips.append((now, now - since))
         self._starving_since = None
         while now - self._round_trips[0][0] > _WINDOW_S:
             self._round_trips.popleft()
@@ -110,6 +119,7 @@ class PrefetchControl:
         before = self.count
         self._base, self._aside = base, aside
         if self.count != before:
+            self._settled_at = deque(maxlen=self.count)  # what was acknowledged before made room by another measure
             self._subscriber.set_prefetch(self.count)
 
     def _initial(self, settings: ConsumerSettings) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from stage import WORK, LateTransport, RecordingBroker, consuming, ours, put, settings_of
+from stage import WORK, LateTransport, RecordingBroker, consuming, ours, producing, put, settings_of
 from virtual_time import run_virtually
 
 from backpressure.core.message import Delivery
@@ -60,6 +60,35 @@ def test_with_a_long_way_to_the_broker_it_grows_until_the_consumer_never_runs_dr
     sizes, rate = run_virtually(story())
     assert sizes[0] < 20 <= sizes[-1] <= 32  # 100/s × 0.2 s, and a few
     assert rate == pytest.approx(100, abs=1)
+
+
+def test_when_the_way_gets_long_in_the_middle_of_the_work_it_grows_too() -> None:
+    async def story() -> tuple[int, float]:
+        settings, broker = settings_of(**DEEP), RecordingBroker()
+        await put(broker, settings, *(ours(n, sent_ns=1) for n in range(6000)))
+        late = LateTransport(settings, broker, late_s=0.001)
+        async with consuming(settings, broker, transport=late) as (engine, _):
+            await asyncio.sleep(20)
+            late.late_s = 0.2
+            await asyncio.sleep(15)  # the shorter way is forgotten after ten
+            before = engine.tally.processed
+            await asyncio.sleep(10)
+            return engine.report().prefetch, (engine.tally.processed - before) / 10
+
+    size, rate = run_virtually(story())
+    assert 20 <= size <= 32
+    assert rate == pytest.approx(100, abs=1)
+
+
+def test_a_consumer_that_waits_for_work_does_not_take_that_for_a_long_way() -> None:
+    async def story() -> int:
+        settings, broker = settings_of(**DEEP, producer__strategy="unbounded", producer__rate=30), RecordingBroker()
+        late = LateTransport(settings, broker, late_s=0.001)
+        async with producing(settings, broker), consuming(settings, broker, transport=late) as (engine, _):
+            await asyncio.sleep(60)
+            return engine.report().prefetch
+
+    assert run_virtually(story()) <= 6
 
 
 def test_when_the_way_gets_short_it_shrinks_again() -> None:
