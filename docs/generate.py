@@ -71,7 +71,7 @@ def configuration() -> str:
 def cli() -> str:
     """Return the page of all commands and flags."""
     parts = [_CLI]
-    for context in _contexts(click.Context(pace, info_name="pace")):
+    for context in _contexts(click.Context(pace, info_name="pace", **pace.context_settings)):
         command = context.command
         usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
         parts.append(f"\n## {context.command_path}\n\n    {usage}\n\n{inspect.cleandoc(command.help or '')}\n\n")
