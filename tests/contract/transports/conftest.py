@@ -164,11 +164,20 @@ class Bench:
             yield
             await self.admin.purge(self.queue.dead_letter)
 
-    async def quiet(self, probe: Any, ready: int) -> None:
-        """Wait until the work queue holds this many ready messages."""
+    async def delivered(self, log: SubscriberLog, count: int) -> None:
+        """Wait until so many deliveries have come: what a probe sees to have left the queue is still on its way."""
+        await self.until(lambda: len(log.deliveries) >= count)
+
+    async def quiet(self, probe: Any, ready: int, queue: str = "") -> None:
+        """Wait until a queue, the work queue unless named, holds this many ready messages."""
         async with asyncio.timeout(_PATIENCE_S):
-            while (await probe.read(self.queue.work)).ready != ready:  # noqa: ASYNC110 -- the broker tells nobody
+            while (await probe.read(queue or self.queue.work)).ready != ready:  # noqa: ASYNC110 -- nobody is told
                 await asyncio.sleep(0.005)
+
+    async def dead_letters(self, count: int) -> list[Delivery]:
+        """Take so many dead letters: a broker hands them on in its own time, after it has answered."""
+        await self.quiet(await self.started(self.transport.probe()), ready=count, queue=self.queue.dead_letter)
+        return [delivery async for delivery in self.admin.drain(self.queue.dead_letter)]
 
 
 class CutProxy:

@@ -52,7 +52,7 @@ def test_a_full_queue_that_drops_its_head_confirms_all_and_dead_letters_the_olde
         log = await bench.publish(*(b"%d" % number for number in range(10)))
         assert log.confirmed == set(range(1, 11))
         assert await bench.contents() == [b"7", b"8", b"9"]
-        dead = [delivery async for delivery in bench.admin.drain(bench.queue.dead_letter)]
+        dead = await bench.dead_letters(7)
         assert [delivery.message.body for delivery in dead] == [b"%d" % number for number in range(7)]
         death = dead[0].message.headers["x-death"][0]
         assert (death["reason"], death["queue"], death["count"]) == ("maxlen", bench.queue.work, 1)
@@ -64,7 +64,7 @@ def test_reject_publish_dlx_nacks_the_surplus_and_dead_letters_it(play: Play) ->
     async def story(bench: Any) -> None:
         log = await bench.publish(b"0", b"1", b"2", b"3")
         assert (log.confirmed, log.nacked) == ({1, 2}, {3, 4})
-        assert await bench.contents(bench.queue.dead_letter) == [b"2", b"3"]
+        assert [delivery.message.body for delivery in await bench.dead_letters(2)] == [b"2", b"3"]
 
     play(story, max_length=2, overflow="reject-publish-dlx")
 
@@ -111,9 +111,7 @@ def test_body_and_metadata_arrive_as_they_were_sent(play: Play) -> None:
 def test_what_outlives_the_queues_ttl_is_dead_lettered(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(b"old")
-        probe = await bench.started(bench.transport.probe())
-        await bench.quiet(probe, ready=0)
-        (dead,) = [delivery async for delivery in bench.admin.drain(bench.queue.dead_letter)]
+        (dead,) = await bench.dead_letters(1)
         assert dead.message.headers["x-death"][0]["reason"] == "expired"
 
     play(story, message_ttl_ms=1)

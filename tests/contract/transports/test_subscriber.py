@@ -19,9 +19,11 @@ def test_prefetch_bounds_what_is_unsettled_and_each_ack_makes_room(play: Play) -
         await bench.publish(*NUMBERS)
         subscriber, log = await bench.subscriber(prefetch=3)
         probe = await bench.started(bench.transport.probe())
+        await bench.delivered(log, 3)
         await bench.quiet(probe, ready=7)
         assert log.bodies == NUMBERS[:3]
         assert subscriber.ack(log.deliveries[0])
+        await bench.delivered(log, 4)
         await bench.quiet(probe, ready=6)
         assert log.bodies == NUMBERS[:4]
 
@@ -32,9 +34,9 @@ def test_one_ack_can_settle_everything_before_it(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS)
         subscriber, log = await bench.subscriber(prefetch=5)
-        await bench.until(lambda: len(log.deliveries) == 5)
+        await bench.delivered(log, 5)
         assert subscriber.ack(log.deliveries[2], multiple=True)
-        await bench.until(lambda: len(log.deliveries) == 8)
+        await bench.delivered(log, 8)
         await subscriber.stop()
         assert await bench.contents() == NUMBERS[3:]
 
@@ -45,10 +47,10 @@ def test_a_requeued_message_returns_to_its_place_marked_as_redelivered(play: Pla
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS[:4])
         subscriber, log = await bench.subscriber(prefetch=1)
-        await bench.until(lambda: len(log.deliveries) == 1)
+        await bench.delivered(log, 1)
         assert not log.deliveries[0].redelivered
         assert subscriber.nack(log.deliveries[0], requeue=True)
-        await bench.until(lambda: len(log.deliveries) == 2)
+        await bench.delivered(log, 2)
         assert log.bodies == [b"0", b"0"]
         assert log.deliveries[1].redelivered
 
@@ -59,11 +61,11 @@ def test_a_refused_message_goes_to_the_dead_letters(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(b"poison", b"good")
         subscriber, log = await bench.subscriber()
-        await bench.until(lambda: len(log.deliveries) == 2)
+        await bench.delivered(log, 2)
         assert subscriber.nack(log.deliveries[0], requeue=False)
         assert subscriber.ack(log.deliveries[1])
         await subscriber.stop()
-        (dead,) = [delivery async for delivery in bench.admin.drain(bench.queue.dead_letter)]
+        (dead,) = await bench.dead_letters(1)
         assert dead.message.body == b"poison"
         assert dead.message.headers["x-death"][0]["reason"] == "rejected"
         assert await bench.contents() == []
@@ -77,6 +79,7 @@ def test_prefetch_can_grow_and_shrink_while_consuming(play: Play) -> None:
         subscriber, log = await bench.subscriber(prefetch=1)
         probe = await bench.started(bench.transport.probe())
         subscriber.set_prefetch(4)
+        await bench.delivered(log, 4)
         await bench.quiet(probe, ready=6)
         assert log.bodies == NUMBERS[:4]
         subscriber.set_prefetch(2)
@@ -85,6 +88,7 @@ def test_prefetch_can_grow_and_shrink_while_consuming(play: Play) -> None:
         await probe.read(bench.queue.work)
         assert len(log.deliveries) == 4  # two are still unsettled: no room
         subscriber.ack(log.deliveries[2])
+        await bench.delivered(log, 5)
         await bench.quiet(probe, ready=5)
         assert log.bodies == NUMBERS[:5]
 
@@ -96,12 +100,14 @@ def test_a_pause_stops_deliveries_and_leaves_what_is_here_to_be_settled(play: Pl
         await bench.publish(*NUMBERS)
         subscriber, log = await bench.subscriber(prefetch=3)
         probe = await bench.started(bench.transport.probe())
+        await bench.delivered(log, 3)
         await bench.quiet(probe, ready=7)
         await subscriber.pause()
         assert [subscriber.ack(delivery) for delivery in log.deliveries] == [True] * 3
         await bench.quiet(probe, ready=7)
         assert len(log.deliveries) == 3
         await subscriber.resume()
+        await bench.delivered(log, 6)
         await bench.quiet(probe, ready=4)
         assert log.bodies == NUMBERS[:6]
         assert not any(delivery.redelivered for delivery in log.deliveries)
@@ -114,7 +120,7 @@ def test_stopping_sends_the_acks_and_returns_the_rest_to_the_queue_in_order(play
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS[:5])
         subscriber, log = await bench.subscriber()
-        await bench.until(lambda: len(log.deliveries) == 5)
+        await bench.delivered(log, 5)
         subscriber.ack(log.deliveries[1])
         subscriber.ack(log.deliveries[3])
         await subscriber.stop()
@@ -130,9 +136,9 @@ def test_a_delivery_of_a_lost_connection_settles_nothing_and_comes_again(play: P
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS[:3])
         subscriber, log = await bench.subscriber()
-        await bench.until(lambda: len(log.deliveries) == 3)
+        await bench.delivered(log, 3)
         bench.cut()
-        await bench.until(lambda: len(log.deliveries) == 6)
+        await bench.delivered(log, 6)
         assert (log.ready, len(log.losses)) == (2, 1)
         stale, fresh = log.deliveries[:3], log.deliveries[3:]
         assert stale[0].epoch < fresh[0].epoch
