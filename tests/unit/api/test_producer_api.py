@@ -237,7 +237,7 @@ def test_a_broker_that_is_away_or_blocks_answers_503() -> None:
             broker.unblock()
             assert (await first).status_code == 200
             broker.clients.clear()  # it will not come back
-            engine.on_lost(TransportError("gone"))
+            engine._sender.on_lost(TransportError("gone"))
             answers += [await client.post("/produce", json={"count": 5}) for _ in range(2)]
         return [(answer.status_code, answer.headers["Retry-After"]) for answer in answers]
 
@@ -319,7 +319,7 @@ def test_no_request_waits_for_a_broker_to_come_back(
         async with producer_api(queue__max_length=50) as (client, engine, _):
             monkeypatch.setattr(MemoryAdmin, "start", for_ever)
             if noticed:
-                engine.on_lost(TransportError("gone"))
+                engine._sender.on_lost(TransportError("gone"))
             settings, asked_at = engine.settings, asyncio.get_running_loop().time()
             answer = await client.post(path, json=body)
             took_s = asyncio.get_running_loop().time() - asked_at
@@ -472,9 +472,19 @@ def test_a_change_shows_within_two_hundred_milliseconds() -> None:
 def test_a_change_that_is_not_allowed_names_the_key_and_what_is_and_changes_nothing(body: object, names: str) -> None:
     async def story() -> tuple[int, dict[str, Any], bool]:
         async with producer_api(queue__max_length=50) as (client, engine, broker):
-            before = (engine.settings, broker.queues[WORK].bound, engine._pacing._law, engine._schedule.rate_per_s)
+            before = (
+                engine.settings,
+                broker.queues[WORK].bound,
+                engine._pacing._law,
+                engine._sender.schedule.rate_per_s,
+            )
             answer = await client.post("/admin/config", json=body)
-            after = (engine.settings, broker.queues[WORK].bound, engine._pacing._law, engine._schedule.rate_per_s)
+            after = (
+                engine.settings,
+                broker.queues[WORK].bound,
+                engine._pacing._law,
+                engine._sender.schedule.rate_per_s,
+            )
             return answer.status_code, answer.json(), before == after
 
     status, answer, unchanged = run_virtually(story())
@@ -522,7 +532,7 @@ def test_changes_at_the_same_moment_are_all_in_force_afterwards(monkeypatch: pyt
             settings = engine.settings
             return (
                 settings.queue.max_length, broker.queues[WORK].bound["max-length"], settings.producer.rate,
-                engine._schedule.rate_per_s, settings.producer.text, engine.body,
+                engine._sender.schedule.rate_per_s, settings.producer.text, engine.body,
             )  # fmt: skip
 
     assert run_virtually(story()) == (5, 5, 9, 9, "new", b"new")

@@ -185,7 +185,7 @@ def test_a_paused_consumer_with_work_to_try_again_waits_quietly() -> None:
         async with consuming(settings, broker, handler=work) as (engine, _):
             await until(lambda: engine.tally.retried == 1)
             await engine.pause()
-            wakeups, wait = 0, engine._waker.wait
+            wakeups, wait = 0, engine._bench.waker.wait
 
             async def counted(timeout_s: float | None = None) -> None:
                 nonlocal wakeups
@@ -193,7 +193,7 @@ def test_a_paused_consumer_with_work_to_try_again_waits_quietly() -> None:
                 assert wakeups < 10_000, "it spins"
                 await wait(timeout_s)
 
-            engine._waker.wait = counted  # type: ignore[method-assign]
+            engine._bench.waker.wait = counted  # type: ignore[method-assign]
             await asyncio.sleep(10)
             attempts = len(work.attempts)
             await engine.resume()

@@ -127,7 +127,7 @@ def test_a_request_is_refused_at_once_while_the_broker_is_away() -> None:
         broker = RecordingBroker()
         async with producing(settings_of(**IDLE), broker) as (engine, _):
             broker.clients.clear()  # it will not come back by itself
-            engine.on_lost(NotConnectedError("gone"))
+            engine._sender.on_lost(NotConnectedError("gone"))
             await engine.submit([(None, b"x", None)])
 
     with pytest.raises(NotConnectedError, match="away"):
@@ -182,9 +182,13 @@ def test_a_caller_that_gave_up_waiting_takes_nothing_down() -> None:
 
 def _everything(engine: ProducerEngine, broker: RecordingBroker) -> tuple[object, ...]:
     return (
-        engine.settings, broker.queues[WORK].bound, engine._pacing._law, engine._schedule.rate_per_s, engine.body,
-        engine._outbox.in_flight.limit,
-    )  # fmt: skip
+        engine.settings,
+        broker.queues[WORK].bound,
+        engine._pacing._law,
+        engine._sender.schedule.rate_per_s,
+        engine.body,
+        engine._sender.outbox.in_flight.limit,
+    )
 
 
 def test_other_settings_take_effect_on_law_rate_bound_window_and_body() -> None:

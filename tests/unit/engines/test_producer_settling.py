@@ -22,7 +22,7 @@ FREE = {"producer__strategy": "unbounded", "queue__max_length": None}
 
 def adds_up(engine: ProducerEngine, submitted: int = 0) -> None:
     """Assert that every message the producer has taken on is accounted for exactly once."""
-    report, box = engine.report(), engine._outbox
+    report, box = engine.report(), engine._sender.outbox
     assert report.published <= report.offered + submitted
     waiting = len(box._again) + sum(item.attempts > 0 for item in box._urgent)
     settled = report.confirmed + report.rejected + report.returned
@@ -132,7 +132,7 @@ def test_what_was_unconfirmed_when_the_link_broke_goes_again_first_with_its_id_a
         late = LateTransport(settings, broker, late_s=0.1)
         async with producing(settings, broker, transport=late, journal=records) as (engine, running):
             await asyncio.sleep(0.5)
-            unconfirmed = [item.sequence for item in engine._outbox.in_flight.items()]
+            unconfirmed = [item.sequence for item in engine._sender.outbox.in_flight.items()]
             seen = len(broker.arrivals)
             broker.disconnect()
             adds_up(engine)

@@ -1,0 +1,269 @@
+"""Sends: what the schedule offers, when the law's pace and the broker's answers let it leave.
+
+Sending is pipelined: up to ``confirm_window`` messages are in flight and nothing ever waits for a single confirm. Three
+things may hold a message back: the schedule (nothing offered yet), the token bucket (the law's rate), and the window
+(the broker's answers). Urgent messages (requested ones, and those that a lost connection left open) skip the first two.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from math import inf
+
+from backpressure.core.histogram import Histogram
+from backpressure.core.schedule import ArrivalSchedule
+from backpressure.core.signals import Decision
+from backpressure.core.token_bucket import TokenBucket
+from backpressure.engines.clock import Clock
+from backpressure.engines.composer import Composer
+from backpressure.engines.outbox import Outbox, Outgoing
+from backpressure.engines.topology import QueueKeeper
+from backpressure.engines.waker import Waker
+from backpressure.errors import NotConnectedError
+from backpressure.settings import Settings
+from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.tracing import Tracer
+from backpressure.transports.base import Transport
+
+__all__ = ["Sender"]
+
+log = logging.getLogger(__name__)
+
+_SAY_FULL_EVERY_S = 30.0
+_SHORTEST_SLEEP_S = 0.002  # messages due within this go out together: one wake-up, one write
+_LONGEST_SLEEP_S = 0.05
+_MOST_BUFFERED_BYTES = 4 << 20
+
+
+class Sender:
+    """Schedule, token bucket, window and publisher of one producer (a `PublisherListener`).
+
+    Attributes:
+        composer: makes the messages.
+        outbox: keeps each until it is settled.
+        schedule: the offered load.
+        scheduled: how many of the offered messages have been taken on.
+        queues: keeps the queues in place; nothing is sent while they may be gone.
+        limiter_delay: for how long the law held each message back.
+        waker: ends a pause when something has happened.
+        paused: nothing is offered; blocked, blocked_events: the broker's alarm, and how often there was one.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        session: int,
+        clock: Clock,
+        *,
+        journal: JournalWriter | None,
+        tracer: Tracer | None,
+        on_settled: Callable[[], None],
+    ) -> None:
+        """Wire it; nothing connects yet. ``on_settled`` is called after every answer of the broker."""
+        self._settings = settings
+        self._clock = clock
+        self._tracer = tracer
+        self._on_settled = on_settled
+        self._publisher = transport.publisher()
+        self.waker = Waker()
+        self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake)
+        self.composer = Composer(settings, session)
+        producer = settings.producer
+        self.outbox = Outbox(session, producer.confirm_window, producer.nack_pause_ms / 1000, clock, journal)
+        now = clock.now()
+        self.schedule = _schedule(settings, now)
+        self._bucket = TokenBucket(producer.rate, producer.burst_ms / 1000, now)
+        self.limiter_delay = Histogram()
+        self.scheduled = 0
+        self.application_limited = False
+        self.paused = producer.start_paused
+        self.blocked = False
+        self.blocked_events = 0
+        self._connected = False
+        self._said_full_at = -inf
+
+    async def start(self) -> None:
+        """Connect; raises `TransportError`."""
+        await self._publisher.start(self)
+
+    async def stop(self) -> None:
+        """Flush what was handed over, and close the connections."""
+        await self.queues.stop()
+        await self._publisher.stop()
+
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings: rate, batch, window, payload, names."""
+        self._settings = settings
+        if not self.paused:
+            self.schedule.set_rate(settings.producer.rate, self._clock.now())
+        self.outbox.in_flight.limit = settings.producer.confirm_window
+        self.queues.queue = settings.queue
+        self.composer.use(settings)
+        self.waker.wake()
+
+    def apply(self, decision: Decision) -> None:
+        """Send at the law's rate from now on."""
+        self._bucket.set_rate(decision.rate_per_s, self._clock.now())
+        limit = self._settings.producer.confirm_window
+        self.outbox.in_flight.limit = min(limit, decision.window or limit)
+        self.waker.wake()
+
+    def pause(self) -> None:
+        """Offer nothing more until `resume`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Offer messages again, from now on."""
+        if self.paused:
+            self.paused = False
+            now = self._clock.now()
+            self.schedule.restart(now)
+            self.schedule.set_rate(self._settings.producer.rate, now)
+            self._bucket.drain(now)
+            self.waker.wake()
+
+    def request(self, given_id: str | None, body: bytes, processing_time_s: float | None, traceparent: str) -> Outgoing:
+        """Take on a message that somebody asked for; it goes out next. See `Composer.requested`."""
+        item = self.composer.requested(given_id, body, processing_time_s, self._clock.wall_ns(), traceparent)
+        self.outbox.add_urgent(item)
+        self.waker.wake()
+        return item
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a broker to send to, with the queues in place."""
+        return self._connected and self.queues.in_place
+
+    @property
+    def limit_reached(self) -> bool:
+        """Whether all messages that were asked for have been taken on; never, where there is no limit."""
+        limit = self._settings.producer.limit
+        return bool(limit) and self.scheduled >= limit
+
+    def send_due(self) -> None:
+        """Send what may be sent now: first what is urgent, then refused messages and new ones at the law's pace."""
+        now = self._clock.now()
+        while self.outbox.urgent and self._may_send():
+            self._send(self.outbox.next_urgent())
+        if self.paused:
+            return
+        sent = 0
+        while sent < self._settings.producer.batch_size and self._bucket.available(now) >= 1 and self._may_send():
+            if self.outbox.due_again(now):
+                self._bucket.take(1, now)
+                self._send(self.outbox.next_again())
+            elif not self.limit_reached and self.schedule.pending(now) > 0:
+                due = self._due(now)
+                self._bucket.take(1, now)
+                self.scheduled += 1
+                self._send(self.composer.scheduled(self._clock.to_wall_ns(due)))
+            else:
+                self.application_limited = True
+                break
+            sent += 1
+
+    def pause_s(self) -> float:
+        """Return for how long nothing can be sent, unless something happens."""
+        if not self._may_send() or (self.paused and not self.outbox.urgent):
+            return _LONGEST_SLEEP_S
+        now = self._clock.now()
+        waits = [inf if self.limit_reached else self.schedule.wait_s(now)]
+        if (again := self.outbox.again_wait_s(now)) is not None:
+            waits.append(again)
+        wait = max(min(waits), self._bucket.wait_s(now))
+        if not wait:
+            return 0.0  # the batch was full before everything due was sent
+        return min(max(wait, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+
+    def _may_send(self) -> bool:
+        return (
+            self.connected
+            and not self.blocked
+            and self.outbox.in_flight.space > 0
+            and self._publisher.write_buffer_bytes < _MOST_BUFFERED_BYTES
+        )
+
+    def _due(self, now: float) -> float:
+        """Take the next arrival and return when it should have been sent: when it was offered and the law allowed it.
+
+        A message that leaves late because this process was busy keeps the time it was due at: its delay is real.
+        """
+        arrived = self.schedule.take()
+        due = arrived if self._bucket.rate_per_s == inf else max(arrived, self._bucket.accrued_at(0, now))
+        self.limiter_delay.record(due - arrived)
+        return due
+
+    def _send(self, item: Outgoing) -> None:
+        queue = self._settings.queue
+        if self._tracer is not None and item.span is None:
+            item.traced(self._tracer.sending(item.message, self._clock.wall_ns()))
+        message = item.stamped(self._clock.wall_ns())
+        try:
+            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.routing_key)
+        except NotConnectedError:
+            self._connected = False
+            self.outbox.not_sent(item)
+            return
+        self.outbox.sent(tag, item)
+
+    # --- what the broker says (PublisherListener) -------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """A channel is open: what an earlier one left unconfirmed goes out first."""
+        self._connected = True
+        self.blocked = False
+        self._bucket.drain(self._clock.now())
+        self.waker.wake()
+
+    def on_confirmed(self, tag: int, multiple: bool) -> None:
+        """The broker took it."""
+        self.outbox.confirm(tag, multiple=multiple)
+        self._settled()
+
+    def on_nacked(self, tag: int, multiple: bool) -> None:
+        """The broker refused it: the queue is full."""
+        now = self._clock.now()
+        if now - self._said_full_at >= _SAY_FULL_EVERY_S:
+            self._said_full_at = now
+            fate = "sent again" if self.composer.retries else "given up"
+            log.warning("the queue is full (bound: %s): what it refuses is %s", self._settings.queue.max_length, fate)
+        self.outbox.nack(tag, multiple=multiple)
+        self._settled()
+
+    def on_returned(self, message_id: str | None, reason: str) -> None:
+        """No queue is bound for it."""
+        self.outbox.mark_returned(message_id, reason)
+
+    def on_blocked(self, reason: str) -> None:
+        """An alarm at the broker: stop publishing until it is over."""
+        self.blocked = True
+        self.blocked_events += 1
+        log.warning("the broker blocks publishing: %s", reason)
+
+    def on_unblocked(self) -> None:
+        """The alarm is over."""
+        self.blocked = False
+        log.warning("the broker accepts messages again")
+        self.waker.wake()
+
+    def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it
+        """The connection is gone; everything unconfirmed will be published again."""
+        self._connected = False
+        self.outbox.connection_lost()
+        self.queues.lost()
+
+    def _settled(self) -> None:
+        self.waker.wake()
+        self._on_settled()
+
+
+def _schedule(settings: Settings, now: float) -> ArrivalSchedule:
+    producer = settings.producer
+    source = random.Random(settings.process.seed)  # noqa: S311 - arrival times, not secrets
+    gap = (lambda: source.expovariate(1.0)) if producer.arrivals == "poisson" else None
+    return ArrivalSchedule(producer.rate, producer.burst_ms / 1000, now, gap)

@@ -1,0 +1,268 @@
+"""Where a consumer works: what was delivered waits here, is worked on one at a time, and settled only after the work.
+
+A message whose work fails waits for its next attempt while others go on, then goes to the dead-letter queue with the
+reason. What is held when the connection is lost comes again from the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+
+from backpressure.core.journal import Outcome
+from backpressure.core.message import Delivery, Metadata
+from backpressure.core.retry import RetryPolicy
+from backpressure.engines.clock import Clock
+from backpressure.engines.dead_letters import DeadLetters
+from backpressure.engines.prefetch import PrefetchControl
+from backpressure.engines.tally import Consumed, Job, Tally
+from backpressure.engines.topology import QueueKeeper
+from backpressure.engines.waker import Waker
+from backpressure.engines.work import Work, Worker
+from backpressure.settings import Settings
+from backpressure.telemetry.tracing import Tracer
+from backpressure.transports.base import Transport
+
+__all__ = ["Workbench"]
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.1  # look around this often, woken or not
+_YIELD_EVERY = 64  # messages whose work takes no time: let the event loop have its turn
+
+
+class Workbench:
+    """Subscriber, prefetch, attempts and settlements of one consumer (a `SubscriberListener`).
+
+    Attributes:
+        queues: keeps the queues in place.
+        prefetch: how many may be held.
+        waker: ends a wait when something has happened.
+        paused: no more work is begun.
+        expect: begin no more work once so many are settled; 0: never mind.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        clock: Clock,
+        *,
+        worker: Worker,
+        tally: Tally,
+        tracer: Tracer | None,
+        on_settled: Callable[[Consumed], None],
+    ) -> None:
+        """Wire it; nothing connects yet. ``on_settled`` is called for every settled message."""
+        self._clock = clock
+        self._worker = worker
+        self._tally = tally
+        self._tracer = tracer
+        self._on_settled = on_settled
+        self._queue = settings.queue.work
+        self._random = random.Random(settings.process.seed)  # noqa: S311 - jitter, not secrets
+        self._retry = _retry_policy(settings)
+        self._dead_letters = DeadLetters(transport, settings.queue.dead_letter)
+        self._subscriber = transport.subscriber()
+        self.prefetch = PrefetchControl(settings.consumer, self._subscriber)
+        self.waker = Waker()
+        self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake, only_missing=True)
+        self.paused = False
+        self.expect = settings.consumer.expect
+        self._ready: deque[Job] = deque()
+        self._waiting: list[tuple[float, int, Job]] = []  # heap by the time of the next attempt
+        self._order_of_retries = itertools.count()
+        self._current: Job | None = None
+        self._current_since = 0.0
+        self._finished_busy_s = 0.0
+        self._giving_up: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Consume; raises `TransportError`."""
+        await self._subscriber.start(self, queue=self._queue, prefetch=self.prefetch.count)
+
+    async def stop(self) -> None:
+        """Send the acknowledgements and close; what is not settled goes back to the queue."""
+        for task in self._giving_up:
+            task.cancel()  # not acknowledged: the message goes back to the queue
+        await asyncio.gather(*self._giving_up, return_exceptions=True)
+        await self.queues.stop()
+        await self._dead_letters.stop()
+        await self._subscriber.stop()
+
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings: prefetch, retries, the number that is expected."""
+        self.expect = settings.consumer.expect
+        self._retry = _retry_policy(settings)
+        self.prefetch.reconfigure(settings.consumer)
+        self.waker.wake()
+
+    @property
+    def held(self) -> int:
+        """Messages delivered and not settled."""
+        return len(self._ready) + len(self._waiting) + len(self._giving_up) + (self._current is not None)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something can still be brought to an end now: what waits for another attempt cannot."""
+        return bool(self._ready or self._giving_up)
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether as many are settled as were expected; never, where no number is expected."""
+        return bool(self.expect) and self._tally.settled >= self.expect
+
+    async def pause(self) -> None:
+        """Take nothing more and begin no more work until `resume`."""
+        self.paused = True
+        await self._subscriber.pause()
+
+    async def resume(self) -> None:
+        """Take messages again."""
+        self.paused = False
+        await self._subscriber.resume()
+        self.waker.wake()
+
+    async def take_no_more(self) -> None:
+        """Take nothing more, but let the work go on: what is here can still be brought to an end."""
+        await self._subscriber.pause()
+        self.paused = False
+
+    def busy_s(self, now: float) -> float:
+        """Return the seconds spent working, the work at hand included."""
+        return self._finished_busy_s + (now - self._current_since if self._current is not None else 0.0)
+
+    def make_room(self) -> None:
+        """Let what waits for another attempt, or is given up, take nobody's place."""
+        self.prefetch.set_aside(len(self._waiting) + len(self._giving_up))
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    async def work(self, go_on: Callable[[], bool]) -> None:
+        """Work on whatever there is, as long as ``go_on()``."""
+        turns = 0
+        while go_on():
+            job = self._next_job()
+            if job is None:
+                await self.waker.wait(self._next_attempt_in_s())
+                continue
+            turns = (turns + 1) % _YIELD_EVERY
+            if not turns:
+                await asyncio.sleep(0)
+            await self._work_on(job)
+
+    def _may_begin(self) -> bool:
+        """Whether work on another message may begin: not while paused, nor beyond the expected number."""
+        return not self.paused and not (self.expect and self._tally.settled + len(self._giving_up) >= self.expect)
+
+    def _next_job(self) -> Job | None:
+        if not self._may_begin():
+            return None
+        if self._waiting and self._waiting[0][0] <= self._clock.now():
+            return heapq.heappop(self._waiting)[2]
+        return self._ready.popleft() if self._ready else None
+
+    def _next_attempt_in_s(self) -> float:
+        if not self._waiting or not self._may_begin():
+            return _IDLE_S
+        return min(max(self._waiting[0][0] - self._clock.now(), 0.0), _IDLE_S)
+
+    async def _work_on(self, job: Job) -> None:
+        self._current, self._current_since = job, self._clock.now()
+        try:
+            work, failure = await self._perform(job)
+            job.attempts += 1
+            if failure is None:
+                self._settle(job, work, Outcome.PROCESSED)
+            else:
+                self._failed(job, work, failure)
+        finally:
+            self._current = None
+        self._finished_busy_s += work.service_s
+
+    async def _perform(self, job: Job) -> tuple[Work, Exception | None]:
+        if self._tracer is None:
+            return await self._worker.perform(job.delivery, job.metadata, job.available_at)
+        with self._tracer.processing(job.delivery, job.metadata, self._clock.wall_ns()) as span:
+            work, failure = await self._worker.perform(job.delivery, job.metadata, job.available_at)
+            wait_s = job.wait_s(self._clock.to_wall_ns(work.started_at))
+            span.end(self._clock.wall_ns(), wait_s, job.attempts + 1, failure)
+        return work, failure
+
+    def _settle(self, job: Job, work: Work, outcome: Outcome) -> None:
+        self._on_settled(self._tally.settle(job, work, outcome))
+        self.prefetch.settling(self.held, self._clock.now())
+        self._subscriber.ack(job.delivery)
+
+    def _failed(self, job: Job, work: Work, failure: Exception) -> None:
+        self._tally.failed += 1
+        if job.comes_again:
+            return
+        pause_s = self._retry.pause_s(job.attempts, self._random.random())
+        if pause_s is None:
+            # Beside the work: while the broker blocks publishing, dead letters wait and everything else goes on.
+            task = asyncio.create_task(self._give_up(job, work, failure), name="give up")
+            self._giving_up.add(task)
+            task.add_done_callback(self._given_up)
+        else:
+            self._tally.retried += 1
+            job.available_at = self._clock.now() + pause_s
+            heapq.heappush(self._waiting, (job.available_at, next(self._order_of_retries), job))
+        self.make_room()
+
+    async def _give_up(self, job: Job, work: Work, failure: Exception) -> None:
+        """Hand the message to the dead-letter queue; only when that is confirmed is it acknowledged."""
+        reason = f"{type(failure).__name__}: {failure}"
+        try:
+            await self._dead_letters.send(job.delivery.message, reason, job.attempts)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the message must not be lost
+            log.warning("cannot dead-letter %s (%s): it goes back to the queue", job.delivery.message.message_id, error)
+            self._subscriber.nack(job.delivery, requeue=True)
+            return
+        self._settle(job, work, Outcome.DEAD_LETTERED)
+
+    def _given_up(self, task: asyncio.Task[None]) -> None:
+        self._giving_up.discard(task)
+        self.waker.wake()
+
+    # --- what the broker says (SubscriberListener) -------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """Consuming has (again) begun."""
+        self.waker.wake()
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A message arrived."""
+        now = self._clock.now()
+        self._tally.delivered += 1
+        self._tally.redelivered += delivery.redelivered
+        metadata = Metadata.read(delivery.message)
+        job = Job(delivery, metadata, self._clock.to_wall_ns(now), now)
+        dry = self._current is None and not self._ready and metadata.session is not None
+        self.prefetch.delivered(now, dry_for_s=(job.wait_s(job.received_ns) or 0.0) if dry else 0.0)
+        self._ready.append(job)
+        self.waker.wake()
+
+    def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it
+        """What is held and not being worked on will be delivered again."""
+        self._ready.clear()
+        self._waiting.clear()
+        if self._current is not None:
+            self._current.comes_again = True
+        self.queues.lost()
+
+
+def _retry_policy(settings: Settings) -> RetryPolicy:
+    retry = settings.retry
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        backoff_min_s=retry.backoff_min_ms / 1000,
+        backoff_max_s=retry.backoff_max_ms / 1000,
+        multiplier=retry.multiplier,
+        jitter=retry.jitter,
+    )
