@@ -55,14 +55,14 @@ class OwnState:
 class _Producer:
     latest: ProducerReport
     heard_at: float
-    history: deque[tuple[float, int]] = field(default_factory=deque)  # (by its own clock, offered)
+    history: deque[tuple[float, int]] = field(default_factory=deque)  # (by its own clock, confirmed)
 
     def need_per_s(self) -> float:
-        """What it can use: unbounded, unless it has less to send than it may."""
+        """What it can use: all that its settings let it, or what it gets rid of while it sends less than it may."""
         if not self.latest.application_limited or len(self.history) < 2:
-            return self.latest.target_rate_per_s
+            return self.latest.usable_rate_per_s
         (start, first), (end, last) = self.history[0], self.history[-1]
-        return min(self.latest.target_rate_per_s, (last - first) / (end - start) if end > start else inf)
+        return min(self.latest.usable_rate_per_s, (last - first) / (end - start) if end > start else inf)
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class SignalBoard:
     """Collects what is heard about the loop and answers with `Signals`; one board per law."""
 
     def __init__(self, session: int, timeout_s: float = 2.0) -> None:
-        """``session`` is the own producer's, whose reports are ignored.
+        """``session`` is the own producer's, whose reports only tell that reports arrive.
 
         A process silent for ``timeout_s`` is gone; after a quarter of that it is no longer counted on: neither as a
         worker nor as a rival for the common rate.
@@ -95,10 +95,12 @@ class SignalBoard:
         self._probed_unacked: int | None = None
         self._probed_consumers: int | None = None
         self._read_at = -inf
+        self._heard_at = -inf
         self._strangers_since: float | None = None
 
     def on_report(self, report: Report, now: float) -> None:
         """Take in a feedback report that arrived at ``now``; a report older than the last one is dropped."""
+        self._heard_at = now
         if isinstance(report, ConsumerReport):
             self._on_consumer(report, now)
         elif report.session != self._session:
@@ -116,7 +118,8 @@ class SignalBoard:
     def signals(self, own: OwnState, now: float) -> Signals:
         """Return the loop as it is known at ``now``."""
         self._forget(now)
-        rivals = [p for p in self._producers.values() if now - p.heard_at < self._fresh_s]
+        # Judged by the last report of anybody, its own too: nothing heard at all does not mean that all are gone.
+        rivals = [p for p in self._producers.values() if self._heard_at - p.heard_at < self._fresh_s]
         confirmed = own.confirmed + self._others_confirmed
         reporting = self._departed_known(now)
         heard = self._present(now)
@@ -155,13 +158,13 @@ class SignalBoard:
         known = self._producers.get(report.session)
         at_s = report.at_ns / 1e9
         if known is None:
-            self._producers[report.session] = _Producer(report, now, deque([(at_s, report.offered)]))
+            self._producers[report.session] = _Producer(report, now, deque([(at_s, report.confirmed)]))
             return
         if report.at_ns <= known.latest.at_ns:
             return
         self._others_confirmed += max(0, report.confirmed - known.latest.confirmed)
         known.latest, known.heard_at = report, now
-        known.history.append((at_s, report.offered))
+        known.history.append((at_s, report.confirmed))
         while at_s - known.history[1][0] >= _RATE_WINDOW_S:
             known.history.popleft()
 

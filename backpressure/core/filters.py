@@ -92,8 +92,9 @@ class RateEstimator:
         if exposure_s <= 0:
             return False
         if self.rate is None:
+            self._exposure_s += exposure_s  # the wait for the first event tells as much as the one for any other
             if events > 0:
-                self._begin(events, exposure_s)
+                self._begin(events, self._exposure_s)
             return False
         expected = self.rate * exposure_s
         z = (events - expected) / sqrt(self.dispersion * expected + _QUANTUM)

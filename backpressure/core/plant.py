@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from math import inf
 from statistics import fmean
 
 from backpressure.core.plant_producer import PlantProducer
@@ -111,7 +112,14 @@ class Plant:
         self.set_workers(workers or Workers())
 
     def add_producer(
-        self, law: Law, demand_per_s: float, *, weight: float = 1.0, retry: bool = True, burst_s: float = 0.1
+        self,
+        law: Law,
+        demand_per_s: float,
+        *,
+        weight: float = 1.0,
+        retry: bool = True,
+        burst_s: float = 0.1,
+        own_limit_per_s: float = inf,
     ) -> PlantProducer:
         """Start a producer now.
 
@@ -121,6 +129,7 @@ class Plant:
             weight: its share against the others. Many equal producers may be modelled as one of their added weight.
             retry: a refused message is kept and sent again, or else given up and counted as rejected.
             burst_s: depth of its token bucket, and how much of its schedule may wait.
+            own_limit_per_s: what its law may decide at most, whatever it sees (a ceiling, a fixed rate).
         """
         self._sessions += 1
         producer = PlantProducer(
@@ -131,6 +140,7 @@ class Plant:
             retry=retry,
             burst_s=burst_s,
             timeout_s=self.network.timeout_s,
+            own_limit_per_s=own_limit_per_s,
         )
         producer.next_tick_s = self.now + self._tick_s * self._uniform()
         producer.next_report_s = self.now + self.network.report_interval_s * self._uniform()
@@ -143,7 +153,7 @@ class Plant:
         self.producers.remove(producer)
         if not silently:
             last = producer.report(self.now, blocked=self.queue.bound.blocked)
-            self._post(replace(last, target_rate_per_s=0.0, application_limited=True))
+            self._post(replace(last, target_rate_per_s=0.0, usable_rate_per_s=0.0, application_limited=True))
         self._rejected += producer.rejected
 
     def set_workers(self, workers: Workers) -> None:

@@ -34,6 +34,7 @@ class PlantProducer:
         retry: bool,
         burst_s: float,
         timeout_s: float,
+        own_limit_per_s: float = inf,
     ) -> None:
         """See `Plant.add_producer`."""
         self.law = law
@@ -53,6 +54,7 @@ class PlantProducer:
         self._weight = weight
         self._retry = retry
         self._burst_s = burst_s
+        self._own_limit_per_s = own_limit_per_s
         self._bucket: TokenBucket | None = None
         self._offered = 0.0
         self._waiting = 0.0
@@ -135,6 +137,7 @@ class PlantProducer:
             in_flight=0,
             window=0,
             target_rate_per_s=self.demand_per_s,
+            usable_rate_per_s=min(self.demand_per_s, self._own_limit_per_s),
             pacing_rate_per_s=self.decision.rate_per_s,
             weight=self._weight,
             application_limited=self._limited,

@@ -29,6 +29,8 @@ class ProducerReport:
     Totals count messages: ``offered`` (what the schedule asked for), ``published`` (sent the first time),
     ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``,
     ``republished``. ``limiter_delay`` is for how long the law held messages back, each counted when it is first sent.
+    ``target_rate_per_s`` is its offered load, ``usable_rate_per_s`` what it could send of that if nothing but its own
+    settings held it back (a ceiling, a fixed rate).
     ``bottleneck_per_s`` is what the law takes for the rate of all consumers together; None: it has no estimate.
     ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it has none.
     """
@@ -58,6 +60,7 @@ class ProducerReport:
     reason: str
     rss_bytes: int
     cpu_s: float
+    usable_rate_per_s: float = inf
     bottleneck_per_s: float | None = None
     signal_age_s: float | None = None
     confirm_latency: Histogram = field(default_factory=Histogram)

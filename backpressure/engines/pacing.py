@@ -24,7 +24,7 @@ from backpressure.errors import FeedbackError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueReading, Transport
 
-__all__ = ["PacedProducer", "Pacing", "law_config"]
+__all__ = ["PacedProducer", "Pacing", "law_config", "own_limit_per_s"]
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,15 @@ def law_config(settings: Settings) -> LawConfig:
         reduction_factor=control.reduction_factor,
         depth_threshold=control.depth_threshold,
         tick_s=control.tick_ms / 1000,
+        report_interval_s=settings.feedback.interval_ms / 1000,
         parameters=control.parameters.get(settings.producer.strategy, {}),
     )
+
+
+def own_limit_per_s(settings: Settings) -> float:
+    """Return what a law may decide at most by these settings, whatever it sees; infinite without such a limit."""
+    fixed = settings.control.rate_limit if settings.producer.strategy == "rate_limited" else inf
+    return min(settings.control.ceiling_per_s or inf, fixed)
 
 
 class Pacing:
@@ -79,6 +86,7 @@ class Pacing:
         self._latency_min_s: float | None = None
         self._consumer_seen = False
         self._heard = asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
         self._nacked_before = 0
 
     async def start(self) -> None:
@@ -107,6 +115,9 @@ class Pacing:
 
     async def stop(self) -> None:
         """Close the connections."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         await self._probe.stop()
         await self._feedback.stop()
 
@@ -159,15 +170,23 @@ class Pacing:
         return replace(decision, rate_per_s=inf, reason="no consumer yet: queueing all that is asked for")
 
     async def read_queue(self) -> None:
-        """Probe the depth; a reading that does not come in time is left out."""
-        producer = self._producer.settings
+        """Probe the depth; an answer that takes longer than a tick counts when it comes."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(), name="probe")
+        await asyncio.wait({self._asking}, timeout=self._producer.settings.control.tick_ms / 1000)
+        if self._asking.done():
+            answered, self._asking = self._asking, None
+            answered.result()
+
+    async def _ask(self) -> None:
+        asked_at = self._clock.now()
         try:
-            async with asyncio.timeout(producer.control.tick_ms / 1000):
-                reading = await self._probe.read(producer.queue.work)
-        except (TransportError, TimeoutError):
+            reading = await self._probe.read(self._producer.settings.queue.work)
+        except TransportError:
             return  # the board knows how old its last reading is
         self.reading = reading
-        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, self._clock.now())
+        read_at = (asked_at + self._clock.now()) / 2  # the broker looked about half way
+        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at)
 
     def _own_state(self) -> OwnState:
         report = self._producer.report()

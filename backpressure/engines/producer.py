@@ -18,7 +18,7 @@ from backpressure.core.reports import ProducerReport
 from backpressure.core.signals import Decision
 from backpressure.engines.clock import Clock
 from backpressure.engines.outbox import Settlement
-from backpressure.engines.pacing import Pacing
+from backpressure.engines.pacing import Pacing, own_limit_per_s
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
@@ -66,6 +66,7 @@ class ProducerEngine:
         self._host = socket.gethostname()
         self._next_progress = settings.producer.progress_every
         self._stopping = False
+        self._limited = False
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -182,8 +183,8 @@ class ProducerEngine:
     def take_application_limited(self) -> bool:
         """Return whether there was less to send than allowed since the last call."""
         sender = self._sender
-        limited, sender.application_limited = sender.application_limited or sender.paused, False
-        return limited
+        self._limited, sender.application_limited = sender.application_limited or sender.paused, False
+        return self._limited
 
     # --- what it looks like from outside ----------------------------------------------------------------------------
 
@@ -239,6 +240,7 @@ class ProducerEngine:
         sender = self._sender
         if not sender.paused:
             sender.schedule.pending(now)
+        target = self.settings.producer.rate if self._offering else 0.0
         limit, offered = self.settings.producer.limit, sender.schedule.offered
         box, decision, age_s = sender.outbox, self._pacing.decision, self._pacing.signals.age_s
         return ProducerReport(
@@ -257,10 +259,11 @@ class ProducerEngine:
             republished=box.republished,
             in_flight=len(box.in_flight),
             window=box.in_flight.limit,
-            target_rate_per_s=self.settings.producer.rate if self._offering else 0.0,  # the others may have its share
+            target_rate_per_s=target,
+            usable_rate_per_s=min(target, own_limit_per_s(self.settings)),
             pacing_rate_per_s=min(decision.rate_per_s, self.settings.producer.rate),
             weight=self.settings.producer.weight,
-            application_limited=sender.application_limited or not self._offering,
+            application_limited=self._limited or not self._offering,
             blocked=sender.blocked,
             blocked_events=sender.blocked_events,
             strategy=self.settings.producer.strategy,

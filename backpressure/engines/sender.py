@@ -47,6 +47,7 @@ class Sender:
         scheduled: how many of the offered messages have been taken on.
         queues: keeps the queues in place; nothing is sent while they may be gone.
         limiter_delay: for how long the law held each message back.
+        application_limited: whether there was something else than the law to keep it from sending more; set here only.
         waker: ends a pause when something has happened.
         paused: nothing is offered; blocked, blocked_events: the broker's alarm, and how often there was one.
     """
@@ -166,6 +167,8 @@ class Sender:
                 self.application_limited = True
                 break
             sent += 1
+        if not self.outbox.in_flight.space:
+            self.application_limited = True  # the broker's answers hold it back, and not the law
 
     def pause_s(self) -> float:
         """Return for how long nothing can be sent, unless something happens."""

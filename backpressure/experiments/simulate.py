@@ -19,7 +19,7 @@ from backpressure.core.ledger import LedgerTotals
 from backpressure.core.plant import Network, Plant, PlantProducer, Queue, Sample, Workers, WorkQueue
 from backpressure.core.signals import Law
 from backpressure.engines.composer import retries
-from backpressure.engines.pacing import law_config
+from backpressure.engines.pacing import law_config, own_limit_per_s
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.fleet import load_of, process_seed, service
@@ -125,6 +125,7 @@ class _Simulation:
                 weight=producer.weight * members,
                 retry=retries(producer),
                 burst_s=producer.burst_ms / 1000,
+                own_limit_per_s=own_limit_per_s(settings) * members,
             )
             added.limit = producer.limit * members
             self._groups.append((added, members))

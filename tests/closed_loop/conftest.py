@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 
 import pytest
@@ -57,7 +58,8 @@ class Lab:
     def join(self, plant: Plant, law: str, demand_per_s: float = 1000.0, **changes: float) -> PlantProducer:
         weight = changes.pop("weight", 1.0)
         config = LawConfig(**changes)  # type: ignore[arg-type]  # keyword arguments of LawConfig
-        return plant.add_producer(create(law, config), demand_per_s, weight=weight)
+        limit = min(changes.get("ceiling_per_s", inf), changes.get("rate_limit_per_s", inf))
+        return plant.add_producer(create(law, config), demand_per_s, weight=weight, own_limit_per_s=limit)
 
     def phases(self, plant: Plant, phases: Sequence[tuple[float, float]], workers: Workers) -> Outcome:
         """Run ``(capacity, seconds)`` one after another; ``workers`` says everything else about the consumers."""

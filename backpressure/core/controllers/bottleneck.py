@@ -23,6 +23,7 @@ _LOAD_MARGIN = 1.05
 _BUSY = 0.9
 _IDLE_MEMORY_S = 5.0
 _SETTLED_S = 1.0
+_SERVICE_SAMPLES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ class Bottleneck:
         fresh: whether any signal is recent enough to act upon.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
-        idle: smoothed part of the consumers' time without work although enough was queued; 0 where unknown.
+        idle: smoothed part of the consumers' time without work although more was queued than they had in work. None of
+            it is their fault, or the queue's, while there is less to send than may be: that counts as 0, as the
+            unknown does.
     """
 
     def __init__(self, stale_s: float) -> None:
@@ -151,13 +154,14 @@ class Bottleneck:
         if span_s <= 0 or worked_s < 0:
             return  # nothing new; or work in progress was read off a timer that ran ahead: the next sample spans both
         self._before = count
-        queued = self._low_depth >= self.servers
+        queued = self._low_depth > self.servers and not signals.application_limited
         saturated = self._low_ready > 0 or (self._workers == 1 and self._load <= 1.0 and self._low_depth > 1)
         self._low_ready, self._low_depth = signals.ready or 0, signals.depth or 0
         if self._estimator.rate is None:
             self._changed_at = now
-            if signals.service_cv2 is not None:
-                self._estimator.expect(signals.service_cv2, events)
+        if signals.service_cv2 is not None and (self._estimator.rate or 0.0) * span_s < 1:
+            # At the start, and where few depart, counts say nothing of their variance; service times do.
+            self._estimator.expect(signals.service_cv2, min(count.departed, _SERVICE_SAMPLES))
         if count.source == "probe":
             changed = (self._estimator.add if saturated else self._estimator.add_lower_bound)(events, span_s)
         else:
@@ -165,9 +169,9 @@ class Bottleneck:
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0
-        elif queued and count.source == "reports" and now - self._changed_at > _SETTLED_S:
-            part = 1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)
-            self.idle += part * (max(0.0, 1 - worked_s / (span_s * self._load)) - self.idle)
+        elif count.source == "reports" and now - self._changed_at > _SETTLED_S:
+            idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
+            self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
 
     def _watch_load(self, load: float, span_s: float, *, saturated: bool) -> None:
         """Learn how much a consumer works per second when it has enough to do: <1 with overhead, >1 when concurrent."""

@@ -30,7 +30,7 @@ class LawConfig:
     ``target_wait_s`` is the queue wait to aim for. ``floor_per_s`` and ``ceiling_per_s`` bound this producer's own rate;
     None leaves the floor to the law and the ceiling to the offered load. ``rate_limit_per_s`` is for ``rate_limited``,
     ``reduction_factor`` and ``depth_threshold`` (messages) are for ``threshold``. ``tick_s`` is how often the law is
-    asked. ``parameters`` are the law's own, by name.
+    asked, ``report_interval_s`` how often consumers report. ``parameters`` are the law's own, by name.
     """
 
     target_wait_s: float = 0.02
@@ -40,6 +40,7 @@ class LawConfig:
     reduction_factor: float = 0.8
     depth_threshold: int = 500
     tick_s: float = 0.1
+    report_interval_s: float = 0.1
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def values(self, law: str, declared: Sequence[Parameter]) -> dict[str, float]:

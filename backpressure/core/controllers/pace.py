@@ -12,6 +12,10 @@ from backpressure.core.signals import Decision, Signals
 __all__ = ["PaceLaw"]
 
 _FLOOR_PER_S = 1.0
+_PROBES = 2.0
+_MOST_BEYOND_DEMAND = 4.0
+_FASTEST_PER_S = 1e7
+_INTERVALS_MISSED = 2.5
 _HALF_LIFE_S = 0.5
 _IDLE_ALLOWED = 0.01
 _IDLE_GAIN = 2.0
@@ -32,8 +36,8 @@ class PaceLaw:
     rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
 
     Regimes:
-    - *finding the bottleneck*: no departure seen yet. The start rate doubles once a loop time while the queue is empty;
-      as long as nobody consumes, some ten to twenty messages are queued and no more.
+    - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than
+      the start rate; both double once a loop time while the queue is empty. As long as nobody consumes, that is all.
     - *holding the queue*: the formula. Depth > 2q* is called *draining*. A stop of the consumers is μ̂ → 0: the formula
       then keeps about one message queued as a probe, and nothing has to be sent to notice the return.
     - *starved: growing*: the queue stays empty and nothing says why. μ̂ doubles, at most once in two loop times (in
@@ -55,7 +59,7 @@ class PaceLaw:
         Parameter("gain", 0.6, "", "part of the queue's error corrected in one loop time", 0.01, 2.0),
         Parameter("idle", 0.001, "", "share of the capacity that may be lost to an empty queue", 1e-6, 0.5),
         Parameter("start_per_s", 50.0, "msg/s", "rate of a cold start, for all producers together", 0.01),
-        Parameter("stale_s", 0.5, "s", "signals older than this are not acted upon", 0.01),
+        Parameter("stale_s", 0.5, "s", "signals older than this (or than 2.5 reports) are not acted upon", 0.01),
     )
 
     def __init__(self, config: LawConfig) -> None:
@@ -64,15 +68,16 @@ class PaceLaw:
         self._config = config
         self._gain = values["gain"]
         self._idle = values["idle"]
-        self._start_per_s = values["start_per_s"]
+        self._start_per_s = self._began_per_s = values["start_per_s"]
         self._total_per_s = self._start_per_s
-        self._bottleneck = Bottleneck(values["stale_s"])
+        self._bottleneck = Bottleneck(max(values["stale_s"], _INTERVALS_MISSED * config.report_interval_s))
         self._extra = 0.0
         self._raised_at = -inf
         self._asked_at: float | None = None
         self._nacked = 0
         self._cut_until = -inf
         self._cap = inf
+        self._share = 1.0
 
     def update(self, signals: Signals, now: float) -> Decision:
         """Return the rate for this tick."""
@@ -82,14 +87,16 @@ class PaceLaw:
         bottleneck.update(signals, now)
         if signals.blocked:
             return self._decide(signals, "blocked: estimators frozen")
+        self._share = signals.share if bottleneck.fresh else min(signals.share, self._share)
         if not bottleneck.fresh:
             self._total_per_s *= 0.5 ** (elapsed_s / _HALF_LIFE_S)
             return self._decide(signals, "no fresh signal: decaying to the floor", floor_per_s=_FLOOR_PER_S)
         loop_s = self._config.tick_s + bottleneck.age_s
         grew = self._grow(signals, now, loop_s)
         self._watch_refusals(signals, now, loop_s, elapsed_s)
-        found = bottleneck.rate_per_s
-        rate = self._start_per_s if found is None else found
+        rate = bottleneck.rate_per_s
+        if rate is None:
+            return self._find(signals)
         self._adapt_extra(rate, elapsed_s)
         setpoint = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
@@ -98,14 +105,19 @@ class PaceLaw:
         if now < self._cut_until:
             self._total_per_s *= 0.5
             return self._decide(signals, "refused: cut until the effect can be seen")
-        if found is None:
-            return self._decide(signals, "finding the bottleneck")
         if grew:
             return self._decide(signals, "starved: growing")
         return self._decide(signals, "draining the queue" if depth > 2 * setpoint else "holding the queue")
 
+    def _find(self, signals: Signals) -> Decision:
+        """Queue a few messages more than are in work, and look for the first departure."""
+        room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
+        room -= self._bottleneck.queue.depth or 0.0
+        self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
+        return self._decide(signals, "finding the bottleneck")
+
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
-        rate = self._config.clamp(signals.share * self._total_per_s, floor_per_s=floor_per_s)
+        rate = self._config.clamp(self._share * self._total_per_s, floor_per_s=floor_per_s)
         return Decision(rate, reason, _window(signals, rate), self._bottleneck.rate_per_s)
 
     def _setpoint(self, rate_per_s: float) -> float:
@@ -133,7 +145,7 @@ class PaceLaw:
         self._raised_at = now
         if bottleneck.rate_per_s is None:
             self._start_per_s *= 2
-        else:
+        elif bottleneck.rate_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
             bottleneck.raise_rate(2.0)
         return True
 

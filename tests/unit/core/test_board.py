@@ -199,8 +199,22 @@ def test_a_rival_takes_its_weight_and_gives_it_back_when_it_falls_silent() -> No
     board.on_report(producer(0.0, weight=3.0), 0.0)
     assert board.signals(OWN, 0.1).share == pytest.approx(0.25)
     assert board.signals(replace(OWN, weight=3.0), 0.1).share == pytest.approx(0.5)
+    board.on_report(producer(0.5, session=1), 0.5)  # its own: reports do arrive
     silent = board.signals(OWN, 0.5)
     assert (silent.share, silent.producers) == (1.0, 1)
+
+
+def test_when_nothing_at_all_is_heard_no_rival_is_taken_for_gone() -> None:
+    board = SignalBoard(1, timeout_s=2.0)
+    board.on_report(producer(0.0), 0.0)
+    assert board.signals(OWN, 1.9).share == pytest.approx(0.5)
+
+
+def test_a_rival_needs_no_more_than_its_own_settings_let_it_use() -> None:
+    board = SignalBoard(1)
+    board.on_report(producer(0.0, usable_rate_per_s=20.0), 0.0)
+    board.signals(replace(OWN, confirmed=0), 0.0)
+    assert board.signals(replace(OWN, confirmed=100), 1.0).share == pytest.approx(0.8)
 
 
 def test_a_rival_that_is_application_limited_keeps_what_it_needs_and_no_more() -> None:

@@ -30,12 +30,12 @@ def test_a_timeline_forgets_what_is_older_than_its_span() -> None:
     assert timeline.at(98.5) == 98.5
 
 
-def test_the_first_sample_with_an_event_sets_the_rate() -> None:
+def test_the_first_event_sets_the_rate_with_all_the_exposure_it_took() -> None:
     rate = estimator()
-    rate.add(0, 0.5)
+    rate.add(0, 0.4)
     assert rate.rate is None
     rate.add(10, 0.1)
-    assert rate.rate == pytest.approx(100)
+    assert rate.rate == pytest.approx(20)
 
 
 def test_a_step_of_the_estimator_worked_out_by_hand() -> None:

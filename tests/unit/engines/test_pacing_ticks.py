@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
-from stage import RecordingBroker, consuming, producing, settings_of
+from stage import WORK, RecordingBroker, consuming, producing, settings_of
 from virtual_time import run_virtually
 
 from backpressure.core.reports import ProducerReport, decode
+from backpressure.transports.base import QueueReading
 from backpressure.transports.memory import MemoryTransport
 
 
@@ -38,6 +40,39 @@ def ticks(*, consumers: int, seconds: float = 20.0) -> list[ProducerReport]:
     return run_virtually(story())
 
 
+class FarTransport(MemoryTransport):
+    """A transport whose probe takes longer to answer than the law takes to decide."""
+
+    def probe(self) -> Any:
+        near = super().probe()
+        read = near.read
+
+        async def far(queue: str) -> QueueReading:
+            await asyncio.sleep(0.12)
+            return await read(queue)
+
+        near.read = far  # type: ignore[method-assign]
+        return near
+
+
+def test_a_probe_that_answers_late_is_still_heard() -> None:
+    async def story() -> tuple[int, int]:
+        settings, broker = settings_of(), RecordingBroker()
+        strangers = settings_of(feedback__exchange="elsewhere", consumer__prefetch=1)
+        async with (
+            producing(settings, broker, transport=FarTransport(settings, broker)),
+            consuming(strangers, broker) as (consumer, _),
+        ):
+            await asyncio.sleep(10)
+            before = consumer.tally.processed
+            await asyncio.sleep(20)
+            return consumer.tally.processed - before, len(broker.queues[WORK].ready)
+
+    processed, ready = run_virtually(story())
+    assert processed >= 0.95 * 2000
+    assert ready <= 60
+
+
 def test_with_one_consumer_each_decision_follows_its_report_at_once() -> None:
     ages_s = [report.signal_age_s for report in ticks(consumers=1)[20:-1]]
     assert max(age_s for age_s in ages_s if age_s is not None) < 0.01
@@ -53,3 +88,22 @@ def test_with_several_consumers_the_mean_age_is_no_more_than_half_a_report_inter
 @pytest.mark.parametrize("consumers", [0, 1, 3, 8])
 def test_there_are_ten_decisions_a_second_whoever_reports(consumers: int) -> None:
     assert len(ticks(consumers=consumers)) == pytest.approx(200, rel=0.1)
+
+
+def test_a_producer_with_less_to_send_than_it_may_says_so_in_its_reports() -> None:
+    async def story() -> list[bool]:
+        settings, broker = settings_of(producer__rate=20), RecordingBroker()
+        said: list[bool] = []
+
+        def listen(payload: bytes) -> None:
+            if isinstance(report := decode(payload), ProducerReport):
+                said.append(report.application_limited)
+
+        feedback = MemoryTransport(settings, broker).feedback()
+        await feedback.start(listen)
+        async with producing(settings, broker), consuming(settings, broker):
+            await asyncio.sleep(10)
+        await feedback.stop()
+        return said
+
+    assert all(run_virtually(story())[20:])

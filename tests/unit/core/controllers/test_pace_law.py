@@ -80,7 +80,7 @@ def test_before_anybody_consumes_it_queues_a_few_messages_and_no_more(steady: St
     for tick in range(100):
         signals = steady(0.0, depth=int(sent), consumers=0, confirmed_total=int(sent), observed_total_s=tick / 10)
         sent += law.update(signals, tick / 10).rate_per_s / 10
-    assert 10 <= sent < 20
+    assert 2 <= sent <= 4
 
 
 def test_while_stopped_it_sends_nothing_more(steady: Steady) -> None:
@@ -207,3 +207,14 @@ def test_the_setpoint_follows_the_target_wait(steady: Steady, target_wait_s: flo
     for tick in range(51):
         decision = law.update(steady(tick / 10, depth=balanced), tick / 10)
     assert decision.rate_per_s == pytest.approx(100, rel=0.1)
+
+
+def test_an_empty_queue_that_nothing_fills_raises_the_rate_to_a_few_times_the_demand_and_no_further(
+    steady: Steady,
+) -> None:
+    law = create("pace")
+    for tick in range(6000):  # ten minutes with an empty queue, held up by something that is no law
+        now = tick / 10
+        departed = {"departed_total": None, "observed_total_s": None, "busy_total_s": None}
+        decision = law.update(steady(now, depth=0, rate_per_s=50.0, demand_per_s=500.0, **departed), now)
+    assert 500 <= decision.rate_per_s <= 4000

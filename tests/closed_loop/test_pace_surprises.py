@@ -1,0 +1,79 @@
+"""What real loads do to the law pace: calm before a surge, slow consumers, silence, rivals that use too little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backpressure.core.plant import Network, Plant, Workers
+
+
+def p99(waits_s: Any) -> float:
+    return sorted(waits_s)[int(0.99 * len(waits_s))]
+
+
+def deepest(plant: Plant, since: int) -> int:
+    return max(sample.depth for sample in plant.samples[since:])
+
+
+@pytest.mark.parametrize("calm", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_surge_after_calm_finds_a_short_queue_and_leaves_one(
+    lab: Any, calm: float, distribution: str, count: int
+) -> None:
+    plant = lab.plant(1, workers=Workers(count=count, rate_per_s=100 / count, distribution=distribution))
+    producer = lab.join(plant, "pace", 100 * calm)
+    plant.run(30)
+    before, served, busy_s = len(plant.samples), len(plant.queue.waits_s), plant.queue.busy_s
+    producer.demand_per_s = 1000.0
+    plant.run(20)
+    assert plant.queue.busy_s - busy_s >= 0.97 * 20 * count
+    assert deepest(plant, before) <= 75
+    assert p99(plant.queue.waits_s[served:]) <= 0.6
+
+
+@pytest.mark.parametrize(("rate_per_s", "most"), [(0.2, 6), (1.0, 8), (5.0, 12)])
+def test_a_slow_consumer_is_not_flooded_at_the_start(lab: Any, rate_per_s: float, most: int) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=rate_per_s, prefetch=1))
+    lab.join(plant, "pace")
+    plant.run(200)
+    assert deepest(plant, 0) <= most
+    assert plant.queue.busy_s >= 0.97 * 200 - 1
+
+
+def test_when_all_producers_lose_all_signals_they_do_not_all_take_everything(lab: Any) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=300))
+    for _ in range(16):
+        lab.join(plant, "pace")
+    plant.run(15)
+    before = len(plant.samples)
+    plant.network = Network(report_loss=1.0, probe=False)
+    plant.run(10)
+    assert deepest(plant, before) <= 300
+
+
+@pytest.mark.parametrize("interval_s", [0.25, 1.0])
+def test_rare_reports_cost_wait_and_no_stability(lab: Any, interval_s: float) -> None:
+    network = Network(report_interval_s=interval_s, timeout_s=max(2.0, 5 * interval_s))
+    plant = lab.plant(1, network=network)
+    lab.join(plant, "pace", report_interval_s=interval_s)
+    plant.run(10)
+    before, busy_s = len(plant.samples), plant.queue.busy_s
+    plant.run(50)
+    assert plant.queue.busy_s - busy_s >= 0.97 * 50
+    assert deepest(plant, before) <= 60
+
+
+def test_what_a_rival_may_not_use_is_used_by_the_others(lab: Any) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=300))
+    lab.join(plant, "pace")
+    capped = lab.join(plant, "pace", ceiling_per_s=30.0)
+    fixed = lab.join(plant, "rate_limited", rate_limit_per_s=20.0)
+    plant.run(15)
+    before, busy_s = [capped.arrived, fixed.arrived], plant.queue.busy_s
+    plant.run(20)
+    assert plant.queue.busy_s - busy_s >= 0.98 * 20
+    assert capped.arrived - before[0] == pytest.approx(600, rel=0.05)
+    assert fixed.arrived - before[1] == pytest.approx(400, rel=0.05)
