@@ -1,8 +1,9 @@
 """One consistent view of the loop, put together from reports, probe readings and the own producer's state.
 
 Everything here is counters: processes report totals, the board adds up their *differences*, and so every total it gives
-out stays monotonic when a process restarts, vanishes or joins. It knows no transport and no clock: whoever owns it
-passes in what arrived and when.
+out stays monotonic when a process restarts, vanishes or joins. (What rivals have sent since their last reports is
+reckoned by their pace, and corrected with the next.) It knows no transport and no clock: whoever owns it passes in what
+arrived and when.
 
 What it does about time. Reports of different processes are up to one reporting interval apart, so a sum of latest
 counters is a mixture of moments: differencing it by the wall clock makes noise of its own (±1 report in a tick). The
@@ -16,14 +17,14 @@ is full.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
+from backpressure.core.sharing import ShareTrim, fair_share
 from backpressure.core.signals import Signals
 
-__all__ = ["OwnState", "SignalBoard", "fair_share"]
+__all__ = ["OwnState", "SignalBoard"]
 
 _SERVICE_WINDOW_S = 2.0
 _SERVICE_SAMPLES = 20
@@ -64,6 +65,11 @@ class _Producer:
         (start, first), (end, last) = self.history[0], self.history[-1]
         return min(self.latest.usable_rate_per_s, (last - first) / (end - start) if end > start else inf)
 
+    def sent_since(self, now: float) -> float:
+        """Return how many messages it has probably sent since it was heard: its report is old, not its pace."""
+        rate_per_s = min(self.latest.pacing_rate_per_s, self.need_per_s())
+        return 0.0 if self.latest.blocked or rate_per_s == inf else rate_per_s * (now - self.heard_at)
+
 
 @dataclass(slots=True)
 class _Consumer:
@@ -96,6 +102,7 @@ class SignalBoard:
         self._probed_consumers: int | None = None
         self._read_at = -inf
         self._heard_at = -inf
+        self._trim = ShareTrim()
         self._strangers_since: float | None = None
 
     def on_report(self, report: Report, now: float) -> None:
@@ -120,7 +127,14 @@ class SignalBoard:
         self._forget(now)
         # Judged by the last report of anybody, its own too: nothing heard at all does not mean that all are gone.
         rivals = [p for p in self._producers.values() if self._heard_at - p.heard_at < self._fresh_s]
-        confirmed = own.confirmed + self._others_confirmed
+        confirmed = own.confirmed + self._others_confirmed + round(sum(rival.sent_since(now) for rival in rivals))
+        share = fair_share(
+            own.weight,
+            self._flow_per_s(confirmed, now),
+            [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
+        )
+        alone = not rivals or own.application_limited or own.blocked
+        share = min(1.0, share * self._trim.update(share, own.confirmed, confirmed, now, comparable=not alone))
         reporting = self._departed_known(now)
         heard = self._present(now)
         mean_s, cv2 = self._service_statistics()
@@ -147,11 +161,7 @@ class SignalBoard:
             confirm_latency_min_s=own.confirm_latency_min_s,
             blocked=own.blocked,
             producers=1 + len(rivals),
-            share=fair_share(
-                own.weight,
-                self._flow_per_s(confirmed, now),
-                [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
-            ),
+            share=share,
         )
 
     def _on_producer(self, report: ProducerReport, now: float) -> None:
@@ -249,23 +259,3 @@ class SignalBoard:
             self._flow.popleft()
         start, first = self._flow[0]
         return (confirmed - first) / (now - start) if now > start else 0.0
-
-
-def fair_share(weight: float, total_per_s: float, rivals: Iterable[tuple[float, float]]) -> float:
-    """Return this producer's part (0 … 1] of a common rate, max-min fair by weight ("water-filling").
-
-    Args:
-        weight: its own weight, more than 0.
-        total_per_s: the common rate to be divided.
-        rivals: of each other producer its weight and what it can use (msg/s). Those that need less than their part keep
-            what they need and no more; the rest is divided by weight among those that could use more.
-    """
-    rivals = sorted(rivals, key=lambda rival: rival[1] / rival[0])
-    left = total_per_s
-    weights = weight + sum(rival_weight for rival_weight, _ in rivals)
-    for rival_weight, need in rivals:
-        if need * weights >= left * rival_weight:
-            break
-        left -= need
-        weights -= rival_weight
-    return weight / weights * (left / total_per_s if total_per_s > 0 else 1.0)

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from math import inf
 from statistics import fmean
 
+from backpressure.core.cadence import ticks_per_report
 from backpressure.core.plant_producer import PlantProducer
 from backpressure.core.plant_queue import PlantConsumer, Queue, Workers, WorkQueue
 from backpressure.core.reports import ConsumerReport, Report
@@ -191,7 +192,8 @@ class Plant:
     def _report(self) -> None:
         for producer in self.producers:
             if self.now >= producer.next_report_s:
-                producer.next_report_s += self.network.report_interval_s
+                between = ticks_per_report(len(self.producers), self._tick_s, self.network.timeout_s)
+                producer.next_report_s += between * self.network.report_interval_s
                 self._post(producer.report(self.now, blocked=self.queue.bound.blocked))
         if self.queue.workers.state in {"working", "paused"}:
             for consumer in self.queue.consumers:

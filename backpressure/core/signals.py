@@ -21,7 +21,8 @@ class Signals:
         ready: messages waiting in the broker, or None before the first reading.
         unacked: delivered and not settled, summed over the consumers that report; None when nobody reports it.
         depth_age_s: how old the reading of ``ready`` is.
-        confirmed_total: messages confirmed to all producers (this one included) since this law started.
+        confirmed_total: messages confirmed to all producers (this one included) since this law started; what the others
+            have sent since they were heard is reckoned by their pace.
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
         observed_total_s, busy_total_s: consumer-seconds that ``departed_total`` covers, and how many of them were spent
             working. Reports come in at different moments: a quotient of differences of totals is exact all the same.

@@ -1,4 +1,4 @@
-"""The control loop of a producer: ten times a second, probe the queue, ask the law, apply its decision, report.
+"""The control loop of a producer: ten times a second, probe the queue, ask the law, apply its decision, and report.
 
 The law itself is pure (`backpressure.core.controllers`); this is where it meets the broker. A tick that finds no fresh
 reading still asks the law: deciding what stale signals mean is the law's business, not the loop's.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from dataclasses import replace
 from math import inf
 from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
-from backpressure.core.cadence import decision_window
+from backpressure.core.cadence import decision_window, ticks_per_report
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
@@ -97,10 +98,13 @@ class Pacing:
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        while True:
+        for number in itertools.count():
             started = self._clock.now()
             await self._tick()
-            self.report()
+            settings = self._producer.settings
+            tick_s, timeout_s = settings.control.tick_ms / 1000, settings.feedback.timeout_s
+            if number % ticks_per_report(self.signals.producers, tick_s, timeout_s) == 0:
+                self.report()
             await self._next_tick(started)
 
     async def _next_tick(self, started: float) -> None:

@@ -7,8 +7,9 @@ from math import inf
 
 import pytest
 
-from backpressure.core.board import OwnState, SignalBoard, fair_share
+from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.reports import ConsumerReport, ProducerReport
+from backpressure.core.sharing import fair_share
 
 OWN = OwnState(confirmed=10, demand_per_s=1000.0)
 
@@ -212,9 +213,11 @@ def test_when_nothing_at_all_is_heard_no_rival_is_taken_for_gone() -> None:
 
 def test_a_rival_needs_no_more_than_its_own_settings_let_it_use() -> None:
     board = SignalBoard(1)
-    board.on_report(producer(0.0, usable_rate_per_s=20.0), 0.0)
-    board.signals(replace(OWN, confirmed=0), 0.0)
-    assert board.signals(replace(OWN, confirmed=100), 1.0).share == pytest.approx(0.8)
+    for tick in range(21):
+        now = tick / 10
+        board.on_report(producer(now, confirmed=2 * tick, usable_rate_per_s=20.0), now)
+        signals = board.signals(replace(OWN, confirmed=8 * tick), now)
+    assert signals.share == pytest.approx(0.8)
 
 
 def test_a_rival_that_is_application_limited_keeps_what_it_needs_and_no_more() -> None:
@@ -225,7 +228,40 @@ def test_a_rival_that_is_application_limited_keeps_what_it_needs_and_no_more() -
         signals = board.signals(replace(OWN, confirmed=8 * tick), now)
     assert signals.share == pytest.approx(0.8)
     board.on_report(producer(2.1, offered=42, confirmed=42, application_limited=False), 2.1)
-    assert board.signals(replace(OWN, confirmed=168), 2.1).share == pytest.approx(0.5)
+    assert board.signals(replace(OWN, confirmed=168), 2.1).share == pytest.approx(0.5, rel=0.05)
+
+
+def test_what_a_rival_has_sent_since_its_last_report_is_reckoned_by_its_pace() -> None:
+    board = SignalBoard(1)
+    board.on_report(producer(0.0, confirmed=0, pacing_rate_per_s=100.0), 0.0)
+    assert board.signals(OWN, 0.2).confirmed_total == OWN.confirmed + 20
+    board.on_report(producer(0.2, confirmed=15, pacing_rate_per_s=100.0), 0.2)
+    assert board.signals(OWN, 0.2).confirmed_total == OWN.confirmed + 15
+    board.on_report(producer(0.3, confirmed=15, pacing_rate_per_s=100.0, blocked=True), 0.3)
+    assert board.signals(OWN, 0.5).confirmed_total == OWN.confirmed + 15
+
+
+def shares_of_a_producer_that_gets(rate_per_s: int, seconds: int, **own: object) -> list[float]:
+    """Beside a rival that gets 50 msg/s."""
+    board = SignalBoard(1)
+    shares = []
+    for tick in range(10 * seconds):
+        now = tick / 10
+        board.on_report(producer(now, confirmed=5 * tick), now)
+        state = replace(OWN, confirmed=rate_per_s * tick // 10, **own)  # type: ignore[arg-type]  # fields by name
+        shares.append(board.signals(state, now).share)
+    return shares
+
+
+def test_who_gets_more_than_its_part_takes_less_and_who_gets_less_takes_more() -> None:
+    assert shares_of_a_producer_that_gets(50, 5)[-1] == pytest.approx(0.5, rel=0.01)
+    assert shares_of_a_producer_that_gets(60, 5)[-1] < 0.47
+    assert shares_of_a_producer_that_gets(40, 5)[-1] > 0.53
+
+
+def test_the_correction_is_bounded_and_none_is_made_by_who_sends_less_than_it_may() -> None:
+    assert shares_of_a_producer_that_gets(1, 60)[-1] == pytest.approx(0.75)
+    assert shares_of_a_producer_that_gets(40, 5, application_limited=True)[-1] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

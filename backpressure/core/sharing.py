@@ -1,0 +1,79 @@
+"""How producers that know each other only from reports divide a common rate.
+
+Each computes its own part from the same counters, so nobody has to be asked. What it cannot see is that its own law,
+with signals of another age, comes to a slightly higher or lower common rate than the others' laws do. That difference
+lasts, and shows in what each gets; so each also compares what it got with its part, and corrects the difference.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+__all__ = ["ShareTrim", "fair_share"]
+
+_WINDOW_S = 1.0
+_GAIN_PER_S = 0.3
+_LONGEST_STEP_S = 0.5
+_LARGEST_ERROR = 0.5
+_LARGEST_TRIM = 0.5
+_LEAST_RATE_PER_S = 1.0
+
+
+class ShareTrim:
+    """Integral control of one producer's part of what all producers send.
+
+    Formula, with e = (share·flow − own)/(share·flow) over the last second: factor ← factor + 0.3·Δt·e, between ½ and
+    1½. In step, the sum of all corrections is zero: what one sends more, the others send less.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._history: deque[tuple[float, int, int]] = deque()
+
+    def update(self, share: float, own: int, everybody: int, now: float, *, comparable: bool) -> float:
+        """Return the factor by which to multiply ``share``.
+
+        Args:
+            share: its part of the common rate, 0 … 1.
+            own: messages confirmed to it, a total.
+            everybody: messages confirmed to all producers, a total.
+            now: seconds, monotonic.
+            comparable: whether there are others and only its law holds it back; else the correction is forgotten.
+        """
+        last = self._history[-1][0] if self._history else now
+        self._history.append((now, own, everybody))
+        while len(self._history) > 2 and now - self._history[1][0] >= _WINDOW_S:
+            self._history.popleft()
+        if not comparable:
+            self.factor = 1.0
+            self._history.clear()
+            return 1.0
+        start, own_before, everybody_before = self._history[0]
+        span_s = now - start
+        expected = share * (everybody - everybody_before)
+        if span_s >= _WINDOW_S and expected >= _LEAST_RATE_PER_S * span_s:
+            error = (expected - (own - own_before)) / expected
+            step = _GAIN_PER_S * min(now - last, _LONGEST_STEP_S) * max(-_LARGEST_ERROR, min(_LARGEST_ERROR, error))
+            self.factor = max(1 - _LARGEST_TRIM, min(1 + _LARGEST_TRIM, self.factor + step))
+        return self.factor
+
+
+def fair_share(weight: float, total_per_s: float, rivals: Iterable[tuple[float, float]]) -> float:
+    """Return this producer's part (0 … 1] of a common rate, max-min fair by weight ("water-filling").
+
+    Args:
+        weight: its own weight, more than 0.
+        total_per_s: the common rate to be divided.
+        rivals: of each other producer its weight and what it can use (msg/s). Those that need less than their part keep
+            what they need and no more; the rest is divided by weight among those that could use more.
+    """
+    rivals = sorted(rivals, key=lambda rival: rival[1] / rival[0])
+    left = total_per_s
+    weights = weight + sum(rival_weight for rival_weight, _ in rivals)
+    for rival_weight, need in rivals:
+        if need * weights >= left * rival_weight:
+            break
+        left -= need
+        weights -= rival_weight
+    return weight / weights * (left / total_per_s if total_per_s > 0 else 1.0)

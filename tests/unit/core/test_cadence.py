@@ -1,0 +1,23 @@
+"""When to decide, and how often to tell the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from backpressure.core.cadence import decision_window, ticks_per_report
+
+
+def test_a_decision_waits_a_little_for_the_next_report_where_reports_come() -> None:
+    assert decision_window(10.0, 0.1, feedback_age_s=0.05) == pytest.approx((10.09, 10.12))
+    assert decision_window(10.0, 0.1, feedback_age_s=3.0) == pytest.approx((10.09, 10.1))
+
+
+@pytest.mark.parametrize(("producers", "ticks"), [(1, 1), (6, 1), (7, 2), (12, 2), (16, 3), (1000, 3)])
+def test_the_more_producers_there_are_the_less_often_each_reports(producers: int, ticks: int) -> None:
+    assert ticks_per_report(producers, tick_s=0.1, timeout_s=2.0) == ticks
+
+
+def test_no_producer_is_silent_for_so_long_that_it_is_missed() -> None:
+    assert ticks_per_report(100, tick_s=0.1, timeout_s=1.0) == 1
+    assert ticks_per_report(100, tick_s=0.5, timeout_s=2.0) == 1
+    assert ticks_per_report(100, tick_s=0.1, timeout_s=0.1) == 1
