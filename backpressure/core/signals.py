@@ -35,7 +35,8 @@ class Signals:
         application_limited: it has had less to send than the law allowed since the last tick.
         in_flight, window: messages sent and unconfirmed, and the most that may be.
         nacked_total, returned_total: its own, ever.
-        confirm_latency_s: recent mean time from sent to confirmed, or None; confirm_latency_min_s: the smallest seen.
+        confirm_latency_s: recent mean time from sent to confirmed, or None; confirm_latency_min_s: the
+            smallest of late.
         blocked: the broker has told it to stop (``connection.blocked``).
     The others:
         producers: producers alive, this one included (at least 1).

@@ -18,6 +18,7 @@ from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.cadence import decision_window, ticks_per_report
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
+from backpressure.core.recent import RecentValues
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.engines.clock import Clock
@@ -28,6 +29,8 @@ from backpressure.transports.base import QueueReading, Transport
 __all__ = ["PacedProducer", "Pacing", "law_config", "own_limit_per_s"]
 
 log = logging.getLogger(__name__)
+
+_SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
 
 
 class PacedProducer(Protocol):
@@ -84,7 +87,7 @@ class Pacing:
         self._feedback = transport.feedback()
         self._board = SignalBoard(producer.session, settings.feedback.timeout_s)
         self._latency = Histogram()
-        self._latency_min_s: float | None = None
+        self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
         self._consumer_seen = False
         self._heard = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
@@ -197,7 +200,8 @@ class Pacing:
         recent = report.confirm_latency.since(self._latency).mean_s()
         self._latency = report.confirm_latency
         if recent is not None:
-            self._latency_min_s = min(recent, self._latency_min_s or inf)
+            self._latencies_s.add(recent, self._clock.now())
+        least_s = self._latencies_s.least(inf)
         return OwnState(
             confirmed=report.confirmed,
             nacked=report.nacked - self._nacked_before,
@@ -207,7 +211,7 @@ class Pacing:
             demand_per_s=report.target_rate_per_s,
             application_limited=self._producer.take_application_limited(),
             confirm_latency_s=recent,
-            confirm_latency_min_s=self._latency_min_s,
+            confirm_latency_min_s=least_s if least_s < inf else None,
             blocked=report.blocked,
             weight=report.weight,
         )

@@ -19,6 +19,7 @@ from collections import deque
 from math import ceil
 
 from backpressure.core.prefetch import PrefetchSizer
+from backpressure.core.recent import RecentValues
 from backpressure.core.reports import ConsumerReport
 from backpressure.settings import ConsumerSettings
 from backpressure.transports.base import Subscriber
@@ -46,8 +47,8 @@ class PrefetchControl:
         self._aside = 0
         self._starving_since: float | None = None
         self._settled_at: deque[float] = deque(maxlen=self.count)
-        self._round_trips: deque[tuple[float, float]] = deque()
-        self._stalls: deque[tuple[float, float]] = deque()
+        self._round_trips = RecentValues(_WINDOW_S)
+        self._stalls = RecentValues(_WINDOW_S)
         self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
 
     @property
@@ -82,16 +83,12 @@ class PrefetchControl:
             since = self._settled_at[0]
         if since is None:
             return
-        self._round_trips.append((now, now - since))
+        self._round_trips.add(now - since, now)
         self._starving_since = None
-        while now - self._round_trips[0][0] > _WINDOW_S:
-            self._round_trips.popleft()
 
     def stalled(self, late_s: float, now: float) -> None:
         """A timer fired ``late_s`` after its time."""
-        self._stalls.append((now, late_s))
-        while now - self._stalls[0][0] > _WINDOW_S:
-            self._stalls.popleft()
+        self._stalls.add(late_s, now)
 
     def tick(self, report: ConsumerReport, now: float) -> None:
         """Size the prefetch anew from the last second's service times; does nothing when it is fixed."""
@@ -107,13 +104,12 @@ class PrefetchControl:
         self._last = (now, report.processed, report.service_sum_s)
         service_s = (report.service_sum_s - service_sum_s) / done
         if service_s > 0:
-            round_trip_s = min((sample for _, sample in self._round_trips), default=_ASSUMED_ROUND_TRIP_S)
+            round_trip_s = self._round_trips.least(_ASSUMED_ROUND_TRIP_S)
             base = self._sizer.update(1 / service_s, round_trip_s + self._cushion_s(), service_s, now)
             self._change(base, self._aside)
 
     def _cushion_s(self) -> float:
-        longest_s = max((late_s for _, late_s in self._stalls), default=0.0)
-        return min(_MOST_CUSHION_S, max(_LEAST_CUSHION_S, 2 * longest_s))
+        return min(_MOST_CUSHION_S, max(_LEAST_CUSHION_S, 2 * self._stalls.greatest(0.0)))
 
     def _change(self, base: int, aside: int) -> None:
         before = self.count

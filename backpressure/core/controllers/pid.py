@@ -20,7 +20,8 @@ class PidLaw:
     grow out of a starved queue (r = P, h = 0), which is why the source needs its ``minRate``.
     Parameters: ``proportional``, ``integral``, ``derivative``, ``interval_s`` (s), ``min_rate_per_s`` (msg/s).
     Source: Apache Spark, ``PIDRateEstimator`` (defaults 1, 0.2, 0; its minRate of 100 msg/s would flood a
-    slower consumer, so it is 1 here).
+    slower consumer, so it is 1 here; and where it leaves out batches without a record, an interval without departures
+    counts here: nothing else would tell it of a stop).
     """
 
     PARAMETERS = (
@@ -56,8 +57,10 @@ class PidLaw:
         return Decision(self._config.clamp(signals.share * total), reason, bottleneck_per_s=processing)
 
     def _compute(self, processing: float, depth: float, elapsed_s: float) -> None:
-        values = self._values
-        latest = processing if self._rate_per_s is None else self._rate_per_s
+        values, latest = self._values, self._rate_per_s
+        if latest is None:
+            self._rate_per_s = max(values["min_rate_per_s"], processing)
+            return
         error = latest - processing
         backlog = depth / values["interval_s"]  # d·P/I, and d = depth/P
         change = (error - self._error) / elapsed_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, log10
 
 from backpressure.core.controllers.config import LawConfig, Parameter
-from backpressure.core.controllers.in_system import InSystemMeter
+from backpressure.core.controllers.in_system import InSystem, InSystemMeter
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["VegasLaw"]
@@ -16,7 +16,8 @@ class VegasLaw:
 
     Formula, each tick, with queue = ⌈L·(1 − rtt₀/rtt)⌉ and s = max(1, ⌊log₁₀ L⌋): refused: L ← L − s; queue ≤ s:
     L ← L + 6s; queue < 3s: L ← L + s; queue > 6s: L ← L − s; between: hold. Rate as for ``aimd``.
-    Regimes: *refused*, *fast increase*, *increase*, *hold*, *decrease*; nothing moves with fewer than L/2 outstanding.
+    Regimes: *refused*, *fast increase*, *increase*, *hold*, *decrease*; nothing moves with fewer than L/2 outstanding,
+    nor by a sample that is itself the new rtt₀.
     rtt₀ is measured anew every ``probe`` · L departures, since a standing queue hides the true minimum: after a
     step down in capacity until then, L falls too far, and a probe taken with a queue drifts rtt₀ upward.
     Parameters: ``probe``, ``initial_limit``, ``max_limit`` (messages).
@@ -47,7 +48,9 @@ class VegasLaw:
         self._departed += sample.departures_per_s * self._config.tick_s
         if self._departed >= self._values["probe"] * self._limit:
             self._departed, self._rtt_min_s = 0.0, float("inf")
-        self._rtt_min_s = min(self._rtt_min_s, sample.round_trip_s)
+        if sample.round_trip_s < self._rtt_min_s:
+            self._rtt_min_s = sample.round_trip_s
+            return self._decide(sample, "smallest round trip: nothing to compare it with")
         queue = ceil(self._limit * (1 - self._rtt_min_s / sample.round_trip_s))
         step = max(1, int(log10(self._limit)))
         if sample.refused:
@@ -63,4 +66,7 @@ class VegasLaw:
         else:
             change, reason = 0, "hold"
         self._limit = min(self._values["max_limit"], max(1.0, self._limit + change))
+        return self._decide(sample, reason)
+
+    def _decide(self, sample: InSystem, reason: str) -> Decision:
         return Decision(self._config.clamp(sample.rate_for(self._limit, self._config.tick_s)), reason)

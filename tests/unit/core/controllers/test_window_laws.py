@@ -50,14 +50,21 @@ def test_aimd_paces_departures_plus_what_is_missing_from_the_window(steady: Stea
 
 
 def test_vegas_moves_by_the_queue_it_infers(steady: Steady) -> None:
-    # L = 20, s = 1. rtt₀ = 0.10: queue 0 ≤ s: 20 + 6 = 26.
+    # L = 20, s = 1. rtt₀ = 0.10, which is only noted; again 0.10: queue 0 ≤ s: 20 + 6 = 26.
     # rtt 0.13: ⌈26·(1 − 10/13)⌉ = 6, neither < 3 nor > 6: hold. rtt 0.20: ⌈26·½⌉ = 13 > 6: 25.
-    # rtt 0.11, 13 outstanding: ⌈25·(1 − 10/11)⌉ = 3, hold; with 0.105 it is 2 < 3: 26.
-    assert limits(window_law("vegas"), steady, [10, 13, 20]) == pytest.approx([26, 26, 25])
+    assert limits(window_law("vegas"), steady, [10, 10, 13, 20]) == pytest.approx([20, 26, 26, 25])
+
+
+def test_vegas_grows_slowly_while_the_queue_is_manageable(steady: Steady) -> None:
+    # rtt 0.11 after 0.10, 20 outstanding of L = 20: ⌈20·(1 − 10/11)⌉ = 2, more than s and less than 3: 21.
+    assert limits(window_law("vegas"), steady, [10, 11]) == pytest.approx([20, 21])
 
 
 def test_vegas_shrinks_on_a_refusal(steady: Steady) -> None:
-    assert limits(window_law("vegas"), steady, [10], nacked_total=1) == pytest.approx([19])
+    assert limits(window_law("vegas"), steady, [10, 10], nacked_total=1)[0] == 20  # the first sample is rtt₀ alone
+    law = window_law("vegas")
+    limits(law, steady, [10])
+    assert limits(law, steady, [10], nacked_total=1) == pytest.approx([19])
 
 
 def test_vegas_forgets_its_smallest_round_trip_after_thirty_windows_of_departures(steady: Steady) -> None:
@@ -90,13 +97,12 @@ def test_gradient2_lets_a_long_average_that_is_too_long_fall(steady: Steady) -> 
 
 def test_pid_follows_the_processing_rate_and_pays_the_backlog_back(steady: Steady) -> None:
     law = create("pid")
-    # First r is P = 1/0.01 = 100, minus 0.2·30/1 s of backlog.
+    # First r is P = 1/0.01 = 100, whatever the backlog.
     first = law.update(steady(0.0, depth=30, service_mean_s=0.01), 0.0)
-    assert first.rate_per_s == pytest.approx(94)
-    # e = 94 − 50 = 44: 94 − 44 − 0.2·40 = 42.
-    assert law.update(steady(0.5, depth=99, service_mean_s=0.02), 0.5).rate_per_s == pytest.approx(
-        94
-    )  # within the batch
+    assert first.rate_per_s == pytest.approx(100)
+    # e = 100 − 50 = 50: 100 − 50 − 0.2·40 = 42.
+    within_the_batch = law.update(steady(0.5, depth=99, service_mean_s=0.02), 0.5)
+    assert within_the_batch.rate_per_s == pytest.approx(100)
     second = law.update(steady(1.0, depth=40, service_mean_s=0.02), 1.0)
     assert (second.rate_per_s, second.bottleneck_per_s) == pytest.approx((42, 50))
 
@@ -110,7 +116,8 @@ def test_pid_weighs_the_change_of_the_error(steady: Steady) -> None:
 
 def test_pid_keeps_its_minimum_and_its_share(steady: Steady) -> None:
     law = create("pid", LawConfig(parameters={"min_rate_per_s": 10.0}))
-    assert law.update(steady(0.0, depth=9999, service_mean_s=0.01, share=0.5), 0.0).rate_per_s == 5.0
+    law.update(steady(0.0, depth=9999, service_mean_s=0.01, share=0.5), 0.0)
+    assert law.update(steady(1.0, depth=9999, service_mean_s=0.01, share=0.5), 1.0).rate_per_s == 5.0
 
 
 @pytest.mark.parametrize("name", ["aimd", "vegas", "gradient2"])
