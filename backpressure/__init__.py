@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backpressure.config import load as load_settings
     from backpressure.core.board import OwnState, SignalBoard
     from backpressure.core.confirm_window import ConfirmWindow
-    from backpressure.core.controllers import LAWS, LawConfig
+    from backpressure.core.controllers import LAWS, LawConfig, Parameter
     from backpressure.core.controllers import create as create_law
     from backpressure.core.ledger import OrderTracker
     from backpressure.core.message import Delivery, Message, Metadata
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from backpressure.engines.consumer import ConsumerEngine
     from backpressure.engines.producer import ProducerEngine
     from backpressure.engines.work import Handler
-    from backpressure.errors import ConfigError, PaceError, TransportError
+    from backpressure.errors import ConfigError, FeedbackError, PaceError, TransportError
     from backpressure.settings import Settings
     from backpressure.transports.factory import connect
 
@@ -46,6 +46,7 @@ __all__ = [
     "ConsumerEngine",
     "Decision",
     "Delivery",
+    "FeedbackError",
     "Handler",
     "Law",
     "LawConfig",
@@ -55,6 +56,7 @@ __all__ = [
     "OwnState",
     "PaceError",
     "Pacer",
+    "Parameter",
     "ProducerEngine",
     "RetryPolicy",
     "Settings",
@@ -76,6 +78,7 @@ _HOMES = {
     "ConsumerEngine": "engines.consumer",
     "Decision": "core.signals",
     "Delivery": "core.message",
+    "FeedbackError": "errors",
     "Handler": "engines.work",
     "Law": "core.signals",
     "LawConfig": "core.controllers",
@@ -85,6 +88,7 @@ _HOMES = {
     "OwnState": "core.board",
     "PaceError": "errors",
     "Pacer": "core.pacer",
+    "Parameter": "core.controllers",
     "ProducerEngine": "engines.producer",
     "RetryPolicy": "core.retry",
     "Settings": "settings",

@@ -10,7 +10,7 @@ from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
-from backpressure.core.reports import decode
+from backpressure.core.reports import ProducerReport, decode, encode
 from backpressure.core.signals import Decision, Law
 from backpressure.core.token_bucket import TokenBucket
 
@@ -35,6 +35,8 @@ class Pacer:
         tick_s: float = 0.1,
         target_wait_s: float = 0.02,
         burst_s: float = 0.1,
+        weight: float = 1.0,
+        queue: str = "",
         session: int = 0,
     ) -> None:
         """Begin slowly; the law takes over with the first reading.
@@ -46,7 +48,9 @@ class Pacer:
             tick_s: how often `wants_reading` asks for the queue's depth.
             target_wait_s: queue wait to aim for.
             burst_s: how much of a pause may be caught up.
-            session: identity of this producer in its own reports, if it sends any, so that it ignores them.
+            weight: its share against other producers that report.
+            queue: the queue it paces for: reports about others are ignored; "": all are about it.
+            session: identity of this producer in its reports, different from every other's (``secrets.randbits(60)``).
 
         Raises:
             ConfigError: there is no such law.
@@ -55,6 +59,10 @@ class Pacer:
         self.decision = Decision(_FIRST_RATE_PER_S, "waiting for a first reading")
         self._law = create(law, config) if isinstance(law, str) else law
         self._board = SignalBoard(session)
+        self._session = session
+        self._weight = weight
+        self._queue = queue
+        self._limited = True
         self._bucket = TokenBucket(_FIRST_RATE_PER_S, burst_s, now)
         self._demand_per_s = demand_per_s
         self._tick_s = tick_s
@@ -83,19 +91,63 @@ class Pacer:
             in_flight=self._sent - self._confirmed - self._nacked,
             demand_per_s=self._demand_per_s,
             application_limited=not self._held_up,
+            weight=self._weight,
         )
+        self._limited = not self._held_up
         self._held_up = False
         self.decision = self._law.update(self._board.signals(own, now), now)
         self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
         return self.decision
 
     def report(self, payload: bytes, *, now: float) -> None:
-        """Take in a message from the fanout ``pace.feedback``: with the consumers' own counters the law is sharper.
+        """Take in a message from the fanout ``pace.feedback``.
+
+        With the consumers' own counters the law is sharper, and with the other producers' each gets its share.
 
         Raises:
             FeedbackError: it is not a report of this version; it may be ignored.
         """
-        self._board.on_report(decode(payload, histograms=False), now)
+        report = decode(payload, histograms=False)
+        if not self._queue or report.queue == self._queue:
+            self._board.on_report(report, now)
+
+    def own_report(self, *, now: float) -> bytes:
+        """Return what to publish on ``pace.feedback`` ten times a second, so that other producers leave it its share.
+
+        Without it several producers of one queue push each other aside: each takes what the others send for a slower
+        consumer.
+        """
+        return encode(
+            ProducerReport(
+                id=f"pacer-{self._session:x}",
+                session=self._session,
+                pid=0,
+                host="",
+                at_ns=int(now * 1e9),
+                queue=self._queue,
+                offered=self._sent,
+                published=self._sent,
+                confirmed=self._confirmed,
+                nacked=self._nacked,
+                rejected=self._nacked,
+                returned=0,
+                republished=0,
+                in_flight=self._sent - self._confirmed - self._nacked,
+                window=0,
+                target_rate_per_s=self._demand_per_s,
+                usable_rate_per_s=self._demand_per_s,
+                pacing_rate_per_s=min(self.decision.rate_per_s, self._demand_per_s),
+                weight=self._weight,
+                application_limited=self._limited,
+                blocked=False,
+                blocked_events=0,
+                strategy="",
+                reason=self.decision.reason,
+                rss_bytes=0,
+                cpu_s=0.0,
+                bottleneck_per_s=self.decision.bottleneck_per_s,
+            )
+        )
 
     def wait_s(self, now: float) -> float:
         """Return how long to wait before the next message (0: send it), but never past the next reading."""

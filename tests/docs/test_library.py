@@ -137,6 +137,13 @@ def test_the_kafka_example_publishes_everything_that_the_group_then_consumes() -
     assert sorted(bodies) == sorted(BODIES)
 
 
+def test_the_pacers_of_the_example_hear_of_each_other() -> None:
+    names = example("several")
+    pacers = [names["a_pacer"]("orders", weight, 0.0) for weight in (1.0, 3.0)]
+    names["exchange_reports"](pacers, 0.0)
+    assert [pacer.reading(0, 1, now=0.1).rate_per_s for pacer in pacers] == pytest.approx([7.5, 22.5])
+
+
 def test_the_consumer_example_hands_every_message_to_the_handler(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

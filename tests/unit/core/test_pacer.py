@@ -99,3 +99,50 @@ def test_an_unknown_law_and_a_foreign_report_are_refused() -> None:
         Pacer("no-such-law", now=0.0)
     with pytest.raises(FeedbackError):
         Pacer(now=0.0).report(b"hello", now=0.0)
+
+
+def two_pacers(*, reporting: bool) -> list[int]:
+    """Return what each of two got of a foreign consumer's 100 msg/s in the second half of a minute."""
+    pacers = [Pacer("pace", now=0.0, queue="q", session=number) for number in (1, 2)]
+    sent, halfway, depth, work = [0, 0], [0, 0], 0, 0.0
+    for step in range(60_000):
+        now = step / 1000
+        if step == 30_000:
+            halfway = list(sent)
+        if reporting and step % 100 == 50:
+            for report in [pacer.own_report(now=now) for pacer in pacers]:
+                for pacer in pacers:
+                    pacer.report(report, now=now)
+        for number, pacer in enumerate(pacers):
+            if pacer.wants_reading(now):
+                pacer.reading(depth, 1, now=now)
+            if (number == 0 or now > 5) and pacer.may_send(now):  # the second one comes later
+                pacer.sent(now)
+                pacer.confirmed()
+                sent[number] += 1
+                depth += 1
+        work = min(1.0, work + 0.1) if depth else 0.0
+        if work >= 1.0:
+            work, depth = 0.0, depth - 1
+    return [after - before for after, before in zip(sent, halfway, strict=True)]
+
+
+def test_pacers_that_report_share_a_foreign_consumer_and_others_do_not() -> None:
+    first, second = two_pacers(reporting=True)
+    assert first == pytest.approx(second, rel=0.1)
+    assert first + second >= 0.9 * 3000
+    assert min(two_pacers(reporting=False)) < 0.5 * min(first, second)
+
+
+def test_a_report_about_another_queue_is_ignored() -> None:
+    pacer = Pacer("pace", now=0.0, queue="mine", session=1)
+    stranger = Pacer("pace", now=0.0, queue="another", session=2)
+    pacer.report(stranger.own_report(now=0.0), now=0.0)
+    law = Recorder(10.0)
+    watching = Pacer(law, now=0.0, queue="mine", session=3)
+    watching.report(stranger.own_report(now=0.0), now=0.0)
+    watching.reading(0, 1, now=0.1)
+    assert law.seen[-1].producers == 1
+    watching.report(pacer.own_report(now=0.1), now=0.1)
+    watching.reading(0, 1, now=0.2)
+    assert law.seen[-1].producers == 2
