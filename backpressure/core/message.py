@@ -10,9 +10,9 @@ memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from uuid import UUID
 
 __all__ = [
     "MAX_SEQUENCE",
@@ -30,6 +30,7 @@ HeaderValue = int | str | bytes | bool | None | list[object] | dict[str, object]
 MAX_SESSION = (1 << 60) - 1
 MAX_SEQUENCE = (1 << 62) - 1
 
+_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _VERSION = 0x8 << 76
 _VARIANT = 0x2 << 62
 _LOW_12 = (1 << 12) - 1
@@ -49,12 +50,9 @@ def message_id(session: int, sequence: int) -> str:
 
 def parse_message_id(text: str | None) -> tuple[int, int] | None:
     """Return (session, sequence), or None when the id is not one of ours."""
-    if text is None or len(text) != 36:
+    if text is None or not _UUID.fullmatch(text):
         return None
-    try:
-        value = UUID(text).int
-    except ValueError:
-        return None
+    value = int(text.replace("-", ""), 16)
     if value & (0xF << 76) != _VERSION or value & (0x3 << 62) != _VARIANT:
         return None
     session = (value >> 80) << 12 | (value >> 64) & _LOW_12

@@ -24,6 +24,7 @@ from backpressure.transports.base import SubscriberListener
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.link import Link, SetUpAgain
 from backpressure.transports.rabbitmq.properties import message_from
+from backpressure.transports.rabbitmq.unsettled import Unsettled
 from backpressure.transports.rabbitmq.wire import Channel, Connection
 
 __all__ = ["RabbitMQSubscriber"]
@@ -43,6 +44,8 @@ class RabbitMQSubscriber:
         self._paused = False
         self._epoch = 0
         self._channel: Channel | None = None
+        self._unsettled = Unsettled()
+        self._acknowledging = False
         self._consumer_tags = (f"{name}-{number}" for number in itertools.count(1))
         self._consumer_tag: str | None = None
 
@@ -53,10 +56,12 @@ class RabbitMQSubscriber:
 
     def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
         """See `Subscriber.ack`."""
-        channel = self._channel_of(delivery)
-        if channel is None:
+        if self._channel_of(delivery) is None:
             return False
-        channel.basic_ack(delivery.tag, multiple)
+        self._unsettled.ack(delivery.tag, multiple=multiple)
+        if not self._acknowledging:
+            self._acknowledging = True
+            asyncio.get_running_loop().call_soon(self._acknowledge)
         return True
 
     def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
@@ -64,6 +69,7 @@ class RabbitMQSubscriber:
         channel = self._channel_of(delivery)
         if channel is None:
             return False
+        self._unsettled.forget(delivery.tag)
         channel.basic_nack(delivery.tag, multiple=False, requeue=requeue)
         return True
 
@@ -98,6 +104,7 @@ class RabbitMQSubscriber:
 
     async def stop(self) -> None:
         """See `Subscriber.stop`."""
+        self._acknowledge()
         await self._link.stop()
         self._channel = None
 
@@ -107,6 +114,7 @@ class RabbitMQSubscriber:
         try:
             await channel.call("basic_qos", prefetch_count=self._prefetch, global_qos=self._limit_is_per_channel)
             self._epoch += 1
+            self._unsettled = Unsettled()
             self._channel = channel
             self._consumer_tag = None
             consuming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,6 +139,7 @@ class RabbitMQSubscriber:
         clock = time.monotonic_ns
 
         def on_message(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
+            self._unsettled.delivered(method.delivery_tag)
             self._listener.on_delivery(
                 Delivery(
                     message=message_from(properties, body),
@@ -152,6 +161,13 @@ class RabbitMQSubscriber:
         # pika rejects what arrives between Cancel and CancelOk; we take it: rejecting would mark it as redelivered
         # and, on a quorum queue, count towards its delivery limit.
         channel.raw._cancelled.discard(tag)  # noqa: SLF001 -- no public way to say so
+
+    def _acknowledge(self) -> None:
+        """Send what was acknowledged in this turn of the event loop: one frame for a run of messages."""
+        self._acknowledging = False
+        if self._channel is not None and self._channel.is_open:
+            for tag, multiple in self._unsettled.take_acks():
+                self._channel.raw.basic_ack(tag, multiple)
 
     def _channel_of(self, delivery: Delivery) -> PikaChannel | None:
         channel = self._channel
