@@ -14,6 +14,8 @@ __all__ = ["ShareTrim", "fair_share"]
 
 _WINDOW_S = 1.0
 _GAIN_PER_S = 0.3
+_LEAK_PER_S = 0.05
+_OTHER_SHARE = 0.05
 _LONGEST_STEP_S = 0.5
 _LARGEST_ERROR = 0.5
 _LARGEST_TRIM = 0.5
@@ -23,12 +25,17 @@ _LEAST_RATE_PER_S = 1.0
 class ShareTrim:
     """Integral control of one producer's part of what all producers send.
 
-    Formula, with e = (share·flow − own)/(share·flow) over the last second: factor ← factor + 0.3·Δt·e, between ½ and
-    1½. In step, the sum of all corrections is zero: what one sends more, the others send less.
+    Formula, with e = (share·flow − own)/(share·flow) over the last second:
+    factor ← factor + Δt·(0.3·e − 0.05·(factor − 1)), between ½ and 1½.
+
+    What one sends more, the others are to send less. But each knows its own error only, and when all have none, all
+    factors would stay what they are, however far from 1 in common: hence the leak. And after a share has changed, as
+    when somebody joins, everybody is off at once: the second to compare begins anew.
     """
 
     def __init__(self) -> None:
         self.factor = 1.0
+        self._share = 0.0
         self._history: deque[tuple[float, int, int]] = deque()
 
     def update(self, share: float, own: int, everybody: int, now: float, *, comparable: bool) -> float:
@@ -42,6 +49,9 @@ class ShareTrim:
             comparable: whether there are others and only its law holds it back; else the correction is forgotten.
         """
         last = self._history[-1][0] if self._history else now
+        if abs(share - self._share) > _OTHER_SHARE * share:
+            self._share = share
+            self._history.clear()
         self._history.append((now, own, everybody))
         while len(self._history) > 2 and now - self._history[1][0] >= _WINDOW_S:
             self._history.popleft()
@@ -54,8 +64,9 @@ class ShareTrim:
         expected = share * (everybody - everybody_before)
         if span_s >= _WINDOW_S and expected >= _LEAST_RATE_PER_S * span_s:
             error = (expected - (own - own_before)) / expected
-            step = _GAIN_PER_S * min(now - last, _LONGEST_STEP_S) * max(-_LARGEST_ERROR, min(_LARGEST_ERROR, error))
-            self.factor = max(1 - _LARGEST_TRIM, min(1 + _LARGEST_TRIM, self.factor + step))
+            slope = _GAIN_PER_S * max(-_LARGEST_ERROR, min(_LARGEST_ERROR, error)) - _LEAK_PER_S * (self.factor - 1)
+            trimmed = self.factor + slope * min(now - last, _LONGEST_STEP_S)
+            self.factor = max(1 - _LARGEST_TRIM, min(1 + _LARGEST_TRIM, trimmed))
         return self.factor
 
 

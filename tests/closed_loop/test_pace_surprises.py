@@ -77,3 +77,14 @@ def test_what_a_rival_may_not_use_is_used_by_the_others(lab: Any) -> None:
     assert plant.queue.busy_s - busy_s >= 0.98 * 20
     assert capped.arrived - before[0] == pytest.approx(600, rel=0.05)
     assert fixed.arrived - before[1] == pytest.approx(400, rel=0.05)
+
+
+def test_producers_that_join_in_stages_waste_nothing_between_them(lab: Any) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=300))
+    for wanted in (2, 4, 8, 16):
+        while len(plant.producers) < wanted:
+            lab.join(plant, "pace", 300.0)
+        plant.run(10)
+        busy_s = plant.queue.busy_s
+        plant.run(10)
+        assert plant.queue.busy_s - busy_s >= 0.99 * 10
