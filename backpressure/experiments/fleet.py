@@ -22,7 +22,7 @@ from backpressure.settings import ConsumerSettings, Settings
 
 __all__ = ["Fleet", "load_of", "process_seed", "service"]
 
-_SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
+_SECTIONS = {"producer": ("producer", "control", "queue"), "consumer": ("consumer", "retry")}
 _COUNTS = {"producer.count", "consumer.count"}
 _MOVABLE_CLOCK = Path(__file__).with_name("movable_clock.py")
 _CLOCK = Struct("=q")
