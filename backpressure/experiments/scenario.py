@@ -19,6 +19,7 @@ from backpressure.config import find_field, replaced
 from backpressure.core.controllers import create
 from backpressure.engines.pacing import law_config
 from backpressure.errors import ConfigError
+from backpressure.experiments.document import dotted
 from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
@@ -147,7 +148,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
 def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
     processes = [f"{role}-{n + 1}" for role in ("producer", "consumer") for n in range(_started(role, phases))]
     known = metric_paths([phase.name for phase in phases], [*processes, "monitor", "broker"])
-    stated = [parse_expectation(metric, text, known, source) for metric, text in _dotted(texts)]
+    stated = [parse_expectation(metric, text, known, source) for metric, text in dotted(texts)]
     # A phase that waits for something expects it: running into its duration is a failure, not a detail.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
     return (*stated, *implied)
@@ -158,15 +159,6 @@ def _started(role: str, phases: list[Phase]) -> int:
     counts: list[int] = [0, *(getattr(phase.settings, role).count for phase in phases)]
     in_place = sum(phase.fault.restarted(role) for phase in phases if phase.fault is not None)
     return in_place + sum(max(0, after - before) for before, after in pairwise(counts))
-
-
-def _dotted(texts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield metric and text; ``wait_ms.p99 = "…"`` without quotes arrives as nested tables."""
-    for key, value in texts.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
