@@ -25,7 +25,7 @@ from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.league import League, Standing, rank
-from backpressure.experiments.oracle import oracle
+from backpressure.experiments.oracle import TOO_LONG, oracles
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.league import render_league
 from backpressure.experiments.rundir import create
@@ -82,11 +82,13 @@ def compare(
                 advance(f"{law}, run {number + 1} of {repeat}")
                 found[law].append(play(plan(law, number)))
     sample = found[names[0]][0][0]
+    best = oracles(plan(names[0], number) for number in range(repeat))
     league = rank(
         base.name,
         f"{sample.broker} {sample.broker_version}".rstrip(),
         {law: [summary for summary, _ in results] for law, results in found.items()},
-        [oracle(plan(names[0], number)) for number in range(repeat)],
+        best,
+        oracle_note="" if best else TOO_LONG,
     )
     page = render_league(
         league,
@@ -98,6 +100,8 @@ def compare(
     (folder / "league.html").write_text(page, encoding="utf-8")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
     console.print(_table(league))
+    if league.oracle_note:
+        console.print(league.oracle_note, soft_wrap=True)
     console.print(f"page: {folder / 'league.html'}", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""``pace run``, ``pace scenarios``, ``pace report``: experiments from the command line."""
+"""``pace run`` and ``pace scenarios``: experiments from the command line."""
 
 from __future__ import annotations
 
@@ -14,26 +14,21 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from backpressure.cli.run_outcome import from_here, print_outcome
 from backpressure.dashboards.palette import PALETTE
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
-from backpressure.dashboards.run_verdict import verdict
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
-from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.junit import to_junit
-from backpressure.experiments.league import rank
-from backpressure.experiments.oracle import oracle
-from backpressure.experiments.report.league import render_comparison
-from backpressure.experiments.rundir import RunDirectory, create
+from backpressure.experiments.rundir import create
 from backpressure.experiments.runner import Runner, Watcher
-from backpressure.experiments.summary import Summary
 
-__all__ = ["report", "run", "scenarios"]
+__all__ = ["run", "scenarios"]
 
 _EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 
@@ -87,10 +82,10 @@ def run(
         summary = conclude(directory)
     except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
         reasons = "; ".join(str(problem) for problem in (failure, error) if problem is not None)
-        raise ExperimentError(f"{reasons}; once it can be: pace report {_from_here(directory.path)}") from None
+        raise ExperimentError(f"{reasons}; once it can be: pace report {from_here(directory.path)}") from None
     if junit is not None:
         junit.write_text(to_junit(summary), encoding="utf-8")
-    _show(summary, directory, quiet=quiet)
+    print_outcome(summary, directory.report, quiet=quiet)
     if failure is not None:
         raise failure
     sys.exit(_EXIT_CODES[summary.verdict])
@@ -112,35 +107,6 @@ def scenarios(context: click.Context) -> None:
 def show(name: str) -> None:
     """Print the scenario NAME."""
     click.echo(library.read(name), nl=False)
-
-
-@click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("other_folder", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
-def report(run_folder: Path, other_folder: Path | None) -> None:
-    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed.
-
-    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis.
-    """
-    directory = RunDirectory(run_folder)
-    if other_folder is None:
-        _show(conclude(directory), directory, quiet=False)
-        return
-    runs = {folder.path.name: folder.recording() for folder in (directory, RunDirectory(other_folder))}
-    if len(runs) == 1:
-        raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")
-    scenario = directory.scenario()
-    summaries = {name: [summarise(recording)] for name, recording in runs.items()}
-    brokers = " and ".join(dict.fromkeys(recording.broker for recording in runs.values()))
-    page = render_comparison(
-        rank(scenario.name, brokers, summaries, [oracle(scenario)]),
-        runs,
-        description="; ".join(dict.fromkeys(f"{r.scenario} under {r.strategy}" for r in runs.values())),
-        command=shlex.join(["pace", "report", str(run_folder), str(other_folder)]),
-    )
-    target = directory.path / "compare.html"
-    target.write_text(page, encoding="utf-8")
-    click.echo(f"side by side: {_from_here(target)}")
 
 
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
@@ -166,20 +132,6 @@ def _logs_to(watcher: Watcher) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-
-
-def _show(summary: Summary, directory: RunDirectory, *, quiet: bool) -> None:
-    console = Console(highlight=False, theme=PALETTE)
-    if quiet:
-        console.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
-    else:
-        console.print(verdict(summary.model_dump()))
-    console.print(f"report: {_from_here(directory.report)}", soft_wrap=True)
-
-
-def _from_here(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _command(scenario: str, broker: str, assignments: tuple[str, ...], strategy: str) -> str:

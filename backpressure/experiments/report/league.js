@@ -14,13 +14,16 @@
     xaxis: { ...axis(), ...x }, yaxis: { ...axis(), ...y },
   });
 
+  const most = Math.max(1, ...data.capacities.flatMap((capacity) => capacity.capacity));
+
   function draw() {
-    const points = data.points.map((point, index) => ({
+    const points = data.points.map((point) => ({
       type: "scatter", mode: "markers+text", name: point.law, x: [point.wait_ms], y: [point.used],
       text: [point.law], textposition: "top center", textfont: { color: colour("dim"), size: 11 }, cliponaxis: false,
-      marker: { size: 13, color: hue(index), symbol: point.on_front ? "circle" : "circle-open", line: { width: 2, color: hue(index) } },
+      marker: { size: 13, color: hue(point.hue), symbol: point.on_front ? "circle" : "circle-open", line: { width: 2, color: hue(point.hue) } },
       hovertemplate: `<b>${point.law}</b><br>%{y:.1f} % used<br>p99 wait %{x:,.4~g} ms<extra></extra>`,
     }));
+    document.getElementById("no-points").hidden = points.length > 0;
     Plotly.react("pareto", points, {
       ...layout({ type: "log", title: { text: "p99 queue wait, ms" }, dtick: 1 }, { title: { text: "capacity used, %" } }), showlegend: false,
     }, { displayModeBar: false, responsive: true });
@@ -30,12 +33,12 @@
         hovertemplate: `%{y:,.4~g} <b>${law.law}</b><extra></extra>`,
       }));
       if (chart !== "depth") {
-        lines.unshift({
-          type: "scatter", mode: "lines", name: "capacity", x: data.capacity_t, y: data.capacity, opacity: 0.35,
-          line: { color: colour("grey"), width: 5, shape: "hv" }, hoverinfo: "skip",
-        });
+        lines.unshift(...data.capacities.map((capacity, index) => ({
+          type: "scatter", mode: "lines", name: capacity.law, x: capacity.t, y: capacity.capacity, opacity: 0.35,
+          line: { color: data.capacities.length > 1 ? hue(index) : colour("grey"), width: 5, shape: "hv" }, hoverinfo: "skip",
+        })));
       }
-      const y = chart === "depth" ? { type: "log", dtick: 1 } : { rangemode: "tozero", range: [0, 1.6 * Math.max(...data.capacity)] };
+      const y = chart === "depth" ? { type: "log", dtick: 1 } : { rangemode: "tozero", range: [0, 1.6 * most] };
       Plotly.react(chart, lines, layout({ title: { text: "seconds" }, range: [0, data.length_s] }, y), { displayModeBar: false, responsive: true });
     }
   }
