@@ -177,6 +177,7 @@ def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: 
     try:
         changed = replaced(settings, wanted, source)
         _check_law(changed)
+        _check_work(changed)
     except ConfigError as error:
         inner = f"{where}.{error.key}" if error.key in wanted else error.key
         raise ConfigError(inner, error.value, error.allowed, source) from None
@@ -186,6 +187,17 @@ def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: 
 def _check_law(settings: Settings) -> None:
     if ":" not in settings.producer.strategy:  # a class of the user's own is imported where it runs, in the producers
         create(settings.producer.strategy, law_config(settings))
+
+
+def _check_work(settings: Settings) -> None:
+    """Refuse messages that ask for no work at all: nobody could say what a consumer can do."""
+    asked_s, consumer = settings.producer.processing_time_s, settings.consumer
+    if asked_s == 0:
+        allowed = "a message has to ask for some work, or a consumer has no capacity to match: give it more than 0"
+        raise ConfigError("producer.processing_time_s", asked_s, allowed)
+    if asked_s is None and consumer.mean_service_s == 0:
+        allowed = "the mean work is 0, so a consumer has no capacity to match: give it more than 0"
+        raise ConfigError("consumer.processing_max_ms", consumer.processing_max_ms, allowed)
 
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:
