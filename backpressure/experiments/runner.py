@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from backpressure import __version__
@@ -29,19 +30,22 @@ from backpressure.experiments.events import Event, Outcome, ProcessEnded, Proces
 from backpressure.experiments.faults import Stage
 from backpressure.experiments.faults.proxy import Proxy
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.phases import Conductor
+from backpressure.experiments.phases import Conductor, share_done
 from backpressure.experiments.recorder import Recorder
 from backpressure.experiments.remains import read_remains
 from backpressure.experiments.rundir import RunDirectory, RunFacts
-from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
 
-__all__ = ["Runner", "Watcher"]
+__all__ = ["Runner", "ShareDone", "Watcher"]
 
 Result = TypeVar("Result")
+
+ShareDone = Callable[[Snapshot], float | None]
+"""From 0 to 1; None where a phase waits for time to pass, or for what cannot be counted."""
 
 _SAMPLE_S = 0.1
 _SALVAGE_S = 30.0
@@ -53,8 +57,8 @@ class Watcher(Protocol):
     def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
         """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
 
-    def phase_began(self, index: int) -> None:
-        """The phase with this index begins."""
+    def phase_began(self, index: int, share_done: ShareDone) -> None:
+        """The phase with this index begins; ``share_done`` tells how much of what it waits for is done."""
 
     def sampled(self, snapshot: Snapshot) -> None:
         """The loop now; ten times a second."""
@@ -207,7 +211,7 @@ class Runner:
             begin_ns = start_ns
             async with Conductor(self._directory, run.stage, run.admin, run.observer, work) as conductor:
                 for index, phase in enumerate(phases):
-                    self._watcher.phase_began(index)
+                    self._watcher.phase_began(index, partial(_share_done, phase.until, fleet))
                     begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
         finally:
             self._load = lambda: None
@@ -297,6 +301,10 @@ class Runner:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+
+def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float | None:
+    return share_done(until, snapshot.totals, fleet.due)
 
 
 async def _remove_all(admin: QueueAdmin, settings: Settings) -> None:

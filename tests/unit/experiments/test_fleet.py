@@ -12,12 +12,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from backpressure.core.journal import Outcome, ProducerRecord
 from backpressure.errors import ExperimentError
 from backpressure.experiments import library
 from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.rundir import create
+from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.supervisor import Child
+from backpressure.telemetry.journal import JournalWriter
 
 PHASES = """
 name = "x"
@@ -43,8 +45,8 @@ class Told:
     def of(self, role: str) -> str:
         return role
 
-    async def configure(self, role: str, changes: Mapping[str, Any]) -> None:
-        self.changes[role] = changes
+    async def configure(self, children: str, changes: Mapping[str, Any]) -> None:
+        self.changes[str(children)] = changes
 
 
 def test_a_phase_tells_every_role_what_it_goes_by_after_a_reconnect_too(tmp_path: Path) -> None:
@@ -59,6 +61,57 @@ def test_a_phase_tells_every_role_what_it_goes_by_after_a_reconnect_too(tmp_path
         "producer": {"queue.max_length": 5, "producer.rate": 7},  # it declares the queue when it connects again
         "consumer": {"consumer.rate": 9},
     }
+
+
+class Crew:
+    """Stands for the supervisor: children that settle what they are told to, or stop."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._children: list[Child] = []
+
+    def next_id(self, role: str) -> str:
+        return f"{role}-{len(self._children) + 1}"
+
+    def of(self, role: str) -> list[Child]:
+        return [child for child in self._children if child.role == role and not child.stopping]
+
+    async def start(self, role: str, process_id: str, *_: object) -> Child:
+        self._children.append(Child(role, process_id, cast("Any", None), Path("log")))
+        return self._children[-1]
+
+    async def stop(self, children: Iterable[Child]) -> None:
+        for child in children:
+            child.stopping = True
+
+    def settles(self, process_id: str, messages: int) -> None:
+        with JournalWriter(self._directory.journal(process_id)) as journal:
+            for n in range(messages):
+                journal.write(ProducerRecord(1, n, Outcome.CONFIRMED, 1, 1, 1))
+
+
+def test_what_is_due_is_the_limit_of_every_producer_or_what_it_had_done_when_it_was_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(PHASES)
+    scenario = library.load(str(path), ("producer.limit=100", "producer.count=2", "phase.second.producer.count=1"))
+    directory = create(tmp_path, "x", datetime.now(UTC))
+    crew = Crew(directory)
+    fleet = Fleet(cast("Any", crew), cast("Any", Told()), directory, common={}, scenario=scenario)
+
+    async def scene() -> None:
+        await fleet.launch()
+        assert fleet.due == 200
+        first, second = crew.of("producer")
+        crew.settles(first.id, 40)
+        await crew.stop([first])
+        await fleet.replace([first])  # killed: another one goes on with the 60 that are left
+        assert fleet.due == 200
+        crew.settles(crew.of("producer")[-1].id, 5)
+        await fleet.scale(await fleet.configure(scenario.phases[1]))  # the newest goes
+        assert crew.of("producer") == [second]
+        assert fleet.due == 40 + 5 + 100
+
+    asyncio.run(scene())
 
 
 class Process:
