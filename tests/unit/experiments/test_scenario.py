@@ -137,6 +137,13 @@ MISTAKES = [
     (["expect.lost=between 2 and 1"], "expect.lost", "first bound"),
     (["expect.phases.fourth.settle_s=< 1"], "expect.phases.fourth.settle_s", "no such metric"),
     (["seed=x"], "seed", "valid integer"),
+    (["producer.processing_time_s=0"], "producer.processing_time_s", "more than 0"),
+    (["phase.second.producer.processing_time_s=0"], "phase.second.producer.processing_time_s", "more than 0"),
+    (
+        ["consumer.distribution=uniform", "consumer.processing_min_ms=0", "consumer.processing_max_ms=0"],
+        "consumer.processing_max_ms",
+        "the mean work is 0",
+    ),
     (["consumer=3"], "consumer", "a table of settings"),
     (["nonsense"], "--set", "expected key=value"),
     (["phase.first.duration_s.x=1"], "phase.first.duration_s.x", "is not a table"),
@@ -198,3 +205,11 @@ def test_what_cannot_be_overridden_is_named_and_no_traceback(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         example(assignment, text=text, tmp_path=tmp_path)
+
+
+def test_the_million_messages_are_demanded_and_so_is_the_memory_of_every_process_under_test() -> None:
+    demanded = {(e.metric, e.op, e.limit) for e in library.load("stress-1m").expectations}
+    assert {(name, "==", 1e6) for name in ("published", "confirmed", "processed")} <= demanded
+    assert {f"processes.{name}.rss_max_mb" for name in ("producer-1", "consumer-1", "monitor")} <= {
+        m for m, *_ in demanded
+    }
