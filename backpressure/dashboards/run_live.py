@@ -15,6 +15,7 @@ from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.format import amount, clean, duration
+from backpressure.dashboards.terminal import may_fail
 
 __all__ = ["RunLive", "progress_bar", "sparkline"]
 
@@ -77,11 +78,13 @@ class RunLive:
         self._events: deque[str] = deque(maxlen=_EVENTS)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        with may_fail():
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with may_fail():
+            self._live.stop()
 
     def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
         """Name the run."""
@@ -124,7 +127,8 @@ class RunLive:
         moment = time.monotonic()
         if now or moment - self._drawn_at >= _REDRAW_S:
             self._drawn_at = moment
-            self._live.update(self._picture(moment), refresh=True)
+            with may_fail():
+                self._live.update(self._picture(moment), refresh=True)
 
     def _picture(self, moment: float) -> RenderableType:
         events = Text("\n".join(f"· {event}" for event in self._events), "dim", no_wrap=True, overflow="ellipsis")
