@@ -12,21 +12,21 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from backpressure.cli.run_outcome import from_here, print_outcome
-from backpressure.dashboards.palette import PALETTE
+from backpressure.cli.run_outcome import JUnitFile, command_line, from_here, print_outcome
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
-from backpressure.errors import ConfigError, ExperimentError, PaceError
+from backpressure.dashboards.terminal import console, say
+from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments import library
-from backpressure.experiments.brokers import parse_choice
+from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.faults import check as check_faults
-from backpressure.experiments.junit import to_junit
-from backpressure.experiments.rundir import create
-from backpressure.experiments.runner import Runner, Watcher
+from backpressure.experiments.preflight import check_broker, check_laws
+from backpressure.experiments.rundir import RunDirectory, create
+from backpressure.experiments.runner import TOO_SOON, Runner, Watcher
+from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.summary import Summary
 
 __all__ = ["run", "scenarios"]
 
@@ -62,33 +62,58 @@ def run(
     Starts a broker, consumers and producers as real processes, goes through the phases, and writes a report. Exit code
     0: every expectation held; 1: one did not; 2: bad usage or configuration; 3: it could not run or finish.
     """
-    plan = library.load(scenario, assignments, strategy)
-    choice = parse_choice(broker)
-    check_faults(plan.faults, choice.kind, choice.url)
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise ConfigError("--junit", str(junit), "there is no such folder")
-    directory = create(runs, plan.name, datetime.now().astimezone())
-    directory.write_scenario(to_toml(plan.document))
-    failure: PaceError | None = None
-    with _watching(quiet=quiet) as watcher, _logs_to(watcher):
-        runner = Runner(plan, directory, choice, watcher, _command(scenario, choice.label, assignments, strategy))
-        try:
-            asyncio.run(runner.run())
-        except PaceError as error:
-            failure = error
-            if not directory.has_begun:
-                raise
+    verdict_file = None if junit is None else JUnitFile(junit, scenario)
     try:
-        summary = conclude(directory)
-    except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
-        reasons = "; ".join(str(problem) for problem in (failure, error) if problem is not None)
-        raise ExperimentError(f"{reasons}; once it can be: pace report {from_here(directory.path)}") from None
-    if junit is not None:
-        junit.write_text(to_junit(summary), encoding="utf-8")
+        plan = library.load(scenario, assignments, strategy)
+        choice = parse_choice(broker)
+        check_broker(plan, choice)
+        check_laws(plan)
+        directory = create(runs, plan.name, datetime.now().astimezone())
+        directory.write_scenario(to_toml(plan.document))
+        command = command_line(["pace", "run", scenario, "--broker", choice.label], assignments, strategy)
+        failure = _conduct(plan, directory, choice, command, quiet=quiet)
+        summary = _conclude(directory, failure)
+        if verdict_file is not None:
+            verdict_file.scenario = plan.name
+            verdict_file.tell(summary, str(failure or summary.verdict))
+    except PaceError as error:
+        if verdict_file is not None:
+            verdict_file.tell_error(str(error))
+        raise
     print_outcome(summary, directory.report, quiet=quiet)
     if failure is not None:
         raise failure
     sys.exit(_EXIT_CODES[summary.verdict])
+
+
+def _conduct(
+    plan: Scenario, directory: RunDirectory, choice: BrokerChoice, command: str, *, quiet: bool
+) -> PaceError | None:
+    """Run it and return what ended it early, if anything did; raises that where nothing was measured."""
+    try:
+        with _watching(quiet=quiet) as watcher, _logs_to(watcher):
+            asyncio.run(Runner(plan, directory, choice, watcher, command).run())
+    except PaceError as error:
+        if not directory.has_begun:
+            raise
+        return error
+    except KeyboardInterrupt:  # outside the time in which signals end a run in order
+        if not directory.has_begun:
+            raise ExperimentError(TOO_SOON) from None
+        return ExperimentError("interrupted while its processes were stopped")
+    return None
+
+
+def _conclude(directory: RunDirectory, failure: PaceError | None) -> Summary:
+    """Return the summary, its report written; raises `ExperimentError` saying how to get it when that cannot be."""
+    try:
+        return conclude(directory)
+    except KeyboardInterrupt:
+        problem = "interrupted while the report was made"
+    except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
+        problem = str(error)
+    reasons = "; ".join([*([str(failure)] if failure else []), problem])
+    raise ExperimentError(f"{reasons}; once it can be: pace report {shlex.quote(str(from_here(directory.path)))}")
 
 
 @click.group(invoke_without_command=True)
@@ -110,10 +135,10 @@ def show(name: str) -> None:
 
 
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
-    console = Console(theme=PALETTE)
     if quiet:
         return nullcontext(RunLines(lambda _: None))
-    return RunLive(console) if console.is_terminal else nullcontext(RunLines(click.echo))
+    output = console()
+    return RunLive(output) if output.is_terminal else nullcontext(RunLines(say))
 
 
 @contextmanager
@@ -132,10 +157,3 @@ def _logs_to(watcher: Watcher) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-
-
-def _command(scenario: str, broker: str, assignments: tuple[str, ...], strategy: str) -> str:
-    words = ["pace", "run", scenario, "--broker", broker]
-    for assignment in assignments:
-        words += ["--set", assignment]
-    return shlex.join([*words, "--strategy", strategy] if strategy else words)

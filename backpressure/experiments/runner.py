@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import platform
-import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from backpressure.experiments.events import Event, Outcome, ProcessEnded, Proces
 from backpressure.experiments.faults import Stage
 from backpressure.experiments.faults.proxy import Proxy
 from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.interrupts import catching
 from backpressure.experiments.phases import Conductor, share_done
 from backpressure.experiments.recorder import Recorder
 from backpressure.experiments.remains import read_remains
@@ -40,13 +40,14 @@ from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
 
-__all__ = ["Runner", "ShareDone", "Watcher"]
+__all__ = ["TOO_SOON", "Runner", "ShareDone", "Watcher"]
 
 Result = TypeVar("Result")
 
 ShareDone = Callable[[Snapshot], float | None]
 """From 0 to 1; None where a phase waits for time to pass, or for what cannot be counted."""
 
+TOO_SOON = "interrupted before the first phase had begun: nothing was measured"
 _SAMPLE_S = 0.1
 _SALVAGE_S = 30.0
 
@@ -79,7 +80,7 @@ class _Run:
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C or SIGTERM, while something was going on."""
+    """Ctrl-C, SIGTERM or SIGHUP, while something was going on."""
 
 
 class Runner:
@@ -101,20 +102,22 @@ class Runner:
     async def run(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
 
-        A first SIGINT or SIGTERM ends it in order, a second one at once.
+        A first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once.
         """
         self._interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         outcome: Outcome = "error"
         reason = ""
         try:
             async with Supervisor(self._directory, self._process_started, self._process_ended) as self._supervisor:
-                with self._catching_signals():
+                with catching(self._on_signal()):
                     outcome = await self._conduct()
         except PaceError as error:
             reason = str(error)
             raise
         except asyncio.CancelledError:
             outcome = "interrupted"
+            if not self._directory.has_begun:
+                raise ExperimentError(TOO_SOON) from None
         finally:
             self._record(RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
         return outcome
@@ -124,7 +127,7 @@ class Runner:
             try:
                 run = await self._unless_interrupted(self._prepare(stack))
             except _InterruptedError:
-                raise ExperimentError("interrupted before the first phase had begun: nothing was measured") from None
+                raise ExperimentError(TOO_SOON) from None
             outcome: Outcome = "finished"
             try:
                 await self._unless_interrupted(self._measure(run))
@@ -220,6 +223,13 @@ class Runner:
                 await sampling
 
     async def _sample(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
+        """Take samples until cancelled; whatever goes wrong ends the run, which would have gaps that nobody sees."""
+        try:
+            await self._keep_sampling(observer, recorder, start_ns)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task while the phases go on
+            self._supervisor.fail(f"sampling failed: {error!r}")
+
+    async def _keep_sampling(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
         for number in itertools.count():
             due_ns = start_ns + round(number * _SAMPLE_S * 1e9)
             now_ns = self._clock.wall_ns()
@@ -281,9 +291,7 @@ class Runner:
             failure.result()
         raise _InterruptedError
 
-    @contextlib.contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
+    def _on_signal(self) -> Callable[[], None]:
         main = asyncio.current_task()
         assert main is not None
 
@@ -294,13 +302,7 @@ class Runner:
                 self._supervisor.kill()
                 main.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        return on_signal
 
 
 def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float | None:
