@@ -47,9 +47,9 @@ def header(summary: Summary, description: str) -> str:
     circumstances = (
         f"{held} of {len(summary.expectations)} expectations held",
         f"law {summary.strategy}",
-        f"{summary.broker} {summary.broker_version}",
+        f"{summary.broker} {summary.broker_version}".rstrip(),
         number(summary.duration_s, "s"),
-        summary.started_at.replace("T", " ")[:19] + " UTC",
+        *([summary.started_at.replace("T", " ")[:19] + " UTC"] if summary.started_at else []),
     )
     return (
         f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{_VERDICTS[summary.verdict]}</span></p>'

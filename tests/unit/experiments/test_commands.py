@@ -1,20 +1,26 @@
-"""The commands of experiments, without a process or a broker: `pace report`, `pace simulate`, `pace compare`."""
+"""The commands of experiments, as far as they go without a process or a broker."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner, Result
 
 from backpressure.cli.main import main as pace
+from backpressure.cli.run_outcome import JUnitFile
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
+from backpressure.errors import ExperimentError
 from backpressure.experiments.events import LoadChanged, PhaseBegan, PhaseEnded, ProcessStarted, RunEnded
 from backpressure.experiments.library import read
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.sample import Sample
+from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.simulate import simulate
 from backpressure.telemetry.journal import JournalWriter
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -114,3 +120,80 @@ def test_a_league_in_virtual_time_is_ranked_and_written() -> None:
     [league] = Path("runs").glob("*/league.json")
     assert {standing["law"] for standing in json.loads(league.read_text())["standings"]} == {"pace", "bounded"}
     assert league.with_name("league.html").exists()
+
+
+def test_a_later_run_that_fails_leaves_the_table_of_those_that_were_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    def play(plan: Scenario) -> Recording:
+        if plan.settings.producer.strategy == "bounded" and plan.duration_s > 1:
+            raise ExperimentError("the machine is on fire")
+        return simulate(plan)
+
+    monkeypatch.setattr("backpressure.cli.compare.simulate", play)
+    done = call("compare", "normal", "--simulate", "--laws", "pace,bounded", "--set", "phase.normal.duration_s=2")
+    assert done.exit_code == 3
+    assert "the machine is on fire; the table is of the runs that were finished" in done.output
+    [league] = Path("runs").glob("*/league.json")
+    assert [standing["law"] for standing in json.loads(league.read_text())["standings"]] == ["pace"]
+
+
+def test_a_simulation_says_what_to_type_to_get_it_again() -> None:
+    scenario = Path("my own.toml")
+    scenario.write_text(read("normal"))
+    length = "phase.normal.duration_s=2"
+    done = call("simulate", str(scenario), "--set", length, "--set", "expect={}", "--strategy", "aimd", "--quiet")
+    assert done.exit_code == 0, done.output
+    [page] = Path("runs").glob("*/report.html")
+    again = f"pace simulate &#x27;my own.toml&#x27; --set {length} --set &#x27;expect={{}}&#x27; --strategy aimd"
+    assert f"<pre>{again}</pre>" in page.read_text()
+
+
+def test_a_simulation_is_judged_like_a_run() -> None:
+    done = call("simulate", "normal", "--set", "phase.normal.duration_s=2", "--set", "expect.processed=> 1e6")
+    assert done.exit_code == 1
+    assert "FAILED" in done.output
+
+
+def junit_message(path: Path) -> str | None:
+    [error] = ET.parse(path).getroot().iter("error")
+    return error.get("message")
+
+
+def test_a_run_that_never_began_replaces_the_verdict_of_the_one_before() -> None:
+    junit = Path("junit.xml")
+    junit.write_text("<testsuite/>")
+    done = call("run", "recovry", "--junit", str(junit))
+    assert done.exit_code == 2
+    assert "did you mean recovery?" in (junit_message(junit) or "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+def test_a_verdict_file_that_cannot_be_written_is_found_before_anything_starts() -> None:
+    done = call("run", "normal", "--junit", "/dev/full")
+    assert done.exit_code == 2
+    assert done.output.count("\n") == 1
+    assert "--junit = '/dev/full': cannot be written: No space left on device" in done.output
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_ends_without_a_word_has_not_passed() -> None:
+    junit = Path("junit.xml")
+    JUnitFile(junit, "normal")
+    assert junit_message(junit) == "the run did not come to its end"  # killed, or the machine was
+
+
+def test_ctrl_c_while_the_report_is_made_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def conclude(_: RunDirectory) -> None:
+        raise KeyboardInterrupt
+
+    directory = recorded("a folder", seconds=1)
+
+    def conducted(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr("backpressure.cli.run.conclude", conclude)
+    monkeypatch.setattr("backpressure.cli.run._conduct", conducted)
+    monkeypatch.setattr("backpressure.cli.run.create", lambda *_: directory)
+    done = call("run", "normal")
+    assert done.exit_code == 3
+    again = f"pace report 'a folder/{directory.path.name}'"
+    assert f"interrupted while the report was made; once it can be: {again}" in done.output
