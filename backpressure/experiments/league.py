@@ -137,7 +137,8 @@ def _slowest_settling(summary: Summary) -> float | None:
 
 def _producer_cpu_s(summary: Summary) -> float | None:
     times = [process.cpu_s for process in summary.processes if process.role == "producer"]
-    return sum(times) if any(times) else None
+    known = [time for time in times if time is not None]
+    return sum(known) if known and len(known) == len(times) else None
 
 
 def _ratio(figure: float | None, best: float | None) -> float | None:
