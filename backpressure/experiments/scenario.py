@@ -125,6 +125,9 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
     """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
     head = _checked(_ScenarioDocument, document, "", source)
     settings = replaced(Settings(), dict(_flat(document, "", source)), source)
+    if settings.monitor.host != Settings().monitor.host:
+        allowed = f"the monitor of a run serves on {Settings().monitor.host}: any other address would need a token"
+        raise ConfigError("monitor.host", settings.monitor.host, allowed, source)
     phases: list[Phase] = []
     for number, table in enumerate(document["phase"], start=1):
         where = f"phase.{table.get('name', number)}"

@@ -137,6 +137,7 @@ MISTAKES = [
     (["expect.lost=between 2 and 1"], "expect.lost", "first bound"),
     (["expect.phases.fourth.settle_s=< 1"], "expect.phases.fourth.settle_s", "no such metric"),
     (["seed=x"], "seed", "valid integer"),
+    (["monitor.host=0.0.0.0"], "monitor.host", "serves on 127.0.0.1"),
     (["producer.processing_time_s=0"], "producer.processing_time_s", "more than 0"),
     (["phase.second.producer.processing_time_s=0"], "phase.second.producer.processing_time_s", "more than 0"),
     (
