@@ -19,7 +19,7 @@ from backpressure.experiments.summary import Summary
 
 __all__ = ["report"]
 
-_SEVERAL = "the runs differ in what could be achieved: each is held against the oracle of its own scenario"
+_SEVERAL = "The runs differ in what could be achieved: each is held against the oracle of its own scenario"
 
 
 @click.command()

@@ -21,7 +21,7 @@ from backpressure.experiments.summary import Summary
 
 __all__ = ["TOO_LONG", "oracle", "oracles"]
 
-TOO_LONG = "no oracle: it looks at the consumers many times a message, and with so many messages it would take too long"
+TOO_LONG = "No oracle: it looks at the consumers many times a message, and with so many messages it would take too long"
 """Why `oracles` returned nothing."""
 
 _LONGEST_STEP_S = 0.001

@@ -130,7 +130,8 @@ def _data(league: League, recordings: Mapping[str, Recording], capacities: Mappi
     rows = [*league.standings, league.oracle.model_copy(update={"on_front": True})]
     return {
         "length_s": length_s,
-        "capacities": [_capacity(name, recording, length_s) for name, recording in capacities.items()],
+        "capacities": [_capacity(name, recording) for name, recording in capacities.items()],
+        "oracle": league.oracle.law,
         "points": [
             {
                 "law": standing.law,
@@ -146,9 +147,10 @@ def _data(league: League, recordings: Mapping[str, Recording], capacities: Mappi
     }
 
 
-def _capacity(name: str, recording: Recording, length_s: float) -> dict[str, Any]:
-    """Return the steps of what the consumers could do; none when it ended before they were known."""
-    loads = recording.loads
+def _capacity(name: str, recording: Recording) -> dict[str, Any]:
+    """Return the steps of what the consumers could do until its end; none when it ended before they were known."""
+    loads = [load for load in recording.loads if load.at_ns <= recording.end_ns]
+    length_s = (recording.end_ns - recording.start_ns) / 1e9
     return {
         "law": name,
         "t": [*((load.at_ns - recording.start_ns) / 1e9 for load in loads), length_s],

@@ -11,7 +11,7 @@ __all__ = ["side_by_side"]
 
 
 def side_by_side(summaries: Mapping[str, Summary]) -> str:
-    """Return tables with a column for each of ``summaries``, which go by the runs' names."""
+    """Return a table with a column for each of ``summaries``, which go by the runs' names."""
     runs = summaries.values()
     facts = [
         ["verdict", *(f'<span class="{_VERDICT[run.verdict]}">{run.verdict}</span>' for run in runs)],
@@ -22,12 +22,8 @@ def side_by_side(summaries: Mapping[str, Summary]) -> str:
     totals = [
         [name.replace("_", " "), *(number(getattr(run.totals, name)) for run in runs)] for name in Totals.model_fields
     ]
-    names = [escape(name) for name in summaries]
-    return (
-        table(["", *names], facts)
-        + table(["expected", *names], _expectations(runs))
-        + table(["messages", *names], totals)
-    )
+    found = table(["", *(escape(name) for name in summaries)], [*facts, *_expectations(runs), *totals])
+    return f'<div class="side">{found}</div>'
 
 
 _VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad"}

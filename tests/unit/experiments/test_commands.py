@@ -111,7 +111,7 @@ def test_a_run_with_too_many_messages_for_an_oracle_is_compared_without() -> Non
         run.write_scenario(read("stress-1m"))
     done = call("report", str(here.path), str(there.path))
     assert done.exit_code == 0, done.output
-    assert "no oracle: " in (here.path / "compare.html").read_text()
+    assert "No oracle: " in (here.path / "compare.html").read_text()
 
 
 def test_a_league_in_virtual_time_is_ranked_and_written() -> None:
