@@ -24,9 +24,10 @@ from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.preflight import check_broker, check_laws
 from backpressure.experiments.rundir import RunDirectory, create
-from backpressure.experiments.runner import TOO_SOON, Runner, Watcher
+from backpressure.experiments.runner import TOO_SOON, Runner
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
+from backpressure.experiments.watcher import Watcher
 
 __all__ = ["run", "scenarios"]
 

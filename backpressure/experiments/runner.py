@@ -10,12 +10,12 @@ import contextlib
 import itertools
 import os
 import platform
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from backpressure import __version__
 from backpressure.config import replaced
@@ -36,36 +36,18 @@ from backpressure.experiments.remains import read_remains
 from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
+from backpressure.experiments.watcher import Watcher
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
 
-__all__ = ["TOO_SOON", "Runner", "ShareDone", "Watcher"]
+__all__ = ["TOO_SOON", "Runner"]
 
 Result = TypeVar("Result")
-
-ShareDone = Callable[[Snapshot], float | None]
-"""From 0 to 1; None where a phase waits for time to pass, or for what cannot be counted."""
 
 TOO_SOON = "interrupted before the first phase had begun: nothing was measured"
 _SAMPLE_S = 0.1
 _SALVAGE_S = 30.0
-
-
-class Watcher(Protocol):
-    """Who shows a run while it goes on."""
-
-    def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
-        """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
-
-    def phase_began(self, index: int, share_done: ShareDone) -> None:
-        """The phase with this index begins; ``share_done`` tells how much of what it waits for is done."""
-
-    def sampled(self, snapshot: Snapshot) -> None:
-        """The loop now; ten times a second."""
-
-    def noted(self, text: str) -> None:
-        """Something happened that is worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
