@@ -47,7 +47,11 @@ _EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 )
 @click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the verdict here as JUnit XML.")
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the verdict, or why there is none, here as JUnit XML.",
+)
 def run(
     scenario: str,
     *,
