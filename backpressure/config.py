@@ -198,7 +198,10 @@ def _as_config_error(error: ValidationError, values: Mapping[str, tuple[Any, str
         return ConfigError(section, {key: value for key, (value, _) in involved.items()}, problem, "; ".join(sources))
     key = f"{section}.{rest[0]}"
     value, source = values[key]
-    if first["type"] != "value_error":
+    within = ".".join(rest[1:]) if isinstance(value, dict) else ""  # a table, but what it holds is wrong
+    if within:
+        problem = f"{within}: {problem[0].lower()}{problem[1:]}"
+    elif first["type"] != "value_error":
         problem = f"expected {allowed(find_field(key))}"
     return ConfigError(key, value, problem, source)
 

@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from backpressure.cli.run_outcome import from_here
 from backpressure.core.controllers import LAWS
 from backpressure.dashboards.run_lines import RunLines
-from backpressure.errors import ConfigError, ExperimentError
+from backpressure.dashboards.terminal import console, may_fail, say
+from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.league import League, Standing, rank
-from backpressure.experiments.oracle import oracle
+from backpressure.experiments.oracle import TOO_LONG, oracles
+from backpressure.experiments.preflight import check_broker, check_laws
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.league import render_league
 from backpressure.experiments.rundir import create
@@ -69,36 +71,58 @@ def compare(
         return library.load(scenario, (*assignments, f"seed={base.seed + number}"), law)
 
     for law in names:
+        check_laws(plan(law, 0))
         simulate(plan(law, 0).shortened(_TRIAL_S))  # an unknown law or parameter shows now, not an hour later
     choice = parse_choice(broker)
     if not virtual:
-        check_faults(base.faults, choice.kind, choice.url)
-    folder = create(runs, f"{base.name}-league", datetime.now().astimezone()).path
+        check_broker(base, choice)
+    directory = create(runs, f"{base.name}-league", datetime.now().astimezone())
+    folder = directory.path
     play = _simulated if virtual else _Real(choice, folder)
-    found: dict[str, list[tuple[Summary, Recording]]] = {law: [] for law in names}
-    with _progress(len(names) * repeat) as advance:
-        for number in range(repeat):
-            for law in names:
+    found: dict[str, list[tuple[Summary, Recording]]] = {}
+    failure: PaceError | None = None
+    try:
+        with _progress(len(names) * repeat) as advance:
+            for number, law in product(range(repeat), names):
                 advance(f"{law}, run {number + 1} of {repeat}")
-                found[law].append(play(plan(law, number)))
-    sample = found[names[0]][0][0]
-    league = rank(
-        base.name,
-        f"{sample.broker} {sample.broker_version}".rstrip(),
-        {law: [summary for summary, _ in results] for law, results in found.items()},
-        [oracle(plan(names[0], number)) for number in range(repeat)],
-    )
+                result = play(plan(law, number))
+                found.setdefault(law, []).append(result)
+    except (PaceError, KeyboardInterrupt) as error:  # hours may have been measured: they are worth a table
+        failure = error if isinstance(error, PaceError) else ExperimentError("interrupted")
+        if not found:
+            raise failure from None
+    league = _ranked(base, found, oracles(plan(names[0], number) for number in range(repeat)))
     page = render_league(
         league,
         {law: results[0][1] for law, results in found.items()},
         description=base.summary,
         command=shlex.join(["pace", *sys.argv[1:]]),
     )
-    (folder / "league.json").write_text(league.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "league.html").write_text(page, encoding="utf-8")
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-    console.print(_table(league))
-    console.print(f"page: {folder / 'league.html'}", soft_wrap=True)
+    directory.write_page("league.json", league.model_dump_json(indent=2) + "\n")
+    directory.write_page("league.html", page)
+    _print(league, folder / "league.html")
+    if failure is not None:
+        raise ExperimentError(f"{failure}; the table is of the runs that were finished") from failure
+
+
+def _ranked(base: Scenario, found: Mapping[str, list[tuple[Summary, Recording]]], best: list[Summary]) -> League:
+    sample = next(iter(found.values()))[0][0]
+    return rank(
+        base.name,
+        f"{sample.broker} {sample.broker_version}".rstrip(),
+        {law: [summary for summary, _ in results] for law, results in found.items()},
+        best,
+        oracle_note="" if best else TOO_LONG,
+    )
+
+
+def _print(league: League, page: Path) -> None:
+    output = console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    with may_fail():
+        output.print(_table(league))
+        if league.oracle_note:
+            output.print(league.oracle_note, soft_wrap=True)
+        output.print(f"page: {from_here(page)}", soft_wrap=True, markup=False)
 
 
 def _law_names(text: str) -> list[str]:
@@ -124,7 +148,7 @@ class _Real:
         law = plan.settings.producer.strategy
         directory = create(self._folder, f"{plan.name}-{law.replace(':', '-')}", datetime.now().astimezone())
         directory.write_scenario(to_toml(plan.document))
-        command = f"pace run {directory.path / 'scenario.toml'} --broker {self._choice.label}"
+        command = shlex.join(["pace", "run", str(directory.path / "scenario.toml"), "--broker", self._choice.label])
         outcome = asyncio.run(Runner(plan, directory, self._choice, RunLines(lambda _: None), command).run())
         summary = conclude(directory)
         if outcome != "finished":
@@ -136,7 +160,7 @@ class _Real:
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
     """Yield what is called at the start of each run: a bar on a terminal, a line elsewhere."""
     if not sys.stdout.isatty():
-        yield lambda text: click.echo(f"running {text}")
+        yield lambda text: say(f"running {text}")
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:

@@ -14,7 +14,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "run": "run:run",
     "scenarios": "run:scenarios",
-    "report": "run:report",
+    "report": "report:report",
     "compare": "compare:compare",
     "simulate": "simulate:simulate",
     "producer": "producer:producer",

@@ -1,4 +1,4 @@
-"""``pace run``, ``pace scenarios``, ``pace report``: experiments from the command line."""
+"""``pace run`` and ``pace scenarios``: experiments from the command line."""
 
 from __future__ import annotations
 
@@ -12,28 +12,24 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from backpressure.dashboards.palette import PALETTE
+from backpressure.cli.run_outcome import JUnitFile, command_line, from_here, print_outcome
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
-from backpressure.dashboards.run_verdict import verdict
-from backpressure.errors import ConfigError, ExperimentError, PaceError
+from backpressure.dashboards.terminal import console, say
+from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments import library
-from backpressure.experiments.analysis import summarise
-from backpressure.experiments.brokers import parse_choice
+from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.faults import check as check_faults
-from backpressure.experiments.junit import to_junit
-from backpressure.experiments.league import rank
-from backpressure.experiments.oracle import oracle
-from backpressure.experiments.report.league import render_comparison
+from backpressure.experiments.preflight import check_broker, check_laws
 from backpressure.experiments.rundir import RunDirectory, create
-from backpressure.experiments.runner import Runner, Watcher
+from backpressure.experiments.runner import TOO_SOON, Runner
+from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
+from backpressure.experiments.watcher import Watcher
 
-__all__ = ["report", "run", "scenarios"]
+__all__ = ["run", "scenarios"]
 
 _EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 
@@ -51,7 +47,11 @@ _EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 )
 @click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the verdict here as JUnit XML.")
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the verdict, or why there is none, here as JUnit XML.",
+)
 def run(
     scenario: str,
     *,
@@ -67,33 +67,58 @@ def run(
     Starts a broker, consumers and producers as real processes, goes through the phases, and writes a report. Exit code
     0: every expectation held; 1: one did not; 2: bad usage or configuration; 3: it could not run or finish.
     """
-    plan = library.load(scenario, assignments, strategy)
-    choice = parse_choice(broker)
-    check_faults(plan.faults, choice.kind, choice.url)
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise ConfigError("--junit", str(junit), "there is no such folder")
-    directory = create(runs, plan.name, datetime.now().astimezone())
-    directory.write_scenario(to_toml(plan.document))
-    failure: PaceError | None = None
-    with _watching(quiet=quiet) as watcher, _logs_to(watcher):
-        runner = Runner(plan, directory, choice, watcher, _command(scenario, choice.label, assignments, strategy))
-        try:
-            asyncio.run(runner.run())
-        except PaceError as error:
-            failure = error
-            if not directory.has_begun:
-                raise
+    verdict_file = None if junit is None else JUnitFile(junit, scenario)
     try:
-        summary = conclude(directory)
-    except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
-        reasons = "; ".join(str(problem) for problem in (failure, error) if problem is not None)
-        raise ExperimentError(f"{reasons}; once it can be: pace report {_from_here(directory.path)}") from None
-    if junit is not None:
-        junit.write_text(to_junit(summary), encoding="utf-8")
-    _show(summary, directory, quiet=quiet)
+        plan = library.load(scenario, assignments, strategy)
+        choice = parse_choice(broker)
+        check_broker(plan, choice)
+        check_laws(plan)
+        directory = create(runs, plan.name, datetime.now().astimezone())
+        directory.write_scenario(to_toml(plan.document))
+        command = command_line(["pace", "run", scenario, "--broker", choice.label], assignments, strategy)
+        failure = _conduct(plan, directory, choice, command, quiet=quiet)
+        summary = _conclude(directory, failure)
+        if verdict_file is not None:
+            verdict_file.scenario = plan.name
+            verdict_file.tell(summary, str(failure or summary.verdict))
+    except PaceError as error:
+        if verdict_file is not None:
+            verdict_file.tell_error(str(error))
+        raise
+    print_outcome(summary, directory.report, quiet=quiet)
     if failure is not None:
         raise failure
     sys.exit(_EXIT_CODES[summary.verdict])
+
+
+def _conduct(
+    plan: Scenario, directory: RunDirectory, choice: BrokerChoice, command: str, *, quiet: bool
+) -> PaceError | None:
+    """Run it and return what ended it early, if anything did; raises that where nothing was measured."""
+    try:
+        with _watching(quiet=quiet) as watcher, _logs_to(watcher):
+            asyncio.run(Runner(plan, directory, choice, watcher, command).run())
+    except PaceError as error:
+        if not directory.has_begun:
+            raise
+        return error
+    except KeyboardInterrupt:  # outside the time in which signals end a run in order
+        if not directory.has_begun:
+            raise ExperimentError(TOO_SOON) from None
+        return ExperimentError("interrupted while its processes were stopped")
+    return None
+
+
+def _conclude(directory: RunDirectory, failure: PaceError | None) -> Summary:
+    """Return the summary, its report written; raises `ExperimentError` saying how to get it when that cannot be."""
+    try:
+        return conclude(directory)
+    except KeyboardInterrupt:
+        problem = "interrupted while the report was made"
+    except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
+        problem = str(error)
+    reasons = "; ".join([*([str(failure)] if failure else []), problem])
+    raise ExperimentError(f"{reasons}; once it can be: pace report {shlex.quote(str(from_here(directory.path)))}")
 
 
 @click.group(invoke_without_command=True)
@@ -114,40 +139,11 @@ def show(name: str) -> None:
     click.echo(library.read(name), nl=False)
 
 
-@click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("other_folder", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
-def report(run_folder: Path, other_folder: Path | None) -> None:
-    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed.
-
-    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis.
-    """
-    directory = RunDirectory(run_folder)
-    if other_folder is None:
-        _show(conclude(directory), directory, quiet=False)
-        return
-    runs = {folder.path.name: folder.recording() for folder in (directory, RunDirectory(other_folder))}
-    if len(runs) == 1:
-        raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")
-    scenario = directory.scenario()
-    summaries = {name: [summarise(recording)] for name, recording in runs.items()}
-    brokers = " and ".join(dict.fromkeys(recording.broker for recording in runs.values()))
-    page = render_comparison(
-        rank(scenario.name, brokers, summaries, [oracle(scenario)]),
-        runs,
-        description="; ".join(dict.fromkeys(f"{r.scenario} under {r.strategy}" for r in runs.values())),
-        command=shlex.join(["pace", "report", str(run_folder), str(other_folder)]),
-    )
-    target = directory.path / "compare.html"
-    target.write_text(page, encoding="utf-8")
-    click.echo(f"side by side: {_from_here(target)}")
-
-
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
-    console = Console(theme=PALETTE)
     if quiet:
         return nullcontext(RunLines(lambda _: None))
-    return RunLive(console) if console.is_terminal else nullcontext(RunLines(click.echo))
+    output = console()
+    return RunLive(output) if output.is_terminal else nullcontext(RunLines(say))
 
 
 @contextmanager
@@ -166,24 +162,3 @@ def _logs_to(watcher: Watcher) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-
-
-def _show(summary: Summary, directory: RunDirectory, *, quiet: bool) -> None:
-    console = Console(highlight=False, theme=PALETTE)
-    if quiet:
-        console.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
-    else:
-        console.print(verdict(summary.model_dump()))
-    console.print(f"report: {_from_here(directory.report)}", soft_wrap=True)
-
-
-def _from_here(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _command(scenario: str, broker: str, assignments: tuple[str, ...], strategy: str) -> str:
-    words = ["pace", "run", scenario, "--broker", broker]
-    for assignment in assignments:
-        words += ["--set", assignment]
-    return shlex.join([*words, "--strategy", strategy] if strategy else words)

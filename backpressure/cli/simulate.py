@@ -7,15 +7,14 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 
 from backpressure import __version__
-from backpressure.dashboards.palette import PALETTE
-from backpressure.dashboards.run_verdict import verdict
+from backpressure.cli.run_outcome import command_line, print_outcome
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.document import to_toml
+from backpressure.experiments.preflight import check_laws
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
@@ -43,6 +42,7 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
     out (processor time, memory, crashes) is absent from the summary. Exit codes are those of `pace run`.
     """
     plan = library.load(scenario, assignments, strategy)
+    check_laws(plan)
     if plan.faults:
         names = ", ".join(fault.name for fault in plan.faults)
         click.echo(f"without its faults, which are not modelled: {names}", err=True)
@@ -51,13 +51,9 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
         task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)
         recording = simulate_scenario(plan, progress=lambda now: progress.update(task, completed=now))
     summary = summarise(recording)
-    _write(directory, plan, recording, summary, click.get_current_context().command_path)
-    console = Console(highlight=False, theme=PALETTE)
-    if quiet:
-        console.print(f"{summary.verdict}: {summary.scenario}")
-    else:
-        console.print(verdict(summary.model_dump()))
-    console.print(f"report: {directory.report}", soft_wrap=True)
+    command = command_line(["pace", "simulate", scenario], assignments, strategy)
+    _write(directory, plan, recording, summary, command)
+    print_outcome(summary, directory.report, quiet=quiet)
     sys.exit(0 if summary.verdict == "passed" else 1)
 
 
@@ -69,7 +65,7 @@ def _write(directory: RunDirectory, plan: Scenario, recording: Recording, summar
         broker_address="virtual time",
         started_at="",
         start_ns=0,
-        command=f"{command} {plan.name}",
+        command=command,
         environment={"pace": __version__},
     )
     directory.write_scenario(to_toml(plan.document))

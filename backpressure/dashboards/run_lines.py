@@ -31,7 +31,7 @@ class RunLines:
         self._write(f"{title}\nbroker: {broker}")
         self._write("phases: " + ", ".join(f"{name} {duration_s:g} s" for name, duration_s in phases))
 
-    def phase_began(self, index: int) -> None:
+    def phase_began(self, index: int, share_done: Callable[[Snapshot], float | None]) -> None:  # noqa: ARG002 - for bars
         """Name the phase."""
         self._phase, duration_s = self._phases[index]
         self._write(f"phase {index + 1} of {len(self._phases)}: {self._phase} ({duration_s:g} s)")

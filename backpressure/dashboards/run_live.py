@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.format import amount, clean, duration
+from backpressure.dashboards.terminal import may_fail
 
 __all__ = ["RunLive", "progress_bar", "sparkline"]
 
@@ -69,6 +70,7 @@ class RunLive:
         self._phases: Sequence[tuple[str, float]] = ()
         self._phase = -1
         self._phase_began = 0.0
+        self._share_done: Callable[[Snapshot], float | None] = lambda _: None
         self._drawn_at = 0.0
         self._snapshot: Snapshot | None = None
         self._curves: dict[str, deque[float | None]] = {name: deque(maxlen=_CELLS) for name in _CURVES}
@@ -76,19 +78,21 @@ class RunLive:
         self._events: deque[str] = deque(maxlen=_EVENTS)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        with may_fail():
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with may_fail():
+            self._live.stop()
 
     def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
         """Name the run."""
         self._title, self._broker, self._queue, self._phases = clean(title), broker, queue, phases
 
-    def phase_began(self, index: int) -> None:
-        """Move on to the next phase."""
-        self._phase, self._phase_began = index, time.monotonic()
+    def phase_began(self, index: int, share_done: Callable[[Snapshot], float | None]) -> None:
+        """Move on to the next phase; ``share_done`` tells how much of what it waits for is done, None: time tells."""
+        self._phase, self._phase_began, self._share_done = index, time.monotonic(), share_done
 
     def sampled(self, snapshot: Snapshot) -> None:
         """Take in a snapshot; redraw a few times a second."""
@@ -123,7 +127,8 @@ class RunLive:
         moment = time.monotonic()
         if now or moment - self._drawn_at >= _REDRAW_S:
             self._drawn_at = moment
-            self._live.update(self._picture(moment), refresh=True)
+            with may_fail():
+                self._live.update(self._picture(moment), refresh=True)
 
     def _picture(self, moment: float) -> RenderableType:
         events = Text("\n".join(f"· {event}" for event in self._events), "dim", no_wrap=True, overflow="ellipsis")
@@ -141,9 +146,11 @@ class RunLive:
         if self._phase < 0:
             return Text("starting", "dim")
         name, duration_s = self._phases[self._phase]
-        elapsed_s = moment - self._phase_began
-        bar = progress_bar(self._phases, self._phase, min(1.0, elapsed_s / duration_s), width - 30)
-        clock = Text(f" {name} {min(elapsed_s, duration_s):.0f} of {duration_s:g} s", "bold")
+        elapsed_s = min(moment - self._phase_began, duration_s)
+        share = self._share_done(self._snapshot) if self._snapshot else None
+        bar = progress_bar(self._phases, self._phase, elapsed_s / duration_s if share is None else share, width - 30)
+        state = f"{elapsed_s:.0f} of {duration_s:g} s" if share is None else f"{100 * share:.0f} %, {elapsed_s:.0f} s"
+        clock = Text(f" {name} {state}", "bold")
         return Text.assemble(bar, clock, no_wrap=True, overflow="ellipsis")
 
     def _loop(self, snapshot: Snapshot, width: int) -> Table:

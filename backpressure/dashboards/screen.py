@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
 import signal
 import sys
@@ -17,6 +16,7 @@ from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards import Cards
 from backpressure.dashboards.palette import PALETTE
 from backpressure.dashboards.status_lines import StatusLines
+from backpressure.dashboards.terminal import accept_any_character
 
 __all__ = ["print_frame", "show"]
 
@@ -38,8 +38,7 @@ def print_frame(seen: Snapshot) -> None:
 
 
 def _console() -> Console:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where the terminal's encoding has no ●, it shows a ?
+    accept_any_character()
     return Console(soft_wrap=False, theme=PALETTE)
 
 

@@ -92,6 +92,7 @@ def _totals(recording: Recording) -> Totals:
     never_confirmed = ledger.rejected + ledger.unsettled
     found = ledger.processed + ledger.dead_lettered + ledger.dropped + ledger.left_in_queue
     published = found + ledger.lost + ledger.returned + never_confirmed
+    read = recording.queues_read
     return Totals(
         offered=max(offered, published),
         published=published,
@@ -103,10 +104,10 @@ def _totals(recording: Recording) -> Totals:
         redelivered=accounts.redelivered,
         duplicates=ledger.duplicates,
         out_of_order=accounts.out_of_order,
-        lost=ledger.lost if recording.queues_read else None,
-        dead_lettered=ledger.dead_lettered,
-        dropped=ledger.dropped,
-        left_in_queue=ledger.left_in_queue if recording.queues_read else None,
+        lost=ledger.lost if read else None,
+        dead_lettered=ledger.dead_lettered if read else None,
+        dropped=ledger.dropped if read else None,
+        left_in_queue=ledger.left_in_queue if read else None,
     )
 
 
@@ -247,8 +248,8 @@ def _processes(recording: Recording) -> list[ProcessSummary]:
             role=process.role,
             id=process.id,
             pid=process.pid,
-            cpu_s=cpu_s.get(process.id, 0.0),
-            rss_max_mb=rss_mb.get(process.id, 0.0),
+            cpu_s=cpu_s.get(process.id),
+            rss_max_mb=rss_mb.get(process.id),
         )
         for process in recording.processes
     ]

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 
 from backpressure.config import replaced
@@ -22,6 +23,7 @@ from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.watch import watching
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
+from backpressure.transports.management import management_url
 from backpressure.transports.private_process import PrivateProcess
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
@@ -59,10 +61,17 @@ class RunBroker:
     operator: BrokerOperator | None = None
 
     def settings(self, run_name: str) -> dict[str, object]:
-        """Return the settings, by dotted key, with which a process of the run ``run_name`` uses it."""
-        keys: dict[str, object] = {"broker.url": self.url, "broker.management_url": self.management_url}
+        """Return the settings, by dotted key, with which a process of the run ``run_name`` uses it.
+
+        Where the management API is, is told even where it can be guessed: behind a proxy of ours it cannot be.
+        Folders of runs on other machines may have the same name, so that the names have some random letters too.
+        """
+        address = self.management_url
+        if self.url.startswith("amqp"):
+            address = management_url(BrokerSettings(url=self.url, management_url=address))
+        keys: dict[str, object] = {"broker.url": self.url, "broker.management_url": address}
         if not self.private:
-            name = f"pace.{run_name}"
+            name = f"pace.{run_name}.{token_hex(3)}"
             keys |= {
                 "queue.exchange": name,
                 "queue.work": f"{name}.work",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -14,12 +15,17 @@ from backpressure.experiments.supervisor import Child
 
 __all__ = ["ProcessControl"]
 
+_POLL_S = 0.1
+_ENDING_S = 1.0
+_RECONNECTING_S = 30.0
+
 
 class ProcessControl:
     """Talks to children; an async context manager."""
 
-    def __init__(self) -> None:
-        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
+    def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """``transport`` carries the requests; None: TCP."""
+        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False, transport=transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,12 +48,30 @@ class ProcessControl:
 
     async def _post(self, child: Child, path: str, body: Mapping[str, Any] | None) -> None:
         try:
-            response = await self._client.post(child.api_url + path, json=body)
+            response = await self._answer(child, path, body)
         except httpx.HTTPError as error:
-            if not child.alive:
-                return  # it has ended by itself, having reached its limit: nothing to change any more
+            if await _ends(child):
+                return  # by itself, having reached its limit: nothing to change any more
             raise ExperimentError(f"{child.id} does not answer at {child.api_url}{path}: {error!r}") from None
         if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
             raise ConfigError("scenario", body, f"{child.id} refused: {response.text}")
         if response.is_error:
             raise ExperimentError(f"{child.id} answered {response.status_code} to {path}: {response.text}")
+
+    async def _answer(self, child: Child, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        """Ask again while the child has no broker: after an outage it takes a while to be connected again."""
+        loop = asyncio.get_running_loop()
+        patience_ends = loop.time() + _RECONNECTING_S
+        while True:
+            response = await self._client.post(child.api_url + path, json=body)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or loop.time() > patience_ends:
+                return response
+            await asyncio.sleep(_POLL_S)
+
+
+async def _ends(child: Child) -> bool:
+    """Say whether ``child`` has ended or is about to: it stops listening a moment before it is gone."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ENDING_S):
+            await child.process.wait()
+    return not child.alive

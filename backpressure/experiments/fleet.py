@@ -22,7 +22,7 @@ from backpressure.settings import ConsumerSettings, Settings
 
 __all__ = ["Fleet", "load_of", "process_seed", "service"]
 
-_SECTIONS = {"producer": ("producer", "control"), "consumer": ("consumer", "retry")}
+_SECTIONS = {"producer": ("producer", "control", "queue"), "consumer": ("consumer", "retry")}
 _COUNTS = {"producer.count", "consumer.count"}
 _MOVABLE_CLOCK = Path(__file__).with_name("movable_clock.py")
 _CLOCK = Struct("=q")
@@ -91,7 +91,8 @@ class Fleet:
         starts = []
         for child in killed:
             limit = self._limits.get(child.id, 0)
-            left = limit - self._directory.outcomes(child.id).total() if limit else 0
+            self._is_done(child)
+            left = limit - self._limits.get(child.id, 0)
             if left > 0 or not limit:
                 starts.append(self._start(child.role, limit=left))
         return await asyncio.gather(*starts)
@@ -119,6 +120,14 @@ class Fleet:
         for role in ("producer", "consumer", "monitor"):
             await self._supervisor.stop(self._supervisor.of(role))
 
+    @property
+    def due(self) -> int:
+        """How many messages all producers ever started were to settle: up to its limit each, or until it was stopped.
+
+        Only with ``producer.limit``: without one, a producer is never done.
+        """
+        return sum(self._limits.values())
+
     def load(self, at_ns: int) -> LoadChanged:
         """Return what the consumers that are ready can do, and what the producers that run offer."""
         return load_of(self._settings, at_ns, self._working("consumer"), self._working("producer"))
@@ -132,9 +141,17 @@ class Fleet:
     async def _scale(self, role: str, before: Settings) -> None:
         more: int = getattr(self._settings, role).count - getattr(before, role).count
         if more < 0:
-            await self._supervisor.stop(self._supervisor.of(role)[more:])
+            leaving = self._supervisor.of(role)[more:]
+            await self._supervisor.stop(leaving)
+            for child in leaving:
+                self._is_done(child)
         else:
             await asyncio.gather(*(self._start(role) for _ in range(more)))
+
+    def _is_done(self, child: Child) -> None:
+        """Expect no more of a producer that has a limit than what it has settled until now."""
+        if self._limits.get(child.id):
+            self._limits[child.id] = self._directory.outcomes(child.id).total()
 
     async def _start(self, role: str, *, paused: bool = False, limit: int = 0) -> Child:
         """Start one; ``limit`` takes the place of ``producer.limit``, 0 leaves it as it is."""
@@ -186,7 +203,7 @@ def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> L
 
 def service(settings: Settings) -> tuple[float, float]:
     """Return mean (seconds) and coefficient of variation of the work a message asks for."""
-    if settings.producer.processing_time_s:
+    if settings.producer.processing_time_s is not None:
         return settings.producer.processing_time_s, 0.0
     consumer = settings.consumer
     return consumer.mean_service_s, _service_cv(consumer)

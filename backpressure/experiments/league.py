@@ -45,26 +45,48 @@ class Standing(_Model):
     wait_ratio: float | None
     settle_s: float | None
     depth_max: float | None
-    rejected: int
+    rejected: int | None
     lost: int | None
     producer_cpu_s: float | None
     on_front: bool
 
 
 class League(_Model):
-    """The table, best first: those on the front by their waits, then the others."""
+    """The table, best first: those on the front by their waits, then the others.
+
+    ``oracle_note`` says why the figures of the ``oracle`` are None, where they are.
+    """
 
     scenario: str
     broker: str
     repeat: int
     oracle: Standing
+    oracle_note: str = ""
     standings: list[Standing]
 
 
-def rank(scenario: str, broker: str, runs: Mapping[str, Sequence[Summary]], oracle: Sequence[Summary]) -> League:
-    """Return the league of ``runs`` (law → its summaries) beside those of the ``oracle`` on the same scenario."""
+def rank(
+    scenario: str,
+    broker: str,
+    runs: Mapping[str, Sequence[Summary]],
+    oracle: Sequence[Summary],
+    *,
+    own: Mapping[str, Sequence[Summary]] | None = None,
+    oracle_note: str = "",
+) -> League:
+    """Return the league of ``runs`` (law → its summaries) beside those of the ``oracle`` on the same scenario.
+
+    Args:
+        scenario: its name.
+        broker: where the runs took place.
+        runs: the summaries of each law's runs.
+        oracle: what could be achieved, one summary a run; empty: not known, or not the same for all.
+        own: law → what could be achieved in its own runs, where that differs.
+        oracle_note: why ``oracle`` is empty.
+    """
     best = _standing("oracle", oracle, None)
-    standings = [_standing(law, summaries, best) for law, summaries in runs.items()]
+    bests = {law: _standing("oracle", summaries, None) for law, summaries in (own or {}).items()}
+    standings = [_standing(law, summaries, bests.get(law, best)) for law, summaries in runs.items()]
     marked = [standing.model_copy(update={"on_front": _on_front(standing, standings)}) for standing in standings]
     marked.sort(key=lambda standing: (not standing.on_front, _worst(standing.wait_p99_ms)))
     return League(
@@ -72,6 +94,7 @@ def rank(scenario: str, broker: str, runs: Mapping[str, Sequence[Summary]], orac
         broker=broker,
         repeat=max((len(summaries) for summaries in runs.values()), default=0),
         oracle=best,
+        oracle_note=oracle_note,
         standings=marked,
     )
 
@@ -91,8 +114,8 @@ def _standing(law: str, summaries: Sequence[Summary], oracle: Standing | None) -
         wait_ratio=_ratio(wait_p99_ms, oracle.wait_p99_ms if oracle else wait_p99_ms),
         settle_s=_median(summaries, _slowest_settling),
         depth_max=_median(summaries, lambda summary: summary.depth.max),
-        rejected=max(summary.totals.rejected for summary in summaries),
-        lost=None if None in lost else max(count for count in lost if count is not None),
+        rejected=max((summary.totals.rejected for summary in summaries), default=None),
+        lost=None if None in lost else max((count for count in lost if count is not None), default=None),
         producer_cpu_s=_median(summaries, _producer_cpu_s),
         on_front=False,
     )
@@ -114,7 +137,8 @@ def _slowest_settling(summary: Summary) -> float | None:
 
 def _producer_cpu_s(summary: Summary) -> float | None:
     times = [process.cpu_s for process in summary.processes if process.role == "producer"]
-    return sum(times) if any(times) else None
+    known = [time for time in times if time is not None]
+    return sum(known) if known and len(known) == len(times) else None
 
 
 def _ratio(figure: float | None, best: float | None) -> float | None:

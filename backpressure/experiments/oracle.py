@@ -7,20 +7,32 @@ for every law hears of a message taken a feedback age too late.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from math import ceil
 
 from backpressure.core.plant import Queue, WorkQueue
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import load_of
 from backpressure.experiments.recording import RecordedPhase, Recording
-from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.experiments.simulate import accounts_of, service_times, workers_of
 from backpressure.experiments.summary import Summary
 
-__all__ = ["oracle"]
+__all__ = ["TOO_LONG", "oracle", "oracles"]
+
+TOO_LONG = "No oracle: it looks at the consumers many times a message, and with so many messages it would take too long"
+"""Why `oracles` returned nothing."""
 
 _LONGEST_STEP_S = 0.001
 _STEPS_PER_SERVICE = 5
+_MOST_STEPS = 5_000_000  # a quarter of a minute or so; a hundred minutes of a consumer that does 100 msg/s
+
+
+def oracles(scenarios: Iterable[Scenario]) -> list[Summary]:
+    """Return the figures of `oracle` for each; of none where it would take too long for one of them."""
+    plans = list(scenarios)
+    return [oracle(plan) for plan in plans] if all(_steps(plan) <= _MOST_STEPS for plan in plans) else []
 
 
 def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
@@ -34,7 +46,7 @@ def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
         queue.set_workers(workers, now, lambda: 0.0)
         loads.append(load_of(settings, round(now * 1e9), settings.consumer.count, settings.producer.count))
         demand_per_s = settings.producer.rate * settings.producer.count
-        step_s = min(_LONGEST_STEP_S, 1 / (_STEPS_PER_SERVICE * max(1.0, workers.capacity_per_s)))
+        step_s = _step_s(phase)
         offered = 0.0
         while now < start_s + phase.duration_s:
             offered = min(offered + demand_per_s * step_s, 1.0 + demand_per_s * step_s)
@@ -60,3 +72,11 @@ def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
         accounts=accounts_of(queue),
     )
     return summarise(recording)
+
+
+def _steps(scenario: Scenario) -> int:
+    return sum(ceil(phase.duration_s / _step_s(phase)) for phase in scenario.phases)
+
+
+def _step_s(phase: Phase) -> float:
+    return min(_LONGEST_STEP_S, 1 / (_STEPS_PER_SERVICE * max(1.0, workers_of(phase.settings).capacity_per_s)))

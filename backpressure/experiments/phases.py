@@ -12,16 +12,15 @@ from collections.abc import Callable
 from typing import Self
 
 from backpressure.core.journal import Outcome
-from backpressure.core.snapshot import Snapshot
+from backpressure.core.snapshot import Snapshot, Totals
 from backpressure.engines.observer import Observer
 from backpressure.experiments.events import PhaseBegan, PhaseEnded
 from backpressure.experiments.faults import Injection, Stage
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Phase, Until
-from backpressure.settings import Settings
 from backpressure.transports.base import QueueAdmin
 
-__all__ = ["Conductor", "is_reached"]
+__all__ = ["Conductor", "is_reached", "share_done"]
 
 _POLL_S = 0.05
 _SETTLING_NS = 300_000_000
@@ -68,8 +67,8 @@ class Conductor:
     async def _together(self, phase: Phase, begin_ns: int, *, first: bool) -> tuple[int, bool | None]:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._begin(phase, begin_ns) if first else self._apply(phase))
-                waiting = group.create_task(self._wait(phase, begin_ns))
+                changing = group.create_task(self._begin(phase, begin_ns) if first else self._apply(phase))
+                waiting = group.create_task(self._wait(phase, begin_ns, changing))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # one is enough: the others are its consequences
         return waiting.result()
@@ -98,16 +97,19 @@ class Conductor:
             await self._injection.undo()
             self._injection = None
 
-    async def _wait(self, phase: Phase, begin_ns: int) -> tuple[int, bool | None]:
-        """Return when the phase ended, and whether its ``until`` came true (None without one)."""
+    async def _wait(self, phase: Phase, begin_ns: int, changing: asyncio.Task[None]) -> tuple[int, bool | None]:
+        """Return when the phase ended, and whether its ``until`` came true (None without one).
+
+        It can come true once ``changing`` is over: an empty queue says nothing while producers are yet to be stopped.
+        """
         end_ns = begin_ns + round(phase.duration_s * 1e9)
         if phase.until is None:
             await asyncio.sleep((end_ns - self._clock.wall_ns()) / 1e9)
             return end_ns, None
-        since_ns = 0
+        since_ns = changed_ns = 0
         while (now_ns := self._clock.wall_ns()) < end_ns:
-            snapshot = self._observer.snapshot()
-            if not is_reached(phase.until, snapshot, phase.settings, self._queue, begin_ns, self._directory.outcomes):
+            changed_ns = changed_ns or (now_ns if changing.done() else 0)
+            if not changed_ns or not self._is_reached(phase.until, changed_ns):
                 since_ns = 0
             elif not since_ns:
                 since_ns = now_ns
@@ -117,20 +119,22 @@ class Conductor:
         self._stage.happened(_missed(phase, self._observer.snapshot(), self._queue))
         return end_ns, False
 
+    def _is_reached(self, until: Until, changed_ns: int) -> bool:
+        snapshot = self._observer.snapshot()
+        return is_reached(until, snapshot, self._fleet.due, self._queue, changed_ns, self._directory.outcomes)
 
-def is_reached(
-    until: Until, snapshot: Snapshot, settings: Settings, queue: str, begin_ns: int, outcomes: Outcomes
-) -> bool:
-    """Say whether what a phase waits for seems to be so, by counters and a reading of the queue made in this phase.
 
-    Counters of different processes are a moment apart, so it has to stay so for a moment. What a killed process had not
-    reported any more is missing in them for good: where they fall short, its journal counts.
+def is_reached(until: Until, snapshot: Snapshot, due: int, queue: str, changed_ns: int, outcomes: Outcomes) -> bool:
+    """Say whether what a phase waits for seems to be so, by counters and a reading of the queue after ``changed_ns``.
+
+    ``due`` is how many messages all producers were to settle. Counters of different processes are a moment apart, so it
+    has to stay so for a moment. What a killed process had not reported any more is missing in them for good: where they
+    fall short, its journal counts.
     """
     state = snapshot.queues.get(queue)
-    empty = state is not None and state.depth == 0 and snapshot.at_ns - state.age_s * 1e9 > begin_ns
+    empty = state is not None and state.depth == 0 and snapshot.at_ns - state.age_s * 1e9 > changed_ns
     totals = snapshot.totals
-    due = settings.producer.limit * settings.producer.count
-    published = totals.confirmed + totals.rejected + totals.returned >= due
+    published = _published(totals) >= due
     if not published and not snapshot.producers:
         published = outcomes("producer-*").total() >= due
     if until == "published":
@@ -143,6 +147,18 @@ def is_reached(
         return True
     done = outcomes("consumer-*")
     return done[Outcome.PROCESSED] + done[Outcome.DEAD_LETTERED] >= outcomes("producer-*")[Outcome.CONFIRMED]
+
+
+def share_done(until: Until | None, totals: Totals, due: int) -> float | None:
+    """Return how much of what a phase waits for is done, by counters; None where they cannot tell."""
+    if not due or until not in {"published", "consumed"}:
+        return None
+    done = _published(totals) if until == "published" else totals.processed + totals.dead_lettered
+    return min(1.0, done / due)
+
+
+def _published(totals: Totals) -> int:
+    return totals.confirmed + totals.rejected + totals.returned
 
 
 def _missed(phase: Phase, snapshot: Snapshot, queue: str) -> str:

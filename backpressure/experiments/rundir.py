@@ -139,7 +139,11 @@ class RunDirectory:
 
     def write_report(self, page: str) -> None:
         """Write ``report.html``."""
-        self._replace(self.report.name, page)
+        self.write_page(self.report.name, page)
+
+    def write_page(self, name: str, text: str) -> None:
+        """Write the file ``name``, whole or not at all."""
+        self._replace(name, text)
 
     def append_event(self, event: Event) -> None:
         """Append one line to ``events.jsonl``."""

@@ -10,12 +10,12 @@ import contextlib
 import itertools
 import os
 import platform
-import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from backpressure import __version__
 from backpressure.config import replaced
@@ -29,38 +29,25 @@ from backpressure.experiments.events import Event, Outcome, ProcessEnded, Proces
 from backpressure.experiments.faults import Stage
 from backpressure.experiments.faults.proxy import Proxy
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.phases import Conductor
+from backpressure.experiments.interrupts import catching
+from backpressure.experiments.phases import Conductor, share_done
 from backpressure.experiments.recorder import Recorder
 from backpressure.experiments.remains import read_remains
 from backpressure.experiments.rundir import RunDirectory, RunFacts
-from backpressure.experiments.scenario import Scenario
+from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
+from backpressure.experiments.watcher import Watcher
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
 
-__all__ = ["Runner", "Watcher"]
+__all__ = ["TOO_SOON", "Runner"]
 
 Result = TypeVar("Result")
 
+TOO_SOON = "interrupted before the first phase had begun: nothing was measured"
 _SAMPLE_S = 0.1
 _SALVAGE_S = 30.0
-
-
-class Watcher(Protocol):
-    """Who shows a run while it goes on."""
-
-    def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
-        """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
-
-    def phase_began(self, index: int) -> None:
-        """The phase with this index begins."""
-
-    def sampled(self, snapshot: Snapshot) -> None:
-        """The loop now; ten times a second."""
-
-    def noted(self, text: str) -> None:
-        """Something happened that is worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,7 @@ class _Run:
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C or SIGTERM, while something was going on."""
+    """Ctrl-C, SIGTERM or SIGHUP, while something was going on."""
 
 
 class Runner:
@@ -97,20 +84,22 @@ class Runner:
     async def run(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
 
-        A first SIGINT or SIGTERM ends it in order, a second one at once.
+        A first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once.
         """
         self._interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         outcome: Outcome = "error"
         reason = ""
         try:
             async with Supervisor(self._directory, self._process_started, self._process_ended) as self._supervisor:
-                with self._catching_signals():
+                with catching(self._on_signal()):
                     outcome = await self._conduct()
         except PaceError as error:
             reason = str(error)
             raise
         except asyncio.CancelledError:
             outcome = "interrupted"
+            if not self._directory.has_begun:
+                raise ExperimentError(TOO_SOON) from None
         finally:
             self._record(RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
         return outcome
@@ -120,7 +109,7 @@ class Runner:
             try:
                 run = await self._unless_interrupted(self._prepare(stack))
             except _InterruptedError:
-                raise ExperimentError("interrupted before the first phase had begun: nothing was measured") from None
+                raise ExperimentError(TOO_SOON) from None
             outcome: Outcome = "finished"
             try:
                 await self._unless_interrupted(self._measure(run))
@@ -207,7 +196,7 @@ class Runner:
             begin_ns = start_ns
             async with Conductor(self._directory, run.stage, run.admin, run.observer, work) as conductor:
                 for index, phase in enumerate(phases):
-                    self._watcher.phase_began(index)
+                    self._watcher.phase_began(index, partial(_share_done, phase.until, fleet))
                     begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
         finally:
             self._load = lambda: None
@@ -216,6 +205,13 @@ class Runner:
                 await sampling
 
     async def _sample(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
+        """Take samples until cancelled; whatever goes wrong ends the run, which would have gaps that nobody sees."""
+        try:
+            await self._keep_sampling(observer, recorder, start_ns)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task while the phases go on
+            self._supervisor.fail(f"sampling failed: {error!r}")
+
+    async def _keep_sampling(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
         for number in itertools.count():
             due_ns = start_ns + round(number * _SAMPLE_S * 1e9)
             now_ns = self._clock.wall_ns()
@@ -277,9 +273,7 @@ class Runner:
             failure.result()
         raise _InterruptedError
 
-    @contextlib.contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
+    def _on_signal(self) -> Callable[[], None]:
         main = asyncio.current_task()
         assert main is not None
 
@@ -290,13 +284,11 @@ class Runner:
                 self._supervisor.kill()
                 main.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        return on_signal
+
+
+def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float | None:
+    return share_done(until, snapshot.totals, fleet.due)
 
 
 async def _remove_all(admin: QueueAdmin, settings: Settings) -> None:

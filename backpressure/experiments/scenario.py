@@ -19,6 +19,7 @@ from backpressure.config import find_field, replaced
 from backpressure.core.controllers import create
 from backpressure.engines.pacing import law_config
 from backpressure.errors import ConfigError
+from backpressure.experiments.document import dotted
 from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
@@ -124,6 +125,9 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
     """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
     head = _checked(_ScenarioDocument, document, "", source)
     settings = replaced(Settings(), dict(_flat(document, "", source)), source)
+    if settings.monitor.host != Settings().monitor.host:
+        allowed = f"the monitor of a run serves on {Settings().monitor.host}: any other address would need a token"
+        raise ConfigError("monitor.host", settings.monitor.host, allowed, source)
     phases: list[Phase] = []
     for number, table in enumerate(document["phase"], start=1):
         where = f"phase.{table.get('name', number)}"
@@ -147,7 +151,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
 def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
     processes = [f"{role}-{n + 1}" for role in ("producer", "consumer") for n in range(_started(role, phases))]
     known = metric_paths([phase.name for phase in phases], [*processes, "monitor", "broker"])
-    stated = [parse_expectation(metric, text, known, source) for metric, text in _dotted(texts)]
+    stated = [parse_expectation(metric, text, known, source) for metric, text in dotted(texts)]
     # A phase that waits for something expects it: running into its duration is a failure, not a detail.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
     return (*stated, *implied)
@@ -158,15 +162,6 @@ def _started(role: str, phases: list[Phase]) -> int:
     counts: list[int] = [0, *(getattr(phase.settings, role).count for phase in phases)]
     in_place = sum(phase.fault.restarted(role) for phase in phases if phase.fault is not None)
     return in_place + sum(max(0, after - before) for before, after in pairwise(counts))
-
-
-def _dotted(texts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield metric and text; ``wait_ms.p99 = "…"`` without quotes arrives as nested tables."""
-    for key, value in texts.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
@@ -185,6 +180,7 @@ def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: 
     try:
         changed = replaced(settings, wanted, source)
         _check_law(changed)
+        _check_work(changed)
     except ConfigError as error:
         inner = f"{where}.{error.key}" if error.key in wanted else error.key
         raise ConfigError(inner, error.value, error.allowed, source) from None
@@ -194,6 +190,17 @@ def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: 
 def _check_law(settings: Settings) -> None:
     if ":" not in settings.producer.strategy:  # a class of the user's own is imported where it runs, in the producers
         create(settings.producer.strategy, law_config(settings))
+
+
+def _check_work(settings: Settings) -> None:
+    """Refuse messages that ask for no work at all: nobody could say what a consumer can do."""
+    asked_s, consumer = settings.producer.processing_time_s, settings.consumer
+    if asked_s == 0:
+        allowed = "a message has to ask for some work, or a consumer has no capacity to match: give it more than 0"
+        raise ConfigError("producer.processing_time_s", asked_s, allowed)
+    if asked_s is None and consumer.mean_service_s == 0:
+        allowed = "the mean work is 0, so a consumer has no capacity to match: give it more than 0"
+        raise ConfigError("consumer.processing_max_ms", consumer.processing_max_ms, allowed)
 
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:

@@ -44,7 +44,7 @@ class Held(_Model):
 class Totals(_Model):
     """Messages, by id. published = processed + dead_lettered + dropped + left_in_queue + rejected + returned + lost.
 
-    ``left_in_queue`` and ``lost`` are None when the queues could not be read at the end.
+    ``dead_lettered``, ``dropped``, ``left_in_queue`` and ``lost`` are None when the queues could not be read.
     """
 
     offered: int
@@ -58,8 +58,8 @@ class Totals(_Model):
     duplicates: int
     out_of_order: int
     lost: int | None
-    dead_lettered: int
-    dropped: int
+    dead_lettered: int | None
+    dropped: int | None
     left_in_queue: int | None
 
 
@@ -99,13 +99,13 @@ class PhaseSummary(_Model):
 
 
 class ProcessSummary(_Model):
-    """One process of the run: CPU seconds used, and the largest resident memory seen."""
+    """One process of the run: CPU seconds used, and the largest resident memory seen; None: it was gone too soon."""
 
     role: str
     id: str
     pid: int
-    cpu_s: float
-    rss_max_mb: float
+    cpu_s: float | None
+    rss_max_mb: float | None
 
 
 class Summary(_Model):

@@ -26,6 +26,7 @@ _INSTALLATIONS = (
     "/usr/local/opt/rabbitmq/sbin",
 )
 _SCRIPT = '"$1" -address 127.0.0.1 & "$2"'  # $1: epmd, $2: rabbitmq-server
+_CTL_S = 60
 _numbers = itertools.count(1)
 
 
@@ -80,9 +81,12 @@ class PrivateNode(PrivateProcess):
         a second: from a coroutine call it in a thread.
         """
         command = [str(self._sbin / "rabbitmqctl"), "--quiet", "-n", self.node_name, *arguments]
-        done = subprocess.run(  # noqa: S603 -- an installed program, no shell
-            command, env=self._environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 -- an installed program, no shell
+                command, env=self._environment, capture_output=True, text=True, check=False, timeout=_CTL_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TransportError(f"rabbitmqctl {' '.join(arguments)}: no answer within {_CTL_S} s") from error
         if done.returncode:
             raise TransportError(f"rabbitmqctl {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout

@@ -180,7 +180,7 @@ def test_messages_that_cannot_be_processed_are_dead_lettered_and_not_lost(tmp_pa
     assert (totals["dead_lettered"], totals["processed"], totals["lost"]) == (200, 0, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_writes_what_it_measured_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -194,6 +194,35 @@ def test_an_interrupted_run_writes_what_it_measured_and_leaves_no_process(
     assert [phase["name"] for phase in summary["phases"]] == ["normal"]
     assert (run_folder(tmp_path) / "report.html").exists()
     assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
+def test_ctrl_c_twice_before_the_first_phase_ends_at_once_and_says_that_nothing_was_measured(tmp_path: Path) -> None:
+    command = [*PACE, "run", write(tmp_path, SCENARIO)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "starting: monitor" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert "interrupted before the first phase had begun: nothing was measured" in output
+    assert all(is_gone(pid) for pid in children_of(tmp_path))
+
+
+def test_a_reader_that_goes_away_spoils_neither_the_measurement_nor_the_exit_code(tmp_path: Path) -> None:
+    with running(tmp_path, write(tmp_path, SCENARIO)) as (process, _):
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        process.wait(timeout=60)
+    assert process.returncode == 0
+    assert summary_of(tmp_path)["depth"]["max"] is not None
+    samples = (run_folder(tmp_path) / "samples.jsonl").read_text().splitlines()
+    assert len(samples) > 50
 
 
 def test_a_run_that_was_killed_leaves_no_process_and_can_still_be_reported(tmp_path: Path) -> None:
@@ -324,9 +353,11 @@ def test_a_mistake_on_the_command_line_is_exit_code_2_and_starts_nothing(
 
 
 def test_a_broker_that_is_not_there_is_exit_code_3(tmp_path: Path) -> None:
-    done = pace_run(tmp_path, "normal", "--broker", "amqp://127.0.0.1:1/")
+    junit = tmp_path / "junit.xml"
+    done = pace_run(tmp_path, "normal", "--broker", "amqp://127.0.0.1:1/", "--junit", str(junit))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "no broker at amqp://127.0.0.1:1" in done.stderr
+    assert "no broker at amqp://127.0.0.1:1" in junit.read_text()
 
 
 def test_scenarios_are_listed_and_shown(tmp_path: Path) -> None:

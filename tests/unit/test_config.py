@@ -210,9 +210,20 @@ def test_broken_json_is_one_clear_message() -> None:
     )
 
 
-@pytest.mark.parametrize("value", [5, {"aimd": 5}, {"aimd": {"backoff": "x"}}])
-def test_a_table_of_the_wrong_shape_is_named_by_its_setting(value: object) -> None:
-    assert refused({"control.parameters": value}).startswith("control.parameters = ")
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (5, "expected a table"),
+        ({"aimd": 5}, "aimd: input should be a valid dictionary"),
+        ({"aimd": {"backoff": "x"}}, "aimd.backoff: input should be a valid number"),
+    ],
+)
+def test_a_table_of_the_wrong_shape_is_named_by_its_setting_and_by_what_is_wrong_in_it(
+    value: object, problem: str
+) -> None:
+    text = refused({"control.parameters": value})
+    assert text.startswith("control.parameters = ")
+    assert problem in text
 
 
 def test_a_mistake_in_the_file_names_the_file(folder: Path) -> None:

@@ -10,11 +10,14 @@ from backpressure.experiments.league import League, Standing
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.page import asset, fill, plotly_script
 from backpressure.experiments.report.series import thinned
+from backpressure.experiments.report.side_by_side import side_by_side
 from backpressure.experiments.report.tables import escape
+from backpressure.experiments.summary import Summary
 
 __all__ = ["render_comparison", "render_league"]
 
 _MOST_POINTS = 600
+_LEAST_MS = 0.1  # the axis is logarithmic
 _COLUMNS = (
     "law",
     "used",
@@ -35,28 +38,52 @@ def render_league(league: League, recordings: Mapping[str, Recording], *, descri
     """Return the page; ``recordings`` holds one run of each law."""
     runs = "1 run" if league.repeat == 1 else f"medians of {league.repeat} runs"
     facts = f"{league.broker} · {runs} a law · same seeds for all"
-    return _page(f"League: {league.scenario}", facts, league, recordings, description, command)
+    capacities = {"capacity": next(iter(recordings.values()))}  # all had the same consumers
+    parts = {
+        "title": f"League: {league.scenario}",
+        "facts": facts,
+        "shown": "Of several runs the first." if league.repeat > 1 else "",
+        "description": description,
+        "command": command,
+    }
+    return _page(parts, league, recordings, capacities)
 
 
-def render_comparison(league: League, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
-    """Return the page of single runs side by side; ``recordings`` and standings go by the runs' names."""
-    title = " against ".join(recordings)
-    return _page(title, league.broker, league, recordings, description, command)
+def render_comparison(
+    league: League,
+    recordings: Mapping[str, Recording],
+    summaries: Mapping[str, Summary],
+    *,
+    description: str,
+    command: str,
+) -> str:
+    """Return the page of single runs side by side; recordings, summaries and standings go by the runs' names."""
+    parts = {
+        "title": " against ".join(recordings),
+        "facts": league.broker,
+        "shown": "",
+        "description": description,
+        "command": command,
+    }
+    capacities = {f"capacity of {name}": recording for name, recording in recordings.items()}
+    return _page(parts, league, recordings, capacities, side_by_side(summaries))
 
 
 def _page(
-    title: str, facts: str, league: League, recordings: Mapping[str, Recording], description: str, command: str
+    parts: Mapping[str, str],
+    league: League,
+    recordings: Mapping[str, Recording],
+    capacities: Mapping[str, Recording],
+    runs: str = "",
 ) -> str:
     return fill(
         asset("league.html"),
-        {
-            "title": escape(title),
+        {name: escape(text) for name, text in parts.items()}
+        | {
             "style": asset("page.css"),
-            "description": escape(description),
-            "facts": escape(facts),
-            "standings": _table(league),
-            "command": escape(command),
-            "data": json.dumps(_data(league, recordings), separators=(",", ":")).replace("<", "\\u003c"),
+            "runs": f"<section><h2>Runs</h2>{runs}</section>" if runs else "",
+            "standings": _table(league) + (f"<p>{escape(league.oracle_note)}.</p>" if league.oracle_note else ""),
+            "data": json.dumps(_data(league, recordings, capacities), separators=(",", ":")).replace("<", "\\u003c"),
             "plotly": plotly_script(),
             "script": asset("league.js"),
         },
@@ -79,7 +106,7 @@ def _row(standing: Standing) -> str:
         _number(standing.wait_ratio),
         _number(standing.settle_s),
         _number(standing.depth_max),
-        str(standing.rejected),
+        _number(standing.rejected),
         _number(standing.lost),
         _number(standing.producer_cpu_s),
     )
@@ -98,23 +125,36 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
 
 
-def _data(league: League, recordings: Mapping[str, Recording]) -> dict[str, Any]:
-    some = next(iter(recordings.values()))
-    length_s = (some.end_ns - some.start_ns) / 1e9
+def _data(league: League, recordings: Mapping[str, Recording], capacities: Mapping[str, Recording]) -> dict[str, Any]:
+    length_s = max((recording.end_ns - recording.start_ns) / 1e9 for recording in recordings.values())
+    rows = [*league.standings, league.oracle.model_copy(update={"on_front": True})]
     return {
         "length_s": length_s,
-        "capacity_t": [*((load.at_ns - some.start_ns) / 1e9 for load in some.loads), length_s],
-        "capacity": [*(load.capacity_per_s for load in some.loads), some.loads[-1].capacity_per_s],
+        "capacities": [_capacity(name, recording) for name, recording in capacities.items()],
+        "oracle": league.oracle.law,
         "points": [
             {
                 "law": standing.law,
-                "used": 100 * (standing.utilisation or 0.0),
-                "wait_ms": max(standing.wait_p99_ms or 0.0, 0.1),
+                "hue": hue,
+                "used": 100 * standing.utilisation,
+                "wait_ms": max(standing.wait_p99_ms, _LEAST_MS),
                 "on_front": standing.on_front,
             }
-            for standing in (*league.standings, league.oracle.model_copy(update={"on_front": True}))
+            for hue, standing in enumerate(rows)
+            if standing.utilisation is not None and standing.wait_p99_ms is not None  # what was not measured is no 0
         ],
         "laws": [_series(standing.law, recordings[standing.law]) for standing in league.standings],
+    }
+
+
+def _capacity(name: str, recording: Recording) -> dict[str, Any]:
+    """Return the steps of what the consumers could do until its end; none when it ended before they were known."""
+    loads = [load for load in recording.loads if load.at_ns <= recording.end_ns]
+    length_s = (recording.end_ns - recording.start_ns) / 1e9
+    return {
+        "law": name,
+        "t": [*((load.at_ns - recording.start_ns) / 1e9 for load in loads), length_s],
+        "capacity": [*(load.capacity_per_s for load in loads), loads[-1].capacity_per_s if loads else None],
     }
 
 

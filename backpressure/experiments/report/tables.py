@@ -9,7 +9,20 @@ from backpressure.experiments.events import Note
 from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Held, Summary
 
-__all__ = ["escape", "expectations", "header", "ledger", "notes", "number", "phases", "processes", "setup", "tiles"]
+__all__ = [
+    "demand",
+    "escape",
+    "expectations",
+    "header",
+    "ledger",
+    "notes",
+    "number",
+    "phases",
+    "processes",
+    "setup",
+    "table",
+    "tiles",
+]
 
 _VERDICTS = {
     "passed": "every expectation held",
@@ -34,9 +47,9 @@ def header(summary: Summary, description: str) -> str:
     circumstances = (
         f"{held} of {len(summary.expectations)} expectations held",
         f"law {summary.strategy}",
-        f"{summary.broker} {summary.broker_version}",
+        f"{summary.broker} {summary.broker_version}".rstrip(),
         number(summary.duration_s, "s"),
-        summary.started_at.replace("T", " ")[:19] + " UTC",
+        *([summary.started_at.replace("T", " ")[:19] + " UTC"] if summary.started_at else []),
     )
     return (
         f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{_VERDICTS[summary.verdict]}</span></p>'
@@ -53,12 +66,12 @@ def expectations(summary: Summary) -> str:
         [
             f'<span class="{"ok" if check.held else "bad"}">{"✔ held" if check.held else "✘ not held"}</span>',
             f"<code>{escape(check.metric)}</code>",
-            escape(_demand(check)),
+            escape(demand(check)),
             number(check.value),
         ]
         for check in summary.expectations
     ]
-    return _table(["", "figure", "expected", "measured"], rows, text_columns=3)
+    return table(["", "figure", "expected", "measured"], rows, text_columns=3)
 
 
 def tiles(summary: Summary) -> str:
@@ -107,7 +120,7 @@ def phases(summary: Summary) -> str:
         "settled",
         *(["fairness"] if shared else []),
     ]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def ledger(summary: Summary) -> str:
@@ -141,9 +154,9 @@ def ledger(summary: Summary) -> str:
     fairness = f"<p>Fairness between producers (Jain): {number(summary.fairness_jain)}</p>"
     return (
         f"<p>Each of {number(totals.published)} published messages, followed by its id, ended in one state:</p>"
-        + _table(["state", "messages", "share"], rows)
-        + _table(["counted", "messages"], [[name, number(value)] for name, value in other])
-        + _table(["milliseconds", "p50", "p95", "p99", "max"], latency)
+        + table(["state", "messages", "share"], rows)
+        + table(["counted", "messages"], [[name, number(value)] for name, value in other])
+        + table(["milliseconds", "p50", "p95", "p99", "max"], latency)
         + fairness
     )
 
@@ -154,7 +167,7 @@ def processes(summary: Summary) -> str:
         [escape(process.id), str(process.pid), number(process.cpu_s, "s"), number(process.rss_max_mb, "MB")]
         for process in summary.processes
     ]
-    return _table(["process", "pid", "processor time", "memory, largest"], rows)
+    return table(["process", "pid", "processor time", "memory, largest"], rows)
 
 
 def notes(events: Sequence[Note], start_ns: int) -> str:
@@ -163,7 +176,7 @@ def notes(events: Sequence[Note], start_ns: int) -> str:
         return "<p>Nothing worth a line.</p>"
     shown = [[number(max(0.0, (event.at_ns - start_ns) / 1e9), "s"), escape(event.text)] for event in events]
     more = f"<p>… and {len(shown) - _MOST_NOTES} more in events.jsonl</p>" if len(shown) > _MOST_NOTES else ""
-    return _table(["time", "event"], shown[:_MOST_NOTES], text_columns=2) + more
+    return table(["time", "event"], shown[:_MOST_NOTES], text_columns=2) + more
 
 
 def setup(facts: RunFacts, scenario_toml: str) -> str:
@@ -174,11 +187,12 @@ def setup(facts: RunFacts, scenario_toml: str) -> str:
         f"<p>Run it again:</p><pre>{escape(facts.command)}</pre>"
         "<p>This very scenario, overrides included, is scenario.toml beside this file; every setting it does not name "
         f"had its default:</p><pre>{escape(scenario_toml)}</pre>"
-        + _table(["environment", ""], environment, text_columns=2)
+        + table(["environment", ""], environment, text_columns=2)
     )
 
 
-def _demand(check: Held) -> str:
+def demand(check: Held) -> str:
+    """Return what was expected, as people write it."""
     if isinstance(check.limit, tuple):
         return f"between {check.limit[0]:g} and {check.limit[1]:g}"
     signs = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
@@ -189,7 +203,7 @@ def _share(value: int | None, whole: int) -> str:
     return "–" if value is None or not whole else number(100 * value / whole, "%")
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """Return a table whose cells are HTML already; the first ``text_columns`` are text, the others figures."""
 
     def cells(tag: str, row: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from backpressure.core.snapshot import Event, EventKind, Snapshot
+from backpressure.core.snapshot import Event, EventKind, Snapshot, Totals
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive, progress_bar, sparkline
 from backpressure.dashboards.run_verdict import verdict
@@ -17,6 +17,10 @@ from backpressure.dashboards.run_verdict import verdict
 Make = Callable[..., Snapshot]
 
 PHASES = [("normal", 20.0), ("stopped", 10.0)]
+
+
+def by_time(_: Snapshot) -> None:
+    """Nothing but time tells how far the phase is."""
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_lines_are_written_every_two_seconds_of_the_run(snapshot: Make) -> None:
     lines: list[str] = []
     watcher = RunLines(lines.append)
     watcher.began("recovery: a story", "RabbitMQ 4", "work.queue", PHASES)
-    watcher.phase_began(0)
+    watcher.phase_began(0, by_time)
     before = len(lines)
     for tenth in range(41):
         watcher.sampled(snapshot(at_ns=1_000_000_000 + tenth * 100_000_000))
@@ -62,7 +66,7 @@ def test_lines_name_phases_and_what_happens_without_control_characters() -> None
     lines: list[str] = []
     watcher = RunLines(lines.append)
     watcher.began("recovery: a story", "RabbitMQ 4", "work.queue", PHASES)
-    watcher.phase_began(1)
+    watcher.phase_began(1, by_time)
     watcher.noted("consumer \x1b[31mred\x1b[0m appeared")
     assert lines[-2] == "phase 2 of 2: stopped (10 s)"
     assert "\x1b" not in lines[-1]
@@ -84,7 +88,7 @@ def test_the_terminal_shows_where_the_run_is_what_the_law_decided_and_why(snapsh
         width,
         lambda live: live.noted("starting: broker"),
         lambda live: live.began("recovery: a story", "RabbitMQ 4", "work.queue", PHASES),
-        lambda live: live.phase_began(0),
+        lambda live: live.phase_began(0, by_time),
         lambda live: live.sampled(snapshot()),
         lambda live: live.noted("consumer-1 appeared"),
     )
@@ -93,6 +97,17 @@ def test_the_terminal_shows_where_the_run_is_what_the_law_decided_and_why(snapsh
     assert "depth" in drawn
     assert "consumer-1 appeared" in drawn
     assert "recovery" in drawn
+
+
+def test_a_phase_that_waits_for_messages_shows_how_many_of_them_are_done(snapshot: Make) -> None:
+    drawn = picture(
+        100,
+        lambda live: live.began("stress: a story", "RabbitMQ 4", "work.queue", [("publish", 900.0)]),
+        lambda live: live.phase_began(0, lambda seen: seen.totals.confirmed / 20_000),
+        lambda live: live.sampled(snapshot(totals=Totals(confirmed=10_000))),
+    )
+    assert "publish 50 %, 0 s" in drawn
+    assert "of 900 s" not in drawn
 
 
 def test_the_terminal_does_without_queue_and_producers(snapshot: Make) -> None:

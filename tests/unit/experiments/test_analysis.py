@@ -206,7 +206,7 @@ def test_what_the_queues_held_being_unknown_nothing_is_called_lost() -> None:
     accounts = Accounts()
     accounts.add_producer("producer-1", [produced(0, 1.0)])
     totals = summarise(recording(accounts=accounts, queues_read=False)).totals
-    assert (totals.lost, totals.left_in_queue) == (None, None)
+    assert {totals.lost, totals.left_in_queue, totals.dead_lettered, totals.dropped} == {None}
 
 
 @pytest.mark.parametrize(("shares", "fairness"), [((100, 100), 1.0), ((200, 0), 0.5), ((100, 50), 0.9)])
@@ -235,6 +235,11 @@ def test_depth_is_ready_plus_unacked_over_the_samples_of_each_phase() -> None:
     summary = summarise(recording(samples=samples, phases=phases))
     assert (summary.depth.mean, summary.depth.max) == (pytest.approx(5.7), 12)
     assert [phase.depth_max for phase in summary.phases] == [12, 0]
+
+
+def test_a_process_that_was_never_sampled_cost_nobody_knows_what() -> None:
+    [process] = summarise(recording()).processes
+    assert (process.cpu_s, process.rss_max_mb) == (None, None)
 
 
 def test_a_process_shows_its_last_cpu_time_and_its_largest_memory() -> None:

@@ -40,4 +40,21 @@ def test_on_a_shared_broker_every_name_belongs_to_the_run() -> None:
     names = {key: value for key, value in keys.items() if not key.startswith("broker.")}
     assert set(names) == {"queue.exchange", "queue.work", "queue.dead_letter", "queue.audit", "feedback.exchange"}
     assert all("run-1" in str(name) for name in names.values())
+    again = RunBroker("amqp://localhost", "", private=False).settings("run-1")
+    assert not set(names.values()) & set(again.values())  # a folder elsewhere may have the same name
     assert len(set(names.values())) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "management_url"),
+    [
+        ("amqp://localhost", "", "http://localhost:15672"),
+        ("amqp://localhost:5673", "", ""),
+        ("amqp://localhost:5673", "http://localhost:1", "http://localhost:1"),
+        ("kafka://a:9092,b:9092", "", ""),
+    ],
+)
+def test_processes_behind_a_proxy_are_told_where_the_management_api_is(
+    url: str, given: str, management_url: str
+) -> None:
+    assert RunBroker(url, given, private=False).settings("run-1")["broker.management_url"] == management_url

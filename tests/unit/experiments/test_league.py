@@ -96,3 +96,11 @@ def test_a_figure_that_one_run_lacks_is_not_made_up_from_the_others() -> None:
     standing = rank("s", "b", {"law": [played(0.98, 40), played(None, None)]}, ORACLE).standings[0]
     assert standing.utilisation is None
     assert standing.wait_p99_ms is None
+
+
+def test_runs_of_different_scenarios_are_each_held_against_what_their_own_allows() -> None:
+    own = {"easy": [played(1.0, 10.0)], "hard": [played(0.5, 100.0)]}
+    runs = {"easy": [played(0.5, 40)], "hard": [played(0.4, 200)]}
+    league = rank("s", "b", runs, [], own=own, oracle_note="they differ")
+    assert {(s.law, s.of_achievable, s.wait_ratio) for s in league.standings} == {("easy", 0.5, 4), ("hard", 0.8, 2)}
+    assert (league.oracle.utilisation, league.oracle.lost, league.oracle.rejected) == (None, None, None)

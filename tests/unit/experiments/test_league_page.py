@@ -2,25 +2,31 @@
 
 import json
 import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.league import League, rank
-from backpressure.experiments.oracle import oracle
+from backpressure.experiments.oracle import TOO_LONG, oracle, oracles
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.league import render_comparison, render_league
+from backpressure.experiments.report.side_by_side import side_by_side
 from backpressure.experiments.simulate import simulate
 
 CHANGES = ("phase.normal.duration_s=3",)
 
 
-def played() -> tuple[League, dict[str, object]]:
+def played() -> tuple[League, dict[str, Recording]]:
     scenario = library.load("normal", CHANGES)
     recordings = {law: simulate(library.load("normal", CHANGES, law)) for law in ("pace", "bounded")}
     runs = {law: [summarise(recording)] for law, recording in recordings.items()}
     return rank("normal", "simulation", runs, [oracle(scenario)]), recordings
 
 
-def data_of(page: str) -> dict[str, list[dict[str, object]]]:
+def data_of(page: str) -> Any:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     return json.loads(found[1])
@@ -45,12 +51,54 @@ def test_the_page_needs_nothing_from_the_network() -> None:
 
 def test_markup_in_a_name_stays_text() -> None:
     league, recordings = played()
-    page = render_comparison(league, recordings, description="<b>bold</b>", command="<i>")
+    page = render_comparison(league, recordings, {}, description="<b>bold</b>", command="<i>")
     assert "<b>bold</b>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt;" in page
 
 
 def test_a_comparison_is_titled_by_its_runs() -> None:
     league, recordings = played()
-    page = render_comparison(league, recordings, description="", command="")
+    summaries = {law: summarise(recording) for law, recording in recordings.items()}
+    page = render_comparison(league, recordings, summaries, description="", command="")
     assert "<h1>pace against bounded</h1>" in page
+    data = data_of(page)
+    assert [capacity["law"] for capacity in data["capacities"]] == ["capacity of pace", "capacity of bounded"]
+
+
+def test_a_comparison_lays_verdicts_expectations_and_totals_side_by_side() -> None:
+    _, recordings = played()
+    pace, bounded = (summarise(recording) for recording in recordings.values())
+    failed = bounded.model_copy(update={"verdict": "failed", "expectations": bounded.expectations[1:]})
+    text = re.sub(r"<[^>]+>", " ", side_by_side({"a": pace, "<b>": failed}).replace("</tr>", "\n"))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["verdict", "passed", "failed"] in rows
+    assert ["a", "&lt;b&gt;"] in rows
+    assert ["lost", "0", "0"] in rows
+    assert any(row[-2:] == ["not", "demanded"] for row in rows)
+
+
+def test_the_time_axis_of_a_comparison_ends_with_the_longer_run() -> None:
+    league, recordings = played()
+    recordings["bounded"] = simulate(library.load("normal", ("phase.normal.duration_s=9",), "bounded"))
+    page = render_comparison(league, recordings, {}, description="", command="")
+    assert data_of(page)["length_s"] == pytest.approx(9)
+
+
+def test_a_run_that_was_killed_before_anything_was_measured_is_shown_without_figures() -> None:
+    league, recordings = played()
+    empty = league.standings[0].model_copy(update={"utilisation": None, "wait_p99_ms": None})
+    league = league.model_copy(update={"standings": [empty, *league.standings[1:]]})
+    recordings[empty.law] = replace(recordings[empty.law], loads=(), phases=(), samples=())
+    data = data_of(render_comparison(league, recordings, {}, description="", command=""))
+    assert empty.law not in {point["law"] for point in data["points"]}  # not at a wait of 0.1 ms
+    assert {tuple(capacity["capacity"]) for capacity in data["capacities"]} == {(100, 100), (None,)}
+
+
+def test_without_an_oracle_the_page_says_why_and_compares_with_nothing() -> None:
+    _, recordings = played()
+    runs = {law: [summarise(recording)] for law, recording in recordings.items()}
+    league = rank("normal", "simulation", runs, oracles([library.load("stress-1m")]), oracle_note=TOO_LONG)
+    page = render_league(league, recordings, description="", command="")
+    assert TOO_LONG in page
+    assert {standing.of_achievable for standing in (*league.standings, league.oracle)} == {None}
+    assert {point["law"] for point in data_of(page)["points"]} == {"pace", "bounded"}

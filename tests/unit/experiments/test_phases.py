@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from dataclasses import fields
+from datetime import UTC, datetime
 from math import inf, sqrt
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Event, EventKind, Quantiles, QueueState, Rates, Snapshot, Totals
+from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.fleet import service
-from backpressure.experiments.phases import is_reached
+from backpressure.experiments.phases import Conductor, is_reached, share_done
 from backpressure.experiments.recorder import Recorder
+from backpressure.experiments.rundir import create
 from backpressure.experiments.sample import Sample
-from backpressure.experiments.scenario import Until
+from backpressure.experiments.scenario import Phase, Until
 from backpressure.settings import Settings
 
 BEGIN_NS = 1_000_000_000_000
 NOTHING_KILLED = {"producer-*": Counter({Outcome.CONFIRMED: 199}), "consumer-*": Counter({Outcome.PROCESSED: 150})}
-LIMITED = replaced(Settings(), {"producer.limit": 100, "producer.count": 2})
+DUE = 200
 
 
 @pytest.fixture
@@ -74,7 +80,7 @@ def test_a_phase_ends_when_what_it_waits_for_is_so(
     bare: Any, until: Until, totals: Totals, queues: dict[str, QueueState], reached: bool
 ) -> None:
     snapshot = bare(totals=totals, queues=queues)
-    assert is_reached(until, snapshot, LIMITED, "work.queue", BEGIN_NS, NOTHING_KILLED.__getitem__) is reached
+    assert is_reached(until, snapshot, DUE, "work.queue", BEGIN_NS, NOTHING_KILLED.__getitem__) is reached
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,69 @@ def test_what_a_killed_process_could_not_report_any_more_is_found_in_its_journal
         "producer-*": Counter({Outcome.CONFIRMED: confirmed}),
         "consumer-*": Counter({Outcome.PROCESSED: done - done // 10, Outcome.DEAD_LETTERED: done // 10}),
     }
-    assert is_reached(until, snapshot, LIMITED, "work.queue", BEGIN_NS, books.__getitem__) is reached
+    assert is_reached(until, snapshot, DUE, "work.queue", BEGIN_NS, books.__getitem__) is reached
+
+
+@pytest.mark.parametrize(
+    ("until", "due", "share"),
+    [
+        ("published", 200, 0.5),
+        ("consumed", 200, 0.25),
+        ("published", 50, 1.0),
+        (None, 200, None),
+        ("drained", 200, None),
+        ("published", 0, None),
+    ],
+)
+def test_how_far_a_phase_has_come_is_told_by_what_it_waits_for(until: Until | None, due: int, share: float) -> None:
+    totals = Totals(confirmed=80, rejected=15, returned=5, processed=40, dead_lettered=10)
+    assert share_done(until, totals, due) == share
+
+
+def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_path: Path) -> None:
+    """The queue is empty all the time, but the producers that the phase stops send until they are stopped."""
+
+    class Fleet:
+        due = 0
+
+        def __init__(self) -> None:
+            self.scaled = asyncio.Event()
+            self.looks = 0
+
+        async def configure(self, phase: Phase) -> Settings:
+            return phase.settings
+
+        async def scale(self, _: Settings) -> None:
+            await self.scaled.wait()
+
+        def load(self, at_ns: int) -> LoadChanged:
+            return LoadChanged(at_ns=at_ns, capacity_per_s=1, demand_per_s=1)
+
+        def snapshot(self) -> Snapshot:
+            self.looks += 1
+            return cast("Snapshot", bare(queues=queue(0, age_s=0.0), at_ns=clock.now_ns))
+
+    class Clock:
+        now_ns = BEGIN_NS
+
+        def wall_ns(self) -> int:
+            """Half a second passes each time; the changes take the first four."""
+            self.now_ns += 500_000_000
+            if self.now_ns > BEGIN_NS + 4e9 and not fleet.scaled.is_set():
+                assert fleet.looks == 0
+                fleet.scaled.set()
+            return self.now_ns
+
+    async def scene() -> int:
+        directory = create(tmp_path, "x", datetime.now(UTC))
+        stage = SimpleNamespace(clock=clock, fleet=fleet, happened=lambda _: None)
+        conductor = Conductor(directory, cast("Any", stage), cast("Any", None), cast("Any", fleet), "work.queue")
+        phase = Phase("drain", 60.0, "drained", Settings(), {})
+        return await conductor.go_through(phase, BEGIN_NS, first=False)
+
+    clock, fleet = Clock(), Fleet()
+    ended_ns = asyncio.run(scene())
+    assert BEGIN_NS + 4e9 < ended_ns < BEGIN_NS + 60e9
 
 
 @pytest.mark.parametrize(

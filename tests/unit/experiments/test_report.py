@@ -6,9 +6,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from backpressure.experiments.junit import to_junit
+from backpressure.experiments.junit import junit_error, to_junit
 from backpressure.experiments.report.series import thinned
-from backpressure.experiments.report.tables import number
+from backpressure.experiments.report.tables import header, number
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.summary import Depth, Held, Percentiles, Summary, Totals, Verdict
 
@@ -64,5 +64,25 @@ def test_a_verdict_as_junit_has_a_case_for_each_expectation() -> None:
 
 
 def test_a_run_that_did_not_finish_is_an_error_in_junit() -> None:
-    suite = ET.fromstring(to_junit(summary("interrupted", True)).split("\n", 1)[1])
+    suite = ET.fromstring(to_junit(summary("interrupted", True), "it was asked to end").split("\n", 1)[1])
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
+    assert [error.get("message") for error in suite.iter("error")] == ["it was asked to end"]
+
+
+def test_a_figure_that_was_not_measured_is_named_so_in_junit() -> None:
+    unknown = Held(metric="utilisation", op=">=", limit=0.9, value=None, held=False)
+    document = to_junit(summary("failed").model_copy(update={"expectations": [unknown]}))
+    [failure] = ET.fromstring(document.split("\n", 1)[1]).iter("failure")
+    assert failure.get("message") == "utilisation was not measured"
+
+
+def test_a_run_without_a_summary_is_one_error_in_junit_whatever_its_last_words_were() -> None:
+    suite = ET.fromstring(junit_error("s", "no broker:\n\x1b[31m<away>").split("\n", 1)[1])
+    assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
+    assert [error.get("message") for error in suite.iter("error")] == ["no broker:\n?[31m<away>"]
+
+
+def test_a_simulated_run_shows_no_date() -> None:
+    simulated = summary("passed").model_copy(update={"started_at": "", "broker_version": ""})
+    assert "UTC" not in header(simulated, "a sentence")
+    assert "UTC" in header(summary("passed"), "a sentence")

@@ -85,8 +85,18 @@ def test_assignments_reach_settings_phases_seed_and_expectations(tmp_path: Path)
     assert "wait_ms.p50" in {e.metric for e in scenario.expectations}
 
 
+@pytest.mark.parametrize("metric", ["lost", "totals.lost", "wait_ms.p99"])
+def test_an_assignment_takes_the_place_of_an_expectation_however_the_file_writes_it(
+    metric: str, tmp_path: Path
+) -> None:
+    before, after = example(tmp_path=tmp_path), example(f"expect.{metric}=<= 7", tmp_path=tmp_path)
+    assert len(after.expectations) == len(before.expectations)
+    assert (metric, "<=", 7.0) in {(e.metric, e.op, e.limit) for e in after.expectations}
+    assert build(parse(to_toml(after.document), "copy"), "copy").expectations == after.expectations
+
+
 def test_a_scenario_with_overrides_can_be_written_down_and_read_again(tmp_path: Path) -> None:
-    scenario = example('producer.text="line\\nbreak"', "expect.wait_ms.p50=< 5", tmp_path=tmp_path)
+    scenario = example('producer.text="line\\nbreak, \\u007f and a é"', "expect.wait_ms.p50=< 5", tmp_path=tmp_path)
     text = to_toml(scenario.document)
     assert tomllib.loads(text) == scenario.document
     assert build(parse(text, "copy"), "copy").phases == scenario.phases
@@ -127,6 +137,14 @@ MISTAKES = [
     (["expect.lost=between 2 and 1"], "expect.lost", "first bound"),
     (["expect.phases.fourth.settle_s=< 1"], "expect.phases.fourth.settle_s", "no such metric"),
     (["seed=x"], "seed", "valid integer"),
+    (["monitor.host=0.0.0.0"], "monitor.host", "serves on 127.0.0.1"),
+    (["producer.processing_time_s=0"], "producer.processing_time_s", "more than 0"),
+    (["phase.second.producer.processing_time_s=0"], "phase.second.producer.processing_time_s", "more than 0"),
+    (
+        ["consumer.distribution=uniform", "consumer.processing_min_ms=0", "consumer.processing_max_ms=0"],
+        "consumer.processing_max_ms",
+        "the mean work is 0",
+    ),
     (["consumer=3"], "consumer", "a table of settings"),
     (["nonsense"], "--set", "expected key=value"),
     (["phase.first.duration_s.x=1"], "phase.first.duration_s.x", "is not a table"),
@@ -153,6 +171,7 @@ def test_a_mistake_names_its_key_and_what_is_allowed(
         ('name = "../x"\n[[phase]]\nname = "a"\nduration_s = 1', "expected letters, digits, - and _"),
         ('name = "x"\nphase = 3', "under a line [[phase]]"),
         ('name = "x"\nphase = [3]', "a table of settings"),
+        ('name = "x"\nexpect = 3\n[[phase]]\nname = "a"\nduration_s = 1', "a table of settings"),
         ('name = "x"\n[[phase]]\nname = "a"\nduration = 1', "did you mean duration_s?"),
         ('name = "x"\n[[phase]]\nname = "a"\nduration_s = "1"', "valid number"),
         ('name = "x"\n[[phase]]\nname = "a"\nduration_s = inf', "finite"),
@@ -173,3 +192,25 @@ def test_a_value_that_is_no_toml_is_text() -> None:
     assert parse_assignment("producer.strategy = aimd") == ("producer.strategy", "aimd")
     assert parse_assignment("producer.rate=1_000.5") == ("producer.rate", 1000.5)
     assert parse_assignment('a="x=y"') == ("a", "x=y")
+
+
+@pytest.mark.parametrize(
+    ("text", "assignment", "problem"),
+    [
+        ('name = "x"\nphase = 3', "phase.a.duration_s=1", "has no phase 'a'"),
+        ('name = "x"\nexpect = 3\n[[phase]]\nname = "a"\nduration_s = 1', "expect.lost=== 0", "a table of settings"),
+    ],
+)
+def test_what_cannot_be_overridden_is_named_and_no_traceback(
+    text: str, assignment: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        example(assignment, text=text, tmp_path=tmp_path)
+
+
+def test_the_million_messages_are_demanded_and_so_is_the_memory_of_every_process_under_test() -> None:
+    demanded = {(e.metric, e.op, e.limit) for e in library.load("stress-1m").expectations}
+    assert {(name, "==", 1e6) for name in ("published", "confirmed", "processed")} <= demanded
+    assert {f"processes.{name}.rss_max_mb" for name in ("producer-1", "consumer-1", "monitor")} <= {
+        m for m, *_ in demanded
+    }

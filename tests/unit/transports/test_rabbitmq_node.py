@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from backpressure.errors import TransportError
 from backpressure.transports import rabbitmq_node
 from backpressure.transports.rabbitmq_node import RabbitMQMissingError, find_rabbitmq, private_node
 
@@ -28,3 +30,15 @@ def test_without_an_installation_the_error_says_how_to_get_one(monkeypatch: pyte
 def test_without_erlang_there_is_no_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert find_rabbitmq() is None
+
+
+def test_a_rabbitmqctl_that_hangs_is_an_error_of_the_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = tmp_path / "rabbitmqctl"
+    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(rabbitmq_node, "_CTL_S", 0.05)
+    node = private_node()
+    monkeypatch.setattr(node, "_sbin", tmp_path)
+    monkeypatch.setattr(node, "_environment", {"PATH": "/usr/bin:/bin"})
+    with pytest.raises(TransportError, match=r"rabbitmqctl stop_app: no answer within 0\.05 s"):
+        node.ctl("stop_app")

@@ -1,0 +1,73 @@
+"""``pace report``: a run analysed again, and two runs side by side."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from backpressure.cli.run_outcome import from_here, print_outcome
+from backpressure.errors import ConfigError
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.conclude import conclude
+from backpressure.experiments.league import League, rank
+from backpressure.experiments.oracle import TOO_LONG, oracles
+from backpressure.experiments.report.league import render_comparison
+from backpressure.experiments.rundir import RunDirectory
+from backpressure.experiments.summary import Summary
+
+__all__ = ["report"]
+
+_SEVERAL = "The runs differ in what could be achieved: each is held against the oracle of its own scenario"
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("other_folder", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
+def report(run_folder: Path, other_folder: Path | None) -> None:
+    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed.
+
+    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis.
+    """
+    directory = RunDirectory(run_folder)
+    if other_folder is None:
+        print_outcome(conclude(directory), directory.report, quiet=False)
+        return
+    other = RunDirectory(other_folder)
+    if directory.path == other.path:
+        raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")
+    runs = dict(zip(_labels(directory, other), (directory, other), strict=True))
+    recordings = {name: run.recording() for name, run in runs.items()}
+    summaries = {name: summarise(recording) for name, recording in recordings.items()}
+    page = render_comparison(
+        _league(runs, summaries),
+        recordings,
+        summaries,
+        description="; ".join(dict.fromkeys(f"{r.scenario} under {r.strategy}" for r in recordings.values())),
+        command=shlex.join(["pace", "report", str(run_folder), str(other_folder)]),
+    )
+    target = directory.path / "compare.html"
+    directory.write_page(target.name, page)
+    click.echo(f"side by side: {from_here(target)}")
+
+
+def _labels(*directories: RunDirectory) -> list[str]:
+    """Return the folders' names, with their paths where they have the same."""
+    names = [directory.path.name for directory in directories]
+    return names if len(set(names)) == len(names) else [str(from_here(directory.path)) for directory in directories]
+
+
+def _league(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> League:
+    """Rank the runs, each against what could be achieved in it: they need not be of one scenario."""
+    own = {name: oracles([run.scenario()]) for name, run in runs.items()}
+    figures = [found.model_copy(update={"scenario": ""}) for best in own.values() for found in best]
+    known, shared = len(figures) == len(runs), all(best == figures[0] for best in figures)
+    return rank(
+        " and ".join(dict.fromkeys(summary.scenario for summary in summaries.values())),
+        " and ".join(dict.fromkeys(summary.broker for summary in summaries.values())),
+        {name: [summary] for name, summary in summaries.items()},
+        figures[:1] if known and shared else [],
+        own=own,
+        oracle_note="" if known and shared else _SEVERAL if known else TOO_LONG,
+    )

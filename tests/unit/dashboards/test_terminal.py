@@ -1,0 +1,71 @@
+"""Output that nobody reads, or that lacks a character."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards.run_live import RunLive
+from backpressure.dashboards.terminal import may_fail
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, _: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_goes_away_does_not_stop_what_it_shows(snapshot: Callable[..., Snapshot]) -> None:
+    with RunLive(Console(file=Gone(), force_terminal=True)) as live:
+        live.began("recovery: a story", "RabbitMQ 4", "work.queue", [("normal", 20.0)])
+        live.phase_began(0, lambda _: None)
+        live.sampled(snapshot())
+        live.noted("consumer-1 appeared")
+
+
+def test_any_other_error_is_not_hidden() -> None:
+    with pytest.raises(ValueError, match="wrong"), may_fail():
+        raise ValueError("wrong")
+
+
+PRINTS = """
+from backpressure.dashboards.terminal import console, say
+from backpressure.dashboards.run_verdict import verdict
+import sys
+sys.stdin.read()
+for n in range(3):
+    say(f"line {n} ✔")
+    console().print(f"[b]rich[/b] {n} ✔")
+print("all was said", file=sys.stderr)
+"""
+
+
+def printing(encoding: str, stdout: int) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", PRINTS]
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_reader_that_has_gone_costs_neither_the_rest_nor_the_exit_code() -> None:
+    read, write = os.pipe()
+    process = printing("utf-8", write)
+    os.close(write)
+    os.close(read)
+    _, errors = process.communicate("go")
+    assert (process.returncode, errors) == (0, "all was said\n")
+
+
+def test_an_encoding_without_a_character_shows_something_else() -> None:
+    shown, errors = printing("ascii", subprocess.PIPE).communicate("go")
+    assert errors == "all was said\n"
+    assert shown.splitlines()[:2] == ["line 0 ?", "rich 0 ?"]

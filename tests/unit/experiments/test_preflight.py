@@ -1,0 +1,72 @@
+"""What is found out before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backpressure.errors import ConfigError
+from backpressure.experiments import library
+from backpressure.experiments.brokers import BrokerChoice
+from backpressure.experiments.preflight import check_broker, check_laws
+
+CHANGES_BOUND = """
+name = "x"
+[queue]
+max_length = 7
+[[phase]]
+name = "first"
+duration_s = 1
+[[phase]]
+name = "second"
+duration_s = 1
+queue.max_length = 5
+"""
+LAW = """
+class Law:
+    def __init__(self, config):
+        self.config = config
+
+    def update(self, signals, now):
+        raise NotImplementedError
+
+class Broken:
+    def __init__(self, config):
+        raise KeyError("no such thing")
+"""
+
+
+@pytest.mark.parametrize("choice", [BrokerChoice("kafka"), BrokerChoice("external", "kafka://localhost:9092")])
+def test_kafka_is_not_asked_to_change_a_bound_it_does_not_have(tmp_path: Path, choice: BrokerChoice) -> None:
+    (tmp_path / "x.toml").write_text(CHANGES_BOUND)
+    scenario = library.load(str(tmp_path / "x.toml"))
+    with pytest.raises(ConfigError, match="Kafka's topics have no such bound") as caught:
+        check_broker(scenario, choice)
+    assert caught.value.key == "phase.second.queue.max_length"
+    check_broker(scenario, BrokerChoice("embedded"))
+    check_broker(library.load("normal", ("queue.max_length=7",)), choice)  # a bound from the start is only ignored
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        ("no_such_module:Law", "cannot be imported"),
+        ("laws_of_mine:Lawww", "cannot be imported"),
+        ("laws_of_mine:Broken", "cannot be made: KeyError"),
+    ],
+)
+def test_a_law_that_cannot_be_had_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, problem: str
+) -> None:
+    (tmp_path / "laws_of_mine.py").write_text(LAW)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["/nowhere"])
+    with pytest.raises(ConfigError, match=problem):
+        check_laws(library.load("normal", strategy=strategy))
+
+
+def test_a_law_in_this_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "laws_of_mine.py").write_text(LAW)
+    monkeypatch.chdir(tmp_path)
+    check_laws(library.load("normal", strategy="laws_of_mine:Law"))
