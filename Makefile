@@ -12,6 +12,9 @@ PYTHON   ?= $(eval PYTHON := $(shell for python in python3 python3.14 python3.13
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done))$(PYTHON)
 PIP      := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
+# A run starts a dozen processes, the tests hundreds: none is to compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help:  ## list the targets
