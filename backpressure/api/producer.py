@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -25,9 +26,11 @@ from backpressure.api.common import (
     serve_basics,
 )
 from backpressure.config import replaced
+from backpressure.core.controllers import law_names
 from backpressure.core.journal import Outcome
 from backpressure.engines.outbox import Settlement
 from backpressure.engines.producer import ProducerEngine
+from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics_processes import producer_registry
 
@@ -102,7 +105,9 @@ class ConfigRequest(RequestBody):
         json_schema_extra={"examples": [{"queue_mode": "bounded", "max_queue_size": 100}, {"production_rate": 50}]},
     )
 
-    queue_mode: str | None = Field(None, description="unbounded, bounded, rate_limited, or the name of any law")
+    queue_mode: str | None = Field(
+        None, description="unbounded, bounded, rate_limited, or the name of any law; no path"
+    )
     max_queue_size: Annotated[int, WHOLE] | None = Field(None, description="bound of the queue, messages")
     rate_limit: float | None = Field(None, description="pace of the mode rate_limited, msg/s")
     production_rate: float | None = Field(None, description="offered load, msg/s")
@@ -162,6 +167,7 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
     serve_basics(app, producer_registry(engine.report))
+    laws = (*law_names(), engine.settings.producer.strategy)
     one_at_a_time = asyncio.Lock()  # a request changes the settings that the one before it left
     away: Responses = {503: {"description": "the broker is away or blocks publishing"}}
     full: Responses = {429: {"description": "the bounded queue is full; try again after Retry-After seconds"}}
@@ -201,7 +207,9 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         """Change settings of the running producer: all that are named, or none."""
         async with one_at_a_time:
             before = engine.settings
-            await engine.reconfigure(replaced(before, request.changes(before)))
+            changes = request.changes(before)
+            _refuse_paths(changes, laws)
+            await engine.reconfigure(replaced(before, changes))
             return Changed.between(before, engine.settings)
 
     @app.post("/admin/clear-queue", responses=away)
@@ -222,6 +230,16 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         return {"status": "running"}
 
     return app
+
+
+def _refuse_paths(changes: dict[str, Any], laws: Sequence[str]) -> None:
+    """Refuse a law that is none of ``laws``: a path would import, and so run, any module that is installed."""
+    law = changes.get("producer.strategy")
+    if law is not None and law not in laws:
+        allowed = (
+            f"expected one of {', '.join(dict.fromkeys(laws))}; a law by its path is chosen when the producer starts"
+        )
+        raise ConfigError("producer.strategy", law, allowed, "request")
 
 
 def _valid(traceparent: str | None) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -493,6 +495,37 @@ def test_a_change_that_is_not_allowed_names_the_key_and_what_is_and_changes_noth
     assert names in answer["detail"]
     assert answer["allowed"]
     assert unchanged
+
+
+@pytest.mark.parametrize("by", ["queue_mode", "settings"])
+@pytest.mark.parametrize("path", [".a:b", "builtins:list", "law_of_a_stranger:Law"])
+def test_no_request_makes_the_producer_import_a_module(
+    path: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "law_of_a_stranger.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def story() -> tuple[int, str, str]:
+        async with producer_api() as (client, engine, _):
+            body = {"queue_mode": path} if by == "queue_mode" else {"settings": {"producer.strategy": path}}
+            answer = await client.post("/admin/config", json=body)
+            return answer.status_code, answer.json()["allowed"], engine.settings.producer.strategy
+
+    status, allowed, strategy = run_virtually(story())
+    assert (status, strategy) == (422, "unbounded")
+    assert "unbounded, bounded" in allowed
+    assert "law_of_a_stranger" not in sys.modules
+
+
+def test_the_law_a_producer_was_started_with_can_be_gone_back_to() -> None:
+    own = "backpressure.core.controllers.aimd:AimdLaw"
+
+    async def story() -> list[int]:
+        async with producer_api(producer__strategy=own) as (client, _, _):
+            modes = ("pid", own, "backpressure.core.controllers.pid:PidLaw")
+            return [(await client.post("/admin/config", json={"queue_mode": mode})).status_code for mode in modes]
+
+    assert run_virtually(story()) == [200, 200, 422]
 
 
 @pytest.mark.parametrize("body", [{"nonsense": 1}, {"max_queue_size": "many"}, {"production_rate": [1]}, [], "x"])
