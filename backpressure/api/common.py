@@ -17,13 +17,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
 from backpressure import __version__
+from backpressure.api.body_limit import BodyLimit
 from backpressure.config import find_field
 from backpressure.errors import ConfigError, PaceError, TransportError, UnsupportedError
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
 __all__ = [
-    "MAX_BODY_BYTES",
     "WHOLE",
     "Changed",
     "RequestBody",
@@ -32,8 +32,6 @@ __all__ = [
     "public_settings",
     "serve_basics",
 ]
-
-MAX_BODY_BYTES = 8 << 20
 
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -86,17 +84,7 @@ def create_app(title: str, summary: str) -> FastAPI:
     """Return an app whose errors are answers: 422 for what is not allowed, 503 for a broker that is away."""
     refusal: dict[str, Any] = {"model": Refusal, "description": "Not understood, or not allowed"}
     app = FastAPI(title=title, summary=summary, version=__version__, responses={422: refusal})
-
-    @app.middleware("http")
-    async def limit_body(request: Request, call_next: Next) -> Response:
-        length = request.headers.get("content-length", "0")
-        if request.method in {"POST", "PUT", "PATCH"}:
-            if "content-length" not in request.headers and "transfer-encoding" in request.headers:
-                return JSONResponse({"detail": "a Content-Length is needed"}, 411)
-            if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-                return JSONResponse({"detail": f"at most {MAX_BODY_BYTES} bytes"}, 413)
-        return await call_next(request)
-
+    app.add_middleware(BodyLimit)
     _answer_errors(app)
     return app
 
