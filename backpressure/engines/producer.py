@@ -53,7 +53,7 @@ class ProducerEngine:
             tracer: traces messages from their first sending until they are settled; None: no traces.
             on_progress: called each ``producer.progress_every`` settled messages.
         """
-        self.settings = settings
+        self.settings = settings if transport.bounds_queues else _unbounded(settings)
         self.session = secrets.randbits(60) & MAX_SESSION
         self.api_url = ""
         self._clock = clock
@@ -277,3 +277,8 @@ class ProducerEngine:
     @property
     def _offering(self) -> bool:
         return not (self.paused or self._stopping)
+
+
+def _unbounded(settings: Settings) -> Settings:
+    queue = settings.queue.model_copy(update={"max_length": None, "max_length_bytes": None})
+    return settings.model_copy(update={"queue": queue})

@@ -188,7 +188,10 @@ class QueueAdmin(Protocol):
         """Remove the exchange if it exists."""
 
     async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
-        """Change the bound of a live queue (None: no bound); raises `TransportError` saying what to do instead."""
+        """Change the bound of a live queue (None: no bound); raises `TransportError` saying what to do instead.
+
+        Where no queue can have a bound, None is what there is anyway.
+        """
 
     def drain(self, queue: str) -> AsyncIterator[Delivery]:
         """Take every ready message off the queue, acknowledging as it goes, until it is empty."""
@@ -202,6 +205,9 @@ class Transport(Protocol):
 
     address: str
     """The broker's URL without its password."""
+
+    bounds_queues: bool
+    """Whether a queue can have a bound."""
 
     def publisher(self) -> Publisher:
         """Return a new, unstarted publisher."""

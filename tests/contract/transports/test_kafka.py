@@ -54,6 +54,7 @@ def test_a_bound_is_refused_with_the_way_out(play: Play) -> None:
             await bench.admin.set_bound(bench.queue.work, max_length=5, overflow="reject-publish")
         with pytest.raises(QueueNotFoundError, match=r"no\.such\.queue"):
             await bench.admin.set_bound("no.such.queue", max_length=5, overflow="reject-publish")
+        await bench.admin.set_bound(bench.queue.work, max_length=None, overflow="reject-publish")
 
     play(story)
 

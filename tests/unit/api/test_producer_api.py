@@ -19,7 +19,7 @@ from backpressure.api.body_limit import MAX_BODY_BYTES
 from backpressure.api.producer import producer_app
 from backpressure.config import find_field
 from backpressure.engines.producer import ProducerEngine
-from backpressure.errors import TransportError
+from backpressure.errors import TransportError, UnsupportedError
 from backpressure.settings import LIVE, Settings
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
@@ -610,6 +610,27 @@ def test_a_bound_the_broker_cannot_change_is_told_and_nothing_else_changes_eithe
     status, detail, unchanged = run_virtually(story())
     assert (status, unchanged) == (503, True)
     assert "management_url" in detail
+
+
+def test_where_queues_have_no_bound_none_is_told_and_only_that_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*_: object, max_length: int | None, **__: object) -> None:
+        if max_length is not None:
+            raise UnsupportedError("Kafka has no bounded queues")
+
+    monkeypatch.setattr(MemoryTransport, "bounds_queues", False)
+    monkeypatch.setattr(MemoryAdmin, "set_bound", refuse)
+
+    async def story() -> tuple[list[int], list[object]]:
+        codes, sizes = [], []
+        async with producer_api(queue__max_length=50) as (client, _, _):
+            for body in ({"queue_mode": "bounded"}, {"queue_mode": "unbounded"}, {"max_queue_size": 5}):
+                codes.append((await client.post("/admin/config", json=body)).status_code)
+                sizes.append((await client.get("/status")).json()["queue"]["max_size"])
+        return codes, sizes
+
+    assert run_virtually(story()) == ([409, 200, 409], [None, None, None])
 
 
 def test_clearing_the_queue_says_how_many_were_dropped() -> None:
