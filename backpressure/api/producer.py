@@ -1,7 +1,8 @@
 """The producer's control API: send messages on request, watch it, and change its pace while it runs.
 
 A request to send is answered only after the broker has confirmed; what the broker would not take is an error, never a
-silent loss: 429 when the bounded queue is full, 503 when the broker is away.
+silent loss: 429 when the bounded queue is full, 413 and 422 when no broker would take such a message, 503 when this one
+is away.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics_processes import producer_registry
+from backpressure.transports.base import Cause
 
 __all__ = ["producer_app"]
 
 Responses = dict[int | str, dict[str, Any]]
 _DEFAULT_BOUND = 10_000
 _MOST_AT_ONCE = 10_000  # an answer within a few seconds: clients give up waiting
+_FOR_GOOD = {Cause.TOO_LARGE, Cause.FORBIDDEN}  # to try again is no use
 _MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 
 
@@ -261,9 +264,11 @@ def _require_confirmed(settlements: list[Settlement]) -> None:
         "messages_produced": done,
         "refused": [settlement.message_id for settlement in refused[:100]],
     }
-    if refused[0].outcome is Outcome.REJECTED:
-        raise HTTPException(429, detail, {"Retry-After": "1"})
-    raise HTTPException(503, detail, {"Retry-After": "1"})
+    cause = refused[0].cause
+    if cause is Cause.INVALID:
+        raise HTTPException(422, detail["message"])
+    code = {Cause.FULL: 429, Cause.TOO_LARGE: 413}.get(cause, 503) if cause else 503
+    raise HTTPException(code, detail, {} if cause in _FOR_GOOD else {"Retry-After": "1"})
 
 
 def _status(engine: ProducerEngine) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from calling import calling, producer_api, routes
-from stage import WORK, LateTransport, RecordingBroker, settings_of
+from stage import WORK, LateTransport, RecordingBroker, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
 from backpressure.api.body_limit import MAX_BODY_BYTES
@@ -21,6 +22,7 @@ from backpressure.config import find_field
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import TransportError, UnsupportedError
 from backpressure.settings import LIVE, Settings
+from backpressure.transports.base import Cause, Refusal
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
 
@@ -216,6 +218,30 @@ def test_a_full_bounded_queue_answers_429_says_when_to_try_again_and_what_was_ta
     assert "full" in single.json()["detail"]["message"]
     assert ready[-1] == "a"
     assert rejected == 3
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "again"),
+    [
+        (Cause.FULL, 429, True), (Cause.TOO_LARGE, 413, False), (Cause.INVALID, 422, False),
+        (Cause.FORBIDDEN, 503, False), (Cause.FAILED, 503, True),
+    ],
+)  # fmt: skip
+def test_the_answer_says_why_the_broker_will_not_have_it_and_whether_to_try_again(
+    cause: Cause, status: int, again: bool
+) -> None:
+    async def story() -> httpx.Response:
+        settings, broker = settings_of(), RecordingBroker()
+        silent = LateTransport(settings, broker, late_s=60)
+        async with producer_api(broker, transport=silent) as (client, engine, _):
+            asked = asyncio.create_task(client.post("/produce", json={"payload": "x"}))
+            await until(lambda: broker.arrivals)
+            engine._sender.on_nacked(1, multiple=False, refusal=Refusal(cause, "because"))
+            return await asked
+
+    answer = run_virtually(story())
+    assert (answer.status_code, "Retry-After" in answer.headers) == (status, again)
+    assert "because" in str(answer.json()["detail"])
 
 
 @pytest.mark.parametrize("strategy", ["pace", "aimd"])
