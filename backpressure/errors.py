@@ -99,7 +99,7 @@ class AccessRefusedError(TransportError):
 
 
 class RefusedError(TransportError):
-    """The broker refused a message (nack): as a rule its queue is full, so a later attempt may succeed."""
+    """A message is refused because too much waits already, as a rule in the queue: a later attempt may succeed."""
 
 
 class UnsupportedError(TransportError):

@@ -19,7 +19,7 @@ from starlette.routing import Match, Route
 from backpressure import __version__
 from backpressure.api.body_limit import BodyLimit
 from backpressure.config import find_field
-from backpressure.errors import ConfigError, PaceError, TransportError, UnsupportedError
+from backpressure.errors import ConfigError, PaceError, RefusedError, TransportError, UnsupportedError
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
@@ -81,7 +81,7 @@ class Refusal(BaseModel):
 
 
 def create_app(title: str, summary: str) -> FastAPI:
-    """Return an app whose errors are answers: 422 for what is not allowed, 503 for a broker that is away."""
+    """Return an app whose errors are answers: 422: not allowed, 429: too much, 503: the broker is away."""
     refusal: dict[str, Any] = {"model": Refusal, "description": "Not understood, or not allowed"}
     app = FastAPI(title=title, summary=summary, version=__version__, responses={422: refusal})
     app.add_middleware(BodyLimit)
@@ -121,6 +121,10 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(UnsupportedError)
     async def not_possible(_: Request, error: UnsupportedError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 409)
+
+    @app.exception_handler(RefusedError)
+    async def too_much(_: Request, error: RefusedError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 429, {"Retry-After": "1"})
 
     @app.exception_handler(TransportError)
     async def broker_away(_: Request, error: TransportError) -> JSONResponse:

@@ -42,6 +42,7 @@ Responses = dict[int | str, dict[str, Any]]
 _DEFAULT_BOUND = 10_000
 _MOST_AT_ONCE = 10_000  # an answer within a few seconds: clients give up waiting
 _FOR_GOOD = {Cause.TOO_LARGE, Cause.FORBIDDEN}  # to try again is no use
+_MOST_IDS = 100
 _MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 
 
@@ -166,6 +167,17 @@ class BatchProduced(BaseModel):
     messages_produced: int
 
 
+class NotTaken(BaseModel):
+    """What the broker took, and the ids of what it did not, or may not have: a hundred of each at most."""
+
+    message: str
+    messages_produced: int
+    refused: list[str] = Field(description="not in the queue")
+    unconfirmed: list[str] = Field(
+        description="perhaps in the queue, or on the way: who sends them again may double them"
+    )
+
+
 def producer_app(engine: ProducerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
@@ -259,12 +271,17 @@ def _require_confirmed(settlements: list[Settlement]) -> None:
     if not refused:
         return
     done = len(settlements) - len(refused)
-    detail = {
-        "message": f"{refused[0].reason}: {done} of {len(settlements)} were taken",
-        "messages_produced": done,
-        "refused": [settlement.message_id for settlement in refused[:100]],
-    }
-    cause = refused[0].cause
+    unsure = [settlement for settlement in refused if settlement.may_have_arrived]
+    first = (unsure or refused)[0]
+    again = unsure and first.outcome is not Outcome.UNSETTLED
+    doubt = ", and an earlier attempt was not answered: it may have arrived" if again else ""
+    answer = NotTaken(
+        message=f"{first.reason}{doubt}: {done} of {len(settlements)} were taken",
+        messages_produced=done,
+        refused=[one.message_id for one in refused if not one.may_have_arrived][:_MOST_IDS],
+        unconfirmed=[one.message_id for one in unsure][:_MOST_IDS],
+    )
+    detail, cause = answer.model_dump(), None if unsure else first.cause
     if cause is Cause.INVALID:
         raise HTTPException(422, detail["message"])
     code = {Cause.FULL: 429, Cause.TOO_LARGE: 413}.get(cause, 503) if cause else 503

@@ -27,13 +27,15 @@ __all__ = ["Outbox", "Outgoing", "Settlement"]
 class Settlement:
     """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop.
 
-    ``cause`` is what kind of reason one was rejected for.
+    ``cause`` is what kind of reason one was rejected for. One that is not confirmed ``may_have_arrived`` all the same
+    when the broker never answered for it, or not for an earlier attempt.
     """
 
     message_id: str
     outcome: Outcome
     reason: str = ""
     cause: Cause | None = None
+    may_have_arrived: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -186,4 +188,8 @@ class Outbox:
         if item.span is not None:
             item.span.end(now_ns, reason)
         if item.result is not None and not item.result.done():
-            item.result.set_result(Settlement(item.message.message_id or "", outcome, reason, cause))
+            unanswered = item.attempts - (outcome is not Outcome.UNSETTLED)
+            settlement = Settlement(
+                item.message.message_id or "", outcome, reason, cause, may_have_arrived=unanswered > 0
+            )
+            item.result.set_result(settlement)

@@ -272,6 +272,51 @@ def test_a_broker_that_is_away_or_blocks_answers_503() -> None:
     assert run_virtually(story()) == [(503, "1")] * 3
 
 
+def test_what_is_not_confirmed_in_time_is_answered_with_its_ids_and_that_it_may_arrive() -> None:
+    async def story() -> httpx.Response:
+        settings, broker = settings_of(), RecordingBroker()
+        silent = LateTransport(settings, broker, late_s=60)
+        async with producer_api(broker, transport=silent) as (client, _, _):
+            return await client.post("/batch-produce", json={"messages": [{"id": c, "payload": c} for c in "ab"]})
+
+    answer = run_virtually(story())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json()["detail"] == {
+        "message": "the broker has not answered for 10 s, so it may still arrive: 0 of 2 were taken",
+        "messages_produced": 0,
+        "refused": [],
+        "unconfirmed": ["a", "b"],
+    }
+
+
+def test_a_full_queue_after_a_lost_link_is_not_called_full_for_the_message_may_be_in_it() -> None:
+    async def story() -> httpx.Response:
+        settings, broker = settings_of(), RecordingBroker()
+        late = LateTransport(settings, broker, late_s=1)
+        async with producer_api(broker, transport=late, queue__max_length=1) as (client, _, _):
+            asked = asyncio.create_task(client.post("/produce", json={"id": "order-1", "payload": "x"}))
+            await until(lambda: broker.arrivals)
+            broker.disconnect()
+            return await asked
+
+    answer = run_virtually(story())
+    assert answer.status_code == 503
+    assert answer.json()["detail"]["unconfirmed"] == ["order-1"]
+    assert "may have arrived" in answer.json()["detail"]["message"]
+
+
+def test_too_many_requests_at_once_are_told_to_come_again() -> None:
+    async def story() -> list[httpx.Response]:
+        settings, broker = settings_of(), RecordingBroker()
+        late = LateTransport(settings, broker, late_s=1)
+        async with producer_api(broker, transport=late, producer__confirm_window=1) as (client, _, _):
+            return await asyncio.gather(*(client.post("/produce", json={"payload": n}) for n in range(12)))
+
+    answers = run_virtually(story())
+    assert Counter(answer.status_code for answer in answers) == {200: 10, 429: 2}
+    assert {answer.headers["Retry-After"] for answer in answers if answer.status_code == 429} == {"1"}
+
+
 def test_a_message_no_queue_takes_is_an_error_too() -> None:
     async def story() -> tuple[int, str]:
         async with producer_api() as (client, _, broker):
