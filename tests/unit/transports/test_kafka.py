@@ -56,6 +56,10 @@ def test_all_brokers_of_a_url_are_dialled() -> None:
     assert configuration("kafka://one,two:9093,[::1]:9094")["bootstrap.servers"] == "one:9092,two:9093,[::1]:9094"
 
 
+def test_no_client_makes_a_topic_by_asking_for_it() -> None:
+    assert configuration("kafka://broker")["allow.auto.create.topics"] is False
+
+
 @pytest.mark.parametrize(
     ("url", "protocol"),
     [
