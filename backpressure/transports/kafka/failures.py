@@ -15,7 +15,7 @@ from backpressure.errors import (
 )
 from backpressure.transports.base import Cause, Refusal
 
-__all__ = ["MISSING", "dial_error", "kafka_error", "reason_of", "refusal_of"]
+__all__ = ["MISSING", "REFUSED", "dial_error", "kafka_error", "reason_of", "refusal_of"]
 
 MISSING = frozenset(
     {
@@ -26,7 +26,7 @@ MISSING = frozenset(
         KafkaError._NOENT,  # noqa: SLF001 -- see above
     }
 )
-_REFUSED = frozenset(
+REFUSED = frozenset(
     {
         KafkaError._AUTHENTICATION,  # noqa: SLF001 -- see above
         KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -59,7 +59,7 @@ _CAUSES = {
     KafkaError.INVALID_TIMESTAMP: Cause.INVALID,
     KafkaError.POLICY_VIOLATION: Cause.INVALID,
     KafkaError._INVALID_ARG: Cause.INVALID,  # noqa: SLF001 -- see above
-} | dict.fromkeys(_REFUSED, Cause.FORBIDDEN)
+} | dict.fromkeys(REFUSED, Cause.FORBIDDEN)
 _UNTRUSTED = {
     "certificate verify failed": "certificate not trusted: for another host, or by no authority of broker.ca_file",
     "alert bad certificate": "it asks for a client certificate: broker.cert_file, broker.key_file",
@@ -73,7 +73,7 @@ def dial_error(error: KafkaError | None, address: str) -> TransportError:
         return BrokerUnavailableError(
             address, "no answer in time; does it want TLS (kafka+ssl://…) or a login (user:password@…)?"
         )
-    if error.code() in _REFUSED or reason_of(error) in _UNTRUSTED.values():
+    if error.code() in REFUSED or reason_of(error) in _UNTRUSTED.values():
         return AccessRefusedError(address, reason_of(error))
     return BrokerUnavailableError(address, reason_of(error))
 
@@ -82,7 +82,7 @@ def kafka_error(error: KafkaError, address: str, queue: str = "") -> TransportEr
     """Say why a request about ``queue`` failed."""
     if error.code() in MISSING:
         return QueueNotFoundError(queue)
-    if error.code() in _REFUSED:
+    if error.code() in REFUSED:
         return AccessRefusedError(address, reason_of(error))
     if error.code() in _AWAY:
         return NotConnectedError(f"lost the broker at {address} ({reason_of(error)})")
