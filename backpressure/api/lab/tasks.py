@@ -25,7 +25,7 @@ def tasks_router(tasks: Tasks) -> APIRouter:
 
     @router.post("/workers/stop")
     async def stop() -> Stopped:
-        """Stop all workers, each after the task that it is at."""
+        """Stop all workers. Each may finish the task that it is at, within ten seconds; a longer task goes back."""
         return Stopped(stopped=await tasks.stop_workers())
 
     @router.post("/workers/{worker}/kill", responses={404: {"description": "no such worker runs"}})
