@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 
 from backpressure import __version__
 from backpressure.api.body_limit import BodyLimit
+from backpressure.api.reference import serve_reference
 from backpressure.config import find_field
 from backpressure.errors import ConfigError, PaceError, RefusedError, TransportError, UnsupportedError
 from backpressure.settings import LIVE, Settings, is_live
@@ -83,9 +84,12 @@ class Refusal(BaseModel):
 def create_app(title: str, summary: str) -> FastAPI:
     """Return an app whose errors are answers: 422: not allowed, 429: too much, 503: the broker is away."""
     refusal: dict[str, Any] = {"model": Refusal, "description": "Not understood, or not allowed"}
-    app = FastAPI(title=title, summary=summary, version=__version__, responses={422: refusal})
+    app = FastAPI(
+        title=title, summary=summary, version=__version__, responses={422: refusal}, docs_url=None, redoc_url=None
+    )
     app.add_middleware(BodyLimit)
     _answer_errors(app)
+    serve_reference(app)
     return app
 
 
