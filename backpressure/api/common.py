@@ -20,7 +20,14 @@ from backpressure import __version__
 from backpressure.api.body_limit import BodyLimit
 from backpressure.api.reference import serve_reference
 from backpressure.config import find_field
-from backpressure.errors import ConfigError, PaceError, RefusedError, TransportError, UnsupportedError
+from backpressure.errors import (
+    ConfigError,
+    PaceError,
+    PreconditionFailedError,
+    RefusedError,
+    TransportError,
+    UnsupportedError,
+)
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
@@ -122,8 +129,9 @@ def _answer_errors(app: FastAPI) -> None:
         content: dict[str, Any] = {"detail": str(error), "key": error.key, "allowed": error.allowed}
         return JSONResponse(content, 422)
 
+    @app.exception_handler(PreconditionFailedError)
     @app.exception_handler(UnsupportedError)
-    async def not_possible(_: Request, error: UnsupportedError) -> JSONResponse:
+    async def not_possible(_: Request, error: TransportError) -> JSONResponse:  # to wait for either is no use
         return JSONResponse({"detail": str(error)}, 409)
 
     @app.exception_handler(RefusedError)

@@ -17,8 +17,12 @@ def tasks_router(tasks: Tasks) -> APIRouter:
     """Return the endpoints below ``/tasks``."""
     router = APIRouter(prefix="/tasks", tags=["Tasks"])
     away: dict[int | str, dict[str, Any]] = {503: {"description": "RabbitMQ is away"}}
+    other: dict[int | str, dict[str, Any]] = {409: {"description": "a queue exists with other arguments"}}
 
-    @router.post("/workers/start", responses={**away, 409: {"description": "too many workers, or one did not start"}})
+    @router.post(
+        "/workers/start",
+        responses={**away, 409: {"description": "too many workers, one did not start, or a queue has other arguments"}},
+    )
     async def start(request: StartRequest | None = None) -> WorkersAnswer:
         """Start workers (three, if not told otherwise); the answer comes when they take tasks."""
         return WorkersAnswer(workers=await tasks.start_workers((request or StartRequest()).num_workers))
@@ -39,7 +43,7 @@ def tasks_router(tasks: Tasks) -> APIRouter:
         """List the workers with their pids, those that died included until others are started."""
         return WorkersAnswer(workers=tasks.workers())
 
-    @router.post("/submit", responses={**away, 429: {"description": "the queue is full"}})
+    @router.post("/submit", responses={**away, **other, 429: {"description": "the queue is full"}})
     async def submit(request: SubmitRequest) -> Submitted:
         """Submit a task; the answer comes when the broker has it."""
         return Submitted(task_id=await tasks.submit(Task(**request.model_dump())))
