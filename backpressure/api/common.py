@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ __all__ = [
     "RequestBody",
     "checked_live",
     "create_app",
+    "named_as_sent",
     "public_settings",
     "serve_basics",
 ]
@@ -190,6 +192,23 @@ def checked_live(settings: dict[str, Any], role: Literal["producer", "consumer"]
         if not is_live(key, LIVE[role]):
             raise ConfigError(key, value, f"cannot be changed while the {role} runs: set it and restart", "request")
     return settings
+
+
+@contextmanager
+def named_as_sent(request: BaseModel, sent: Mapping[str, str]) -> Iterator[None]:
+    """Let an error name the field and the value of ``request`` that it is about, not the setting these stand for.
+
+    ``sent`` has the names of the fields by the dotted names of their settings.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        key = next((key for key in sent if error.key == key or error.key.startswith(f"{key}.")), None)
+        if key is None:
+            raise
+        name = sent[key]
+        value = getattr(request, name) if error.key == key else error.value
+        raise ConfigError(name + error.key.removeprefix(key), value, error.allowed, "request") from None
 
 
 class Health(BaseModel):

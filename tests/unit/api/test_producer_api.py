@@ -18,6 +18,8 @@ from virtual_time import VirtualClock, run_virtually
 
 from backpressure.api.body_limit import MAX_BODY_BYTES
 from backpressure.api.producer import producer_app
+from backpressure.api.producer_models import Purged, Unsent
+from backpressure.api.status import ProducerStatus, State
 from backpressure.config import find_field
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import TransportError, UnsupportedError
@@ -552,13 +554,14 @@ def test_a_change_shows_within_two_hundred_milliseconds() -> None:
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ({"queue_mode": "nonsense", "max_queue_size": 5}, "producer.strategy"),
-        ({"max_queue_size": 0, "production_rate": 5}, "queue.max_length"),
-        ({"production_rate": -1}, "producer.rate"),
-        ({"production_rate": 5, "rate_limit": 0}, "control.rate_limit"),
-        ({"reduction_factor": 1.5}, "control.reduction_factor"),
-        ({"target_wait_ms": 1e9}, "control.target_wait_ms"),
-        ({"parameters": {"aimd": {"nonsense": 1}}, "queue_mode": "aimd"}, "control.parameters.aimd.nonsense"),
+        ({"queue_mode": "nonsense", "max_queue_size": 5}, "queue_mode"),
+        ({"max_queue_size": 0, "production_rate": 5}, "max_queue_size"),
+        ({"production_rate": -1}, "production_rate"),
+        ({"production_rate": 5, "rate_limit": 0}, "rate_limit"),
+        ({"reduction_factor": 1.5}, "reduction_factor"),
+        ({"target_wait_ms": 1e9}, "target_wait_ms"),
+        ({"parameters": {"aimd": {"nonsense": 1}}, "queue_mode": "aimd"}, "parameters.aimd.nonsense"),
+        ({"settings": {"producer.rate": -1}}, "producer.rate"),
         ({"settings": {"broker.host": "elsewhere"}}, "broker.host"),
         ({"settings": {"producer.nonsense": 1}}, "producer.nonsense"),
         ({"settings": {"control.nonsense": 1}}, "control.nonsense"),
@@ -619,6 +622,45 @@ def test_the_law_a_producer_was_started_with_can_be_gone_back_to() -> None:
             return [(await client.post("/admin/config", json={"queue_mode": mode})).status_code for mode in modes]
 
     assert run_virtually(story()) == [200, 200, 422]
+
+
+def test_an_error_shows_the_value_that_was_sent() -> None:
+    async def story() -> str:
+        async with producer_api() as (client, _, _):
+            detail: str = (await client.post("/admin/config", json={"max_queue_size": 0})).json()["detail"]
+            return detail
+
+    assert run_virtually(story()) == "max_queue_size = 0 (from request): expected a whole number ≥ 1 or none (messages)"
+
+
+@pytest.mark.parametrize("path", ["/status", "/admin/clear-queue", "/admin/pause", "/admin/resume"])
+def test_every_answer_has_a_model_and_its_example_is_one(path: str) -> None:
+    async def story() -> dict[str, Any]:
+        async with producer_api() as (client, _, _):
+            document: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return document
+
+    document = run_virtually(story())
+    [operation] = document["paths"][path].values()
+    name = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    models = {"ProducerStatus": ProducerStatus, "State": State, "Purged": Purged}
+    [example] = document["components"]["schemas"][name]["examples"]
+    assert models[name].model_validate(example).model_dump(mode="json") == example
+
+
+@pytest.mark.parametrize("path", ["/produce", "/batch-produce"])
+def test_what_is_not_sent_is_documented_by_its_body(path: str) -> None:
+    async def story() -> tuple[dict[str, Any], Any]:
+        async with producer_api(producer__strategy="bounded", queue__max_length=1) as (client, _, _):
+            document = (await client.get("/openapi.json")).json()
+            return document, (await client.post("/produce", json={"count": 2})).json()
+
+    document, answer = run_virtually(story())
+    responses = document["paths"][path]["post"]["responses"]
+    for code in ("413", "429", "503"):
+        assert responses[code]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Unsent"}
+    assert Unsent.model_validate(answer).model_dump() == answer
+    assert all(Unsent.model_validate(one) for one in document["components"]["schemas"]["Unsent"]["examples"])
 
 
 @pytest.mark.parametrize("body", [{"nonsense": 1}, {"max_queue_size": "many"}, {"production_rate": [1]}, [], "x"])
