@@ -77,9 +77,9 @@ class TransportError(PaceError):
 class BrokerUnavailableError(TransportError):
     """No broker answers at the address."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        """``address`` is the broker URL without its password."""
-        super().__init__(f"no broker at {address}: {reason}")
+    def __init__(self, address: str, reason: str, what: str = "broker") -> None:
+        """``address`` is the URL without its password; ``what`` was sought there."""
+        super().__init__(f"no {what} at {address}: {reason}")
         self.address = address
         self.reason = reason
 
@@ -99,7 +99,7 @@ class AccessRefusedError(TransportError):
 
 
 class RefusedError(TransportError):
-    """The broker refused a message (nack): as a rule its queue is full, so a later attempt may succeed."""
+    """A message is refused because too much waits already, as a rule in the queue: a later attempt may succeed."""
 
 
 class UnsupportedError(TransportError):

@@ -93,10 +93,21 @@ class BrokerSettings(Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
+        _refuse_cut_login(value)
         if value and urlsplit(value).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
             raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
         if value.startswith("amqp"):
             _ = urlsplit(value).port  # raises ValueError when it is no port
+        if value.startswith("kafka"):
+            _refuse_bad_servers(value)
+        return value
+
+    @field_validator("management_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        _refuse_cut_login(value)
+        if value and (urlsplit(value).scheme not in {"http", "https"} or urlsplit(value).port == 0):
+            raise ValueError("expected http:// or https://, for example http://localhost:15672")
         return value
 
     @model_validator(mode="after")
@@ -123,6 +134,21 @@ class BrokerSettings(Section):
         default = {"amqps": 5671}.get(parts.scheme, 5672)
         path = "" if unquote(parts.path) in {"/", "//", ""} else parts.path
         return f"{parts.scheme}://{_bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
+
+
+def _refuse_cut_login(url: str) -> None:
+    """Refuse a login that these characters cut in two: what follows them would count, and show, as the address."""
+    if "@" in "".join(re.split("[/?#]", url.partition("://")[2], maxsplit=1)[1:]):
+        raise ValueError("in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
+
+
+def _refuse_bad_servers(url: str) -> None:
+    for server in urlsplit(url).netloc.rpartition("@")[2].split(","):
+        found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?", server)
+        if found is None or not 0 < int(found[1] or 9092) <= 65535:
+            raise ValueError(
+                "expected servers as host:port, with commas between them, for example kafka://one:9092,two"
+            )
 
 
 def _bracketed(host: str) -> str:
@@ -263,6 +289,12 @@ class ControlSettings(Section):
         {}, "", "per law, its own parameters, e.g. {'aimd': {'backoff': 0.9}}; see docs/laws.md"
     )
 
+    @model_validator(mode="after")
+    def _ordered_limits(self) -> Self:
+        if self.floor_per_s is not None and self.ceiling_per_s is not None and self.floor_per_s > self.ceiling_per_s:
+            raise ValueError("floor_per_s must not be above ceiling_per_s")
+        return self
+
 
 class FeedbackSettings(Section):
     """The counters every process reports to all others."""
@@ -314,8 +346,11 @@ class LabSettings(Section):
     @field_validator("kafka_url")
     @classmethod
     def _is_kafka(cls, value: str) -> str:
+        _refuse_cut_login(value)
         if value and urlsplit(value).scheme not in {"kafka", "kafka+ssl"}:
             raise ValueError("expected kafka://, for example kafka://localhost:9092")
+        if value:
+            _refuse_bad_servers(value)
         return value
 
 

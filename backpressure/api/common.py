@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,23 +18,30 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
 from backpressure import __version__
+from backpressure.api.body_limit import BodyLimit
+from backpressure.api.reference import serve_reference
 from backpressure.config import find_field
-from backpressure.errors import ConfigError, PaceError, TransportError, UnsupportedError
+from backpressure.errors import (
+    ConfigError,
+    PaceError,
+    PreconditionFailedError,
+    RefusedError,
+    TransportError,
+    UnsupportedError,
+)
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
 __all__ = [
-    "MAX_BODY_BYTES",
     "WHOLE",
     "Changed",
     "RequestBody",
     "checked_live",
     "create_app",
+    "named_as_sent",
     "public_settings",
     "serve_basics",
 ]
-
-MAX_BODY_BYTES = 8 << 20
 
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -83,21 +91,14 @@ class Refusal(BaseModel):
 
 
 def create_app(title: str, summary: str) -> FastAPI:
-    """Return an app whose errors are answers: 422 for what is not allowed, 503 for a broker that is away."""
+    """Return an app whose errors are answers: 422: not allowed, 429: too much, 503: the broker is away."""
     refusal: dict[str, Any] = {"model": Refusal, "description": "Not understood, or not allowed"}
-    app = FastAPI(title=title, summary=summary, version=__version__, responses={422: refusal})
-
-    @app.middleware("http")
-    async def limit_body(request: Request, call_next: Next) -> Response:
-        length = request.headers.get("content-length", "0")
-        if request.method in {"POST", "PUT", "PATCH"}:
-            if "content-length" not in request.headers and "transfer-encoding" in request.headers:
-                return JSONResponse({"detail": "a Content-Length is needed"}, 411)
-            if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-                return JSONResponse({"detail": f"at most {MAX_BODY_BYTES} bytes"}, 413)
-        return await call_next(request)
-
+    app = FastAPI(
+        title=title, summary=summary, version=__version__, responses={422: refusal}, docs_url=None, redoc_url=None
+    )
+    app.add_middleware(BodyLimit)
     _answer_errors(app)
+    serve_reference(app)
     return app
 
 
@@ -130,9 +131,14 @@ def _answer_errors(app: FastAPI) -> None:
         content: dict[str, Any] = {"detail": str(error), "key": error.key, "allowed": error.allowed}
         return JSONResponse(content, 422)
 
+    @app.exception_handler(PreconditionFailedError)
     @app.exception_handler(UnsupportedError)
-    async def not_possible(_: Request, error: UnsupportedError) -> JSONResponse:
+    async def not_possible(_: Request, error: TransportError) -> JSONResponse:  # to wait for either is no use
         return JSONResponse({"detail": str(error)}, 409)
+
+    @app.exception_handler(RefusedError)
+    async def too_much(_: Request, error: RefusedError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 429, {"Retry-After": "1"})
 
     @app.exception_handler(TransportError)
     async def broker_away(_: Request, error: TransportError) -> JSONResponse:
@@ -186,6 +192,23 @@ def checked_live(settings: dict[str, Any], role: Literal["producer", "consumer"]
         if not is_live(key, LIVE[role]):
             raise ConfigError(key, value, f"cannot be changed while the {role} runs: set it and restart", "request")
     return settings
+
+
+@contextmanager
+def named_as_sent(request: BaseModel, sent: Mapping[str, str]) -> Iterator[None]:
+    """Let an error name the field and the value of ``request`` that it is about, not the setting these stand for.
+
+    ``sent`` has the names of the fields by the dotted names of their settings.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        key = next((key for key in sent if error.key == key or error.key.startswith(f"{key}.")), None)
+        if key is None:
+            raise
+        name = sent[key]
+        value = getattr(request, name) if error.key == key else error.value
+        raise ConfigError(name + error.key.removeprefix(key), value, error.allowed, "request") from None
 
 
 class Health(BaseModel):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from backpressure.api.common import (
     WHOLE,
@@ -13,17 +13,26 @@ from backpressure.api.common import (
     RequestBody,
     checked_live,
     create_app,
-    public_settings,
+    named_as_sent,
     serve_basics,
 )
+from backpressure.api.status import ConsumerStatus, State
 from backpressure.config import replaced
-from backpressure.core.histogram import Histogram
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics_processes import consumer_registry
 
-__all__ = ["consumer_app"]
+__all__ = ["SlowedDown", "consumer_app"]
+
+
+_SETTINGS = {
+    "processing_time_ms": "consumer.rate",
+    "rate": "consumer.rate",
+    "processing_min_ms": "consumer.processing_min_ms",
+    "processing_max_ms": "consumer.processing_max_ms",
+    "prefetch": "consumer.prefetch",
+}
 
 
 class ConfigRequest(RequestBody):
@@ -38,7 +47,9 @@ class ConfigRequest(RequestBody):
         },
     )
 
-    processing_time_ms: Annotated[float, Field(gt=0)] | None = Field(None, description="work a message, milliseconds")
+    processing_time_ms: Annotated[float, Field(ge=0.001)] | None = Field(
+        None, description="work a message, milliseconds"
+    )
     variable_processing: bool | None = Field(None, description="draw it between processing_min_ms and _max_ms")
     processing_min_ms: float | None = None
     processing_max_ms: float | None = None
@@ -46,17 +57,17 @@ class ConfigRequest(RequestBody):
     prefetch: Annotated[int, WHOLE] | str | None = Field(None, description="unsettled messages at most, or auto")
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings by their dotted names")
 
+    def sent(self) -> dict[str, str]:
+        """Return the fields that are given, by the dotted names of the settings they stand for."""
+        return {key: name for name, key in _SETTINGS.items() if getattr(self, name) is not None}
+
     def changes(self, current: Settings) -> dict[str, Any]:
         """Return the dotted settings this asks for; raises `ConfigError` for one that cannot change at run time."""
         if self.processing_time_ms is not None and self.rate is not None:
             raise ConfigError("rate", self.rate, "give rate or processing_time_ms, not both", "request")
-        simple = {
-            "consumer.rate": 1000 / self.processing_time_ms if self.processing_time_ms is not None else self.rate,
-            "consumer.processing_min_ms": self.processing_min_ms,
-            "consumer.processing_max_ms": self.processing_max_ms,
-            "consumer.prefetch": self.prefetch,
-        }
-        changes = {key: value for key, value in simple.items() if value is not None}
+        changes = {key: getattr(self, name) for key, name in self.sent().items()}
+        if self.processing_time_ms is not None:
+            changes["consumer.rate"] = 1000 / self.processing_time_ms
         if self.variable_processing is not None:
             changes["consumer.distribution"] = "uniform" if self.variable_processing else "fixed"
         elif self.processing_time_ms is not None or (
@@ -74,73 +85,54 @@ class SlowDownRequest(RequestBody):
     factor: float = Field(gt=0, le=10_000)
 
 
+class SlowedDown(BaseModel):
+    """The factor in force, and what the consumer can do with it (null: unknown)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "success", "factor": 5.0, "capacity_per_s": 20.0}]}
+    )
+
+    status: Literal["success"] = "success"
+    factor: float
+    capacity_per_s: float | None
+
+
 def consumer_app(engine: ConsumerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: consumer", "Watch the consumer, slow it down, pause it, change its work.")
     serve_basics(app, consumer_registry(engine.report))
 
     @app.get("/status")
-    async def status() -> dict[str, Any]:
+    async def status() -> ConsumerStatus:
         """Everything there is to know about this consumer."""
-        return _status(engine)
+        return ConsumerStatus.of(engine)
 
     @app.post("/admin/config")
     async def configure(request: ConfigRequest) -> Changed:
         """Change settings of the running consumer: all that are named, or none."""
         before = engine.settings
-        engine.reconfigure(replaced(before, request.changes(before)))
+        with named_as_sent(request, request.sent()):
+            engine.reconfigure(replaced(before, request.changes(before)))
         if request.processing_time_ms is not None or request.rate is not None:
             engine.slow_down(1.0)  # an explicit speed ends a slow-down, as in the lab's "back to normal"
         return Changed.between(before, engine.settings)
 
     @app.post("/admin/slow-down")
-    async def slow_down(request: SlowDownRequest) -> dict[str, Any]:
+    async def slow_down(request: SlowDownRequest) -> SlowedDown:
         """Make every message take ``factor`` times as long as configured."""
         engine.slow_down(request.factor)
-        return {"status": "success", "factor": request.factor, "capacity_per_s": engine.report().capacity_per_s}
+        return SlowedDown(factor=request.factor, capacity_per_s=engine.report().capacity_per_s)
 
     @app.post("/admin/pause")
-    async def pause() -> dict[str, str]:
+    async def pause() -> State:
         """Take no more messages until resumed."""
         await engine.pause()
-        return {"status": "paused"}
+        return State(status="paused")
 
     @app.post("/admin/resume")
-    async def resume() -> dict[str, str]:
+    async def resume() -> State:
         """Take messages again."""
         await engine.resume()
-        return {"status": "running"}
+        return State(status="running")
 
     return app
-
-
-def _status(engine: ConsumerEngine) -> dict[str, Any]:
-    report = engine.report()
-    recent = engine.recent_wait
-    return {
-        "id": report.id,
-        "role": "consumer",
-        "state": "paused" if report.paused else "running",
-        "queue": {"name": report.queue, "held": report.held, "prefetch": report.prefetch},
-        "process": {
-            "pid": report.pid,
-            "memory_mb": round(report.rss_bytes / 1e6, 1),
-            "cpu_percent": engine.cpu_percent,
-            "cpu_s": report.cpu_s,
-        },
-        "rates": {"capacity_per_s": report.capacity_per_s, "slow_down_factor": engine.slow_down_factor},
-        "totals": {
-            name: getattr(report, name)
-            for name in ("delivered", "processed", "failed", "retried", "dead_lettered", "redelivered")
-        }
-        | {"duplicates": report.duplicates, "out_of_order": report.out_of_order},
-        "queue_wait_ms": _percentiles_ms(report.queue_wait),
-        "queue_wait_recent_ms": _percentiles_ms(recent.of(report.queue_wait)) | {"window_s": recent.window_s},
-        "api_url": report.api_url,
-        "config": public_settings(engine.settings),
-    }
-
-
-def _percentiles_ms(durations: Histogram) -> dict[str, float | None]:
-    quantiles = {"p50": durations.quantile_s(0.5), "p99": durations.quantile_s(0.99)}
-    return {name: None if value is None else round(value * 1000, 3) for name, value in quantiles.items()}

@@ -8,7 +8,19 @@ from pathlib import Path
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
-__all__ = ["Page"]
+__all__ = ["Page", "security_headers"]
+
+
+def security_headers(*, styles: str = "'self'") -> dict[str, str]:
+    """Return the headers of a page that loads nothing from elsewhere, and that nobody shows within a page of theirs."""
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'self'; style-src {styles}; img-src 'self' data:; "
+            "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
 
 
 class Page:
@@ -17,11 +29,7 @@ class Page:
     def __init__(self, app: FastAPI, assets: Mapping[str, Path], *, styles: str = "'self'") -> None:
         """Serve ``assets`` from ``app``; ``styles`` is where styles may come from (Content Security Policy)."""
         self._index = assets["index.html"]
-        self._headers = {
-            "Content-Security-Policy": f"default-src 'self'; style-src {styles}; img-src 'self' data:",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
+        self._headers = security_headers(styles=styles)
 
         @app.get("/assets/{name}", include_in_schema=False)
         async def asset(name: str) -> FileResponse:

@@ -2,7 +2,8 @@
 
 A token comes as ``Authorization: Bearer <token>`` from programs, and as the password of HTTP Basic (any user name) from
 browsers, which ask for it themselves. A browser sends it along with what pages of other sites make it send, so a
-request that changes anything is refused when a page of another origin sends it.
+request that changes anything is refused when a page of another origin sends it. Without a token nothing is answered
+under another name than this machine's own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 from starlette.responses import JSONResponse
@@ -126,19 +127,25 @@ def _bind(host: str, port: int, key: str, flag: str) -> socket.socket:
 def _refuse_other_origins(app: FastAPI, *, any_name: bool) -> None:
     """Refuse changes that another site's page asks for.
 
-    Without a token the name asked for must be this machine's own, too: a site can give its own name our address.
+    Without a token the name asked for must be this machine's own, too, whatever is asked: a site can give its own name
+    our address, and then its pages may read our answers.
     """
-
-    def ours(origin: str, host: str) -> bool:
-        url = urlsplit(origin)
-        return url.netloc == host and (any_name or is_loopback(url.hostname or ""))
 
     @app.middleware("http")
     async def check(request: Request, call_next: Next) -> Response:
-        origin = request.headers.get("origin")
-        if origin and request.method not in _SAFE and not ours(origin, request.headers.get("host", "")):
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        if not any_name and not is_loopback(_parts(f"//{host}").hostname or ""):
+            return JSONResponse({"detail": "without api.token it answers under localhost or 127.0.0.1 only"}, 421)
+        if origin and request.method not in _SAFE and _parts(origin).netloc != host:
             return JSONResponse({"detail": "pages of other sites may change nothing here"}, 403)
         return await call_next(request)
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # half of an IPv6 address
+        return urlsplit("")
 
 
 def _require_token(app: FastAPI, secret: bytes) -> None:

@@ -25,9 +25,9 @@ _WORDS = {Outcome.PASSED: "[green]passed[/]", Outcome.FAILED: "[red]failed[/]", 
 @click.command()
 @click.option("--url", help="Control API of the producer.  [default: http://localhost:5000]")
 @click.option(
-    "--consumer-url", help='Control API of the consumer; "": there is none.  [default: http://localhost:8001]'
+    "--consumer-url", help='Control API of the consumer; "": there is none.  [default: port 8001 beside the producer]'
 )
-@click.option("--monitor-url", help='The monitor; "": there is none.  [default: http://localhost:8000]')
+@click.option("--monitor-url", help='The monitor; "": there is none.  [default: port 8000 beside the producer]')
 @setting(
     "--token", key="api.token", help="Token of the three; better in PACE_API__TOKEN, where no process list shows it"
 )
@@ -54,19 +54,23 @@ def check(
 ) -> None:
     """Test a running stack: health, single and batch messages, invalid input, load, metrics, delivery.
 
+    With --url alone, consumer and monitor are sought on the same machine.
+
     Exit code 0: all passed; 1: something failed; 3: a part that was to be tested is not running.
     """
     settings = settings_from(context)
+    producer_url = _base("--url", f"http://localhost:{settings.api.producer_port}" if url is None else url)
+    if not producer_url:
+        raise ConfigError("--url", "", "the producer's control API is what is tested: expected http://host:port")
+    consumer_url, monitor_url = _base("--consumer-url", consumer_url), _base("--monitor-url", monitor_url)
     plan = CheckPlan(
-        producer_url=_base("--url", url, settings.api.producer_port),
-        consumer_url=_base("--consumer-url", consumer_url, settings.api.consumer_port),
-        monitor_url=_base("--monitor-url", monitor_url, settings.monitor.port),
+        producer_url=producer_url,
+        consumer_url=_beside(producer_url, settings.api.consumer_port) if consumer_url is None else consumer_url,
+        monitor_url=_beside(producer_url, settings.monitor.port) if monitor_url is None else monitor_url,
         token=settings.api.token.get_secret_value(),
         requests=requests,
         timeout_s=timeout,
     )
-    if not plan.producer_url:
-        raise ConfigError("--url", "", "the producer's control API is what is tested: expected http://host:port")
     outcomes = asyncio.run(_shown(plan))
     context.exit(1 if Outcome.FAILED in outcomes else 3 if Outcome.MISSING in outcomes else 0)
 
@@ -86,10 +90,22 @@ async def _shown(plan: CheckPlan) -> set[Outcome]:
     return outcomes
 
 
-def _base(flag: str, url: str | None, port: int) -> str:
+def _base(flag: str, url: str | None) -> str | None:
     """Return the URL without a slash at its end; raises `ConfigError`."""
-    if url is None:
-        return f"http://localhost:{port}"
-    if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # no port, or half of an IPv6 address
+        good = False
+    if not good:
         raise ConfigError(flag, url, "expected http://host:port")
     return url.rstrip("/")
+
+
+def _beside(url: str, port: int) -> str:
+    """Return the address of another port on the same machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.message import Message
 from backpressure.errors import RefusedError, TransportError
-from backpressure.transports.base import Publisher, Transport
+from backpressure.transports.base import FULL, Cause, Publisher, Refusal, Transport
 
 __all__ = ["ConfirmingPublisher"]
 
@@ -52,8 +52,9 @@ class ConfirmingPublisher:
         """Publish and return, once the broker has confirmed, whether any queue was bound; connects before, if need be.
 
         Raises:
-            RefusedError: the broker will not have it: as a rule the queue is full.
-            TransportError: not connected, too much in flight, or the connection was lost: it may have arrived.
+            RefusedError: the queue is full.
+            TransportError: the broker will not have it, for the reason that is told; not connected, too much in flight,
+                or the connection was lost: it may have arrived.
         """
         await self.connect()
         assert self._publisher is not None
@@ -79,9 +80,10 @@ class ConfirmingPublisher:
             if not sending.settled.done():
                 sending.settled.set_result(None)
 
-    def on_nacked(self, tag: int, multiple: bool) -> None:
+    def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
         """The broker will not have it."""
-        _fail(self._in_flight.settle(tag, multiple=multiple), RefusedError("the queue is full"))
+        kind = RefusedError if refusal.cause is Cause.FULL else TransportError
+        _fail(self._in_flight.settle(tag, multiple=multiple), kind(refusal.reason))
 
     def on_returned(self, message_id: str | None, reason: str) -> None:  # noqa: ARG002 - there is one reason only
         """No queue is bound there; the confirm follows."""

@@ -18,17 +18,24 @@ from backpressure.core.message import Message
 from backpressure.engines.clock import Clock
 from backpressure.telemetry.journal import JournalWriter
 from backpressure.telemetry.tracing import SendSpan
+from backpressure.transports.base import FULL, Cause, Refusal
 
 __all__ = ["Outbox", "Outgoing", "Settlement"]
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop."""
+    """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop.
+
+    ``cause`` is what kind of reason one was rejected for. One that is not confirmed ``may_have_arrived`` all the same
+    when the broker never answered for it, or not for an earlier attempt.
+    """
 
     message_id: str
     outcome: Outcome
     reason: str = ""
+    cause: Cause | None = None
+    may_have_arrived: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -137,17 +144,17 @@ class Outbox:
                 self.confirmed += 1
                 self._settle(item, Outcome.CONFIRMED, now_ns)
 
-    def nack(self, tag: int, *, multiple: bool) -> None:
+    def nack(self, tag: int, *, multiple: bool, refusal: Refusal = FULL) -> None:
         """The broker refuses one message, or all up to it: they wait to go again, or are rejected."""
         now_ns = self._clock.wall_ns()
         not_before = self._clock.now() + self._nack_pause_s
         for item in self.in_flight.settle(tag, multiple=multiple):
             self.nacked += 1
-            if item.may_retry:
+            if item.may_retry and not refusal.final:
                 self._again.append((not_before, item))
             else:
                 self.rejected += 1
-                self._settle(item, Outcome.REJECTED, now_ns, "the queue is full")
+                self._settle(item, Outcome.REJECTED, now_ns, refusal.reason, refusal.cause)
 
     def mark_returned(self, message_id: str | None, reason: str) -> None:
         """Remember that the confirm to come for this message means "routed to no queue"."""
@@ -169,7 +176,9 @@ class Outbox:
         self._again.clear()
         self._urgent.clear()
 
-    def _settle(self, item: Outgoing, outcome: Outcome, now_ns: int, reason: str = "") -> None:
+    def _settle(
+        self, item: Outgoing, outcome: Outcome, now_ns: int, reason: str = "", cause: Cause | None = None
+    ) -> None:
         if self._journal is not None:
             self._journal.write(
                 ProducerRecord(
@@ -179,4 +188,8 @@ class Outbox:
         if item.span is not None:
             item.span.end(now_ns, reason)
         if item.result is not None and not item.result.done():
-            item.result.set_result(Settlement(item.message.message_id or "", outcome, reason))
+            unanswered = item.attempts - (outcome is not Outcome.UNSETTLED)
+            settlement = Settlement(
+                item.message.message_id or "", outcome, reason, cause, may_have_arrived=unanswered > 0
+            )
+            item.result.set_result(settlement)

@@ -19,6 +19,7 @@ from backpressure.core.signals import Decision
 from backpressure.engines.clock import Clock
 from backpressure.engines.outbox import Settlement
 from backpressure.engines.pacing import Pacing, own_limit_per_s
+from backpressure.engines.requests import Requests
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
@@ -53,7 +54,7 @@ class ProducerEngine:
             tracer: traces messages from their first sending until they are settled; None: no traces.
             on_progress: called each ``producer.progress_every`` settled messages.
         """
-        self.settings = settings
+        self.settings = settings if transport.bounds_queues else _unbounded(settings)
         self.session = secrets.randbits(60) & MAX_SESSION
         self.api_url = ""
         self._clock = clock
@@ -61,6 +62,7 @@ class ProducerEngine:
         self._sender = Sender(
             transport, settings, self.session, clock, journal=journal, tracer=tracer, on_settled=self._progress
         )
+        self._requests = Requests(self._sender)
         self._pacing = Pacing(transport, settings, clock, self)
         self._cost = ProcessCost()
         self._host = socket.gethostname()
@@ -125,26 +127,19 @@ class ProducerEngine:
     ) -> list[Settlement]:
         """Send requested messages ahead of the schedule and return how each ended, in order.
 
+        One that the broker has not answered for in ten seconds is unsettled, and may still arrive.
+
         Args:
             messages: (message id or None for one of ours, body, work asked of the consumer in seconds or None).
             traceparent: the trace they belong to (W3C Trace Context), if it is known.
 
         Raises:
             NotConnectedError: no broker, or it blocks publishing, or the producer is about to end.
+            RefusedError: too much was asked for and is not sent yet.
         """
         if self._stopping:
             raise NotConnectedError("the producer is stopping")
-        if self.blocked:
-            raise NotConnectedError("the broker blocks publishing")
-        if not self._sender.connected:
-            raise NotConnectedError("the broker is away")
-        loop = asyncio.get_running_loop()
-        results = []
-        for given_id, body, processing_time_s in messages:
-            item = self._sender.request(given_id, body, processing_time_s, traceparent)
-            item.result = loop.create_future()
-            results.append(item.result)
-        return list(await asyncio.gather(*results))
+        return await self._requests.submit(messages, traceparent, self.settings.producer.confirm_window)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings: rate, strategy and its parameters, queue bound, batch, window, payload.
@@ -280,3 +275,8 @@ class ProducerEngine:
     @property
     def _offering(self) -> bool:
         return not (self.paused or self._stopping)
+
+
+def _unbounded(settings: Settings) -> Settings:
+    queue = settings.queue.model_copy(update={"max_length": None, "max_length_bytes": None})
+    return settings.model_copy(update={"queue": queue})

@@ -25,13 +25,13 @@ from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
 from backpressure.telemetry.journal import JournalWriter
 from backpressure.telemetry.tracing import Tracer
-from backpressure.transports.base import Transport
+from backpressure.transports.base import FULL, Cause, Refusal, Transport
 
 __all__ = ["Sender"]
 
 log = logging.getLogger(__name__)
 
-_SAY_FULL_EVERY_S = 30.0
+_SAY_REFUSED_EVERY_S = 30.0
 _SHORTEST_SLEEP_S = 0.002  # messages due within this go out together: one wake-up, one write
 _LONGEST_SLEEP_S = 0.05
 _MOST_BUFFERED_BYTES = 4 << 20
@@ -84,7 +84,7 @@ class Sender:
         self.blocked = False
         self.blocked_events = 0
         self._connected = False
-        self._said_full_at = -inf
+        self._said_refused_at: dict[Cause, float] = {}
 
     async def start(self) -> None:
         """Connect; raises `TransportError`."""
@@ -228,14 +228,15 @@ class Sender:
         self.outbox.confirm(tag, multiple=multiple)
         self._settled()
 
-    def on_nacked(self, tag: int, multiple: bool) -> None:
-        """The broker refused it: the queue is full."""
+    def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
+        """The broker refused it, as a rule because the queue is full."""
         now = self._clock.now()
-        if now - self._said_full_at >= _SAY_FULL_EVERY_S:
-            self._said_full_at = now
-            fate = "sent again" if self.composer.retries else "given up"
-            log.warning("the queue is full (bound: %s): what it refuses is %s", self._settings.queue.max_length, fate)
-        self.outbox.nack(tag, multiple=multiple)
+        if now - self._said_refused_at.get(refusal.cause, -inf) >= _SAY_REFUSED_EVERY_S:
+            self._said_refused_at[refusal.cause] = now
+            fate = "sent again" if self.composer.retries and not refusal.final else "given up"
+            bound = f" (bound: {self._settings.queue.max_length})" if refusal is FULL else ""
+            log.warning("%s%s: what is refused is %s", refusal.reason, bound, fate)
+        self.outbox.nack(tag, multiple=multiple, refusal=refusal)
         self._settled()
 
     def on_returned(self, message_id: str | None, reason: str) -> None:

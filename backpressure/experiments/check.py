@@ -25,6 +25,7 @@ _LOOK_EVERY_S = 0.2
 _PRODUCED, _CONSUMED = "messages_produced_total", "messages_consumed_total"
 _DEAD_LETTERED = "pace_messages_dead_lettered_total"
 _PRODUCER_METRICS = (_PRODUCED, "http_request_duration_seconds")
+_MONITOR_METRICS = ("pace_observed_messages_total", "pace_source_up", "pace_threshold_breached")
 _CONSUMER_METRICS = (_CONSUMED, "message_processing_duration_seconds", "message_processing_errors_total")
 _BAD_BODIES: Sequence[tuple[str, str, str]] = (
     ("/produce", "no JSON", "{"),
@@ -111,6 +112,7 @@ class SystemCheck:
         if "consumer" in there:
             yield await _tried("consumer metrics", lambda: self._metrics(plan.consumer_url, _CONSUMER_METRICS))
         if "monitor" in there:
+            yield await _tried("monitor metrics", lambda: self._metrics(plan.monitor_url, _MONITOR_METRICS))
             yield await _tried("delivery", lambda: self._delivery(self._done_by_monitor))
         elif "consumer" in there:
             yield await _tried("delivery", lambda: self._delivery(self._done_by_consumer))
@@ -121,12 +123,12 @@ class SystemCheck:
         name = f"{part} health"
         try:
             answer = await self._client.get(f"{url}/health")
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             how = "nothing listens at" if isinstance(error, httpx.ConnectError) else "no answer from"
             return CheckResult(name, Outcome.MISSING, f"{how} {url}: start python {program}")
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             return CheckResult(name, Outcome.MISSING, f"{url} wants a token: give --token (PACE_API__TOKEN)")
-        if answer.is_error or _json(answer).get("status") != "healthy":
+        if answer.is_error or not _is_healthy(answer):
             return CheckResult(name, Outcome.FAILED, f"{url}/health answers {_shown(answer)}")
         return CheckResult(name, Outcome.PASSED, f"{url} is healthy")
 
@@ -233,6 +235,15 @@ async def _tried(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
         return CheckResult(name, Outcome.FAILED, str(error))
     except httpx.HTTPError as error:
         return CheckResult(name, Outcome.FAILED, f"no answer: {error!r}")
+    except (AttributeError, TypeError, ValueError) as error:  # JSON, but of another shape than the stack's
+        return CheckResult(name, Outcome.FAILED, f"an answer that is not understood: {error}")
+
+
+def _is_healthy(answer: httpx.Response) -> bool:
+    try:
+        return _json(answer).get("status") == "healthy"
+    except _UnexpectedError:
+        return False
 
 
 def _good(answer: httpx.Response) -> httpx.Response:
@@ -245,7 +256,7 @@ def _good(answer: httpx.Response) -> httpx.Response:
 def _json(answer: httpx.Response) -> dict[str, Any]:
     try:
         content = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise _UnexpectedError(f"{answer.request.url} answers no JSON object: {answer.text[:100]!r}")

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from backpressure.core.message import Delivery, Message
 from backpressure.settings import QueueSettings
 
 __all__ = [
+    "FULL",
     "BrokerIdentity",
+    "Cause",
     "ExchangeAdmin",
     "ExchangeTransport",
     "FeedbackBus",
@@ -25,6 +28,7 @@ __all__ = [
     "QueueAdmin",
     "QueueProbe",
     "QueueReading",
+    "Refusal",
     "Subscriber",
     "SubscriberListener",
     "Transport",
@@ -53,6 +57,32 @@ class QueueReading:
     lag_by_partition: tuple[int, ...] = ()
 
 
+class Cause(Enum):
+    """Why a broker will not have a message."""
+
+    FULL = "full"
+    FAILED = "failed"
+    TOO_LARGE = "too large"
+    INVALID = "invalid"
+    FORBIDDEN = "forbidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a nack means; AMQP's says nothing, and as a rule a full queue is what is behind it."""
+
+    cause: Cause
+    reason: str
+
+    @property
+    def final(self) -> bool:
+        """Whether the same message would be refused again, however often it is sent."""
+        return self.cause not in {Cause.FULL, Cause.FAILED}
+
+
+FULL = Refusal(Cause.FULL, "the queue is full")
+
+
 class PublisherListener(Protocol):
     """What a publisher tells its engine."""
 
@@ -62,7 +92,7 @@ class PublisherListener(Protocol):
     def on_confirmed(self, tag: int, multiple: bool) -> None:
         """The broker took message ``tag`` (``multiple``: and every earlier one)."""
 
-    def on_nacked(self, tag: int, multiple: bool) -> None:
+    def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
         """The broker refused message ``tag`` (``multiple``: and every earlier one still open)."""
 
     def on_returned(self, message_id: str | None, reason: str) -> None:
@@ -188,7 +218,10 @@ class QueueAdmin(Protocol):
         """Remove the exchange if it exists."""
 
     async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
-        """Change the bound of a live queue (None: no bound); raises `TransportError` saying what to do instead."""
+        """Change the bound of a live queue (None: no bound); raises `TransportError` saying what to do instead.
+
+        Where no queue can have a bound, None is what there is anyway.
+        """
 
     def drain(self, queue: str) -> AsyncIterator[Delivery]:
         """Take every ready message off the queue, acknowledging as it goes, until it is empty."""
@@ -202,6 +235,9 @@ class Transport(Protocol):
 
     address: str
     """The broker's URL without its password."""
+
+    bounds_queues: bool
+    """Whether a queue can have a bound."""
 
     def publisher(self) -> Publisher:
         """Return a new, unstarted publisher."""

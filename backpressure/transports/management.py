@@ -5,9 +5,10 @@ Its statistics are up to five seconds old: good for cards, clean-up and policies
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any, Self, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 from pydantic import TypeAdapter
@@ -40,22 +41,25 @@ __all__ = [
     "management_url",
 ]
 
+_DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _GUESSED_PORTS = {("amqp", 5672): ("http", 15672), ("amqps", 5671): ("https", 15671)}
 
 _T = TypeVar("_T")
+_adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)  # to build one takes longer than to use it
 
 
 def management_url(broker: BrokerSettings) -> str:
-    """Return where the management API is, or "" when that cannot be known.
+    """Return where the management API is, or "" when that cannot be known, or the broker has none: only AMQP's have.
 
     It is guessed for the default AMQP ports only: beside any other port it would be somebody else's broker that answers
     on 15672, and gets our policies.
     """
+    url = urlsplit(broker.full_url())
+    if url.scheme not in _DEFAULT_PORTS:
+        return ""
     if broker.management_url:
         return broker.management_url.rstrip("/")
-    url = urlsplit(broker.full_url())
-    default_port = {"amqp": 5672, "amqps": 5671}.get(url.scheme, 0)
-    guess = _GUESSED_PORTS.get((url.scheme, url.port or default_port))
+    guess = _GUESSED_PORTS.get((url.scheme, url.port or _DEFAULT_PORTS[url.scheme]))
     host = url.hostname or broker.host
     return "" if guess is None else f"{guess[0]}://{f'[{host}]' if ':' in host else host}:{guess[1]}"
 
@@ -76,10 +80,13 @@ class ManagementClient:
         virtual_host: str = "/",
         timeout_s: float = 5.0,
     ) -> None:
-        self.url = url
+        """``url`` may hold a user and a password, which go before the others; nobody is told of them."""
+        parts = urlsplit(url)
+        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        username, password = unquote(parts.username or username), unquote(parts.password or password)
         self._virtual_host = _path(virtual_host)
         # trust_env off: a proxy configured for the web has no business between us and the broker
-        self._http = httpx.AsyncClient(base_url=url, auth=(username, password), timeout=timeout_s, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=self.url, auth=(username, password), timeout=timeout_s, trust_env=False)
 
     @classmethod
     def of(cls, broker: BrokerSettings) -> Self | None:
@@ -175,9 +182,10 @@ class ManagementClient:
     async def _get(self, path: str, shape: type[_T]) -> _T:
         document = await self._request("GET", path)
         try:
-            return TypeAdapter(shape).validate_json(document)
+            content: _T = _adapter(shape).validate_json(document)
         except ValueError as error:
             raise TransportError(f"{self.url}{path} answers with something else than expected: {error}") from error
+        return content
 
     async def _request(
         self,
@@ -193,7 +201,8 @@ class ManagementClient:
                 method, path, json=document, headers={"X-Reason": reason} if reason else None
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise BrokerUnavailableError(self.url, str(error) or type(error).__name__) from error
+            reason = str(error) or type(error).__name__
+            raise BrokerUnavailableError(self.url, reason, "management API") from error
         if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             raise AccessRefusedError(self.url, _stated_reason(answer))
         if answer.status_code == httpx.codes.NOT_FOUND:

@@ -75,3 +75,19 @@ def test_the_page_fits_a_phone_and_a_desk_light_and_dark(
             wait_until(lambda: chromium.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out")
     assert len(grounds) == 2
     assert chromium.complaints == []
+
+
+def test_the_producers_own_reference_sends_what_its_forms_say(
+    chromium: Chromium, start: Any, broker: Any, wait_until: Wait
+) -> None:
+    producer = start("fast_producer.py", "--url", broker.url, "--queue", "referred", "--api-port", "0")
+    chromium.open(producer.says(r"control API (http://\S+)")[1] + "/docs")
+    there = "document.forms.length > 0 && document.readyState === 'complete'"
+    wait_until(lambda: chromium.run(there), "the page is there")
+    for path, answer in (("/health", '"healthy"'), ("/produce", '"order-1"'), ("/admin/pause", '"paused"')):
+        form = f"""document.querySelector('form[data-path="{path}"]')"""
+        chromium.run(f"{form}.requestSubmit()")
+        wait_until(
+            lambda form=form, answer=answer: answer in (chromium.run(f"{form}.querySelector('pre').textContent") or ""),
+            f"{path} is answered with {answer}",
+        )

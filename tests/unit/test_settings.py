@@ -8,8 +8,16 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from backpressure.config import replaced
 from backpressure.errors import ConfigError
-from backpressure.settings import BrokerSettings, ConsumerSettings, ProducerSettings, QueueSettings, Settings
+from backpressure.settings import (
+    BrokerSettings,
+    ConsumerSettings,
+    ControlSettings,
+    ProducerSettings,
+    QueueSettings,
+    Settings,
+)
 
 EVERY_SETTING = {
     f"{section}.{name}": field
@@ -87,6 +95,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ConsumerSettings(processing_min_ms=20, processing_max_ms=10)
     with pytest.raises(ValidationError, match="reconnect_max_s must not be below"):
         BrokerSettings(reconnect_min_s=20)
+    with pytest.raises(ValidationError, match="floor_per_s must not be above ceiling_per_s"):
+        ControlSettings(floor_per_s=20, ceiling_per_s=10)
 
 
 def test_the_broker_url_is_put_together_from_its_parts() -> None:
@@ -116,7 +126,13 @@ def test_the_address_to_show_has_a_port_and_no_password(url: str, address: str) 
     assert BrokerSettings(url=url).address() == address
 
 
-@pytest.mark.parametrize("url", ["http://mq", "mq:5672", "localhost", "amqp://mq:99999/", "amqp://mq:x/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://mq", "mq:5672", "localhost", "amqp://mq:99999/", "amqp://mq:x/", "kafka://", "kafka://one,,two",
+        "kafka://one:99999", "kafka://one:0", "kafka://one:x,two", "kafka://one two", "kafka://user:pw@",
+    ],
+)  # fmt: skip
 def test_a_url_that_leads_to_no_broker_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         BrokerSettings(url=url)
@@ -126,6 +142,23 @@ def test_a_url_that_leads_to_no_broker_is_refused(url: str) -> None:
 def test_an_error_shows_every_value_but_those_of_secrets(key: str) -> None:
     is_secret = EVERY_SETTING[key].annotation is SecretStr
     assert ("hunter2" in str(ConfigError(key, "hunter2", "refused"))) != is_secret
+
+
+@pytest.mark.parametrize("between", "/?#")
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("broker.url", "amqp://ann:5ecr{}e7@host:5672/"), ("broker.url", "kafka://ann:5ecr{}e7@host:9092"),
+        ("lab.kafka_url", "kafka://ann:5ecr{}e7@host:9092"), ("broker.management_url", "http://ann:5ecr{}e7@host:1"),
+    ],
+)  # fmt: skip
+def test_a_password_that_cuts_its_url_in_two_is_refused_and_no_part_of_it_shown(
+    setting: str, url: str, between: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"/ is written as %2F") as caught:
+        replaced(Settings(), {setting: url.format(between)})
+    assert "5ecr" not in str(caught.value)
+    assert "e7" not in str(caught.value)
 
 
 def test_secrets_do_not_show_in_a_printout() -> None:

@@ -17,7 +17,7 @@ from backpressure.api.lab.tasks import tasks_router
 from backpressure.api.pages import Page
 from backpressure.engines.lab.board import Board
 from backpressure.engines.lab.service import Lab
-from backpressure.errors import RefusedError, UnknownNameError
+from backpressure.errors import UnknownNameError
 
 __all__ = ["lab_app"]
 
@@ -31,10 +31,6 @@ def lab_app(lab: Lab, assets: Mapping[str, Path]) -> FastAPI:
     @app.exception_handler(UnknownNameError)
     async def unknown(_: Request, error: UnknownNameError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 404)
-
-    @app.exception_handler(RefusedError)
-    async def full(_: Request, error: RefusedError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 429, {"Retry-After": "1"})
 
     serve_basics(app, CollectorRegistry())
     app.include_router(board_router("RabbitMQ", lab.rabbitmq))

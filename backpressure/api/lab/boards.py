@@ -19,7 +19,10 @@ def board_router(broker: str, board: Board | None, missing: str = "") -> APIRout
     router = APIRouter(
         prefix=f"/{broker.lower()}",
         tags=[broker],
-        responses={503: {"description": f"{broker} is away, or not configured"}},
+        responses={
+            409: {"description": "the queue exists with other arguments"},
+            503: {"description": f"{broker} is away, or not configured"},
+        },
     )
 
     def there() -> Board:

@@ -27,19 +27,26 @@ def pubsub_router(pubsub: PubSub) -> APIRouter:
     """Return the endpoints below ``/pubsub``."""
     router = APIRouter(prefix="/pubsub", tags=["Publish and subscribe"])
     away: Responses = {503: {"description": "RabbitMQ is away"}}
+    other: Responses = {409: {"description": "the exchange or a queue exists with other arguments"}}
     unknown: Responses = {404: {"description": "no such subscriber"}}
 
-    @router.post("/subscribers", responses={**away, 409: {"description": "the name is taken, or there are too many"}})
+    @router.post(
+        "/subscribers",
+        responses={
+            **away,
+            409: {"description": "the name is taken, there are too many, or a queue has other arguments"},
+        },
+    )
     async def subscribe(request: SubscribeRequest | None = None) -> SubscriberView:
         """Create a subscriber: its queue fills from now on."""
         return await pubsub.subscribe(request.subscriber_id if request else None)
 
-    @router.post("/subscribers/{subscriber_id}/consume", responses={**away, **unknown})
+    @router.post("/subscribers/{subscriber_id}/consume", responses={**away, **other, **unknown})
     async def consume(subscriber_id: Id) -> SubscriberView:
         """Let a subscriber consume: what waits in its queue, and what comes."""
         return await pubsub.consume(subscriber_id)
 
-    @router.post("/publish", responses=away)
+    @router.post("/publish", responses={**away, **other})
     async def publish(request: PublishRequest) -> PublishedAnswer:
         """Publish a message to every subscriber; the answer comes when the broker has it."""
         published = await pubsub.publish(Note(**request.model_dump()))

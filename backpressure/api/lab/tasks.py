@@ -17,15 +17,19 @@ def tasks_router(tasks: Tasks) -> APIRouter:
     """Return the endpoints below ``/tasks``."""
     router = APIRouter(prefix="/tasks", tags=["Tasks"])
     away: dict[int | str, dict[str, Any]] = {503: {"description": "RabbitMQ is away"}}
+    other: dict[int | str, dict[str, Any]] = {409: {"description": "a queue exists with other arguments"}}
 
-    @router.post("/workers/start", responses={**away, 409: {"description": "too many workers, or one did not start"}})
+    @router.post(
+        "/workers/start",
+        responses={**away, 409: {"description": "too many workers, one did not start, or a queue has other arguments"}},
+    )
     async def start(request: StartRequest | None = None) -> WorkersAnswer:
         """Start workers (three, if not told otherwise); the answer comes when they take tasks."""
         return WorkersAnswer(workers=await tasks.start_workers((request or StartRequest()).num_workers))
 
     @router.post("/workers/stop")
     async def stop() -> Stopped:
-        """Stop all workers, each after the task that it is at."""
+        """Stop all workers. Each may finish the task that it is at, within ten seconds; a longer task goes back."""
         return Stopped(stopped=await tasks.stop_workers())
 
     @router.post("/workers/{worker}/kill", responses={404: {"description": "no such worker runs"}})
@@ -39,7 +43,7 @@ def tasks_router(tasks: Tasks) -> APIRouter:
         """List the workers with their pids, those that died included until others are started."""
         return WorkersAnswer(workers=tasks.workers())
 
-    @router.post("/submit", responses={**away, 429: {"description": "the queue is full"}})
+    @router.post("/submit", responses={**away, **other, 429: {"description": "the queue is full"}})
     async def submit(request: SubmitRequest) -> Submitted:
         """Submit a task; the answer comes when the broker has it."""
         return Submitted(task_id=await tasks.submit(Task(**request.model_dump())))

@@ -4,6 +4,6 @@ One law a file, its formula, regimes, parameters and source in its docstring. `c
 """
 
 from backpressure.core.controllers.config import LawConfig, Parameter
-from backpressure.core.controllers.registry import ENTRY_POINTS, LAWS, LawDescription, create, describe
+from backpressure.core.controllers.registry import ENTRY_POINTS, LAWS, LawDescription, create, describe, law_names
 
-__all__ = ["ENTRY_POINTS", "LAWS", "LawConfig", "LawDescription", "Parameter", "create", "describe"]
+__all__ = ["ENTRY_POINTS", "LAWS", "LawConfig", "LawDescription", "Parameter", "create", "describe", "law_names"]

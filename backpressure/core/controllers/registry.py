@@ -20,7 +20,7 @@ from backpressure.core.controllers.vegas import VegasLaw
 from backpressure.core.signals import Law
 from backpressure.errors import ConfigError
 
-__all__ = ["ENTRY_POINTS", "LAWS", "LawDescription", "create", "describe"]
+__all__ = ["ENTRY_POINTS", "LAWS", "LawDescription", "create", "describe", "law_names"]
 
 ENTRY_POINTS = "backpressure.laws"
 """Entry-point group under which packages offer laws of their own: ``name = "package.module:Class"``."""
@@ -58,7 +58,13 @@ def create(name: str, config: LawConfig | None = None) -> Law:
     A class of the user's own is called with the `LawConfig` and must have `Law.update`. Raises `ConfigError` when there
     is no such law, or when it does not accept its parameters.
     """
-    law = _find(name)(config if config is not None else LawConfig())
+    factory = _find(name)
+    try:
+        law = factory(config if config is not None else LawConfig())
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's own class raises, it is no law
+        raise ConfigError("producer.strategy", name, f"cannot be built: {_told(error)}") from error
     if not isinstance(law, Law):
         raise ConfigError("producer.strategy", name, "its object has no method update(signals, now)")
     return law
@@ -71,6 +77,11 @@ def describe(name: str) -> LawDescription:
     return LawDescription(name, lines[0] if lines else "", getattr(factory, "PARAMETERS", ()))
 
 
+def law_names() -> tuple[str, ...]:
+    """Return the names that need no path: the laws that ship, and those that installed packages offer."""
+    return (*LAWS, *sorted(entry_points(group=ENTRY_POINTS).names))
+
+
 def _find(name: str) -> LawFactory:
     if name in _SHIPPED:
         return _SHIPPED[name]
@@ -79,7 +90,7 @@ def _find(name: str) -> LawFactory:
     offered = entry_points(group=ENTRY_POINTS)
     if name in offered.names:
         return _load(offered[name].value)
-    known = ", ".join((*LAWS, *sorted(offered.names)))
+    known = ", ".join(law_names())
     raise ConfigError("producer.strategy", name, f"expected one of {known}, or package.module:Class of your own")
 
 
@@ -87,8 +98,12 @@ def _load(path: str) -> LawFactory:
     module_name, _, attribute = path.partition(":")
     try:
         factory = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError("producer.strategy", path, f"cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may do anything while it is imported, ending included
+        raise ConfigError("producer.strategy", path, f"cannot be imported: {_told(error)}") from error
     if not callable(factory):
         raise ConfigError("producer.strategy", path, "expected a class or function that takes a LawConfig")
     return factory  # type: ignore[no-any-return]  # a name from outside has no static type; `create` checks the object
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -50,15 +50,19 @@ class ReceivedNote(Note):
         """Return what ``delivery`` says; a body that is none of ours is its own message."""
         text = delivery.message.body.decode("utf-8", "replace")
         try:
-            content = json.loads(text)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict) or "message" not in content:
-            content = {"message": text}
-        known = {name: str(content[name])[:MOST_CHARACTERS] for name in _FIELDS if content.get(name) is not None}
+            fields = _fields(text)
+        except (ValueError, RecursionError):  # no JSON, or nested without end
+            fields = {"message": text[:MOST_CHARACTERS]}
         return cls(
-            **{"message": "", **known},
+            **{"message": "", **fields},
             message_id=delivery.message.message_id,
             received_at=datetime.now(UTC),
             redelivered=delivery.redelivered,
         )
+
+
+def _fields(text: str) -> dict[str, str]:
+    content = json.loads(text)
+    if not isinstance(content, dict) or "message" not in content:
+        content = {"message": text}
+    return {name: str(content[name])[:MOST_CHARACTERS] for name in _FIELDS if content.get(name) is not None}

@@ -78,7 +78,10 @@ class WorkerPool:
                 raise
 
     async def stop(self) -> int:
-        """Let all workers finish what they are at, end them, and return how many there were."""
+        """End all workers and return how many there were; each may finish what it is at, within ten seconds.
+
+        One that takes longer is killed: what it is at was not acknowledged, so another worker gets it.
+        """
         async with self._changing:
             self._forget_ended()
             count = len(self._workers)

@@ -92,9 +92,10 @@ class PubSub:
 
     async def consume(self, subscriber_id: str) -> SubscriberView:
         """Let a subscriber receive from now on; raises `UnknownNameError`, `TransportError`."""
-        subscription = self._find(subscriber_id)
-        await self._sender.prepare()
-        await subscription.receiver.start(subscription.queue)
+        async with self._changing:
+            subscription = self._find(subscriber_id)
+            await self._sender.prepare()
+            await subscription.receiver.start(subscription.queue)
         return self._view(subscriber_id)
 
     async def unsubscribe(self, subscriber_id: str) -> None:

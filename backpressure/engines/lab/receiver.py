@@ -41,9 +41,11 @@ class Receiver:
                 raise
 
     async def stop(self) -> None:
-        """Close the connection, if there is one."""
-        if self._subscriber is not None:
-            await self._subscriber.stop()
+        """Close the connection, if there is one; it may be started again."""
+        async with self._starting:
+            if self._subscriber is not None:
+                await self._subscriber.stop()
+                self._subscriber = None
 
     def on_ready(self) -> None:
         """Deliveries follow."""

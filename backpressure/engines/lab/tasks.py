@@ -56,7 +56,7 @@ class Tasks:
         return self.workers()
 
     async def stop_workers(self) -> int:
-        """Stop all workers after the task each is at; return how many there were."""
+        """Stop all workers as `WorkerPool.stop` does; return how many there were."""
         return await self._pool.stop()
 
     def kill_worker(self, name: str) -> None:

@@ -33,6 +33,8 @@ __all__ = ["KafkaTransport"]
 class KafkaTransport:
     """The family of products for one cluster."""
 
+    bounds_queues = False
+
     def __init__(self, settings: Settings) -> None:
         self.address = settings.broker.address()
         self._settings = settings

@@ -98,9 +98,11 @@ class KafkaAdmin:
         with suppress(QueueNotFoundError):
             await self._delete_topic(exchange)
 
-    async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:  # noqa: ARG002 -- no bound at all
-        """See `QueueAdmin.set_bound`; always raises."""
+    async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:  # noqa: ARG002 -- nothing overflows
+        """See `QueueAdmin.set_bound`; raises for any bound at all."""
         await self._requests.partitions(queue)
+        if max_length is None:
+            return
         raise UnsupportedError(
             f"the bound of {queue!r} cannot be changed: Kafka has no bounded queues, and retention only forgets, it "
             "never pushes back; hold the queue by a strategy that adapts (pace laws lists them)"

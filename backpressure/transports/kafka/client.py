@@ -64,6 +64,7 @@ def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": max(1000, int(broker.connect_timeout_s * 1000)),
         "topic.metadata.refresh.interval.ms": _REFRESH_METADATA_MS,
         "topic.metadata.propagation.max.ms": _REFRESH_METADATA_MS,
+        "allow.auto.create.topics": False,  # producers may, by default: a deleted topic came back with other properties
         "log_level": 0,  # what matters arrives as an error, and is said once
     }
     if login:

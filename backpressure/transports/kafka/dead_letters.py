@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from backpressure.core.message import HeaderValue, Message
@@ -56,9 +56,12 @@ class DeadLetterTopic:
         def on_delivery(error: KafkaError | None, _record: Record) -> None:
             outcome.append(error)
 
-        producer.produce(topic_name(self._queue), message.body, headers=headers_of(message), on_delivery=on_delivery)
+        address, topic = self._broker.address(), topic_name(self._queue)
+        try:
+            producer.produce(topic, message.body, headers=headers_of(message), on_delivery=on_delivery)
+        except KafkaException as error:  # with the headers it has become too large, for instance
+            raise kafka_error(error.args[0], address, self._queue) from error
         producer.flush()
-        address = self._broker.address()
         if not outcome:
             raise NotConnectedError(f"the broker at {address} did not answer for a dead letter")
         if outcome[0] is not None:

@@ -13,8 +13,9 @@ from backpressure.errors import (
     QueueNotFoundError,
     TransportError,
 )
+from backpressure.transports.base import Cause, Refusal
 
-__all__ = ["MISSING", "dial_error", "kafka_error", "reason_of"]
+__all__ = ["MISSING", "REFUSED", "dial_error", "kafka_error", "reason_of", "refusal_of"]
 
 MISSING = frozenset(
     {
@@ -25,7 +26,7 @@ MISSING = frozenset(
         KafkaError._NOENT,  # noqa: SLF001 -- see above
     }
 )
-_REFUSED = frozenset(
+REFUSED = frozenset(
     {
         KafkaError._AUTHENTICATION,  # noqa: SLF001 -- see above
         KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -50,6 +51,15 @@ _AWAY = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
     }
 )
+_CAUSES = {
+    KafkaError._QUEUE_FULL: Cause.FULL,  # noqa: SLF001 -- see above
+    KafkaError.MSG_SIZE_TOO_LARGE: Cause.TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE: Cause.TOO_LARGE,
+    KafkaError.INVALID_RECORD: Cause.INVALID,
+    KafkaError.INVALID_TIMESTAMP: Cause.INVALID,
+    KafkaError.POLICY_VIOLATION: Cause.INVALID,
+    KafkaError._INVALID_ARG: Cause.INVALID,  # noqa: SLF001 -- see above
+} | dict.fromkeys(REFUSED, Cause.FORBIDDEN)
 _UNTRUSTED = {
     "certificate verify failed": "certificate not trusted: for another host, or by no authority of broker.ca_file",
     "alert bad certificate": "it asks for a client certificate: broker.cert_file, broker.key_file",
@@ -63,7 +73,7 @@ def dial_error(error: KafkaError | None, address: str) -> TransportError:
         return BrokerUnavailableError(
             address, "no answer in time; does it want TLS (kafka+ssl://…) or a login (user:password@…)?"
         )
-    if error.code() in _REFUSED or reason_of(error) in _UNTRUSTED.values():
+    if error.code() in REFUSED or reason_of(error) in _UNTRUSTED.values():
         return AccessRefusedError(address, reason_of(error))
     return BrokerUnavailableError(address, reason_of(error))
 
@@ -72,11 +82,23 @@ def kafka_error(error: KafkaError, address: str, queue: str = "") -> TransportEr
     """Say why a request about ``queue`` failed."""
     if error.code() in MISSING:
         return QueueNotFoundError(queue)
-    if error.code() in _REFUSED:
+    if error.code() in REFUSED:
         return AccessRefusedError(address, reason_of(error))
     if error.code() in _AWAY:
         return NotConnectedError(f"lost the broker at {address} ({reason_of(error)})")
     return TransportError(f"{address} refused: {reason_of(error)} ({error.name()})")
+
+
+def refusal_of(error: KafkaError, *, alone: bool = True) -> Refusal:
+    """Say why a message was not written, and whether it would be another time.
+
+    A broker refuses a whole batch for one message, or for the size of all: who was not ``alone`` may be innocent.
+    """
+    cause = _CAUSES.get(error.code(), Cause.FAILED)
+    if not alone and cause in {Cause.TOO_LARGE, Cause.INVALID}:
+        return Refusal(Cause.FAILED, f"Kafka refused the batch it was in: {reason_of(error)}")
+    reason = "the producer's buffer is full" if cause is Cause.FULL else f"Kafka refused it: {reason_of(error)}"
+    return Refusal(cause, reason)
 
 
 def reason_of(error: KafkaError | None) -> str:

@@ -19,10 +19,10 @@ from typing import Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from backpressure.errors import QueueNotFoundError
+from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import Link, client_configuration
-from backpressure.transports.kafka.failures import MISSING
+from backpressure.transports.kafka.failures import MISSING, REFUSED, kafka_error
 from backpressure.transports.kafka.names import group_id, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark
 from backpressure.transports.outage import Outage
@@ -73,6 +73,12 @@ class GroupListener(Protocol):
     def on_commit_failed(self) -> None:
         """A commit did not get through; a later one will do."""
 
+    def on_refused(self, error: TransportError) -> None:
+        """The broker does not let us into the group, or not read the topic; told as often as it is."""
+
+    def on_died(self, error: TransportError) -> None:
+        """The thread has ended by a failure of its own: nothing more comes, nothing is committed."""
+
 
 class GroupMember:
     """Consumes the queue's topic as one of its group until stopped."""
@@ -88,7 +94,7 @@ class GroupMember:
             | _OPTIONS
             | {"group.id": group_id(queue), "error_cb": self._link.on_error, "on_commit": self._on_commit}
         )
-        self._polling = threading.Thread(target=self._poll_until_stopped, name=name, daemon=True)
+        self._polling = threading.Thread(target=self._run, name=name, daemon=True)
         self._stopped = False
         self._fetched = 0
         self._taken = 0
@@ -122,6 +128,16 @@ class GroupMember:
         if self._polling.ident is not None:
             await asyncio.to_thread(self._polling.join)
 
+    def _run(self) -> None:
+        try:
+            self._poll_until_stopped()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, somebody has to learn of it
+            with suppress(Exception):  # the group learns of it after the session, then
+                self._consumer.close()
+            if not self._loop.is_closed():
+                death = NotConnectedError(f"the consumer at {self._link.address} cannot go on ({error!r})")
+                self._loop.call_soon_threadsafe(self._listener.on_died, death)
+
     def _poll_until_stopped(self) -> None:
         self._consumer.subscribe(
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -154,13 +170,16 @@ class GroupMember:
         return self._fetched - self._taken > (_LOW if self._halted else _FULL)
 
     def _hand_over(self, records: list[Record]) -> None:
-        errors = {error.code() for record in records if (error := record.error()) is not None}
+        errors = {error.code(): error for record in records if (error := record.error()) is not None}
         good = [record for record in records if record.error() is None]
         self._fetched += sum(map(weight_of, good))
         if good:
             self._loop.call_soon_threadsafe(self._listener.on_records, good)
-        if errors & MISSING and not self._missing:
+        if errors.keys() & MISSING and not self._missing:
             self._look_for_topic()
+        for code in errors.keys() & REFUSED:
+            refusal = kafka_error(errors[code], self._link.address, self._queue)
+            self._loop.call_soon_threadsafe(self._listener.on_refused, refusal)
 
     def _look_for_topic(self) -> None:
         """See whether the topic is there: errors arrive late, and repeatedly."""

@@ -19,7 +19,7 @@ from backpressure.core.message import Message
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import PublisherListener
-from backpressure.transports.kafka.failures import MISSING, reason_of
+from backpressure.transports.kafka.failures import MISSING, reason_of, refusal_of
 from backpressure.transports.kafka.names import Routes
 from backpressure.transports.kafka.records import headers_of
 from backpressure.transports.kafka.sender import Report, Sender
@@ -71,7 +71,7 @@ class KafkaPublisher:
         await self._connect()
 
     def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
-        """See `Publisher.publish`; a message that librdkafka has no room for is nacked."""
+        """See `Publisher.publish`; a message that librdkafka has no room for, or does not take, is nacked."""
         if self._sender is None:
             raise NotConnectedError(f"not connected to the broker at {self._broker.address()}")
         topics = self._routes.topics(exchange, routing_key)
@@ -80,12 +80,14 @@ class KafkaPublisher:
         self._open[self._last_tag] = _Open(len(topics), len(message.body), message.message_id)
         self._open_bytes += len(message.body)
         if not topics:
-            self._report_soon(KafkaError.UNKNOWN_TOPIC_OR_PART)
+            self._report_soon(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
         for topic in topics:
             try:
                 self._sender.send(self._last_tag, topic, message.body, headers)
-            except (BufferError, KafkaException):
-                self._report_soon(KafkaError._QUEUE_FULL)  # noqa: SLF001 -- librdkafka's own codes begin so
+            except BufferError:
+                self._report_soon(KafkaError(KafkaError._QUEUE_FULL))  # noqa: SLF001 -- librdkafka's own codes begin so
+            except KafkaException as error:
+                self._report_soon(error.args[0])
         return self._last_tag
 
     async def stop(self) -> None:
@@ -112,14 +114,14 @@ class KafkaPublisher:
         self._sender = sender
         self._listener.on_ready()
 
-    def _report_soon(self, code: int) -> None:
+    def _report_soon(self, error: KafkaError) -> None:
         """Settle the last message as librdkafka would have, had it got that far."""
-        report = (self._last_tag, KafkaError(code))
-        asyncio.get_running_loop().call_soon(self._on_reports, self._epoch, [report])
+        asyncio.get_running_loop().call_soon(self._on_reports, self._epoch, [(self._last_tag, error)])
 
     def _on_reports(self, epoch: int, reports: Sequence[Report]) -> None:
         if epoch != self._epoch:
             return
+        alone = len({tag for tag, error in reports if error is not None}) == 1
         for tag, error in reports:
             message = self._open.get(tag)
             if message is None:
@@ -134,7 +136,7 @@ class KafkaPublisher:
                     self._listener.on_returned(message.message_id, _NO_ROUTE)
                 self._listener.on_confirmed(tag, multiple=False)
             else:
-                self._listener.on_nacked(tag, multiple=False)
+                self._listener.on_nacked(tag, multiple=False, refusal=refusal_of(error, alone=alone))
 
     def _on_fatal(self, epoch: int, error: KafkaError) -> None:
         sender = self._sender

@@ -22,7 +22,8 @@ from backpressure.errors import NotConnectedError, QueueNotFoundError, Transport
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
 from backpressure.transports.kafka.dead_letters import DeadLetterTopic
-from backpressure.transports.kafka.polling import GroupMember, weight_of
+from backpressure.transports.kafka.membership import Membership
+from backpressure.transports.kafka.polling import weight_of
 from backpressure.transports.kafka.records import message_from
 from backpressure.transports.kafka.settled import Commit, Mark, PartitionProgress
 from backpressure.transports.outage import Outage
@@ -56,13 +57,12 @@ class KafkaSubscriber:
         self._name = name
         self._dead_letters = DeadLetterTopic(broker, f"{name}-dead-letters", dead_letter)
         self._listener: SubscriberListener
-        self._member: GroupMember
+        self._membership: Membership
         self._queue = ""
         self._prefetch = 1
         self._paused = False
         self._stopping = False
         self._delivering = False
-        self._joined = asyncio.Event()
         self._epochs = itertools.count(1)
         self._orders = itertools.count()
         self._tags = itertools.count(1)
@@ -76,11 +76,13 @@ class KafkaSubscriber:
         self._commit_timer: asyncio.TimerHandle | None = None
 
     async def start(self, listener: SubscriberListener, *, queue: str, prefetch: int) -> None:
-        """See `Subscriber.start`; raises `QueueNotFoundError` for a topic that is not there."""
+        """See `Subscriber.start`; raises `QueueNotFoundError` for a topic that is not there.
+
+        Raises `AccessRefusedError` for a group or a topic that is not for us, and `NotConnectedError` without waiting.
+        """
         self._listener, self._queue, self._prefetch = listener, queue, prefetch
-        self._member = GroupMember(self._broker, self._outage, self._name, queue, self)
-        await self._member.start()
-        await self._joined.wait()
+        self._membership = Membership(self._broker, self._outage, self._name, queue, self)
+        await self._membership.join()
 
     def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
         """See `Subscriber.ack`; False when its partition is no longer ours."""
@@ -127,7 +129,7 @@ class KafkaSubscriber:
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=self._broker.connect_timeout_s)
         if self._queue:
-            await self._member.stop()
+            await self._membership.stop()
         if self._commit_timer is not None:
             self._commit_timer.cancel()
         self._held.clear()
@@ -138,16 +140,16 @@ class KafkaSubscriber:
         """See `GroupListener.on_assigned`."""
         for number, mark in marks.items():
             self._partitions[number] = (next(self._epochs), PartitionProgress(mark))
-        if not self._joined.is_set():
-            self._joined.set()
+        if self._membership.assigned():
             self._listener.on_ready()
 
     def on_records(self, records: list[Record]) -> None:
         """See `GroupListener.on_records`."""
+        self._membership.received()
         for record in records:
             number, offset = record.partition() or 0, record.offset() or 0
             if number not in self._partitions or number in self._going:
-                self._member.took(weight_of(record))  # fetched before it was revoked
+                self._membership.member.took(weight_of(record))  # fetched before it was revoked
                 continue
             if self._partitions[number][1].restarted(offset):
                 self._begin_anew(number)
@@ -155,7 +157,7 @@ class KafkaSubscriber:
             if progress.receive(offset):
                 heapq.heappush(self._waiting, _Entry(next(self._orders), number, epoch, record))
             else:
-                self._member.took(weight_of(record))
+                self._membership.member.took(weight_of(record))
                 self._commit_soon(number)
         self._deliver()
 
@@ -192,6 +194,19 @@ class KafkaSubscriber:
         for number in self._partitions:
             self._commit_soon(number, _COMMIT_AGAIN_S)
 
+    def on_refused(self, error: TransportError) -> None:
+        """See `GroupListener.on_refused`."""
+        self._membership.refused(error)
+
+    def on_died(self, error: TransportError) -> None:
+        """See `GroupListener.on_died`; another member begins anew."""
+        partitions = set(self._partitions)
+        self._partitions.clear()
+        self._going.clear()
+        self._drop(partitions)
+        if not self._stopping and self._membership.died(error):
+            self._listener.on_lost(error)
+
     # ------------------------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
@@ -203,7 +218,7 @@ class KafkaSubscriber:
             while self._waiting and not self._paused and len(self._held) + len(self._leaving) < self._prefetch:
                 entry = heapq.heappop(self._waiting)
                 if not entry.requeued:
-                    self._member.took(weight_of(entry.record))
+                    self._membership.member.took(weight_of(entry.record))
                 self._listener.on_delivery(self._delivery(entry))
         finally:
             self._delivering = False
@@ -275,7 +290,7 @@ class KafkaSubscriber:
     def _forget_waiting(self, partitions: set[int]) -> None:
         for entry in self._waiting:
             if entry.partition in partitions and not entry.requeued:
-                self._member.took(weight_of(entry.record))
+                self._membership.member.took(weight_of(entry.record))
         self._waiting = [entry for entry in self._waiting if entry.partition not in partitions]
         heapq.heapify(self._waiting)
 
@@ -288,4 +303,4 @@ class KafkaSubscriber:
         self._commit_timer = None
         commits = {number: self._partitions[number][1].commit(held=True) for number in self._changed}
         self._changed.clear()
-        self._member.commit({number: commit for number, commit in commits.items() if commit is not None})
+        self._membership.member.commit({number: commit for number, commit in commits.items() if commit is not None})

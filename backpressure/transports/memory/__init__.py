@@ -19,6 +19,8 @@ _brokers: dict[str, MemoryBroker] = {}
 class MemoryTransport:
     """The family of products for one broker."""
 
+    bounds_queues = True
+
     def __init__(self, settings: Settings, broker: MemoryBroker | None = None) -> None:
         """``broker``: a broker of one's own instead of the one that goes by the URL."""
         self.address = settings.broker.full_url()

@@ -23,6 +23,8 @@ __all__ = ["RabbitMQTransport"]
 class RabbitMQTransport:
     """The family of products for one broker."""
 
+    bounds_queues = True
+
     def __init__(self, settings: Settings) -> None:
         self.address = settings.broker.address()
         self._settings = settings

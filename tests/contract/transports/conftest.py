@@ -14,7 +14,7 @@ import pytest
 
 from backpressure.core.message import Delivery, Message
 from backpressure.settings import Settings
-from backpressure.transports.base import Publisher, QueueAdmin, Subscriber, Transport
+from backpressure.transports.base import FULL, Publisher, QueueAdmin, Refusal, Subscriber, Transport
 from backpressure.transports.factory import connect
 from backpressure.transports.kafka_node import PrivateKafka
 from backpressure.transports.memory import MemoryTransport
@@ -30,6 +30,7 @@ class PublisherLog:
         self.events: list[tuple[Any, ...]] = []
         self.confirmed: set[int] = set()
         self.nacked: set[int] = set()
+        self.refusals: set[Refusal] = set()
         self.published = 0
 
     def on_ready(self) -> None:
@@ -40,8 +41,9 @@ class PublisherLog:
         self.events.append(("confirmed", tag))
         self.confirmed |= self._open(tag, multiple)
 
-    def on_nacked(self, tag: int, multiple: bool) -> None:
+    def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
         self.events.append(("nacked", tag))
+        self.refusals.add(refusal)
         self.nacked |= self._open(tag, multiple)
 
     def on_returned(self, message_id: str | None, reason: str) -> None:

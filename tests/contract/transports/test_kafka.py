@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from backpressure.cli.main import main as pace
 from backpressure.errors import (
@@ -21,6 +21,7 @@ from backpressure.errors import (
     TransportError,
 )
 from backpressure.settings import Settings
+from backpressure.transports.base import Cause
 from backpressure.transports.factory import connect
 
 Play = Callable[..., None]
@@ -48,12 +49,23 @@ async def fill(bench: Any, *counts: int) -> None:
     await asyncio.to_thread(producer.flush)
 
 
+async def limit_to(bench: Any, size_bytes: int) -> None:
+    """Let the work topic take no larger batch."""
+    topic = ConfigResource(ConfigResource.Type.TOPIC, bench.queue.work)
+    limit = ConfigEntry("max.message.bytes", str(size_bytes), incremental_operation=AlterConfigOpType.SET)
+    topic.add_incremental_config(limit)
+    client = AdminClient(foreign(bench))
+    for future in client.incremental_alter_configs([topic]).values():
+        await asyncio.wrap_future(future)
+
+
 def test_a_bound_is_refused_with_the_way_out(play: Play) -> None:
     async def story(bench: Any) -> None:
         with pytest.raises(TransportError, match=r"Kafka has no bounded queues.*a strategy that adapts"):
             await bench.admin.set_bound(bench.queue.work, max_length=5, overflow="reject-publish")
         with pytest.raises(QueueNotFoundError, match=r"no\.such\.queue"):
             await bench.admin.set_bound("no.such.queue", max_length=5, overflow="reject-publish")
+        await bench.admin.set_bound(bench.queue.work, max_length=None, overflow="reject-publish")
 
     play(story)
 
@@ -87,6 +99,38 @@ def test_what_is_in_flight_when_the_line_is_cut_is_written_exactly_once(play: Pl
         await bench.until(lambda: log.confirmed == set(range(1, 201)))
         assert log.count("lost") == log.count("nacked") == 0
         assert await bench.contents() == [b"%d" % number for number in range(200)]
+
+    play(story)
+
+
+@pytest.mark.parametrize("size", [2_000_000, 990_000])
+def test_a_message_that_is_too_large_is_refused_for_that_and_others_get_through(play: Play, size: int) -> None:
+    async def story(bench: Any) -> None:
+        await limit_to(bench, 500_000)
+        publisher, log = await bench.publisher()
+        bench.send(publisher, b"x" * size)  # too large for the client, or for the broker alone
+        await bench.until(lambda: log.settled == {1})
+        bench.send(publisher, b"small")
+        await bench.until(lambda: log.settled == {1, 2})
+        [refusal] = log.refusals
+        assert (log.nacked, refusal.cause) == ({1}, Cause.TOO_LARGE)
+        assert "too large" in refusal.reason
+        assert await bench.contents() == [b"small"]
+
+    play(story)
+
+
+def test_a_message_in_a_batch_that_is_too_large_may_try_again(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await limit_to(bench, 500_000)
+        publisher, log = await bench.publisher()
+        for _ in range(2):
+            bench.send(publisher, b"x" * 400_000)
+        await bench.until(lambda: log.settled == {1, 2})
+        assert {refusal.cause for refusal in log.refusals} == {Cause.FAILED}
+        for tag in (3, 4):
+            bench.send(publisher, b"x" * 400_000)
+            await bench.until(lambda tag=tag: tag in log.confirmed)
 
     play(story)
 

@@ -1,7 +1,8 @@
-"""A Kafka broker that wants a login, TLS or a client's certificate: who gets in, and what the others are told."""
+"""A Kafka broker that wants a login, TLS or a certificate: who gets in and may do what, and what others are told."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import subprocess
@@ -11,7 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError
 from backpressure.settings import Settings
@@ -36,6 +47,8 @@ listener.name.both.plain.sasl.jaas.config={plain}
 listener.name.login.scram-sha-512.sasl.jaas.config={scram}
 listener.name.both.scram-sha-512.sasl.jaas.config={scram}
 listener.name.mutual.ssl.client.auth=required
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:alice;User:CN=client
 ssl.keystore.type=PEM
 ssl.keystore.location={certificates}/server-with-key.pem
 ssl.truststore.type=PEM
@@ -58,10 +71,17 @@ class SecuredKafka(PrivateKafka):
         common = re.sub(r"^(advertised\.)?listeners=.*$", rf"\g<0>{more}", super()._configuration(), flags=re.MULTILINE)
         return common + _SECURITY.format(
             protocols=",".join(f"{name}:{protocol}" for name, protocol in PROTOCOLS.items()),
-            plain=f'{_MODULES}.plain.PlainLoginModule required user_alice="{SECRET}";',
+            plain=f'{_MODULES}.plain.PlainLoginModule required user_alice="{SECRET}" user_carol="{SECRET}";',
             scram=f"{_MODULES}.scram.ScramLoginModule required;",
             certificates=self.certificates,
         )
+
+    async def permit(self, principal: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
+        """Let somebody do something."""
+        client = AdminClient({"bootstrap.servers": self.url.removeprefix("kafka://")})
+        pattern, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
+        for future in client.create_acls([AclBinding(kind, name, pattern, principal, "*", operation, allow)]).values():
+            await asyncio.wrap_future(future)
 
     def add_scram_user(self) -> None:
         """Let alice in by SCRAM; unlike those for PLAIN, such passwords are the cluster's."""
@@ -94,7 +114,7 @@ class Way:
 
 TRUST = {"ca_file": "authority.pem"}
 SHOW = {"cert_file": "client.pem", "key_file": "client.key"}
-ALICE, MALLORY = f"alice:{SECRET}@", f"alice:{GUESS}@"
+ALICE, MALLORY, CAROL = f"alice:{SECRET}@", f"alice:{GUESS}@", f"carol:{SECRET}@"
 SCRAM = "?sasl=SCRAM-SHA-512"
 
 WELCOME = {
@@ -222,6 +242,31 @@ def test_who_lacks_something_is_told_what_once_and_does_not_wait(
 
     with caplog.at_level(logging.DEBUG):
         play(story)
+
+
+def test_a_consumer_without_the_right_to_its_group_does_not_wait_for_it(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.broker.permit("User:carol", ResourceType.TOPIC, bench.queue.work, AclOperation.READ)
+        bench.transport = connect(Way("LOGIN", login=CAROL).settings(bench, wait=True))
+        with pytest.raises(AccessRefusedError, match=r"^access to kafka.*:\d+ refused: .*Group authorization failed"):
+            await bench.subscriber()
+
+    play(story)
+
+
+def test_a_consumer_that_may_not_read_its_topic_says_so_once(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS)
+        await bench.broker.permit("User:carol", ResourceType.TOPIC, bench.queue.work, AclOperation.DESCRIBE)
+        await bench.broker.permit("User:carol", ResourceType.GROUP, f"pace.{bench.queue.work}", AclOperation.READ)
+        bench.transport = connect(Way("LOGIN", login=CAROL).settings(bench, wait=True))
+        _, log = await bench.subscriber()
+        await bench.until(lambda: "opic authorization failed" in caplog.text)
+        await asyncio.sleep(1)  # it is told again and again
+        assert not log.deliveries
+        assert caplog.text.count("opic authorization failed") == 1
+
+    play(story)
 
 
 def test_who_comes_without_a_login_or_in_the_clear_is_asked_whether_that_is_it(play: Play) -> None:

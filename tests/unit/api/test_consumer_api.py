@@ -10,7 +10,8 @@ from calling import calling, consumer_api, routes
 from stage import RecordingBroker, ours, put, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
-from backpressure.api.consumer import consumer_app
+from backpressure.api.consumer import SlowedDown, consumer_app
+from backpressure.api.status import ConsumerStatus, State
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.transports.memory import MemoryTransport
 
@@ -159,13 +160,15 @@ def test_a_new_processing_time_is_what_the_work_takes_from_then_on() -> None:
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ({"rate": 0}, "consumer.rate"),
-        ({"rate": -5, "prefetch": 9}, "consumer.rate"),
-        ({"prefetch": 0}, "consumer.prefetch"),
-        ({"prefetch": "lots"}, "consumer.prefetch"),
+        ({"rate": 0}, "rate"),
+        ({"rate": -5, "prefetch": 9}, "rate"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"prefetch": "lots"}, "prefetch"),
         ({"processing_min_ms": 100, "processing_max_ms": 50}, "consumer"),
         ({"rate": 5, "processing_time_ms": 5}, "rate"),
         ({"settings": {"broker.host": "elsewhere"}}, "broker.host"),
+        ({"processing_min_ms": -1}, "processing_min_ms"),
+        ({"settings": {"consumer.prefetch": 0}}, "consumer.prefetch"),
         ({"settings": {"consumer.expect": 5}}, "consumer.expect"),
         ({"settings": {"retry.nonsense": 5}}, "retry.nonsense"),
         ({"prefetch": 9, "settings": {"retry.max_attempts": 0}}, "retry.max_attempts"),
@@ -242,3 +245,18 @@ def test_pause_and_resume() -> None:
     assert states == ["paused", "running"]
     assert during == 0
     assert after >= 99
+
+
+@pytest.mark.parametrize("path", ["/status", "/admin/slow-down", "/admin/pause", "/admin/resume"])
+def test_every_answer_has_a_model_and_its_example_is_one(path: str) -> None:
+    async def story() -> dict[str, Any]:
+        async with consumer_api() as (client, _, _):
+            document: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return document
+
+    document = run_virtually(story())
+    [operation] = document["paths"][path].values()
+    name = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    models = {"ConsumerStatus": ConsumerStatus, "State": State, "SlowedDown": SlowedDown}
+    [example] = document["components"]["schemas"][name]["examples"]
+    assert models[name].model_validate(example).model_dump(mode="json") == example

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from calling import calling, producer_api, routes
-from stage import WORK, LateTransport, RecordingBroker, settings_of
+from stage import WORK, LateTransport, RecordingBroker, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
-from backpressure.api.common import MAX_BODY_BYTES
+from backpressure.api.body_limit import MAX_BODY_BYTES
 from backpressure.api.producer import producer_app
+from backpressure.api.producer_models import Purged, Unsent
+from backpressure.api.status import ProducerStatus, State
 from backpressure.config import find_field
 from backpressure.engines.producer import ProducerEngine
-from backpressure.errors import TransportError
+from backpressure.errors import TransportError, UnsupportedError
 from backpressure.settings import LIVE, Settings
+from backpressure.transports.base import Cause, Refusal
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
 
@@ -216,6 +222,30 @@ def test_a_full_bounded_queue_answers_429_says_when_to_try_again_and_what_was_ta
     assert rejected == 3
 
 
+@pytest.mark.parametrize(
+    ("cause", "status", "again"),
+    [
+        (Cause.FULL, 429, True), (Cause.TOO_LARGE, 413, False), (Cause.INVALID, 422, False),
+        (Cause.FORBIDDEN, 503, False), (Cause.FAILED, 503, True),
+    ],
+)  # fmt: skip
+def test_the_answer_says_why_the_broker_will_not_have_it_and_whether_to_try_again(
+    cause: Cause, status: int, again: bool
+) -> None:
+    async def story() -> httpx.Response:
+        settings, broker = settings_of(), RecordingBroker()
+        silent = LateTransport(settings, broker, late_s=60)
+        async with producer_api(broker, transport=silent) as (client, engine, _):
+            asked = asyncio.create_task(client.post("/produce", json={"payload": "x"}))
+            await until(lambda: broker.arrivals)
+            engine._sender.on_nacked(1, multiple=False, refusal=Refusal(cause, "because"))
+            return await asked
+
+    answer = run_virtually(story())
+    assert (answer.status_code, "Retry-After" in answer.headers) == (status, again)
+    assert "because" in str(answer.json()["detail"])
+
+
 @pytest.mark.parametrize("strategy", ["pace", "aimd"])
 def test_a_full_queue_answers_429_whatever_the_law(strategy: str) -> None:
     async def story() -> int:
@@ -244,6 +274,51 @@ def test_a_broker_that_is_away_or_blocks_answers_503() -> None:
     assert run_virtually(story()) == [(503, "1")] * 3
 
 
+def test_what_is_not_confirmed_in_time_is_answered_with_its_ids_and_that_it_may_arrive() -> None:
+    async def story() -> httpx.Response:
+        settings, broker = settings_of(), RecordingBroker()
+        silent = LateTransport(settings, broker, late_s=60)
+        async with producer_api(broker, transport=silent) as (client, _, _):
+            return await client.post("/batch-produce", json={"messages": [{"id": c, "payload": c} for c in "ab"]})
+
+    answer = run_virtually(story())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json()["detail"] == {
+        "message": "the broker has not answered for 10 s, so it may still arrive: 0 of 2 were taken",
+        "messages_produced": 0,
+        "refused": [],
+        "unconfirmed": ["a", "b"],
+    }
+
+
+def test_a_full_queue_after_a_lost_link_is_not_called_full_for_the_message_may_be_in_it() -> None:
+    async def story() -> httpx.Response:
+        settings, broker = settings_of(), RecordingBroker()
+        late = LateTransport(settings, broker, late_s=1)
+        async with producer_api(broker, transport=late, queue__max_length=1) as (client, _, _):
+            asked = asyncio.create_task(client.post("/produce", json={"id": "order-1", "payload": "x"}))
+            await until(lambda: broker.arrivals)
+            broker.disconnect()
+            return await asked
+
+    answer = run_virtually(story())
+    assert answer.status_code == 503
+    assert answer.json()["detail"]["unconfirmed"] == ["order-1"]
+    assert "may have arrived" in answer.json()["detail"]["message"]
+
+
+def test_too_many_requests_at_once_are_told_to_come_again() -> None:
+    async def story() -> list[httpx.Response]:
+        settings, broker = settings_of(), RecordingBroker()
+        late = LateTransport(settings, broker, late_s=1)
+        async with producer_api(broker, transport=late, producer__confirm_window=1) as (client, _, _):
+            return await asyncio.gather(*(client.post("/produce", json={"payload": n}) for n in range(12)))
+
+    answers = run_virtually(story())
+    assert Counter(answer.status_code for answer in answers) == {200: 10, 429: 2}
+    assert {answer.headers["Retry-After"] for answer in answers if answer.status_code == 429} == {"1"}
+
+
 def test_a_message_no_queue_takes_is_an_error_too() -> None:
     async def story() -> tuple[int, str]:
         async with producer_api() as (client, _, broker):
@@ -268,19 +343,41 @@ def test_before_the_broker_is_there_the_api_answers_and_says_so() -> None:
     assert run_virtually(story()) == [200, 200, 200, 503]
 
 
-def test_a_body_that_is_too_large_or_of_unknown_length_is_not_read() -> None:
-    async def story() -> list[int]:
+@pytest.mark.parametrize("said", ["nothing", str(MAX_BODY_BYTES + 1), "2", "-1", "²"])
+def test_a_body_that_is_too_large_is_not_read_whatever_is_said_of_its_length(said: str) -> None:
+    async def story() -> tuple[int, int]:
+        read_bytes = 0
+
         async def endless() -> Any:
-            yield b"{"
+            nonlocal read_bytes
+            while True:
+                yield b"[" * (1 << 20)
+                read_bytes += 1 << 20
 
         async with producer_api() as (client, _, broker):
-            large = await client.post("/produce", content=b"x" * (MAX_BODY_BYTES + 1))
-            lied = await client.post("/produce", content=b"{}", headers={"content-length": "-1"})
-            unknown = await client.post("/produce", content=endless(), headers={"transfer-encoding": "chunked"})
+            headers = [(b"transfer-encoding", b"chunked"), (b"content-type", b"application/json")]
+            headers += [] if said == "nothing" else [(b"content-length", said.encode("latin-1"))]
+            answer = await client.post("/produce", content=endless(), headers=headers)
             assert not broker.arrivals
-        return [large.status_code, lied.status_code, unknown.status_code]
+        return answer.status_code, read_bytes
 
-    assert run_virtually(story()) == [413, 413, 411]
+    status, read_bytes = run_virtually(story())
+    assert status == 413
+    assert read_bytes <= MAX_BODY_BYTES + (1 << 20)
+
+
+def test_a_body_of_unknown_length_that_is_small_is_taken() -> None:
+    async def story() -> int:
+        async def pieces() -> Any:
+            yield b'{"payload": '
+            yield b'"x"}'
+
+        async with producer_api() as (client, _, _):
+            return (
+                await client.post("/produce", content=pieces(), headers={"content-type": "application/json"})
+            ).status_code
+
+    assert run_virtually(story()) == 200
 
 
 @pytest.mark.parametrize(
@@ -457,13 +554,14 @@ def test_a_change_shows_within_two_hundred_milliseconds() -> None:
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ({"queue_mode": "nonsense", "max_queue_size": 5}, "producer.strategy"),
-        ({"max_queue_size": 0, "production_rate": 5}, "queue.max_length"),
-        ({"production_rate": -1}, "producer.rate"),
-        ({"production_rate": 5, "rate_limit": 0}, "control.rate_limit"),
-        ({"reduction_factor": 1.5}, "control.reduction_factor"),
-        ({"target_wait_ms": 1e9}, "control.target_wait_ms"),
-        ({"parameters": {"aimd": {"nonsense": 1}}, "queue_mode": "aimd"}, "control.parameters.aimd.nonsense"),
+        ({"queue_mode": "nonsense", "max_queue_size": 5}, "queue_mode"),
+        ({"max_queue_size": 0, "production_rate": 5}, "max_queue_size"),
+        ({"production_rate": -1}, "production_rate"),
+        ({"production_rate": 5, "rate_limit": 0}, "rate_limit"),
+        ({"reduction_factor": 1.5}, "reduction_factor"),
+        ({"target_wait_ms": 1e9}, "target_wait_ms"),
+        ({"parameters": {"aimd": {"nonsense": 1}}, "queue_mode": "aimd"}, "parameters.aimd.nonsense"),
+        ({"settings": {"producer.rate": -1}}, "producer.rate"),
         ({"settings": {"broker.host": "elsewhere"}}, "broker.host"),
         ({"settings": {"producer.nonsense": 1}}, "producer.nonsense"),
         ({"settings": {"control.nonsense": 1}}, "control.nonsense"),
@@ -493,6 +591,76 @@ def test_a_change_that_is_not_allowed_names_the_key_and_what_is_and_changes_noth
     assert names in answer["detail"]
     assert answer["allowed"]
     assert unchanged
+
+
+@pytest.mark.parametrize("by", ["queue_mode", "settings"])
+@pytest.mark.parametrize("path", [".a:b", "builtins:list", "law_of_a_stranger:Law"])
+def test_no_request_makes_the_producer_import_a_module(
+    path: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "law_of_a_stranger.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def story() -> tuple[int, str, str]:
+        async with producer_api() as (client, engine, _):
+            body = {"queue_mode": path} if by == "queue_mode" else {"settings": {"producer.strategy": path}}
+            answer = await client.post("/admin/config", json=body)
+            return answer.status_code, answer.json()["allowed"], engine.settings.producer.strategy
+
+    status, allowed, strategy = run_virtually(story())
+    assert (status, strategy) == (422, "unbounded")
+    assert "unbounded, bounded" in allowed
+    assert "law_of_a_stranger" not in sys.modules
+
+
+def test_the_law_a_producer_was_started_with_can_be_gone_back_to() -> None:
+    own = "backpressure.core.controllers.aimd:AimdLaw"
+
+    async def story() -> list[int]:
+        async with producer_api(producer__strategy=own) as (client, _, _):
+            modes = ("pid", own, "backpressure.core.controllers.pid:PidLaw")
+            return [(await client.post("/admin/config", json={"queue_mode": mode})).status_code for mode in modes]
+
+    assert run_virtually(story()) == [200, 200, 422]
+
+
+def test_an_error_shows_the_value_that_was_sent() -> None:
+    async def story() -> str:
+        async with producer_api() as (client, _, _):
+            detail: str = (await client.post("/admin/config", json={"max_queue_size": 0})).json()["detail"]
+            return detail
+
+    assert run_virtually(story()) == "max_queue_size = 0 (from request): expected a whole number ≥ 1 or none (messages)"
+
+
+@pytest.mark.parametrize("path", ["/status", "/admin/clear-queue", "/admin/pause", "/admin/resume"])
+def test_every_answer_has_a_model_and_its_example_is_one(path: str) -> None:
+    async def story() -> dict[str, Any]:
+        async with producer_api() as (client, _, _):
+            document: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return document
+
+    document = run_virtually(story())
+    [operation] = document["paths"][path].values()
+    name = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    models = {"ProducerStatus": ProducerStatus, "State": State, "Purged": Purged}
+    [example] = document["components"]["schemas"][name]["examples"]
+    assert models[name].model_validate(example).model_dump(mode="json") == example
+
+
+@pytest.mark.parametrize("path", ["/produce", "/batch-produce"])
+def test_what_is_not_sent_is_documented_by_its_body(path: str) -> None:
+    async def story() -> tuple[dict[str, Any], Any]:
+        async with producer_api(producer__strategy="bounded", queue__max_length=1) as (client, _, _):
+            document = (await client.get("/openapi.json")).json()
+            return document, (await client.post("/produce", json={"count": 2})).json()
+
+    document, answer = run_virtually(story())
+    responses = document["paths"][path]["post"]["responses"]
+    for code in ("413", "429", "503"):
+        assert responses[code]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Unsent"}
+    assert Unsent.model_validate(answer).model_dump() == answer
+    assert all(Unsent.model_validate(one) for one in document["components"]["schemas"]["Unsent"]["examples"])
 
 
 @pytest.mark.parametrize("body", [{"nonsense": 1}, {"max_queue_size": "many"}, {"production_rate": [1]}, [], "x"])
@@ -555,6 +723,27 @@ def test_a_bound_the_broker_cannot_change_is_told_and_nothing_else_changes_eithe
     status, detail, unchanged = run_virtually(story())
     assert (status, unchanged) == (503, True)
     assert "management_url" in detail
+
+
+def test_where_queues_have_no_bound_none_is_told_and_only_that_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*_: object, max_length: int | None, **__: object) -> None:
+        if max_length is not None:
+            raise UnsupportedError("Kafka has no bounded queues")
+
+    monkeypatch.setattr(MemoryTransport, "bounds_queues", False)
+    monkeypatch.setattr(MemoryAdmin, "set_bound", refuse)
+
+    async def story() -> tuple[list[int], list[object]]:
+        codes, sizes = [], []
+        async with producer_api(queue__max_length=50) as (client, _, _):
+            for body in ({"queue_mode": "bounded"}, {"queue_mode": "unbounded"}, {"max_queue_size": 5}):
+                codes.append((await client.post("/admin/config", json=body)).status_code)
+                sizes.append((await client.get("/status")).json()["queue"]["max_size"])
+        return codes, sizes
+
+    assert run_virtually(story()) == ([409, 200, 409], [None, None, None])
 
 
 def test_clearing_the_queue_says_how_many_were_dropped() -> None:

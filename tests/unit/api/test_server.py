@@ -110,7 +110,7 @@ def test_no_other_site_may_read_an_answer() -> None:
     async def story() -> list[httpx.Headers]:
         app = small_app()
         server = serve(app)
-        origin = {"origin": "http://evil.example"}
+        origin = {"host": "localhost", "origin": "http://evil.example"}
         async with calling(app) as client:
             asked = {**origin, "access-control-request-method": "POST"}
             answers = [await client.get("/hello", headers=origin), await client.options("/hello", headers=asked)]
@@ -161,7 +161,7 @@ def test_a_token_beyond_ascii_is_accepted_in_both_forms() -> None:
         ("POST", "http://[::1]:8000", "[::1]:8000", 200), ("POST", "http://evil.example", "localhost:8000", 403),
         ("POST", "http://localhost:81", "localhost:8000", 403), ("POST", "null", "localhost:8000", 403),
         ("DELETE", "http://evil.example", "localhost:8000", 403), ("GET", "http://evil.example", "localhost", 200),
-        ("POST", "http://evil.example", "evil.example", 403),
+        ("POST", "http://evil.example", "evil.example", 421), ("POST", "http://[::1", "localhost:8000", 403),
     ],
 )  # fmt: skip
 def test_a_page_of_another_site_can_change_nothing(method: str, origin: str | None, host: str, status: int) -> None:
@@ -176,6 +176,30 @@ def test_a_page_of_another_site_can_change_nothing(method: str, origin: str | No
         return answer.status_code
 
     assert asyncio.run(story()) == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200), ("LOCALHOST", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example", 421),
+        ("evil.example:8000", 421), ("127.0.0.1.evil.example", 421), ("", 421), ("[::1", 421),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_without_a_token_nothing_is_answered_under_a_name_that_is_not_this_machines(
+    method: str, host: str, status: int
+) -> None:
+    async def story(token: str) -> int:
+        app = small_app()
+        app.add_api_route("/read", lambda: "secret", methods=["GET", "HEAD", "POST"], include_in_schema=False)
+        server = serve(app, token=SecretStr(token))
+        async with calling(app, authorization="Bearer hunter2") as client:
+            answer = await client.request(method, "/read", headers={"host": host})
+        await server.stop()
+        return answer.status_code
+
+    assert asyncio.run(story("")) == status
+    assert asyncio.run(story("hunter2")) == 200
 
 
 def test_a_refused_request_is_not_answered_otherwise_even_when_its_body_is_too_large() -> None:

@@ -14,6 +14,7 @@ from stage import Records, ours
 from backpressure.core.journal import Outcome, ProducerRecord
 from backpressure.engines.clock import Clock
 from backpressure.engines.outbox import Outbox, Outgoing
+from backpressure.transports.base import Cause, Refusal
 
 NACK_PAUSE_S = 0.5
 
@@ -162,6 +163,16 @@ def test_a_refused_message_waits_out_its_pause_and_others_keep_their_turn() -> N
     assert box.again_wait_s(0.5) == pytest.approx(0.2)
     assert box.next_again() is second
     assert box.again_wait_s(0.5) is None
+
+
+def test_what_would_be_refused_again_is_rejected_at_once_with_its_reason() -> None:
+    box = outbox(HandClock(), records := Records())
+    item = outgoing(0)
+    item.stamped(0)
+    box.sent(1, item)
+    box.nack(1, multiple=False, refusal=Refusal(Cause.TOO_LARGE, "message too large"))
+    assert not box.due_again(1e9)
+    assert [record.outcome for record in records] == [Outcome.REJECTED]
 
 
 def test_a_message_returned_on_a_link_that_broke_is_judged_anew_on_the_next() -> None:

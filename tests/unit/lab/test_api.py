@@ -17,7 +17,8 @@ from virtual_time import run_virtually
 from backpressure.api.lab.app import lab_app
 from backpressure.dashboards.lab import assets
 from backpressure.engines.lab.pubsub import PubSub
-from backpressure.errors import NotConnectedError
+from backpressure.errors import NotConnectedError, PreconditionFailedError
+from backpressure.transports.memory.admin import MemoryAdmin
 
 NOTE = {"message": "Hello", "timestamp": "2023-01-01T12:00:00", "source": "test_client"}
 
@@ -184,6 +185,25 @@ def test_a_full_queue_is_429_and_a_broker_away_503_and_both_say_when_to_try_agai
             assert "low on memory" in away.json()["detail"]
 
     run_virtually(story())
+
+
+def test_a_queue_with_other_arguments_is_409_for_to_try_again_is_no_use(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise PreconditionFailedError("lab.messages", "x-queue-type", "inequivalent arg")
+
+    monkeypatch.setattr(MemoryAdmin, "declare", refuse)
+    monkeypatch.setattr(MemoryAdmin, "declare_fanout", refuse)
+
+    async def story() -> list[tuple[int, bool]]:
+        async with calling(stage) as client:
+            answers = [await client.post(path, json=NOTE) for path in ("/rabbitmq/send", "/pubsub/publish")]
+            answers += [await client.post(path) for path in ("/rabbitmq/consume", "/tasks/workers/start")]
+            answers.append(await client.post("/tasks/submit", json={"data": "x"}))
+            return [(answer.status_code, "Retry-After" in answer.headers) for answer in answers]
+
+    assert run_virtually(story()) == [(409, False)] * 5
 
 
 def test_the_page_comes_with_all_it_needs_and_may_load_nothing_else(stage: Any) -> None:

@@ -79,6 +79,7 @@ def test_consuming_twice_is_consuming_once(stage: Any) -> None:
         (b'{"message": 7, "source": ["x"]}', "7", "['x']"),
         (b"\xff", "\ufffd", None),
         (b"x" * (MOST_CHARACTERS + 1), "x" * MOST_CHARACTERS, None),
+        (b"[" * 100_000, "[" * MOST_CHARACTERS, None),
     ],
 )
 def test_what_a_foreign_producer_sends_is_shown_as_it_is_but_never_without_end(

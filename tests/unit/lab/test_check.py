@@ -9,14 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from backpressure.cli.main import main as pace
 from backpressure.experiments.check import CheckPlan, CheckResult, Outcome, SystemCheck
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
 EVERYTHING = [
     *("producer health", "consumer health", "monitor health", "single message", "batch", "invalid input"),
-    *("concurrent load", "producer metrics", "consumer metrics", "delivery"),
+    *("concurrent load", "producer metrics", "consumer metrics", "monitor metrics", "delivery"),
 ]
 
 
@@ -41,10 +43,16 @@ class Stack:
             return self.producer(path)
         self.consumed = self.produced - self.loses
         if host == "monitor":
-            return httpx.Response(200, json={"totals": {"processed": self.consumed - 5, "dead_lettered": 5}})
+            return self.monitor(path)
         names = ("messages_consumed_total", "message_processing_duration_seconds", "message_processing_errors_total")
         types = "".join(f"# TYPE {name} counter\n" for name in names)
         return httpx.Response(200, text=f"{types}messages_consumed_total {float(self.consumed)}\n")
+
+    def monitor(self, path: str) -> httpx.Response:
+        if path == "/metrics":
+            names = ("pace_observed_messages_total", "pace_source_up", "pace_threshold_breached")
+            return httpx.Response(200, text="".join(f"# TYPE {name} gauge\n" for name in names))
+        return httpx.Response(200, json={"totals": {"processed": self.consumed - 5, "dead_lettered": 5}})
 
     def producer(self, path: str) -> httpx.Response:
         if path == "/status":
@@ -139,6 +147,11 @@ def test_a_wanted_token_is_asked_for_and_sent() -> None:
     [
         ("producer/health", answer(200, status="ill"), "producer health", "ill"),
         ("consumer/health", answer(500), "consumer health", "500"),
+        ("consumer/health", lambda _: httpx.Response(200, text="<html>"), "consumer health", "<html>"),
+        ("producer/health", lambda _: httpx.Response(200, json=["healthy"]), "producer health", "healthy"),
+        ("monitor/metrics", answer(200), "monitor metrics", "lacks pace_observed_messages_total"),
+        ("monitor/api/snapshot", answer(200, totals=[]), "delivery", "not understood"),
+        ("producer/status", answer(200, queue="long"), "delivery", "not understood"),
         ("producer/produce", answer(503, detail="no broker"), "single message", "no broker"),
         ("producer/produce", answer(200, status="success", message_id="other"), "single message", "other"),
         ("producer/produce", answer(200, status="success"), "invalid input", "no JSON answers 200"),
@@ -188,3 +201,38 @@ def test_messages_that_do_not_arrive_fail_the_delivery(witness: str) -> None:
     result = outcome_of(stack, **{f"{other}_url": ""})["delivery"]
     assert result.outcome is Outcome.FAILED
     assert "of 10 messages were consumed" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("flags", "urls"),
+    [
+        ((), ("http://localhost:5000", "http://localhost:8001", "http://localhost:8000")),
+        (("--url", "http://other:7/"), ("http://other:7", "http://other:8001", "http://other:8000")),
+        (("--url", "https://[::1]:7"), ("https://[::1]:7", "https://[::1]:8001", "https://[::1]:8000")),
+        (("--url", "http://other:7", "--consumer-url", ""), ("http://other:7", "", "http://other:8000")),
+        (("--monitor-url", "http://m:1"), ("http://localhost:5000", "http://localhost:8001", "http://m:1")),
+    ],
+)
+def test_consumer_and_monitor_are_sought_beside_the_producer(
+    flags: tuple[str, ...], urls: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[CheckPlan] = []
+
+    async def note(plan: CheckPlan) -> set[Outcome]:
+        plans.append(plan)
+        return {Outcome.PASSED}
+
+    monkeypatch.setattr("backpressure.cli.check._shown", note)
+    assert CliRunner().invoke(pace, ["check", *flags]).exit_code == 0
+    assert [(plan.producer_url, plan.consumer_url, plan.monitor_url) for plan in plans] == [urls]
+
+
+@pytest.mark.parametrize("flag", ["--url", "--consumer-url", "--monitor-url"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost:notaport", "http://localhost:99999", "http://[::1", "http://", "localhost:5000"]
+)
+def test_an_address_that_is_none_is_one_line_and_exit_2(flag: str, url: str) -> None:
+    result = CliRunner().invoke(pace, ["check", flag, url])
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
+    assert "expected http://host:port" in result.output

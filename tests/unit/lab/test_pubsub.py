@@ -11,7 +11,7 @@ from virtual_time import run_virtually
 
 from backpressure.engines.lab.note import Note
 from backpressure.engines.lab.pubsub import PubSub
-from backpressure.errors import BrokerUnavailableError, PaceError, UnknownNameError
+from backpressure.errors import BrokerUnavailableError, PaceError, TransportError, UnknownNameError
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
 
@@ -152,3 +152,50 @@ def test_a_broker_that_is_away_hinders_neither_a_later_attempt_nor_the_end(stage
         assert not stage.broker.clients
 
     run_virtually(story())
+
+
+def test_who_consumes_while_it_is_unsubscribed_leaves_no_receiver_behind(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = MemoryAdmin.delete
+
+    async def slowly(self: MemoryAdmin, queue: str) -> None:
+        await asyncio.sleep(1)
+        await delete(self, queue)
+
+    monkeypatch.setattr(MemoryAdmin, "delete", slowly)
+
+    async def story() -> tuple[list[Any], int]:
+        pubsub = PubSub(stage.transport, stage.lab)
+        await pubsub.subscribe("a")
+        told = await asyncio.gather(pubsub.unsubscribe("a"), pubsub.consume("a"), return_exceptions=True)
+        await pubsub.stop()
+        return told, len(stage.broker.clients)
+
+    [_, consumed], left = run_virtually(story())
+    assert isinstance(consumed, UnknownNameError)
+    assert left == 0
+
+
+def test_a_subscriber_whose_queue_could_not_be_removed_can_consume_again(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise TransportError("not now")
+
+    async def story() -> tuple[bool, list[str]]:
+        pubsub = PubSub(stage.transport, stage.lab)
+        await pubsub.subscribe("a")
+        await pubsub.consume("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryAdmin, "delete", refuse)
+            with pytest.raises(TransportError):
+                await pubsub.unsubscribe("a")
+        [view] = pubsub.subscribers()
+        await pubsub.publish(Note("later"))
+        await pubsub.consume("a")
+        await turns()
+        await pubsub.stop()
+        return view.consuming, texts(pubsub, "a")
+
+    assert run_virtually(story()) == (False, ["later"])

@@ -19,9 +19,10 @@ from backpressure.errors import (
     TransportError,
 )
 from backpressure.settings import BrokerSettings, QueueSettings, Settings
+from backpressure.transports.base import Cause
 from backpressure.transports.factory import connect
 from backpressure.transports.kafka.client import client_configuration
-from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
+from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of, refusal_of
 from backpressure.transports.kafka.lag import PartitionLag
 from backpressure.transports.kafka.names import Routes, group_id, topic_name
 from backpressure.transports.kafka.probe import Progress
@@ -53,6 +54,10 @@ def test_without_the_client_library_the_error_says_how_to_get_it(monkeypatch: py
 
 def test_all_brokers_of_a_url_are_dialled() -> None:
     assert configuration("kafka://one,two:9093,[::1]:9094")["bootstrap.servers"] == "one:9092,two:9093,[::1]:9094"
+
+
+def test_no_client_makes_a_topic_by_asking_for_it() -> None:
+    assert configuration("kafka://broker")["allow.auto.create.topics"] is False
 
 
 @pytest.mark.parametrize(
@@ -133,6 +138,27 @@ def test_topics_remember_for_ever_unless_a_lifetime_is_asked_for() -> None:
 )
 def test_an_error_says_whether_waiting_helps(code: int, kind: type[TransportError]) -> None:
     assert type(kafka_error(KafkaError(code), ADDRESS, "work")) is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "final"),
+    [
+        (KafkaError._QUEUE_FULL, Cause.FULL, False),
+        (KafkaError.MSG_SIZE_TOO_LARGE, Cause.TOO_LARGE, True),
+        (KafkaError.INVALID_RECORD, Cause.INVALID, True),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, Cause.FORBIDDEN, True),
+        (KafkaError.NOT_ENOUGH_REPLICAS, Cause.FAILED, False),
+    ],
+)
+def test_a_refused_message_is_told_from_a_full_queue(code: int, cause: Cause, final: bool) -> None:
+    refusal = refusal_of(KafkaError(code))
+    assert (refusal.cause, refusal.final) == (cause, final)
+    assert "the queue is full" not in refusal.reason
+
+
+def test_who_was_refused_with_others_may_be_innocent() -> None:
+    assert not refusal_of(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), alone=False).final
+    assert refusal_of(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), alone=False).final
 
 
 def test_who_may_not_log_in_need_not_wait() -> None:

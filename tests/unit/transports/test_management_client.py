@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
 from backpressure.settings import BrokerSettings
@@ -26,6 +27,7 @@ from backpressure.transports.management import ConnectionInfo, ManagementClient,
         ({"port": 5673}, ""),
         ({"url": "amqp://broker.example:40001"}, ""),
         ({"url": "memory://x"}, ""),
+        ({"url": "kafka://broker.example", "management_url": "http://elsewhere:1/"}, ""),
     ],
 )
 def test_the_api_is_given_or_guessed_beside_a_default_port_only(settings: dict[str, Any], url: str) -> None:
@@ -68,12 +70,41 @@ def test_every_bad_answer_is_an_error_of_ours(answer: httpx.Response, error: typ
         asyncio.run(answered(lambda _request: answer).queues())
 
 
+def test_what_reads_an_answer_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = answered(lambda _request: httpx.Response(200, json=[]))
+
+    async def twice() -> None:
+        await client.queues()
+        monkeypatch.setattr(TypeAdapter, "__init__", None)
+        await client.queues()
+
+    asyncio.run(twice())
+
+
 def test_no_answer_is_a_broker_that_is_not_available() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)
 
-    with pytest.raises(BrokerUnavailableError, match=r"http://broker\.example:15672"):
+    with pytest.raises(BrokerUnavailableError, match=r"no management API at http://broker\.example:15672"):
         asyncio.run(answered(refuse).overview())
+
+
+def test_a_user_in_the_address_logs_in_and_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["authorization"])
+        return httpx.Response(500)
+
+    http = httpx.AsyncClient
+    monkeypatch.setattr(httpx, "AsyncClient", lambda **given: http(**given, transport=httpx.MockTransport(refuse)))
+    broker = BrokerSettings(management_url="http://ann:s3%40cret@broker.example:15672", username="bob")
+    client = ManagementClient.of(broker)
+    assert client is not None
+    with pytest.raises(TransportError) as caught:
+        asyncio.run(client.overview())
+    assert str(caught.value) == "http://broker.example:15672/api/overview: HTTP 500 Internal Server Error"
+    assert seen == [httpx.BasicAuth("ann", "s3@cret")._auth_header]
 
 
 def test_names_are_escaped_in_paths() -> None:

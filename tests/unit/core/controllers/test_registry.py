@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from backpressure.core.controllers import ENTRY_POINTS, LAWS, LawConfig, create, describe, registry
+from backpressure.core.controllers import ENTRY_POINTS, LAWS, LawConfig, create, describe, law_names, registry
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.errors import ConfigError
 
@@ -28,6 +29,8 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("laws_of_a_user")
     module.HalfLaw = HalfLaw  # type: ignore[attr-defined]  # a module made on the spot
     module.not_a_law = lambda config: object()  # type: ignore[attr-defined]
+    module.fails = lambda config: 1 / 0  # type: ignore[attr-defined]
+    module.leaves = lambda config: sys.exit(1)  # type: ignore[attr-defined]
     module.number = 7  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
@@ -90,6 +93,10 @@ def test_a_dotted_path_builds_a_law_of_the_users_own(own_module: str) -> None:
         ("no_such_module_anywhere:Law", "cannot be imported"),
         ("laws_of_a_user:NoSuchLaw", "cannot be imported"),
         (":Law", "cannot be imported"),
+        (".a:b", "cannot be imported: TypeError"),
+        ("builtins:list", "cannot be built: TypeError"),
+        ("laws_of_a_user:fails", "cannot be built: ZeroDivisionError"),
+        ("laws_of_a_user:leaves", "cannot be built: SystemExit"),
         ("laws_of_a_user:number", "expected a class or function"),
         ("laws_of_a_user:not_a_law", "no method update"),
     ],
@@ -99,9 +106,19 @@ def test_a_dotted_path_that_leads_to_no_law_is_refused(own_module: str, path: st
         create(path)
 
 
+def test_a_module_that_ends_the_process_when_it_is_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "law_that_leaves.py").write_text("raise SystemExit('bye')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be imported: SystemExit: bye"):
+        create("law_that_leaves:Law")
+
+
 def test_an_entry_point_builds_a_law_by_its_name(own_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     offered = EntryPoints([EntryPoint("half", f"{own_module}:HalfLaw", ENTRY_POINTS)])
     monkeypatch.setattr(registry, "entry_points", lambda group: offered.select(group=group))
     assert isinstance(create("half"), HalfLaw)
+    assert law_names() == (*LAWS, "half")
     with pytest.raises(ConfigError, match="pace, half, or"):
         create("third")
