@@ -130,7 +130,7 @@ OPERATIONS = (
     _number("Limits breached", "short", "sum(pace_threshold_breached)"),
     _number("Broker reachable", "bool_yes_no", 'pace_source_up{source="broker"}'),
     _number("Broker alarms", "short", "sum(pace_broker_alarm)"),
-    _number("Dead letters, 1 h", "short", 'sum(increase(pace_observed_messages_total{stage="dead_lettered"}[1h]))'),
+    _number("Dead letters, 1 h", "short", "sum(increase(pace_messages_dead_lettered_total[1h]))"),
     Panel(
         "Headroom",
         "percentunit",
@@ -144,8 +144,11 @@ OPERATIONS = (
     Panel(
         "Wait of a message sent now",
         "s",
-        {"{{queue}}": "pace_queue_messages / on () group_left () pace_observed_bottleneck_rate_per_second"},
-        "Depth divided by what the consumers can do.",
+        {
+            "{{queue}}": "pace_queue_messages / on () group_left () pace_observed_bottleneck_rate_per_second"
+            " and on (queue) pace_work_queue_info"
+        },
+        "Depth of the work queue divided by what the consumers can do.",
     ),
     Panel("Limits breached", "short", {"{{threshold}}": "pace_threshold_breached"}, "The limits are in the settings."),
     Panel(

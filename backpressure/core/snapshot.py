@@ -241,7 +241,8 @@ class Snapshot:
         producers, consumers: the latest report of every live process.
         processes: memory and CPU of the same processes.
         queue_wait, service, confirm_latency: of messages in the last two seconds.
-        queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen.
+        queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen; None while no
+            process of the role was.
         target_rate_per_s: offered load of all live producers; None without one.
         pacing_rate_per_s: what their laws allow, infinite when one allows anything; None without a producer.
         bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds
@@ -265,9 +266,9 @@ class Snapshot:
     queue_wait: Quantiles
     service: Quantiles
     confirm_latency: Quantiles
-    queue_wait_ever: Histogram
-    service_ever: Histogram
-    confirm_latency_ever: Histogram
+    queue_wait_ever: Histogram | None
+    service_ever: Histogram | None
+    confirm_latency_ever: Histogram | None
     target_rate_per_s: float | None
     pacing_rate_per_s: float | None
     bottleneck_per_s: float | None

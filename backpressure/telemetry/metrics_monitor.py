@@ -11,11 +11,14 @@ from dataclasses import fields
 
 from prometheus_client import CollectorRegistry
 
+from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import BrokerState, EventKind, ProcessState, QueueState, Rates, Snapshot, Totals
 from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
 
 __all__ = ["MONITOR_METRICS", "monitor_registry"]
 
+_STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
+_PRODUCED = {spec.name for spec in fields(ProducerReport)}
 _MOST_PARTITIONS = 64  # a topic may have ten thousand, a time series database should not
 
 
@@ -37,7 +40,9 @@ def _lags(seen: Snapshot) -> Iterable[Sample]:
 
 
 def _totals(seen: Snapshot) -> Iterable[Sample]:
-    return [((spec.name,), getattr(seen.totals, spec.name)) for spec in fields(Totals) if spec.name != "blocked_events"]
+    # A 0 before the first report would make everything counted until then look new, each time a monitor starts again.
+    produced, consumed = seen.rates.offered_per_s is not None, seen.rates.delivered_per_s is not None
+    return [((name,), getattr(seen.totals, name)) for name in _STAGES if (produced if name in _PRODUCED else consumed)]
 
 
 def _rates(seen: Snapshot) -> Iterable[Sample]:
@@ -82,8 +87,14 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     _by_queue("pace_queue_memory_bytes", "Memory of the queue; needs the management API.", lambda q: q.memory_bytes),
     _by_queue("pace_queue_reading_age_seconds", "Age of the counts.", lambda q: q.age_s),
     Family(
+        "pace_work_queue_info",
+        "The queue the work goes through, the deepest of several; always 1.",
+        lambda s: [((s.work_queue,), 1)],
+        ("queue",),
+    ),
+    Family(
         "pace_observed_messages_total",
-        "Messages counted by all processes ever seen, by what happened to them.",
+        "Messages counted by all processes ever seen, by what happened to them; absent while none of the role was.",
         _totals,
         ("stage",),
     ),

@@ -209,12 +209,15 @@ def test_rates_are_unknown_until_somebody_reports_and_zero_when_all_are_gone() -
     async def story(bench: Bench) -> None:
         await bench.until(answering)
         assert bench.observer.snapshot().rates.processed_per_s is None
+        assert bench.observer.snapshot().queue_wait_ever is None
         bench.broker.report(replace(CONSUMER, at_ns=1, processed=10))
         bench.clock.time_s += 60
         seen = bench.observer.snapshot()
         assert seen.consumers == ()
         assert seen.rates.processed_per_s == 0.0
         assert seen.totals.processed == 10
+        assert seen.queue_wait_ever is not None
+        assert seen.confirm_latency_ever is None
 
     Bench().run(story)
 

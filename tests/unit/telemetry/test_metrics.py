@@ -55,9 +55,10 @@ SNAPSHOT = Snapshot(
         "foreign": QueueState(name="foreign", ready=7, unacked=None, consumers=None, age_s=0.1),
     },
     producers=(PRODUCER,), consumers=(CONSUMER,), processes=(PROCESS, replace(PROCESS, pid=12)),
-    totals=Totals(confirmed=120, processed=42), rates=Rates(confirmed_per_s=100.0), queue_wait=Quantiles(),
-    service=Quantiles(), confirm_latency=Quantiles(), queue_wait_ever=Histogram(), service_ever=Histogram(),
-    confirm_latency_ever=Histogram(), target_rate_per_s=1000.0, pacing_rate_per_s=100.0, bottleneck_per_s=None,
+    totals=Totals(confirmed=120, processed=42), rates=Rates(offered_per_s=1000.0, confirmed_per_s=100.0),
+    queue_wait=Quantiles(), service=Quantiles(), confirm_latency=Quantiles(), queue_wait_ever=Histogram(),
+    service_ever=Histogram(), confirm_latency_ever=Histogram(), target_rate_per_s=1000.0, pacing_rate_per_s=100.0,
+    bottleneck_per_s=None,
     thresholds=(Threshold("queue wait p99", 1200.0, 1000.0, "ms"),), broker=BrokerState(memory_alarm=True),
     events=(Event(0, EventKind.NACKED, ""),), event_counts={EventKind.NACKED: 3},
 )  # fmt: skip
@@ -171,6 +172,25 @@ def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
     assert found["pace_threshold_breached{threshold=queue_wait_p99}"] == 1
     assert found["pace_broker_alarm{alarm=memory}"] == 1
     assert found["pace_source_up{source=broker}"] == 1
+
+
+def test_the_work_queue_is_marked_so_that_rules_can_ask_for_it_alone() -> None:
+    found = samples(monitor_registry(lambda: SNAPSHOT))
+    assert {name for name in found if name.startswith("pace_work_queue_info")} == {
+        "pace_work_queue_info{queue=work.queue}"
+    }
+
+
+def test_what_no_process_counted_is_absent_so_that_the_first_report_is_no_jump() -> None:
+    found = samples(monitor_registry(lambda: replace(SNAPSHOT, queue_wait_ever=None)))
+    assert found["pace_observed_messages_total{stage=rejected}"] == 0
+    assert "pace_observed_messages_total{stage=processed}" not in found
+    assert "pace_observed_messages_total{stage=dead_lettered}" not in found
+    assert not [name for name in found if name.startswith("pace_observed_queue_wait_seconds")]
+
+    rates = replace(SNAPSHOT.rates, delivered_per_s=0.0)
+    found = samples(monitor_registry(lambda: replace(SNAPSHOT, rates=rates)))
+    assert found["pace_observed_messages_total{stage=processed}"] == 42
 
 
 def test_the_lag_of_partitions_shows_and_of_very_many_only_the_worst() -> None:
