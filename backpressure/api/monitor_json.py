@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from math import isfinite
 from typing import Any
 
-from backpressure.core.histogram import Histogram
 from backpressure.core.snapshot import BrokerState, QueueState, Snapshot, Threshold
 
 __all__ = ["plain", "point"]
@@ -53,7 +53,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        names = [spec.name for spec in fields(value)] + list(_DERIVED.get(type(value), ()))
-        items = ((name, getattr(value, name)) for name in names)
-        return {name: _plain(item) for name, item in items if not isinstance(item, Histogram)}
+        kind: Any = type(value)
+        return {name: _plain(getattr(value, name)) for name in _told(kind)}
     return value
+
+
+@cache
+def _told(kind: Any) -> tuple[str, ...]:
+    told = (spec.name for spec in fields(kind) if not str(spec.type).startswith("Histogram"))
+    return (*told, *_DERIVED.get(kind, ()))

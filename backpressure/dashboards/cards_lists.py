@@ -12,7 +12,7 @@ from rich.text import Text
 
 from backpressure.core.snapshot import Client, Connection, Event, EventKind, ProcessState, QueueState, Snapshot
 from backpressure.dashboards.cards_loop import Card, severity
-from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, percent, rate
+from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, duration, percent, rate
 
 __all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
 
@@ -22,6 +22,7 @@ Columns = Sequence[tuple[str, str]]
 """Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
 
 _BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
+_OLD_S = 2.0  # a queue of the loop is read every second at least: an older count is worth a word
 _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
 
 
@@ -159,6 +160,8 @@ def _worst(queue: QueueState) -> str:
 
 
 def _activity(queue: QueueState) -> Text:
+    if queue.watched and queue.age_s > _OLD_S:
+        return Text(f"{duration(queue.age_s)} ago", "red")
     if queue.published_per_s is None and queue.acked_per_s is None:
         return Text(UNKNOWN, "dim")
     coming, going = bool(queue.published_per_s), bool(queue.delivered_per_s or queue.acked_per_s)

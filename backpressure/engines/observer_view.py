@@ -44,6 +44,7 @@ PRODUCER_COUNTERS = tuple(spec.name for spec in fields(ProducerReport) if spec.n
 CONSUMER_COUNTERS = tuple(spec.name for spec in fields(ConsumerReport) if spec.name in _COUNTERS)
 _RATED = {spec.name.removesuffix("_per_s") for spec in fields(Rates)}
 _SETTLED = ("processed", "dead_lettered")
+_KNOWN_FOR_S = 10.0  # a count older than that tells nothing of now
 
 Producers = Mapping[ProcessKey, ReportSeries[ProducerReport]]
 Consumers = Mapping[ProcessKey, ReportSeries[ConsumerReport]]
@@ -79,9 +80,11 @@ def queue_states(
     consumers: Consumers,
     now: float,
 ) -> dict[str, QueueState]:
-    """Return the queues the probe reads, then the others listed."""
+    """Return the queues the probe read within the last ten seconds, then the others listed."""
     states = {}
     for name, reading in readings.items():
+        if now - reading.at > _KNOWN_FOR_S:
+            continue
         listed = listing.queues.get(name, _UNLISTED)
         sending = {key: series for key, series in producers.items() if series.latest.queue == name}
         reporting = {key: series for key, series in consumers.items() if series.latest.queue == name}

@@ -2,6 +2,7 @@
 
 const KEPT_MS = 15 * 60 * 1000;
 const UNKNOWN = "–";
+const OLD_S = 2; // a queue of the loop is read every second at least: an older count is worth a word
 const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
 const CHARTS = {
   "chart-depth": [["ready", "ready"], ["unacked", "unacked"]],
@@ -45,11 +46,15 @@ function thresholdMood(now, name) {
   return threshold.breached ? "bad" : threshold.value > threshold.limit / 2 ? "warn" : "good";
 }
 
+const age = (queue) => (queue.watched && queue.age_s > OLD_S ? `, ${duration(queue.age_s)} ago` : "");
+
+const brokerOf = (now) => now.sources.find((source) => source.name === "broker");
+
 function showTiles(now) {
   const work = now.queues[now.work_queue];
   const { rates, totals } = now;
   say("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
-  say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked` : `no ${now.work_queue} yet`);
+  say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked${age(work)}` : brokerOf(now).ok ? `no ${now.work_queue} yet` : "the broker does not answer");
   say("in", rate(rates.confirmed_per_s ?? work?.published_per_s ?? null));
   say("offered", `of ${rate(rates.offered_per_s)} offered`);
   say("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
@@ -65,7 +70,7 @@ function showTiles(now) {
 }
 
 function showState(now) {
-  const broker = now.sources.find((source) => source.name === "broker");
+  const broker = brokerOf(now);
   say("state", broker.ok ? "live" : `waiting: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
   const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
   const memory = now.broker?.memory_percent == null ? "" : ` · memory ${now.broker.memory_percent.toFixed(0)} % of its limit`;
@@ -107,7 +112,7 @@ function showTables(now) {
   showTable("queues",
     [["queue"], ["depth"], ...(partitioned ? [["worst partition"]] : []), ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"]],
     queues.map((queue) => [
-      queue.name, amount(queue.depth), ...(partitioned ? [worst(queue)] : []), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
+      queue.name, amount(queue.depth) + age(queue), ...(partitioned ? [worst(queue)] : []), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
       rate(queue.published_per_s), rate(queue.delivered_per_s), rate(queue.acked_per_s),
     ]));
   showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],

@@ -62,6 +62,12 @@ def test_a_queue_is_publishing_consuming_or_idle(
     assert text in line_with(frame(snapshot(queues=work(**rates))), "● work.queue ")
 
 
+def test_a_count_that_is_old_says_so_in_place_of_what_goes_on(snapshot: Make, work: MakeQueues) -> None:
+    assert "4.2 s ago" in line_with(frame(snapshot(queues=work(age_s=4.2))), "● work.queue ")
+    listed = work(age_s=4.2, watched=False)  # the management API is asked every few seconds: that is no news
+    assert "ago" not in line_with(frame(snapshot(queues=listed)), "● work.queue ")
+
+
 @pytest.mark.parametrize(
     ("ready", "sign", "code"), [(0, "●", "\x1b[32m"), (2600, "▲", "\x1b[33m"), (5100, "■", "\x1b[31m")]
 )

@@ -103,6 +103,8 @@ def test_a_snapshot_as_json_has_null_for_what_is_unknown_and_for_no_limit(snapsh
     assert content["thresholds"][0]["breached"] is False
     assert content["events"][0]["kind"] == "appeared"
     assert "queue_wait_ever" not in content
+    assert "queue_wait_ever" not in get(snapshot(queue_wait_ever=None), "/api/snapshot").json()
+    assert "confirm_latency" not in content["producers"][0]
 
 
 def test_a_snapshot_as_json_tells_the_lag_of_each_partition(snapshot: Make, work: MakeQueues) -> None:

@@ -222,18 +222,22 @@ def test_rates_are_unknown_until_somebody_reports_and_zero_when_all_are_gone() -
     Bench().run(story)
 
 
-def test_a_broker_that_is_away_leaves_ageing_readings_and_is_found_again() -> None:
+def test_the_readings_of_a_broker_that_is_away_age_then_become_unknown_and_come_back() -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
         await bench.until(answering)
         bench.broker.failure = NotConnectedError("reconnecting")
         seen = await bench.until(lambda s: s.event_counts.get(EventKind.SOURCE_LOST) == 1)
         assert seen.sources[0].error == "reconnecting"
-        bench.clock.time_s += 30
-        assert bench.observer.snapshot().queues["work.queue"].age_s >= 30
+        bench.clock.time_s += 9
+        assert bench.observer.snapshot().queues["work.queue"].age_s >= 9
+        bench.clock.time_s += 2
+        seen = bench.observer.snapshot()
+        assert seen.work is None
+        assert [threshold.value for threshold in seen.thresholds if threshold.name == "depth"] == [None]
         bench.broker.failure = None
-        seen = await bench.until(answering)
-        assert seen.queues["work.queue"].age_s < 30
+        seen = await bench.until(lambda s: s.work is not None)
+        assert seen.queues["work.queue"].age_s < 9
 
     Bench().run(story)
 
