@@ -251,6 +251,7 @@ class Snapshot:
         broker: from the management API; None without one.
         events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
         unreadable_reports: feedback from other versions or strangers, ignored.
+        token_needed: whether the control APIs want a token, as far as the monitor's own settings tell.
     """
 
     at_ns: int
@@ -277,6 +278,7 @@ class Snapshot:
     events: tuple[Event, ...]
     event_counts: Mapping[EventKind, int] = field(default_factory=dict)
     unreadable_reports: int = 0
+    token_needed: bool = False
 
     @property
     def work(self) -> QueueState | None:

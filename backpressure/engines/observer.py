@@ -119,6 +119,7 @@ class Observer:
             events=tuple(self._watch.events),
             event_counts=dict(self._watch.counts),
             unreadable_reports=self._unreadable,
+            token_needed=bool(self._settings.api.token.get_secret_value()),
         )
 
     # --- where knowledge comes from ---

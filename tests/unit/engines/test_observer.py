@@ -331,6 +331,14 @@ def test_a_management_api_that_fails_leaves_its_part_unknown() -> None:
     Bench(management).run(story)
 
 
+def test_a_token_of_the_control_apis_is_told_of_and_not_told() -> None:
+    bench = Bench()
+    assert not bench.observer.snapshot().token_needed
+    guarded = Observer(bench.broker, Settings(api={"token": "s3cret"}), bench.clock)  # type: ignore[arg-type]  # fakes
+    assert guarded.snapshot().token_needed
+    assert "s3cret" not in repr(guarded.snapshot())
+
+
 def test_stopping_closes_what_was_opened() -> None:
     bench = Bench()
 
