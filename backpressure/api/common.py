@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from http import HTTPMethod
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MAX_BODY_BYTES = 8 << 20
+_METHODS = frozenset(HTTPMethod)
 
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -210,7 +212,7 @@ def serve_basics(app: FastAPI, registry: CollectorRegistry) -> None:
         finally:
             # Only the app's own routes become labels: what strangers ask for must not grow the registry.
             path = getattr(request.scope.get("route"), "path", None)
-            method = request.method if path else "other"
+            method = request.method if path and request.method in _METHODS else "other"
             requests.observe(method, path or "other", status, time.monotonic() - started)
 
     @app.get("/health")

@@ -7,6 +7,7 @@ unknown, and comes back by itself. Drawing and serving what it sees is somebody 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode
@@ -16,11 +17,20 @@ from backpressure.engines.clock import Clock
 from backpressure.engines.observer_broker import ManagementReader, broker_state, listed_queues
 from backpressure.engines.observer_events import EventWatch
 from backpressure.engines.rates import Roster
-from backpressure.errors import FeedbackError, PaceError, QueueNotFoundError
+from backpressure.errors import (
+    BrokerUnavailableError,
+    FeedbackError,
+    NotConnectedError,
+    PaceError,
+    QueueNotFoundError,
+    TransportError,
+)
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Transport
 
 __all__ = ["Observer"]
+
+log = logging.getLogger(__name__)
 
 _MANAGEMENT_INTERVAL_S = 3.0  # its statistics are older than that anyway
 _RETRY_S = 1.0
@@ -69,6 +79,8 @@ class Observer:
         if self._management is not None:
             loops.append(self._read_management(self._management))
         self._tasks = [asyncio.ensure_future(loop) for loop in loops]
+        for task in self._tasks:
+            task.add_done_callback(_tell_failure)
 
     async def stop(self) -> None:
         """Stop watching and disconnect; stopping twice is harmless."""
@@ -162,9 +174,13 @@ class Observer:
             return
         try:
             reading = await probe.read(name)
-        except QueueNotFoundError:
+        except (NotConnectedError, BrokerUnavailableError):
+            raise
+        except TransportError as error:
+            if not isinstance(error, QueueNotFoundError):
+                log.warning("%s cannot be read: %s", name, error)  # anybody's report may name a queue that is not ours
             self._readings.pop(name, None)
-            # Asking for a queue that does not exist costs the broker a channel: not ten times a second.
+            # Asking in vain costs the broker a channel: not ten times a second.
             self._not_before[name] = self._clock.now() + _RETRY_S
         else:
             now = self._clock.now()
@@ -221,6 +237,11 @@ class Observer:
         queue = self._settings.queue
         names = [queue.work, *sorted(self._work_queues(self._clock.now())), queue.dead_letter]
         return list(dict.fromkeys([*names, queue.audit] if queue.auditing else names))
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the monitor is half blind: what watches failed", exc_info=error)
 
 
 def _depth(queue: QueueState) -> int:

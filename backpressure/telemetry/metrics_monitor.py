@@ -19,6 +19,7 @@ __all__ = ["MONITOR_METRICS", "monitor_registry"]
 
 _STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
 _PRODUCED = {spec.name for spec in fields(ProducerReport)}
+_MOST_PROCESSES = 64  # anybody can report under ever new names; those that serve metrics tell their own cost
 _MOST_PARTITIONS = 64  # a topic may have ten thousand, a time series database should not
 
 
@@ -55,7 +56,7 @@ def _by_process(seen: Snapshot, read: Callable[[ProcessState], float | None]) ->
     for process in seen.processes:
         key = (process.role, process.id)
         sums[key] = sums.get(key, 0.0) + (read(process) or 0.0)
-    return sums.items()
+    return sums.items() if len(sums) <= _MOST_PROCESSES else ()
 
 
 def _alarms(seen: Snapshot) -> Iterable[Sample]:
@@ -131,13 +132,13 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     ),
     Family(
         "pace_observed_process_resident_memory_bytes",
-        "Memory of each live process.",
+        f"Memory of each live process; absent for more than {_MOST_PROCESSES}.",
         lambda s: _by_process(s, lambda process: process.rss_bytes),
         ("role", "id"),
     ),
     Family(
         "pace_observed_process_cpu_ratio",
-        "Share of one core that each live process used lately.",
+        f"Share of one core that each live process used lately; absent for more than {_MOST_PROCESSES}.",
         lambda s: _by_process(s, lambda process: process.cpu_share),
         ("role", "id"),
     ),

@@ -52,6 +52,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.readings: dict[str, QueueReading] = {}
+        self.refused: dict[str, TransportError] = {}
         self.failure: TransportError | None = None
         self.refusals = 0
         self.reads: list[str] = []
@@ -78,6 +79,8 @@ class FakeBroker:
         self.reads.append(queue)
         if self.failure is not None:
             raise self.failure
+        if queue in self.refused:
+            raise self.refused[queue]
         if queue not in self.readings:
             raise QueueNotFoundError(queue)
         return self.readings[queue]
@@ -247,6 +250,34 @@ def test_a_missing_queue_is_not_asked_for_at_every_reading() -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
         await bench.until(lambda _: bench.broker.reads.count("work.queue") == 5)
         assert bench.broker.reads.count("work.queue.dlq") == 1
+
+    Bench().run(story)
+
+
+def test_a_queue_that_must_not_be_read_is_left_out_and_the_broker_is_not_away() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
+        bench.broker.refused["amq.gen-1"] = TransportError("RESOURCE_LOCKED: exclusive")
+        await bench.until(answering)
+        bench.broker.report(replace(CONSUMER, at_ns=1, queue="amq.gen-1"))
+        await bench.until(lambda _: "amq.gen-1" in bench.broker.reads)
+        bench.clock.time_s += 0.5
+        reads = bench.broker.reads.count("work.queue")
+        seen = await bench.until(lambda _: bench.broker.reads.count("work.queue") > reads + 2)
+        assert seen.sources[0].ok
+        assert seen.queues["work.queue"].age_s == 0
+        assert "amq.gen-1" not in seen.queues
+        assert bench.broker.reads.count("amq.gen-1") == 1
+
+    Bench().run(story)
+
+
+def test_a_loop_that_fails_as_nobody_expected_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
+        await bench.until(answering)
+        bench.broker.refused["work.queue"] = ValueError("pika knows why")  # type: ignore[assignment]  # that is the point
+        await bench.until(lambda _: "pika knows why" in caplog.text)
 
     Bench().run(story)
 

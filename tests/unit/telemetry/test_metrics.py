@@ -222,6 +222,13 @@ def test_processes_of_one_name_are_added_up() -> None:
     assert found["pace_observed_process_cpu_ratio{id=alice,role=producer}"] == 0.5
 
 
+def test_strangers_under_ever_new_names_add_no_series() -> None:
+    for count, shown in ((64, 64), (65, 0)):
+        crowd = tuple(replace(PROCESS, id=f"stranger-{number}") for number in range(count))
+        found = samples(monitor_registry(lambda crowd=crowd: replace(SNAPSHOT, processes=crowd)))
+        assert len([name for name in found if name.startswith("pace_observed_process_")]) == 2 * shown
+
+
 def test_requests_are_measured_by_method_endpoint_and_status() -> None:
     registry = CollectorRegistry()
     requests = RequestMetrics(registry)
