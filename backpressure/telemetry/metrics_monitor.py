@@ -59,6 +59,10 @@ def _by_process(seen: Snapshot, read: Callable[[ProcessState], float | None]) ->
     return sums.items() if len(sums) <= _MOST_PROCESSES else ()
 
 
+def _breached(seen: Snapshot) -> Iterable[Sample]:
+    return [((t.name.replace(" ", "_"),), None if t.value is None else t.breached) for t in seen.thresholds]
+
+
 def _alarms(seen: Snapshot) -> Iterable[Sample]:
     broker = seen.broker
     return [] if broker is None else [(("memory",), broker.memory_alarm), (("disk",), broker.disk_alarm)]
@@ -150,8 +154,8 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     ),
     Family(
         "pace_threshold_breached",
-        "1 while the value is above its limit in the settings, else 0.",
-        lambda s: [((threshold.name.replace(" ", "_"),), threshold.breached) for threshold in s.thresholds],
+        "1 while the value is above its limit in the settings, else 0; absent while it is unknown.",
+        _breached,
         ("threshold",),
     ),
     Family(

@@ -147,7 +147,7 @@ def test_a_registry_reads_its_report_at_every_scrape() -> None:
 
 
 def test_histogram_buckets_count_exactly_what_is_not_longer() -> None:
-    waits = durations_of(0.000_010, 0.001, 0.0015, 0.5, 1000.0)
+    waits = durations_of(0.000_010, 0.001, 0.0015, 0.5, 100.0, 1000.0)
     found = samples(consumer_registry(lambda: replace(CONSUMER, queue_wait=waits)))
     name = "pace_queue_wait_seconds_bucket{{le={}}}"
     assert found[name.format("6.4e-05")] == 1
@@ -155,9 +155,11 @@ def test_histogram_buckets_count_exactly_what_is_not_longer() -> None:
     assert found[name.format("0.002048")] == 3
     assert found[name.format("0.524288")] == 4
     assert found[name.format("67.108864")] == 4
-    assert found[name.format("+Inf")] == 5
-    assert found["pace_queue_wait_seconds_count"] == 5
-    assert found["pace_queue_wait_seconds_sum"] == pytest.approx(1000.50251)
+    assert found[name.format("134.217728")] == 5
+    assert found[name.format("536.870912")] == 5
+    assert found[name.format("+Inf")] == 6
+    assert found["pace_queue_wait_seconds_count"] == 6
+    assert found["pace_queue_wait_seconds_sum"] == pytest.approx(1100.50251)
 
 
 def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
@@ -211,6 +213,12 @@ def test_the_lag_of_partitions_shows_and_of_very_many_only_the_worst() -> None:
 def test_the_monitor_leaves_out_what_nobody_told_it() -> None:
     found = samples(monitor_registry(lambda: replace(SNAPSHOT, broker=None)))
     assert "pace_queue_unacked_messages{queue=foreign}" not in found
+    unknown = (Threshold("queue wait p99", None, 1000.0, "ms"),)
+    assert not [
+        name
+        for name in samples(monitor_registry(lambda: replace(SNAPSHOT, thresholds=unknown)))
+        if name.startswith("pace_threshold_breached")
+    ]
     assert "pace_observed_rate_per_second{stage=processed}" not in found
     assert "pace_observed_bottleneck_rate_per_second" not in found
     assert not [name for name in found if name.startswith("pace_broker_")]
