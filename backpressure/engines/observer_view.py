@@ -87,7 +87,7 @@ def queue_states(
             continue
         listed = listing.queues.get(name, _UNLISTED)
         sending = {key: series for key, series in producers.items() if series.latest.queue == name}
-        reporting = {key: series for key, series in consumers.items() if series.latest.queue == name}
+        reporting = _of_queue(consumers, name)
         states[name] = QueueState(
             name=name,
             ready=reading.queue.ready,
@@ -134,10 +134,14 @@ def process_state(
 
 
 def bottleneck_per_s(consumers: Consumers, work: QueueState | None) -> float | None:
-    """Return what the consumers can do: the capacity they report, else what leaves a queue that holds messages."""
+    """Return what the consumers can do: the capacity they report, else what leaves a queue that holds messages.
+
+    What ours report is not all when others consume the queue as well.
+    """
     capacities = [0.0 if s.latest.paused else s.latest.capacity_per_s for s in consumers.values()]
     known = [capacity for capacity in capacities if capacity is not None]
-    if known and len(known) == len(capacities):
+    ours = work is None or _all_report(work.consumers, _of_queue(consumers, work.name))
+    if known and len(known) == len(capacities) and ours:
         return sum(known)
     return work.acked_per_s if work is not None and work.depth > 0 else None
 
@@ -156,6 +160,15 @@ def thresholds(
     )
 
 
+def _of_queue(consumers: Consumers, name: str) -> Consumers:
+    return {key: series for key, series in consumers.items() if series.latest.queue == name}
+
+
+def _all_report(consumers: int | None, reporting: Consumers) -> bool:
+    """Return whether none of the queue's ``consumers`` is foreign; paused ones report, but no broker counts them."""
+    return consumers is None or len(reporting) >= consumers
+
+
 def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -> float:
     spans = [series.span(RATE_WINDOW_S, now) for series in live.values()]
     return sum(span.rate_per_s(name) for span in spans for name in counters)
@@ -164,7 +177,7 @@ def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -
 def _settled(
     reading: QueueReading, reporting: Consumers, counters: tuple[str, ...], listed: float | None, now: float
 ) -> float | None:
-    if reporting:
+    if reporting and _all_report(reading.consumers, reporting):
         return _grown(reporting, counters, now)
     return 0.0 if reading.consumers == 0 else listed  # the listing's averages outlive the last consumer by seconds
 
@@ -172,7 +185,6 @@ def _settled(
 def _unacked(reading: QueueReading, reporting: Consumers, listed: QueueState) -> int | None:
     if reading.unacked is not None:
         return reading.unacked
-    # Every consumer of the queue reports what it holds (paused ones, which the broker does not count, included).
-    if reading.consumers is not None and len(reporting) >= reading.consumers:
+    if reading.consumers is not None and _all_report(reading.consumers, reporting):
         return sum(series.latest.held for series in reporting.values())
     return listed.unacked

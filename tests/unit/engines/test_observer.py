@@ -93,6 +93,7 @@ class FakeBroker:
 class FakeManagement:
     def __init__(self) -> None:
         self.failure: TransportError | None = None
+        self.listed = [QueueInfo(name="other.queue", messages_ready=3, messages_unacknowledged=1, consumers=2)]
 
     async def overview(self) -> Overview:
         if self.failure is not None:
@@ -103,7 +104,7 @@ class FakeManagement:
         return [NodeInfo(name="n", memory_bytes=90, memory_limit_bytes=100)]
 
     async def queues(self) -> list[QueueInfo]:
-        return [QueueInfo(name="other.queue", messages_ready=3, messages_unacknowledged=1, consumers=2)]
+        return self.listed
 
     async def connections(self) -> list[ConnectionInfo]:
         return []
@@ -175,6 +176,28 @@ def test_unacked_stays_unknown_while_a_foreign_consumer_does_not_report() -> Non
         assert bench.observer.snapshot().queues["work.queue"].unacked is None
 
     Bench().run(story)
+
+
+def test_rates_and_bottleneck_are_the_brokers_own_while_a_foreign_consumer_does_not_report() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=40, unacked=9, consumers=2)
+        bench.broker.readings["side.queue"] = QueueReading(ready=4, unacked=9, consumers=2)
+        await bench.until(lambda s: "work.queue" in s.queues and s.broker is not None)
+        for tick in range(11):
+            bench.clock.time_s += 0.1
+            at_ns = bench.clock.wall_ns()
+            bench.broker.report(replace(CONSUMER, at_ns=at_ns, delivered=10 * tick, processed=10 * tick))
+            bench.broker.report(replace(CONSUMER, id="side", queue="side.queue", at_ns=at_ns, processed=10 * tick))
+        seen = await bench.until(lambda s: "side.queue" in s.queues)
+        work, side = seen.queues["work.queue"], seen.queues["side.queue"]
+        assert (work.delivered_per_s, work.acked_per_s) == (170.0, 160.0)
+        assert seen.bottleneck_per_s == 160.0
+        assert (side.delivered_per_s, side.acked_per_s) == (None, None)  # not listed: nobody knows
+
+    management = FakeManagement()
+    rates = {"deliver_get_details": {"rate": 170.0}, "ack_details": {"rate": 160.0}}
+    management.listed = [QueueInfo.model_validate({"name": "work.queue", "message_stats": rates})]
+    Bench(management).run(story)
 
 
 def test_a_queue_nobody_consumes_has_nothing_unacked() -> None:
