@@ -244,7 +244,7 @@ class Snapshot:
         queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen; None while no
             process of the role was.
         target_rate_per_s: offered load of all live producers; None without one.
-        pacing_rate_per_s: what their laws allow, infinite when one allows anything; None without a producer.
+        pacing_rate_per_s: what their laws allow, at most what is offered; None without a producer.
         bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds
             messages, else None.
         thresholds: where depth, broker memory and queue wait stand against ``settings.monitor``.

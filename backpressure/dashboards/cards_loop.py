@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isinf
-
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
@@ -113,8 +111,7 @@ def law_card(seen: Snapshot) -> list[Card]:
     share = min(1.0, allowed / target) if target else 1.0
     filled = round(share * _BAR_CELLS)
     text = Text().append(f"{clean(law.strategy)} ", "bold")
-    text.append("no limit" if isinf(allowed) else f"allows {rate(allowed)}")
-    text.append(f" of {rate(target)} offered ")
+    text.append(f"allows {rate(allowed)} of {rate(target)} offered ")
     text.append("█" * filled, "green").append("░" * (_BAR_CELLS - filled), "dim")
     text.append(f" {percent(share)}")
     if seen.bottleneck_per_s is not None:

@@ -50,6 +50,9 @@ const age = (queue) => (queue.watched && queue.age_s > OLD_S ? `, ${duration(que
 
 const brokerOf = (now) => now.sources.find((source) => source.name === "broker");
 
+const share = (producer) => producer.pacing_rate_per_s / Math.max(producer.target_rate_per_s, 1e-9);
+const heldBackMost = (producers) => producers.reduce((a, b) => (a && share(a) <= share(b) ? a : b), null);
+
 function showTiles(now) {
   const work = now.queues[now.work_queue];
   const { rates, totals } = now;
@@ -61,8 +64,8 @@ function showTiles(now) {
   say("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
   say("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
   say("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
-  const producer = now.producers.reduce((a, b) => (a && (a.pacing_rate_per_s ?? Infinity) <= (b.pacing_rate_per_s ?? Infinity) ? a : b), null);
-  say("allowed", producer ? (now.pacing_rate_per_s === null ? "no limit" : rate(now.pacing_rate_per_s)) : UNKNOWN);
+  const producer = heldBackMost(now.producers);
+  say("allowed", rate(now.pacing_rate_per_s));
   say("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
   const lost = totals.rejected + totals.dead_lettered;
   say("trouble", amount(lost), lost ? "bad" : "good");

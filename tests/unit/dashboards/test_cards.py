@@ -117,11 +117,6 @@ def test_the_law_shows_its_decision_and_its_reason(snapshot: Make) -> None:
     assert "alice: holding the queue" in text
 
 
-def test_a_law_that_sets_no_limit_says_so(snapshot: Make) -> None:
-    free = replace(snapshot().producers[0], strategy="unbounded", pacing_rate_per_s=float("inf"))
-    assert "unbounded no limit of 1K/s offered" in frame(snapshot(producers=(free,), pacing_rate_per_s=float("inf")))
-
-
 def test_advice_is_on_the_frame_when_there_is_any(snapshot: Make) -> None:
     assert "What to do" not in frame(snapshot())
     assert "The full queue refuses" in frame(snapshot(rates=Rates(nacked_per_s=1.0)))

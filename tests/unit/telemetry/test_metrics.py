@@ -105,11 +105,6 @@ def test_a_producer_shows_its_counters_and_the_pace_it_is_allowed() -> None:
     assert found["pace_law_info{law=pace}"] == 1
 
 
-def test_a_law_without_a_limit_allows_infinity_and_delays_nothing() -> None:
-    found = samples(producer_registry(lambda: replace(PRODUCER, pacing_rate_per_s=float("inf"))))
-    assert found["pace_allowed_rate_per_second"] == float("inf")
-
-
 def test_a_producer_shows_what_its_law_estimates_and_for_how_long_it_held_messages_back() -> None:
     delays = durations_of(0.001, 0.009)
     found = samples(producer_registry(lambda: replace(PRODUCER, bottleneck_per_s=98.0, limiter_delay=delays)))
