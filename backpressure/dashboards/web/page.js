@@ -128,7 +128,7 @@ function showTables(now) {
 // Controls: one form a process, kept from tick to tick, so that nobody loses what they are typing.
 
 let laws = [];
-let obstacles = new Map();
+let learnt = new Map();
 const forms = new Map();
 const LOOK_AGAIN_MS = 5000;
 const keyOf = (role, report) => JSON.stringify([role, report.id, report.pid, report.host]);
@@ -154,12 +154,28 @@ async function ask(process, action, body) {
   }
 }
 
-function choice(label, options, chosen, act) {
-  const select = make("select", {}, ...options.map(([value, text]) => make("option", { value, textContent: text })));
-  select.value = chosen;
-  select.addEventListener("change", () => act(select.value));
+function choice(label, act) {
+  const select = make("select");
+  select.addEventListener("change", async () => {
+    select.disabled = true; // until it is done, what the process reports is what was
+    await act(select.value);
+    await learn();
+    select.disabled = false;
+  });
   return make("label", {}, label, select);
 }
+
+// Show what is, whoever changed it, but for one who is choosing right now.
+function showChoice(select, options, value) {
+  if (select.disabled || document.activeElement === select) return;
+  const offered = options.some(([known]) => known === value) ? options : [[value, value], ...options];
+  if (offered.map(([known]) => known).join() !== [...select.options].map((option) => option.value).join()) {
+    select.replaceChildren(...offered.map(([known, text]) => make("option", { value: known, textContent: text })));
+  }
+  select.value = value;
+}
+
+const SLOWER = [["1", "as long as set"], ["2", "2 ×"], ["5", "5 ×"], ["10", "10 ×"], ["50", "50 ×"]];
 
 function formOf(process, report) {
   const rate = make("input", { type: "number", min: "0.1", step: "any", required: true, value: report.target_rate_per_s || report.capacity_per_s || "" });
@@ -168,16 +184,13 @@ function formOf(process, report) {
   const form = make("form", {}, make("strong", { textContent: `${process.role} ${process.id} (${process.pid})` }), fields, make("small"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    ask(process, "config", { [process.role === "producer" ? "production_rate" : "rate"]: Number(rate.value) });
+    ask(process, "config", { [process.role === "producer" ? "production_rate" : "rate"]: Number(rate.value) }).then(learn);
   });
   pause.addEventListener("click", () => ask(process, pause.value));
   if (process.role === "producer") {
-    const names = laws.includes(report.strategy) ? laws : [report.strategy, ...laws];
-    fields.append(choice("law", names.map((law) => [law, law]), report.strategy,
-      (law) => ask(process, "config", { settings: { "producer.strategy": law } })));
+    fields.append(choice("law", (law) => ask(process, "config", { settings: { "producer.strategy": law } })));
   } else {
-    fields.append(choice("work takes", [[1, "as long as set"], [2, "2 ×"], [5, "5 ×"], [10, "10 ×"], [50, "50 ×"]], 1,
-      (factor) => ask(process, "slow-down", { factor: Number(factor) })));
+    fields.append(choice("work takes", (factor) => ask(process, "slow-down", { factor: Number(factor) })));
   }
   return form;
 }
@@ -197,7 +210,10 @@ function showControls(now) {
     const [pause] = form.getElementsByTagName("button");
     pause.value = paused ? "resume" : "pause";
     pause.textContent = paused ? "Resume" : "Pause";
-    const obstacle = obstacles.get(key) ?? "looking for its control API";
+    const { obstacle, slow_down_factor: factor } = learnt.get(key) ?? { obstacle: "looking for its control API" };
+    const [select] = form.getElementsByTagName("select");
+    if (role === "producer") showChoice(select, laws.map((law) => [law, law]), report.strategy);
+    else showChoice(select, SLOWER, String(factor ?? 1));
     const [fields] = form.getElementsByTagName("fieldset");
     fields.disabled = obstacle !== "";
     form.title = form.lastElementChild.textContent = obstacle && `Not controlled from here: ${obstacle}.`;
@@ -217,7 +233,7 @@ async function learn() {
   if (!answer?.ok) return;
   const { laws: known, processes } = await answer.json();
   laws = known;
-  obstacles = new Map(processes.map((process) => [keyOf(process.role, process), process.obstacle]));
+  learnt = new Map(processes.map((process) => [keyOf(process.role, process), process]));
 }
 
 function layout(legend = { orientation: "h", y: 1.02, yanchor: "bottom" }) {
