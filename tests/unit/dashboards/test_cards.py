@@ -11,6 +11,7 @@ from rich.console import Console
 
 from backpressure.core.snapshot import Quantiles, QueueState, Rates, Snapshot, Source, Threshold
 from backpressure.dashboards.cards import Cards
+from backpressure.dashboards.palette import PALETTE
 
 Make = Callable[..., Snapshot]
 MakeQueues = Callable[..., dict[str, QueueState]]
@@ -89,12 +90,18 @@ def test_the_names_of_queues_are_the_last_thing_to_be_cut(snapshot: Make, work: 
 
 
 def test_without_colour_no_colour_is_written(snapshot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def coloured() -> bool:
+        console = Console(
+            file=io.StringIO(), width=80, force_terminal=True, color_system="256", theme=PALETTE, legacy_windows=False
+        )
+        console.print(Cards(snapshot(), limited=False))
+        assert isinstance(console.file, io.StringIO)
+        return "38;5;" in console.file.getvalue()
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert coloured()
     monkeypatch.setenv("NO_COLOR", "1")
-    console = Console(file=io.StringIO(), width=80, force_terminal=True)
-    console.print(Cards(snapshot(), limited=False))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert not [code for code in ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m") if code in text]
+    assert not coloured()
 
 
 def test_a_depth_of_which_unacked_is_unknown_is_a_lower_bound(snapshot: Make, work: MakeQueues) -> None:
