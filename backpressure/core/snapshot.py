@@ -41,6 +41,7 @@ class EventKind(StrEnum):
     RECOVERED = "recovered"
     APPEARED = "appeared"
     VANISHED = "vanished"
+    ENDED = "ended"
     RATE_CUT = "rate_cut"
     SOURCE_LOST = "source_lost"
     SOURCE_BACK = "source_back"
