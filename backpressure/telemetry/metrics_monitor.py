@@ -6,6 +6,7 @@ themselves under other names, so that adding up over jobs never counts a message
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
@@ -14,8 +15,9 @@ from prometheus_client import CollectorRegistry
 from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import BrokerState, EventKind, ProcessState, QueueState, Rates, Snapshot, Totals
 from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
+from backpressure.telemetry.process import ProcessCost
 
-__all__ = ["MONITOR_METRICS", "monitor_registry"]
+__all__ = ["MONITOR_COST_METRICS", "MONITOR_METRICS", "monitor_registry"]
 
 _STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
 _PRODUCED = {spec.name for spec in fields(ProducerReport)}
@@ -174,8 +176,21 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
 )
 
 
+MONITOR_COST_METRICS: Sequence[Family[ProcessCost]] = (
+    single("pace_process_resident_memory_bytes", "Memory of this process.", lambda cost: cost.rss_bytes),
+    single("pace_process_cpu_seconds_total", "Processor time of this process.", lambda cost: cost.cpu_s),
+)
+
+
 def monitor_registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
-    """Return a registry that takes one ``snapshot`` a scrape."""
+    """Return a registry that takes one ``snapshot`` a scrape, and what that costs."""
+    cost = ProcessCost()
+
+    def refreshed() -> ProcessCost:
+        cost.refresh(time.monotonic())
+        return cost
+
     registry = CollectorRegistry()
     registry.register(FamilyCollector(MONITOR_METRICS, snapshot))
+    registry.register(FamilyCollector(MONITOR_COST_METRICS, refreshed))
     return registry

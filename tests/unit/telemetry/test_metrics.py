@@ -26,7 +26,7 @@ from backpressure.core.snapshot import (
     Totals,
 )
 from backpressure.telemetry.metrics import HTTP_REQUEST_DURATION, RequestMetrics, expose
-from backpressure.telemetry.metrics_monitor import MONITOR_METRICS, monitor_registry
+from backpressure.telemetry.metrics_monitor import MONITOR_COST_METRICS, MONITOR_METRICS, monitor_registry
 from backpressure.telemetry.metrics_processes import (
     CONSUMER_METRICS,
     PRODUCER_METRICS,
@@ -62,7 +62,7 @@ SNAPSHOT = Snapshot(
     thresholds=(Threshold("queue wait p99", 1200.0, 1000.0, "ms"),), broker=BrokerState(memory_alarm=True),
     events=(Event(0, EventKind.NACKED, ""),), event_counts={EventKind.NACKED: 3},
 )  # fmt: skip
-EVERYTHING = [*PRODUCER_METRICS, *CONSUMER_METRICS, *MONITOR_METRICS]
+EVERYTHING = [*PRODUCER_METRICS, *CONSUMER_METRICS, *MONITOR_METRICS, *MONITOR_COST_METRICS]
 
 
 def samples(registry: CollectorRegistry) -> dict[str, float]:
@@ -169,6 +169,12 @@ def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
     assert found["pace_threshold_breached{threshold=queue_wait_p99}"] == 1
     assert found["pace_broker_alarm{alarm=memory}"] == 1
     assert found["pace_source_up{source=broker}"] == 1
+
+
+def test_the_monitor_tells_what_it_costs_itself() -> None:
+    found = samples(monitor_registry(lambda: SNAPSHOT))
+    assert found["pace_process_resident_memory_bytes"] > 1 << 20
+    assert found["pace_process_cpu_seconds_total"] > 0
 
 
 def test_the_work_queue_is_marked_so_that_rules_can_ask_for_it_alone() -> None:
