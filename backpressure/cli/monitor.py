@@ -137,7 +137,8 @@ async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]
 
     feed = LiveFeed(observer.snapshot, advise)
     host, port, token = settings.monitor.host, settings.monitor.port, settings.api.token
-    app = monitor_app(observer.snapshot, monitor_registry(observer.snapshot), feed, assets(), token=token)
+    registry = monitor_registry(lambda: observer.snapshot(distributions=True))
+    app = monitor_app(observer.snapshot, registry, feed, assets(), token=token)
     async with ApiServer(app, host=host, port=port, token=token, key="monitor.host", flag="--port") as server:
         feeding = asyncio.create_task(feed.run(), name="live feed")
         try:

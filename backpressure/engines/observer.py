@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode
-from backpressure.core.snapshot import BrokerState, Quantiles, QueueState, Rates, Snapshot, Source, Totals
+from backpressure.core.snapshot import (
+    BrokerState,
+    Glance,
+    Quantiles,
+    QueueState,
+    Rates,
+    Snapshot,
+    Source,
+    Threshold,
+    Totals,
+)
 from backpressure.engines import observer_view as view
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer_broker import ManagementReader, broker_state, listed_queues
@@ -32,7 +43,7 @@ __all__ = ["Observer"]
 
 log = logging.getLogger(__name__)
 
-_MANAGEMENT_INTERVAL_S = 3.0  # its statistics are older than that anyway
+_MANAGEMENT_INTERVAL_S = 5.0  # RabbitMQ gathers its statistics no more often
 _RETRY_S = 1.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
 _REPORTS_A_LOOK = 4  # look for events after so many reports of each process: people read them
@@ -90,16 +101,29 @@ class Observer:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._open.aclose()
 
-    def snapshot(self) -> Snapshot:
-        """Return everything known now."""
-        return self._seen(self._clock.now(), self._listing)
+    def glance(self) -> Glance:
+        """Return what events come from, as of now."""
+        now = self._clock.now()
+        producers, consumers = self._producers.live(now), self._consumers.live(now)
+        # Without the hundreds of other queues that a broker may have.
+        listing = self._listing.only(self._readings)
+        work = self._work(view.queue_states(self._readings, listing, producers, consumers, now), now)
+        return Glance(
+            at_ns=self._clock.to_wall_ns(now),
+            sources=tuple(self._sources.values()),
+            producers=tuple(series.latest for series in producers.values()),
+            consumers=tuple(series.latest for series in consumers.values()),
+            thresholds=self._thresholds(work, view.recorded(consumers, "queue_wait", now).quantile_s(0.99)),
+        )
 
-    def _seen(self, now: float, listing: view.Listing) -> Snapshot:
+    def snapshot(self, *, distributions: bool = False) -> Snapshot:
+        """Return everything known now; with ``distributions`` also those of all messages ever seen."""
+        now = self._clock.now()
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
-        queues = view.queue_states(self._readings, listing, producers, consumers, now)
-        present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]
-        work = max(present, key=_depth, default=None)
+        queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
+        work = self._work(queues, now)
+        consumed, produced = distributions and self._consumers.seen, distributions and self._producers.seen
         return Snapshot(
             at_ns=self._clock.to_wall_ns(now),
             address=self._transport.address,
@@ -120,13 +144,13 @@ class Observer:
             queue_wait=waits,
             service=Quantiles.of(view.recorded(consumers, "service", now)),
             confirm_latency=Quantiles.of(view.recorded(producers, "confirm_latency", now)),
-            queue_wait_ever=self._consumers.recorded("queue_wait") if self._consumers.seen else None,
-            service_ever=self._consumers.recorded("service") if self._consumers.seen else None,
-            confirm_latency_ever=self._producers.recorded("confirm_latency") if self._producers.seen else None,
+            queue_wait_ever=self._consumers.recorded("queue_wait") if consumed else None,
+            service_ever=self._consumers.recorded("service") if consumed else None,
+            confirm_latency_ever=self._producers.recorded("confirm_latency") if produced else None,
             target_rate_per_s=sum(s.latest.target_rate_per_s for s in producers.values()) if producers else None,
             pacing_rate_per_s=sum(s.latest.pacing_rate_per_s for s in producers.values()) if producers else None,
             bottleneck_per_s=view.bottleneck_per_s(consumers, work),
-            thresholds=view.thresholds(self._settings.monitor, work, self._broker, waits),
+            thresholds=self._thresholds(work, waits.p99_s),
             broker=self._broker,
             events=tuple(self._watch.events),
             event_counts=dict(self._watch.counts),
@@ -210,8 +234,7 @@ class Observer:
     async def _tell_events(self) -> None:
         while True:
             now = self._clock.now()
-            # Every few tenths of a second, so without the hundreds of other queues that a broker may have.
-            self._watch.observe(self._seen(now, self._listing.only(self._readings)), now)
+            self._watch.observe(self.glance(), now)
             await asyncio.sleep(_REPORTS_A_LOOK * self._settings.feedback.interval_ms / 1000)
 
     def _on_report(self, payload: bytes) -> None:
@@ -227,6 +250,13 @@ class Observer:
 
     def _lost(self, source: str, error: PaceError) -> None:
         self._sources[source] = Source(source, ok=False, error=str(error))
+
+    def _work(self, queues: Mapping[str, QueueState], now: float) -> QueueState | None:
+        present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]
+        return max(present, key=_depth, default=None)
+
+    def _thresholds(self, work: QueueState | None, wait_p99_s: float | None) -> tuple[Threshold, ...]:
+        return view.thresholds(self._settings.monitor, work, self._broker, wait_p99_s)
 
     def _work_queues(self, now: float) -> set[str]:
         published = {series.latest.queue for series in self._producers.live(now).values()}

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from backpressure.core.reports import ProducerReport
-from backpressure.core.snapshot import Event, EventKind, Snapshot, Source, Threshold
+from backpressure.core.snapshot import Event, EventKind, Glance, Source, Threshold
 from backpressure.engines.rates import ProcessKey, key_of
 
 __all__ = ["EventWatch"]
@@ -50,7 +50,7 @@ class EventWatch:
         self._working: dict[str, bool] = {}
         self._at_ns = 0
 
-    def observe(self, seen: Snapshot, now: float) -> None:
+    def observe(self, seen: Glance, now: float) -> None:
         """Compare the live processes, thresholds and sources with those of the call before."""
         self._at_ns = seen.at_ns
         self._observe_presence(

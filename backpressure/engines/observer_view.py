@@ -14,7 +14,6 @@ from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.snapshot import (
     BrokerState,
     ProcessState,
-    Quantiles,
     QueueState,
     Rates,
     Threshold,
@@ -107,7 +106,10 @@ def queue_states(
 
 def rates(seen: bool, counters: tuple[str, ...], live: Producers | Consumers, now: float) -> dict[str, float]:
     """Return each counter's rate by the name of its field in `Rates`; nothing while no process was ever ``seen``."""
-    return {f"{name}_per_s": _grown(live, (name,), now) for name in counters if name in _RATED} if seen else {}
+    if not seen:
+        return {}
+    spans = [series.span(RATE_WINDOW_S, now) for series in live.values()]
+    return {f"{name}_per_s": float(sum(span.rate_per_s(name) for span in spans)) for name in counters if name in _RATED}
 
 
 def recorded(live: Producers | Consumers, histogram: str, now: float) -> Histogram:
@@ -147,12 +149,12 @@ def bottleneck_per_s(consumers: Consumers, work: QueueState | None) -> float | N
 
 
 def thresholds(
-    limits: MonitorSettings, work: QueueState | None, broker: BrokerState | None, waits: Quantiles
+    limits: MonitorSettings, work: QueueState | None, broker: BrokerState | None, wait_p99_s: float | None
 ) -> tuple[Threshold, ...]:
     """Return where depth, broker memory and queue wait stand against their limits."""
     depth = None if work is None else float(work.depth)
     memory = None if broker is None else broker.memory_percent
-    wait_ms = None if waits.p99_s is None else 1000 * waits.p99_s
+    wait_ms = None if wait_p99_s is None else 1000 * wait_p99_s
     return (
         Threshold("depth", depth, limits.depth_threshold, "messages"),
         Threshold("broker memory", memory, limits.memory_threshold_percent, "%"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, encode
-from backpressure.core.snapshot import EventKind, Snapshot
+from backpressure.core.snapshot import EventKind, Glance, Snapshot
 from backpressure.engines.observer import Observer
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
@@ -235,15 +235,16 @@ def test_rates_are_unknown_until_somebody_reports_and_zero_when_all_are_gone() -
     async def story(bench: Bench) -> None:
         await bench.until(answering)
         assert bench.observer.snapshot().rates.processed_per_s is None
-        assert bench.observer.snapshot().queue_wait_ever is None
+        assert bench.observer.snapshot(distributions=True).queue_wait_ever is None
         bench.broker.report(replace(CONSUMER, at_ns=1, processed=10))
         bench.clock.time_s += 60
-        seen = bench.observer.snapshot()
+        seen = bench.observer.snapshot(distributions=True)
         assert seen.consumers == ()
         assert seen.rates.processed_per_s == 0.0
         assert seen.totals.processed == 10
         assert seen.queue_wait_ever is not None
         assert seen.confirm_latency_ever is None
+        assert bench.observer.snapshot().queue_wait_ever is None  # who shows none pays for none
 
     Bench().run(story)
 
@@ -391,6 +392,20 @@ def test_a_token_of_the_control_apis_is_told_of_and_not_told() -> None:
     guarded = Observer(bench.broker, Settings(api={"token": "s3cret"}), bench.clock)  # type: ignore[arg-type]  # fakes
     assert guarded.snapshot().token_needed
     assert "s3cret" not in repr(guarded.snapshot())
+
+
+def test_a_glance_is_a_part_of_the_snapshot_of_the_same_moment() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=6000, unacked=0, consumers=1)
+        await bench.until(lambda s: s.work is not None and s.broker is not None)
+        bench.broker.report(replace(PRODUCER, at_ns=1))
+        bench.broker.report(replace(CONSUMER, at_ns=1))
+        glance, seen = bench.observer.glance(), bench.observer.snapshot()
+        for spec in fields(Glance):
+            assert getattr(glance, spec.name) == getattr(seen, spec.name)
+        assert [threshold.name for threshold in glance.thresholds if threshold.breached] == ["depth", "broker memory"]
+
+    Bench(FakeManagement()).run(story)
 
 
 def test_stopping_closes_what_was_opened() -> None:
