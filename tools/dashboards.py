@@ -181,7 +181,7 @@ OPERATIONS = (
             "{{queue}} to the monitor": "pace_queue_reading_age_seconds",
             "to the law of {{instance}}": "pace_signal_age_seconds",
         },
-        "Control is as good as its signals are fresh. The monitor reads the work queue ten times a second.",
+        "Control is as good as its signals are fresh. The monitor reads the work queue four times a second.",
     ),
     Panel("Connections", "short", {"connections": "pace_broker_connections"}),
     Panel("Consumers of each queue", "short", {"{{queue}}": "pace_queue_consumers"}),
