@@ -13,6 +13,7 @@ from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
+from backpressure.dashboards.event_log import log_events
 from backpressure.dashboards.screen import print_frame, show
 from backpressure.dashboards.web import assets
 from backpressure.engines.clock import Clock
@@ -91,7 +92,7 @@ async def watch(settings: Settings, *, ui: bool) -> None:
             click.echo(f"monitor: watches {settings.broker.address()}, live page and metrics at {url}/")
 
         async def look(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
-            await (show(snapshot, settings.monitor.watch_s, stopping) if ui else stopping.wait())
+            await (show(snapshot, settings.monitor.watch_s, stopping) if ui else log_events(observer, stopping))
 
         await run_engine(_Watch(observer, look), on_started=on_started)
 

@@ -47,6 +47,14 @@ class EventKind(StrEnum):
     SOURCE_LOST = "source_lost"
     SOURCE_BACK = "source_back"
 
+    @property
+    def bad(self) -> bool:
+        """Whether it is worth a warning."""
+        return self in _BAD
+
+
+_BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -24,7 +24,6 @@ Row = tuple[Cell, ...]
 Columns = Sequence[tuple[str, str]]
 """Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
 
-_BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
 _OLD_S = 2.0  # a queue of the loop is read every second at least: an older count is worth a word
 _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
 
@@ -93,7 +92,7 @@ def events(seen: Snapshot) -> RowCard:
     """Return the latest events, newest first."""
 
     def row(event: Event) -> Row:
-        colour = "red" if event.kind in _BAD else "green" if event.kind in _GOOD else "none"
+        colour = "red" if event.kind.bad else "green" if event.kind in _GOOD else "none"
         at = datetime.fromtimestamp(event.at_ns / 1e9, UTC).astimezone()
         return (f"{at:%H:%M:%S}", "dim"), (clean(event.text), colour)
 

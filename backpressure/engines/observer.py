@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode
 from backpressure.core.snapshot import (
     BrokerState,
+    Event,
     Glance,
     Quantiles,
     QueueState,
@@ -115,6 +116,11 @@ class Observer:
             consumers=tuple(series.latest for series in consumers.values()),
             thresholds=self._thresholds(work, view.recorded(consumers, "queue_wait", now).quantile_s(0.99)),
         )
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The latest few hundred events, oldest first."""
+        return tuple(self._watch.events)
 
     def snapshot(self, *, distributions: bool = False) -> Snapshot:
         """Return everything known now; with ``distributions`` also those of all messages ever seen."""
