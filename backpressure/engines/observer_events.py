@@ -2,7 +2,8 @@
 
 Pure: states and times are passed in. A burst of nacks is one event when it begins and one when it is over; a threshold
 must be left by a tenth before it can be breached again; a pace is cut when it stays well below what it was of late. A
-process that falls silent has vanished if it leaves messages behind, else it has ended.
+process that falls silent has vanished if it leaves messages behind, else it has ended; while the broker is away, nobody
+can be heard.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class EventWatch:
         self._at_ns = seen.at_ns
         self._observe_presence(
             {("producer", key_of(report)): report.in_flight for report in seen.producers}
-            | {("consumer", key_of(report)): report.held for report in seen.consumers}
+            | {("consumer", key_of(report)): report.held for report in seen.consumers},
+            deaf=any(source.name == "broker" and not source.ok for source in seen.sources),
         )
         for report in seen.producers:
             self._observe_producer(report, now)
@@ -68,14 +70,16 @@ class EventWatch:
         self.events.append(Event(self._at_ns, kind, text))
         self.counts[kind] += 1
 
-    def _observe_presence(self, present: dict[tuple[str, ProcessKey], int]) -> None:
+    def _observe_presence(self, present: dict[tuple[str, ProcessKey], int], *, deaf: bool) -> None:
         """Compare who is there; of each is told how many messages it has in its hands."""
         for role, key in sorted(present.keys() - self._present):
             self._tell(EventKind.APPEARED, f"{role} {key[1]} (pid {key[2]}) appeared")
         for role, key in sorted(self._present.keys() - present):
             self._producers.pop(key, None)
             open_, state = self._present[role, key], "in flight" if role == "producer" else "held"
-            if open_:
+            if deaf:
+                self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) is not heard of without the broker")
+            elif open_:
                 self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) vanished with {open_} {state}")
             else:
                 self._tell(EventKind.ENDED, f"{role} {key[1]} (pid {key[2]}) ended, nothing {state}")

@@ -67,6 +67,13 @@ def test_a_process_that_leaves_nothing_behind_has_ended() -> None:
     assert story.text == "producer alice (pid 11) ended, nothing in flight"
 
 
+def test_without_the_broker_nobody_is_said_to_have_ended() -> None:
+    story = Story()
+    story.sees(ALICE)
+    assert story.sees(sources=(Source("broker", ok=False, error="refused"),)) == ["vanished"]
+    assert story.text == "producer alice (pid 11) is not heard of without the broker"
+
+
 def test_a_burst_of_nacks_is_told_when_it_begins_and_when_it_is_over() -> None:
     story = Story()
     story.sees(ALICE)
