@@ -44,7 +44,8 @@ __all__ = ["Observer"]
 
 log = logging.getLogger(__name__)
 
-_MANAGEMENT_INTERVAL_S = 5.0  # RabbitMQ gathers its statistics no more often
+# About as often as RabbitMQ gathers its statistics (each 5 s), and before an idle connection to it is closed.
+_MANAGEMENT_INTERVAL_S = 4.5
 _RETRY_S = 1.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
 _REPORTS_A_LOOK = 4  # look for events after so many reports of each process: people read them
