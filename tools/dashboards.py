@@ -45,7 +45,7 @@ def _number(title: str, unit: str, query: str) -> Panel:
 
 
 LAB = (
-    _number("Depth", "short", "sum(pace_queue_messages)"),
+    _number("Depth", "short", "sum(pace_queue_messages and on (queue) pace_work_queue_info)"),
     _number("Published", "cps", 'pace_observed_rate_per_second{stage="confirmed"}'),
     _number("Processed", "cps", 'pace_observed_rate_per_second{stage="processed"}'),
     _number("Queue wait, p99", "s", _quantiles("pace_queue_wait_seconds", 0.99)["p99"]),

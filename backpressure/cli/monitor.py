@@ -52,7 +52,7 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
     "--password", key="broker.password", help="Its password; better in RABBITMQ_PASS, where no process list shows it"
 )
 @setting("--port", key="monitor.port", help="Port of /metrics and the live page; 0: any free one")
-@click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines")
+@click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines; events go to the log")
 @setting(
     "--no-wait",
     key="broker.wait",
