@@ -209,6 +209,8 @@ class Observer:
             raise
         except TransportError as error:
             if not isinstance(error, QueueNotFoundError):
+                if name == self._settings.queue.work:
+                    raise  # whoever set it wants to know
                 log.warning("%s cannot be read: %s", name, error)  # anybody's report may name a queue that is not ours
             self._readings.pop(name, None)
             # Asking in vain costs the broker a channel: not ten times a second.

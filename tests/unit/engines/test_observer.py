@@ -296,6 +296,15 @@ def test_a_queue_that_must_not_be_read_is_left_out_and_the_broker_is_not_away() 
     Bench().run(story)
 
 
+def test_a_work_queue_of_the_settings_that_must_not_be_read_is_trouble() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.refused["work.queue"] = TransportError("ACCESS_REFUSED")
+        seen = await bench.until(lambda s: s.sources[0].error not in {"", "connecting"})
+        assert seen.sources[0].error == "ACCESS_REFUSED"
+
+    Bench().run(story)
+
+
 def test_a_loop_that_fails_as_nobody_expected_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
