@@ -27,7 +27,7 @@ _FIRST_LOOKS_S = 0.25  # until the broker has answered, the picture is worth red
 async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
     """Show a ``snapshot`` every ``every_s`` seconds until ``stopping`` is set."""
     console = _console()
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         await _show_cards(console, snapshot, every_s, stopping)
     else:
         await _show_lines(snapshot, every_s, stopping)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards import screen
 from backpressure.dashboards.cards import Cards
 from backpressure.dashboards.screen import _Screenful
 
@@ -24,3 +26,24 @@ def test_a_screenful_covers_every_line_once_and_ends_on_the_last(
     home, text = file.getvalue()[:3], file.getvalue()[3:]
     assert home == "\x1b[H"
     assert [len(line) for line in text.split("\n")] == [width] * height
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    snapshot: Callable[..., Snapshot], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = io.StringIO()
+    dumb = Console(file=file, force_terminal=True, _environ={"TERM": "dumb"})
+    monkeypatch.setattr(screen, "_console", lambda: dumb)
+
+    async def story() -> None:
+        stopping = asyncio.Event()
+
+        def once() -> Snapshot:
+            stopping.set()
+            return snapshot()
+
+        await screen.show(once, 1.0, stopping)
+
+    asyncio.run(story())
+    assert "work.queue depth=45" in capsys.readouterr().out
+    assert file.getvalue() == ""
