@@ -95,7 +95,7 @@ class monitor:
     host = "127.0.0.1"                     # address of /metrics and the page; any other than loopback needs api.token
     port = 8000                            # localhost:8000/metrics is Prometheus text
     watch_s = 3.0                          # s · redraw the cards this often; 0: once
-    probe_interval_ms = 100.0              # ms · how often the queue depth is read
+    probe_interval_ms = 250.0              # ms · how often the queue depth is read; nothing is decided by it
     depth_threshold = 5000                 # messages · a deeper queue is red
     memory_threshold_percent = 80.0        # % · more of the broker's memory limit is red
     latency_threshold_ms = 1000.0          # ms · a longer queue wait (p99) is red

@@ -310,7 +310,9 @@ class MonitorSettings(Section):
     host: Name = knob("127.0.0.1", "", "address of /metrics and the page; any other than loopback needs api.token")
     port: Port = knob(8000, "", "localhost:8000/metrics is Prometheus text")
     watch_s: float = knob(3.0, "s", "redraw the cards this often; 0: once", ge=0, le=3600)
-    probe_interval_ms: float = knob(100.0, "ms", "how often the queue depth is read", ge=10, le=60_000)
+    probe_interval_ms: float = knob(
+        250.0, "ms", "how often the queue depth is read; nothing is decided by it", ge=10, le=60_000
+    )
     depth_threshold: int = knob(5_000, "messages", "a deeper queue is red", ge=1)
     memory_threshold_percent: float = knob(80.0, "%", "more of the broker's memory limit is red", gt=0, le=100)
     latency_threshold_ms: float = knob(1_000.0, "ms", "a longer queue wait (p99) is red", gt=0)

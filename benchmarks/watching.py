@@ -182,7 +182,8 @@ async def refresh_s(broker: Broker) -> tuple[float, float]:
     assert client is not None
     timed: Any = Timed(client)
     observer = Observer(connect(settings), settings, Clock(), timed)
-    registry, feed = monitor_registry(observer.snapshot), LiveFeed(observer.snapshot, advise)
+    registry = monitor_registry(lambda: observer.snapshot(distributions=True))
+    feed = LiveFeed(observer.snapshot, advise)
     page = aiter(feed.subscribe())
     await anext(page)
     console = Console(file=io.StringIO(), width=COLUMNS, height=LINES, force_terminal=True)

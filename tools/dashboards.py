@@ -45,7 +45,7 @@ def _number(title: str, unit: str, query: str) -> Panel:
 
 
 LAB = (
-    _number("Depth", "short", "sum(pace_queue_messages)"),
+    _number("Depth", "short", "sum(pace_queue_messages and on (queue) pace_work_queue_info)"),
     _number("Published", "cps", 'pace_observed_rate_per_second{stage="confirmed"}'),
     _number("Processed", "cps", 'pace_observed_rate_per_second{stage="processed"}'),
     _number("Queue wait, p99", "s", _quantiles("pace_queue_wait_seconds", 0.99)["p99"]),
@@ -130,7 +130,7 @@ OPERATIONS = (
     _number("Limits breached", "short", "sum(pace_threshold_breached)"),
     _number("Broker reachable", "bool_yes_no", 'pace_source_up{source="broker"}'),
     _number("Broker alarms", "short", "sum(pace_broker_alarm)"),
-    _number("Dead letters, 1 h", "short", 'sum(increase(pace_observed_messages_total{stage="dead_lettered"}[1h]))'),
+    _number("Dead letters, 1 h", "short", "sum(increase(pace_messages_dead_lettered_total[1h]))"),
     Panel(
         "Headroom",
         "percentunit",
@@ -144,8 +144,11 @@ OPERATIONS = (
     Panel(
         "Wait of a message sent now",
         "s",
-        {"{{queue}}": "pace_queue_messages / on () group_left () pace_observed_bottleneck_rate_per_second"},
-        "Depth divided by what the consumers can do.",
+        {
+            "{{queue}}": "pace_queue_messages / on () group_left () pace_observed_bottleneck_rate_per_second"
+            " and on (queue) pace_work_queue_info"
+        },
+        "Depth of the work queue divided by what the consumers can do.",
     ),
     Panel("Limits breached", "short", {"{{threshold}}": "pace_threshold_breached"}, "The limits are in the settings."),
     Panel(
@@ -178,7 +181,7 @@ OPERATIONS = (
             "{{queue}} to the monitor": "pace_queue_reading_age_seconds",
             "to the law of {{instance}}": "pace_signal_age_seconds",
         },
-        "Control is as good as its signals are fresh. The monitor reads the work queue ten times a second.",
+        "Control is as good as its signals are fresh. The monitor reads the work queue four times a second.",
     ),
     Panel("Connections", "short", {"connections": "pace_broker_connections"}),
     Panel("Consumers of each queue", "short", {"{{queue}}": "pace_queue_consumers"}),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http import HTTPMethod
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -42,6 +43,8 @@ __all__ = [
     "public_settings",
     "serve_basics",
 ]
+
+_METHODS = frozenset(HTTPMethod)
 
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -233,7 +236,7 @@ def serve_basics(app: FastAPI, registry: CollectorRegistry) -> None:
         finally:
             # Only the app's own routes become labels: what strangers ask for must not grow the registry.
             path = getattr(request.scope.get("route"), "path", None)
-            method = request.method if path else "other"
+            method = request.method if path and request.method in _METHODS else "other"
             requests.observe(method, path or "other", status, time.monotonic() - started)
 
     @app.get("/health")

@@ -58,7 +58,7 @@ def monitor_app(
 
     @app.get("/api/snapshot")
     async def current() -> dict[str, Any]:
-        """Everything the monitor knows now; null is unknown (of a pace: no limit)."""
+        """Everything the monitor knows now; null is unknown."""
         return plain(snapshot())
 
     @app.get("/api/stream", response_class=StreamingResponse)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +22,7 @@ from pydantic import SecretStr
 
 from backpressure.api.server import is_loopback
 from backpressure.core.controllers import LAWS
-from backpressure.core.reports import Report
+from backpressure.core.reports import ConsumerReport, Report
 from backpressure.core.snapshot import Snapshot
 
 __all__ = ["serve_control"]
@@ -46,16 +47,20 @@ def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretS
 
     @app.get("/api/control")
     async def controls() -> dict[str, Any]:
-        """What there is to choose from, and for each process what keeps it from being controlled ("": nothing)."""
+        """What there is to choose from, and for each process what keeps it from being controlled ("": nothing).
+
+        For a consumer also how many times longer its work takes than is set; null: it does not tell.
+        """
         seen = snapshot()
         live = [("producer", report) for report in seen.producers] + [("consumer", report) for report in seen.consumers]
         async with httpx.AsyncClient(trust_env=False, timeout=_LOOK_TIMEOUT_S, headers=headers) as client:
-            obstacles = await asyncio.gather(*(_obstacle(report, kept_from(report), client) for _, report in live))
+            looks = await asyncio.gather(*(_look(report, kept_from(report), client) for _, report in live))
         return {
             "laws": list(LAWS),
             "processes": [
-                {"role": role, "id": report.id, "pid": report.pid, "host": report.host, "obstacle": obstacle}
-                for (role, report), obstacle in zip(live, obstacles, strict=True)
+                {"role": role, "id": report.id, "pid": report.pid, "host": report.host}
+                | {"obstacle": obstacle, "slow_down_factor": factor}
+                for (role, report), (obstacle, factor) in zip(live, looks, strict=True)
             ],
         }
 
@@ -99,19 +104,22 @@ def _only(reports: tuple[Report, ...], process: str, pid: int | None) -> Report:
     return found[0]
 
 
-async def _obstacle(report: Report, kept_from: str, client: httpx.AsyncClient) -> str:
-    """Return what keeps the process from being controlled from here: its place, its silence, or another token."""
+async def _look(report: Report, kept_from: str, client: httpx.AsyncClient) -> tuple[str, float | None]:
+    """Return what keeps the process from being controlled (place, silence, token), and how much it is slowed down."""
     if kept_from:
-        return kept_from
+        return kept_from, None
+    path = "/status" if isinstance(report, ConsumerReport) else "/health"
     try:
-        answer = await client.get(f"{report.api_url}/health")
+        answer = await client.get(f"{report.api_url}{path}")
     except httpx.HTTPError as error:
-        return f"its control API {report.api_url} does not answer ({str(error) or type(error).__name__})"
-    return (
-        "it wants another token than the monitor's (api.token)"
-        if answer.status_code == httpx.codes.UNAUTHORIZED
-        else ""
-    )
+        return f"its control API {report.api_url} does not answer ({str(error) or type(error).__name__})", None
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return "it wants another token than the monitor's (api.token)", None
+    try:
+        factor = answer.json()["rates"]["slow_down_factor"]
+    except (ValueError, KeyError, TypeError):
+        factor = None
+    return "", float(factor) if isinstance(factor, (int, float)) and isfinite(factor) else None
 
 
 def _out_of_reach(report: Report, here: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from math import isfinite
 from typing import Any
 
-from backpressure.core.histogram import Histogram
-from backpressure.core.snapshot import BrokerState, QueueState, Snapshot, Threshold
+from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Snapshot, Threshold
 
 __all__ = ["plain", "point"]
 
@@ -16,7 +17,7 @@ _DERIVED = {QueueState: ("depth", "worst_partition"), Threshold: ("breached",), 
 
 
 def plain(snapshot: Snapshot) -> dict[str, Any]:
-    """Return ``snapshot`` as objects, arrays, numbers and strings; null is unknown, and an infinite pace is null too.
+    """Return ``snapshot`` as objects, arrays, numbers and strings; null is unknown.
 
     Histograms stay out: whoever wants distributions reads the metrics.
     """
@@ -40,9 +41,15 @@ def point(snapshot: Snapshot) -> dict[str, Any]:
         "wait_p50_s": snapshot.queue_wait.p50_s,
         "wait_p95_s": snapshot.queue_wait.p95_s,
         "wait_p99_s": snapshot.queue_wait.p99_s,
-        "memory_bytes": {f"{p.role} {p.id} ({p.pid})": p.rss_bytes for p in snapshot.processes},
+        "memory_bytes": _memory(snapshot.processes),
     }
     return {name: _plain(value) for name, value in content.items()}
+
+
+def _memory(processes: Iterable[ProcessState]) -> dict[str, int]:
+    named = [(f"{process.role} {process.id} ({process.pid})", process) for process in processes]
+    times = Counter(name for name, _ in named)  # in containers every process is number 1, and scaled ones share a name
+    return {name if times[name] == 1 else f"{name} on {p.host}": p.rss_bytes for name, p in named}
 
 
 def _plain(value: Any) -> Any:
@@ -53,7 +60,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        names = [spec.name for spec in fields(value)] + list(_DERIVED.get(type(value), ()))
-        items = ((name, getattr(value, name)) for name in names)
-        return {name: _plain(item) for name, item in items if not isinstance(item, Histogram)}
+        kind: Any = type(value)
+        return {name: _plain(getattr(value, name)) for name in _told(kind)}
     return value
+
+
+@cache
+def _told(kind: Any) -> tuple[str, ...]:
+    told = (spec.name for spec in fields(kind) if not str(spec.type).startswith("Histogram"))
+    return (*told, *_DERIVED.get(kind, ()))

@@ -13,6 +13,7 @@ from backpressure.cli.options import connection, queue, setting
 from backpressure.cli.process import logging_options, run_engine, serving, settings_from
 from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards.consumer_window import MessageFeed, opened_window
+from backpressure.dashboards.format import clean
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.tally import Consumed
@@ -118,7 +119,9 @@ def _print_consumed(consumed: Consumed) -> None:
     metadata = consumed.metadata
     age = "unknown" if consumed.queue_wait_s is None else f"{consumed.queue_wait_s * 1000:.1f}ms"
     sequence = "" if metadata.sequence is None else f" #{metadata.sequence}"
-    click.echo(f"{consumed.outcome.name.lower()}{sequence} from={metadata.producer_id or 'unknown'} waited={age}")
+    click.echo(
+        f"{consumed.outcome.name.lower()}{sequence} from={clean(metadata.producer_id or 'unknown')} waited={age}"
+    )
 
 
 def _print_progress(report: ConsumerReport) -> None:

@@ -13,6 +13,7 @@ from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
+from backpressure.dashboards.event_log import log_events
 from backpressure.dashboards.screen import print_frame, show
 from backpressure.dashboards.web import assets
 from backpressure.engines.clock import Clock
@@ -51,7 +52,7 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
     "--password", key="broker.password", help="Its password; better in RABBITMQ_PASS, where no process list shows it"
 )
 @setting("--port", key="monitor.port", help="Port of /metrics and the live page; 0: any free one")
-@click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines")
+@click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines; events go to the log")
 @setting(
     "--no-wait",
     key="broker.wait",
@@ -91,7 +92,7 @@ async def watch(settings: Settings, *, ui: bool) -> None:
             click.echo(f"monitor: watches {settings.broker.address()}, live page and metrics at {url}/")
 
         async def look(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
-            await (show(snapshot, settings.monitor.watch_s, stopping) if ui else stopping.wait())
+            await (show(snapshot, settings.monitor.watch_s, stopping) if ui else log_events(observer, stopping))
 
         await run_engine(_Watch(observer, look), on_started=on_started)
 
@@ -137,7 +138,8 @@ async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]
 
     feed = LiveFeed(observer.snapshot, advise)
     host, port, token = settings.monitor.host, settings.monitor.port, settings.api.token
-    app = monitor_app(observer.snapshot, monitor_registry(observer.snapshot), feed, assets(), token=token)
+    registry = monitor_registry(lambda: observer.snapshot(distributions=True))
+    app = monitor_app(observer.snapshot, registry, feed, assets(), token=token)
     async with ApiServer(app, host=host, port=port, token=token, key="monitor.host", flag="--port") as server:
         feeding = asyncio.create_task(feed.run(), name="live feed")
         try:

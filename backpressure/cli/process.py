@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -19,10 +20,12 @@ import click
 from backpressure.cli.options import overrides, setting
 from backpressure.config import load
 from backpressure.errors import PaceError, PortTakenError
-from backpressure.settings import ApiSettings, Settings
+from backpressure.settings import ApiSettings, LogSettings, Settings
 from backpressure.telemetry import logs
 
 __all__ = ["Engine", "Failure", "PaceGroup", "logging_options", "run_engine", "run_script", "serving", "settings_from"]
+
+log = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,7 +39,10 @@ class Failure(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class; ours differ
 
     def show(self, file: Any = None) -> None:
-        """Print it to standard error."""
+        """Print it to standard error, in the form that the log has there."""
+        if logs.for_machines():
+            log.error("%s", self.message)
+            return
         click.secho(f"error: {self.message}", fg="red", err=True, file=file)
 
 
@@ -85,7 +91,10 @@ def logging_options(command: Command) -> Command:
 
 def settings_from(context: click.Context) -> Settings:
     """Return the settings in force for a command and set up its logging; raises `ConfigError`."""
-    settings = load(overrides(context), config_file=context.params.get("config_file"))
+    given = overrides(context)
+    if given.get("log.format") == "json":
+        logs.configure(LogSettings(format="json"))  # what is wrong with the settings is told in that form as well
+    settings = load(given, config_file=context.params.get("config_file"))
     logs.configure(settings.log)
     return settings
 
@@ -137,7 +146,7 @@ async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> A
         if port != default_port:
             raise
         server = ApiServer(app(), host=api.host, port=0, token=api.token, key="api.host", flag="--api-port")
-        click.echo(f"{error}; this one listens on {server.port}", err=True)
+        log.warning("%s; this one listens on %d", error, server.port)
     async with server:
         yield server.url
 

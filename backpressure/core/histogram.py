@@ -71,6 +71,10 @@ class Histogram:
     def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
         """Return the sum of all."""
         result = cls()
+        counts = result.counts
         for histogram in histograms:
-            result = result + histogram
+            for bucket, count in histogram.counts.items():
+                counts[bucket] = counts.get(bucket, 0) + count
+            result.total += histogram.total
+            result.sum_s += histogram.sum_s
         return result

@@ -20,6 +20,8 @@ __all__ = ["FEEDBACK_VERSION", "ConsumerReport", "ProducerReport", "Report", "de
 FEEDBACK_VERSION = 2
 
 _LARGEST = 1 << 63
+_LONGEST_BYTES = 1000
+_LONGEST_QUEUE_BYTES = 255  # AMQP's own limit of a name; Kafka's is less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,15 +162,26 @@ def decode(data: bytes, *, histograms: bool = True) -> Report:
 def _fits(value: object, name: str, annotation: str) -> bool:
     if (isinstance(value, bool) and annotation != "bool") or not isinstance(value, _CHECKS[annotation]):
         return False
+    if isinstance(value, str):
+        return _can_be_told(value, _LONGEST_QUEUE_BYTES if name == "queue" else _LONGEST_BYTES)
     # Whoever listens takes differences of these: one that is infinite, or no number, would spoil them for good.
     return not isinstance(value, (int, float)) or 0 <= value <= _LARGEST or (value == inf and name.endswith("_per_s"))
 
 
+def _can_be_told(text: str, longest_bytes: int) -> bool:
+    try:
+        return len(text.encode()) <= longest_bytes
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, but nobody can write it down
+        return False
+
+
 def _plain(value: object) -> object:
-    """Return a histogram as text: first bucket, sum, and the counts from that bucket on.
+    """Return a text as it may be told, a histogram as text: first bucket, sum, and the counts from that bucket on.
 
     Text costs next to nothing to those who do not read it (``decode`` without histograms).
     """
+    if isinstance(value, str):  # a law of one's own may give a reason that nobody would take
+        return value.encode(errors="replace")[:_LONGEST_BYTES].decode(errors="ignore")
     if not isinstance(value, Histogram):
         return value
     first = min(value.counts, default=0)

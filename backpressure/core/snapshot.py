@@ -19,6 +19,7 @@ __all__ = [
     "Connection",
     "Event",
     "EventKind",
+    "Glance",
     "ProcessState",
     "Quantiles",
     "QueueState",
@@ -41,9 +42,18 @@ class EventKind(StrEnum):
     RECOVERED = "recovered"
     APPEARED = "appeared"
     VANISHED = "vanished"
+    ENDED = "ended"
     RATE_CUT = "rate_cut"
     SOURCE_LOST = "source_lost"
     SOURCE_BACK = "source_back"
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is worth a warning."""
+        return self in _BAD
+
+
+_BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,54 +238,66 @@ class BrokerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """One consistent view.
+class Glance:
+    """The part of a `Snapshot` that events come from: cheap enough for several times a second.
 
     Attributes:
         at_ns: when, nanoseconds since the epoch on the run's clock.
-        address: the broker, without credentials.
         sources: the broker itself and its management API (absent when there is none), and whether they answer.
-        queues: by name: watched queues that exist, then all others the management API lists.
-        work_queue: the one the charts, the bottleneck and the thresholds are about: of the queues that are published to
-            or consumed, the deepest (it may not exist yet).
         producers, consumers: the latest report of every live process.
-        processes: memory and CPU of the same processes.
-        queue_wait, service, confirm_latency: of messages in the last two seconds.
-        queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen.
-        target_rate_per_s: offered load of all live producers; None without one.
-        pacing_rate_per_s: what their laws allow, infinite when one allows anything; None without a producer.
-        bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds
-            messages, else None.
         thresholds: where depth, broker memory and queue wait stand against ``settings.monitor``.
-        broker: from the management API; None without one.
-        events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
-        unreadable_reports: feedback from other versions or strangers, ignored.
     """
 
     at_ns: int
-    address: str
     sources: tuple[Source, ...]
-    queues: Mapping[str, QueueState]
-    work_queue: str
     producers: tuple[ProducerReport, ...]
     consumers: tuple[ConsumerReport, ...]
+    thresholds: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot(Glance):
+    """One consistent view: a `Glance`, and all the rest.
+
+    Attributes:
+        address: the broker, without credentials.
+        queues: by name: watched queues that exist, then all others the management API lists.
+        work_queue: the one the charts, the bottleneck and the thresholds are about: of the queues that are published to
+            or consumed, the deepest (it may not exist yet).
+        processes: memory and CPU of the same processes.
+        queue_wait, service, confirm_latency: of messages in the last two seconds.
+        queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen; None while no
+            process of the role was, and for who does not ask for distributions.
+        target_rate_per_s: offered load of all live producers; None without one.
+        pacing_rate_per_s: what their laws allow, at most what is offered; None without a producer.
+        bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds
+            messages, else None.
+        broker: from the management API; None without one.
+        events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
+        unreadable_reports: feedback from other versions or strangers, ignored.
+        token_needed: whether the control APIs want a token, as far as the monitor's own settings tell.
+    """
+
+    address: str
+    queues: Mapping[str, QueueState]
+    work_queue: str
     processes: tuple[ProcessState, ...]
     totals: Totals
     rates: Rates
     queue_wait: Quantiles
     service: Quantiles
     confirm_latency: Quantiles
-    queue_wait_ever: Histogram
-    service_ever: Histogram
-    confirm_latency_ever: Histogram
     target_rate_per_s: float | None
     pacing_rate_per_s: float | None
     bottleneck_per_s: float | None
-    thresholds: tuple[Threshold, ...]
     broker: BrokerState | None
     events: tuple[Event, ...]
+    queue_wait_ever: Histogram | None = None
+    service_ever: Histogram | None = None
+    confirm_latency_ever: Histogram | None = None
     event_counts: Mapping[EventKind, int] = field(default_factory=dict)
     unreadable_reports: int = 0
+    token_needed: bool = False
 
     @property
     def work(self) -> QueueState | None:

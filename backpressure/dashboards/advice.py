@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from backpressure.core.snapshot import Snapshot
-from backpressure.dashboards.format import amount, duration, rate
+from backpressure.core.snapshot import QueueState, Snapshot
+from backpressure.dashboards.format import amount, duration, percent, rate
 
 __all__ = ["advise"]
 
@@ -49,12 +49,20 @@ def _blocked(seen: Snapshot) -> Iterator[str]:
         )
 
 
+def _short_of_memory(seen: Snapshot) -> Iterator[str]:
+    broker = seen.broker
+    if broker is not None and not broker.memory_alarm and _breached(seen, "broker memory"):
+        yield (
+            f"The broker uses {percent((broker.memory_percent or 0) / 100)} of its memory; from 100 % on it blocks all "
+            "producers. Let the consumers drain, or raise the limit: rabbitmqctl set_vm_memory_high_watermark 0.6."
+        )
+
+
 def _refused(seen: Snapshot) -> Iterator[str]:
     if (seen.rates.nacked_per_s or 0) > 0:
-        yield (
-            f"The full queue refuses {rate(seen.rates.nacked_per_s)}. Let the producer follow the consumer "
-            "(--strategy pace), start another consumer, or raise queue.max_length."
-        )
+        follow = "" if _all_follow(seen) else "Let the producer follow the consumer (--strategy pace), or "
+        remedy = f"{follow}start another consumer, or raise queue.max_length."
+        yield f"The full queue refuses {rate(seen.rates.nacked_per_s)}. {remedy[0].upper()}{remedy[1:]}"
 
 
 def _nobody_consumes(seen: Snapshot) -> Iterator[str]:
@@ -62,29 +70,41 @@ def _nobody_consumes(seen: Snapshot) -> Iterator[str]:
     if work is None or work.depth == 0:
         return
     paused = [consumer for consumer in seen.consumers if consumer.paused]
+    secret = ' -H "Authorization: Bearer $PACE_API__TOKEN"' if seen.token_needed else ""
     for consumer in paused:
-        how = f": curl -X POST {consumer.api_url}/admin/resume" if consumer.api_url else "; resume it"
+        how = f": curl -X POST{secret} {consumer.api_url}/admin/resume" if consumer.api_url else "; resume it"
         yield f"Consumer {consumer.id} is paused{how}."
     if work.consumers == 0 and not paused:
         yield f"{amount(work.depth)} messages wait in {work.name} and nobody consumes: python slow_consumer.py."
 
 
 def _growing(seen: Snapshot) -> Iterator[str]:
-    work = seen.work
-    if work is None or not work.consumers or work.published_per_s is None or work.acked_per_s is None:
-        return
-    breached = any(threshold.breached for threshold in seen.thresholds if threshold.name == "depth")
-    if breached and work.published_per_s > _GROWING * work.acked_per_s:
-        yield (
-            f"{work.name} grows by {rate(work.published_per_s - work.acked_per_s)}. "
-            "Start more consumers, make them faster, or choose --strategy pace."
+    growth_per_s = _growth_per_s(seen.work)
+    if seen.work is not None and growth_per_s > 0 and (_breached(seen, "depth") or _breached(seen, "queue wait p99")):
+        slower = (
+            "look for a producer that does not follow them as those seen here do"
+            if _all_follow(seen)
+            else "choose --strategy pace"
         )
+        yield f"{seen.work.name} grows by {rate(growth_per_s)}. Start more consumers, make them faster, or {slower}."
+
+
+def _waits_in_queue(seen: Snapshot) -> Iterator[str]:
+    work, wait = seen.work, seen.queue_wait.p99_s
+    if work is None or not _breached(seen, "queue wait p99") or _growth_per_s(work) > 0:
+        return
+    if work.ready >= (work.unacked or 0) and work.ready:
+        remedy = (
+            "The law lets the queue drain; more consumers drain it sooner."
+            if _all_follow(seen)
+            else "Start more consumers until they are gone, or let the producer make room for them (--strategy pace)."
+        )
+        yield f"Messages wait {duration(wait)} (p99) behind the {amount(work.ready)} in {work.name}. {remedy}"
 
 
 def _waits_in_prefetch(seen: Snapshot) -> Iterator[str]:
     work, wait = seen.work, seen.queue_wait.p99_s
-    breached = any(threshold.breached for threshold in seen.thresholds if threshold.name.startswith("queue wait"))
-    if breached and work is not None and work.unacked is not None and work.unacked > work.ready:
+    if _breached(seen, "queue wait p99") and work is not None and (work.unacked or 0) > work.ready:
         fixed = any(consumer.queue == work.name and not consumer.prefetch_auto for consumer in seen.consumers)
         remedy = (
             "Lower --prefetch, or use --prefetch auto."
@@ -101,7 +121,7 @@ def _dead_letters(seen: Snapshot) -> Iterator[str]:
     if (seen.rates.dead_lettered_per_s or 0) > 0:
         yield (
             f"{amount(seen.totals.dead_lettered)} messages failed for good so far. "
-            "The dead-letter queue holds them; x-death says why each did."
+            "The dead-letter queue holds them; the header x-pace-reason says why each did."
         )
 
 
@@ -115,12 +135,30 @@ def _strangers(seen: Snapshot) -> Iterator[str]:
         yield f"{amount(seen.unreadable_reports)} feedback reports were unreadable: do all processes run one version?"
 
 
+def _breached(seen: Snapshot, name: str) -> bool:
+    return any(threshold.breached for threshold in seen.thresholds if threshold.name == name)
+
+
+def _growth_per_s(work: QueueState | None) -> float:
+    """Return by how much the queue grows while it is consumed; 0 for what is noise, or not known."""
+    if work is None or not work.consumers or work.published_per_s is None or work.acked_per_s is None:
+        return 0.0
+    return work.published_per_s - work.acked_per_s if work.published_per_s > _GROWING * work.acked_per_s else 0.0
+
+
+def _all_follow(seen: Snapshot) -> bool:
+    """Return whether every producer that reports uses the law that is advised to the others."""
+    return bool(seen.producers) and all(producer.strategy == "pace" for producer in seen.producers)
+
+
 _RULES: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     _no_broker,
     _blocked,
     _nobody_consumes,
+    _short_of_memory,
     _refused,
     _growing,
+    _waits_in_queue,
     _waits_in_prefetch,
     _unroutable,
     _dead_letters,

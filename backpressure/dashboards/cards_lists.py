@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.text import Text
+from rich.segment import Segment
 
 from backpressure.core.snapshot import Client, Connection, Event, EventKind, ProcessState, QueueState, Snapshot
 from backpressure.dashboards.cards_loop import Card, severity
-from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, percent, rate
+from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, duration, percent, rate
 
 __all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
 
 _T = TypeVar("_T")
-Row = tuple[Text | str, ...]
+Cell = str | tuple[str, str]
+"""A text, or a text and its style."""
+Row = tuple[Cell, ...]
 Columns = Sequence[tuple[str, str]]
 """Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
 
-_BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
+_OLD_S = 2.0  # a queue of the loop is read every second at least: an older count is worth a word
 _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
 
 
@@ -75,7 +78,7 @@ def processes(seen: Snapshot) -> RowCard:
             rate(process.rate_per_s),
             binary_bytes(process.rss_bytes),
             percent(process.cpu_share),
-            Text(states.get((process.host, process.id, process.pid), ""), "red"),
+            (states.get((process.host, process.id, process.pid), ""), "red"),
         )
 
     columns = (
@@ -89,9 +92,9 @@ def events(seen: Snapshot) -> RowCard:
     """Return the latest events, newest first."""
 
     def row(event: Event) -> Row:
-        colour = "red" if event.kind in _BAD else "green" if event.kind in _GOOD else "none"
+        colour = "red" if event.kind.bad else "green" if event.kind in _GOOD else "none"
         at = datetime.fromtimestamp(event.at_ns / 1e9, UTC).astimezone()
-        return Text(f"{at:%H:%M:%S}", "dim"), Text(clean(event.text), colour)
+        return (f"{at:%H:%M:%S}", "dim"), (clean(event.text), colour)
 
     return _listing("Events", (("", "word"), ("", "name")), seen.events[::-1], row)
 
@@ -123,7 +126,7 @@ def connections(seen: Snapshot) -> RowCard:
             clean(connection.user),
             clean(connection.peer) or UNKNOWN,
             amount(connection.channels),
-            Text(clean(connection.state), "none" if connection.state == "running" else "red"),
+            (clean(connection.state), "none" if connection.state == "running" else "red"),
         )
 
     columns = (("connection", "name"), ("user", "word"), ("from", "word"), ("ch", "number"), ("state", "word"))
@@ -140,9 +143,9 @@ def _queue_row(queue: QueueState, limit: float) -> Row:
     sign, colour = severity(queue.depth, limit)
     depth = amount(queue.depth) if queue.unacked is not None else f"≥{amount(queue.depth)}"
     return (
-        Text(sign, colour),
+        (sign, colour),
         clean(queue.name),
-        Text(depth, colour),
+        (depth, colour),
         amount(queue.ready),
         amount(queue.unacked),
         amount(queue.consumers),
@@ -158,15 +161,17 @@ def _worst(queue: QueueState) -> str:
     return "" if number is None else f"#{number} {amount(queue.lag_by_partition[number])}"
 
 
-def _activity(queue: QueueState) -> Text:
+def _activity(queue: QueueState) -> Cell:
+    if queue.watched and queue.age_s > _OLD_S:
+        return f"{duration(queue.age_s)} ago", "red"
     if queue.published_per_s is None and queue.acked_per_s is None:
-        return Text(UNKNOWN, "dim")
+        return UNKNOWN, "dim"
     coming, going = bool(queue.published_per_s), bool(queue.delivered_per_s or queue.acked_per_s)
     if coming and going:
-        return Text("Flowing ⬆⬇", "cyan")
+        return "Flowing ⬆⬇", "cyan"
     if coming:
-        return Text("Publishing ⬆", "yellow")
-    return Text("Consuming ⬇", "green") if going else Text("Idle", "dim")
+        return "Publishing ⬆", "yellow"
+    return ("Consuming ⬇", "green") if going else ("Idle", "dim")
 
 
 def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_T], Row]) -> RowCard:
@@ -181,25 +186,33 @@ def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_
 class _Rows:
     """Columns that leave out the spare ones, the last first, while they would cost a name its end.
 
-    A row is one line of text: rich's own tables cost ten times as much, and this is drawn again and again.
+    A row is a few pieces of one line: rich's own tables cost twenty times as much, and this is drawn again and again.
     """
 
     def __init__(self, columns: Columns, rows: Sequence[Row], *, headed: bool) -> None:
         self._columns = columns
-        heading = [Text(heading, "dim") for heading, _ in columns]
-        cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]  # no markup
+        heading = [(heading, "dim") for heading, _ in columns]
+        cells = [[(cell, "") if isinstance(cell, str) else cell for cell in row] for row in rows]  # no markup
         self._rows = [heading, *cells] if headed else cells
-        self._widths = [max(cell.cell_len for cell in column) for column in zip(heading, *cells, strict=True)]
+        self._widths = [max(cell_len(text) for text, _ in column) for column in zip(heading, *cells, strict=True)]
 
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        widths = self._fitting(options.max_width)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = [
+            (n, width, self._columns[n][1] in {"number", "spare"})
+            for n, width in self._fitting(options.max_width).items()
+        ]
         for row in self._rows:
-            line = Text(no_wrap=True, overflow="crop")
-            for n, width in widths.items():
-                cell = row[n].copy()
-                cell.align("right" if self._columns[n][1] in {"number", "spare"} else "left", width)
-                line.append_text(cell).append(" ")
-            yield line
+            plain = ""  # what is in no style of its own is put together
+            for n, width, is_number in shown:
+                text, style = row[n]
+                room = width - cell_len(text)
+                text = set_cell_size(f"{' ' * room}{text}" if is_number else text, width)
+                if style:
+                    yield from (Segment(plain), Segment(text, console.get_style(style)))
+                    plain = " "
+                else:
+                    plain += f"{text} "
+            yield from (Segment(plain), Segment.line())
 
     def _fitting(self, room: int) -> dict[int, int]:
         """Return the width of each column that is shown; names share what the others leave."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import isinf
+from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot, Threshold
@@ -45,7 +44,33 @@ def severity(value: float | None, limit: float) -> tuple[str, str]:
     return ("▲", "yellow") if value > _HIGH * limit else ("●", "green")
 
 
-def header(seen: Snapshot, clock: str) -> Table:
+class _Labelled:
+    """Facts beside their labels, wrapped where they are long; rich's own grid costs three times as much."""
+
+    def __init__(self, rows: Sequence[tuple[str, Text]]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(len(label) for label, _ in self._rows) + 2
+        bold = console.get_style("bold")
+        for label, facts in self._rows:
+            lines = facts.wrap(console, max(1, options.max_width - width), overflow="ellipsis")
+            for n, line in enumerate(lines):
+                yield from (Segment(("" if n else label).ljust(width), bold), *line.render(console), Segment.line())
+
+
+class _Header:
+    """A line that is cut where the time begins."""
+
+    def __init__(self, line: Text, clock: str) -> None:
+        self._line, self._clock = line, clock
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self._line.truncate(max(0, options.max_width - len(self._clock) - 1), overflow="ellipsis", pad=True)
+        yield from (*self._line.render(console), Segment(f" {self._clock}", console.get_style("dim")), Segment.line())
+
+
+def header(seen: Snapshot, clock: str) -> RenderableType:
     """Return the line at the top: which broker, and whether it answers."""
     broker = next((source for source in seen.sources if source.name == "broker"), None)
     line = Text().append("Monitor ", "bold")
@@ -54,54 +79,39 @@ def header(seen: Snapshot, clock: str) -> Table:
         line.append("● ", "green").append(clean(seen.address + product))
     else:
         line.append("■ ", "red").append(f"waiting for {clean(seen.address)}")
-    grid = Table.grid(expand=True)
-    grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    grid.add_column(justify="right", no_wrap=True, width=len(clock) + 1)
-    grid.add_row(line, Text(clock, "dim"))
-    return grid
+    return _Header(line, clock)
 
 
 def flow_card(seen: Snapshot) -> Card:
     """Return rates, durations, totals, the broker's memory and the limits that are near or breached, a line each."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
     rates, totals = seen.rates, seen.totals
-    grid.add_row(
-        "rates",
-        _facts(
-            ("offered", rate(rates.offered_per_s)),
-            ("confirmed", rate(rates.confirmed_per_s)),
-            ("processed", rate(rates.processed_per_s)),
-            ("refused", rate(rates.nacked_per_s), "red" if rates.nacked_per_s else ""),
-        ),
-    )
     wait, limit = seen.queue_wait, _threshold(seen, "queue wait p99")
     colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
-    grid.add_row(
-        "wait",
-        _facts(
-            ("p50", duration(wait.p50_s)),
-            ("p95", duration(wait.p95_s)),
-            ("p99", duration(wait.p99_s), colour),
-            ("work", duration(seen.service.mean_s)),
-            ("confirm", duration(seen.confirm_latency.p50_s)),
-        ),
+    flowing = _facts(
+        ("offered", rate(rates.offered_per_s)),
+        ("confirmed", rate(rates.confirmed_per_s)),
+        ("processed", rate(rates.processed_per_s)),
+        ("refused", rate(rates.nacked_per_s), "red" if rates.nacked_per_s else ""),
     )
-    grid.add_row(
-        "totals",
-        _facts(
-            ("confirmed", amount(totals.confirmed)),
-            ("processed", amount(totals.processed)),
-            ("rejected", amount(totals.rejected), "red" if totals.rejected else ""),
-            ("dead-lettered", amount(totals.dead_lettered), "red" if totals.dead_lettered else ""),
-        ),
+    lasting = _facts(
+        ("p50", duration(wait.p50_s)),
+        ("p95", duration(wait.p95_s)),
+        ("p99", duration(wait.p99_s), colour),
+        ("work", duration(seen.service.mean_s)),
+        ("confirm", duration(seen.confirm_latency.p50_s)),
     )
+    counted = _facts(
+        ("confirmed", amount(totals.confirmed)),
+        ("processed", amount(totals.processed)),
+        ("rejected", amount(totals.rejected), "red" if totals.rejected else ""),
+        ("dead-lettered", amount(totals.dead_lettered), "red" if totals.dead_lettered else ""),
+    )
+    rows = [("rates", flowing), ("wait", lasting), ("totals", counted)]
     if seen.broker is not None:
-        grid.add_row("broker", _broker_facts(seen))
+        rows.append(("broker", _broker_facts(seen)))
     if near := [threshold for threshold in seen.thresholds if (threshold.value or 0) > _HIGH * threshold.limit]:
-        grid.add_row("limits", Text("  ").join(map(_limit, near)))
-    return Card(grid, "Flow")
+        rows.append(("limits", Text("  ").join(map(_limit, near))))
+    return Card(_Labelled(rows), "Flow")
 
 
 def law_card(seen: Snapshot) -> list[Card]:
@@ -113,8 +123,7 @@ def law_card(seen: Snapshot) -> list[Card]:
     share = min(1.0, allowed / target) if target else 1.0
     filled = round(share * _BAR_CELLS)
     text = Text().append(f"{clean(law.strategy)} ", "bold")
-    text.append("no limit" if isinf(allowed) else f"allows {rate(allowed)}")
-    text.append(f" of {rate(target)} offered ")
+    text.append(f"allows {rate(allowed)} of {rate(target)} offered ")
     text.append("█" * filled, "green").append("░" * (_BAR_CELLS - filled), "dim")
     text.append(f" {percent(share)}")
     if seen.bottleneck_per_s is not None:

@@ -117,7 +117,8 @@ class WindowLink:
                 self._notice = ""
             except PaceError as error:
                 self._notice = str(error)
-        signal.raise_signal(signal.SIGINT)
+        if not self._engine.stopping:  # a second signal would end it at once, with what it holds unacknowledged
+            signal.raise_signal(signal.SIGINT)
 
     async def _do(self, request: dict[str, Any]) -> None:
         match request["do"]:

@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import Control
+from rich.segment import Segment
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards import Cards
@@ -26,7 +27,7 @@ _FIRST_LOOKS_S = 0.25  # until the broker has answered, the picture is worth red
 async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
     """Show a ``snapshot`` every ``every_s`` seconds until ``stopping`` is set."""
     console = _console()
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         await _show_cards(console, snapshot, every_s, stopping)
     else:
         await _show_lines(snapshot, every_s, stopping)
@@ -46,18 +47,45 @@ async def _show_cards(
     console: Console, snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event
 ) -> None:
     resized = asyncio.Event()
-    with (
-        _quiet_logs(),
-        _on_resize(resized.set),
-        Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live,
-    ):
+    with _quiet_logs(), _on_resize(resized.set), _full_screen(console):
         while not stopping.is_set():
             seen = snapshot()
-            live.update(Cards(seen), refresh=True)
+            console.print(_Screenful(Cards(seen)), end="", crop=False)
             found = any(source.ok for source in seen.sources)
             await _first_of(stopping, resized, timeout_s=every_s if found else min(every_s, _FIRST_LOOKS_S))
             resized.clear()
     print_frame(snapshot())  # the screen of the cards is gone: leave the last state behind
+
+
+class _Screenful:
+    """A frame in place of the last one; rich's own live display goes through all of it three more times."""
+
+    def __init__(self, cards: Cards) -> None:
+        self._cards = cards
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Control.home()
+        lines_left = console.height
+        for segment in self._cards.__rich_console__(console, options):
+            if segment == Segment.line():
+                lines_left -= 1
+                if not lines_left:
+                    return  # a line feed at the end of the last line would scroll
+            yield segment
+        blank = Segment(" " * options.max_width)
+        for n in range(lines_left):
+            yield from (Segment.line(), blank) if n else (blank,)
+
+
+@contextlib.contextmanager
+def _full_screen(console: Console) -> Iterator[None]:
+    console.set_alt_screen(True)
+    console.show_cursor(False)
+    try:
+        yield
+    finally:
+        console.show_cursor(True)
+        console.set_alt_screen(False)
 
 
 async def _show_lines(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:

@@ -176,6 +176,11 @@ class ConsumerEngine:
         return self._bench.paused
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping
+
+    @property
     def held(self) -> int:
         """Messages delivered and not settled."""
         return self._bench.held

@@ -7,22 +7,45 @@ unknown, and comes back by itself. Drawing and serving what it sees is somebody 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode
-from backpressure.core.snapshot import BrokerState, Quantiles, QueueState, Rates, Snapshot, Source, Totals
+from backpressure.core.snapshot import (
+    BrokerState,
+    Event,
+    Glance,
+    Quantiles,
+    QueueState,
+    Rates,
+    Snapshot,
+    Source,
+    Threshold,
+    Totals,
+)
 from backpressure.engines import observer_view as view
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer_broker import ManagementReader, broker_state, listed_queues
 from backpressure.engines.observer_events import EventWatch
 from backpressure.engines.rates import Roster
-from backpressure.errors import FeedbackError, PaceError, QueueNotFoundError
+from backpressure.errors import (
+    BrokerUnavailableError,
+    FeedbackError,
+    NotConnectedError,
+    PaceError,
+    QueueNotFoundError,
+    TransportError,
+)
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Transport
 
 __all__ = ["Observer"]
 
-_MANAGEMENT_INTERVAL_S = 3.0  # its statistics are older than that anyway
+log = logging.getLogger(__name__)
+
+# About as often as RabbitMQ gathers its statistics (each 5 s), and before an idle connection to it is closed.
+_MANAGEMENT_INTERVAL_S = 4.5
 _RETRY_S = 1.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
 _REPORTS_A_LOOK = 4  # look for events after so many reports of each process: people read them
@@ -69,6 +92,8 @@ class Observer:
         if self._management is not None:
             loops.append(self._read_management(self._management))
         self._tasks = [asyncio.ensure_future(loop) for loop in loops]
+        for task in self._tasks:
+            task.add_done_callback(_tell_failure)
 
     async def stop(self) -> None:
         """Stop watching and disconnect; stopping twice is harmless."""
@@ -78,16 +103,34 @@ class Observer:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._open.aclose()
 
-    def snapshot(self) -> Snapshot:
-        """Return everything known now."""
-        return self._seen(self._clock.now(), self._listing)
+    def glance(self) -> Glance:
+        """Return what events come from, as of now."""
+        now = self._clock.now()
+        producers, consumers = self._producers.live(now), self._consumers.live(now)
+        # Without the hundreds of other queues that a broker may have.
+        listing = self._listing.only(self._readings)
+        work = self._work(view.queue_states(self._readings, listing, producers, consumers, now), now)
+        return Glance(
+            at_ns=self._clock.to_wall_ns(now),
+            sources=tuple(self._sources.values()),
+            producers=tuple(series.latest for series in producers.values()),
+            consumers=tuple(series.latest for series in consumers.values()),
+            thresholds=self._thresholds(work, view.recorded(consumers, "queue_wait", now).quantile_s(0.99)),
+        )
 
-    def _seen(self, now: float, listing: view.Listing) -> Snapshot:
+    @property
+    def events(self) -> Sequence[Event]:
+        """The latest few hundred events, oldest first."""
+        return tuple(self._watch.events)
+
+    def snapshot(self, *, distributions: bool = False) -> Snapshot:
+        """Return everything known now; with ``distributions`` also those of all messages ever seen."""
+        now = self._clock.now()
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
-        queues = view.queue_states(self._readings, listing, producers, consumers, now)
-        present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]
-        work = max(present, key=_depth, default=None)
+        queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
+        work = self._work(queues, now)
+        consumed, produced = distributions and self._consumers.seen, distributions and self._producers.seen
         return Snapshot(
             at_ns=self._clock.to_wall_ns(now),
             address=self._transport.address,
@@ -108,17 +151,18 @@ class Observer:
             queue_wait=waits,
             service=Quantiles.of(view.recorded(consumers, "service", now)),
             confirm_latency=Quantiles.of(view.recorded(producers, "confirm_latency", now)),
-            queue_wait_ever=self._consumers.recorded("queue_wait"),
-            service_ever=self._consumers.recorded("service"),
-            confirm_latency_ever=self._producers.recorded("confirm_latency"),
+            queue_wait_ever=self._consumers.recorded("queue_wait") if consumed else None,
+            service_ever=self._consumers.recorded("service") if consumed else None,
+            confirm_latency_ever=self._producers.recorded("confirm_latency") if produced else None,
             target_rate_per_s=sum(s.latest.target_rate_per_s for s in producers.values()) if producers else None,
             pacing_rate_per_s=sum(s.latest.pacing_rate_per_s for s in producers.values()) if producers else None,
             bottleneck_per_s=view.bottleneck_per_s(consumers, work),
-            thresholds=view.thresholds(self._settings.monitor, work, self._broker, waits),
+            thresholds=self._thresholds(work, waits.p99_s),
             broker=self._broker,
             events=tuple(self._watch.events),
             event_counts=dict(self._watch.counts),
             unreadable_reports=self._unreadable,
+            token_needed=bool(self._settings.api.token.get_secret_value()),
         )
 
     # --- where knowledge comes from ---
@@ -161,9 +205,15 @@ class Observer:
             return
         try:
             reading = await probe.read(name)
-        except QueueNotFoundError:
+        except (NotConnectedError, BrokerUnavailableError):
+            raise
+        except TransportError as error:
+            if not isinstance(error, QueueNotFoundError):
+                if name == self._settings.queue.work:
+                    raise  # whoever set it wants to know
+                log.warning("%s cannot be read: %s", name, error)  # anybody's report may name a queue that is not ours
             self._readings.pop(name, None)
-            # Asking for a queue that does not exist costs the broker a channel: not ten times a second.
+            # Asking in vain costs the broker a channel: not ten times a second.
             self._not_before[name] = self._clock.now() + _RETRY_S
         else:
             now = self._clock.now()
@@ -193,8 +243,7 @@ class Observer:
     async def _tell_events(self) -> None:
         while True:
             now = self._clock.now()
-            # Every few tenths of a second, so without the hundreds of other queues that a broker may have.
-            self._watch.observe(self._seen(now, self._listing.only(self._readings)), now)
+            self._watch.observe(self.glance(), now)
             await asyncio.sleep(_REPORTS_A_LOOK * self._settings.feedback.interval_ms / 1000)
 
     def _on_report(self, payload: bytes) -> None:
@@ -211,6 +260,13 @@ class Observer:
     def _lost(self, source: str, error: PaceError) -> None:
         self._sources[source] = Source(source, ok=False, error=str(error))
 
+    def _work(self, queues: Mapping[str, QueueState], now: float) -> QueueState | None:
+        present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]
+        return max(present, key=_depth, default=None)
+
+    def _thresholds(self, work: QueueState | None, wait_p99_s: float | None) -> tuple[Threshold, ...]:
+        return view.thresholds(self._settings.monitor, work, self._broker, wait_p99_s)
+
     def _work_queues(self, now: float) -> set[str]:
         published = {series.latest.queue for series in self._producers.live(now).values()}
         consumed = {series.latest.queue for series in self._consumers.live(now).values()}
@@ -220,6 +276,11 @@ class Observer:
         queue = self._settings.queue
         names = [queue.work, *sorted(self._work_queues(self._clock.now())), queue.dead_letter]
         return list(dict.fromkeys([*names, queue.audit] if queue.auditing else names))
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the monitor is half blind: what watches failed", exc_info=error)
 
 
 def _depth(queue: QueueState) -> int:

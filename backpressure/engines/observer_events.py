@@ -1,7 +1,9 @@
 """Turns successive states of the loop into back-pressure events, each told once.
 
 Pure: states and times are passed in. A burst of nacks is one event when it begins and one when it is over; a threshold
-must be left by a tenth before it can be breached again; a pace is cut when it stays well below what it was of late.
+must be left by a tenth before it can be breached again; a pace is cut when it stays well below what it was of late. A
+process that falls silent has vanished if it leaves messages behind, else it has ended; while the broker is away, nobody
+can be heard.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from backpressure.core.reports import ProducerReport
-from backpressure.core.snapshot import Event, EventKind, Snapshot, Source, Threshold
+from backpressure.core.snapshot import Event, EventKind, Glance, Source, Threshold
 from backpressure.engines.rates import ProcessKey, key_of
 
 __all__ = ["EventWatch"]
@@ -43,18 +45,19 @@ class EventWatch:
     def __init__(self) -> None:
         self.events: deque[Event] = deque(maxlen=_KEPT)
         self.counts: Counter[EventKind] = Counter()
-        self._present: set[tuple[str, ProcessKey]] = set()
+        self._present: dict[tuple[str, ProcessKey], int] = {}
         self._producers: dict[ProcessKey, _ProducerWatch] = {}
         self._breached: set[str] = set()
         self._working: dict[str, bool] = {}
         self._at_ns = 0
 
-    def observe(self, seen: Snapshot, now: float) -> None:
+    def observe(self, seen: Glance, now: float) -> None:
         """Compare the live processes, thresholds and sources with those of the call before."""
         self._at_ns = seen.at_ns
         self._observe_presence(
-            {("producer", key_of(report)) for report in seen.producers}
-            | {("consumer", key_of(report)) for report in seen.consumers}
+            {("producer", key_of(report)): report.in_flight for report in seen.producers}
+            | {("consumer", key_of(report)): report.held for report in seen.consumers},
+            deaf=any(source.name == "broker" and not source.ok for source in seen.sources),
         )
         for report in seen.producers:
             self._observe_producer(report, now)
@@ -67,12 +70,19 @@ class EventWatch:
         self.events.append(Event(self._at_ns, kind, text))
         self.counts[kind] += 1
 
-    def _observe_presence(self, present: set[tuple[str, ProcessKey]]) -> None:
-        for role, key in sorted(present - self._present):
+    def _observe_presence(self, present: dict[tuple[str, ProcessKey], int], *, deaf: bool) -> None:
+        """Compare who is there; of each is told how many messages it has in its hands."""
+        for role, key in sorted(present.keys() - self._present):
             self._tell(EventKind.APPEARED, f"{role} {key[1]} (pid {key[2]}) appeared")
-        for role, key in sorted(self._present - present):
+        for role, key in sorted(self._present.keys() - present):
             self._producers.pop(key, None)
-            self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) vanished")
+            open_, state = self._present[role, key], "in flight" if role == "producer" else "held"
+            if deaf:
+                self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) is not heard of without the broker")
+            elif open_:
+                self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) vanished with {open_} {state}")
+            else:
+                self._tell(EventKind.ENDED, f"{role} {key[1]} (pid {key[2]}) ended, nothing {state}")
         self._present = present
 
     def _observe_producer(self, report: ProducerReport, now: float) -> None:

@@ -14,7 +14,6 @@ from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.snapshot import (
     BrokerState,
     ProcessState,
-    Quantiles,
     QueueState,
     Rates,
     Threshold,
@@ -44,6 +43,7 @@ PRODUCER_COUNTERS = tuple(spec.name for spec in fields(ProducerReport) if spec.n
 CONSUMER_COUNTERS = tuple(spec.name for spec in fields(ConsumerReport) if spec.name in _COUNTERS)
 _RATED = {spec.name.removesuffix("_per_s") for spec in fields(Rates)}
 _SETTLED = ("processed", "dead_lettered")
+_KNOWN_FOR_S = 10.0  # a count older than that tells nothing of now
 
 Producers = Mapping[ProcessKey, ReportSeries[ProducerReport]]
 Consumers = Mapping[ProcessKey, ReportSeries[ConsumerReport]]
@@ -79,12 +79,14 @@ def queue_states(
     consumers: Consumers,
     now: float,
 ) -> dict[str, QueueState]:
-    """Return the queues the probe reads, then the others listed."""
+    """Return the queues the probe read within the last ten seconds, then the others listed."""
     states = {}
     for name, reading in readings.items():
+        if now - reading.at > _KNOWN_FOR_S:
+            continue
         listed = listing.queues.get(name, _UNLISTED)
         sending = {key: series for key, series in producers.items() if series.latest.queue == name}
-        reporting = {key: series for key, series in consumers.items() if series.latest.queue == name}
+        reporting = _of_queue(consumers, name)
         states[name] = QueueState(
             name=name,
             ready=reading.queue.ready,
@@ -104,7 +106,10 @@ def queue_states(
 
 def rates(seen: bool, counters: tuple[str, ...], live: Producers | Consumers, now: float) -> dict[str, float]:
     """Return each counter's rate by the name of its field in `Rates`; nothing while no process was ever ``seen``."""
-    return {f"{name}_per_s": _grown(live, (name,), now) for name in counters if name in _RATED} if seen else {}
+    if not seen:
+        return {}
+    spans = [series.span(RATE_WINDOW_S, now) for series in live.values()]
+    return {f"{name}_per_s": float(sum(span.rate_per_s(name) for span in spans)) for name in counters if name in _RATED}
 
 
 def recorded(live: Producers | Consumers, histogram: str, now: float) -> Histogram:
@@ -131,26 +136,39 @@ def process_state(
 
 
 def bottleneck_per_s(consumers: Consumers, work: QueueState | None) -> float | None:
-    """Return what the consumers can do: the capacity they report, else what leaves a queue that holds messages."""
+    """Return what the consumers can do: the capacity they report, else what leaves a queue that holds messages.
+
+    What ours report is not all when others consume the queue as well.
+    """
     capacities = [0.0 if s.latest.paused else s.latest.capacity_per_s for s in consumers.values()]
     known = [capacity for capacity in capacities if capacity is not None]
-    if known and len(known) == len(capacities):
+    ours = work is None or _all_report(work.consumers, _of_queue(consumers, work.name))
+    if known and len(known) == len(capacities) and ours:
         return sum(known)
     return work.acked_per_s if work is not None and work.depth > 0 else None
 
 
 def thresholds(
-    limits: MonitorSettings, work: QueueState | None, broker: BrokerState | None, waits: Quantiles
+    limits: MonitorSettings, work: QueueState | None, broker: BrokerState | None, wait_p99_s: float | None
 ) -> tuple[Threshold, ...]:
     """Return where depth, broker memory and queue wait stand against their limits."""
     depth = None if work is None else float(work.depth)
     memory = None if broker is None else broker.memory_percent
-    wait_ms = None if waits.p99_s is None else 1000 * waits.p99_s
+    wait_ms = None if wait_p99_s is None else 1000 * wait_p99_s
     return (
         Threshold("depth", depth, limits.depth_threshold, "messages"),
         Threshold("broker memory", memory, limits.memory_threshold_percent, "%"),
         Threshold("queue wait p99", wait_ms, limits.latency_threshold_ms, "ms"),
     )
+
+
+def _of_queue(consumers: Consumers, name: str) -> Consumers:
+    return {key: series for key, series in consumers.items() if series.latest.queue == name}
+
+
+def _all_report(consumers: int | None, reporting: Consumers) -> bool:
+    """Return whether none of the queue's ``consumers`` is foreign; paused ones report, but no broker counts them."""
+    return consumers is None or len(reporting) >= consumers
 
 
 def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -> float:
@@ -161,7 +179,7 @@ def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -
 def _settled(
     reading: QueueReading, reporting: Consumers, counters: tuple[str, ...], listed: float | None, now: float
 ) -> float | None:
-    if reporting:
+    if reporting and _all_report(reading.consumers, reporting):
         return _grown(reporting, counters, now)
     return 0.0 if reading.consumers == 0 else listed  # the listing's averages outlive the last consumer by seconds
 
@@ -169,7 +187,6 @@ def _settled(
 def _unacked(reading: QueueReading, reporting: Consumers, listed: QueueState) -> int | None:
     if reading.unacked is not None:
         return reading.unacked
-    # Every consumer of the queue reports what it holds (paused ones, which the broker does not count, included).
-    if reading.consumers is not None and len(reporting) >= reading.consumers:
+    if reading.consumers is not None and _all_report(reading.consumers, reporting):
         return sum(series.latest.held for series in reporting.values())
     return listed.unacked

@@ -121,10 +121,13 @@ _ScenarioDocument = create_model(
 )
 
 
+_OFTEN = {"monitor.probe_interval_ms": 100.0}  # a run is sampled ten times a second, and its depth is as fresh
+
+
 def build(document: Mapping[str, Any], source: str) -> Scenario:
     """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
     head = _checked(_ScenarioDocument, document, "", source)
-    settings = replaced(Settings(), dict(_flat(document, "", source)), source)
+    settings = replaced(Settings(), _OFTEN | dict(_flat(document, "", source)), source)
     if settings.monitor.host != Settings().monitor.host:
         allowed = f"the monitor of a run serves on {Settings().monitor.host}: any other address would need a token"
         raise ConfigError("monitor.host", settings.monitor.host, allowed, source)

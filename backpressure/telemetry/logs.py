@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from backpressure.settings import LogSettings
 
-__all__ = ["configure"]
+__all__ = ["configure", "for_machines"]
 
 _BURST = 5
 _WINDOW_S = 10.0
@@ -72,6 +72,11 @@ class _Repeats(logging.Filter):
         if left_out:
             record.msg, record.args = f"{record.getMessage()} ({left_out} more of these were left out)", None
         return True
+
+
+def for_machines() -> bool:
+    """Return whether the log is written for machines: then nothing else may be, on standard error."""
+    return any(isinstance(handler.formatter, _JsonLines) for handler in logging.root.handlers)
 
 
 def configure(settings: LogSettings) -> None:

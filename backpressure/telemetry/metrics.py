@@ -37,7 +37,9 @@ S = TypeVar("S")
 Value = float | Histogram | None
 Sample = tuple[tuple[str, ...], Value]
 
-_OCTAVES = range(6, 27)  # 64 µs … 67 s: whole octaves, so that cumulative counts are exact
+# 64 µs … 537 s: the default bound, 10 000 messages, is a wait of 100 s already. Whole octaves, so that cumulative
+# counts are exact.
+_OCTAVES = range(6, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,12 @@ class Family(Generic[S]):
         """Return the metric with the samples of ``source``."""
         metric = self.empty()
         for labels, value in self.samples(source):
+            if value is None:
+                continue
             if isinstance(metric, HistogramMetricFamily):
                 assert isinstance(value, Histogram)
                 metric.add_metric(labels, _buckets(value), value.sum_s)
-            elif value is not None:
+            else:
                 assert not isinstance(value, Histogram)
                 metric.add_metric(labels, value)
         return metric
@@ -83,7 +87,7 @@ def single(name: str, text: str, read: Callable[[S], float | None]) -> Family[S]
     return Family(name, text, lambda source: [((), read(source))])
 
 
-def durations(name: str, text: str, read: Callable[[S], Histogram]) -> Family[S]:
+def durations(name: str, text: str, read: Callable[[S], Histogram | None]) -> Family[S]:
     """Return a histogram in seconds without labels."""
     return Family(name, text, lambda source: [((), read(source))], durations=True)
 

@@ -6,16 +6,22 @@ themselves under other names, so that adding up over jobs never counts a message
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
 from prometheus_client import CollectorRegistry
 
+from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import BrokerState, EventKind, ProcessState, QueueState, Rates, Snapshot, Totals
 from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
+from backpressure.telemetry.process import ProcessCost
 
-__all__ = ["MONITOR_METRICS", "monitor_registry"]
+__all__ = ["MONITOR_COST_METRICS", "MONITOR_METRICS", "monitor_registry"]
 
+_STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
+_PRODUCED = {spec.name for spec in fields(ProducerReport)}
+_MOST_PROCESSES = 64  # anybody can report under ever new names; those that serve metrics tell their own cost
 _MOST_PARTITIONS = 64  # a topic may have ten thousand, a time series database should not
 
 
@@ -37,7 +43,9 @@ def _lags(seen: Snapshot) -> Iterable[Sample]:
 
 
 def _totals(seen: Snapshot) -> Iterable[Sample]:
-    return [((spec.name,), getattr(seen.totals, spec.name)) for spec in fields(Totals) if spec.name != "blocked_events"]
+    # A 0 before the first report would make everything counted until then look new, each time a monitor starts again.
+    produced, consumed = seen.rates.offered_per_s is not None, seen.rates.delivered_per_s is not None
+    return [((name,), getattr(seen.totals, name)) for name in _STAGES if (produced if name in _PRODUCED else consumed)]
 
 
 def _rates(seen: Snapshot) -> Iterable[Sample]:
@@ -50,7 +58,11 @@ def _by_process(seen: Snapshot, read: Callable[[ProcessState], float | None]) ->
     for process in seen.processes:
         key = (process.role, process.id)
         sums[key] = sums.get(key, 0.0) + (read(process) or 0.0)
-    return sums.items()
+    return sums.items() if len(sums) <= _MOST_PROCESSES else ()
+
+
+def _breached(seen: Snapshot) -> Iterable[Sample]:
+    return [((t.name.replace(" ", "_"),), None if t.value is None else t.breached) for t in seen.thresholds]
 
 
 def _alarms(seen: Snapshot) -> Iterable[Sample]:
@@ -82,8 +94,14 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     _by_queue("pace_queue_memory_bytes", "Memory of the queue; needs the management API.", lambda q: q.memory_bytes),
     _by_queue("pace_queue_reading_age_seconds", "Age of the counts.", lambda q: q.age_s),
     Family(
+        "pace_work_queue_info",
+        "The queue the work goes through, the deepest of several; always 1.",
+        lambda s: [((s.work_queue,), 1)],
+        ("queue",),
+    ),
+    Family(
         "pace_observed_messages_total",
-        "Messages counted by all processes ever seen, by what happened to them.",
+        "Messages counted by all processes ever seen, by what happened to them; absent while none of the role was.",
         _totals,
         ("stage",),
     ),
@@ -120,13 +138,13 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     ),
     Family(
         "pace_observed_process_resident_memory_bytes",
-        "Memory of each live process.",
+        f"Memory of each live process; absent for more than {_MOST_PROCESSES}.",
         lambda s: _by_process(s, lambda process: process.rss_bytes),
         ("role", "id"),
     ),
     Family(
         "pace_observed_process_cpu_ratio",
-        "Share of one core that each live process used lately.",
+        f"Share of one core that each live process used lately; absent for more than {_MOST_PROCESSES}.",
         lambda s: _by_process(s, lambda process: process.cpu_share),
         ("role", "id"),
     ),
@@ -138,8 +156,8 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     ),
     Family(
         "pace_threshold_breached",
-        "1 while the value is above its limit in the settings, else 0.",
-        lambda s: [((threshold.name.replace(" ", "_"),), threshold.breached) for threshold in s.thresholds],
+        "1 while the value is above its limit in the settings, else 0; absent while it is unknown.",
+        _breached,
         ("threshold",),
     ),
     Family(
@@ -158,8 +176,21 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
 )
 
 
+MONITOR_COST_METRICS: Sequence[Family[ProcessCost]] = (
+    single("pace_process_resident_memory_bytes", "Memory of this process.", lambda cost: cost.rss_bytes),
+    single("pace_process_cpu_seconds_total", "Processor time of this process.", lambda cost: cost.cpu_s),
+)
+
+
 def monitor_registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
-    """Return a registry that takes one ``snapshot`` a scrape."""
+    """Return a registry that takes one ``snapshot`` a scrape, and what that costs."""
+    cost = ProcessCost()
+
+    def refreshed() -> ProcessCost:
+        cost.refresh(time.monotonic())
+        return cost
+
     registry = CollectorRegistry()
     registry.register(FamilyCollector(MONITOR_METRICS, snapshot))
+    registry.register(FamilyCollector(MONITOR_COST_METRICS, refreshed))
     return registry

@@ -26,7 +26,11 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
     single("pace_in_flight_messages", "Messages sent and not yet confirmed.", lambda r: r.in_flight),
     single("pace_confirm_window_messages", "The most that may be in flight.", lambda r: r.window),
     single("pace_target_rate_per_second", "Offered load, messages per second.", lambda r: r.target_rate_per_s),
-    single("pace_allowed_rate_per_second", "Pace that the law allows; +Inf: no limit.", lambda r: r.pacing_rate_per_s),
+    single(
+        "pace_allowed_rate_per_second",
+        "Pace that the law allows, at most the offered load.",
+        lambda r: r.pacing_rate_per_s,
+    ),
     single(
         "pace_bottleneck_rate_per_second",
         "What the law takes for the rate of all consumers together; absent: it has no estimate.",

@@ -86,8 +86,14 @@ class OpenTelemetryTracer:
             attributes=self._processing | _about(delivery.message),
             start_time=at_ns,
         )
-        with use_span(span):
-            yield _ProcessSpan(span)
+        try:
+            with use_span(span, record_exception=False, set_status_on_exception=False):
+                yield _ProcessSpan(span)
+        except BaseException as error:  # the attempt was cancelled, and nobody else ends its span
+            span.set_attribute("error.type", type(error).__qualname__)
+            span.set_status(StatusCode.ERROR)
+            span.end()
+            raise
 
     def close(self) -> None:
         """Send what is left; a collector that does not answer is given up after a few seconds."""
@@ -102,6 +108,7 @@ class _SendSpan:
 
     def end(self, at_ns: int, failure: str = "") -> None:
         if failure:
+            self._span.set_attribute("error.type", failure)  # one of a few
             self._span.set_status(StatusCode.ERROR, failure)
         self._span.end(at_ns)
 
@@ -131,7 +138,10 @@ def _common(settings: Settings) -> dict[str, AttributeValue]:
     if system == "rabbitmq":
         common["messaging.rabbitmq.destination.routing_key"] = settings.queue.routing_key
     if url.scheme != "memory":
-        common["server.address"] = url.netloc.partition(",")[0].rpartition(":")[0]
+        first = urlsplit(f"//{url.netloc.partition(',')[0]}")
+        common["server.address"] = first.hostname or ""
+        if first.port is not None:
+            common["server.port"] = first.port
     return common
 
 

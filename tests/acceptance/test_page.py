@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 if TYPE_CHECKING:
     from chromium import Chromium
 
@@ -25,7 +27,9 @@ def test_the_page_shows_the_loop_and_its_controls_change_it(
     where = ("--url", broker.url, "--queue", "paged")
     start("slow_consumer.py", *where, "--name", "slow", "--api-port", "0")
     start("slow_consumer.py", *where, "--name", "mute", "--rate", "1", "--no-api")
-    start("fast_producer.py", *where, "--producer-id", "alice", "--api-port", "0")
+    control = start("fast_producer.py", *where, "--producer-id", "alice", "--api-port", "0").says(
+        r"(http://127\.0\.0\.1:\d+)"
+    )[1]
     monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui", PACE_QUEUE__WORK="paged")
     chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
 
@@ -54,6 +58,13 @@ def test_the_page_shows_the_loop_and_its_controls_change_it(
     shows("bottleneck", "of 21/s possible")
     chromium.run(f"{alice}.querySelector('select').value = 'aimd', {choose(alice)}")
     shows("law", "aimd:")
+    chosen = "querySelector('select').value"
+    wait_until(lambda: chromium.run(f"{slow}.{chosen}") == "5", "the consumer's own word for its slow-down shows")
+    chromium.run(f"{slow}.querySelector('input').value = '100', {slow}.requestSubmit()")
+    wait_until(lambda: chromium.run(f"{slow}.{chosen}") == "1", "a rate that is set ends the slow-down, and it shows")
+    elsewhere = {"settings": {"producer.strategy": "pid"}}
+    httpx.post(f"{control}/admin/config", json=elsewhere, trust_env=False).raise_for_status()
+    wait_until(lambda: chromium.run(f"{alice}.{chosen}") == "pid", "a law that was chosen elsewhere shows")
     chromium.run(f"{alice}.querySelector('input').value = '77', {alice}.requestSubmit()")
     shows("offered", "of 77/s offered")
     chromium.run(f"{alice}.querySelector('input').value = '99999999999', {alice}.requestSubmit()")

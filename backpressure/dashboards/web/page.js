@@ -2,6 +2,7 @@
 
 const KEPT_MS = 15 * 60 * 1000;
 const UNKNOWN = "–";
+const OLD_S = 2; // a queue of the loop is read every second at least: an older count is worth a word
 const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
 const CHARTS = {
   "chart-depth": [["ready", "ready"], ["unacked", "unacked"]],
@@ -45,19 +46,26 @@ function thresholdMood(now, name) {
   return threshold.breached ? "bad" : threshold.value > threshold.limit / 2 ? "warn" : "good";
 }
 
+const age = (queue) => (queue.watched && queue.age_s > OLD_S ? `, ${duration(queue.age_s)} ago` : "");
+
+const brokerOf = (now) => now.sources.find((source) => source.name === "broker");
+
+const share = (producer) => producer.pacing_rate_per_s / Math.max(producer.target_rate_per_s, 1e-9);
+const heldBackMost = (producers) => producers.reduce((a, b) => (a && share(a) <= share(b) ? a : b), null);
+
 function showTiles(now) {
   const work = now.queues[now.work_queue];
   const { rates, totals } = now;
   say("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
-  say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked` : `no ${now.work_queue} yet`);
+  say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked${age(work)}` : brokerOf(now).ok ? `no ${now.work_queue} yet` : "the broker does not answer");
   say("in", rate(rates.confirmed_per_s ?? work?.published_per_s ?? null));
   say("offered", `of ${rate(rates.offered_per_s)} offered`);
   say("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
   say("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
   say("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
   say("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
-  const producer = now.producers.reduce((a, b) => (a && (a.pacing_rate_per_s ?? Infinity) <= (b.pacing_rate_per_s ?? Infinity) ? a : b), null);
-  say("allowed", producer ? (now.pacing_rate_per_s === null ? "no limit" : rate(now.pacing_rate_per_s)) : UNKNOWN);
+  const producer = heldBackMost(now.producers);
+  say("allowed", rate(now.pacing_rate_per_s));
   say("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
   const lost = totals.rejected + totals.dead_lettered;
   say("trouble", amount(lost), lost ? "bad" : "good");
@@ -65,7 +73,7 @@ function showTiles(now) {
 }
 
 function showState(now) {
-  const broker = now.sources.find((source) => source.name === "broker");
+  const broker = brokerOf(now);
   say("state", broker.ok ? "live" : `waiting: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
   const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
   const memory = now.broker?.memory_percent == null ? "" : ` · memory ${now.broker.memory_percent.toFixed(0)} % of its limit`;
@@ -107,7 +115,7 @@ function showTables(now) {
   showTable("queues",
     [["queue"], ["depth"], ...(partitioned ? [["worst partition"]] : []), ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"]],
     queues.map((queue) => [
-      queue.name, amount(queue.depth), ...(partitioned ? [worst(queue)] : []), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
+      queue.name, amount(queue.depth) + age(queue), ...(partitioned ? [worst(queue)] : []), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
       rate(queue.published_per_s), rate(queue.delivered_per_s), rate(queue.acked_per_s),
     ]));
   showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],
@@ -120,7 +128,7 @@ function showTables(now) {
 // Controls: one form a process, kept from tick to tick, so that nobody loses what they are typing.
 
 let laws = [];
-let obstacles = new Map();
+let learnt = new Map();
 const forms = new Map();
 const LOOK_AGAIN_MS = 5000;
 const keyOf = (role, report) => JSON.stringify([role, report.id, report.pid, report.host]);
@@ -146,12 +154,28 @@ async function ask(process, action, body) {
   }
 }
 
-function choice(label, options, chosen, act) {
-  const select = make("select", {}, ...options.map(([value, text]) => make("option", { value, textContent: text })));
-  select.value = chosen;
-  select.addEventListener("change", () => act(select.value));
+function choice(label, act) {
+  const select = make("select");
+  select.addEventListener("change", async () => {
+    select.disabled = true; // until it is done, what the process reports is what was
+    await act(select.value);
+    await learn();
+    select.disabled = false;
+  });
   return make("label", {}, label, select);
 }
+
+// Show what is, whoever changed it, but for one who is choosing right now.
+function showChoice(select, options, value) {
+  if (select.disabled || document.activeElement === select) return;
+  const offered = options.some(([known]) => known === value) ? options : [[value, value], ...options];
+  if (offered.map(([known]) => known).join() !== [...select.options].map((option) => option.value).join()) {
+    select.replaceChildren(...offered.map(([known, text]) => make("option", { value: known, textContent: text })));
+  }
+  select.value = value;
+}
+
+const SLOWER = [["1", "as long as set"], ["2", "2 ×"], ["5", "5 ×"], ["10", "10 ×"], ["50", "50 ×"]];
 
 function formOf(process, report) {
   const rate = make("input", { type: "number", min: "0.1", step: "any", required: true, value: report.target_rate_per_s || report.capacity_per_s || "" });
@@ -160,16 +184,13 @@ function formOf(process, report) {
   const form = make("form", {}, make("strong", { textContent: `${process.role} ${process.id} (${process.pid})` }), fields, make("small"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    ask(process, "config", { [process.role === "producer" ? "production_rate" : "rate"]: Number(rate.value) });
+    ask(process, "config", { [process.role === "producer" ? "production_rate" : "rate"]: Number(rate.value) }).then(learn);
   });
   pause.addEventListener("click", () => ask(process, pause.value));
   if (process.role === "producer") {
-    const names = laws.includes(report.strategy) ? laws : [report.strategy, ...laws];
-    fields.append(choice("law", names.map((law) => [law, law]), report.strategy,
-      (law) => ask(process, "config", { settings: { "producer.strategy": law } })));
+    fields.append(choice("law", (law) => ask(process, "config", { settings: { "producer.strategy": law } })));
   } else {
-    fields.append(choice("work takes", [[1, "as long as set"], [2, "2 ×"], [5, "5 ×"], [10, "10 ×"], [50, "50 ×"]], 1,
-      (factor) => ask(process, "slow-down", { factor: Number(factor) })));
+    fields.append(choice("work takes", (factor) => ask(process, "slow-down", { factor: Number(factor) })));
   }
   return form;
 }
@@ -189,7 +210,10 @@ function showControls(now) {
     const [pause] = form.getElementsByTagName("button");
     pause.value = paused ? "resume" : "pause";
     pause.textContent = paused ? "Resume" : "Pause";
-    const obstacle = obstacles.get(key) ?? "looking for its control API";
+    const { obstacle, slow_down_factor: factor } = learnt.get(key) ?? { obstacle: "looking for its control API" };
+    const [select] = form.getElementsByTagName("select");
+    if (role === "producer") showChoice(select, laws.map((law) => [law, law]), report.strategy);
+    else showChoice(select, SLOWER, String(factor ?? 1));
     const [fields] = form.getElementsByTagName("fieldset");
     fields.disabled = obstacle !== "";
     form.title = form.lastElementChild.textContent = obstacle && `Not controlled from here: ${obstacle}.`;
@@ -209,7 +233,7 @@ async function learn() {
   if (!answer?.ok) return;
   const { laws: known, processes } = await answer.json();
   laws = known;
-  obstacles = new Map(processes.map((process) => [keyOf(process.role, process), process.obstacle]));
+  learnt = new Map(processes.map((process) => [keyOf(process.role, process), process]));
 }
 
 function layout(legend = { orientation: "h", y: 1.02, yanchor: "bottom" }) {

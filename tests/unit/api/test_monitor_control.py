@@ -37,9 +37,14 @@ class Process:
     """A control API that writes down what it is asked."""
 
     asked: list[tuple[str, Any, str]] = field(default_factory=list)
+    status: Any = None
 
     def app(self) -> FastAPI:
         app = FastAPI()
+
+        @app.get("/status")
+        async def status() -> Any:
+            return self.status
 
         @app.post("/admin/{action}")
         async def admin(action: str, request: Request) -> JSONResponse:
@@ -145,11 +150,16 @@ def test_a_process_that_does_not_answer_is_said_to() -> None:
 
 
 async def looking(
-    reports: Callable[[str], tuple[ConsumerReport, ...]], *, token: str = "", monitors: str = ""
+    reports: Callable[[str], tuple[ConsumerReport, ...]], *, token: str = "", monitors: str = "", status: Any = None
 ) -> dict[str, Any]:
     """Return what the page learns of processes of which one listens, and wants ``token``."""
     server = ApiServer(
-        Process().app(), host="127.0.0.1", port=0, token=SecretStr(token), key="api.host", flag="--api-port"
+        Process(status=status).app(),
+        host="127.0.0.1",
+        port=0,
+        token=SecretStr(token),
+        key="api.host",
+        flag="--api-port",
     )
     async with server:
         seen: Any = Seen(consumers=reports(server.url))
@@ -180,8 +190,22 @@ def test_without_a_token_there_is_nothing_to_keep_from_anybody() -> None:
 def test_the_page_learns_which_laws_there_are_and_whom_it_can_control() -> None:
     assert asyncio.run(looking(lambda url: (report(url),), token="hunter2", monitors="hunter2")) == {
         "laws": list(LAWS),
-        "processes": [{"role": "consumer", "id": "slow", "pid": OURS, "host": HERE, "obstacle": ""}],
+        "processes": [
+            {"role": "consumer", "id": "slow", "pid": OURS, "host": HERE, "obstacle": "", "slow_down_factor": None}
+        ],
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "factor"),
+    [
+        ({"rates": {"slow_down_factor": 5}}, 5.0),
+        ({"rates": {"slow_down_factor": "<b>"}}, None), ({"rates": 1}, None), ([], None), ({}, None),
+    ],
+)  # fmt: skip
+def test_the_page_learns_how_much_a_consumer_is_slowed_down_if_it_tells(status: Any, factor: float | None) -> None:
+    learnt = asyncio.run(looking(lambda url: (report(url),), status=status))
+    assert learnt["processes"][0]["slow_down_factor"] == factor
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import socket
 from typing import Any
 
@@ -11,11 +12,13 @@ import httpx
 import pytest
 from calling import calling
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from backpressure.api.common import create_app
+from backpressure.api.common import create_app, serve_basics
 from backpressure.api.server import ApiServer, is_loopback
 from backpressure.errors import ConfigError, PortTakenError
+from backpressure.telemetry.metrics import expose
 
 
 def small_app() -> FastAPI:
@@ -50,6 +53,21 @@ def test_it_serves_on_a_free_port_and_stops() -> None:
     text, url = asyncio.run(story())
     assert text == "hello"
     assert url.startswith("http://127.0.0.1:")
+
+
+def test_methods_that_do_not_exist_add_no_series() -> None:
+    app, registry = create_app("test", "test"), CollectorRegistry()
+    serve_basics(app, registry)
+
+    async def story() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", trust_env=False) as client:
+            for method in ("GET", "FOO1", "FOO2"):
+                await client.request(method, "/health")
+
+    asyncio.run(story())
+    counted = re.findall(r'duration_seconds_count\{endpoint="/health",method="(\w+)"', expose(registry).decode())
+    assert sorted(counted) == ["GET", "other"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import inf
 from typing import Any
 
@@ -65,6 +65,28 @@ def test_a_rate_may_be_infinite_a_total_may_not(report: Report) -> None:
     assert decoded.pacing_rate_per_s == inf
     with pytest.raises(FeedbackError, match="cpu_s"):
         decode(json.dumps(content | {"cpu_s": inf}).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("id", "half a pair: \ud800"),
+        ("host", "x" * 1001),
+        ("queue", "x" * 256),
+        ("queue", "é" * 128),
+    ],
+)
+def test_a_text_that_cannot_be_shown_or_asked_for_is_refused(name: str, text: str) -> None:
+    content = json.loads(encode(SAMPLE))
+    with pytest.raises(FeedbackError, match=name):
+        decode(json.dumps(content | {name: text}).encode())
+    assert decode(json.dumps(content | {name: "é" * 100}).encode())
+    assert decode(json.dumps(content | {"api_url": text * 1000}).encode()).api_url == ""
+
+
+@pytest.mark.parametrize(("reason", "told"), [("é" * 1000, "é" * 500), ("half a pair: \ud800", "half a pair: ?")])
+def test_what_nobody_would_take_is_sent_shortened(reason: str, told: str) -> None:
+    assert decode(encode(replace(SAMPLE, id=reason))).id == told
 
 
 @given(REPORTS, st.data())

@@ -48,6 +48,20 @@ def test_a_paused_consumer_is_resumed_by_the_command_shown(snapshot: Make, work:
     assert sentence == "Consumer slow is paused: curl -X POST http://127.0.0.1:8001/admin/resume."
 
 
+def test_where_a_token_is_needed_the_command_sends_it(snapshot: Make, work: MakeQueues) -> None:
+    paused = replace(snapshot().consumers[0], paused=True)
+    sentence = only(snapshot(queues=work(consumers=0), consumers=(paused,), token_needed=True))
+    assert 'curl -X POST -H "Authorization: Bearer $PACE_API__TOKEN" http://127.0.0.1:8001/admin/resume' in sentence
+
+
+def test_memory_near_its_limit_is_told_before_the_alarm(snapshot: Make) -> None:
+    near = (Threshold("broker memory", 85.0, 80.0, "%"),)
+    broker = BrokerState(memory_bytes=85, memory_limit_bytes=100)
+    assert only(snapshot(broker=broker, thresholds=near)).startswith("The broker uses 85 % of its memory; from 100 %")
+    assert advise(snapshot(broker=replace(broker, memory_alarm=True), thresholds=near)) == []
+    assert advise(snapshot(broker=broker)) == []
+
+
 def test_a_memory_alarm_and_a_full_disk_are_told_apart(snapshot: Make) -> None:
     producers = (replace(snapshot().producers[0], blocked=True),)
     assert "memory alarm" in only(snapshot(producers=producers))
@@ -55,9 +69,21 @@ def test_a_memory_alarm_and_a_full_disk_are_told_apart(snapshot: Make) -> None:
 
 
 def test_refused_messages_have_three_ways_out(snapshot: Make) -> None:
-    sentence = only(snapshot(rates=Rates(nacked_per_s=900.0)))
+    free = (replace(snapshot().producers[0], strategy="rate_limited"),)
+    sentence = only(snapshot(producers=free, rates=Rates(nacked_per_s=900.0)))
     assert sentence.startswith("The full queue refuses 900/s.")
     assert "--strategy pace" in sentence
+
+
+def test_the_law_that_is_advised_is_not_advised_to_those_who_use_it(snapshot: Make, work: MakeQueues) -> None:
+    growing = work(ready=6000, published_per_s=1000.0, acked_per_s=100.0)
+    trouble = {"queues": growing, "thresholds": TOO_DEEP, "rates": Rates(nacked_per_s=900.0)}
+    free = replace(snapshot().producers[0], id="bob", strategy="unbounded")
+    following, mixed = advise(snapshot(**trouble)), advise(snapshot(producers=(*snapshot().producers, free), **trouble))
+    assert len(following) == len(mixed) == 2
+    assert not [sentence for sentence in following if "--strategy pace" in sentence]
+    assert all("--strategy pace" in sentence for sentence in mixed)
+    assert "900/s. Start another consumer, or raise queue.max_length." in following[0]
 
 
 def test_growth_is_trouble_only_beyond_the_threshold(snapshot: Make, work: MakeQueues) -> None:
@@ -70,7 +96,15 @@ def test_growth_is_trouble_only_beyond_the_threshold(snapshot: Make, work: MakeQ
 
 def test_waiting_in_prefetch_is_told_from_waiting_in_the_queue(snapshot: Make, work: MakeQueues) -> None:
     assert "Lower --prefetch" in only(snapshot(queues=work(ready=1, unacked=500), thresholds=TOO_LATE))
-    assert advise(snapshot(queues=work(ready=500, unacked=5), thresholds=TOO_LATE)) == []
+    sentence = only(snapshot(queues=work(ready=500, unacked=5), thresholds=TOO_LATE))
+    assert "behind the 500 in work.queue" in sentence
+    assert "prefetch" not in sentence
+
+
+def test_a_wait_that_grows_is_told_long_before_the_depth_is_a_limit(snapshot: Make, work: MakeQueues) -> None:
+    growing = work(ready=900, unacked=5, published_per_s=150.0, acked_per_s=100.0)
+    assert only(snapshot(queues=growing, thresholds=TOO_LATE)).startswith("work.queue grows by 50/s.")
+    assert advise(snapshot(queues=growing)) == []
 
 
 def test_auto_prefetch_is_not_advised_to_whoever_has_it(snapshot: Make, work: MakeQueues) -> None:
@@ -87,6 +121,7 @@ def test_dead_letters_returns_and_strangers_are_each_explained(snapshot: Make) -
     unroutable, dead, strangers = advise(snapshot(rates=rates, totals=totals, unreadable_reports=7))
     assert "unroutable" in unroutable
     assert "3 messages failed for good" in dead
+    assert "x-pace-reason" in dead
     assert "7 feedback reports were unreadable" in strangers
 
 

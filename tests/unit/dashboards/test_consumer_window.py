@@ -133,6 +133,26 @@ def test_a_prefetch_that_is_none_is_refused_with_the_reason_and_nothing_changes(
     assert update["notice"] == ""
 
 
+def test_closing_the_window_is_ctrl_c_and_no_second_one_while_the_consumer_finishes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+
+    async def closed(engine: ConsumerEngine) -> None:
+        asked = asyncio.StreamReader()
+        asked.feed_eof()
+        await WindowLink(engine, MessageFeed(), Pipe(), asked).obey()  # type: ignore[arg-type]  # as above
+
+    asyncio.run(closed(idle_consumer()))
+    assert raised == [signal.SIGINT]
+
+    finishing = idle_consumer()
+    finishing.stop()
+    asyncio.run(closed(finishing))
+    assert raised == [signal.SIGINT]
+
+
 def test_a_window_that_has_not_read_the_last_update_gets_no_other() -> None:
     async def story() -> int:
         pipe = Pipe()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from backpressure.api import consumer as consumer_api
 from backpressure.api import producer as producer_api
 from backpressure.api.monitor import monitor_app
 from backpressure.api.monitor_feed import LiveFeed
+from backpressure.api.monitor_json import point
 from backpressure.core.snapshot import QueueState, Snapshot
 from backpressure.dashboards.web import assets
 from backpressure.settings import LIVE
@@ -103,6 +105,16 @@ def test_a_snapshot_as_json_has_null_for_what_is_unknown_and_for_no_limit(snapsh
     assert content["thresholds"][0]["breached"] is False
     assert content["events"][0]["kind"] == "appeared"
     assert "queue_wait_ever" not in content
+    assert "queue_wait_ever" not in get(snapshot(queue_wait_ever=None), "/api/snapshot").json()
+    assert "confirm_latency" not in content["producers"][0]
+
+
+def test_the_memory_of_processes_of_one_name_and_number_is_told_by_host(snapshot: Make) -> None:
+    producer, consumer = snapshot().processes
+    scaled = tuple(replace(consumer, pid=1, host=host) for host in ("c1", "c2"))
+    assert list(point(snapshot(processes=(producer, *scaled)))["memory_bytes"]) == [
+        "producer alice (11)", "consumer slow (1) on c1", "consumer slow (1) on c2"
+    ]  # fmt: skip
 
 
 def test_a_snapshot_as_json_tells_the_lag_of_each_partition(snapshot: Make, work: MakeQueues) -> None:

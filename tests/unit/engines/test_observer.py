@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, encode
-from backpressure.core.snapshot import EventKind, Snapshot
+from backpressure.core.snapshot import EventKind, Glance, Snapshot
 from backpressure.engines.observer import Observer
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
@@ -52,6 +52,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.readings: dict[str, QueueReading] = {}
+        self.refused: dict[str, TransportError] = {}
         self.failure: TransportError | None = None
         self.refusals = 0
         self.reads: list[str] = []
@@ -78,6 +79,8 @@ class FakeBroker:
         self.reads.append(queue)
         if self.failure is not None:
             raise self.failure
+        if queue in self.refused:
+            raise self.refused[queue]
         if queue not in self.readings:
             raise QueueNotFoundError(queue)
         return self.readings[queue]
@@ -90,6 +93,7 @@ class FakeBroker:
 class FakeManagement:
     def __init__(self) -> None:
         self.failure: TransportError | None = None
+        self.listed = [QueueInfo(name="other.queue", messages_ready=3, messages_unacknowledged=1, consumers=2)]
 
     async def overview(self) -> Overview:
         if self.failure is not None:
@@ -100,7 +104,7 @@ class FakeManagement:
         return [NodeInfo(name="n", memory_bytes=90, memory_limit_bytes=100)]
 
     async def queues(self) -> list[QueueInfo]:
-        return [QueueInfo(name="other.queue", messages_ready=3, messages_unacknowledged=1, consumers=2)]
+        return self.listed
 
     async def connections(self) -> list[ConnectionInfo]:
         return []
@@ -174,6 +178,28 @@ def test_unacked_stays_unknown_while_a_foreign_consumer_does_not_report() -> Non
     Bench().run(story)
 
 
+def test_rates_and_bottleneck_are_the_brokers_own_while_a_foreign_consumer_does_not_report() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=40, unacked=9, consumers=2)
+        bench.broker.readings["side.queue"] = QueueReading(ready=4, unacked=9, consumers=2)
+        await bench.until(lambda s: "work.queue" in s.queues and s.broker is not None)
+        for tick in range(11):
+            bench.clock.time_s += 0.1
+            at_ns = bench.clock.wall_ns()
+            bench.broker.report(replace(CONSUMER, at_ns=at_ns, delivered=10 * tick, processed=10 * tick))
+            bench.broker.report(replace(CONSUMER, id="side", queue="side.queue", at_ns=at_ns, processed=10 * tick))
+        seen = await bench.until(lambda s: "side.queue" in s.queues)
+        work, side = seen.queues["work.queue"], seen.queues["side.queue"]
+        assert (work.delivered_per_s, work.acked_per_s) == (170.0, 160.0)
+        assert seen.bottleneck_per_s == 160.0
+        assert (side.delivered_per_s, side.acked_per_s) == (None, None)  # not listed: nobody knows
+
+    management = FakeManagement()
+    rates = {"deliver_get_details": {"rate": 170.0}, "ack_details": {"rate": 160.0}}
+    management.listed = [QueueInfo.model_validate({"name": "work.queue", "message_stats": rates})]
+    Bench(management).run(story)
+
+
 def test_a_queue_nobody_consumes_has_nothing_unacked() -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=7, unacked=None, consumers=0)
@@ -209,28 +235,36 @@ def test_rates_are_unknown_until_somebody_reports_and_zero_when_all_are_gone() -
     async def story(bench: Bench) -> None:
         await bench.until(answering)
         assert bench.observer.snapshot().rates.processed_per_s is None
+        assert bench.observer.snapshot(distributions=True).queue_wait_ever is None
         bench.broker.report(replace(CONSUMER, at_ns=1, processed=10))
         bench.clock.time_s += 60
-        seen = bench.observer.snapshot()
+        seen = bench.observer.snapshot(distributions=True)
         assert seen.consumers == ()
         assert seen.rates.processed_per_s == 0.0
         assert seen.totals.processed == 10
+        assert seen.queue_wait_ever is not None
+        assert seen.confirm_latency_ever is None
+        assert bench.observer.snapshot().queue_wait_ever is None  # who shows none pays for none
 
     Bench().run(story)
 
 
-def test_a_broker_that_is_away_leaves_ageing_readings_and_is_found_again() -> None:
+def test_the_readings_of_a_broker_that_is_away_age_then_become_unknown_and_come_back() -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
         await bench.until(answering)
         bench.broker.failure = NotConnectedError("reconnecting")
         seen = await bench.until(lambda s: s.event_counts.get(EventKind.SOURCE_LOST) == 1)
         assert seen.sources[0].error == "reconnecting"
-        bench.clock.time_s += 30
-        assert bench.observer.snapshot().queues["work.queue"].age_s >= 30
+        bench.clock.time_s += 9
+        assert bench.observer.snapshot().queues["work.queue"].age_s >= 9
+        bench.clock.time_s += 2
+        seen = bench.observer.snapshot()
+        assert seen.work is None
+        assert [threshold.value for threshold in seen.thresholds if threshold.name == "depth"] == [None]
         bench.broker.failure = None
-        seen = await bench.until(answering)
-        assert seen.queues["work.queue"].age_s < 30
+        seen = await bench.until(lambda s: s.work is not None)
+        assert seen.queues["work.queue"].age_s < 9
 
     Bench().run(story)
 
@@ -240,6 +274,43 @@ def test_a_missing_queue_is_not_asked_for_at_every_reading() -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
         await bench.until(lambda _: bench.broker.reads.count("work.queue") == 5)
         assert bench.broker.reads.count("work.queue.dlq") == 1
+
+    Bench().run(story)
+
+
+def test_a_queue_that_must_not_be_read_is_left_out_and_the_broker_is_not_away() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
+        bench.broker.refused["amq.gen-1"] = TransportError("RESOURCE_LOCKED: exclusive")
+        await bench.until(answering)
+        bench.broker.report(replace(CONSUMER, at_ns=1, queue="amq.gen-1"))
+        await bench.until(lambda _: "amq.gen-1" in bench.broker.reads)
+        bench.clock.time_s += 0.5
+        reads = bench.broker.reads.count("work.queue")
+        seen = await bench.until(lambda _: bench.broker.reads.count("work.queue") > reads + 2)
+        assert seen.sources[0].ok
+        assert seen.queues["work.queue"].age_s == 0
+        assert "amq.gen-1" not in seen.queues
+        assert bench.broker.reads.count("amq.gen-1") == 1
+
+    Bench().run(story)
+
+
+def test_a_work_queue_of_the_settings_that_must_not_be_read_is_trouble() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.refused["work.queue"] = TransportError("ACCESS_REFUSED")
+        seen = await bench.until(lambda s: s.sources[0].error not in {"", "connecting"})
+        assert seen.sources[0].error == "ACCESS_REFUSED"
+
+    Bench().run(story)
+
+
+def test_a_loop_that_fails_as_nobody_expected_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
+        await bench.until(answering)
+        bench.broker.refused["work.queue"] = ValueError("pika knows why")  # type: ignore[assignment]  # that is the point
+        await bench.until(lambda _: "pika knows why" in caplog.text)
 
     Bench().run(story)
 
@@ -322,6 +393,28 @@ def test_a_management_api_that_fails_leaves_its_part_unknown() -> None:
         assert seen.broker is None
 
     Bench(management).run(story)
+
+
+def test_a_token_of_the_control_apis_is_told_of_and_not_told() -> None:
+    bench = Bench()
+    assert not bench.observer.snapshot().token_needed
+    guarded = Observer(bench.broker, Settings(api={"token": "s3cret"}), bench.clock)  # type: ignore[arg-type]  # fakes
+    assert guarded.snapshot().token_needed
+    assert "s3cret" not in repr(guarded.snapshot())
+
+
+def test_a_glance_is_a_part_of_the_snapshot_of_the_same_moment() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=6000, unacked=0, consumers=1)
+        await bench.until(lambda s: s.work is not None and s.broker is not None)
+        bench.broker.report(replace(PRODUCER, at_ns=1))
+        bench.broker.report(replace(CONSUMER, at_ns=1))
+        glance, seen = bench.observer.glance(), bench.observer.snapshot()
+        for spec in fields(Glance):
+            assert getattr(glance, spec.name) == getattr(seen, spec.name)
+        assert [threshold.name for threshold in glance.thresholds if threshold.breached] == ["depth", "broker memory"]
+
+    Bench(FakeManagement()).run(story)
 
 
 def test_stopping_closes_what_was_opened() -> None:

@@ -53,9 +53,25 @@ def test_a_process_appears_and_vanishes_once() -> None:
     story = Story()
     assert story.sees(ALICE) == ["appeared"]
     assert story.sees(ALICE) == []
+    assert story.sees(replace(ALICE, in_flight=7)) == []
     assert story.sees() == ["vanished"]
-    assert story.text == "producer alice (pid 11) vanished"
+    assert story.text == "producer alice (pid 11) vanished with 7 in flight"
     assert story.sees() == []
+
+
+def test_a_process_that_leaves_nothing_behind_has_ended() -> None:
+    story = Story()
+    story.sees(replace(ALICE, in_flight=7))
+    story.sees(ALICE)
+    assert story.sees() == ["ended"]
+    assert story.text == "producer alice (pid 11) ended, nothing in flight"
+
+
+def test_without_the_broker_nobody_is_said_to_have_ended() -> None:
+    story = Story()
+    story.sees(ALICE)
+    assert story.sees(sources=(Source("broker", ok=False, error="refused"),)) == ["vanished"]
+    assert story.text == "producer alice (pid 11) is not heard of without the broker"
 
 
 def test_a_burst_of_nacks_is_told_when_it_begins_and_when_it_is_over() -> None:

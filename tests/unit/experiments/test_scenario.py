@@ -58,6 +58,14 @@ def test_a_phase_carries_all_settings_in_force_and_what_changed(tmp_path: Path) 
     assert scenario.duration_s == 20.5
 
 
+def test_the_queue_of_a_run_is_read_as_often_as_it_is_sampled_unless_the_scenario_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    assert example(tmp_path=tmp_path).phases[0].settings.monitor.probe_interval_ms == 100
+    slower = example("monitor.probe_interval_ms=500", tmp_path=tmp_path)
+    assert slower.phases[0].settings.monitor.probe_interval_ms == 500
+
+
 def test_expectations_are_read_and_a_phase_that_waits_expects_what_it_waits_for(tmp_path: Path) -> None:
     stated = {(e.metric, e.op, e.limit) for e in example(tmp_path=tmp_path).expectations}
     assert stated == {

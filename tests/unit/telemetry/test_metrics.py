@@ -26,7 +26,7 @@ from backpressure.core.snapshot import (
     Totals,
 )
 from backpressure.telemetry.metrics import HTTP_REQUEST_DURATION, RequestMetrics, expose
-from backpressure.telemetry.metrics_monitor import MONITOR_METRICS, monitor_registry
+from backpressure.telemetry.metrics_monitor import MONITOR_COST_METRICS, MONITOR_METRICS, monitor_registry
 from backpressure.telemetry.metrics_processes import (
     CONSUMER_METRICS,
     PRODUCER_METRICS,
@@ -55,13 +55,14 @@ SNAPSHOT = Snapshot(
         "foreign": QueueState(name="foreign", ready=7, unacked=None, consumers=None, age_s=0.1),
     },
     producers=(PRODUCER,), consumers=(CONSUMER,), processes=(PROCESS, replace(PROCESS, pid=12)),
-    totals=Totals(confirmed=120, processed=42), rates=Rates(confirmed_per_s=100.0), queue_wait=Quantiles(),
-    service=Quantiles(), confirm_latency=Quantiles(), queue_wait_ever=Histogram(), service_ever=Histogram(),
-    confirm_latency_ever=Histogram(), target_rate_per_s=1000.0, pacing_rate_per_s=100.0, bottleneck_per_s=None,
+    totals=Totals(confirmed=120, processed=42), rates=Rates(offered_per_s=1000.0, confirmed_per_s=100.0),
+    queue_wait=Quantiles(), service=Quantiles(), confirm_latency=Quantiles(), queue_wait_ever=Histogram(),
+    service_ever=Histogram(), confirm_latency_ever=Histogram(), target_rate_per_s=1000.0, pacing_rate_per_s=100.0,
+    bottleneck_per_s=None,
     thresholds=(Threshold("queue wait p99", 1200.0, 1000.0, "ms"),), broker=BrokerState(memory_alarm=True),
     events=(Event(0, EventKind.NACKED, ""),), event_counts={EventKind.NACKED: 3},
 )  # fmt: skip
-EVERYTHING = [*PRODUCER_METRICS, *CONSUMER_METRICS, *MONITOR_METRICS]
+EVERYTHING = [*PRODUCER_METRICS, *CONSUMER_METRICS, *MONITOR_METRICS, *MONITOR_COST_METRICS]
 
 
 def samples(registry: CollectorRegistry) -> dict[str, float]:
@@ -104,11 +105,6 @@ def test_a_producer_shows_its_counters_and_the_pace_it_is_allowed() -> None:
     assert found["pace_law_info{law=pace}"] == 1
 
 
-def test_a_law_without_a_limit_allows_infinity_and_delays_nothing() -> None:
-    found = samples(producer_registry(lambda: replace(PRODUCER, pacing_rate_per_s=float("inf"))))
-    assert found["pace_allowed_rate_per_second"] == float("inf")
-
-
 def test_a_producer_shows_what_its_law_estimates_and_for_how_long_it_held_messages_back() -> None:
     delays = durations_of(0.001, 0.009)
     found = samples(producer_registry(lambda: replace(PRODUCER, bottleneck_per_s=98.0, limiter_delay=delays)))
@@ -146,7 +142,7 @@ def test_a_registry_reads_its_report_at_every_scrape() -> None:
 
 
 def test_histogram_buckets_count_exactly_what_is_not_longer() -> None:
-    waits = durations_of(0.000_010, 0.001, 0.0015, 0.5, 1000.0)
+    waits = durations_of(0.000_010, 0.001, 0.0015, 0.5, 100.0, 1000.0)
     found = samples(consumer_registry(lambda: replace(CONSUMER, queue_wait=waits)))
     name = "pace_queue_wait_seconds_bucket{{le={}}}"
     assert found[name.format("6.4e-05")] == 1
@@ -154,9 +150,11 @@ def test_histogram_buckets_count_exactly_what_is_not_longer() -> None:
     assert found[name.format("0.002048")] == 3
     assert found[name.format("0.524288")] == 4
     assert found[name.format("67.108864")] == 4
-    assert found[name.format("+Inf")] == 5
-    assert found["pace_queue_wait_seconds_count"] == 5
-    assert found["pace_queue_wait_seconds_sum"] == pytest.approx(1000.50251)
+    assert found[name.format("134.217728")] == 5
+    assert found[name.format("536.870912")] == 5
+    assert found[name.format("+Inf")] == 6
+    assert found["pace_queue_wait_seconds_count"] == 6
+    assert found["pace_queue_wait_seconds_sum"] == pytest.approx(1100.50251)
 
 
 def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
@@ -171,6 +169,31 @@ def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
     assert found["pace_threshold_breached{threshold=queue_wait_p99}"] == 1
     assert found["pace_broker_alarm{alarm=memory}"] == 1
     assert found["pace_source_up{source=broker}"] == 1
+
+
+def test_the_monitor_tells_what_it_costs_itself() -> None:
+    found = samples(monitor_registry(lambda: SNAPSHOT))
+    assert found["pace_process_resident_memory_bytes"] > 1 << 20
+    assert found["pace_process_cpu_seconds_total"] > 0
+
+
+def test_the_work_queue_is_marked_so_that_rules_can_ask_for_it_alone() -> None:
+    found = samples(monitor_registry(lambda: SNAPSHOT))
+    assert {name for name in found if name.startswith("pace_work_queue_info")} == {
+        "pace_work_queue_info{queue=work.queue}"
+    }
+
+
+def test_what_no_process_counted_is_absent_so_that_the_first_report_is_no_jump() -> None:
+    found = samples(monitor_registry(lambda: replace(SNAPSHOT, queue_wait_ever=None)))
+    assert found["pace_observed_messages_total{stage=rejected}"] == 0
+    assert "pace_observed_messages_total{stage=processed}" not in found
+    assert "pace_observed_messages_total{stage=dead_lettered}" not in found
+    assert not [name for name in found if name.startswith("pace_observed_queue_wait_seconds")]
+
+    rates = replace(SNAPSHOT.rates, delivered_per_s=0.0)
+    found = samples(monitor_registry(lambda: replace(SNAPSHOT, rates=rates)))
+    assert found["pace_observed_messages_total{stage=processed}"] == 42
 
 
 def test_the_lag_of_partitions_shows_and_of_very_many_only_the_worst() -> None:
@@ -191,6 +214,12 @@ def test_the_lag_of_partitions_shows_and_of_very_many_only_the_worst() -> None:
 def test_the_monitor_leaves_out_what_nobody_told_it() -> None:
     found = samples(monitor_registry(lambda: replace(SNAPSHOT, broker=None)))
     assert "pace_queue_unacked_messages{queue=foreign}" not in found
+    unknown = (Threshold("queue wait p99", None, 1000.0, "ms"),)
+    assert not [
+        name
+        for name in samples(monitor_registry(lambda: replace(SNAPSHOT, thresholds=unknown)))
+        if name.startswith("pace_threshold_breached")
+    ]
     assert "pace_observed_rate_per_second{stage=processed}" not in found
     assert "pace_observed_bottleneck_rate_per_second" not in found
     assert not [name for name in found if name.startswith("pace_broker_")]
@@ -200,6 +229,13 @@ def test_processes_of_one_name_are_added_up() -> None:
     found = samples(monitor_registry(lambda: SNAPSHOT))
     assert found["pace_observed_process_resident_memory_bytes{id=alice,role=producer}"] == 2000
     assert found["pace_observed_process_cpu_ratio{id=alice,role=producer}"] == 0.5
+
+
+def test_strangers_under_ever_new_names_add_no_series() -> None:
+    for count, shown in ((64, 64), (65, 0)):
+        crowd = tuple(replace(PROCESS, id=f"stranger-{number}") for number in range(count))
+        found = samples(monitor_registry(lambda crowd=crowd: replace(SNAPSHOT, processes=crowd)))
+        assert len([name for name in found if name.startswith("pace_observed_process_")]) == 2 * shown
 
 
 def test_requests_are_measured_by_method_endpoint_and_status() -> None:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from backpressure.api.common import public_settings
 from backpressure.config import replaced
+from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
-from backpressure.telemetry.tracing import tracing
+from backpressure.telemetry import tracing_otel
+from backpressure.telemetry.tracing import Tracer, tracing
+
+Spans = Callable[[], tuple[ReadableSpan, ...]]
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
+    """Return a function that returns what was exported, which then goes nowhere."""
+    exporter = InMemorySpanExporter()
+    monkeypatch.setattr(tracing_otel, "OTLPSpanExporter", lambda *_, **__: exporter)
+    return exporter.get_finished_spans
+
+
+def sent(tracer: Tracer | None, failure: str) -> None:
+    assert tracer is not None
+    tracer.sending(Message(b"x", message_id="1"), at_ns=1).end(2, failure)
 
 
 def test_by_default_there_is_no_tracer() -> None:
@@ -37,6 +59,43 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     settings = replaced(Settings(), {"tracing.enabled": True})
     with pytest.raises(ConfigError, match=r"tracing\.enabled.*pace-matching\[otel\]"), tracing(settings, "consumer"):
         pass
+
+
+def test_a_message_that_was_not_sent_is_an_error_of_a_kind(spans: Spans) -> None:
+    with tracing(replaced(Settings(), {"tracing.enabled": True}), "producer") as tracer:
+        sent(tracer, "")
+        sent(tracer, "the queue is full")
+    well, full = spans()
+    assert "error.type" not in (well.attributes or {})
+    assert (full.attributes or {})["error.type"] == "the queue is full"
+    assert full.status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "port"),
+    [
+        ("amqp://guest:secret@mq", "mq", 5672),
+        ("amqps://[::1]:5999/vhost", "::1", 5999),
+        ("kafka://one:9095,two:9096", "one", 9095),
+    ],
+)
+def test_a_span_names_the_server_and_its_port(spans: Spans, url: str, address: str, port: int) -> None:
+    with tracing(replaced(Settings(), {"tracing.enabled": True, "broker.url": url}), "producer") as tracer:
+        sent(tracer, "")
+    attributes = spans()[0].attributes or {}
+    assert (attributes["server.address"], attributes["server.port"]) == (address, port)
+
+
+def test_an_attempt_that_is_cancelled_ends_its_span_as_an_error(spans: Spans) -> None:
+    delivery = Delivery(Message(b"x"), tag=1, epoch=1, redelivered=False)
+    with tracing(replaced(Settings(), {"tracing.enabled": True}), "consumer") as tracer:
+        assert tracer is not None
+        with pytest.raises(asyncio.CancelledError), tracer.processing(delivery, Metadata(), at_ns=1):
+            raise asyncio.CancelledError
+    (attempt,) = spans()
+    assert (attempt.attributes or {})["error.type"] == "CancelledError"
+    assert attempt.status.status_code is StatusCode.ERROR
+    assert attempt.events == ()  # no texts of errors
 
 
 def test_an_endpoint_that_is_no_address_is_refused() -> None:
