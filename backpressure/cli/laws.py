@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from backpressure.core.controllers import LAWS, describe
+from backpressure.core.controllers import describe, law_names
 
 __all__ = ["laws"]
 
@@ -12,8 +12,8 @@ __all__ = ["laws"]
 @click.command()
 @click.argument("names", nargs=-1)
 def laws(names: tuple[str, ...]) -> None:
-    """List the rate-control laws, or describe the ones NAMED with their parameters."""
-    for name in names or LAWS:
+    """List the rate-control laws, those of installed packages too, or describe the ones NAMED with their parameters."""
+    for name in names or law_names():
         description = describe(name)
         click.echo(f"{click.style(name, bold=True):<24} {description.summary}")
         for parameter in description.parameters if names else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -82,8 +83,11 @@ def _phase_table(document: Mapping[str, Any], name: str, key: str, value: object
     raise ConfigError(key, value, f"{source} has no phase {name!r}; there are {names}", "--set")
 
 
+_WORD = re.compile(r'"([^"]*)"|([^."]+)')  # as TOML writes keys: one with dots of its own stands in quotes
+
+
 def _assign(table: dict[str, Any], path: str, key: str, value: object) -> None:
-    *parents, last = path.split(".")
+    *parents, last = [quoted or plain for quoted, plain in _WORD.findall(path)]
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):

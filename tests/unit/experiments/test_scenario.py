@@ -10,7 +10,7 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
-from backpressure.experiments.document import parse, parse_assignment, to_toml
+from backpressure.experiments.document import merge, parse, parse_assignment, to_toml
 from backpressure.experiments.scenario import Scenario, build
 
 EXAMPLE = """
@@ -222,3 +222,9 @@ def test_the_million_messages_are_demanded_and_so_is_the_memory_of_every_process
     assert {f"processes.{name}.rss_max_mb" for name in ("producer-1", "consumer-1", "monitor")} <= {
         m for m, *_ in demanded
     }
+
+
+def test_a_law_whose_name_has_dots_is_named_in_quotes() -> None:
+    document = merge({}, [parse_assignment('control.parameters."my.laws:LeaveRoom".full=60')], "x.toml")
+    assert document["control"]["parameters"] == {"my.laws:LeaveRoom": {"full": 60}}
+    assert parse(to_toml(document), "x.toml") == document
