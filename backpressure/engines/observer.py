@@ -211,7 +211,8 @@ class Observer:
             if not isinstance(error, QueueNotFoundError):
                 if name == self._settings.queue.work:
                     raise  # whoever set it wants to know
-                log.warning("%s cannot be read: %s", name, error)  # anybody's report may name a queue that is not ours
+                # Anybody's report may name a queue that is not ours, with what would steer a terminal in its name.
+                log.warning("%r cannot be read: %r", name, str(error))
             self._readings.pop(name, None)
             # Asking in vain costs the broker a channel: not ten times a second.
             self._not_before[name] = self._clock.now() + _RETRY_S
