@@ -111,6 +111,7 @@ def test_body_and_metadata_arrive_as_they_were_sent(play: Play) -> None:
 def test_what_outlives_the_queues_ttl_is_dead_lettered(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(b"old")
+        await bench.quiet(await bench.started(bench.transport.probe()), ready=0)
         (dead,) = await bench.dead_letters(1)
         assert dead.message.headers["x-death"][0]["reason"] == "expired"
 

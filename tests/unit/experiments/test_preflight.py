@@ -53,7 +53,7 @@ def test_kafka_is_not_asked_to_change_a_bound_it_does_not_have(tmp_path: Path, c
     [
         ("no_such_module:Law", "cannot be imported"),
         ("laws_of_mine:Lawww", "cannot be imported"),
-        ("laws_of_mine:Broken", "cannot be made: KeyError"),
+        ("laws_of_mine:Broken", "cannot be built: KeyError"),
     ],
 )
 def test_a_law_that_cannot_be_had_is_refused(
