@@ -425,6 +425,7 @@ LIVE: dict[Literal["producer", "consumer"], frozenset[str]] = {
         {"control"}
         | _keys("producer", "rate", "strategy", "batch_size", "confirm_window", "on_nack")
         | _keys("producer", "payload_bytes", "text", "processing_time_s", "weight")
+        | _keys("producer", "arrivals", "burst_ms", "nack_pause_ms")
         | _keys("queue", "max_length", "overflow")
     ),
     "consumer": frozenset(

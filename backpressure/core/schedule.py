@@ -50,6 +50,13 @@ class ArrivalSchedule:
                 self._waiting.popleft()
                 self.held_back += 1
 
+    def reshape(self, room_s: float, gap: Callable[[], float] | None, now: float) -> None:
+        """Let arrivals come, and wait, in another way from the next one on; see the constructor."""
+        self.pending(now)
+        self._room_s, self._gap = room_s, gap
+        self._anchor = self._next_at
+        self._since_anchor = 0
+
     def restart(self, now: float) -> None:
         """Forget what waits and arrive again from ``now`` on, after a pause in which nothing was offered."""
         self._waiting.clear()

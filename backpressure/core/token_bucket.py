@@ -47,6 +47,12 @@ class TokenBucket:
         self.rate_per_s = rate_per_s
         self._tokens = min(self._tokens, self.capacity)
 
+    def set_burst(self, burst_s: float, now: float) -> None:
+        """Hold this many seconds' worth from ``now`` on; what was earned is kept up to the new capacity."""
+        self._accrue(now)
+        self.burst_s = burst_s
+        self._tokens = min(self._tokens, self.capacity)
+
     def available(self, now: float) -> float:
         """Return the tokens there are at ``now`` (with the fraction under way)."""
         self._accrue(now)

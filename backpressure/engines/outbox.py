@@ -80,7 +80,7 @@ class Outbox:
         self.confirm_latency = Histogram()
         self._again: deque[tuple[float, Outgoing]] = deque()
         self._urgent: deque[Outgoing] = deque()
-        self._nack_pause_s = nack_pause_s
+        self.nack_pause_s = nack_pause_s
         self._clock = clock
         self._journal = journal
 
@@ -147,7 +147,7 @@ class Outbox:
     def nack(self, tag: int, *, multiple: bool, refusal: Refusal = FULL) -> None:
         """The broker refuses one message, or all up to it: they wait to go again, or are rejected."""
         now_ns = self._clock.wall_ns()
-        not_before = self._clock.now() + self._nack_pause_s
+        not_before = self._clock.now() + self.nack_pause_s
         for item in self.in_flight.settle(tag, multiple=multiple):
             self.nacked += 1
             if item.may_retry and not refusal.final:

@@ -75,7 +75,7 @@ class Sender:
         producer = settings.producer
         self.outbox = Outbox(session, producer.confirm_window, producer.nack_pause_ms / 1000, clock, journal)
         now = clock.now()
-        self.schedule = _schedule(settings, now)
+        self.schedule = ArrivalSchedule(producer.rate, producer.burst_ms / 1000, now, _gap(settings))
         self._bucket = TokenBucket(producer.rate, producer.burst_ms / 1000, now)
         self.limiter_delay = Histogram()
         self.scheduled = 0
@@ -96,11 +96,16 @@ class Sender:
         await self._publisher.stop()
 
     def use(self, settings: Settings) -> None:
-        """Go on with other settings: rate, batch, window, payload, names."""
+        """Go on with other settings: rate, arrivals, batch, burst, window, payload, names."""
+        producer, before, now = settings.producer, self._settings.producer, self._clock.now()
         self._settings = settings
+        if (producer.arrivals, producer.burst_ms) != (before.arrivals, before.burst_ms):
+            self.schedule.reshape(producer.burst_ms / 1000, _gap(settings), now)
+            self._bucket.set_burst(producer.burst_ms / 1000, now)
         if not self.paused:
-            self.schedule.set_rate(settings.producer.rate, self._clock.now())
-        self.outbox.in_flight.limit = settings.producer.confirm_window
+            self.schedule.set_rate(producer.rate, now)
+        self.outbox.in_flight.limit = producer.confirm_window
+        self.outbox.nack_pause_s = producer.nack_pause_ms / 1000
         self.queues.queue = settings.queue
         self.composer.use(settings)
         self.waker.wake()
@@ -266,8 +271,7 @@ class Sender:
         self._on_settled()
 
 
-def _schedule(settings: Settings, now: float) -> ArrivalSchedule:
-    producer = settings.producer
+def _gap(settings: Settings) -> Callable[[], float] | None:
+    """Return what makes the gaps between arrivals random, or None: they are even."""
     source = random.Random(settings.process.seed)  # noqa: S311 - arrival times, not secrets
-    gap = (lambda: source.expovariate(1.0)) if producer.arrivals == "poisson" else None
-    return ArrivalSchedule(producer.rate, producer.burst_ms / 1000, now, gap)
+    return (lambda: source.expovariate(1.0)) if settings.producer.arrivals == "poisson" else None

@@ -135,3 +135,16 @@ def test_a_real_stall_costs_its_capacity_but_for_the_little_that_is_caught_up() 
     work.begin(available_at=0.0, service_s=0.01, now=0.0)
     start, end = work.begin(available_at=0.0, service_s=0.01, now=60.0)
     assert (start, end) == pytest.approx((59.9, 59.91))
+
+
+def test_arrivals_that_become_random_keep_their_mean_and_what_was_offered() -> None:
+    source = Random(3)
+    schedule = ArrivalSchedule(100.0, 1000.0, 0.0)
+    assert schedule.pending(10.0) == 1001
+    schedule.reshape(1000.0, lambda: source.expovariate(1.0), 10.0)
+    assert schedule.pending(110.0) == pytest.approx(11_000, rel=0.03)
+    schedule.reshape(0.1, None, 110.0)
+    assert schedule.offered == pytest.approx(11_000, rel=0.03)
+    while schedule.pending(110.0):
+        schedule.take()
+    assert schedule.pending(120.0) == 10  # a tenth of a second's worth, the rest is held back

@@ -141,3 +141,12 @@ def test_each_token_knows_when_it_was_earned() -> None:
     bucket.take(1, 0.0)
     assert [bucket.accrued_at(ahead, 0.35) for ahead in range(3)] == pytest.approx([0.1, 0.2, 0.3])
     assert TokenBucket(inf, burst_s=1.0, now=0.0).accrued_at(3, 0.35) == 0.35
+
+
+def test_a_shallower_bucket_keeps_no_more_than_it_holds() -> None:
+    bucket = TokenBucket(100.0, 1.0, 0.0)
+    assert bucket.available(10.0) == pytest.approx(101)
+    bucket.set_burst(0.1, 10.0)
+    assert bucket.available(10.0) == pytest.approx(11)
+    bucket.set_burst(1.0, 10.0)
+    assert bucket.available(20.0) == pytest.approx(101)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from stage import WORK, LateTransport, RecordingBroker, Records, consuming, producing, settings_of, until
 from virtual_time import run_virtually
 
+from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.core.message import MAX_SESSION, HeaderValue, Message, Metadata
 from backpressure.engines.outbox import Settlement
@@ -276,6 +278,24 @@ def test_other_settings_take_effect_on_law_rate_bound_window_and_body() -> None:
     strategy, bound, pace, window, body = run_virtually(story())
     assert (strategy, pace, window, body) == ("rate_limited", 250, 17, b"new")
     assert bound == {"max-length": 123, "overflow": "drop-head"}
+
+
+def test_arrivals_burst_and_the_pause_after_a_refusal_can_change_too() -> None:
+    async def story() -> tuple[list[float], int]:
+        broker = RecordingBroker()
+        settings = settings_of(producer__strategy="unbounded", producer__rate=100, queue__max_length=None)
+        async with producing(settings, broker) as (engine, _):
+            await asyncio.sleep(1)
+            seen = len(broker.arrivals)
+            changes = {"producer.arrivals": "poisson", "producer.burst_ms": 1000.0, "producer.nack_pause_ms": 7.0}
+            await engine.reconfigure(replaced(settings, changes))
+            await asyncio.sleep(20)
+            return [arrival.at for arrival in broker.arrivals[seen:]], engine.report().offered
+
+    times, offered = run_virtually(story())
+    gaps = [after - before for before, after in pairwise(times)]
+    assert offered == pytest.approx(2100, rel=0.1)
+    assert max(gaps) > 0.03  # even ones would be 0.01 s
 
 
 def test_a_law_that_does_not_exist_changes_nothing_not_even_the_bound_of_the_queue() -> None:
