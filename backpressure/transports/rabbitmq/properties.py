@@ -1,28 +1,14 @@
-"""Between our messages and AMQP's basic properties."""
+"""Our messages from AMQP's basic properties; the way back is in `frames`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pika import BasicProperties
-
 from backpressure.core.message import Message
 
-__all__ = ["message_from", "properties_of"]
+__all__ = ["message_from"]
 
-_TRANSIENT, _PERSISTENT = 1, 2
-
-
-def properties_of(message: Message) -> BasicProperties:
-    """Return the properties to publish ``message`` with."""
-    return BasicProperties(  # type: ignore[no-untyped-call]  # pika leaves its constructor untyped
-        content_type=message.content_type,
-        headers=dict(message.headers) or None,
-        delivery_mode=_PERSISTENT if message.persistent else _TRANSIENT,
-        expiration=None if message.expiration_ms is None else str(message.expiration_ms),
-        message_id=message.message_id,
-        timestamp=message.timestamp_s,
-    )
+_PERSISTENT = 2
 
 
 def message_from(properties: Any, body: bytes) -> Message:

@@ -12,8 +12,8 @@ from backpressure.errors import NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import PublisherListener
 from backpressure.transports.outage import Outage
+from backpressure.transports.rabbitmq.frames import publish_frames
 from backpressure.transports.rabbitmq.link import Link
-from backpressure.transports.rabbitmq.properties import properties_of
 from backpressure.transports.rabbitmq.wire import Connection
 
 __all__ = ["RabbitMQPublisher"]
@@ -46,9 +46,10 @@ class RabbitMQPublisher:
 
     def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
         """See `Publisher.publish`."""
-        if self._channel is None or not self._channel.is_open:
+        if self._connection is None or self._channel is None or not self._channel.is_open:
             raise NotConnectedError(f"not connected to the broker at {self._link.address}")
-        self._channel.basic_publish(exchange, routing_key, message.body, properties_of(message), mandatory=True)
+        body_max = self._connection.body_max_bytes
+        self._connection.emit(publish_frames(self._channel.channel_number, exchange, routing_key, message, body_max))
         self._last_tag += 1
         return self._last_tag
 

@@ -96,6 +96,16 @@ class Connection(AsyncioConnection):
         buffered: int = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._unsent_bytes + buffered
 
+    @property
+    def body_max_bytes(self) -> int:
+        """How much of a body fits in one frame, as client and broker have agreed."""
+        size: int = self._body_max_length  # pika keeps it to itself
+        return size
+
+    def emit(self, frames: bytes) -> None:
+        """Send whole frames that were encoded elsewhere."""
+        self._output_marshaled_frames([frames])
+
     def _set_blocked(self, blocked: bool) -> None:
         self.blocked = blocked
 

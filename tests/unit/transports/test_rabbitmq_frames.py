@@ -1,0 +1,73 @@
+"""A published message as bytes: the same that pika makes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+from pika.exceptions import AMQPError
+
+from backpressure.core.message import Message
+from backpressure.transports.rabbitmq.frames import publish_frames
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | TEXTS | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+MESSAGES = st.builds(
+    Message,
+    st.binary(max_size=70),
+    message_id=st.none() | TEXTS,
+    timestamp_s=st.none() | st.integers(0, (1 << 63) - 1),
+    headers=st.dictionaries(TEXTS, VALUES, max_size=5),
+    persistent=st.booleans(),
+    content_type=st.none() | TEXTS,
+    expiration_ms=st.none() | st.integers(0, 1 << 40),
+)
+
+
+def properties_of(message: Message) -> spec.BasicProperties:
+    return spec.BasicProperties(
+        content_type=message.content_type,
+        headers=dict(message.headers) or None,
+        delivery_mode=2 if message.persistent else 1,
+        expiration=None if message.expiration_ms is None else str(message.expiration_ms),
+        message_id=message.message_id,
+        timestamp=message.timestamp_s,
+    )
+
+
+def by_pika(channel: int, exchange: str, routing_key: str, message: Message, body_max: int) -> bytes:
+    publish = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
+    frames = [
+        frame.Method(channel, publish),
+        frame.Header(channel, len(message.body), properties_of(message)),
+        *(
+            frame.Body(channel, message.body[start : start + body_max])
+            for start in range(0, len(message.body), body_max)
+        ),
+    ]
+    return b"".join(each.marshal() for each in frames)
+
+
+@given(MESSAGES, st.integers(1, 65535), TEXTS, TEXTS, st.integers(1, 100))
+def test_the_bytes_are_pikas_own(message: Message, channel: int, exchange: str, key: str, body_max: int) -> None:
+    expected = by_pika(channel, exchange, key, message, body_max)
+    assert publish_frames(channel, exchange, key, message, body_max) == expected
+
+
+@pytest.mark.parametrize(
+    ("exchange", "message"),
+    [
+        ("x" * 256, Message(b"")),
+        ("", Message(b"", message_id="ü" * 128)),
+        ("", Message(b"", headers={"x" * 256: 1})),
+        ("", Message(b"", headers={"number": 1.5})),  # type: ignore[dict-item]  # what must be refused
+    ],
+)
+def test_what_amqp_cannot_carry_is_an_error_of_pikas(exchange: str, message: Message) -> None:
+    with pytest.raises(AMQPError):
+        publish_frames(1, exchange, "", message, 1000)
