@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from backpressure.experiments.summary import Summary
+from backpressure.transports.kafka_node import find_kafka
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 PACE = [sys.executable, "-m", "backpressure"]
@@ -307,16 +308,22 @@ def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_mee
             broker.terminate()
 
 
-@pytest.mark.rabbitmq
-def test_the_same_balances_on_a_private_rabbitmq_node(
-    tmp_path: Path, go_without: Callable[[str, str], NoReturn]
+@pytest.mark.parametrize(
+    ("broker", "product", "is_here"),
+    [
+        pytest.param("rabbitmq", "RabbitMQ", find_rabbitmq, marks=pytest.mark.rabbitmq),
+        pytest.param("kafka", "Apache Kafka", find_kafka, marks=pytest.mark.kafka),
+    ],
+)
+def test_the_same_balances_on_a_private_broker_of_another_kind(
+    tmp_path: Path, go_without: Callable[[str, str], NoReturn], broker: str, product: str, is_here: Callable[[], object]
 ) -> None:
-    if find_rabbitmq() is None:
-        go_without("rabbitmq", "rabbitmq-server is not installed")
-    done = pace_run(tmp_path, write(tmp_path, LIMITED + CONSUME), "--broker", "rabbitmq")
+    if is_here() is None:
+        go_without(broker, "it is not installed")
+    done = pace_run(tmp_path, write(tmp_path, LIMITED + CONSUME), "--broker", broker)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = summary_of(tmp_path)
-    assert summary["broker"] == "RabbitMQ"
+    assert summary["broker"] == product
     totals = summary["totals"]
     assert (totals["confirmed"], totals["processed"], totals["lost"], totals["duplicates"]) == (1000, 1000, 0, 0)
     assert all(is_gone(process["pid"]) for process in summary["processes"])
