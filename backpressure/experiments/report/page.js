@@ -1,8 +1,7 @@
 "use strict";
-// Draws the timeline: five charts over one time axis that zoom together, in the page's own colours.
+// Draws the timeline: up to five charts over one time axis that zoom together, in the page's own colours.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const names = ["depth", "rates", "wait", "in_flight", "memory"];
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
   const highest = (values) => values.reduce((most, value) => Math.max(most, value ?? 0), 1);
@@ -78,6 +77,12 @@
     };
   }
 
+  // A simulation has neither memory nor messages in flight: no chart of nothing.
+  const names = ["depth", "rates", "wait", "in_flight", "memory"].filter((name) => {
+    const measured = traces(name).some((trace) => trace.y.some((value) => value !== null));
+    if (!measured) document.getElementById(name).closest("figure").remove();
+    return measured;
+  });
   const options = { responsive: true, displayModeBar: false, scrollZoom: false };
   const draw = () => names.forEach((name) => Plotly.react(name, traces(name), layout(name), options));
   draw();
