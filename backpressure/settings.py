@@ -84,7 +84,7 @@ class BrokerSettings(Section):
     connect_timeout_s: float = knob(5.0, "s", "one attempt to connect may take this long", gt=0, le=120)
     blocked_timeout_s: float = knob(300.0, "s", "give up on a connection the broker keeps blocked", gt=0)
     reconnect_min_s: float = knob(0.2, "s", "first pause before connecting again; doubles each time", gt=0)
-    reconnect_max_s: float = knob(10.0, "s", "longest pause before connecting again", gt=0)
+    reconnect_max_s: float = knob(3.0, "s", "longest pause before connecting again", gt=0)
     wait: bool = knob(True, "", "wait for a broker that is not there yet; off: fail at once")
     ca_file: str = knob("", "", "certificate authority for amqps://; empty: the system's")
     cert_file: str = knob("", "", "client certificate for amqps://")

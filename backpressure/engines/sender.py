@@ -156,6 +156,8 @@ class Sender:
         now = self._clock.now()
         while self.outbox.urgent and self._may_send():
             self._send(self.outbox.next_urgent())
+        if not self.connected:
+            self.application_limited = True  # an empty queue is no sign of fast consumers then
         if self.paused:
             return
         sent = 0

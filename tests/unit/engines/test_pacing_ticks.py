@@ -11,6 +11,7 @@ from stage import WORK, RecordingBroker, consuming, producing, settings_of
 from virtual_time import run_virtually
 
 from backpressure.core.reports import ProducerReport, decode
+from backpressure.errors import NotConnectedError
 from backpressure.transports.base import QueueReading
 from backpressure.transports.memory import MemoryTransport
 
@@ -107,3 +108,17 @@ def test_a_producer_with_less_to_send_than_it_may_says_so_in_its_reports() -> No
         return said
 
     assert all(run_virtually(story())[20:])
+
+
+def test_a_producer_that_cannot_reach_the_broker_takes_no_empty_queue_for_fast_consumers() -> None:
+    async def story() -> tuple[bool, float]:
+        settings, broker = settings_of(), RecordingBroker()
+        async with producing(settings, broker) as (engine, _), consuming(settings, broker):
+            await asyncio.sleep(10)
+            engine._sender.on_lost(NotConnectedError("the publisher's line alone is cut"))
+            await asyncio.sleep(10)
+            return engine.report().application_limited, engine.decision.rate_per_s
+
+    limited, rate_per_s = run_virtually(story())
+    assert limited
+    assert rate_per_s < 300  # the consumer's 100 and what an empty queue asks for
