@@ -1,8 +1,9 @@
 """The oracle: what could be achieved by somebody who sees the consumers without any delay.
 
 It sends the next message at the moment a consumer takes the one that was waiting, so that exactly one message waits for
-each consumer: none ever pauses, and nobody waits longer than one service takes. No law can do better on both counts,
-for every law hears of a message taken a feedback age too late.
+each consumer: none ever pauses, and nobody waits longer than one service takes. No law can use more, and one that hears
+of each message a feedback age too late has to keep more waiting where service times vary. Where they are fixed it may
+keep less: who knows when a message will be needed can send it just before, and a service of a slow consumer is long.
 """
 
 from __future__ import annotations
