@@ -85,9 +85,13 @@ def pace_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str
 @contextmanager
 def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Start a run and wait until its first phase has begun; yield it with the lines it has printed."""
+    hangup = signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # these tests may run under nohup: the run is not to inherit it
     process = subprocess.Popen(
         [*PACE, "run", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    signal.signal(signal.SIGHUP, hangup)
     lines: list[str] = []
     try:
         assert process.stdout is not None
