@@ -53,9 +53,8 @@ class Bottleneck:
         fresh: whether any signal is recent enough to act upon.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
-        idle: smoothed part of the consumers' time without work although more was queued than they had in work. None of
-            it is their fault, or the queue's, while there is less to send than may be: that counts as 0, as the
-            unknown does.
+        idle: smoothed part of the consumers' time without work although more was queued than they had in work; 0 where
+            unknown, and while there is less to send than may be sent: nobody could keep them busy then.
     """
 
     def __init__(self, stale_s: float) -> None:
