@@ -63,6 +63,8 @@ class RabbitMQFeedback:
                 arguments={"x-max-length": _LISTENER_QUEUE_LENGTH},  # drop-head is the default
             )
             await channel.call("queue_bind", queue=declared.queue, exchange=self._exchange)
+            on_report = self._on_report
+            connection.incoming.deliver_to(channel.raw.channel_number, lambda message, *_: on_report(message.body))
             await channel.call(
                 "basic_consume", queue=declared.queue, on_message_callback=self._on_message, auto_ack=True
             )

@@ -66,6 +66,7 @@ class RabbitMQPublisher:
         )
         connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self._listener.on_unblocked())
         await channel.call("confirm_delivery", ack_nack_callback=self._on_settled)
+        connection.incoming.confirm_to(channel.raw.channel_number, self._listener.on_confirmed)
         self._last_tag = 0
         self._connection, self._channel = connection, channel.raw
         self._listener.on_ready()

@@ -17,7 +17,7 @@ from typing import Any
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import ConnectionClosedByBroker
 
-from backpressure.core.message import Delivery
+from backpressure.core.message import Delivery, Message
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
@@ -117,6 +117,7 @@ class RabbitMQSubscriber:
             self._unsettled = Unsettled()
             self._channel = channel
             self._consumer_tag = None
+            connection.incoming.deliver_to(channel.raw.channel_number, self._on_message)
             consuming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def on_consuming(_frame: Any) -> None:
@@ -135,25 +136,19 @@ class RabbitMQSubscriber:
             raise
 
     def _consume(self, channel: Channel, on_ok: Any) -> None:
-        epoch = self._epoch
-        clock = time.monotonic_ns
-
-        def on_message(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
-            self._unsettled.delivered(method.delivery_tag)
-            self._listener.on_delivery(
-                Delivery(
-                    message=message_from(properties, body),
-                    tag=method.delivery_tag,
-                    epoch=epoch,
-                    redelivered=method.redelivered,
-                    exchange=method.exchange,
-                    routing_key=method.routing_key,
-                    received_ns=clock(),
-                )
-            )
+        def by_pika(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
+            message = message_from(properties, body)
+            self._on_message(message, method.delivery_tag, method.redelivered, method.exchange, method.routing_key)
 
         self._consumer_tag = next(self._consumer_tags)
-        channel.raw.basic_consume(self._queue, on_message, consumer_tag=self._consumer_tag, callback=on_ok)
+        channel.raw.basic_consume(self._queue, by_pika, consumer_tag=self._consumer_tag, callback=on_ok)
+
+    def _on_message(self, message: Message, tag: int, redelivered: bool, exchange: str, routing_key: str) -> None:
+        self._unsettled.delivered(tag)
+        received_ns = time.monotonic_ns()
+        self._listener.on_delivery(
+            Delivery(message, tag, self._epoch, redelivered, exchange, routing_key, received_ns),
+        )
 
     def _cancel(self, channel: Channel, tag: str, on_ok: Any) -> None:
         self._consumer_tag = None

@@ -1,0 +1,212 @@
+"""What the broker sends most, straight from the bytes: deliveries and publisher confirms.
+
+pika makes an object of every frame, looks for callbacks in tables and puts the message together from three of them: two
+thirds of what a message costs a consumer. Here the three frames are read in one go. What is rare (anything else, a body
+of more than one piece, a field type we never publish, bytes that make no sense) is left to pika, so that nothing is
+understood in two ways: a test holds the one against the other.
+
+Sans-IO: `Incoming.take` is given bytes and a position; it handles what stands there, or says that more is needed, or
+that pika shall do it. Source: AMQP 0-9-1, sections 4.2.3 to 4.2.6, and its RabbitMQ errata for field types.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct
+
+from pika.data import decode_value
+from pika.exceptions import AMQPError
+from pika.spec import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, Basic, BasicProperties
+
+from backpressure.core.message import HeaderValue, Message
+
+__all__ = ["NEEDS_MORE", "NOT_OURS", "Incoming", "OnConfirm", "OnMessage"]
+
+NEEDS_MORE = -1
+NOT_OURS = -2
+
+OnConfirm = Callable[[int, bool], None]
+"""Called with a delivery tag, and whether all before it are confirmed too."""
+OnMessage = Callable[[Message, int, bool, str, str], None]
+"""Called with message, delivery tag, whether it is redelivered, exchange and routing key."""
+
+_ACK, _DELIVER, _CONTENT = Basic.Ack.INDEX, Basic.Deliver.INDEX, BasicProperties.INDEX
+
+_PAYLOAD_AT = 7  # where the payload of a frame begins
+_METHOD_FRAME = Struct(">BHII")  # type, channel, size, class and method
+_DELIVERED = Struct(">QB")  # delivery tag, redelivered
+_HEADER_FRAME = Struct(">BHIHHQH")  # type, channel, size, class, weight, size of the body, which properties there are
+_BODY_FRAME = Struct(">BHI")
+_CONFIRMED = Struct(">QBB")  # delivery tag, multiple, end of frame
+_ACK_BYTES = _METHOD_FRAME.size + _CONFIRMED.size
+_ACK_SIZE = _ACK_BYTES - _PAYLOAD_AT - 1
+_MOST_BODY_BYTES = 1 << 16  # more may come in several frames, and is not what makes a consumer slow
+
+_LENGTH = Struct(">I")
+_SHORT_INTEGER = Struct(">i")
+_INTEGER = Struct(">q")
+_TIME = Struct(">Q")
+_TEXT_KIND, _SHORT_KIND, _LONG_KINDS = ord("S"), ord("I"), frozenset(b"lL")
+
+_PERSISTENT = 2
+_CONTENT_TYPE = BasicProperties.FLAG_CONTENT_TYPE
+_HEADERS = BasicProperties.FLAG_HEADERS
+_DELIVERY_MODE = BasicProperties.FLAG_DELIVERY_MODE
+_EXPIRATION = BasicProperties.FLAG_EXPIRATION
+_MESSAGE_ID = BasicProperties.FLAG_MESSAGE_ID
+_TIMESTAMP = BasicProperties.FLAG_TIMESTAMP
+_UNKNOWN = 0xFFFF & ~(_CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _EXPIRATION | _MESSAGE_ID | _TIMESTAMP)
+
+_Delivered = tuple[Message, int, bool, str, str]  # what `OnMessage` is called with
+
+
+class Incoming:
+    """Hands deliveries and confirms of some channels to whoever wants them; one for each connection."""
+
+    def __init__(self) -> None:
+        self._wants_messages: dict[int, OnMessage] = {}
+        self._wants_confirms: dict[int, OnConfirm] = {}
+
+    def deliver_to(self, channel: int, on_message: OnMessage) -> None:
+        """Hand ``on_message`` what is delivered on this channel, to whichever of its consumers."""
+        self._wants_messages[channel] = on_message
+
+    def confirm_to(self, channel: int, on_confirm: OnConfirm) -> None:
+        """Hand ``on_confirm`` the positive confirms of this channel."""
+        self._wants_confirms[channel] = on_confirm
+
+    def take(self, data: bytes, at: int) -> int:
+        """Handle what begins at ``at`` and return where it ends, or `NEEDS_MORE`, or `NOT_OURS`."""
+        if len(data) < at + _ACK_BYTES:
+            return NOT_OURS  # shorter than anything of ours: pika waits for more by itself
+        kind, channel, size, method = _METHOD_FRAME.unpack_from(data, at)
+        if kind != FRAME_METHOD:
+            return NOT_OURS
+        if method == _DELIVER and channel in self._wants_messages:
+            try:
+                end, delivered = _delivery(data, at, channel, size)
+            except _SENSELESS:
+                return NOT_OURS
+            if delivered is not None:
+                self._wants_messages[channel](*delivered)
+            return end
+        if method == _ACK and size == _ACK_SIZE and channel in self._wants_confirms:
+            tag, multiple, mark = _CONFIRMED.unpack_from(data, at + _METHOD_FRAME.size)
+            if mark == FRAME_END:
+                self._wants_confirms[channel](tag, bool(multiple & 1))
+                return at + _ACK_BYTES
+        return NOT_OURS
+
+
+class _NotOursError(Exception):
+    """It is unusual, or makes no sense."""
+
+
+_SENSELESS = (_NotOursError, AMQPError, struct.error, ArithmeticError, IndexError, ValueError)
+
+
+def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Delivered | None]:
+    """Return where the delivery ends, and what it is; `NEEDS_MORE` and None if it is not all there."""
+    header_at = at + _PAYLOAD_AT + size + 1
+    if len(data) < header_at + _HEADER_FRAME.size:
+        return _wait(data, header_at), None
+    kind, header_channel, header_size, content, _, body_size, flags = _HEADER_FRAME.unpack_from(data, header_at)
+    if kind != FRAME_HEADER or header_channel != channel or content != _CONTENT:
+        raise _NotOursError
+    if body_size > _MOST_BODY_BYTES or flags & _UNKNOWN:
+        raise _NotOursError
+    end = body_at = header_at + _PAYLOAD_AT + header_size + 1
+    if body_size:
+        if len(data) < body_at + _BODY_FRAME.size:
+            return _wait(data, header_at, body_at), None
+        if _BODY_FRAME.unpack_from(data, body_at) != (FRAME_BODY, channel, body_size):
+            raise _NotOursError  # it comes in several pieces
+        end = body_at + _PAYLOAD_AT + body_size + 1
+    if len(data) < end:
+        return _wait(data, header_at, body_at), None
+    if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == FRAME_END:
+        raise _NotOursError
+    position = at + _METHOD_FRAME.size
+    position += 1 + data[position]  # the consumer's tag
+    tag, redelivered = _DELIVERED.unpack_from(data, position)
+    exchange, routing_key = _route(data[position + _DELIVERED.size : header_at - 1])
+    message, position = _message(data, header_at + _HEADER_FRAME.size, flags, data[body_at + _PAYLOAD_AT : end - 1])
+    if position != body_at - 1:
+        raise _NotOursError
+    return end, (message, tag, bool(redelivered & 1), exchange, routing_key)
+
+
+def _wait(data: bytes, *ends: int) -> int:
+    """Return `NEEDS_MORE`, unless what is there already is not what its size says: that must not wait."""
+    if any(end <= len(data) and data[end - 1] != FRAME_END for end in ends):
+        raise _NotOursError
+    return NEEDS_MORE
+
+
+def _message(data: bytes, at: int, flags: int, body: bytes) -> tuple[Message, int]:
+    """Return the message and where its properties end; they stand in the order of their flags."""
+    content_type: str | None = None
+    headers: dict[str, HeaderValue] = {}
+    mode = 0
+    expiration = ""
+    message_id: str | None = None
+    timestamp_s: int | None = None
+    if flags & _CONTENT_TYPE:
+        start, at = at + 1, at + 1 + data[at]
+        content_type = data[start:at].decode()
+    if flags & _HEADERS:
+        headers, at = _table(data, at)
+    if flags & _DELIVERY_MODE:
+        mode = data[at]
+        at += 1
+    if flags & _EXPIRATION:
+        start, at = at + 1, at + 1 + data[at]
+        expiration = data[start:at].decode()
+    if flags & _MESSAGE_ID:
+        start, at = at + 1, at + 1 + data[at]
+        message_id = data[start:at].decode()
+    if flags & _TIMESTAMP:
+        timestamp_s = _TIME.unpack_from(data, at)[0]
+        at += _TIME.size
+    expiration_ms = int(expiration) if expiration.isdecimal() else None
+    return Message(body, message_id, timestamp_s, headers, mode == _PERSISTENT, content_type, expiration_ms), at
+
+
+def _table(data: bytes, at: int) -> tuple[dict[str, HeaderValue], int]:
+    table: dict[str, HeaderValue] = {}
+    end = at + 4 + _LENGTH.unpack_from(data, at)[0]
+    at += 4
+    while at < end:
+        start, at = at + 1, at + 1 + data[at]
+        name = _name(data[start:at])
+        kind = data[at]
+        if kind == _TEXT_KIND:
+            start, at = at + 5, at + 5 + _LENGTH.unpack_from(data, at + 1)[0]
+            table[name] = data[start:at].decode()
+        elif kind in _LONG_KINDS:
+            table[name] = _INTEGER.unpack_from(data, at + 1)[0]
+            at += 9
+        elif kind == _SHORT_KIND:
+            table[name] = _SHORT_INTEGER.unpack_from(data, at + 1)[0]
+            at += 5
+        else:
+            table[name], at = decode_value(data, at)
+    if at != end:
+        raise _NotOursError
+    return table, at
+
+
+@lru_cache(maxsize=256)
+def _name(raw: bytes) -> str:
+    return raw.decode()
+
+
+@lru_cache(maxsize=256)
+def _route(raw: bytes) -> tuple[str, str]:
+    """Return exchange and routing key: they stand one after the other, and differ little between messages."""
+    middle = 1 + raw[0]
+    if len(raw) != middle + 1 + raw[middle]:
+        raise _NotOursError
+    return raw[1:middle].decode(), raw[middle + 1 :].decode()
