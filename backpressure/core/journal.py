@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
+
+from backpressure.core.value import value
 
 __all__ = ["RECORD_BYTES", "ConsumerRecord", "Outcome", "ProducerRecord", "count_outcomes", "read_records"]
 
@@ -37,7 +38,7 @@ class Outcome(IntEnum):
     DEAD_LETTERED = 6  # given up after the last attempt and handed to the dead-letter exchange
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProducerRecord:
     """One message as its producer saw it; ``settled_ns`` is the time of the confirm (or nack, or return)."""
 
@@ -55,7 +56,7 @@ class ProducerRecord:
         return _FORMAT.pack(_PRODUCER, self.outcome, 0, self.attempts, self.session, self.sequence, *times)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ConsumerRecord:
     """One delivery as its consumer saw it.
 

@@ -33,7 +33,7 @@ class TokenBucket:
         """
         self.rate_per_s = rate_per_s
         self.burst_s = burst_s
-        self._tokens = 1.0
+        self._tokens = 1.0 if rate_per_s < inf else inf
         self._updated_at = now
 
     @property
@@ -45,7 +45,7 @@ class TokenBucket:
         """Accrue at ``rate_per_s`` from ``now`` on; what was earned is kept up to the new capacity."""
         self._accrue(now)
         self.rate_per_s = rate_per_s
-        self._tokens = min(self._tokens, self.capacity)
+        self._tokens = min(self._tokens, self.capacity) if rate_per_s < inf else inf
 
     def set_burst(self, burst_s: float, now: float) -> None:
         """Hold this many seconds' worth from ``now`` on; what was earned is kept up to the new capacity."""
@@ -79,12 +79,11 @@ class TokenBucket:
     def drain(self, now: float) -> None:
         """Throw away what accrued, for example while sending was not possible at all."""
         self._accrue(now)
-        self._tokens = min(self._tokens, 1.0)
+        if self.rate_per_s < inf:
+            self._tokens = min(self._tokens, 1.0)
 
     def _accrue(self, now: float) -> None:
-        elapsed = max(0.0, now - self._updated_at)
-        self._updated_at = max(now, self._updated_at)
-        if self.rate_per_s == inf:
-            self._tokens = inf
-        else:
+        elapsed = now - self._updated_at
+        if elapsed > 0:  # it is asked several times for each message, at the same time
+            self._updated_at = now
             self._tokens = min(self.capacity, self._tokens + elapsed * self.rate_per_s)

@@ -64,10 +64,9 @@ class Composer:
         work_s = self._processing_time_s if processing_time_s is None else processing_time_s
         item = self._compose(body, intended_ns, work_s)
         if given_id is not None:
-            headers = {**item.message.headers, "session": self.session}
-            item.message = replace(item.message, message_id=given_id, headers=headers)
+            item.message = replace(item.message.with_headers({"session": self.session}), message_id=given_id)
         if traceparent:
-            item.message = replace(item.message, headers={**item.message.headers, "traceparent": traceparent})
+            item.message = item.message.with_headers({"traceparent": traceparent})
         item.may_retry = False
         return item
 

@@ -6,8 +6,6 @@ blocks publishing from holding up acknowledgements.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from backpressure.core.message import Message
 from backpressure.engines.confirming import ConfirmingPublisher
 from backpressure.errors import TransportError
@@ -32,8 +30,8 @@ class DeadLetters:
 
         The answer may be long in coming, while the broker blocks publishing: asking again would only double it.
         """
-        headers = {**message.headers, REASON_HEADER: reason, ATTEMPTS_HEADER: attempts}
-        routed = await self._publisher.publish(replace(message, headers=headers), exchange="", routing_key=self._name)
+        letter = message.with_headers({REASON_HEADER: reason, ATTEMPTS_HEADER: attempts})
+        routed = await self._publisher.publish(letter, exchange="", routing_key=self._name)
         if not routed:
             raise TransportError(f"there is no dead-letter queue {self._name!r}")
 

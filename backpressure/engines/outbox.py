@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.histogram import Histogram
@@ -55,14 +55,14 @@ class Outgoing:
     def traced(self, span: SendSpan) -> None:
         """Let ``span`` travel with the message, and last until it is settled."""
         self.span = span
-        self.message = replace(self.message, headers={**self.message.headers, "traceparent": span.traceparent})
+        self.message = self.message.with_headers({"traceparent": span.traceparent})
 
     def stamped(self, sent_ns: int) -> Message:
         """Return the message with the time it is (again) sent at."""
         self.sent_ns = sent_ns
         self.attempts += 1
         self.returned = ""
-        self.message = replace(self.message, headers={**self.message.headers, "sent_ns": sent_ns})
+        self.message = self.message.with_headers({"sent_ns": sent_ns})
         return self.message
 
 

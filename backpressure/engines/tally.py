@@ -9,6 +9,7 @@ from backpressure.core.histogram import Histogram
 from backpressure.core.journal import ConsumerRecord, Outcome
 from backpressure.core.ledger import Order, OrderTracker
 from backpressure.core.message import Delivery, Metadata
+from backpressure.core.value import value
 from backpressure.engines.clock import Clock
 from backpressure.engines.work import Work
 from backpressure.telemetry.journal import JournalWriter
@@ -33,7 +34,7 @@ class Job:
         return None if sent_ns is None else max(0.0, (started_ns - sent_ns) * 1e-9)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Consumed:
     """A message that was settled, for those who watch: verbose output, the window."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
 from typing import Protocol
 from zlib import crc32
 
 from backpressure.core.message import Delivery, Metadata
 from backpressure.core.schedule import ServiceSchedule
+from backpressure.core.value import value
 from backpressure.engines.clock import Clock
 from backpressure.settings import ConsumerSettings
 
@@ -19,7 +19,7 @@ _CRC_RANGE = 1 << 32
 _WORTH_SLEEPING_S = 0.002  # shorter waits cost much in the event loop: those works end a little early, none starts late
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Work:
     """When the work on one message began and how long it took; ``started_at`` in monotonic seconds."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from backpressure.core.message import HeaderValue, Message
+from backpressure.core.message import Message
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
@@ -40,15 +39,11 @@ class DeadLetterTopic:
             "exchange": "",
             "routing-keys": [source],
         }
-        headers: dict[str, HeaderValue] = {
-            **message.headers,
-            "x-death": [death],
-            "x-first-death-reason": "rejected",
-        }
+        letter = message.with_headers({"x-death": [death], "x-first-death-reason": "rejected"})
         if self._producer is None:
             configuration = client_configuration(self._broker, self._name)
             self._producer = Producer(configuration | {"enable.idempotence": True, "message.timeout.ms": 10_000})
-        await asyncio.to_thread(self._write, self._producer, replace(message, headers=headers))
+        await asyncio.to_thread(self._write, self._producer, letter)
 
     def _write(self, producer: Producer, message: Message) -> None:
         outcome: list[KafkaError | None] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from backpressure.core.message import HeaderValue, Message
+from backpressure.core.message import Message
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError
 
 __all__ = ["Client", "Consumer", "Entry", "MemoryBroker", "MemoryQueue"]
@@ -233,12 +233,8 @@ class MemoryBroker:
             "exchange": entry.exchange,
             "routing-keys": [entry.routing_key],
         }
-        headers: dict[str, HeaderValue] = {
-            **entry.message.headers,
-            "x-death": [death],
-            "x-first-death-reason": reason,
-        }
-        dead = replace(entry.message, headers=headers, expiration_ms=None)
+        letter = entry.message.with_headers({"x-death": [death], "x-first-death-reason": reason})
+        dead = replace(letter, expiration_ms=None)
         self.publish(dead, str(queue.arguments["x-dead-letter-exchange"]), routing_key)
 
 
