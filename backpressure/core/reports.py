@@ -15,7 +15,7 @@ from typing import Any
 from backpressure.core.histogram import MAX_BUCKET, Histogram
 from backpressure.errors import FeedbackError
 
-__all__ = ["FEEDBACK_VERSION", "ConsumerReport", "ProducerReport", "Report", "decode", "encode"]
+__all__ = ["FEEDBACK_VERSION", "ConsumerReport", "ProducerReport", "Report", "decode", "encode", "sender_of"]
 
 FEEDBACK_VERSION = 2
 
@@ -132,6 +132,15 @@ def encode(report: Report) -> bytes:
     role = "producer" if isinstance(report, ProducerReport) else "consumer"
     content = {name: _plain(getattr(report, name)) for name, _ in _FIELDS[type(report)]}
     return json.dumps({"v": FEEDBACK_VERSION, "role": role, **content}, separators=(",", ":")).encode()
+
+
+def sender_of(data: bytes) -> bytes:
+    """Return what all reports of one process begin with, without reading them.
+
+    Role, id, pid and host come first, then the time. A report of another making may begin with anything: then it has
+    nothing in common with any other.
+    """
+    return data.partition(b',"at_ns":')[0]
 
 
 def decode(data: bytes, *, histograms: bool = True) -> Report:

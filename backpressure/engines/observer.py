@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
-from backpressure.core.reports import ConsumerReport, ProducerReport, decode
+from backpressure.core.reports import ConsumerReport, ProducerReport, decode, sender_of
 from backpressure.core.snapshot import (
     BrokerState,
     Event,
@@ -49,6 +49,7 @@ _MANAGEMENT_INTERVAL_S = 4.5
 _RETRY_S = 1.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
 _REPORTS_A_LOOK = 4  # look for events after so many reports of each process: people read them
+_MOST_UNREAD = 1000
 
 
 class Observer:
@@ -75,6 +76,7 @@ class Observer:
         self._listing = view.Listing()
         self._broker: BrokerState | None = None
         self._sources = {"broker": Source("broker", ok=False, error="connecting")}
+        self._unread: dict[bytes, tuple[bytes, float]] = {}  # the newest report of each process, and when it arrived
         self._unreadable = 0
         self._watch = EventWatch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,6 +108,7 @@ class Observer:
     def glance(self) -> Glance:
         """Return what events come from, as of now."""
         now = self._clock.now()
+        self._read_reports()
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         # Without the hundreds of other queues that a broker may have.
         listing = self._listing.only(self._readings)
@@ -126,6 +129,7 @@ class Observer:
     def snapshot(self, *, distributions: bool = False) -> Snapshot:
         """Return everything known now; with ``distributions`` also those of all messages ever seen."""
         now = self._clock.now()
+        self._read_reports()
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
         queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
@@ -248,15 +252,23 @@ class Observer:
             await asyncio.sleep(_REPORTS_A_LOOK * self._settings.feedback.interval_ms / 1000)
 
     def _on_report(self, payload: bytes) -> None:
-        try:
-            report = decode(payload)
-        except FeedbackError:
-            self._unreadable += 1
-            return
-        if isinstance(report, ProducerReport):
-            self._producers.add(report, self._clock.now())
-        else:
-            self._consumers.add(report, self._clock.now())
+        # Counters are totals, so a later report replaces an earlier one: what nobody looks at need not be read.
+        self._unread[sender_of(payload)] = payload, self._clock.now()
+        if len(self._unread) > _MOST_UNREAD:
+            self._read_reports()
+
+    def _read_reports(self) -> None:
+        unread, self._unread = self._unread, {}
+        for payload, arrived in unread.values():
+            try:
+                report = decode(payload)
+            except FeedbackError:
+                self._unreadable += 1
+                continue
+            if isinstance(report, ProducerReport):
+                self._producers.add(report, arrived)
+            else:
+                self._consumers.add(report, arrived)
 
     def _lost(self, source: str, error: PaceError) -> None:
         self._sources[source] = Source(source, ok=False, error=str(error))

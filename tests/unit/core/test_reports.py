@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backpressure.core.histogram import MAX_BUCKET, Histogram
-from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode, sender_of
 from backpressure.errors import FeedbackError
 
 HISTOGRAMS = st.builds(
@@ -48,6 +48,13 @@ def plain(report: Report) -> dict[str, Any]:
     """Return the fields, histograms as their content: two histograms are not equal by themselves."""
     values = {spec.name: getattr(report, spec.name) for spec in fields(report)}
     return {name: (v.counts, v.sum_s, v.total) if isinstance(v, Histogram) else v for name, v in values.items()}
+
+
+@given(REPORTS, st.integers(0, 1 << 62), st.integers(1, 1 << 20))
+def test_reports_of_one_process_begin_alike_and_those_of_two_do_not(report: Report, at_ns: int, pid: int) -> None:
+    later = replace(report, at_ns=at_ns, queue="other")
+    assert sender_of(encode(later)) == sender_of(encode(report))
+    assert sender_of(encode(replace(report, pid=report.pid + pid))) != sender_of(encode(report))
 
 
 @given(REPORTS)

@@ -219,6 +219,8 @@ def test_rates_and_totals_come_from_the_counters_of_all_processes() -> None:
             bench.broker.report(replace(PRODUCER, at_ns=at_ns, offered=100 * tick, confirmed=20 * tick))
             bench.broker.report(replace(PRODUCER, id="bob", at_ns=at_ns, offered=50 * tick, confirmed=10 * tick))
             bench.broker.report(replace(CONSUMER, at_ns=at_ns, processed=10 * tick))
+            if tick % 4 == 0:  # whoever looks for events has a look so often
+                bench.observer.glance()
         seen = bench.observer.snapshot()
         assert seen.rates.offered_per_s == pytest.approx(1500)
         assert seen.rates.confirmed_per_s == pytest.approx(300)
@@ -368,6 +370,24 @@ def test_reports_of_strangers_are_counted_and_ignored() -> None:
         seen = bench.observer.snapshot()
         assert seen.unreadable_reports == 1
         assert seen.producers == ()
+
+    Bench().run(story)
+
+
+def test_of_what_one_process_reports_only_the_newest_is_read_and_of_strangers_everything() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.until(answering)
+        assert bench.broker.on_report is not None
+        newest = replace(PRODUCER, at_ns=PRODUCER.at_ns + 1, confirmed=PRODUCER.confirmed + 7)
+        damaged = encode(PRODUCER).replace(b'"offered":', b'"offerings":')
+        for payload in (damaged, encode(newest), b"strange", b"stranger"):
+            bench.broker.on_report(payload)
+        seen = bench.observer.snapshot()
+        assert [report.confirmed for report in seen.producers] == [7]
+        assert seen.unreadable_reports == 2
+        for number in range(1500):  # reports nobody looks at do not pile up
+            bench.broker.on_report(b"stranger %d" % number)
+        assert bench.observer.snapshot().unreadable_reports == 1502
 
     Bench().run(story)
 
