@@ -24,6 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from backpressure import __version__
+from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.core.message import Delivery, HeaderValue, Message, Metadata
 from backpressure.settings import Settings
 
@@ -54,17 +55,25 @@ class OpenTelemetryTracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS))
         self._tracer = self._provider.get_tracer("backpressure", __version__)
         common = _common(settings)
-        published_to = f"{queue.exchange}:{queue.routing_key}"
+        if common["messaging.system"] == "kafka":
+            published_to = consumed_from = topic_name(queue.work)
+            consuming: dict[str, AttributeValue] = {"messaging.consumer.group.name": group_id(queue.work)}
+        else:
+            published_to, consumed_from, consuming = f"{queue.exchange}:{queue.routing_key}", queue.work, {}
         self._sending: dict[str, AttributeValue] = common | {
             "messaging.operation.name": "publish",
             "messaging.operation.type": "send",
-            "messaging.destination.name": published_to if common["messaging.system"] == "rabbitmq" else queue.work,
+            "messaging.destination.name": published_to,
         }
-        self._processing: dict[str, AttributeValue] = common | {
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": queue.work,
-        }
+        self._processing: dict[str, AttributeValue] = (
+            common
+            | consuming
+            | {
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": consumed_from,
+            }
+        )
 
     def sending(self, message: Message, at_ns: int) -> _SendSpan:
         """Begin ``send_to_consumer``, a child of the span whose header the message has, if it has one."""

@@ -12,13 +12,13 @@ from typing import Any
 from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
 from confluent_kafka.admin import ConfigResource
 
+from backpressure.core.kafka_names import GROUPS, group_id, topic_name
 from backpressure.core.message import Delivery
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError, UnsupportedError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.kafka.drain import drain
 from backpressure.transports.kafka.lag import LagReader
-from backpressure.transports.kafka.names import GROUPS, group_id, topic_name
 from backpressure.transports.kafka.release import broker_release
 from backpressure.transports.kafka.requests import Requests
 from backpressure.transports.kafka.topics import Topic, create_topics, topics_of

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, TopicPartition
 
+from backpressure.core.kafka_names import topic_name
 from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import Link, client_configuration
-from backpressure.transports.kafka.names import topic_name
 from backpressure.transports.kafka.requests import Requests
 from backpressure.transports.kafka.topics import Topic, create_topics
 from backpressure.transports.outage import Outage

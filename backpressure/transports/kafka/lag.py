@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
+from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.errors import QueueNotFoundError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.names import group_id, topic_name
 from backpressure.transports.kafka.settled import Mark
 
 __all__ = ["LagReader", "PartitionLag"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from backpressure.core.kafka_names import group_id
 from backpressure.errors import NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.kafka.names import group_id
 from backpressure.transports.kafka.polling import GroupListener, GroupMember
 from backpressure.transports.outage import Outage, pauses
 

@@ -1,32 +1,15 @@
-"""What the names of queues, exchanges and groups mean on Kafka."""
+"""Which topics a message goes to, as the bindings of the experiment would have it."""
 
 from __future__ import annotations
 
-import re
-
+from backpressure.core.kafka_names import topic_name
 from backpressure.settings import QueueSettings
 
-__all__ = ["GROUPS", "Routes", "group_id", "topic_name"]
-
-GROUPS = "pace."
-"""What the names of our groups begin with; those of the topics of a run as well."""
-
-_LONGEST = 249
-
-
-def topic_name(queue: str) -> str:
-    """Return the topic that stands for ``queue``: its name, with "_" for what Kafka does not allow."""
-    name = re.sub(r"[^a-zA-Z0-9._-]", "_", queue)[:_LONGEST]
-    return name if name.strip(".") else name.replace(".", "_")
-
-
-def group_id(queue: str) -> str:
-    """Return the consumer group that stands for the consumers of ``queue``: their commits are the queue's place."""
-    return f"{GROUPS}{topic_name(queue)}"
+__all__ = ["Routes"]
 
 
 class Routes:
-    """Where a message goes, as the bindings of the experiment would have it."""
+    """The bindings of one experiment."""
 
     def __init__(self, queue: QueueSettings) -> None:
         self._bound = (queue.exchange, queue.routing_key)

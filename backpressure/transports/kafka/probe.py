@@ -19,11 +19,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
+from backpressure.core.kafka_names import group_id
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
 from backpressure.transports.kafka.failures import kafka_error
 from backpressure.transports.kafka.lag import LagReader, PartitionLag
-from backpressure.transports.kafka.names import group_id
 from backpressure.transports.kafka.polling import POLL_S
 from backpressure.transports.kafka.requests import Requests
 from backpressure.transports.kafka.subscriber import COMMIT_AFTER_S

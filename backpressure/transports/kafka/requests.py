@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from backpressure.core.kafka_names import topic_name
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import Link, client_configuration
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.names import topic_name
 from backpressure.transports.outage import Outage
 
 __all__ = ["Requests"]

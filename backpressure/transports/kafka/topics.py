@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
+from backpressure.core.kafka_names import topic_name
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.names import topic_name
 from backpressure.transports.kafka.requests import Requests
 
 __all__ = ["Topic", "create_topics", "topics_of"]

@@ -86,6 +86,27 @@ def test_a_span_names_the_server_and_its_port(spans: Spans, url: str, address: s
     assert (attributes["server.address"], attributes["server.port"]) == (address, port)
 
 
+@pytest.mark.parametrize(
+    ("url", "sent_to", "worked_on", "group"),
+    [
+        ("amqp://mq", "direct.exchange:to.work", "work/queue", None),
+        ("kafka://mq", "work_queue", "work_queue", "pace.work_queue"),
+    ],
+)
+def test_a_span_names_where_a_message_goes_and_comes_from(
+    spans: Spans, url: str, sent_to: str, worked_on: str, group: str | None
+) -> None:
+    names = {"broker.url": url, "queue.work": "work/queue", "queue.routing_key": "to.work"}
+    with tracing(replaced(Settings(), {"tracing.enabled": True, **names}), "producer") as tracer:
+        sent(tracer, "")
+        assert tracer is not None
+        with tracer.processing(Delivery(Message(b"x"), tag=1, epoch=1, redelivered=False), Metadata(), 1) as span:
+            span.end(2, None, 1, None)
+    out, work = (span.attributes or {} for span in spans())
+    assert (out["messaging.destination.name"], work["messaging.destination.name"]) == (sent_to, worked_on)
+    assert (out.get("messaging.consumer.group.name"), work.get("messaging.consumer.group.name")) == (None, group)
+
+
 def test_an_attempt_that_is_cancelled_ends_its_span_as_an_error(spans: Spans) -> None:
     delivery = Delivery(Message(b"x"), tag=1, epoch=1, redelivered=False)
     with tracing(replaced(Settings(), {"tracing.enabled": True}), "consumer") as tracer:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
+from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
@@ -24,7 +25,7 @@ from backpressure.transports.factory import connect
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of, refusal_of
 from backpressure.transports.kafka.lag import PartitionLag
-from backpressure.transports.kafka.names import Routes, group_id, topic_name
+from backpressure.transports.kafka.names import Routes
 from backpressure.transports.kafka.probe import Progress
 from backpressure.transports.kafka.release import api_versions_request, release_of
 from backpressure.transports.kafka.settled import Mark
