@@ -43,6 +43,17 @@ def test_a_slow_consumer_is_not_flooded_at_the_start(lab: Any, rate_per_s: float
     assert plant.queue.busy_s >= 0.97 * 200 - 1
 
 
+@pytest.mark.parametrize(("rate_per_s", "longest_s"), [(20.0, 0.09), (50.0, 0.04), (100.0, 0.025)])
+def test_a_cold_start_takes_a_regular_consumer_for_one_at_once(lab: Any, rate_per_s: float, longest_s: float) -> None:
+    longest = []
+    for seed in range(1, 7):
+        plant = lab.plant(seed, workers=Workers(rate_per_s=rate_per_s))
+        lab.join(plant, "pace")
+        plant.run(3)
+        longest.append(max(plant.queue.waits_s))
+    assert sum(longest) / len(longest) <= longest_s
+
+
 def test_when_all_producers_lose_all_signals_they_do_not_all_take_everything(lab: Any) -> None:
     plant = lab.plant(1, workers=Workers(rate_per_s=300))
     for _ in range(16):

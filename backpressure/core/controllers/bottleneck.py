@@ -158,7 +158,8 @@ class Bottleneck:
         self._low_ready, self._low_depth = signals.ready or 0, signals.depth or 0
         if self._estimator.rate is None:
             self._changed_at = now
-        if signals.service_cv2 is not None and (self._estimator.rate or 0.0) * span_s < 1:
+        few = count.departed < _SERVICE_SAMPLES or (self._estimator.rate or 0.0) * span_s < 1
+        if few and signals.service_cv2 is not None:
             # At the start, and where few depart, counts say nothing of their variance; service times do.
             self._estimator.expect(signals.service_cv2, min(count.departed, _SERVICE_SAMPLES))
         if count.source == "probe":
