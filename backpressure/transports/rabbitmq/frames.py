@@ -92,14 +92,13 @@ def _content(message: Message) -> bytes:
 def _table(headers: Mapping[str, HeaderValue]) -> bytes:
     pieces: list[bytes] = []
     for name, value in headers.items():
-        pieces.append(_name(name))
         if type(value) is int:
             small = _SMALLEST <= value <= _LARGEST
-            pieces.append(_SHORT_INTEGER.pack(b"I", value) if small else _INTEGER.pack(b"l", value))
+            pieces += (_name(name), _SHORT_INTEGER.pack(b"I", value) if small else _INTEGER.pack(b"l", value))
         elif type(value) is str:
-            text = value.encode()
-            pieces += (_TEXT.pack(b"S", len(text)), text)
+            pieces.append(_text(name, value))
         else:
+            pieces.append(_name(name))
             encode_value(pieces, value)
     table = b"".join(pieces)
     return _LENGTH.pack(len(table)) + table
@@ -112,3 +111,10 @@ def _short(text: str) -> bytes:
 
 
 _name = lru_cache(maxsize=256)(_short)
+
+
+@lru_cache(maxsize=256)
+def _text(name: str, value: str) -> bytes:
+    """Return a whole field: who sent a message, and from which host, is the same for all of a producer's."""
+    text = value.encode()
+    return _name(name) + _TEXT.pack(b"S", len(text)) + text
