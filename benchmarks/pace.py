@@ -80,6 +80,13 @@ def phase(figures: Figures, name: str) -> Figures:
     return next(entry for entry in figures["phases"] if entry["name"] == name)
 
 
+def second_half(figures: Figures, name: str) -> list[Figures]:
+    """Return the samples of the second half of one phase."""
+    about = phase(figures, name)
+    middle_s = (about["start_s"] + about["end_s"]) / 2
+    return [sample for sample in figures["samples"] if middle_s <= sample["t_s"] < about["end_s"]]
+
+
 def middle(runs: Sequence[Figures], figure: Callable[[Figures], float | None]) -> float | None:
     """Return the median, None when a run lacks the figure."""
     values = [figure(run) for run in runs]
@@ -184,13 +191,19 @@ def stops(bench: Bench) -> None:
 
 
 def sharing(bench: Bench) -> None:
-    """2, 4, 8, 16 producers and 2 again share 300 msg/s; Jain's index of each phase's second half (from 10 s on)."""
+    """2, 4, 8, 16 producers and 2 again share 300 msg/s; the last columns are of the second halves, from 10 s on."""
     phases = ("two", "four", "eight", "sixteen", "two-again")
-    table("sharing", f"service|{COMMON}|" + "|".join(f"Jain {name}" for name in phases))
+    heads = "utilisation, once settled|depth ÷ rate there ms (mean, max)"
+    table("sharing", f"service|{COMMON}|{heads}|" + "|".join(f"Jain {name}" for name in phases))
     for distribution in ("fixed", "exponential"):
         runs = bench.run("join-and-leave", f"consumer.distribution={distribution}")
+        halves = [[sample for name in phases for sample in second_half(run, name)] for run in runs]
+        done = median(sum(sample["processed_per_s"] or 0 for sample in half) / len(half) for half in halves)
+        depths = [[sample["ready"] + (sample["unacked"] or 0) for sample in half] for half in halves]
+        waits = [1000 * median(figure(some) for some in depths) / 300 for figure in (lambda d: sum(d) / len(d), max)]
         fairness = [middle(runs, lambda run, name=name: phase(run, name)["fairness_jain"]) for name in phases]  # type: ignore[misc]  # lambda default
-        row(distribution, *common(runs), *(text(value, 4) for value in fairness))
+        settled = (text(done / 300, 3), f"{waits[0]:.0f}, {waits[1]:.0f}")
+        row(distribution, *common(runs), *settled, *(text(value, 4) for value in fairness))
 
 
 def weights(bench: Bench) -> None:
