@@ -10,7 +10,8 @@ from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import process_seed
 from backpressure.experiments.oracle import oracle
-from backpressure.experiments.simulate import MODELLED_PRODUCERS, service_times, simulate, workers_of
+from backpressure.experiments.simulate import service_times, simulate, workers_of
+from backpressure.experiments.simulated_producers import MODELLED_PRODUCERS
 
 
 @pytest.mark.parametrize("name", sorted(library.shipped()))
