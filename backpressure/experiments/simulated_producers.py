@@ -63,10 +63,9 @@ class SimulatedProducers:
     def use(self, phase: Phase, *, first: bool) -> None:
         """Put the settings of ``phase`` in force."""
         settings = phase.settings
-        anew = any(key.startswith(("control.", "producer.strategy")) for key in phase.changes)
-        if anew:
-            self._remove(0)
-        if first or anew or "producer.count" in phase.changes:
+        if any(key.startswith(("control.", "producer.strategy")) for key in phase.changes):
+            self._begin_anew(settings)
+        if first or "producer.count" in phase.changes:
             self._scale(settings)
         for producer, members in self._groups:
             producer.demand_per_s = settings.producer.rate * members
@@ -80,8 +79,7 @@ class SimulatedProducers:
         for producer, members in self._groups:
             ended = min(count, members)
             count -= ended
-            left = producer.limit - producer.arrived - producer.rejected if producer.limit else 0
-            killed.append(Killed(producer, members, ended, left * ended // members))
+            killed.append(Killed(producer, members, ended, _left(producer) * ended // members))
             if count == 0:
                 break
         for one in killed:
@@ -127,6 +125,14 @@ class SimulatedProducers:
             for number, (p, members, _) in enumerate(self._everyone(), 1)
         }
 
+    def _begin_anew(self, settings: Settings) -> None:
+        """Put others, with another law, in the place of those that are there; each limit goes on with what is left."""
+        before = list(self._groups)
+        self._remove(0)
+        for old, members in before:
+            if _left(old) or not old.limit:
+                self._start(settings, members, _left(old))
+
     def _scale(self, settings: Settings) -> None:
         """Let producers join or leave, as the real ones do; those that stand for several are replaced by others."""
         wanted, present = _grouped(settings.producer.count), [members for _, members in self._groups]
@@ -165,6 +171,11 @@ class SimulatedProducers:
         """Return what makes the gaps between arrivals random, as in a real producer; None: they are even."""
         source = random.Random(process_seed(self._seed, f"producer-{number}"))  # noqa: S311 - arrivals, not secrets
         return (lambda: source.expovariate(1.0)) if settings.producer.arrivals == "poisson" else None
+
+
+def _left(producer: PlantProducer) -> int:
+    """Return how much of its limit a producer has yet to send; 0 without one."""
+    return producer.limit - producer.arrived - producer.rejected if producer.limit else 0
 
 
 def _grouped(count: int) -> list[int]:
