@@ -20,6 +20,7 @@ from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate as simulate_scenario
+from backpressure.experiments.simulated_faults import left_out
 from backpressure.experiments.summary import Summary
 
 __all__ = ["simulate"]
@@ -38,14 +39,13 @@ __all__ = ["simulate"]
 def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strategy: str, quiet: bool) -> None:
     """Simulate SCENARIO in virtual time: a minute takes less than a second, and no broker is needed.
 
-    Laws, scenario and summary.json are those of `pace run`; broker, consumers and feedback are a model. What it leaves
-    out (processor time, memory, crashes) is absent from the summary. Exit codes are those of `pace run`.
+    Laws, scenario and summary.json are those of `pace run`; broker, consumers, feedback and faults are a model. What it
+    leaves out (processor time, memory) is absent from the summary. Exit codes are those of `pace run`.
     """
     plan = library.load(scenario, assignments, strategy)
     check_laws(plan)
-    if plan.faults:
-        names = ", ".join(fault.name for fault in plan.faults)
-        click.echo(f"without its faults, which are not modelled: {names}", err=True)
+    if missing := left_out(plan.faults):
+        click.echo(missing, err=True)
     directory = create(runs, f"{plan.name}-simulated", datetime.now().astimezone())
     with Progress(disable=quiet or not sys.stdout.isatty(), transient=True) as progress:
         task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)

@@ -15,31 +15,22 @@ from math import inf
 from statistics import fmean
 
 from backpressure.core.cadence import ticks_per_report
+from backpressure.core.plant_consumer import Failures, Workers
+from backpressure.core.plant_network import Network
 from backpressure.core.plant_producer import PlantProducer
-from backpressure.core.plant_queue import PlantConsumer, Queue, Workers, WorkQueue
-from backpressure.core.reports import ConsumerReport, Report
+from backpressure.core.plant_queue import Queue, WorkQueue
+from backpressure.core.plant_way import Way
+from backpressure.core.reports import Report
 from backpressure.core.signals import Law
 
-__all__ = ["Network", "Plant", "PlantProducer", "Queue", "Sample", "WorkQueue", "Workers"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """How old, how rare and how unreliable what the producers hear is."""
-
-    report_interval_s: float = 0.1
-    report_delay_s: float = 0.005
-    report_loss: float = 0.0
-    probe: bool = True
-    probe_interval_s: float = 0.1
-    probe_delay_s: float = 0.005
-    confirm_latency_s: float = 0.002
-    timeout_s: float = 2.0
+__all__ = ["Failures", "Network", "Plant", "PlantProducer", "Queue", "Sample", "WorkQueue", "Workers"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The plant at one moment; counts are totals since the start, rates those the laws decided.
+
+    ``offered`` is what the schedules asked for, ``nacked`` each refusal, ``rejected`` what was given up after one.
 
     ``signal_age_s`` is the mean age of what they decided upon; None: nobody has seen anything yet.
     """
@@ -53,6 +44,8 @@ class Sample:
     processed: int
     rejected: int
     dropped: int
+    offered: float
+    nacked: int
     rates_per_s: tuple[float, ...]
     signal_age_s: float | None
 
@@ -109,6 +102,12 @@ class Plant:
         self._readings: list[tuple[float, int, float, PlantProducer, int, int]] = []
         self._posted = 0
         self._rejected = 0
+        self._nacked = 0
+        self._offered = 0.0
+        self._sampled_s = 0.0
+        self._way = Way()
+        self._online = True
+        self._back_s = inf
         self._next_sample_s = 0.0
         self.set_workers(workers or Workers())
 
@@ -121,6 +120,7 @@ class Plant:
         retry: bool = True,
         burst_s: float = 0.1,
         own_limit_per_s: float = inf,
+        gap: Callable[[], float] | None = None,
     ) -> PlantProducer:
         """Start a producer now.
 
@@ -131,6 +131,7 @@ class Plant:
             retry: a refused message is kept and sent again, or else given up and counted as rejected.
             burst_s: depth of its token bucket, and how much of its schedule may wait.
             own_limit_per_s: what its law may decide at most, whatever it sees (a ceiling, a fixed rate).
+            gap: returns the gaps between its arrivals, random numbers with mean 1; None: they are even.
         """
         self._sessions += 1
         producer = PlantProducer(
@@ -143,6 +144,7 @@ class Plant:
             timeout_s=self.network.timeout_s,
             own_limit_per_s=own_limit_per_s,
         )
+        producer.arrive_by(gap, self.now)
         producer.next_tick_s = self.now + self._tick_s * self._uniform()
         producer.next_report_s = self.now + self.network.report_interval_s * self._uniform()
         producer.next_reading_s = producer.next_tick_s - self.network.probe_delay_s  # it begins with a probe
@@ -152,10 +154,12 @@ class Plant:
     def remove_producer(self, producer: PlantProducer, *, silently: bool = False) -> None:
         """Stop ``producer``; unless ``silently``, its last report says that it offers nothing any more."""
         self.producers.remove(producer)
+        self._offered += producer.arrivals_offered(self.now)
         if not silently:
             last = producer.report(self.now, blocked=self.queue.bound.blocked)
             self._post(replace(last, target_rate_per_s=0.0, usable_rate_per_s=0.0, application_limited=True))
         self._rejected += producer.rejected
+        self._nacked += producer.nacked
 
     def set_workers(self, workers: Workers) -> None:
         """Change the consumers from now on."""
@@ -164,6 +168,21 @@ class Plant:
     def set_queue(self, queue: Queue) -> None:
         """Change the bound, or block the producers, from now on."""
         self.queue.bound = queue
+        self.queue.accept_dead_letters(accepting=not queue.blocked)
+
+    def cut(self, *, noticed: bool = True) -> None:
+        """End every connection: nothing is sent, reported, probed or delivered; what was unacked is in the queue again.
+
+        Consumers that have not ``noticed`` go on with what they hold.
+        """
+        self._online, self._back_s = False, inf
+        self._reports.clear()
+        self._readings.clear()
+        self.queue.disconnect(noticed=noticed)
+
+    def connect(self, after_s: float) -> None:
+        """Let everybody be connected again in ``after_s`` seconds."""
+        self._back_s = self.now + after_s
 
     def run(self, duration_s: float) -> None:
         """Let ``duration_s`` of virtual time pass."""
@@ -172,11 +191,15 @@ class Plant:
             self._steps += 1
             start_s, self.now = self.now, self._steps * self._step_s
             self.capacity += self.queue.workers.capacity_per_s * self._step_s
-            if not self.queue.bound.blocked:
+            if self.now >= self._back_s:
+                self._come_back()
+            self.queue.way_s = self.network.way_s
+            if self._online and not self.queue.bound.blocked:
                 self._send(start_s)
             self.queue.advance(self.now)
-            self._report()
-            self._probe()
+            if self._online:
+                self._report()
+                self._probe()
             self._decide()
             if self.now >= self._next_sample_s:
                 self._next_sample_s += self._tick_s
@@ -186,8 +209,17 @@ class Plant:
         arrivals = [(at_s, producer) for producer in self.producers for at_s in producer.emit(start_s, self.now)]
         if len(self.producers) > 1:
             arrivals.sort(key=_when)
+        if self.network.way_s or self._way.busy:
+            self._way.travel(arrivals, self.queue, start_s, self.now, self.network.way_s)
+            return
         for at_s, producer in arrivals:
             producer.settle(taken=self.queue.arrive(at_s))
+
+    def _come_back(self) -> None:
+        self._online, self._back_s = True, inf
+        self.queue.reconnect(self.now)
+        for producer in self.producers:
+            producer.come_back(self.now)
 
     def _report(self) -> None:
         for producer in self.producers:
@@ -197,10 +229,11 @@ class Plant:
                 self._post(producer.report(self.now, blocked=self.queue.bound.blocked))
         if self.queue.workers.state in {"working", "paused"}:
             for consumer in self.queue.consumers:
-                if self.now >= consumer.next_report_s:
+                if self.now >= consumer.next_report_s and not consumer.hung:
                     late_s = max(0.0, self.now - consumer.next_report_s)
                     consumer.next_report_s = self.now + self.network.report_interval_s - min(late_s, self._step_s)
-                    self._post(self._consumer_report(consumer))
+                    paused = self.queue.workers.state == "paused"
+                    self._post(consumer.report(self.now, self.queue.workers.prefetch, paused=paused))
         while self._reports and self._reports[0][0] <= self.now:
             _, _, report = heappop(self._reports)
             for producer in self.producers:
@@ -209,7 +242,8 @@ class Plant:
     def _post(self, report: Report) -> None:
         if self.network.report_loss == 0 or self._uniform() >= self.network.report_loss:
             self._posted += 1
-            heappush(self._reports, (self.now + self.network.report_delay_s, self._posted, report))
+            due_s = self.now + self.network.report_delay_s + 2 * self.network.way_s
+            heappush(self._reports, (due_s, self._posted, report))
 
     def _probe(self) -> None:
         if not self.network.probe:
@@ -217,9 +251,9 @@ class Plant:
         for producer in self.producers:
             if self.now >= producer.next_reading_s:
                 producer.next_reading_s = max(producer.next_reading_s, self.now - self.network.probe_interval_s)
-                producer.next_reading_s += self.network.probe_interval_s
+                producer.next_reading_s += max(self.network.probe_interval_s, 2 * self.network.way_s)
                 self._posted += 1
-                due_s = self.now + self.network.probe_delay_s
+                due_s = self.now + self.network.probe_delay_s + self.network.way_s
                 paused = self.queue.workers.state == "paused"  # they cancel: the broker does not count them
                 consumers = 0 if paused else len(self.queue.consumers)
                 reading = (due_s, self._posted, self.now, producer, len(self.queue.ready), consumers)
@@ -231,10 +265,12 @@ class Plant:
     def _decide(self) -> None:
         for producer in self.producers:
             if self.now >= producer.next_tick_s:
-                latency_s = self.network.confirm_latency_s
+                latency_s = self.network.confirmed_after_s
                 producer.decide(self.now, self._tick_s, confirm_latency_s=latency_s, blocked=self.queue.bound.blocked)
 
     def _sample(self) -> None:
+        self._offered += sum(p.demand_per_s for p in self.producers if not p.random) * (self.now - self._sampled_s)
+        self._sampled_s = self.now
         ages_s = [producer.signal_age_s for producer in self.producers if producer.signal_age_s is not None]
         self.samples.append(
             Sample(
@@ -247,36 +283,11 @@ class Plant:
                 processed=self.queue.processed,
                 rejected=self._rejected + sum(producer.rejected for producer in self.producers),
                 dropped=self.queue.dropped,
+                offered=self._offered + sum(producer.arrivals_offered(self.now) for producer in self.producers),
+                nacked=self._nacked + sum(producer.nacked for producer in self.producers),
                 rates_per_s=tuple(producer.decision.rate_per_s for producer in self.producers),
                 signal_age_s=fmean(ages_s) if ages_s else None,
             )
-        )
-
-    def _consumer_report(self, consumer: PlantConsumer) -> ConsumerReport:
-        working_s = self.now - (consumer.done_s - consumer.service_s) if consumer.busy else 0.0
-        return ConsumerReport(
-            id=f"consumer-{consumer.number}",
-            pid=consumer.number,
-            host="plant",
-            at_ns=int(self.now * 1e9),
-            queue="plant",
-            delivered=consumer.processed + len(consumer.held),
-            processed=consumer.processed,
-            failed=0,
-            retried=0,
-            dead_lettered=0,
-            redelivered=0,
-            duplicates=0,
-            out_of_order=0,
-            held=len(consumer.held),
-            prefetch=self.queue.workers.prefetch,
-            paused=self.queue.workers.state == "paused",
-            capacity_per_s=None,
-            busy_s=consumer.service_sum_s + working_s,
-            service_sum_s=consumer.service_sum_s,
-            service_sum_s2=consumer.service_sum_s2,
-            rss_bytes=0,
-            cpu_s=0.0,
         )
 
 

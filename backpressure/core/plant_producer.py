@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, isfinite
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.cadence import decision_window
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
+from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
 from backpressure.core.token_bucket import TokenBucket
 
@@ -22,6 +24,7 @@ class PlantProducer:
         decision: the law's last one.
         signal_age_s: how old its view of the consumers was then; None: it had none.
         arrived, nacked, rejected: messages the queue took, refused, and that were given up after a refusal.
+        in_flight: messages on their way, or whose confirm is.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class PlantProducer:
         self.arrived = 0
         self.nacked = 0
         self.rejected = 0
+        self.in_flight = 0
         self.board = SignalBoard(session, timeout_s)
         self.next_tick_s = 0.0
         self.next_report_s = 0.0
@@ -58,7 +62,39 @@ class PlantProducer:
         self._bucket: TokenBucket | None = None
         self._offered = 0.0
         self._waiting = 0.0
+        self._schedule: ArrivalSchedule | None = None
+        self._arrived_at_random = 0
         self._limited = True
+
+    @property
+    def random(self) -> bool:
+        """Whether its arrivals come at random."""
+        return self._schedule is not None
+
+    def arrive_by(self, gap: Callable[[], float] | None, now: float) -> None:
+        """Let messages arrive with these gaps, random numbers with mean 1, from ``now`` on; None: evenly."""
+        if self._schedule is not None:
+            self._arrived_at_random += self._schedule.offered
+        self._schedule = None if gap is None else ArrivalSchedule(self.demand_per_s, self._burst_s, now, gap)
+
+    def arrivals_offered(self, now: float) -> int:
+        """Return how many messages have arrived at random until ``now``."""
+        if self._schedule is None:
+            return self._arrived_at_random
+        self._schedule.pending(now)
+        return self._arrived_at_random + self._schedule.offered
+
+    def shrink(self, share: float) -> None:
+        """Stand for only this share of the producers it stood for."""
+        self.demand_per_s *= share
+        self._weight *= share
+        self._own_limit_per_s *= share
+
+    def come_back(self, now: float) -> None:
+        """It is connected again: it sends no burst, and has not reported meanwhile."""
+        if self._bucket is not None:
+            self._bucket.drain(now)
+        self.next_report_s = max(self.next_report_s, now)
 
     def hear(self, report: Report, now: float) -> None:
         """Take in a report; one of a consumer near the end of a tick is acted upon at once."""
@@ -71,6 +107,7 @@ class PlantProducer:
         own = OwnState(
             confirmed=self.arrived,
             nacked=self.nacked,
+            in_flight=self.in_flight,
             demand_per_s=self.demand_per_s,
             application_limited=self._limited,
             confirm_latency_s=confirm_latency_s,
@@ -89,15 +126,15 @@ class PlantProducer:
 
     def emit(self, start_s: float, end_s: float) -> list[float]:
         """Return when messages go out between ``start_s`` and ``end_s``."""
+        if self._schedule is not None:
+            return self._emit_scheduled(self._schedule, start_s, end_s)
         due = self.demand_per_s * (end_s - start_s)
         self._offered += due
         if self._bucket is None:
             return []
         self._waiting = min(self._waiting + due, max(1.0, due, self.demand_per_s * self._burst_s))
         tokens = self._bucket.available(end_s)
-        count = int(min(self._waiting, tokens))
-        if self.limit:
-            count = min(count, self.limit - self.arrived - self.rejected)
+        count = self._within_limit(int(min(self._waiting, tokens)))
         self._limited = self._limited and self._waiting < tokens
         if self._bucket.rate_per_s == inf:
             times = [start_s + (end_s - start_s) * (number + 1) / count for number in range(count)]
@@ -106,6 +143,32 @@ class PlantProducer:
         self._bucket.take(count, end_s)
         self._waiting -= count
         return times
+
+    def _emit_scheduled(self, schedule: ArrivalSchedule, start_s: float, end_s: float) -> list[float]:
+        """Send what was refused again, then what has arrived, none before it has."""
+        if schedule.rate_per_s != self.demand_per_s:
+            schedule.set_rate(self.demand_per_s, start_s)
+        pending = schedule.pending(end_s)
+        if self._bucket is None:
+            schedule.restart(end_s)
+            return []
+        tokens = self._bucket.available(end_s)
+        again = int(self._waiting)
+        count = self._within_limit(int(min(again + pending, tokens)))
+        self._limited = self._limited and again + pending < tokens
+        times: list[float] = []
+        earliest_s = start_s
+        for number in range(count):
+            if number >= again:
+                earliest_s = max(earliest_s, schedule.take())
+            allowed_s = start_s if self._bucket.rate_per_s == inf else self._bucket.accrued_at(number, end_s)
+            times.append(max(earliest_s, allowed_s))
+        self._bucket.take(count, end_s)
+        self._waiting -= min(again, count)
+        return times
+
+    def _within_limit(self, count: int) -> int:
+        return min(count, self.limit - self.arrived - self.rejected - self.in_flight) if self.limit else count
 
     def settle(self, *, taken: bool) -> None:
         """The queue took a message, or refused it."""
@@ -127,14 +190,14 @@ class PlantProducer:
             host="plant",
             at_ns=int(now * 1e9),
             queue="plant",
-            offered=int(self._offered),
+            offered=int(self._offered) + self.arrivals_offered(now),
             published=self.arrived + self.rejected,
             confirmed=self.arrived,
             nacked=self.nacked,
             rejected=self.rejected,
             returned=0,
             republished=0,
-            in_flight=0,
+            in_flight=self.in_flight,
             window=0,
             target_rate_per_s=self.demand_per_s,
             usable_rate_per_s=min(self.demand_per_s, self._own_limit_per_s),

@@ -28,7 +28,7 @@ from backpressure.settings import Settings
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
 
-__all__ = ["Workbench"]
+__all__ = ["Workbench", "retry_policy"]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Workbench:
         self._on_settled = on_settled
         self._queue = settings.queue.work
         self._random = random.Random(settings.process.seed)  # noqa: S311 - jitter, not secrets
-        self._retry = _retry_policy(settings)
+        self._retry = retry_policy(settings)
         self._dead_letters = DeadLetters(transport, settings.queue.dead_letter)
         self._subscriber = transport.subscriber()
         self.prefetch = PrefetchControl(settings.consumer, self._subscriber)
@@ -98,7 +98,7 @@ class Workbench:
     def use(self, settings: Settings) -> None:
         """Go on with other settings: prefetch, retries, the number that is expected."""
         self.expect = settings.consumer.expect
-        self._retry = _retry_policy(settings)
+        self._retry = retry_policy(settings)
         self.prefetch.reconfigure(settings.consumer)
         self.waker.wake()
 
@@ -257,7 +257,8 @@ class Workbench:
         self.queues.lost()
 
 
-def _retry_policy(settings: Settings) -> RetryPolicy:
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """Return which pauses the settings ask for between attempts."""
     retry = settings.retry
     return RetryPolicy(
         max_attempts=retry.max_attempts,

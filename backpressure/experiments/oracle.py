@@ -4,6 +4,8 @@ It sends the next message at the moment a consumer takes the one that was waitin
 each consumer: none ever pauses, and nobody waits longer than one service takes. No law can use more, and one that hears
 of each message a feedback age too late has to keep more waiting where service times vary. Where they are fixed it may
 keep less: who knows when a message will be needed can send it just before, and a service of a slow consumer is long.
+
+It knows of no faults and no failing work, and is offered messages evenly.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import load_of
 from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.scenario import Phase, Scenario
-from backpressure.experiments.simulate import accounts_of, service_times, workers_of
+from backpressure.experiments.simulate import service_times, workers_of
+from backpressure.experiments.simulated_accounts import accounts_of
 from backpressure.experiments.summary import Summary
 
 __all__ = ["TOO_LONG", "oracle", "oracles"]

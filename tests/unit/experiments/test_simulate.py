@@ -10,7 +10,9 @@ from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import process_seed
 from backpressure.experiments.oracle import oracle
-from backpressure.experiments.simulate import MODELLED_PRODUCERS, service_times, simulate, workers_of
+from backpressure.experiments.scenario import build
+from backpressure.experiments.simulate import service_times, simulate, workers_of
+from backpressure.experiments.simulated_producers import MODELLED_PRODUCERS
 
 
 @pytest.mark.parametrize("name", sorted(library.shipped()))
@@ -39,6 +41,21 @@ def test_an_unlimited_law_fills_the_queue_to_its_bound_and_rejects_the_rest() ->
 def test_a_limit_ends_what_a_producer_sends() -> None:
     summary = summarise(simulate(library.load("normal", ("producer.limit=500",))))
     assert summary.totals.confirmed == 500
+
+
+def test_a_law_that_changes_on_the_way_does_not_begin_the_limit_anew() -> None:
+    document = {
+        "name": "t",
+        "producer": {"rate": 50.0, "limit": 400},
+        "phase": [
+            {"name": "one", "duration_s": 4.0},
+            {"name": "two", "duration_s": 60.0, "until": "consumed", "producer": {"strategy": "aimd"}},
+            {"name": "three", "duration_s": 4.0, "producer": {"strategy": "pace"}},
+        ],
+    }
+    summary = summarise(simulate(build(document, "test")))
+    assert summary.totals.confirmed == 400
+    assert summary.duration_s == pytest.approx(12, abs=0.5)
 
 
 def test_pace_holds_the_targets_of_the_step_scenario_in_the_model() -> None:

@@ -1,0 +1,192 @@
+"""A consumer of the plant: what it holds, what it has done, and what it reports. Knows nothing of the queue."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backpressure.core.reports import ConsumerReport
+from backpressure.core.retry import RetryPolicy
+
+__all__ = ["Failures", "Message", "PlantConsumer", "Workers", "remembered"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """The consumers, all alike.
+
+    ``spread`` is half the width of the uniform distribution relative to its mean. ``state``: *paused* consumers say so;
+    *frozen* ones fall silent and keep what they hold; *foreign* ones work and never report.
+    """
+
+    count: int = 1
+    rate_per_s: float = 100.0
+    distribution: Literal["fixed", "exponential", "uniform"] = "fixed"
+    spread: float = 0.5
+    prefetch: int = 3
+    state: Literal["working", "paused", "frozen", "foreign"] = "working"
+
+    @property
+    def capacity_per_s(self) -> float:
+        """What they do together while they have work."""
+        return 0.0 if self.stopped else self.count * self.rate_per_s
+
+    @property
+    def stopped(self) -> bool:
+        """Whether they begin no new work."""
+        return self.state in {"paused", "frozen"}
+
+
+class Message(float):
+    """When a message was sent, and what has happened to it; one to which nothing special has is a plain number.
+
+    Attributes:
+        chance: which share of poison it belongs to; None: nobody has asked yet.
+        attempts: those that failed.
+        there_s: when it reaches the consumer it was delivered to.
+        redelivered: it went back to the queue.
+        done: it has been processed, or dead-lettered, at least once.
+    """
+
+    __slots__ = ("attempts", "chance", "done", "redelivered", "there_s")
+
+    def __init__(self, _sent_s: float) -> None:
+        self.chance: float | None = None
+        self.attempts = 0
+        self.there_s = 0.0
+        self.redelivered = False
+        self.done = False
+
+
+def remembered(message: float) -> Message:
+    """Return ``message`` as one that things can happen to."""
+    return message if isinstance(message, Message) else Message(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """Which attempts fail, and what follows.
+
+    ``failure_rate`` is a share of the attempts, ``poison_rate`` one of the messages, which fail each time. ``draw``
+    returns numbers in [0, 1).
+    """
+
+    draw: Callable[[], float]
+    retry: RetryPolicy
+    failure_rate: float = 0.0
+    poison_rate: float = 0.0
+
+    def strike(self, message: Message) -> bool:
+        """Return whether the next attempt on ``message`` fails."""
+        if self.poison_rate:
+            if message.chance is None:
+                message.chance = self.draw()
+            if message.chance < self.poison_rate:
+                return True
+        return self.failure_rate > 0 and self.draw() < self.failure_rate
+
+
+@dataclass(slots=True, eq=False)
+class PlantConsumer:
+    """One consumer.
+
+    Attributes:
+        held: what it was delivered, by the time it was sent; the first is in work while ``busy``, unless ``again`` is.
+        again: what it makes another attempt on.
+        waiting: what waits for another attempt: a heap of (due, order, message).
+        given_up: what is to be dead-lettered as soon as the broker takes messages.
+        ghosts: how many of ``again`` and the first of ``held`` are in the queue again, for its connection was lost.
+        acking: messages that are done, and of which the broker does not know it yet.
+        hung, overdue: it does nothing; and its work would have ended meanwhile.
+        failing: what makes the attempt at hand fail; None: it succeeds.
+        failed, retried: attempts that failed, and those of them that are made again.
+        wasted_s: time spent on attempts that failed.
+    """
+
+    number: int
+    next_report_s: float
+    held: deque[float] = field(default_factory=deque)
+    again: Message | None = None
+    waiting: list[tuple[float, int, Message]] = field(default_factory=list)
+    given_up: list[Message] = field(default_factory=list)
+    ghosts: int = 0
+    acking: int = 0
+    busy: bool = False
+    gone: bool = False
+    hung: bool = False
+    overdue: bool = False
+    failing: Failures | None = None
+    service_s: float = 0.0
+    done_s: float = 0.0
+    processed: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    redelivered: int = 0
+    service_sum_s: float = 0.0
+    service_sum_s2: float = 0.0
+    wasted_s: float = 0.0
+
+    @property
+    def unsettled(self) -> int:
+        """What it has been delivered and has not settled: its share of the queue's unacked."""
+        return len(self.held) + len(self.waiting) + len(self.given_up) + (self.again is not None) - self.ghosts
+
+    def everything(self) -> list[float]:
+        """Return all that is unsettled."""
+        return list(self._unsettled())
+
+    def _unsettled(self) -> Iterator[float]:
+        working_on = [] if self.again is None else [self.again]
+        yield from [*working_on, *self.held][self.ghosts :]
+        yield from (message for _, _, message in sorted(self.waiting))
+        yield from self.given_up
+
+    def lose(self) -> list[Message]:
+        """Lose the connection without knowing it: return what the broker has again, and is still worked on here."""
+        self.held = deque(map(remembered, self.held))
+        lost = [remembered(message) for message in self._unsettled()]
+        self.waiting.clear()
+        self.given_up.clear()
+        self.acking = 0
+        self.ghosts = len(self.held) + (self.again is not None)
+        return lost
+
+    def forget(self) -> None:
+        """Notice that the connection is lost: nothing is worked on any more but what has been begun."""
+        begun = self.busy and self.again is None
+        ghosts_held = min(self.ghosts - (self.again is not None), len(self.held))
+        for _ in range(ghosts_held - begun):
+            del self.held[int(begun)]
+        self.ghosts = min(self.ghosts, int(self.busy))
+
+    def report(self, now: float, prefetch: int, *, paused: bool) -> ConsumerReport:
+        """Return the counters now."""
+        working_s = max(0.0, now - (self.done_s - self.service_s)) if self.busy else 0.0
+        held = self.unsettled + self.ghosts
+        return ConsumerReport(
+            id=f"consumer-{self.number}",
+            pid=self.number,
+            host="plant",
+            at_ns=int(now * 1e9),
+            queue="plant",
+            delivered=self.processed + self.dead_lettered + held,
+            processed=self.processed,
+            failed=self.failed,
+            retried=self.retried,
+            dead_lettered=self.dead_lettered,
+            redelivered=self.redelivered,
+            duplicates=0,
+            out_of_order=0,
+            held=held,
+            prefetch=prefetch,
+            paused=paused,
+            capacity_per_s=None,
+            busy_s=self.service_sum_s + self.wasted_s + working_s,
+            service_sum_s=self.service_sum_s,
+            service_sum_s2=self.service_sum_s2,
+            rss_bytes=0,
+            cpu_s=0.0,
+        )

@@ -1,0 +1,174 @@
+"""The faults of a scenario in virtual time: what each does to the plant, and how it is undone.
+
+The same names and parameters as the real ones, done at once: no process needs time to die or to start, and no broker to
+stop. When all can connect again after an outage, they do so together, at the first attempt after its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from backpressure.core.plant import Plant
+from backpressure.experiments.faults import Fault
+from backpressure.experiments.faults.broker_kill import BrokerKill
+from backpressure.experiments.faults.broker_restart import BrokerRestart
+from backpressure.experiments.faults.clock_jump import ClockJump
+from backpressure.experiments.faults.consumer_kill import ConsumerKill
+from backpressure.experiments.faults.consumer_stop import ConsumerStop
+from backpressure.experiments.faults.memory_alarm import MemoryAlarm
+from backpressure.experiments.faults.nacks import Nacks
+from backpressure.experiments.faults.network_cut import NetworkCut
+from backpressure.experiments.faults.network_delay import NetworkDelay
+from backpressure.experiments.faults.network_half_open import NetworkHalfOpen
+from backpressure.experiments.faults.poison import Poison
+from backpressure.experiments.faults.processing_failures import ProcessingFailures
+from backpressure.experiments.faults.producer_kill import ProducerKill
+from backpressure.experiments.simulated_producers import SimulatedProducers
+from backpressure.settings import BrokerSettings, Settings
+from backpressure.transports.outage import pauses
+
+__all__ = ["SimulatedStage", "is_simulated", "left_out", "reconnected_after_s", "simulated"]
+
+
+class SimulatedStage(Protocol):
+    """What faults can reach of a simulated run."""
+
+    plant: Plant
+    producers: SimulatedProducers
+    settings: Settings  # those in force
+
+    def man(self) -> None:
+        """Have as many consumers as the settings ask for, each with the prefetch that the network needs."""
+
+    def fail(self, changes: Mapping[str, float]) -> None:
+        """Let work fail by the settings, with these ``changes``."""
+
+    def load_changed(self) -> None:
+        """Record what consumers can do, and producers offer, since."""
+
+
+_Model = Callable[[Any, SimulatedStage], AbstractContextManager[None]]
+
+
+def is_simulated(fault: Fault) -> bool:
+    """Return whether there is a model of ``fault``."""
+    return type(fault) in _MODELS
+
+
+def left_out(faults: Iterable[Fault]) -> str:
+    """Return a line that names those of ``faults`` without a model; empty: there are none."""
+    names = [fault.name for fault in faults if not is_simulated(fault)]
+    return f"without what is not modelled: {', '.join(names)}" if names else ""
+
+
+def simulated(fault: Fault, stage: SimulatedStage) -> AbstractContextManager[None]:
+    """Do ``fault`` to ``stage``; leaving undoes it. Raises `KeyError` where there is no model of it."""
+    return _MODELS[type(fault)](fault, stage)
+
+
+def reconnected_after_s(outage_s: float, broker: BrokerSettings) -> float:
+    """Return how long after an outage clients are back that try again after pauses of mean length."""
+    knocked_s = 0.0
+    for pause_s in pauses(broker.reconnect_min_s, broker.reconnect_max_s, lambda least, most: (least + most) / 2):
+        knocked_s += pause_s
+        if knocked_s >= outage_s:
+            break
+    return knocked_s - outage_s
+
+
+@contextmanager
+def _consumer_kill(fault: ConsumerKill, stage: SimulatedStage) -> Iterator[None]:
+    stage.plant.queue.kill(fault.count, stage.plant.now)
+    stage.load_changed()
+    yield
+    stage.man()
+    stage.load_changed()
+
+
+@contextmanager
+def _consumer_stop(fault: ConsumerStop, stage: SimulatedStage) -> Iterator[None]:
+    hung = stage.plant.queue.hang(fault.count)
+    stage.load_changed()
+    yield
+    stage.plant.queue.go_on(hung, stage.plant.now)
+    stage.load_changed()
+
+
+@contextmanager
+def _producer_kill(fault: ProducerKill, stage: SimulatedStage) -> Iterator[None]:
+    killed = stage.producers.kill(fault.count)
+    stage.load_changed()
+    yield
+    stage.producers.replace(killed, stage.settings)
+    stage.load_changed()
+
+
+@contextmanager
+def _outage(_: BrokerRestart | BrokerKill | NetworkCut, stage: SimulatedStage) -> Iterator[None]:
+    began_s = stage.plant.now
+    stage.plant.cut()
+    yield
+    stage.plant.connect(reconnected_after_s(stage.plant.now - began_s, stage.settings.broker))
+
+
+@contextmanager
+def _half_open(_: NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
+    stage.plant.cut(noticed=False)
+    yield
+    stage.plant.connect(stage.settings.broker.reconnect_min_s)  # now the connections end: it is their first attempt
+
+
+@contextmanager
+def _memory_alarm(_: MemoryAlarm, stage: SimulatedStage) -> Iterator[None]:
+    stage.plant.set_queue(replace(stage.plant.queue.bound, blocked=True))
+    yield
+    stage.plant.set_queue(replace(stage.plant.queue.bound, blocked=False))
+
+
+@contextmanager
+def _nacks(fault: Nacks, stage: SimulatedStage) -> Iterator[None]:
+    stage.plant.set_queue(replace(stage.plant.queue.bound, refused_share=fault.share))
+    yield
+    stage.plant.set_queue(replace(stage.plant.queue.bound, refused_share=0.0))
+
+
+@contextmanager
+def _network_delay(fault: NetworkDelay, stage: SimulatedStage) -> Iterator[None]:
+    stage.plant.network = replace(stage.plant.network, way_s=fault.ms / 1000)
+    stage.man()
+    yield
+    stage.plant.network = replace(stage.plant.network, way_s=0.0)
+    stage.man()
+
+
+@contextmanager
+def _failing(fault: Poison | ProcessingFailures, stage: SimulatedStage) -> Iterator[None]:
+    kind = "poison_rate" if isinstance(fault, Poison) else "failure_rate"
+    stage.fail({f"consumer.{kind}": fault.share})
+    yield
+    stage.fail({})
+
+
+@contextmanager
+def _clock_jump(_: ClockJump, __: SimulatedStage) -> Iterator[None]:
+    yield  # virtual time has no date
+
+
+_MODELS: Mapping[type[Fault], _Model] = {
+    ConsumerKill: _consumer_kill,
+    ConsumerStop: _consumer_stop,
+    ProducerKill: _producer_kill,
+    BrokerRestart: _outage,
+    BrokerKill: _outage,
+    MemoryAlarm: _memory_alarm,
+    Nacks: _nacks,
+    NetworkCut: _outage,
+    NetworkHalfOpen: _half_open,
+    NetworkDelay: _network_delay,
+    Poison: _failing,
+    ProcessingFailures: _failing,
+    ClockJump: _clock_jump,
+}

@@ -1,0 +1,184 @@
+"""The producers of a simulated run: as many as the phase asks for, beyond some number as groups of equal ones."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+from backpressure.core.plant import Plant, PlantProducer
+from backpressure.core.signals import Law
+from backpressure.engines.composer import retries
+from backpressure.engines.pacing import own_limit_per_s
+from backpressure.experiments.fleet import process_seed
+from backpressure.experiments.recording import RecordedProcess
+from backpressure.experiments.scenario import Phase
+from backpressure.settings import Settings
+
+__all__ = ["MODELLED_PRODUCERS", "Killed", "SimulatedProducers"]
+
+MODELLED_PRODUCERS = 16
+"""More producers than this are modelled as groups of equal ones, each with the weight of its members."""
+
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """``ended`` of the ``members`` that ``producer`` stood for, and what they still ``owed`` of their limits."""
+
+    producer: PlantProducer
+    members: int
+    ended: int
+    owed: int
+
+
+class SimulatedProducers:
+    """Starts, changes and stops them, and remembers what each got confirmed when."""
+
+    def __init__(self, plant: Plant, seed: int, law: Callable[[Settings, Plant], Law]) -> None:
+        """``seed`` is the run's; ``law`` builds the law of each."""
+        self._plant = plant
+        self._seed = seed
+        self._law = law
+        self._groups: list[tuple[PlantProducer, int]] = []
+        self._gone: list[tuple[PlantProducer, int, float]] = []
+        self._begun: dict[PlantProducer, float] = {}
+        self._confirmed_in: dict[PlantProducer, Counter[int]] = {}
+        self._noted: Counter[PlantProducer] = Counter()
+        self._owed = 0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(members for _, members in self._groups)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all, those to come in the place of killed ones too, have reached their limits."""
+        return not self._owed and all(p.arrived + p.rejected >= p.limit for p, _ in self._groups)
+
+    def use(self, phase: Phase, *, first: bool) -> None:
+        """Put the settings of ``phase`` in force."""
+        settings = phase.settings
+        if any(key.startswith(("control.", "producer.strategy")) for key in phase.changes):
+            self._begin_anew(settings)
+        if first or "producer.count" in phase.changes:
+            self._scale(settings)
+        for producer, members in self._groups:
+            producer.demand_per_s = settings.producer.rate * members
+        if "producer.arrivals" in phase.changes and not first:
+            for number, (producer, _) in enumerate(self._groups, len(self._gone) + 1):
+                producer.arrive_by(self._gap(settings, number), self._plant.now)
+
+    def kill(self, count: int) -> list[Killed]:
+        """End the oldest ``count`` silently and return them."""
+        killed: list[Killed] = []
+        for producer, members in self._groups:
+            ended = min(count, members)
+            count -= ended
+            killed.append(Killed(producer, members, ended, _left(producer) * ended // members))
+            if count == 0:
+                break
+        for one in killed:
+            self._owed += one.owed
+            if one.ended == one.members:
+                self._plant.remove_producer(one.producer, silently=True)
+                self._gone.append((one.producer, one.members, self._plant.now))
+            else:
+                one.producer.shrink((one.members - one.ended) / one.members)
+                one.producer.limit -= one.owed
+        rest = ((one.producer, one.members - one.ended) for one in killed if one.ended < one.members)
+        self._groups[: len(killed)] = rest
+        return killed
+
+    def replace(self, killed: Iterable[Killed], settings: Settings) -> None:
+        """Start others in their place, each with what is left of the limit before it; where nothing is, none starts."""
+        for one in killed:
+            self._owed -= one.owed
+            if one.ended < one.members and (one.producer, one.members - one.ended) in self._groups:
+                one.producer.shrink(one.members / (one.members - one.ended))
+                one.producer.limit += one.owed
+                self._groups[self._groups.index((one.producer, one.members - one.ended))] = (one.producer, one.members)
+            elif one.owed or not settings.producer.limit:
+                self._start(settings, one.ended, one.owed)
+
+    def note_confirms(self, second: int) -> None:
+        """Count what was confirmed since the last time as of this second."""
+        for producer, _ in self._groups:
+            self._confirmed_in[producer][second] += producer.arrived - self._noted[producer]
+            self._noted[producer] = producer.arrived
+
+    def processes(self) -> list[RecordedProcess]:
+        """Return when each was there."""
+        return [
+            RecordedProcess("producer", f"producer-{number}", 0, round(self._begun[p] * _NS), round(end_s * _NS))
+            for number, (p, _, end_s) in enumerate(self._everyone(), 1)
+        ]
+
+    def confirmed_by(self) -> dict[str, dict[int, float]]:
+        """Return what each member got confirmed, by the second."""
+        return {
+            f"producer-{number}": {second: count / members for second, count in self._confirmed_in[p].items()}
+            for number, (p, members, _) in enumerate(self._everyone(), 1)
+        }
+
+    def _begin_anew(self, settings: Settings) -> None:
+        """Put others, with another law, in the place of those that are there; each limit goes on with what is left."""
+        before = list(self._groups)
+        self._remove(0)
+        for old, members in before:
+            if _left(old) or not old.limit:
+                self._start(settings, members, _left(old))
+
+    def _scale(self, settings: Settings) -> None:
+        """Let producers join or leave, as the real ones do; those that stand for several are replaced by others."""
+        wanted, present = _grouped(settings.producer.count), [members for _, members in self._groups]
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(wanted, present, strict=False))))
+        self._remove(same)
+        for members in wanted[same:]:
+            self._start(settings, members, settings.producer.limit * members)
+
+    def _start(self, settings: Settings, members: int, limit: int) -> None:
+        producer = settings.producer
+        added = self._plant.add_producer(
+            self._law(settings, self._plant),
+            producer.rate * members,
+            weight=producer.weight * members,
+            retry=retries(producer),
+            burst_s=producer.burst_ms / 1000,
+            own_limit_per_s=own_limit_per_s(settings) * members,
+            gap=self._gap(settings, len(self._gone) + len(self._groups) + 1),
+        )
+        added.limit = limit
+        self._groups.append((added, members))
+        self._begun[added] = self._plant.now
+        self._confirmed_in[added] = Counter()
+
+    def _remove(self, first: int) -> None:
+        for old, members in self._groups[first:]:
+            self._plant.remove_producer(old)
+            self._gone.append((old, members, self._plant.now))
+        del self._groups[first:]
+
+    def _everyone(self) -> Iterator[tuple[PlantProducer, int, float]]:
+        yield from self._gone
+        yield from ((producer, members, self._plant.now) for producer, members in self._groups)
+
+    def _gap(self, settings: Settings, number: int) -> Callable[[], float] | None:
+        """Return what makes the gaps between arrivals random, as in a real producer; None: they are even."""
+        source = random.Random(process_seed(self._seed, f"producer-{number}"))  # noqa: S311 - arrivals, not secrets
+        return (lambda: source.expovariate(1.0)) if settings.producer.arrivals == "poisson" else None
+
+
+def _left(producer: PlantProducer) -> int:
+    """Return how much of its limit a producer has yet to send; 0 without one."""
+    return producer.limit - producer.arrived - producer.rejected if producer.limit else 0
+
+
+def _grouped(count: int) -> list[int]:
+    """Return how many producers each modelled one stands for."""
+    groups = min(count, MODELLED_PRODUCERS)
+    return [count // groups + (index < count % groups) for index in range(groups)]
