@@ -90,6 +90,12 @@ class PlantProducer:
         self._weight *= share
         self._own_limit_per_s *= share
 
+    def change(self, *, weight: float, retry: bool, burst_s: float, now: float) -> None:
+        """Go on with another weight, another answer to a refusal, another burst; see `Plant.add_producer`."""
+        self._weight, self._retry, self._burst_s = weight, retry, burst_s
+        if self._bucket is not None:
+            self._bucket.set_burst(burst_s, now)
+
     def come_back(self, now: float) -> None:
         """It is connected again: it sends no burst, and has not reported meanwhile."""
         if self._bucket is not None:

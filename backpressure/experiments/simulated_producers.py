@@ -62,16 +62,18 @@ class SimulatedProducers:
 
     def use(self, phase: Phase, *, first: bool) -> None:
         """Put the settings of ``phase`` in force."""
-        settings = phase.settings
+        settings, now = phase.settings, self._plant.now
         if any(key.startswith(("control.", "producer.strategy")) for key in phase.changes):
             self._begin_anew(settings)
         if first or "producer.count" in phase.changes:
             self._scale(settings)
+        retry, burst_s = retries(settings.producer), settings.producer.burst_ms / 1000
         for producer, members in self._groups:
             producer.demand_per_s = settings.producer.rate * members
-        if "producer.arrivals" in phase.changes and not first:
+            producer.change(weight=settings.producer.weight * members, retry=retry, burst_s=burst_s, now=now)
+        if not first and {"producer.arrivals", "producer.burst_ms"} & set(phase.changes):
             for number, (producer, _) in enumerate(self._groups, len(self._gone) + 1):
-                producer.arrive_by(self._gap(settings, number), self._plant.now)
+                producer.arrive_by(self._gap(settings, number), now)
 
     def kill(self, count: int) -> list[Killed]:
         """End the oldest ``count`` silently and return them."""

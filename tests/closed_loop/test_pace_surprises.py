@@ -99,3 +99,15 @@ def test_producers_that_join_in_stages_waste_nothing_between_them(lab: Any) -> N
         busy_s = plant.queue.busy_s
         plant.run(10)
         assert plant.queue.busy_s - busy_s >= 0.99 * 10
+
+
+def test_a_weight_that_changes_moves_the_shares(lab: Any) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=300))
+    heavier, other = lab.join(plant, "pace"), lab.join(plant, "pace")
+    plant.run(10)
+    heavier.change(weight=2.0, retry=True, burst_s=0.1, now=plant.now)
+    plant.run(10)
+    before = heavier.arrived, other.arrived
+    plant.run(20)
+    assert heavier.arrived - before[0] == pytest.approx(4000, rel=0.03)
+    assert other.arrived - before[1] == pytest.approx(2000, rel=0.03)

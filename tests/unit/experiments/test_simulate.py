@@ -98,3 +98,20 @@ def test_the_model_works_as_long_on_each_message_as_the_first_real_consumer() ->
     queue.advance(10.0)
     real = random.Random(process_seed(7, "consumer-1"))
     assert list(queue.done_s) == pytest.approx(list(accumulate(real.expovariate(100) for _ in range(5))))
+
+
+def test_what_is_done_about_refusals_may_change_at_a_phase() -> None:
+    document = {
+        "name": "t",
+        "producer": {"rate": 500.0, "strategy": "unbounded", "on_nack": "retry"},
+        "queue": {"max_length": 10},
+        "phase": [
+            {"name": "kept", "duration_s": 5.0},
+            {"name": "given-up", "duration_s": 5.0, "producer": {"on_nack": "reject"}},
+        ],
+    }
+    kept, given_up = (
+        summarise(simulate(build(document | {"phase": document["phase"][:number]}, "test"))) for number in (1, 2)
+    )
+    assert kept.totals.rejected == 0
+    assert given_up.totals.rejected == pytest.approx(5 * 400, rel=0.1)
