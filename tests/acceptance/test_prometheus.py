@@ -150,10 +150,17 @@ def expressions(dashboard: Path) -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"].replace("$__rate_interval", "10s")
 
 
-def test_every_query_of_dashboards_and_alerts_finds_data_in_a_running_experiment(prometheus: Prometheus) -> None:
+def test_every_query_of_dashboards_and_alerts_finds_data_in_a_running_experiment(
+    prometheus: Prometheus, wait_until: Any
+) -> None:
     asked = [query for dashboard in DASHBOARDS for query in expressions(dashboard)]
-    empty = {panel: query for panel, query in asked if not prometheus.query(query)}
-    assert empty.keys() == EMPTY.keys(), empty
+
+    def only_those_are_empty() -> bool:
+        empty = {panel for panel, query in asked if not prometheus.query(query)}
+        return empty == set(EMPTY)
+
+    # A quantile over ten seconds is no number where the machine was busy elsewhere for so long.
+    wait_until(only_those_are_empty, f"every panel has data but {', '.join(EMPTY)}")
 
     rules = prometheus.rules()
     assert {rule["name"]: (rule["health"], rule.get("lastError")) for rule in rules} == dict.fromkeys(
