@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -13,16 +14,26 @@ from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 
 REQUESTS = 1000
+CLIENTS = (
+    20  # httpx looks at every waiting request for each that ends: a thousand in one client take it most of a minute
+)
 CONNECTIONS = 200  # what a process may open by default is not much more than a thousand files
+PATIENCE_S = 120
 QUEUE = "parallel"
 OWN = {"PACE_QUEUE__WORK": QUEUE, "PACE_QUEUE__ROUTING_KEY": QUEUE, "PACE_QUEUE__DEAD_LETTER": f"{QUEUE}.dlq"}
 
 
 async def ask(url: str) -> Counter[tuple[int, str | None]]:
     """Send all requests and return the answers: their codes, and the ids that they tell."""
-    limits = httpx.Limits(max_connections=CONNECTIONS)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60, trust_env=False) as client:
-        requests = (client.post("/produce", json={"id": f"r{n}", "payload": n}) for n in range(REQUESTS))
+    limits = httpx.Limits(max_connections=CONNECTIONS // CLIENTS)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE_S, trust_env=False)
+            )
+            for _ in range(CLIENTS)
+        ]
+        requests = (clients[n % CLIENTS].post("/produce", json={"id": f"r{n}", "payload": n}) for n in range(REQUESTS))
         answers = await asyncio.gather(*requests)
     return Counter((answer.status_code, answer.json().get("message_id")) for answer in answers)
 
