@@ -23,7 +23,10 @@ from backpressure.core.plant_way import Way
 from backpressure.core.reports import Report
 from backpressure.core.signals import Law
 
-__all__ = ["Failures", "Network", "Plant", "PlantProducer", "Queue", "Sample", "WorkQueue", "Workers"]
+__all__ = ["STEP_S", "Failures", "Network", "Plant", "PlantProducer", "Queue", "Sample", "WorkQueue", "Workers"]
+
+STEP_S = 0.005
+"""How often producers act, unless the plant is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,6 @@ class Sample:
     """The plant at one moment; counts are totals since the start, rates those the laws decided.
 
     ``offered`` is what the schedules asked for, ``nacked`` each refusal, ``rejected`` what was given up after one.
-
     ``signal_age_s`` is the mean age of what they decided upon; None: nobody has seen anything yet.
     """
 
@@ -74,7 +76,7 @@ class Plant:
         queue: Queue | None = None,
         network: Network | None = None,
         tick_s: float = 0.1,
-        step_s: float = 0.005,
+        step_s: float = STEP_S,
     ) -> None:
         """Begin at time 0 without producers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -136,18 +136,14 @@ class PlantConsumer:
 
     def everything(self) -> list[float]:
         """Return all that is unsettled."""
-        return list(self._unsettled())
-
-    def _unsettled(self) -> Iterator[float]:
-        working_on = [] if self.again is None else [self.again]
-        yield from [*working_on, *self.held][self.ghosts :]
-        yield from (message for _, _, message in sorted(self.waiting))
-        yield from self.given_up
+        begun = self.held if self.again is None else [self.again, *self.held]
+        waiting = (message for _, _, message in sorted(self.waiting))
+        return [*list(begun)[self.ghosts :], *waiting, *self.given_up]
 
     def lose(self) -> list[Message]:
         """Lose the connection without knowing it: return what the broker has again, and is still worked on here."""
         self.held = deque(map(remembered, self.held))
-        lost = [remembered(message) for message in self._unsettled()]
+        lost = [remembered(message) for message in self.everything()]
         self.waiting.clear()
         self.given_up.clear()
         self.acking = 0

@@ -102,6 +102,7 @@ class Workshop(ABC):
             consumer.service_sum_s2 += consumer.service_s**2
             self.processed += 1
             if isinstance(message, Message):
+                self.duplicates += message.done
                 self._settled(consumer, message)
         self._work(consumer, now)
         if again is None:
@@ -133,12 +134,11 @@ class Workshop(ABC):
     def _dead_letter(self, consumer: PlantConsumer, message: Message) -> None:
         consumer.dead_lettered += 1
         self.dead_lettered += not message.done
-        self._settled(consumer, message, again=0)
+        self._settled(consumer, message)
 
-    def _settled(self, consumer: PlantConsumer, message: Message, again: int = 1) -> None:
+    def _settled(self, consumer: PlantConsumer, message: Message) -> None:
         self.redelivered += message.redelivered
         consumer.redelivered += message.redelivered
-        self.duplicates += again * message.done
         message.done = True
 
     @abstractmethod

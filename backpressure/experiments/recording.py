@@ -10,7 +10,12 @@ from backpressure.experiments.events import LoadChanged, Outcome
 from backpressure.experiments.expectations import Expectation
 from backpressure.experiments.sample import Sample
 
-__all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recording"]
+__all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recording", "nanoseconds"]
+
+
+def nanoseconds(seconds: float) -> int:
+    """Return a time of a simulation as a recording has it."""
+    return round(seconds * 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)

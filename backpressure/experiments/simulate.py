@@ -16,14 +16,14 @@ from typing import Literal
 
 from backpressure.config import replaced
 from backpressure.core.controllers import create
-from backpressure.core.plant import Failures, Network, Plant, Queue, Workers
+from backpressure.core.plant import STEP_S, Failures, Network, Plant, Queue, Workers
 from backpressure.core.signals import Law
 from backpressure.engines.pacing import law_config
 from backpressure.engines.workbench import retry_policy
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.fleet import load_of, process_seed, service
-from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording
+from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, nanoseconds
 from backpressure.experiments.scenario import Phase, Scenario, Until
 from backpressure.experiments.simulated_accounts import accounts_of, samples_of
 from backpressure.experiments.simulated_faults import is_simulated, simulated
@@ -32,9 +32,7 @@ from backpressure.settings import Settings
 
 __all__ = ["service_times", "simulate", "workers_of"]
 
-_NS = 1_000_000_000
 _CHECK_S = 0.1
-_STEP_S = 0.005
 _ROUND_TRIP_S = 0.002
 _SPARE = 2
 
@@ -97,7 +95,7 @@ class _Simulation:
             self._begin(phase)
             began_s = self.plant.now
             reached = self._wait(phase)
-            self._phases.append(RecordedPhase(phase.name, _ns(began_s), _ns(self.plant.now), reached))
+            self._phases.append(RecordedPhase(phase.name, nanoseconds(began_s), nanoseconds(self.plant.now), reached))
         self._undo_fault()
         return self._recording()
 
@@ -121,7 +119,7 @@ class _Simulation:
         end_s = self.plant.now + phase.duration_s
         while self.plant.now < end_s - 1e-9:
             second = int(self.plant.now)
-            self.plant.run(min(_CHECK_S, end_s - self.plant.now, max(_STEP_S, self._undone_at_s - self.plant.now)))
+            self.plant.run(min(_CHECK_S, end_s - self.plant.now, max(STEP_S, self._undone_at_s - self.plant.now)))
             if self.plant.now >= self._undone_at_s - 1e-9:
                 self._undo_fault()
             self.producers.note_confirms(second)
@@ -178,7 +176,7 @@ class _Simulation:
 
     @property
     def _now_ns(self) -> int:
-        return _ns(self.plant.now)
+        return nanoseconds(self.plant.now)
 
     def _confirmed_after_s(self, sent_s: float) -> float:
         return self._confirm_times[max(0, bisect_right(self._confirm_times, (sent_s, inf)) - 1)][1]
@@ -234,7 +232,3 @@ def workers_of(settings: Settings, round_trip_s: float = _ROUND_TRIP_S) -> Worke
 
 def _overflow(settings: Settings) -> Literal["reject-publish", "drop-head"]:
     return "drop-head" if settings.queue.overflow == "drop-head" else "reject-publish"
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * _NS)

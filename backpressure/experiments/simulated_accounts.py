@@ -8,11 +8,10 @@ from math import ceil
 from backpressure.core.ledger import LedgerTotals
 from backpressure.core.plant import Sample, WorkQueue
 from backpressure.experiments.accounts import Accounts
+from backpressure.experiments.recording import nanoseconds
 from backpressure.experiments.sample import Sample as RecordedSample
 
 __all__ = ["accounts_of", "samples_of"]
-
-_NS = 1_000_000_000
 
 
 class _CountedLedger:
@@ -46,11 +45,11 @@ def accounts_of(
     """
     accounts = Accounts()
     for at_s, wait_s in zip(queue.starts_s, queue.waits_s, strict=True):
-        accounts.waits.add(_ns(at_s), _ns(wait_s))
+        accounts.waits.add(nanoseconds(at_s), nanoseconds(wait_s))
     for sent_s in queue.arrivals_s:
-        accounts.confirms.add(_ns(sent_s), _ns(confirmed_after_s(sent_s)))
+        accounts.confirms.add(nanoseconds(sent_s), nanoseconds(confirmed_after_s(sent_s)))
     for at_s, sojourn_s in zip(queue.done_s, queue.sojourns_s, strict=True):
-        accounts.end_to_end.add(_ns(at_s), _ns(sojourn_s))
+        accounts.end_to_end.add(nanoseconds(at_s), nanoseconds(sojourn_s))
     accounts.done_ns.extend(accounts.end_to_end.at_ns)
     accounts.delivered = queue.processed + queue.dead_lettered
     accounts.redelivered = queue.redelivered
@@ -76,7 +75,3 @@ def samples_of(samples: list[Sample]) -> Iterator[RecordedSample]:
             offered_total=ceil(sample.offered),
             signal_age_ms=sample.signal_age_s and sample.signal_age_s * 1000,
         )
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * _NS)

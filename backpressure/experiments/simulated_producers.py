@@ -13,7 +13,7 @@ from backpressure.core.signals import Law
 from backpressure.engines.composer import retries
 from backpressure.engines.pacing import own_limit_per_s
 from backpressure.experiments.fleet import process_seed
-from backpressure.experiments.recording import RecordedProcess
+from backpressure.experiments.recording import RecordedProcess, nanoseconds
 from backpressure.experiments.scenario import Phase
 from backpressure.settings import Settings
 
@@ -21,8 +21,6 @@ __all__ = ["MODELLED_PRODUCERS", "Killed", "SimulatedProducers"]
 
 MODELLED_PRODUCERS = 16
 """More producers than this are modelled as groups of equal ones, each with the weight of its members."""
-
-_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ class SimulatedProducers:
     def processes(self) -> list[RecordedProcess]:
         """Return when each was there."""
         return [
-            RecordedProcess("producer", f"producer-{number}", 0, round(self._begun[p] * _NS), round(end_s * _NS))
+            RecordedProcess("producer", f"producer-{number}", 0, nanoseconds(self._begun[p]), nanoseconds(end_s))
             for number, (p, _, end_s) in enumerate(self._everyone(), 1)
         ]
 

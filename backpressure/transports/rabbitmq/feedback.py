@@ -7,13 +7,12 @@ neither acknowledgements nor probing may stall with it. Listeners have a short q
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from pika.channel import Channel as PikaChannel
-
+from backpressure.core.message import Message
 from backpressure.settings import BrokerSettings
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.link import Link
+from backpressure.transports.rabbitmq.properties import by_pika
 from backpressure.transports.rabbitmq.wire import Channel, Connection
 
 __all__ = ["RabbitMQFeedback"]
@@ -63,13 +62,12 @@ class RabbitMQFeedback:
                 arguments={"x-max-length": _LISTENER_QUEUE_LENGTH},  # drop-head is the default
             )
             await channel.call("queue_bind", queue=declared.queue, exchange=self._exchange)
-            on_report = self._on_report
-            connection.incoming.deliver_to(channel.raw.channel_number, lambda message, *_: on_report(message.body))
+            connection.incoming.deliver_to(channel.raw.channel_number, self._on_message)
             await channel.call(
-                "basic_consume", queue=declared.queue, on_message_callback=self._on_message, auto_ack=True
+                "basic_consume", queue=declared.queue, on_message_callback=by_pika(self._on_message), auto_ack=True
             )
         self._connection, self._channel = connection, channel
 
-    def _on_message(self, _channel: PikaChannel, _method: Any, _properties: Any, body: bytes) -> None:
+    def _on_message(self, message: Message, *_: object) -> None:
         if self._on_report is not None:
-            self._on_report(body)
+            self._on_report(message.body)

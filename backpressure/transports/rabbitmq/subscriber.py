@@ -23,7 +23,7 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.link import Link, SetUpAgain
-from backpressure.transports.rabbitmq.properties import message_from
+from backpressure.transports.rabbitmq.properties import by_pika
 from backpressure.transports.rabbitmq.unsettled import Unsettled
 from backpressure.transports.rabbitmq.wire import Channel, Connection
 
@@ -136,12 +136,9 @@ class RabbitMQSubscriber:
             raise
 
     def _consume(self, channel: Channel, on_ok: Any) -> None:
-        def by_pika(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
-            message = message_from(properties, body)
-            self._on_message(message, method.delivery_tag, method.redelivered, method.exchange, method.routing_key)
-
         self._consumer_tag = next(self._consumer_tags)
-        channel.raw.basic_consume(self._queue, by_pika, consumer_tag=self._consumer_tag, callback=on_ok)
+        on_message = by_pika(self._on_message)
+        channel.raw.basic_consume(self._queue, on_message, consumer_tag=self._consumer_tag, callback=on_ok)
 
     def _on_message(self, message: Message, tag: int, redelivered: bool, exchange: str, routing_key: str) -> None:
         self._unsettled.delivered(tag)
