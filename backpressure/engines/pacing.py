@@ -30,6 +30,7 @@ __all__ = ["PacedProducer", "Pacing", "law_config", "own_limit_per_s"]
 
 log = logging.getLogger(__name__)
 
+_LAST_ANSWER_WITHIN_S = 1.0
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
 
 
@@ -178,9 +179,19 @@ class Pacing:
 
     async def read_queue(self) -> None:
         """Probe the depth; an answer that takes longer than a tick counts when it comes."""
+        await self._answer(self._producer.settings.control.tick_ms / 1000)
+
+    async def read_queue_anew(self) -> None:
+        """Probe the depth as it is from now on: what was asked before may tell of what was there before."""
+        if self._asking is not None:
+            await self._answer(_LAST_ANSWER_WITHIN_S)
+        await self._answer(_LAST_ANSWER_WITHIN_S)
+
+    async def _answer(self, patience_s: float) -> None:
+        """Wait for the answer that is under way, or ask for one; one that takes longer counts when it comes."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(), name="probe")
-        await asyncio.wait({self._asking}, timeout=self._producer.settings.control.tick_ms / 1000)
+        await asyncio.wait({self._asking}, timeout=patience_s)
         if self._asking.done():
             answered, self._asking = self._asking, None
             answered.result()

@@ -93,7 +93,7 @@ class ProducerEngine:
         finally:
             tick.cancel()
             await asyncio.gather(tick, return_exceptions=True)
-        await self._pacing.read_queue()  # the closing line says what is in the queue now
+        await self._pacing.read_queue_anew()  # the closing line says what is in the queue now
 
     async def _settle_open(self) -> None:
         """Send nothing new; wait a while for the broker to answer for what is in flight."""

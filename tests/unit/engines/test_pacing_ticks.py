@@ -122,3 +122,33 @@ def test_a_producer_that_cannot_reach_the_broker_takes_no_empty_queue_for_fast_c
     limited, rate_per_s = run_virtually(story())
     assert limited
     assert rate_per_s < 300  # the consumer's 100 and what an empty queue asks for
+
+
+class BusyTransport(MemoryTransport):
+    """A transport whose probe looks at once and answers later than a message is confirmed."""
+
+    def probe(self) -> Any:
+        quick = super().probe()
+        read = quick.read
+
+        async def slow(queue: str) -> QueueReading:
+            reading = await read(queue)
+            await asyncio.sleep(0.15)
+            return reading
+
+        quick.read = slow  # type: ignore[method-assign]
+        return quick
+
+
+def test_the_last_reading_was_asked_for_after_the_last_message() -> None:
+    async def story() -> tuple[int, QueueReading | None]:
+        broker = RecordingBroker()
+        settings = settings_of(producer__limit=1000, producer__rate=10_000)
+        async with producing(settings, broker, transport=BusyTransport(settings, broker)) as (engine, running):
+            await running
+            return len(broker.queues[WORK].ready), engine.queue_reading
+
+    queued, reading = run_virtually(story())
+    assert queued == 1000
+    assert reading is not None
+    assert reading.ready == 1000
