@@ -186,6 +186,14 @@ class Plant:
         """Let everybody be connected again in ``after_s`` seconds."""
         self._back_s = self.now + after_s
 
+    def stand_still(self) -> None:
+        """Let the broker stand still: connected, it takes, confirms, delivers and answers nothing until `go_on`."""
+        self.queue.stand_still()
+
+    def go_on(self) -> None:
+        """Let the broker go on with all that has reached it meanwhile."""
+        self.queue.go_on_delivering(self.now)
+
     def run(self, duration_s: float) -> None:
         """Let ``duration_s`` of virtual time pass."""
         end = self._steps + round(duration_s / self._step_s)
@@ -211,11 +219,11 @@ class Plant:
         arrivals = [(at_s, producer) for producer in self.producers for at_s in producer.emit(start_s, self.now)]
         if len(self.producers) > 1:
             arrivals.sort(key=_when)
-        if self.network.way_s or self._way.busy:
+        if self.network.way_s or self._way.busy or self.queue.stands_still:
             self._way.travel(arrivals, self.queue, start_s, self.now, self.network.way_s)
             return
         for at_s, producer in arrivals:
-            producer.settle(taken=self.queue.arrive(at_s))
+            producer.settle(taken=self.queue.arrive(at_s), after_s=self.network.confirmed_after_s)
 
     def _come_back(self) -> None:
         self._online, self._back_s = True, inf
@@ -236,7 +244,7 @@ class Plant:
                     consumer.next_report_s = self.now + self.network.report_interval_s - min(late_s, self._step_s)
                     paused = self.queue.workers.state == "paused"
                     self._post(consumer.report(self.now, self.queue.workers.prefetch, paused=paused))
-        while self._reports and self._reports[0][0] <= self.now:
+        while not self.queue.stands_still and self._reports and self._reports[0][0] <= self.now:
             _, _, report = heappop(self._reports)
             for producer in self.producers:
                 producer.hear(report, self.now)
@@ -248,8 +256,8 @@ class Plant:
             heappush(self._reports, (due_s, self._posted, report))
 
     def _probe(self) -> None:
-        if not self.network.probe:
-            return
+        if not self.network.probe or self.queue.stands_still:
+            return  # what was asked is answered by the queue as it is when it moves again
         for producer in self.producers:
             if self.now >= producer.next_reading_s:
                 producer.next_reading_s = max(producer.next_reading_s, self.now - self.network.probe_interval_s)
@@ -267,8 +275,8 @@ class Plant:
     def _decide(self) -> None:
         for producer in self.producers:
             if self.now >= producer.next_tick_s:
-                latency_s = self.network.confirmed_after_s
-                producer.decide(self.now, self._tick_s, confirm_latency_s=latency_s, blocked=self.queue.bound.blocked)
+                least_s = self.network.confirmed_after_s
+                producer.decide(self.now, self._tick_s, confirm_latency_min_s=least_s, blocked=self.queue.bound.blocked)
 
     def _sample(self) -> None:
         self._offered += sum(p.demand_per_s for p in self.producers if not p.random) * (self.now - self._sampled_s)

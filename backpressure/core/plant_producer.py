@@ -65,6 +65,10 @@ class PlantProducer:
         self._schedule: ArrivalSchedule | None = None
         self._arrived_at_random = 0
         self._limited = True
+        self._held_back = False
+        self._full = False
+        self._latencies_s = 0.0
+        self._settled = 0
 
     @property
     def random(self) -> bool:
@@ -108,16 +112,16 @@ class PlantProducer:
         if isinstance(report, ConsumerReport) and now >= self._not_before_s:
             self.next_tick_s = now
 
-    def decide(self, now: float, tick_s: float, *, confirm_latency_s: float, blocked: bool) -> None:
+    def decide(self, now: float, tick_s: float, *, confirm_latency_min_s: float, blocked: bool) -> None:
         """Ask the law, pace by its answer from now on, and settle when to ask again."""
         own = OwnState(
             confirmed=self.arrived,
             nacked=self.nacked,
             in_flight=self.in_flight,
             demand_per_s=self.demand_per_s,
-            application_limited=self._limited,
-            confirm_latency_s=confirm_latency_s,
-            confirm_latency_min_s=confirm_latency_s,
+            application_limited=self._limited or self._held_back,
+            confirm_latency_s=self._latencies_s / self._settled if self._settled else None,
+            confirm_latency_min_s=confirm_latency_min_s,
             blocked=blocked,
             weight=self._weight,
         )
@@ -128,7 +132,8 @@ class PlantProducer:
         if self._bucket is None:
             self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)
         self._bucket.set_rate(self.decision.rate_per_s, now)
-        self._limited = True
+        self._limited, self._held_back = True, False
+        self._latencies_s, self._settled = 0.0, 0
 
     def emit(self, start_s: float, end_s: float) -> list[float]:
         """Return when messages go out between ``start_s`` and ``end_s``."""
@@ -140,13 +145,13 @@ class PlantProducer:
             return []
         self._waiting = min(self._waiting + due, max(1.0, due, self.demand_per_s * self._burst_s))
         tokens = self._bucket.available(end_s)
-        count = self._within_limit(int(min(self._waiting, tokens)))
+        count = self._allowed(int(min(self._waiting, tokens)))
         self._limited = self._limited and self._waiting < tokens
         if self._bucket.rate_per_s == inf:
             times = [start_s + (end_s - start_s) * (number + 1) / count for number in range(count)]
         else:
             times = [max(start_s, self._bucket.accrued_at(number, end_s)) for number in range(count)]
-        self._bucket.take(count, end_s)
+        self._take(self._bucket, count, end_s)
         self._waiting -= count
         return times
 
@@ -160,7 +165,7 @@ class PlantProducer:
             return []
         tokens = self._bucket.available(end_s)
         again = int(self._waiting)
-        count = self._within_limit(int(min(again + pending, tokens)))
+        count = self._allowed(int(min(again + pending, tokens)))
         self._limited = self._limited and again + pending < tokens
         times: list[float] = []
         earliest_s = start_s
@@ -169,15 +174,28 @@ class PlantProducer:
                 earliest_s = max(earliest_s, schedule.take())
             allowed_s = start_s if self._bucket.rate_per_s == inf else self._bucket.accrued_at(number, end_s)
             times.append(max(earliest_s, allowed_s))
-        self._bucket.take(count, end_s)
+        self._take(self._bucket, count, end_s)
         self._waiting -= min(again, count)
         return times
 
-    def _within_limit(self, count: int) -> int:
-        return min(count, self.limit - self.arrived - self.rejected - self.in_flight) if self.limit else count
+    def _allowed(self, count: int) -> int:
+        """Return how many of ``count`` messages the limit and the law's window leave."""
+        if self.limit:
+            count = min(count, self.limit - self.arrived - self.rejected - self.in_flight)
+        space = inf if self.decision.window is None else max(0, self.decision.window - self.in_flight)
+        self._full = count >= space
+        return count if count < space else int(space)
 
-    def settle(self, *, taken: bool) -> None:
-        """The queue took a message, or refused it."""
+    def _take(self, bucket: TokenBucket, count: int, now: float) -> None:
+        bucket.take(count, now)
+        if self._full:  # as in `Sender`: what the window holds back is not made up for, and no sign of a slow law
+            self._held_back = True
+            bucket.drain(now)
+
+    def settle(self, *, taken: bool, after_s: float) -> None:
+        """The queue took a message, or refused it, and said so ``after_s`` it was sent."""
+        self._latencies_s += after_s
+        self._settled += 1
         if taken:
             self.arrived += 1
             return

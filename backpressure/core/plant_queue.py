@@ -37,6 +37,7 @@ class WorkQueue(Workshop):
 
     Attributes:
         bound: what it takes; may be changed at any time.
+        stands_still: nothing is delivered for now.
         failures: which attempts fail from now on; None: none does.
         way_s: how long a delivery, and an acknowledgement, is on its way.
         ready: messages that are not delivered yet.
@@ -60,6 +61,7 @@ class WorkQueue(Workshop):
         self._hired = 0
         self._refused = 0.0
         self._connected = True
+        self.stands_still = False
         self._credit: deque[PlantConsumer] = deque()
 
     @property
@@ -117,6 +119,16 @@ class WorkQueue(Workshop):
             consumer.forget()
         self._deal(now)
 
+    def stand_still(self) -> None:
+        """Deliver nothing until `go_on_delivering`; the consumers go on with what they hold."""
+        self.stands_still = True
+        self._credit.clear()
+
+    def go_on_delivering(self, now: float) -> None:
+        """Deliver what there is, and what comes."""
+        self.stands_still = False
+        self._deal(now)
+
     # --- messages -------------------------------------------------------------------------------------------------
 
     def arrive(self, at_s: float, sent_s: float | None = None) -> bool:
@@ -161,12 +173,16 @@ class WorkQueue(Workshop):
         while self.ready and self._credit:
             self._deliver(self.ready.popleft(), now)
 
+    @property
+    def _delivers(self) -> bool:
+        return self._connected and not self.stands_still
+
     def _has_room(self, consumer: PlantConsumer) -> bool:
-        return self._connected and len(consumer.held) + consumer.acking < self.workers.prefetch
+        return self._delivers and len(consumer.held) + consumer.acking < self.workers.prefetch
 
     def _free(self, consumer: PlantConsumer, now: float) -> None:
         """``consumer`` holds one less: if it was full, it can take another."""
-        if len(consumer.held) + consumer.acking == self.workers.prefetch - 1 and self._connected:
+        if len(consumer.held) + consumer.acking == self.workers.prefetch - 1 and self._delivers:
             self._credit.append(consumer)
             if self.ready:
                 self._deliver(self.ready.popleft(), now)

@@ -16,7 +16,7 @@ class Way:
 
     def __init__(self) -> None:
         self._messages: deque[tuple[float, float, PlantProducer]] = deque()
-        self._confirms: deque[tuple[float, PlantProducer, bool]] = deque()
+        self._confirms: deque[tuple[float, float, PlantProducer, bool]] = deque()
 
     @property
     def busy(self) -> bool:
@@ -31,18 +31,21 @@ class Way:
         now: float,
         way_s: float,
     ) -> None:
-        """Take ``sent`` on its way, and hand over what has got there between ``start_s`` and ``now``."""
+        """Take ``sent`` on its way, and hand over what has got there between ``start_s`` and ``now``.
+
+        A queue that stands still takes nothing: messages lie before it, in order.
+        """
         for sent_s, producer in sent:
             producer.in_flight += 1
             self._messages.append((max(sent_s + way_s, self._last_s), sent_s, producer))
-        while self._messages and self._messages[0][0] <= now:
+        while not queue.stands_still and self._messages and self._messages[0][0] <= now:
             due_s, sent_s, producer = self._messages.popleft()
             at_s = max(start_s, due_s)
-            self._confirms.append((at_s + way_s, producer, queue.arrive(at_s, sent_s)))
+            self._confirms.append((at_s + way_s, sent_s, producer, queue.arrive(at_s, sent_s)))
         while self._confirms and self._confirms[0][0] <= now:
-            _, producer, taken = self._confirms.popleft()
+            settled_s, sent_s, producer, taken = self._confirms.popleft()
             producer.in_flight -= 1
-            producer.settle(taken=taken)
+            producer.settle(taken=taken, after_s=settled_s - sent_s)
 
     @property
     def _last_s(self) -> float:

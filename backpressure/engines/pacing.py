@@ -175,7 +175,8 @@ class Pacing:
         self._consumer_seen = self._consumer_seen or bool(self.signals.consumers)
         if self._consumer_seen or self.signals.consumers is None or not self._producer.settings.producer.limit:
             return decision
-        return replace(decision, rate_per_s=inf, reason="no consumer yet: queueing all that is asked for")
+        reason = "no consumer yet: queueing all that is asked for"
+        return replace(decision, rate_per_s=inf, window=None, reason=reason)
 
     async def read_queue(self) -> None:
         """Probe the depth; an answer that takes longer than a tick counts when it comes."""

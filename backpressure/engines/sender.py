@@ -84,6 +84,7 @@ class Sender:
         self.blocked = False
         self.blocked_events = 0
         self._connected = False
+        self._held_by_law = False
         self._said_refused_at: dict[Cause, float] = {}
 
     async def start(self) -> None:
@@ -154,6 +155,8 @@ class Sender:
     def send_due(self) -> None:
         """Send what may be sent now: first what is urgent, then refused messages and new ones at the law's pace."""
         now = self._clock.now()
+        if self._held_by_law:
+            self._bucket.drain(now)  # what the law's window held back is not to be made up for in a burst
         while self.outbox.urgent and self._may_send():
             self._send(self.outbox.next_urgent())
         if not self.connected:
@@ -174,8 +177,10 @@ class Sender:
                 self.application_limited = True
                 break
             sent += 1
-        if not self.outbox.in_flight.space:
-            self.application_limited = True  # the broker's answers hold it back, and not the law
+        full = not self.outbox.in_flight.space
+        self._held_by_law = full and self.outbox.in_flight.limit < self._settings.producer.confirm_window
+        if full:
+            self.application_limited = True  # the broker's answers hold it back, and not the rate
 
     def pause_s(self) -> float:
         """Return for how long nothing can be sent, unless something happens."""

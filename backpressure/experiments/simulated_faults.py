@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from backpressure.core.plant import Plant
 from backpressure.experiments.faults import Fault
+from backpressure.experiments.faults.broker_hang import BrokerHang
 from backpressure.experiments.faults.broker_kill import BrokerKill
 from backpressure.experiments.faults.broker_restart import BrokerRestart
 from backpressure.experiments.faults.clock_jump import ClockJump
@@ -115,6 +116,13 @@ def _outage(_: BrokerRestart | BrokerKill | NetworkCut, stage: SimulatedStage) -
 
 
 @contextmanager
+def _broker_hang(_: BrokerHang, stage: SimulatedStage) -> Iterator[None]:
+    stage.plant.stand_still()
+    yield
+    stage.plant.go_on()
+
+
+@contextmanager
 def _half_open(_: NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.cut(noticed=False)
     yield
@@ -163,6 +171,7 @@ _MODELS: Mapping[type[Fault], _Model] = {
     ProducerKill: _producer_kill,
     BrokerRestart: _outage,
     BrokerKill: _outage,
+    BrokerHang: _broker_hang,
     MemoryAlarm: _memory_alarm,
     Nacks: _nacks,
     NetworkCut: _outage,

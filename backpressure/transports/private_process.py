@@ -95,6 +95,16 @@ class PrivateProcess(ABC):
             self._process.stdin.close()
             self._process = None
 
+    def suspend(self) -> None:
+        """Let it stand still (SIGSTOP), with all its connections, until `go_on`."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after `suspend` (SIGCONT)."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGCONT)
+
     def tail(self) -> str:
         """Return the end of what it has written."""
         return (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()[-1000:]

@@ -52,7 +52,7 @@ left_in_queue = "== 0"
 "phases.after.process_rate" = "> 0"
 """
 # An outage of a second is over for the clients after two or three: they connect again after a pause.
-SHORT = {"broker-kill": ":for_s=1", "broker-restart": ":for_s=1", "network-cut": ":for_s=1"}
+SHORT = dict.fromkeys(["broker-kill", "broker-restart", "broker-hang", "network-cut"], ":for_s=1")
 
 
 KILLS = """
@@ -180,7 +180,7 @@ def test_a_date_that_jumps_leaves_no_trace_in_pace_waits_and_ledger(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["consumer-stop", "broker-kill", "network-half-open"])
+@pytest.mark.parametrize("fault", ["consumer-stop", "broker-hang", "broker-kill", "network-half-open"])
 def test_a_fault_is_undone_when_the_run_is_interrupted(tmp_path: Path, fault: str) -> None:
     command = [*PACE, "run", write(tmp_path, fault, storm_s=60)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:

@@ -111,3 +111,24 @@ def test_a_weight_that_changes_moves_the_shares(lab: Any) -> None:
     plant.run(20)
     assert heavier.arrived - before[0] == pytest.approx(4000, rel=0.03)
     assert other.arrived - before[1] == pytest.approx(2000, rel=0.03)
+
+
+@pytest.mark.parametrize("rate_per_s", [100.0, 500.0, 5000.0])
+@pytest.mark.parametrize("still_s", [0.05, 0.12, 0.3])
+def test_a_broker_that_stands_still_costs_that_time_and_leaves_no_queue(
+    lab: Any, rate_per_s: float, still_s: float
+) -> None:
+    times, prefetch = 5, 3 + int(0.02 * rate_per_s)
+    plant = lab.plant(1, workers=Workers(rate_per_s=rate_per_s, prefetch=prefetch))
+    lab.join(plant, "pace", 10 * rate_per_s)
+    plant.run(10)
+    served, processed = len(plant.queue.waits_s), plant.queue.processed
+    for _ in range(times):
+        plant.stand_still()
+        plant.run(still_s)
+        plant.go_on()
+        plant.run(2 - still_s)
+    lost_s = 2 - (plant.queue.processed - processed) / times / rate_per_s
+    assert lost_s <= still_s
+    late = sum(wait_s > 0.03 + 2 / rate_per_s for wait_s in plant.queue.waits_s[served:]) / times
+    assert late <= 10 + rate_per_s * (0.03 + 0.3 * still_s)  # what was sent meanwhile, and not what is sent in a second

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backpressure.core.board import OwnState
 from backpressure.core.plant import Failures, Network, Plant, PlantProducer, Queue, Workers, WorkQueue
 from backpressure.core.retry import RetryPolicy
 
@@ -279,3 +280,36 @@ def test_a_share_of_what_is_published_is_refused_evenly_spread() -> None:
     queue.set_workers(Workers(count=0), 0.0, lambda: 0.0)
     queue.bound = Queue(refused_share=0.25)
     assert [queue.arrive(number / 10) for number in range(8)] == [True, True, True, False] * 2
+
+
+# --- a broker that stands still ---------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_stands_still_holds_up_messages_confirms_and_deliveries_and_loses_none(lab: Any) -> None:
+    plant = lab.plant(1, workers=Workers(rate_per_s=100, prefetch=5))
+    producer = lab.join(plant, "rate_limited", rate_limit_per_s=90.0)
+    plant.run(5)
+    arrived, processed = producer.arrived, plant.queue.processed
+    plant.stand_still()
+    plant.run(0.5)
+    assert producer.arrived == arrived
+    assert producer.in_flight == pytest.approx(45, abs=2)
+    assert plant.queue.processed - processed <= 5  # what they held
+    plant.go_on()
+    plant.run(0.1)
+    assert producer.in_flight == 0
+    plant.run(30)
+    assert balance(plant.queue) == 0
+    assert plant.queue.processed == pytest.approx(90 * 35.6, rel=0.01)
+
+
+def test_what_reports_and_probes_say_of_a_standstill_comes_after_it(lab: Any) -> None:
+    plant = lab.plant(1)
+    producer = lab.join(plant, "pace")
+    plant.run(5)
+    plant.stand_still()
+    plant.run(0.4)
+    assert producer.board.signals(OwnState(), plant.now).age_s >= 0.35
+    plant.go_on()
+    plant.run(0.11)
+    assert producer.board.signals(OwnState(), plant.now).age_s <= 0.2

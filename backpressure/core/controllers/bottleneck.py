@@ -68,6 +68,7 @@ class Bottleneck:
         self._load = 1.0
         self._seen_load = 0.0
         self._changed_at = -inf
+        self._stood_still = False
         self.queue = DepthObserver()
         self.age_s = 0.0
         self.departed_age_s = 0.0
@@ -102,8 +103,12 @@ class Bottleneck:
         if self.measured:
             self._load *= factor
 
-    def update(self, signals: Signals, now: float) -> None:
-        """Take in what is known at ``now``."""
+    def update(self, signals: Signals, now: float, *, stood_still: bool = False) -> None:
+        """Take in what is known at ``now``, and whether the broker ``stood_still`` lately.
+
+        Consumers that found no work then are no slower for it: what they do per second of work counts.
+        """
+        self._stood_still = stood_still
         self._workers = 1 if signals.consumers is None else signals.consumers
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         new = self.queue.read(signals, now)
@@ -117,7 +122,7 @@ class Bottleneck:
             self._count(signals, now, reporting=reporting, new=new)
         rate_per_s = self.rate_per_s or 0.0
         if reporting:
-            self.queue.count(signals, rate_per_s, now, busy=self.servers)
+            self.queue.count(signals, rate_per_s, now, busy=self.servers, stood_still=stood_still)
         else:
             self.queue.predict(rate_per_s, now)
         age_s = signals.departed_age_s if reporting else signals.depth_age_s
@@ -165,7 +170,9 @@ class Bottleneck:
         if count.source == "probe":
             changed = (self._estimator.add if saturated else self._estimator.add_lower_bound)(events, span_s)
         else:
-            self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
+            if not self._stood_still:
+                self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
+            saturated = saturated and not self._stood_still
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0

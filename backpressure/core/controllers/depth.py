@@ -64,10 +64,11 @@ class DepthObserver:
             sent = self._sent.at(now) - self._sent.at(self.read_at)
             self.depth = max(0.0, self._reading + sent - rate_per_s * (now - self.read_at))
 
-    def count(self, signals: Signals, rate_per_s: float, now: float, *, busy: float) -> None:
+    def count(self, signals: Signals, rate_per_s: float, now: float, *, busy: float, stood_still: bool) -> None:
         """Say how deep the queue is now, from the counters, and learn c from a reading that has not been used yet.
 
-        ``busy`` is the depth from which on departures go on at μ̂ between reports; below, they are not known so well.
+        ``busy`` is the depth from which on departures go on at μ̂ between reports; below, they are not known so well,
+        and not at all while the broker ``stood_still``.
         """
         age_s = signals.departed_age_s
         if age_s < inf:  # infinite while all who report are paused: the broker counts no consumers then
@@ -76,7 +77,7 @@ class DepthObserver:
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:
             self._offset = gone - self._sent.at(now) + (self._reading if self.read_at > -inf else signals.unacked or 0)
-        elif self.read_at > self._tracked_at:
+        elif self.read_at > self._tracked_at and not stood_still:
             counted = self._sent.at(self.read_at) - gone + rate_per_s * (now - self.read_at) + self._offset
             self._track(self._reading - counted, 2.0 + 2.0 * rate_per_s * age_s, steady=self._reading >= busy)
         self._tracked_at = self.read_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf, sqrt
 
+from backpressure.core.controllers.answering import Answering
 from backpressure.core.controllers.bottleneck import Bottleneck
 from backpressure.core.controllers.bound import inverse_loss
 from backpressure.core.controllers.config import LawConfig, Parameter
@@ -21,9 +22,6 @@ _IDLE_ALLOWED = 0.01
 _IDLE_GAIN = 2.0
 _EXTRA_MEMORY_S = 10.0
 _CAP_RECOVERY_PER_S = 0.1
-_SLOW_CONFIRM_S = 0.1
-_SLOW_CONFIRM_RATIO = 10
-_CAPPED_FLIGHT_S = 0.25
 
 
 class PaceLaw:
@@ -47,9 +45,11 @@ class PaceLaw:
     - *no fresh signal*: the rate halves every half second, down to the floor (1 msg/s unless set).
 
     x grows while consumers are idle more than 1 % of the time although enough is queued: then part of the depth is of
-    no use to them (spread unevenly over their prefetch, held back for a retry). It fades in 10 s. When confirms take
-    ten times their minimum and more than 100 ms, the broker itself is queueing: what may be in flight is capped at a
-    quarter second's worth.
+    no use to them (spread unevenly over their prefetch, held back for a retry). It fades in 10 s.
+
+    Window: at most share·q* + 2·rate·L + 3 messages may be unconfirmed, L the usual confirm latency: when the broker
+    stands still, no more is sent than its consumers have used up meanwhile. What they did not do for want of messages
+    says nothing of μ̂ then.
 
     Parameters: ``gain``, ``idle`` (share of capacity), ``start_per_s`` (msg/s), ``stale_s`` (s).
     Source: ours; the estimator is `Bottleneck`, the depth `DepthObserver`; derivation and bounds in docs/pace-law.md.
@@ -78,13 +78,16 @@ class PaceLaw:
         self._cut_until = -inf
         self._cap = inf
         self._share = 1.0
+        self._answering = Answering()
+        self._held = 0.0
 
     def update(self, signals: Signals, now: float) -> Decision:
         """Return the rate for this tick."""
         elapsed_s = 0.0 if self._asked_at is None else now - self._asked_at
         self._asked_at = now
         bottleneck = self._bottleneck
-        bottleneck.update(signals, now)
+        self._answering.update(signals, elapsed_s)
+        bottleneck.update(signals, now, stood_still=self._answering.stood_still)
         if signals.blocked:
             return self._decide(signals, "blocked: estimators frozen")
         self._share = signals.share if bottleneck.fresh else min(signals.share, self._share)
@@ -98,7 +101,7 @@ class PaceLaw:
         if rate is None:
             return self._find(signals)
         self._adapt_extra(rate, elapsed_s)
-        setpoint = self._setpoint(rate)
+        setpoint = self._held = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
         correction = self._gain / loop_s * (setpoint - depth)
         self._total_per_s = max(0.0, rate - bottleneck.queue.strays_per_s + correction)
@@ -118,7 +121,8 @@ class PaceLaw:
 
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
         rate = self._config.clamp(self._share * self._total_per_s, floor_per_s=floor_per_s)
-        return Decision(rate, reason, _window(signals, rate), self._bottleneck.rate_per_s)
+        window = self._answering.window(signals, rate, self._share * self._held)
+        return Decision(rate, reason, window, self._bottleneck.rate_per_s)
 
     def _setpoint(self, rate_per_s: float) -> float:
         tick_s, bottleneck = self._config.tick_s, self._bottleneck
@@ -156,11 +160,3 @@ class PaceLaw:
             self._cut_until = now + 2 * loop_s  # until its effect can be seen
             self._cap = max(1.0, 0.7 * min(self._cap, self._bottleneck.queue.depth or 1.0))
         self._nacked = signals.nacked_total
-
-
-def _window(signals: Signals, rate_per_s: float) -> int | None:
-    """Cap what is in flight when confirms take far longer than they can."""
-    latency_s, least_s = signals.confirm_latency_s, signals.confirm_latency_min_s
-    if latency_s is None or least_s is None or latency_s < max(_SLOW_CONFIRM_S, _SLOW_CONFIRM_RATIO * least_s):
-        return None
-    return 10 + int(rate_per_s * _CAPPED_FLIGHT_S)

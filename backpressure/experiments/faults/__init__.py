@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from backpressure.errors import ConfigError
 from backpressure.experiments.faults.base import Fault, Stage
+from backpressure.experiments.faults.broker_hang import BrokerHang
 from backpressure.experiments.faults.broker_kill import BrokerKill
 from backpressure.experiments.faults.broker_restart import BrokerRestart
 from backpressure.experiments.faults.clock_jump import ClockJump
@@ -36,6 +37,7 @@ _ALL: tuple[type[Fault], ...] = (
     ProducerKill,
     BrokerRestart,
     BrokerKill,
+    BrokerHang,
     MemoryAlarm,
     Nacks,
     NetworkCut,

@@ -1,4 +1,4 @@
-"""Who can do to a private broker what an operator can: stop it, crash it, start it, raise its memory alarm.
+"""Who can do to a private broker what an operator can: stop, crash, start or suspend it, raise its memory alarm.
 
 Each kind of broker has one. A broker that was there before the run has none: it is not ours to disturb.
 """
@@ -35,6 +35,12 @@ class BrokerOperator(Protocol):
     async def revive(self) -> None:
         """Start it after `kill`, on the same ports."""
 
+    def suspend(self) -> None:
+        """Let it stand still, with all its connections."""
+
+    def go_on(self) -> None:
+        """Let it go on after `suspend`."""
+
     async def set_alarm(self, *, raised: bool) -> None:
         """Raise or clear the memory alarm."""
 
@@ -64,6 +70,16 @@ class EmbeddedOperator:
         """See `BrokerOperator.revive`."""
         await self._launch()
 
+    def suspend(self) -> None:
+        """See `BrokerOperator.suspend`."""
+        for child in self._supervisor.of("broker"):
+            self._supervisor.suspend(child)
+
+    def go_on(self) -> None:
+        """See `BrokerOperator.go_on`."""
+        for child in self._supervisor.of("broker"):
+            self._supervisor.go_on(child)
+
     async def set_alarm(self, *, raised: bool) -> None:
         """See `BrokerOperator.set_alarm`."""
         await self.misbehave(memory_alarm=raised)
@@ -79,7 +95,7 @@ class EmbeddedOperator:
 
 
 class RabbitMQOperator:
-    """A `BrokerOperator` of a private node; the first three take seconds."""
+    """A `BrokerOperator` of a private node; the first four take seconds."""
 
     def __init__(self, node: PrivateNode) -> None:
         """``node`` is running."""
@@ -100,6 +116,14 @@ class RabbitMQOperator:
     async def revive(self) -> None:
         """See `BrokerOperator.revive`."""
         await self._node.revive()
+
+    def suspend(self) -> None:
+        """See `BrokerOperator.suspend`."""
+        self._node.suspend()
+
+    def go_on(self) -> None:
+        """See `BrokerOperator.go_on`."""
+        self._node.go_on()
 
     async def set_alarm(self, *, raised: bool) -> None:
         """See `BrokerOperator.set_alarm`."""

@@ -51,8 +51,11 @@ def test_a_requeued_message_returns_to_its_place_marked_as_redelivered(play: Pla
         assert not log.deliveries[0].redelivered
         assert subscriber.nack(log.deliveries[0], requeue=True)
         await bench.delivered(log, 2)
-        assert log.bodies == [b"0", b"0"]
-        assert log.deliveries[1].redelivered
+        if log.bodies[1] == b"1":  # a busy RabbitMQ puts "there is room" before "requeue this" (amqqueue_process)
+            assert subscriber.ack(log.deliveries[1])
+            await bench.delivered(log, 3)
+        assert log.bodies[-1] == b"0"
+        assert log.deliveries[-1].redelivered
 
     play(story)
 

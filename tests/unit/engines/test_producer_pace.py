@@ -7,7 +7,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from stage import LateTransport, RecordingBroker, producing, settings_of, until
+from stage import LateTransport, RecordingBroker, consuming, producing, settings_of, until
 from virtual_time import run_virtually, stall
 
 from backpressure.core.controllers import LAWS
@@ -300,3 +300,23 @@ def test_a_law_that_fails_ends_the_producer_with_its_error_instead_of_leaving_it
 
     with pytest.raises(ZeroDivisionError, match="a mistake in a law"):
         run_virtually(story())
+
+
+def test_what_the_laws_window_holds_back_is_not_sent_in_a_burst_later() -> None:
+    async def story() -> tuple[int, list[float]]:
+        settings, broker = settings_of(producer__rate=10_000, consumer__rate=1000), RecordingBroker()
+        late = LateTransport(settings, broker, late_s=0.002)
+        async with producing(settings, broker, transport=late) as (engine, _), consuming(settings, broker):
+            await asyncio.sleep(10)
+            late.late_s = 0.3
+            await asyncio.sleep(0.25)
+            in_flight = engine.report().in_flight
+            late.late_s = 0.002
+            began = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.2)
+        return in_flight, [arrival.at for arrival in broker.arrivals if arrival.at >= began]
+
+    in_flight, times = run_virtually(story())
+    assert in_flight <= 40  # a setpoint of 21; at 1000 msg/s, 250 would have been sent
+    assert len(times) > 100
+    assert most_within(times, 0.01) <= 60

@@ -127,6 +127,16 @@ def test_an_outage_is_charged_and_everybody_comes_back(name: str) -> None:
     assert summary.totals.left_in_queue == pytest.approx(5, abs=5)
 
 
+def test_a_broker_that_hangs_is_charged_and_nothing_comes_twice() -> None:
+    recording = play("broker-hang:for_s=3")
+    summary = summarise(recording)
+    _, trouble, after = phases(summary)
+    assert capacities(recording) == [(0, 100), (5, 100), (15, 100)]
+    assert trouble.utilisation == pytest.approx(0.7, abs=0.05)
+    assert (after.utilisation or 0) > 0.98
+    assert summary.totals.redelivered == summary.totals.duplicates == summary.totals.lost == 0
+
+
 def test_clients_are_back_at_the_first_attempt_after_the_outage() -> None:
     broker = BrokerSettings(reconnect_min_s=0.2, reconnect_max_s=3.0)
     assert reconnected_after_s(0.1, broker) == pytest.approx(0.05)
@@ -174,7 +184,7 @@ def test_a_delay_is_seen_in_waits_confirms_and_not_in_the_rate() -> None:
     assert after.wait_ms.p50 == before.wait_ms.p50
     assert summary.confirm_ms.max == pytest.approx(162, abs=1)
     assert summary.confirm_ms.p50 == pytest.approx(2, abs=1)
-    assert trouble.process_rate == pytest.approx(50, rel=0.05)
+    assert trouble.process_rate == pytest.approx(50, rel=0.07)  # until two answers in a row took longer, it waits
 
 
 def test_a_law_finds_the_pace_behind_a_long_way() -> None:

@@ -1,15 +1,15 @@
-"""The depth observer: what an empty queue says about arrivals that nobody reports."""
+"""The depth observer: what an empty queue says about arrivals that nobody reports, and a standstill about nothing."""
 
 from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.signals import Signals
 
 
-def read(observer: DepthObserver, ready: int, departed: int, now: float) -> None:
+def read(observer: DepthObserver, ready: int, departed: int, now: float, *, stood_still: bool = False) -> None:
     signals = Signals(
         ready=ready, unacked=0, depth_age_s=0.0, confirmed_total=departed, departed_total=departed, departed_age_s=0.0
     )
     observer.read(signals, now)
-    observer.count(signals, 100.0, now, busy=1.0)
+    observer.count(signals, 100.0, now, busy=1.0, stood_still=stood_still)
 
 
 def test_an_empty_queue_ends_the_belief_in_arrivals_that_nobody_reports() -> None:
@@ -20,3 +20,14 @@ def test_an_empty_queue_ends_the_belief_in_arrivals_that_nobody_reports() -> Non
         read(observer, 0, 0, tick * 0.1)
     assert abs(observer.strays_per_s) < 2
     assert (observer.depth or 0.0) < 2
+
+
+def test_what_is_read_about_a_standstill_moves_no_constant() -> None:
+    observer = DepthObserver()
+    for tick in range(11):
+        read(observer, 5, 10 * tick, tick * 0.1)
+    settled = observer.depth
+    read(observer, 40, 110, 1.1, stood_still=True)
+    assert observer.depth == settled
+    read(observer, 40, 120, 1.2)
+    assert observer.depth != settled

@@ -186,12 +186,23 @@ def test_arrivals_that_nobody_reports_are_left_room(steady: Steady) -> None:
     assert decision.rate_per_s < 80
 
 
-def test_slow_confirms_cap_what_is_in_flight(steady: Steady) -> None:
+def test_no_more_than_a_setpoint_may_be_unconfirmed_beyond_what_is_usual(steady: Steady) -> None:
     law = settled(steady)
-    usual = law.update(steady(5.1, depth=3, confirm_latency_s=0.01, confirm_latency_min_s=0.005), 5.1)
-    assert usual.window is None
-    slow = law.update(steady(5.2, depth=3, confirm_latency_s=0.3, confirm_latency_min_s=0.005), 5.2)
-    assert slow.window == 10 + int(slow.rate_per_s / 4)
+    for tick in range(51, 61):
+        decision = law.update(
+            steady(tick / 10, depth=3, confirm_latency_s=0.01, confirm_latency_min_s=0.005), tick / 10
+        )
+    assert decision.window is not None
+    assert decision.window == pytest.approx(3 + 3 + 2, abs=1)
+
+
+def test_consumers_without_work_beside_a_broker_that_stands_still_are_no_slower(steady: Steady) -> None:
+    law = settled(steady)
+    for tick in range(51, 61):
+        law.update(steady(tick / 10, depth=3, confirm_latency_s=0.002, confirm_latency_min_s=0.001), tick / 10)
+    signals = steady(6.1, depth=6, departed_total=601, busy_total_s=6.01, confirm_latency_s=0.05)
+    decision = law.update(signals, 6.1)
+    assert decision.bottleneck_per_s == pytest.approx(100, rel=0.02)
 
 
 def test_more_consumers_are_worth_their_rate_from_the_moment_they_are_there(steady: Steady) -> None:

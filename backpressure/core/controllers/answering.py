@@ -1,0 +1,62 @@
+"""What `pace` believes about the broker: how promptly it answers, and whether it stood still a moment ago."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from backpressure.core.signals import Signals
+
+__all__ = ["Answering"]
+
+_MEMORY_S = 1.0
+_SLOW_S = 0.1
+_SLOW_RATIO = 10
+_LONGEST_FLIGHT_S = 0.25
+_LEAST = 3
+
+
+class Answering:
+    """Learns how long confirms usually take, and says how much may be unconfirmed.
+
+    Formula: window = queued + 2·rate·L + 3, with L the usual latency: of two ticks in a row the quicker one counts, so
+    that a single standstill is not taken for a slower broker, and what is less counts gradually, over a second.
+    Were nothing answered from now on, the consumers would use up the queue; ``queued`` messages put in its place are
+    all that they will need when it goes on. What is sent beyond would only wait behind the standstill.
+
+    When confirms take ten times their minimum and more than 100 ms, the broker itself is queueing: 2·L then counts as
+    a quarter of a second at most.
+
+    Attributes:
+        stood_still: whether confirms lately took more than twice the usual time, or more are missing than in that time.
+    """
+
+    def __init__(self) -> None:
+        self.stood_still = False
+        self._usual_s: float | None = None
+        self._last_s: float | None = None
+        self._rate_per_s = 0.0
+
+    def update(self, signals: Signals, elapsed_s: float) -> None:
+        """Take in the latencies and the messages in flight; the last such call was ``elapsed_s`` ago."""
+        latency_s, usual_s = signals.confirm_latency_s, self._usual_s
+        if usual_s is not None:
+            allowed = _LEAST + 2 * usual_s * self._rate_per_s
+            self.stood_still = signals.in_flight > allowed or (latency_s or 0.0) > 2 * usual_s
+        if latency_s is None:
+            return
+        sample_s = latency_s if self._last_s is None else min(latency_s, self._last_s)
+        self._last_s = latency_s
+        if usual_s is None or sample_s > usual_s:
+            self._usual_s = sample_s
+        else:
+            self._usual_s = usual_s + min(1.0, elapsed_s / _MEMORY_S) * (sample_s - usual_s)
+
+    def window(self, signals: Signals, rate_per_s: float, queued: float) -> int | None:
+        """Return how many messages may be unconfirmed at this rate; None: as many as there may be at all."""
+        self._rate_per_s = rate_per_s
+        if self._usual_s is None or not queued:
+            return None
+        flight_s, latency_s, least_s = 2 * self._usual_s, signals.confirm_latency_s, signals.confirm_latency_min_s
+        if latency_s and least_s and latency_s >= max(_SLOW_S, _SLOW_RATIO * least_s):
+            flight_s = min(flight_s, _LONGEST_FLIGHT_S)
+        return _LEAST + ceil(queued + rate_per_s * flight_s)
