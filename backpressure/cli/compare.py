@@ -34,7 +34,6 @@ from backpressure.experiments.rundir import create
 from backpressure.experiments.runner import Runner
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate
-from backpressure.experiments.simulated_faults import left_out
 from backpressure.experiments.summary import Summary
 
 __all__ = ["compare"]
@@ -77,8 +76,6 @@ def compare(
     choice = parse_choice(broker)
     if not virtual:
         check_broker(base, choice)
-    elif missing := left_out(base.faults):
-        click.echo(missing, err=True)
     directory = create(runs, f"{base.name}-league", datetime.now().astimezone())
     folder = directory.path
     play = _simulated if virtual else _Real(choice, folder)

@@ -20,7 +20,6 @@ from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate as simulate_scenario
-from backpressure.experiments.simulated_faults import left_out
 from backpressure.experiments.summary import Summary
 
 __all__ = ["simulate"]
@@ -44,8 +43,6 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
     """
     plan = library.load(scenario, assignments, strategy)
     check_laws(plan)
-    if missing := left_out(plan.faults):
-        click.echo(missing, err=True)
     directory = create(runs, f"{plan.name}-simulated", datetime.now().astimezone())
     with Progress(disable=quiet or not sys.stdout.isatty(), transient=True) as progress:
         task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)

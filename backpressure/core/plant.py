@@ -153,6 +153,10 @@ class Plant:
         self.producers.append(producer)
         return producer
 
+    def confirmed_after_s(self, sent_s: float) -> float:
+        """Return how long the confirm took of a message that was sent then."""
+        return self._way.took_s.get(sent_s, self.network.confirm_latency_s)
+
     def remove_producer(self, producer: PlantProducer, *, silently: bool = False) -> None:
         """Stop ``producer``; unless ``silently``, its last report says that it offers nothing any more."""
         self.producers.remove(producer)
@@ -203,7 +207,7 @@ class Plant:
             self.capacity += self.queue.workers.capacity_per_s * self._step_s
             if self.now >= self._back_s:
                 self._come_back()
-            self.queue.way_s = self.network.way_s
+            self.queue.network = self.network
             if self._online and not self.queue.bound.blocked:
                 self._send(start_s)
             self.queue.advance(self.now)
@@ -219,8 +223,8 @@ class Plant:
         arrivals = [(at_s, producer) for producer in self.producers for at_s in producer.emit(start_s, self.now)]
         if len(self.producers) > 1:
             arrivals.sort(key=_when)
-        if self.network.way_s or self._way.busy or self.queue.stands_still:
-            self._way.travel(arrivals, self.queue, start_s, self.now, self.network.way_s)
+        if self.network.delays or self._way.busy or self.queue.stands_still:
+            self._way.travel(arrivals, self.queue, start_s, self.now, self.network)
             return
         for at_s, producer in arrivals:
             producer.settle(taken=self.queue.arrive(at_s), after_s=self.network.confirmed_after_s)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from backpressure.core.plant_network import Line
 from backpressure.core.reports import ConsumerReport
 from backpressure.core.retry import RetryPolicy
 
@@ -98,6 +99,7 @@ class PlantConsumer:
         waiting: what waits for another attempt: a heap of (due, order, message).
         given_up: what is to be dead-lettered as soon as the broker takes messages.
         ghosts: how many of ``again`` and the first of ``held`` are in the queue again, for its connection was lost.
+        line: its connection, as far as from the broker.
         acking: messages that are done, and of which the broker does not know it yet.
         hung, overdue: it does nothing; and its work would have ended meanwhile.
         failing: what makes the attempt at hand fail; None: it succeeds.
@@ -111,6 +113,7 @@ class PlantConsumer:
     again: Message | None = None
     waiting: list[tuple[float, int, Message]] = field(default_factory=list)
     given_up: list[Message] = field(default_factory=list)
+    line: Line = field(default_factory=Line)
     ghosts: int = 0
     acking: int = 0
     busy: bool = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
-__all__ = ["Network"]
+__all__ = ["Line", "Network"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +13,7 @@ class Network:
     """How old, how rare and how unreliable what the producers hear is.
 
     ``way_s`` is how much longer than that everything takes between a client and the broker, each way, messages too.
+    ``carried_per_s`` is how many messages each connection carries, each way; whatever else there is, is small.
     """
 
     report_interval_s: float = 0.1
@@ -23,8 +25,31 @@ class Network:
     confirm_latency_s: float = 0.002
     timeout_s: float = 2.0
     way_s: float = 0.0
+    carried_per_s: float = inf
 
     @property
     def confirmed_after_s(self) -> float:
         """How long after it was sent a message is confirmed."""
         return self.confirm_latency_s + 2 * self.way_s
+
+    @property
+    def delays(self) -> bool:
+        """Whether messages take time to get through."""
+        return self.way_s > 0 or self.carried_per_s < inf
+
+
+class Line:
+    """One direction of a connection, or of ``width`` equal ones: carries one message after the other."""
+
+    __slots__ = ("_free_s", "_last_s", "width")
+
+    def __init__(self) -> None:
+        self.width = 1.0
+        self._free_s = 0.0
+        self._last_s = 0.0
+
+    def carry(self, sent_s: float, network: Network) -> float:
+        """Return when a message gets there that is handed over at ``sent_s``: behind those before it."""
+        self._free_s = max(sent_s, self._free_s) + 1 / (self.width * network.carried_per_s)
+        self._last_s = max(self._last_s, self._free_s + network.way_s)
+        return self._last_s

@@ -7,6 +7,7 @@ from math import inf, isfinite
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.cadence import decision_window
+from backpressure.core.plant_network import Line
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
@@ -24,7 +25,8 @@ class PlantProducer:
         decision: the law's last one.
         signal_age_s: how old its view of the consumers was then; None: it had none.
         arrived, nacked, rejected: messages the queue took, refused, and that were given up after a refusal.
-        in_flight: messages on their way, or whose confirm is.
+        in_flight: messages on their way, or whose confirm is; confirm_window: the most that may be.
+        line: its connection, as far as the broker.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class PlantProducer:
         self.law = law
         self.demand_per_s = demand_per_s
         self.limit = 0
+        self.confirm_window = inf
+        self.line = Line()
         self.decision = Decision(0.0, "not asked yet")
         self.signal_age_s: float | None = None
         self.arrived = 0
@@ -93,6 +97,8 @@ class PlantProducer:
         self.demand_per_s *= share
         self._weight *= share
         self._own_limit_per_s *= share
+        self.confirm_window *= share
+        self.line.width *= share
 
     def change(self, *, weight: float, retry: bool, burst_s: float, now: float) -> None:
         """Go on with another weight, another answer to a refusal, another burst; see `Plant.add_producer`."""
@@ -179,18 +185,20 @@ class PlantProducer:
         return times
 
     def _allowed(self, count: int) -> int:
-        """Return how many of ``count`` messages the limit and the law's window leave."""
+        """Return how many of ``count`` messages the limit and the windows leave."""
         if self.limit:
             count = min(count, self.limit - self.arrived - self.rejected - self.in_flight)
-        space = inf if self.decision.window is None else max(0, self.decision.window - self.in_flight)
+        window = min(self.confirm_window, self.decision.window or inf)
+        space = max(0.0, window - self.in_flight)
         self._full = count >= space
-        return count if count < space else int(space)
+        return int(min(count, space))
 
     def _take(self, bucket: TokenBucket, count: int, now: float) -> None:
         bucket.take(count, now)
-        if self._full:  # as in `Sender`: what the window holds back is not made up for, and no sign of a slow law
+        if self._full:  # as in `Sender`: no sign of a slow law, and what the law holds back is not made up for
             self._held_back = True
-            bucket.drain(now)
+            if (self.decision.window or inf) < self.confirm_window:
+                bucket.drain(now)
 
     def settle(self, *, taken: bool, after_s: float) -> None:
         """The queue took a message, or refused it, and said so ``after_s`` it was sent."""

@@ -39,7 +39,7 @@ class WorkQueue(Workshop):
         bound: what it takes; may be changed at any time.
         stands_still: nothing is delivered for now.
         failures: which attempts fail from now on; None: none does.
-        way_s: how long a delivery, and an acknowledgement, is on its way.
+        network: how long a delivery, and an acknowledgement, is on its way.
         ready: messages that are not delivered yet.
         consumers: those that are there, the oldest first.
         arrived, processed, dropped, dead_lettered: messages so far; processed again counts again.
@@ -189,9 +189,9 @@ class WorkQueue(Workshop):
 
     def _deliver(self, message: float, now: float) -> None:
         consumer = self._credit.popleft()
-        if self.way_s:
+        if self.network.delays:
             message = remembered(message)
-            message.there_s = now + self.way_s
+            message.there_s = consumer.line.carry(now, self.network)
         consumer.held.append(message)
         if len(consumer.held) + consumer.acking < self.workers.prefetch:
             self._credit.append(consumer)

@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from math import log
 
 from backpressure.core.plant_consumer import Failures, Message, PlantConsumer, Workers, remembered
+from backpressure.core.plant_network import Network
 
 __all__ = ["Workshop"]
 
@@ -27,7 +28,7 @@ class Workshop(ABC):
         """``uniform`` returns numbers in [0, 1), of which service times are made."""
         self.workers = Workers(count=0)
         self.failures: Failures | None = None
-        self.way_s = 0.0
+        self.network = Network()
         self.consumers: list[PlantConsumer] = []
         self.processed = 0
         self.dead_lettered = 0
@@ -106,9 +107,9 @@ class Workshop(ABC):
                 self._settled(consumer, message)
         self._work(consumer, now)
         if again is None:
-            if self.way_s and not ghost:
+            if self.network.way_s and not ghost:
                 consumer.acking += 1
-                heappush(self._events, (now + self.way_s, consumer.number, _ACKED, consumer))
+                heappush(self._events, (now + self.network.way_s, consumer.number, _ACKED, consumer))
             else:
                 self._free(consumer, now)
 

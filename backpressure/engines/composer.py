@@ -9,7 +9,7 @@ from backpressure.core.message import HeaderValue, Message, message_id
 from backpressure.engines.outbox import Outgoing
 from backpressure.settings import ProducerSettings, Settings
 
-__all__ = ["Composer", "retries"]
+__all__ = ["Composer", "message_bytes", "retries"]
 
 _METADATA_BYTES = 240
 _NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}  # these laws do not adapt, so what is refused stays refused
@@ -18,6 +18,11 @@ _NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}  # these laws do not ada
 def retries(producer: ProducerSettings) -> bool:
     """Return whether a refused message is sent again, rather than counted as rejected."""
     return producer.on_nack == "retry" or (producer.on_nack == "auto" and producer.strategy not in _NEVER_RETRY)
+
+
+def message_bytes(producer: ProducerSettings) -> int:
+    """Return about what a generated message weighs: body, properties and headers."""
+    return len(_body(producer)) + _METADATA_BYTES
 
 
 class Composer:
@@ -34,7 +39,7 @@ class Composer:
     def use(self, settings: Settings) -> None:
         """Compose by these settings from now on."""
         producer = settings.producer
-        self.body = producer.text.encode().ljust(producer.payload_bytes, b".")
+        self.body = _body(producer)
         self.retries = retries(producer)
         self._processing_time_s = producer.processing_time_s
         self._persistent = settings.queue.durable
@@ -89,3 +94,7 @@ class Composer:
             persistent=self._persistent,
         )
         return Outgoing(message, sequence, intended_ns, may_retry=self.retries)
+
+
+def _body(producer: ProducerSettings) -> bytes:
+    return producer.text.encode().ljust(producer.payload_bytes, b".")

@@ -8,7 +8,6 @@ know (CPU, memory) is left out rather than invented.
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from math import ceil, inf
@@ -26,7 +25,7 @@ from backpressure.experiments.fleet import load_of, process_seed, service
 from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, nanoseconds
 from backpressure.experiments.scenario import Phase, Scenario, Until
 from backpressure.experiments.simulated_accounts import accounts_of, samples_of
-from backpressure.experiments.simulated_faults import is_simulated, simulated
+from backpressure.experiments.simulated_faults import simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import Settings
 
@@ -47,7 +46,7 @@ def simulate(
     """Return what a run of ``scenario`` would have recorded.
 
     Args:
-        scenario: any scenario; faults that `is_simulated` does not know are left out.
+        scenario: any scenario.
         seed: other random numbers than the scenario's own.
         law: builds each producer's law; None: the scenario's strategy.
         progress: told the virtual seconds that have passed, once per simulated second.
@@ -88,7 +87,6 @@ class _Simulation:
         self._faults: list[RecordedFault] = []
         self._injected = ExitStack()
         self._undone_at_s = inf
-        self._confirm_times = [(0.0, self.plant.network.confirmed_after_s)]
 
     def run(self) -> Recording:
         for phase in self._scenario.phases:
@@ -111,7 +109,7 @@ class _Simulation:
         self.fail({})
         self.producers.use(phase, first=first)
         self._loads.append(load_of(settings, self._now_ns, settings.consumer.count, settings.producer.count))
-        if phase.fault is not None and is_simulated(phase.fault):
+        if phase.fault is not None:
             self._inject(phase.fault)
 
     def _wait(self, phase: Phase) -> bool | None:
@@ -141,15 +139,10 @@ class _Simulation:
         self._injected.callback(lambda: self._faults.append(RecordedFault(fault.name, began_ns, self._now_ns)))
         self._injected.enter_context(simulated(fault, self))
         self._undone_at_s = inf if fault.for_s is None else self.plant.now + fault.for_s
-        self._note_confirm_time()
 
     def _undo_fault(self) -> None:
         self._injected.close()
         self._undone_at_s = inf
-        self._note_confirm_time()
-
-    def _note_confirm_time(self) -> None:
-        self._confirm_times.append((self.plant.now, self.plant.network.confirmed_after_s))
 
     def man(self) -> None:
         """See `SimulatedStage.man`."""
@@ -178,13 +171,10 @@ class _Simulation:
     def _now_ns(self) -> int:
         return nanoseconds(self.plant.now)
 
-    def _confirmed_after_s(self, sent_s: float) -> float:
-        return self._confirm_times[max(0, bisect_right(self._confirm_times, (sent_s, inf)) - 1)][1]
-
     def _recording(self) -> Recording:
         plant = self.plant
         rejected = plant.samples[-1].rejected if plant.samples else 0
-        accounts = accounts_of(plant.queue, rejected=rejected, confirmed_after_s=self._confirmed_after_s)
+        accounts = accounts_of(plant.queue, rejected=rejected, confirmed_after_s=plant.confirmed_after_s)
         accounts.confirmed_by = self.producers.confirmed_by()
         return Recording(
             scenario=self._scenario.name,

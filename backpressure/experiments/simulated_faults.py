@@ -6,12 +6,14 @@ stop. When all can connect again after an outage, they do so together, at the fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any, Protocol
 
 from backpressure.core.plant import Plant
+from backpressure.engines.composer import message_bytes
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults.broker_hang import BrokerHang
 from backpressure.experiments.faults.broker_kill import BrokerKill
@@ -21,6 +23,7 @@ from backpressure.experiments.faults.consumer_kill import ConsumerKill
 from backpressure.experiments.faults.consumer_stop import ConsumerStop
 from backpressure.experiments.faults.memory_alarm import MemoryAlarm
 from backpressure.experiments.faults.nacks import Nacks
+from backpressure.experiments.faults.network_bandwidth import NetworkBandwidth
 from backpressure.experiments.faults.network_cut import NetworkCut
 from backpressure.experiments.faults.network_delay import NetworkDelay
 from backpressure.experiments.faults.network_half_open import NetworkHalfOpen
@@ -31,7 +34,7 @@ from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.outage import pauses
 
-__all__ = ["SimulatedStage", "is_simulated", "left_out", "reconnected_after_s", "simulated"]
+__all__ = ["SimulatedStage", "reconnected_after_s", "simulated"]
 
 
 class SimulatedStage(Protocol):
@@ -54,19 +57,8 @@ class SimulatedStage(Protocol):
 _Model = Callable[[Any, SimulatedStage], AbstractContextManager[None]]
 
 
-def is_simulated(fault: Fault) -> bool:
-    """Return whether there is a model of ``fault``."""
-    return type(fault) in _MODELS
-
-
-def left_out(faults: Iterable[Fault]) -> str:
-    """Return a line that names those of ``faults`` without a model; empty: there are none."""
-    names = [fault.name for fault in faults if not is_simulated(fault)]
-    return f"without what is not modelled: {', '.join(names)}" if names else ""
-
-
 def simulated(fault: Fault, stage: SimulatedStage) -> AbstractContextManager[None]:
-    """Do ``fault`` to ``stage``; leaving undoes it. Raises `KeyError` where there is no model of it."""
+    """Do ``fault`` to ``stage``; leaving undoes it."""
     return _MODELS[type(fault)](fault, stage)
 
 
@@ -153,6 +145,14 @@ def _network_delay(fault: NetworkDelay, stage: SimulatedStage) -> Iterator[None]
 
 
 @contextmanager
+def _network_bandwidth(fault: NetworkBandwidth, stage: SimulatedStage) -> Iterator[None]:
+    carried_per_s = 1000 * fault.kb_per_s / message_bytes(stage.settings.producer)
+    stage.plant.network = replace(stage.plant.network, carried_per_s=carried_per_s)
+    yield
+    stage.plant.network = replace(stage.plant.network, carried_per_s=inf)
+
+
+@contextmanager
 def _failing(fault: Poison | ProcessingFailures, stage: SimulatedStage) -> Iterator[None]:
     kind = "poison_rate" if isinstance(fault, Poison) else "failure_rate"
     stage.fail({f"consumer.{kind}": fault.share})
@@ -177,6 +177,7 @@ _MODELS: Mapping[type[Fault], _Model] = {
     NetworkCut: _outage,
     NetworkHalfOpen: _half_open,
     NetworkDelay: _network_delay,
+    NetworkBandwidth: _network_bandwidth,
     Poison: _failing,
     ProcessingFailures: _failing,
     ClockJump: _clock_jump,

@@ -68,6 +68,7 @@ class SimulatedProducers:
         retry, burst_s = retries(settings.producer), settings.producer.burst_ms / 1000
         for producer, members in self._groups:
             producer.demand_per_s = settings.producer.rate * members
+            producer.confirm_window = settings.producer.confirm_window * members
             producer.change(weight=settings.producer.weight * members, retry=retry, burst_s=burst_s, now=now)
         if not first and {"producer.arrivals", "producer.burst_ms"} & set(phase.changes):
             for number, (producer, _) in enumerate(self._groups, len(self._gone) + 1):
@@ -153,6 +154,8 @@ class SimulatedProducers:
             gap=self._gap(settings, len(self._gone) + len(self._groups) + 1),
         )
         added.limit = limit
+        added.confirm_window = producer.confirm_window * members
+        added.line.width = members
         self._groups.append((added, members))
         self._begun[added] = self._plant.now
         self._confirmed_in[added] = Counter()

@@ -258,7 +258,7 @@ def test_a_long_way_makes_messages_confirms_and_signals_late(lab: Any) -> None:
 
 def test_a_prefetch_too_small_for_the_way_starves_the_consumer() -> None:
     queue = queue_with(prefetch=1, rate_per_s=10.0)
-    queue.way_s = 0.05
+    queue.network = Network(way_s=0.05)
     for _ in range(100):
         queue.arrive(0.0)
     queue.advance(4.0)

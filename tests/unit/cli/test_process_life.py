@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from backpressure.cli.process import Failure, logging_options, settings_from
+from backpressure.cli.process import Failure, logging_options, run_engine, settings_from
 from backpressure.errors import BrokerUnavailableError, ConfigError
 from backpressure.settings import LogSettings
 from backpressure.telemetry import logs
@@ -50,3 +52,34 @@ def test_what_is_wrong_with_the_settings_comes_in_the_form_that_was_asked_for(
         program.main(["--log-format", "json"], standalone_mode=False)
     Failure(refused.value).show()
     assert "producer.rate" in json.loads(capsys.readouterr().err)["message"]
+
+
+class Looking:
+    """An engine that notes what the garbage collector does while it runs."""
+
+    def __init__(self) -> None:
+        self.set_aside = 0
+        self.young = 0
+
+    async def start(self) -> None:
+        self.loaded = [[number] for number in range(1000)]
+
+    async def run(self) -> None:
+        self.set_aside, self.young = gc.get_freeze_count(), gc.get_threshold()[0]
+
+    def stop(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def test_while_an_engine_runs_nothing_it_started_with_is_searched_for_garbage() -> None:
+    engine, thresholds, before = Looking(), gc.get_threshold(), gc.get_freeze_count()
+    try:
+        assert asyncio.run(run_engine(engine))
+        assert engine.set_aside >= before + 1000
+        assert engine.young > thresholds[0]
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)

@@ -153,16 +153,6 @@ def test_a_simulation_is_judged_like_a_run() -> None:
     assert "FAILED" in done.output
 
 
-@pytest.mark.parametrize("command", [("simulate",), ("compare", "--simulate", "--laws", "pace")])
-def test_what_a_simulation_leaves_out_is_told_by_its_name_and_nothing_else_is(command: tuple[str, ...]) -> None:
-    short = ("normal", "--set", "phase.normal.duration_s=2", "--set")
-    known = call(*command, *short, "phase.normal.fault=consumer-kill")
-    unknown = call(*command, *short, "phase.normal.fault=network-bandwidth")
-    assert {known.exit_code, unknown.exit_code} <= {0, 1}, known.output + unknown.output  # too short to pass
-    assert "not modelled" not in known.output
-    assert "without what is not modelled: network-bandwidth" in unknown.output
-
-
 def junit_message(path: Path) -> str | None:
     [error] = ET.parse(path).getroot().iter("error")
     return error.get("message")

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
+from backpressure.engines.composer import message_bytes
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.faults import FAULTS
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.scenario import build
 from backpressure.experiments.simulate import simulate
-from backpressure.experiments.simulated_faults import is_simulated, reconnected_after_s
+from backpressure.experiments.simulated_faults import reconnected_after_s
 from backpressure.experiments.summary import PhaseSummary, Summary
-from backpressure.settings import BrokerSettings
+from backpressure.settings import BrokerSettings, ProducerSettings
 
 
 def play(fault: str, *, after_s: float = 10, **sections: dict[str, Any]) -> Recording:
@@ -42,13 +43,11 @@ def capacities(recording: Recording) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_every_fault_but_the_narrow_line_is_simulated_and_loses_nothing(name: str) -> None:
+def test_every_fault_is_simulated_and_loses_nothing(name: str) -> None:
     recording = play(f"{name}:for_s=4", producer={"count": 2}, consumer={"count": 2, "rate": 100.0})
     assert summarise(recording).totals.lost == 0
-    assert bool(recording.faults) == (name != "network-bandwidth")
-    for fault in recording.faults:
-        assert (fault.name, fault.start_ns, fault.end_ns) == (name, 5_000_000_000, 9_000_000_000)
-    assert [name for name, kind in FAULTS.items() if not is_simulated(kind())] == ["network-bandwidth"]
+    (fault,) = recording.faults
+    assert (fault.name, fault.start_ns, fault.end_ns) == (name, 5_000_000_000, 9_000_000_000)
 
 
 def test_a_fault_without_a_time_ends_with_its_phase_and_one_of_the_last_phase_with_the_run() -> None:
@@ -185,6 +184,26 @@ def test_a_delay_is_seen_in_waits_confirms_and_not_in_the_rate() -> None:
     assert summary.confirm_ms.max == pytest.approx(162, abs=1)
     assert summary.confirm_ms.p50 == pytest.approx(2, abs=1)
     assert trouble.process_rate == pytest.approx(50, rel=0.07)  # until two answers in a row took longer, it waits
+
+
+def test_a_narrow_line_carries_so_many_messages_each_way() -> None:
+    narrow = f"network-bandwidth:kb_per_s={40 * message_bytes(ProducerSettings()) / 1000}"
+    producer = {"rate": 1000.0, "strategy": "unbounded", "confirm_window": 20}
+    summary = summarise(play(narrow, producer=producer, consumer={"count": 2, "rate": 600.0}))
+    before, trouble, after = phases(summary)
+    assert trouble.publish_rate == pytest.approx(40, rel=0.05)
+    assert trouble.process_rate == pytest.approx(40, rel=0.1)
+    assert before.publish_rate == pytest.approx(1000, rel=0.02)
+    assert after.publish_rate == pytest.approx(1000, rel=0.05)  # what was on its way is as late as it was to be
+    assert summary.confirm_ms.max == pytest.approx(500, rel=0.05)  # a window of 20 at 40 msg/s
+
+
+def test_a_law_finds_the_pace_of_a_narrow_line_to_the_consumer() -> None:
+    narrow = f"network-bandwidth:kb_per_s={40 * message_bytes(ProducerSettings()) / 1000}"
+    _, trouble, after = phases(summarise(play(narrow, producer={"rate": 1000.0, "count": 3})))
+    assert trouble.process_rate == pytest.approx(40, rel=0.1)
+    assert trouble.depth_max <= 60
+    assert (after.utilisation or 0) > 0.9
 
 
 def test_a_law_finds_the_pace_behind_a_long_way() -> None:
