@@ -12,13 +12,13 @@ _MEMORY_S = 1.0
 _SLOW_S = 0.1
 _SLOW_RATIO = 10
 _LONGEST_FLIGHT_S = 0.25
-_LEAST = 3
+_LEAST = 1
 
 
 class Answering:
     """Learns how long confirms usually take, and says how much may be unconfirmed.
 
-    Formula: window = queued + 2·rate·L + 3, with L the usual latency: of two ticks in a row the quicker one counts, so
+    Formula: window = queued + 2·rate·L + 1, with L the usual latency: of two ticks in a row the quicker one counts, so
     that a single standstill is not taken for a slower broker, and what is less counts gradually, over a second.
     Were nothing answered from now on, the consumers would use up the queue; ``queued`` messages put in its place are
     all that they will need when it goes on. What is sent beyond would only wait behind the standstill.
@@ -27,11 +27,13 @@ class Answering:
     a quarter of a second at most.
 
     Attributes:
-        stood_still: whether confirms lately took more than twice the usual time, or more are missing than in that time.
+        stood_still: whether confirms took more than twice the usual time, or more are missing than in that time; since
+            the tick before, for what is reported now began then.
     """
 
     def __init__(self) -> None:
         self.stood_still = False
+        self._stands_still = False
         self._usual_s: float | None = None
         self._last_s: float | None = None
         self._rate_per_s = 0.0
@@ -40,8 +42,9 @@ class Answering:
         """Take in the latencies and the messages in flight; the last such call was ``elapsed_s`` ago."""
         latency_s, usual_s = signals.confirm_latency_s, self._usual_s
         if usual_s is not None:
-            allowed = _LEAST + 2 * usual_s * self._rate_per_s
-            self.stood_still = signals.in_flight > allowed or (latency_s or 0.0) > 2 * usual_s
+            before, allowed = self._stands_still, _LEAST + 2 * usual_s * self._rate_per_s
+            self._stands_still = signals.in_flight > allowed or (latency_s or 0.0) > 2 * usual_s
+            self.stood_still = self._stands_still or before
         if latency_s is None:
             return
         sample_s = latency_s if self._last_s is None else min(latency_s, self._last_s)

@@ -57,8 +57,8 @@ class Bottleneck:
             unknown, and while there is less to send than may be sent: nobody could keep them busy then.
     """
 
-    def __init__(self, stale_s: float) -> None:
-        """Signals older than ``stale_s`` are not used."""
+    def __init__(self, stale_s: float, report_interval_s: float = 0.1) -> None:
+        """Signals older than ``stale_s`` are not used; consumers report every ``report_interval_s``."""
         self._stale_s = stale_s
         self._estimator = RateEstimator(memory_s=_MEMORY_S, memory_events=_MEMORY_EVENTS, alarm=_ALARM)
         self._workers = 1
@@ -69,7 +69,7 @@ class Bottleneck:
         self._seen_load = 0.0
         self._changed_at = -inf
         self._stood_still = False
-        self.queue = DepthObserver()
+        self.queue = DepthObserver(report_interval_s)
         self.age_s = 0.0
         self.departed_age_s = 0.0
         self.fresh = False
@@ -176,7 +176,7 @@ class Bottleneck:
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0
-        elif count.source == "reports" and now - self._changed_at > _SETTLED_S:
+        elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not self._stood_still:
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
 

@@ -30,7 +30,8 @@ class DepthObserver:
         read_at: when the last reading was taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report_interval_s: float = 0.1) -> None:
+        """Consumers report every ``report_interval_s``: who is silent for longer may have stopped."""
         self.depth: float | None = None
         self.strays_per_s = 0.0
         self.read_at = -inf
@@ -38,7 +39,7 @@ class DepthObserver:
         self._reading = 0.0
         self._offset: float | None = None
         self._tracked_at = -inf
-        self._usual_age_s = 0.1
+        self._usual_age_s = self._interval_s = report_interval_s
 
     def read(self, signals: Signals, now: float) -> bool:
         """Note what has been sent, and take the reading if there is a new one; return whether there was."""
@@ -73,7 +74,7 @@ class DepthObserver:
         age_s = signals.departed_age_s
         if age_s < inf:  # infinite while all who report are paused: the broker counts no consumers then
             self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
-        age_s = min(age_s, _SILENCE * self._usual_age_s)  # whoever falls silent may have stopped
+        age_s = min(age_s, max(self._interval_s, _SILENCE * self._usual_age_s))
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:
             self._offset = gone - self._sent.at(now) + (self._reading if self.read_at > -inf else signals.unacked or 0)

@@ -47,7 +47,7 @@ class PaceLaw:
     x grows while consumers are idle more than 1 % of the time although enough is queued: then part of the depth is of
     no use to them (spread unevenly over their prefetch, held back for a retry). It fades in 10 s.
 
-    Window: at most share·q* + 2·rate·L + 3 messages may be unconfirmed, L the usual confirm latency: when the broker
+    Window: at most share·q* + 2·rate·L + 1 messages may be unconfirmed, L the usual confirm latency: when the broker
     stands still, no more is sent than its consumers have used up meanwhile. What they did not do for want of messages
     says nothing of μ̂ then.
 
@@ -70,7 +70,8 @@ class PaceLaw:
         self._idle = values["idle"]
         self._start_per_s = self._began_per_s = values["start_per_s"]
         self._total_per_s = self._start_per_s
-        self._bottleneck = Bottleneck(max(values["stale_s"], _INTERVALS_MISSED * config.report_interval_s))
+        interval_s = config.report_interval_s
+        self._bottleneck = Bottleneck(max(values["stale_s"], _INTERVALS_MISSED * interval_s), interval_s)
         self._extra = 0.0
         self._raised_at = -inf
         self._asked_at: float | None = None

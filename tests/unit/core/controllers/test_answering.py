@@ -28,15 +28,15 @@ def test_nothing_is_held_back_before_a_confirm_was_seen_or_a_queue_is_wanted() -
 
 def test_what_may_be_unconfirmed_is_the_queue_that_is_wanted_and_twice_what_is_usual() -> None:
     broker = answering(0.002)
-    assert broker.window(confirms(0.002), 1000.0, 20.0) == 3 + 20 + 4
-    assert broker.window(confirms(0.002), 5000.0, 100.0) == 3 + 100 + 20
+    assert broker.window(confirms(0.002), 1000.0, 20.0) == 1 + 20 + 4
+    assert broker.window(confirms(0.002), 5000.0, 100.0) == 1 + 100 + 20
 
 
 def test_one_standstill_is_not_taken_for_a_slower_broker() -> None:
     broker = answering(0.002)
     broker.update(confirms(0.3), 0.1)
     broker.update(confirms(0.002), 0.1)
-    assert broker.window(confirms(0.002), 1000.0, 20.0) == 27
+    assert broker.window(confirms(0.002), 1000.0, 20.0) == 25
 
 
 def test_a_broker_that_has_become_slower_is_the_usual_one_soon() -> None:
@@ -52,7 +52,7 @@ def test_a_broker_that_has_become_slower_is_the_usual_one_soon() -> None:
 @pytest.mark.parametrize(
     ("seen", "still"),
     [
-        (confirms(0.003, in_flight=7), False),
+        (confirms(0.003, in_flight=5), False),
         (confirms(0.005, in_flight=2), True),
         (confirms(None, in_flight=27), True),
         (confirms(None, in_flight=0), False),
@@ -62,9 +62,13 @@ def test_a_standstill_shows_in_late_and_in_missing_confirms(seen: Signals, still
     broker = answering(0.002)
     broker.update(seen, 0.1)
     assert broker.stood_still is still
+    broker.update(confirms(0.002), 0.1)
+    assert broker.stood_still is still  # what is reported at this tick began before the last one
+    broker.update(confirms(0.002), 0.1)
+    assert not broker.stood_still
 
 
 def test_a_broker_that_queues_itself_is_given_a_quarter_of_a_second() -> None:
     broker = answering(0.6)
-    assert broker.window(confirms(0.6, least_s=0.005), 1000.0, 20.0) == 3 + 20 + 250
-    assert broker.window(confirms(0.6, least_s=0.5), 1000.0, 20.0) == 3 + 20 + 1200  # it is far away, not slow
+    assert broker.window(confirms(0.6, least_s=0.005), 1000.0, 20.0) == 1 + 20 + 250
+    assert broker.window(confirms(0.6, least_s=0.5), 1000.0, 20.0) == 1 + 20 + 1200  # it is far away, not slow

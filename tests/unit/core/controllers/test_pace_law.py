@@ -193,7 +193,7 @@ def test_no_more_than_a_setpoint_may_be_unconfirmed_beyond_what_is_usual(steady:
             steady(tick / 10, depth=3, confirm_latency_s=0.01, confirm_latency_min_s=0.005), tick / 10
         )
     assert decision.window is not None
-    assert decision.window == pytest.approx(3 + 3 + 2, abs=1)
+    assert decision.window == pytest.approx(1 + 3 + 2, abs=1)
 
 
 def test_consumers_without_work_beside_a_broker_that_stands_still_are_no_slower(steady: Steady) -> None:
