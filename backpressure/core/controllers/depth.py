@@ -13,6 +13,7 @@ _TRACKING_S = 0.5
 _STRAYS_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
+_OVERDUE = 1.5
 
 
 class DepthObserver:
@@ -31,7 +32,7 @@ class DepthObserver:
     """
 
     def __init__(self, report_interval_s: float = 0.1) -> None:
-        """Consumers report every ``report_interval_s``: who is silent for longer may have stopped."""
+        """Consumers report every ``report_interval_s``."""
         self.depth: float | None = None
         self.strays_per_s = 0.0
         self.read_at = -inf
@@ -74,7 +75,8 @@ class DepthObserver:
         age_s = signals.departed_age_s
         if age_s < inf:  # infinite while all who report are paused: the broker counts no consumers then
             self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
-        age_s = min(age_s, max(self._interval_s, _SILENCE * self._usual_age_s))
+        if age_s > _OVERDUE * self._interval_s:  # a report is missing: whoever falls silent may have stopped
+            age_s = min(age_s, _SILENCE * self._usual_age_s)
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:
             self._offset = gone - self._sent.at(now) + (self._reading if self.read_at > -inf else signals.unacked or 0)

@@ -1,5 +1,7 @@
 """The depth observer: what an empty queue says about arrivals that nobody reports, and a standstill about nothing."""
 
+import pytest
+
 from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.signals import Signals
 
@@ -31,3 +33,18 @@ def test_what_is_read_about_a_standstill_moves_no_constant() -> None:
     assert observer.depth == settled
     read(observer, 40, 120, 1.2)
     assert observer.depth != settled
+
+
+def test_departures_go_on_until_a_report_is_missing() -> None:
+    observer = DepthObserver(report_interval_s=0.1)
+    for tick in range(301):  # each report is fresh when it is used
+        read(observer, 5, 10 * tick, tick * 0.1)
+
+    def depth(sent: int, age_s: float) -> float:
+        signals = Signals(confirmed_total=sent, departed_total=3000, departed_age_s=age_s, depth_age_s=age_s)
+        observer.read(signals, 30 + age_s)
+        observer.count(signals, 100.0, 30 + age_s, busy=1.0, stood_still=False)
+        return observer.depth or 0.0
+
+    assert depth(3006, age_s=0.06) == pytest.approx(5, abs=1)  # late: six more will have gone
+    assert depth(3020, age_s=0.2) == pytest.approx(5 + 20, abs=2)  # missing: none may have
