@@ -43,11 +43,15 @@ def test_queues_connections_channels_and_consumers_are_seen(play: Play) -> None:
         async with ManagementClient(bench.broker.management_url) as management:
             queue = await polled(  # each figure is collected at a moment of its own
                 lambda: management.queue(bench.queue.work),
-                lambda queue: (queue.messages_unacknowledged, queue.consumers) == (2, 1),
+                lambda queue: (
+                    (queue.messages, queue.messages_ready, queue.messages_unacknowledged, queue.consumers)
+                    == (7, 5, 2, 1)
+                ),
             )
-            assert (queue.messages, queue.messages_ready) == (7, 5)
             assert queue.durable
-            (consumer,) = await polled(management.consumers, lambda found: len(found) == 1)
+            (consumer,) = await polled(
+                management.consumers, lambda found: [bool(one.connection_name) for one in found] == [True]
+            )
             assert (consumer.queue, consumer.ack_required) == (bench.queue.work, True)
             assert consumer.consumer_tag.startswith("consumer-")
             connections = await polled(
@@ -56,8 +60,12 @@ def test_queues_connections_channels_and_consumers_are_seen(play: Play) -> None:
             )
             names = {connection.name for connection in connections}
             assert consumer.connection_name in names
-            channels = await polled(management.channels, lambda found: any(one.consumer_count for one in found))
-            assert all(channel.connection_name in names for channel in channels if channel.consumer_count)
+            channels = await polled(
+                management.channels, lambda found: any(one.consumer_count and one.connection_name for one in found)
+            )
+            assert consumer.connection_name in {
+                channel.connection_name for channel in channels if channel.consumer_count
+            }
 
     play(story)
 
