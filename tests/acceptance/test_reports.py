@@ -33,7 +33,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     pace("run", "normal", *SHORT, "--quiet")
     pace("compare", "normal", *SHORT, "--simulate", "--laws", "pace,aimd,bounded")
     pace("run", "normal", *SHORT, "--quiet", "--strategy", "threshold")
-    one, league, other = sorted((folder / "runs").iterdir())
+    [league] = (folder / "runs").glob("*-league")
+    one, other = sorted((folder / "runs").glob("*-normal"))
     pace("report", str(one), str(other))
     return {"report": one / "report.html", "comparison": one / "compare.html", "league": league / "league.html"}
 
