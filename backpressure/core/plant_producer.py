@@ -70,7 +70,6 @@ class PlantProducer:
         self._arrived_at_random = 0
         self._limited = True
         self._held_back = False
-        self._full = False
         self._latencies_s = 0.0
         self._settled = 0
 
@@ -188,14 +187,17 @@ class PlantProducer:
         """Return how many of ``count`` messages the limit and the windows leave."""
         if self.limit:
             count = min(count, self.limit - self.arrived - self.rejected - self.in_flight)
-        window = min(self.confirm_window, self.decision.window or inf)
-        space = max(0.0, window - self.in_flight)
-        self._full = count >= space
-        return int(min(count, space))
+        return int(min(count, self._space))
+
+    @property
+    def _space(self) -> float:
+        return max(0.0, min(self.confirm_window, self.decision.window or inf) - self.in_flight)
 
     def _take(self, bucket: TokenBucket, count: int, now: float) -> None:
         bucket.take(count, now)
-        if self._full:  # as in `Sender`: no sign of a slow law, and what the law holds back is not made up for
+        if (
+            count >= self._space
+        ):  # as in `Sender`: no sign of a slow law, and what the law holds back is not made up for
             self._held_back = True
             if (self.decision.window or inf) < self.confirm_window:
                 bucket.drain(now)

@@ -57,7 +57,7 @@ class Bottleneck:
             unknown, and while there is less to send than may be sent: nobody could keep them busy then.
     """
 
-    def __init__(self, stale_s: float, report_interval_s: float = 0.1) -> None:
+    def __init__(self, stale_s: float, report_interval_s: float) -> None:
         """Signals older than ``stale_s`` are not used; consumers report every ``report_interval_s``."""
         self._stale_s = stale_s
         self._estimator = RateEstimator(memory_s=_MEMORY_S, memory_events=_MEMORY_EVENTS, alarm=_ALARM)
@@ -103,7 +103,7 @@ class Bottleneck:
         if self.measured:
             self._load *= factor
 
-    def update(self, signals: Signals, now: float, *, stood_still: bool = False) -> None:
+    def update(self, signals: Signals, now: float, *, stood_still: bool) -> None:
         """Take in what is known at ``now``, and whether the broker ``stood_still`` lately.
 
         Consumers that found no work then are no slower for it: what they do per second of work counts.

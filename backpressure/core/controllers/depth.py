@@ -31,7 +31,7 @@ class DepthObserver:
         read_at: when the last reading was taken.
     """
 
-    def __init__(self, report_interval_s: float = 0.1) -> None:
+    def __init__(self, report_interval_s: float) -> None:
         """Consumers report every ``report_interval_s``."""
         self.depth: float | None = None
         self.strays_per_s = 0.0

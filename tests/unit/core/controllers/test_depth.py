@@ -15,7 +15,7 @@ def read(observer: DepthObserver, ready: int, departed: int, now: float, *, stoo
 
 
 def test_an_empty_queue_ends_the_belief_in_arrivals_that_nobody_reports() -> None:
-    observer = DepthObserver()
+    observer = DepthObserver(report_interval_s=0.1)
     read(observer, 0, 0, 0.0)
     observer.strays_per_s = 100.0
     for tick in range(1, 31):
@@ -25,7 +25,7 @@ def test_an_empty_queue_ends_the_belief_in_arrivals_that_nobody_reports() -> Non
 
 
 def test_what_is_read_about_a_standstill_moves_no_constant() -> None:
-    observer = DepthObserver()
+    observer = DepthObserver(report_interval_s=0.1)
     for tick in range(11):
         read(observer, 5, 10 * tick, tick * 0.1)
     settled = observer.depth
