@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pamqp import commands
 
-from backpressure.broker.properties import encode_value
+from backpressure.amqp.properties import encode_value
 from backpressure.broker.qos import Prefetch
 from backpressure.broker.replies import precondition_failed
 from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, method_frame, shortstr
@@ -18,9 +18,9 @@ from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, method
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from backpressure.amqp.properties import Table
     from backpressure.broker.counters import Counters
     from backpressure.broker.message import Entry
-    from backpressure.broker.properties import Table
     from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session
 

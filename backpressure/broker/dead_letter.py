@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backpressure.amqp.properties import Timestamp, decode_value, encode_value, join_tables, split_array, split_table
 from backpressure.broker.message import Message
-from backpressure.broker.properties import Timestamp, decode_value, encode_value, join_tables, split_array, split_table
 
 if TYPE_CHECKING:
-    from backpressure.broker.properties import Raw
+    from backpressure.amqp.properties import Raw
 
 __all__ = ["dead_lettered"]
 

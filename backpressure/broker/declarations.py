@@ -13,8 +13,8 @@ from backpressure.broker.replies import inequivalent, precondition_failed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from backpressure.amqp.properties import Table
     from backpressure.broker.exchange import Exchange
-    from backpressure.broker.properties import Table
     from backpressure.broker.queue import Queue
 
 __all__ = ["MAX_TTL_MS", "check_queue_arguments", "same_exchange", "same_queue"]

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backpressure.amqp.properties import decode_value
 from backpressure.broker.counters import Counters
-from backpressure.broker.properties import decode_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from backpressure.amqp.properties import Table
     from backpressure.broker.message import Message
     from backpressure.broker.policy import Policy
-    from backpressure.broker.properties import Table
     from backpressure.broker.queue import Queue
 
 __all__ = ["TYPES", "Binding", "Exchange"]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.broker.properties import Properties
+from backpressure.amqp.properties import Properties
 from backpressure.broker.wire import shortstr
 
 if TYPE_CHECKING:
-    from backpressure.broker.properties import Raw
+    from backpressure.amqp.properties import Raw
 
 __all__ = ["ENTRY_COST_BYTES", "Entry", "Message"]
 

@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backpressure.amqp.properties import Properties
 from backpressure.broker.declarations import MAX_TTL_MS
 from backpressure.broker.message import Message
-from backpressure.broker.properties import Properties
 from backpressure.broker.replies import (
     ConnectionFault,
     access_refused,

@@ -17,10 +17,10 @@ from backpressure.broker.rotation import Rotation
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from backpressure.amqp.properties import Table
     from backpressure.broker.alarms import MemoryAlarm
     from backpressure.broker.message import Message
     from backpressure.broker.policy import Policy
-    from backpressure.broker.properties import Table
     from backpressure.broker.rotation import Taker
     from backpressure.broker.timers import Timer, Timers
 

@@ -18,9 +18,9 @@ from backpressure.broker.session import State
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backpressure.amqp.properties import Table
     from backpressure.broker.channel import Channel
     from backpressure.broker.exchange import Exchange
-    from backpressure.broker.properties import Table
     from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost

@@ -24,7 +24,7 @@ from backpressure.errors import ConfigError, PaceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backpressure.broker.properties import Table
+    from backpressure.amqp.properties import Table
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = ["Store", "StoreError"]

@@ -32,8 +32,8 @@ from backpressure.broker.timers import Timers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backpressure.amqp.properties import Table
     from backpressure.broker.message import Message
-    from backpressure.broker.properties import Table
     from backpressure.broker.session import Session
 
 __all__ = ["VirtualHost"]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands, header
 
+from backpressure.amqp.properties import Properties, Timestamp, decode_value, encode_value, split_array
 from backpressure.broker.dead_letter import dead_lettered
 from backpressure.broker.message import Message
-from backpressure.broker.properties import Properties, Timestamp, decode_value, encode_value, split_array
 
 shorts = st.text(max_size=20)
 values = st.recursive(
