@@ -13,6 +13,7 @@ __all__ = [
     "AccessRefusedError",
     "BrokerUnavailableError",
     "ConfigError",
+    "ExchangeNotFoundError",
     "ExperimentError",
     "FeedbackError",
     "NotConnectedError",
@@ -113,6 +114,15 @@ class QueueNotFoundError(TransportError):
         """``queue`` is the name that was asked for."""
         super().__init__(f"queue {queue!r} does not exist")
         self.queue = queue
+
+
+class ExchangeNotFoundError(TransportError):
+    """The exchange does not exist (AMQP 404)."""
+
+    def __init__(self, exchange: str) -> None:
+        """``exchange`` is the name that was asked for."""
+        super().__init__(f"exchange {exchange!r} does not exist")
+        self.exchange = exchange
 
 
 class PreconditionFailedError(TransportError):

@@ -59,7 +59,7 @@ class Finding:
 @logging_options
 @click.pass_context
 def doctor(context: click.Context, /, **_: object) -> None:
-    """Check Python, libraries, ports, the broker, its management API and permissions.
+    """Check Python, libraries, ports, the broker, its management API and the queues; changes nothing.
 
     Exit code 1 when something is broken. What is merely absent (a broker, an extra) is a note: `pace run` needs none.
     """
@@ -164,7 +164,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("broker", Verdict.NOTE, reason, f"start one: {advice}")
         return
     yield Finding("broker", Verdict.OK, f"{identity.product} {identity.version} at {identity.address}")
-    yield await _may_declare(settings)
+    yield await _compare_queues(settings)
     if _is_kafka(settings):
         yield await _strays(settings)
         return
@@ -182,18 +182,21 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("management API", Verdict.OK, f"{overview.product} {overview.version} at {client.url}")
 
 
-async def _may_declare(settings: Settings) -> Finding:
-    """Declare the queues as the programs will: wrong permissions and other arguments show here first."""
+async def _compare_queues(settings: Settings) -> Finding:
+    """Compare what is on the broker with what the programs declare; nothing is created."""
     admin = connect(settings).admin()
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await admin.start()
-            await admin.declare(settings.queue)
+            missing = await admin.missing(settings.queue)
     except (PaceError, TimeoutError) as error:
-        return Finding("queues", Verdict.FAILED, str(error), "see docs/troubleshooting.md")
+        reason = str(error) or f"no answer within {_TIMEOUT_S:g} s"
+        return Finding("queues", Verdict.FAILED, reason, "see docs/troubleshooting.md")
     finally:
         await admin.stop()
-    return Finding("queues", Verdict.OK, f"{settings.queue.work} can be declared")
+    if missing:
+        return Finding("queues", Verdict.OK, f"to be created at the first start: {', '.join(missing)}")
+    return Finding("queues", Verdict.OK, f"{settings.queue.work} is there, as it is declared")
 
 
 async def _strays(settings: Settings) -> Finding:

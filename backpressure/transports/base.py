@@ -202,10 +202,16 @@ class QueueAdmin(Protocol):
     async def identity(self) -> BrokerIdentity:
         """Say who answers."""
 
+    async def missing(self, queue: QueueSettings) -> list[str]:
+        """Return the names that `declare` would create; changes nothing.
+
+        Raises `PreconditionFailedError` when one exists with other arguments.
+        """
+
     async def declare(self, queue: QueueSettings) -> None:
         """Create exchange, work queue, dead-letter queue, audit queue (when on) and their bindings, idempotently.
 
-        Raises `PreconditionFailedError` when one exists with other arguments.
+        Raises as `missing` does, before anything is created. What was created before any other failure is removed.
         """
 
     async def purge(self, queue: str) -> int:

@@ -50,15 +50,30 @@ class KafkaAdmin:
     async def declare(self, queue: QueueSettings) -> None:
         """See `QueueAdmin.declare`. A work topic must have the partitions, and the retention if one is asked for."""
         _say_unbounded(queue.work, queue.max_length, queue.max_length_bytes)
-        existing = await create_topics(self._requests, topics_of(queue))
-        work = next((topic for topic in existing if topic.name == topic_name(queue.work)), None)
-        if work is None:
-            return
-        partitions = len(await self._requests.partitions(queue.work))
+        missing = await self.missing(queue)
+        if await create_topics(self._requests, [topic for topic in topics_of(queue) if topic.name in missing]):
+            await self.missing(queue)  # another process was faster: compare with what it made
+
+    async def missing(self, queue: QueueSettings) -> list[str]:
+        """See `QueueAdmin.missing`."""
+        topics = topics_of(queue)
+        names = [topic.name for topic in topics if not await self._partitions(topic.name)]
+        work = next(topic for topic in topics if topic.name == topic_name(queue.work))
+        if work.name in names:
+            return names
+        partitions = await self._partitions(work.name)
         if partitions != work.partitions:
             raise _differs(work, "partitions", str(work.partitions), str(partitions))
         if queue.message_ttl_ms is not None:
             await self._check_retention(work)
+        return names
+
+    async def _partitions(self, topic: str) -> int:
+        """Return how many partitions there are; 0: no such topic."""
+        try:
+            return len(await self._requests.partitions(topic))
+        except QueueNotFoundError:
+            return 0
 
     async def queues(self) -> list[str]:
         """Return what is there of ours, by name: topics of ``pace.…``, and all whose consumers are a group of ours.

@@ -47,23 +47,32 @@ def topics_of(queue: QueueSettings) -> list[Topic]:
 async def create_topics(requests: Requests, topics: Iterable[Topic]) -> list[Topic]:
     """Create what is not there, wait until it can be used, and return those that were there before.
 
-    Raises `TransportError`.
+    Raises `TransportError`; then nothing that was created stays.
     """
     by_name = {topic.name: topic for topic in topics}
+    if not by_name:
+        return []
     asked = requests.client.create_topics(
         [NewTopic(topic.name, topic.partitions, config=dict(topic.configuration)) for topic in by_name.values()],
         request_timeout=requests.timeout_s,
     )
-    existing = []
+    created, existing, failures = [], [], []
     for name, future in asked.items():
         try:
             await asyncio.wrap_future(future)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise kafka_error(error.args[0], requests.address, name) from error
-            existing.append(by_name[name])
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                existing.append(by_name[name])
+            else:
+                failures.append(kafka_error(error.args[0], requests.address, name))
         else:
-            await _wait_until_visible(requests, name)
+            created.append(name)
+    if failures:
+        if created:
+            await asyncio.gather(*map(asyncio.wrap_future, requests.client.delete_topics(created).values()))
+        raise failures[0]
+    for name in created:
+        await _wait_until_visible(requests, name)
     return existing
 
 

@@ -30,8 +30,19 @@ class MemoryAdmin:
         """See `QueueAdmin.identity`."""
         return BrokerIdentity(product="Pace Matching memory broker", version=__version__, address=self._address)
 
+    async def missing(self, queue: QueueSettings) -> list[str]:
+        """See `QueueAdmin.missing`."""
+        names = [] if queue.exchange in self._broker.bindings else [queue.exchange]
+        for declared in queue_declarations(queue, bound_by_policy=True):
+            if declared.name in self._broker.queues:
+                self._broker.compare(MemoryQueue(declared.name, declared.durable, declared.arguments))
+            else:
+                names.append(declared.name)
+        return names
+
     async def declare(self, queue: QueueSettings) -> None:
         """See `QueueAdmin.declare`."""
+        await self.missing(queue)
         bindings = self._broker.bindings.setdefault(queue.exchange, [])
         for declared in queue_declarations(queue, bound_by_policy=True):
             bound = bound_policy(queue) if declared.name == queue.work else {}

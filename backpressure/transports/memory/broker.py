@@ -126,14 +126,19 @@ class MemoryBroker:
 
     def declare(self, queue: MemoryQueue) -> None:
         """Create a queue, or give the one of that name a new bound; raises `PreconditionFailedError`."""
-        existing = self.queues.setdefault(queue.name, queue)
+        self.compare(queue)
+        self.queues.setdefault(queue.name, queue)
+        self.set_bound(queue.name, queue.bound)
+
+    def compare(self, queue: MemoryQueue) -> None:
+        """Compare a queue with the one of that name, if there is one; raises `PreconditionFailedError`."""
+        existing = self.queues.get(queue.name, queue)
         if existing.durable != queue.durable:
             raise _inequivalent(queue.name, "durable", queue.durable, existing.durable)
         for key in sorted(existing.arguments.keys() | queue.arguments.keys()):
             wanted, current = queue.arguments.get(key), existing.arguments.get(key)
             if wanted != current:
                 raise _inequivalent(queue.name, key, wanted, current)
-        self.set_bound(queue.name, queue.bound)
 
     def queue(self, name: str) -> MemoryQueue:
         """Return a queue, rid of expired messages; raises `QueueNotFoundError`."""

@@ -12,7 +12,7 @@ from pika.channel import Channel as PikaChannel
 from pika.exceptions import AMQPError
 
 from backpressure.core.message import Delivery
-from backpressure.errors import PreconditionFailedError, QueueNotFoundError
+from backpressure.errors import ExchangeNotFoundError, PreconditionFailedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.outage import Outage
@@ -48,19 +48,85 @@ class RabbitMQAdmin:
             address=self._requests.link.address,
         )
 
+    async def missing(self, queue: QueueSettings) -> list[str]:
+        """See `QueueAdmin.missing`."""
+        absent, _ = await self._compare(queue, by_policy=await self._bounds_by_policy(queue))
+        return absent
+
     async def declare(self, queue: QueueSettings) -> None:
         """See `QueueAdmin.declare`."""
-        await self._requests.call("exchange_declare", exchange=queue.exchange, exchange_type="direct", durable=True)
-        by_policy = await self._bound.is_possible(queue.work, self._property("cluster_name"))
-        if by_policy:
-            await self._bound.put(queue.work, bound_policy(queue))
+        by_policy = await self._bounds_by_policy(queue)
+        absent, declarations = await self._compare(queue, by_policy=by_policy)
         try:
-            await self._declare_queues(queue, queue_declarations(queue, bound_by_policy=by_policy))
+            if queue.exchange in absent:
+                await self._declare_exchange(queue)
+            if by_policy:
+                await self._bound.put(queue.work, bound_policy(queue))
+            for declaration in declarations:
+                if declaration.name in absent:
+                    await self._declare_queue(declaration)
+                if declaration.bound:
+                    binding = {"exchange": queue.exchange, "routing_key": queue.routing_key}
+                    await self._requests.call("queue_bind", queue=declaration.name, **binding)
+        except TransportError:
+            await self._take_back(queue, absent)
+            raise
+
+    async def _bounds_by_policy(self, queue: QueueSettings) -> bool:
+        return await self._bound.is_possible(queue.work, self._property("cluster_name"))
+
+    async def _compare(self, queue: QueueSettings, *, by_policy: bool) -> tuple[list[str], list[QueueDeclaration]]:
+        """Return what is not there, and the declarations that agree with what is; changes nothing.
+
+        Raises `PreconditionFailedError` when something exists with other arguments.
+        """
+        absent = []
+        if await self._exists("exchange_declare", exchange=queue.exchange):
+            await self._declare_exchange(queue)
+        else:
+            absent.append(queue.exchange)
+        declarations = queue_declarations(queue, bound_by_policy=by_policy)
+        absent += [each.name for each in declarations if not await self._exists("queue_declare", queue=each.name)]
+        try:
+            await self._declare_queues(declarations, absent)
         except PreconditionFailedError as error:
             if not by_policy or error.argument not in BOUND_ARGUMENTS:
                 raise
-            # Somebody without a management API was here first: the bound it declared will do, when it is the same.
-            await self._declare_queues(queue, queue_declarations(queue, bound_by_policy=False))
+            # A process without a management API declared the queue first: its bound will do when it is the same.
+            declarations = queue_declarations(queue, bound_by_policy=False)
+            await self._declare_queues(declarations, absent)
+        return absent, declarations
+
+    async def _exists(self, method: str, **name: str) -> bool:
+        try:
+            await self._requests.call(method, passive=True, **name)
+        except (ExchangeNotFoundError, QueueNotFoundError):
+            return False
+        return True
+
+    async def _declare_exchange(self, queue: QueueSettings) -> None:
+        await self._requests.call("exchange_declare", exchange=queue.exchange, exchange_type="direct", durable=True)
+
+    async def _declare_queues(self, declarations: list[QueueDeclaration], absent: list[str]) -> None:
+        """Declare those that exist already, which compares them and changes nothing."""
+        for declaration in declarations:
+            if declaration.name not in absent:
+                await self._declare_queue(declaration)
+
+    async def _declare_queue(self, declared: QueueDeclaration) -> None:
+        arguments = {"durable": declared.durable, "arguments": declared.arguments}
+        await self._requests.call("queue_declare", queue=declared.name, **arguments)
+
+    async def _take_back(self, queue: QueueSettings, made: list[str]) -> None:
+        """Remove what was ``made`` by a declaration that failed, unless somebody uses it already."""
+        for name in made:
+            with suppress(TransportError):
+                if name == queue.exchange:
+                    await self._requests.call("exchange_delete", exchange=name, if_unused=True)
+                else:
+                    await self._requests.call("queue_delete", queue=name, if_unused=True, if_empty=True)
+        if queue.work in made:
+            await self._bound.forget(queue.work)
 
     async def declare_fanout(self, exchange: str, queues: Iterable[str], *, max_length: int) -> None:
         """See `ExchangeAdmin.declare_fanout`."""
@@ -139,14 +205,6 @@ class RabbitMQAdmin:
         """Close."""
         await self._bound.close()
         await self._requests.link.stop()
-
-    async def _declare_queues(self, queue: QueueSettings, declarations: list[QueueDeclaration]) -> None:
-        call = self._requests.call
-        for declaration in declarations:
-            name = declaration.name
-            await call("queue_declare", queue=name, durable=declaration.durable, arguments=declaration.arguments)
-            if declaration.bound:
-                await call("queue_bind", queue=name, exchange=queue.exchange, routing_key=queue.routing_key)
 
     def _property(self, name: str) -> str:
         """Return what the broker says of itself at login, or ""."""

@@ -13,6 +13,7 @@ from pika.adapters.utils import connection_workflow
 from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
+    ExchangeNotFoundError,
     NotConnectedError,
     PreconditionFailedError,
     QueueNotFoundError,
@@ -65,8 +66,10 @@ def request_error(error: BaseException, address: str) -> TransportError:
     match error.reply_code:
         case code if code == _ACCESS_REFUSED:
             return AccessRefusedError(address, text)
-        case code if code == _NOT_FOUND and "queue" in text:
+        case code if code == _NOT_FOUND and "no queue '" in text:
             return QueueNotFoundError(name)
+        case code if code == _NOT_FOUND and "no exchange '" in text:
+            return ExchangeNotFoundError(name)
         case code if code == _PRECONDITION_FAILED and (argument := re.search(r"\barg '([^']*)'", text)):
             return PreconditionFailedError(name, argument.group(1), text)
         case code:

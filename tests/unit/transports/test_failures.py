@@ -12,6 +12,7 @@ from pika.adapters.utils import connection_workflow as workflow
 from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
+    ExchangeNotFoundError,
     NotConnectedError,
     PreconditionFailedError,
     QueueNotFoundError,
@@ -109,7 +110,10 @@ def test_a_missing_queue_is_named() -> None:
 def test_a_missing_exchange_is_not_taken_for_a_queue() -> None:
     error = request_error(closed(404, "NOT_FOUND - no exchange 'x' in vhost '/'"), ADDRESS)
     assert not isinstance(error, QueueNotFoundError)
-    assert "no exchange 'x'" in str(error)
+    assert isinstance(error, ExchangeNotFoundError)
+    assert error.exchange == "x"
+    queue_like = request_error(closed(404, "NOT_FOUND - no exchange 'my.queue' in vhost '/'"), ADDRESS)
+    assert isinstance(queue_like, ExchangeNotFoundError)
 
 
 def test_a_failed_precondition_names_the_argument_that_differs() -> None:
