@@ -13,15 +13,14 @@ import base64
 import contextlib
 import errno
 import hmac
-import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Self
-from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 from starlette.responses import JSONResponse
 
+from backpressure.core.local_http import is_from_other_site, is_loopback, names_this_machine
 from backpressure.errors import ConfigError, PortTakenError
 
 if TYPE_CHECKING:
@@ -30,20 +29,9 @@ if TYPE_CHECKING:
 
     Next = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["ApiServer", "is_loopback"]
+__all__ = ["ApiServer"]
 
 _STOP_TIMEOUT_S = 3
-_SAFE = {"GET", "HEAD", "OPTIONS"}
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _QuietServer(uvicorn.Server):
@@ -134,18 +122,11 @@ def _refuse_other_origins(app: FastAPI, *, any_name: bool) -> None:
     @app.middleware("http")
     async def check(request: Request, call_next: Next) -> Response:
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
-        if not any_name and not is_loopback(_parts(f"//{host}").hostname or ""):
+        if not any_name and not names_this_machine(host):
             return JSONResponse({"detail": "without api.token it answers under localhost or 127.0.0.1 only"}, 421)
-        if origin and request.method not in _SAFE and _parts(origin).netloc != host:
+        if is_from_other_site(request.method, origin, host):
             return JSONResponse({"detail": "pages of other sites may change nothing here"}, 403)
         return await call_next(request)
-
-
-def _parts(url: str) -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError:  # half of an IPv6 address
-        return urlsplit("")
 
 
 def _require_token(app: FastAPI, secret: bytes) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultSettings", "Faults"]
 
+_LARGEST = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class FaultSettings:
@@ -44,8 +46,8 @@ class FaultSettings:
             if known[name] is bool:
                 if not isinstance(value, bool):
                     raise ConfigError(name, value, "must be true or false")
-            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise ConfigError(name, value, "must be a number of 0 or more")
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LARGEST:
+                raise ConfigError(name, value, "must be a number from 0 to a thousand million")
             elif name == "nack_share" and value > 1:
                 raise ConfigError(name, value, "must be between 0 and 1")
         return replace(self, **document)  # type: ignore[arg-type]  # checked above, name by name

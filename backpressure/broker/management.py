@@ -1,25 +1,24 @@
 """The part of RabbitMQ's management HTTP API that monitors and clean-up use.
 
-Lives here: HTTP (h11 over an asyncio protocol, far lighter than a framework), the routes, basic auth. What the
-documents contain is in `reports`. May not know: AMQP frames.
+Lives here: the routes and basic auth. What the documents contain is in `reports`; HTTP itself is in `web`.
+May not know: AMQP frames.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import hmac
 import json
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qs, unquote, urlsplit
-
-import h11
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote
 
 from backpressure.broker import reports
 from backpressure.broker.faults import FaultSettings
 from backpressure.broker.policy import Policy
 from backpressure.broker.replies import Fault
+from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,19 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpError", "ManagementApi"]
 
-MAX_BODY_BYTES = 64 * 1024
-
-Answer = tuple[HTTPStatus, Any]
-
 
 class HttpError(Exception):
     """An answer other than success."""
 
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
+    def __init__(self, status: HTTPStatus, reason: str, *headers: tuple[str, str]) -> None:
         """``reason`` goes into the JSON body."""
         super().__init__(reason)
-        self.status = status
-        self.reason = reason
+        self.answer = Answer.refusal(status, reason, *headers)
 
 
 class ManagementApi:
@@ -81,37 +75,41 @@ class ManagementApi:
             ("DELETE", route("policies/%2[Ff]/(?P<name>[^/]+)"), self._delete_policy),
         ]
 
-    def connection(self) -> asyncio.Protocol:
-        """The protocol of one HTTP connection."""
-        return _HttpConnection(self)
-
     def handle(self, method: str, target: str, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        """Answer one request with a status and a JSON document, or None for no body."""
+        """Answer one request."""
         self._vhost.now = self._clock()
         try:
             user = self._authenticate(headers.get(b"authorization", b""))
             return self._dispatch(method, target, body, user, headers.get(b"x-reason", b"").decode("latin-1"))
         except HttpError as error:
-            return error.status, {"error": _error_name(error.status), "reason": error.reason}
+            return error.answer
         except Fault as fault:
             status = HTTPStatus.NOT_FOUND if fault.code == 404 else HTTPStatus.BAD_REQUEST
-            return status, {"error": _error_name(status), "reason": f"{fault.code} {fault.text}"}
+            return Answer.refusal(status, f"{fault.code} {fault.text}")
         except ConfigError as error:
-            return HTTPStatus.BAD_REQUEST, {"error": "bad_request", "reason": str(error)}
+            return Answer.refusal(HTTPStatus.BAD_REQUEST, str(error))
+        except RecursionError:
+            return Answer.refusal(HTTPStatus.BAD_REQUEST, "the body is nested too deeply")
 
     def _dispatch(self, method: str, target: str, body: bytes, user: str, reason: str) -> Answer:
-        url = urlsplit(target)
-        path = url.path.removeprefix("/api/").rstrip("/") if url.path.startswith("/api/") else ""
-        status = HTTPStatus.NOT_FOUND
-        for verb, pattern, handler in self._routes:
+        path, _, query_text = target.partition("?")
+        path = path.removeprefix("/api/").rstrip("/") if path.startswith("/api/") else ""
+        verb = "GET" if method == "HEAD" else method
+        allowed = []
+        for known, pattern, handler in self._routes:
             match = pattern.fullmatch(path)
-            if match and verb == method:
+            if match and known == verb:
                 names = {key: unquote(value) for key, value in match.groupdict().items()}
-                query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+                query = {key: values[-1] for key, values in parse_qs(query_text).items()}
                 return _answer(handler(**names, query=query, body=body, user=user, reason=reason))
             if match:
-                status = HTTPStatus.METHOD_NOT_ALLOWED
-        raise HttpError(status, "Not Found" if status is HTTPStatus.NOT_FOUND else "Method Not Allowed")
+                allowed += ["HEAD", "GET"] if known == "GET" else [known]
+        if not allowed:
+            raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")
+        allow = ("allow", ", ".join((*allowed, "OPTIONS")))
+        if method == "OPTIONS":
+            return Answer(HTTPStatus.OK, headers=(allow,))
+        raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", allow)
 
     def _authenticate(self, authorization: bytes) -> str:
         scheme, _, credentials = authorization.partition(b" ")
@@ -119,8 +117,11 @@ class ManagementApi:
             user, _, password = base64.b64decode(credentials).decode().partition(":")
         except ValueError:
             user = password = ""
-        if scheme.lower() != b"basic" or user not in self._users or self._users[user] != password:
-            raise HttpError(HTTPStatus.UNAUTHORIZED, "Login failed")
+        known = self._users.get(user)
+        right = known is not None and hmac.compare_digest(known.encode(), password.encode())
+        if scheme.lower() != b"basic" or not right:
+            challenge = ("www-authenticate", 'Basic realm="embedded broker"')
+            raise HttpError(HTTPStatus.UNAUTHORIZED, "Login failed", challenge)
         return user
 
     # -- queues --------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class ManagementApi:
     def _set_policy(self, name: str, body: bytes, **_: Any) -> Answer:
         created = name not in self._vhost.policies
         self._vhost.set_policy(Policy.parse(name, _json_object(body)))
-        return (HTTPStatus.CREATED if created else HTTPStatus.NO_CONTENT), None
+        return Answer(HTTPStatus.CREATED if created else HTTPStatus.NO_CONTENT)
 
     def _delete_policy(self, name: str, **_: Any) -> None:
         if name not in self._vhost.policies:
@@ -191,91 +192,18 @@ class ManagementApi:
 
 
 def _answer(result: Any) -> Answer:
-    if isinstance(result, tuple):
+    if isinstance(result, Answer):
         return result
-    return (HTTPStatus.NO_CONTENT if result is None else HTTPStatus.OK), result
+    return Answer(HTTPStatus.NO_CONTENT if result is None else HTTPStatus.OK, result)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
+    """Return what the client sent; 400 for what is no JSON object, or has half of a surrogate pair or NaN in it."""
     try:
         document = json.loads(body)
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:
         document = None
     if not isinstance(document, dict):
         raise HttpError(HTTPStatus.BAD_REQUEST, "the body must be a JSON object")
     return document
-
-
-def _error_name(status: HTTPStatus) -> str:
-    names = {HTTPStatus.UNAUTHORIZED: "not_authorized", HTTPStatus.NOT_FOUND: "Object Not Found"}
-    return names.get(status, "bad_request")
-
-
-class _HttpConnection(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive; one request at a time."""
-
-    _transport: asyncio.Transport
-
-    def __init__(self, api: ManagementApi) -> None:
-        self._api = api
-        self._http = h11.Connection(h11.SERVER)
-        self._request: h11.Request | None = None
-        self._body = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._http.receive_data(data)
-        try:
-            self._read()
-        except h11.RemoteProtocolError as error:
-            if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-                self._respond(HTTPStatus(error.error_status_hint), {"error": "bad_request", "reason": str(error)})
-            self._transport.close()
-
-    def _read(self) -> None:
-        while True:
-            event = self._http.next_event()
-            match event:
-                case h11.Request():
-                    self._request = event
-                    self._body.clear()
-                case h11.Data():
-                    self._body += event.data
-                    if len(self._body) > MAX_BODY_BYTES:
-                        self._respond(
-                            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "bad_request", "reason": "body too large"}
-                        )
-                        self._transport.close()
-                        return
-                case h11.EndOfMessage():
-                    self._dispatch()
-                    if self._http.our_state is h11.MUST_CLOSE:
-                        self._transport.close()
-                        return
-                    self._http.start_next_cycle()
-                case _:
-                    return
-
-    def _dispatch(self) -> None:
-        request = self._request
-        assert request is not None
-        headers = dict(request.headers)
-        status, document = self._api.handle(
-            request.method.decode(), request.target.decode("latin-1"), headers, bytes(self._body)
-        )
-        self._respond(status, document)
-
-    def _respond(self, status: HTTPStatus, document: Any) -> None:
-        body = b"" if document is None else json.dumps(document, default=str).encode()
-        headers = [("content-length", str(len(body))), ("content-type", "application/json")]
-        if status is HTTPStatus.UNAUTHORIZED:
-            headers.append(("www-authenticate", 'Basic realm="embedded broker"'))
-        if status is HTTPStatus.NO_CONTENT:
-            headers = []
-        parts = [self._http.send(h11.Response(status_code=status, headers=headers, reason=status.phrase))]
-        if body:
-            parts.append(self._http.send(h11.Data(data=body)))
-        parts.append(self._http.send(h11.EndOfMessage()))
-        self._transport.write(b"".join(part for part in parts if part))

@@ -37,22 +37,23 @@ class Policy:
     @classmethod
     def parse(cls, name: str, document: Mapping[str, object]) -> Policy:
         """Read the management API's JSON; ConfigError names the key that is wrong."""
+        text = document.get("pattern")
+        if not isinstance(text, str):
+            raise ConfigError("pattern", text, "must be a string")
         try:
-            pattern = re.compile(str(document["pattern"]))
-        except KeyError:
-            raise ConfigError("pattern", None, "is required") from None
+            pattern = re.compile(text)
         except re.error as cause:
-            raise ConfigError("pattern", document["pattern"], f"is no regular expression: {cause}") from cause
+            raise ConfigError("pattern", text, f"is no regular expression: {cause}") from cause
         definition = document.get("definition")
         if not isinstance(definition, dict) or not definition:
             raise ConfigError("definition", definition, "must be an object with at least one key")
         for key, value in definition.items():
             _check(key, value)
         apply_to = document.get("apply-to", "all")
-        if apply_to not in {"all", "queues", "exchanges"}:
+        if apply_to not in ("all", "queues", "exchanges"):  # a tuple: what JSON has need not be hashable
             raise ConfigError("apply-to", apply_to, "must be one of: all, queues, exchanges")
         priority = document.get("priority", 0)
-        if not isinstance(priority, int):
+        if not isinstance(priority, int) or isinstance(priority, bool):
             raise ConfigError("priority", priority, "must be an integer")
         return cls(name, pattern, dict(definition), apply_to, priority)
 

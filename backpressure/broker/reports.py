@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backpressure import __version__
+from backpressure.broker.exchange import Exchange
 from backpressure.broker.handshake import PRODUCT
 from backpressure.broker.message import ENTRY_COST_BYTES
 from backpressure.broker.session import State
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.properties import Table
     from backpressure.broker.channel import Channel
-    from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
@@ -131,7 +131,7 @@ def binding_documents(vhost: VirtualHost) -> Iterator[Table]:
         yield _binding("", "queue", name, name, {})
     for exchange in vhost.exchanges.values():
         for binding in exchange.bindings:
-            kind = "queue" if binding.destination.name in vhost.queues else "exchange"
+            kind = "exchange" if isinstance(binding.destination, Exchange) else "queue"
             yield _binding(exchange.name, kind, binding.destination.name, binding.routing_key, binding.arguments)
 
 
@@ -205,11 +205,14 @@ def consumer_documents(session: Session) -> Iterator[Table]:
     """A connection's elements of ``GET /api/consumers``."""
     for channel in session.channels.values():
         for consumer in channel.consuming.consumers.values():
+            line = consumer.queue.consumers
+            active = line.active(consumer)
             yield {
                 "consumer_tag": consumer.tag,
                 "queue": {"name": consumer.queue.name, "vhost": "/"},
                 "ack_required": not consumer.no_ack,
-                "active": True,
+                "active": active,
+                "activity_status": "waiting" if not active else "single_active" if line.single_active else "up",
                 "exclusive": consumer.queue.exclusive_consumer,
                 "prefetch_count": consumer.prefetch.limit,
                 "arguments": consumer.arguments,

@@ -36,7 +36,7 @@ class Rotation:
 
     def __init__(self, *, single_active: bool = False) -> None:
         """With ``single_active`` only the first is ever asked."""
-        self._single_active = single_active
+        self.single_active = single_active
         self._takers: list[Taker] = []
 
     def __len__(self) -> int:
@@ -44,6 +44,10 @@ class Rotation:
 
     def __iter__(self) -> Iterator[Taker]:
         return iter(self._takers)
+
+    def active(self, taker: Taker) -> bool:
+        """Whether a taker of this line is asked when its turn comes."""
+        return not self.single_active or taker is self._takers[0]
 
     def add(self, taker: Taker) -> None:
         """Line up behind those of the same priority."""
@@ -59,7 +63,7 @@ class Rotation:
     def next(self) -> Taker | None:
         """The first one that is ready, which then goes behind the others of its priority."""
         takers = self._takers
-        if self._single_active:
+        if self.single_active:
             return takers[0] if takers and takers[0].ready else None
         for taker in takers:
             if taker.ready:

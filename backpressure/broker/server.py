@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from backpressure import __version__
+from backpressure.broker.descriptors import QuietAcceptErrors, listen, room_for_connections
 from backpressure.broker.faults import FaultSettings
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management import ManagementApi
 from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
+from backpressure.broker.web import WebServer
 from backpressure.errors import ConfigError, PortTakenError
 
 if TYPE_CHECKING:
@@ -143,6 +145,7 @@ class Server:
             self.vhost.journal = self._store
             self.recovered = self._store.load(self.vhost)
         self._failure: StoreError | None = None
+        self.max_connections = room_for_connections(config.max_connections)
         self._connections: dict[Session, _Connection] = {}
         self._awake: dict[Session, None] = {}
         self._flush_scheduled = False
@@ -164,7 +167,8 @@ class Server:
         management = None
         if config.management_port is not None:
             api = ManagementApi(self.vhost, config.session.users, self.now)
-            management = await self._listen(api.connection, config.management_port, "--management-port")
+            web = WebServer(api.handle, self._loop.call_later)
+            management = await self._listen(web.connection, config.management_port, "--management-port")
         return Announcement(
             pid=os.getpid(),
             host=config.host,
@@ -175,7 +179,7 @@ class Server:
 
     async def _listen(self, factory: Callable[[], asyncio.BaseProtocol], port: int, flag: str) -> int:
         try:
-            server = await self._loop.create_server(factory, self.config.host, port, backlog=1024)
+            server = await listen(factory, self.config.host, port)
         except OSError as cause:
             if cause.errno == errno.EADDRINUSE:
                 raise PortTakenError(self.config.host, port, flag) from cause
@@ -214,7 +218,7 @@ class Server:
         local = connection.transport.get_extra_info("sockname") or ("", 0)
         session = Session(self.vhost, self.config.session, self._wake, peer=peer[:2], local=local[:2])
         self._connections[session] = connection
-        if len(self._connections) > self.config.max_connections:
+        if len(self._connections) > self.max_connections:
             session.lost()
         return session
 
@@ -312,6 +316,12 @@ async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
     Raises `PortTakenError` when a port is taken.
     """
     server = Server(config)
+    asyncio.get_running_loop().set_exception_handler(QuietAcceptErrors())
+    if server.max_connections < config.max_connections:
+        sys.stderr.write(
+            f"embedded broker: at most {server.max_connections} AMQP connections instead of {config.max_connections}: "
+            "the limit on open files leaves no more; raise it with ulimit -n\n"
+        )
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     announcement = await server.start()

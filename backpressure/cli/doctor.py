@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backpressure.api.server import is_loopback
 from backpressure.cli.cleanup import ours_on_kafka
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.config import replaced
+from backpressure.core.local_http import is_loopback
 from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import PaceError
 from backpressure.settings import Settings

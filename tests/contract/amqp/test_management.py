@@ -311,3 +311,35 @@ def test_a_connection_can_be_closed_for_a_reason(
     assert until(lambda: janitor.delete(path, headers=given).status_code, 204) == 204
     with pytest.raises(ConnectionClosedByBroker, match=rf"320.*CONNECTION_FORCED - {told}"):
         until(lambda: connection.process_data_events(time_limit=0.05), expected="closed")
+
+
+def test_a_binding_to_an_exchange_tells_it_from_the_queue_of_the_same_name(
+    janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str]
+) -> None:
+    source, both = name(), name()
+    for exchange in (source, both):
+        channel.exchange_declare(exchange, "topic")
+    channel.queue_declare(both)
+    channel.exchange_bind(both, source, "to.exchange")
+    channel.queue_bind(both, source, "to.queue")
+    bindings = [b for b in janitor.get("/bindings").json() if b["source"] == source]
+    assert {b["routing_key"]: b["destination_type"] for b in bindings} == {
+        "to.exchange": "exchange",
+        "to.queue": "queue",
+    }
+
+
+def test_the_waiting_consumer_of_a_single_active_queue_is_told_from_the_active_one(
+    janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str], until: Any
+) -> None:
+    queue = name()
+    channel.queue_declare(queue, arguments={"x-single-active-consumer": True})
+    for tag in ("one", "two"):
+        channel.basic_consume(queue, lambda *_: None, consumer_tag=tag)
+
+    def states() -> dict[str, Any]:
+        mine = [c for c in janitor.get("/consumers").json() if c["queue"]["name"] == queue]
+        return {c["consumer_tag"]: (c["active"], c["activity_status"]) for c in mine}
+
+    expected = {"one": (True, "single_active"), "two": (False, "waiting")}
+    assert until(states, expected) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,3 +202,36 @@ def test_a_forced_memory_alarm_is_seen_by_the_node_and_the_publisher(
         connection.process_data_events(time_limit=0.05)
     assert blocked == ["low on memory", "unblocked"]
     connection.close()
+
+
+def test_idle_connections_beyond_the_limit_on_open_files_lock_nobody_out(tmp_path: Path) -> None:
+    announce, said = tmp_path / "broker.json", tmp_path / "stderr"
+    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
+    module = "runpy.run_module('backpressure.broker', run_name='__main__')"
+    command = [sys.executable, "-c", limited + module, *ANY_PORTS, "--announce", str(announce)]
+    with said.open("w") as stderr, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr) as process:
+        idle: list[socket.socket] = []
+        try:
+            deadline = time.monotonic() + 20
+            while not announce.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            about = json.loads(announce.read_text())
+            client = connect(about["url"])
+            for port in (about["management_port"], about["port"]):
+                idle += [socket.create_connection(("127.0.0.1", port)) for _ in range(350)]
+            client.process_data_events(time_limit=0.1)
+            with httpx.Client(auth=("guest", "guest"), trust_env=False) as http:
+                overview = http.get(f"http://127.0.0.1:{about['management_port']}/api/overview").json()
+            assert 1 < overview["object_totals"]["connections"] <= 80
+            for connection in idle:
+                connection.close()
+            connect(about["url"]).close()
+            client.close()
+        finally:
+            for connection in idle:
+                connection.close()
+            process.kill()
+    assert len(said.read_text().splitlines()) == 1, said.read_text()[:1000]
+    assert "at most 80 AMQP connections instead of 1000" in said.read_text()

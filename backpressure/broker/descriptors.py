@@ -1,0 +1,68 @@
+"""How many connections the limit on open files leaves room for, and how connections are taken up within it.
+
+In one turn of its loop asyncio accepts as many connections as may wait, before it closes a single one that is too many,
+and prints a traceback for each that finds no descriptor. Hence the reserve, few connections a turn, and one line.
+May not know: AMQP, HTTP, what a connection is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from backpressure.broker.web import MAX_CONNECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["QuietAcceptErrors", "listen", "room_for_connections"]
+
+_QUEUED = 1024
+_ACCEPTED_PER_TURN = 32
+_RESERVE = MAX_CONNECTIONS + 2 * 3 * _ACCEPTED_PER_TURN + 64
+"""HTTP; on both ports, what is accepted before one too many is closed two turns later; files and the loop's own."""
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_REPEAT_S = 60.0
+
+
+def room_for_connections(wanted: int) -> int:
+    """Raise this process's limit on open files as far as needed and allowed; how many of ``wanted`` then fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):  # the system may know a lower one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _RESERVE))
+
+
+async def listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+    """Listen with a long queue, of which few connections are accepted per turn of the event loop."""
+    server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_ACCEPTED_PER_TURN)
+    for listening in server.sockets:
+        listener = socket.socket(fileno=listening.fileno())
+        listener.listen(_QUEUED)
+        listener.detach()
+    return server
+
+
+class QuietAcceptErrors:
+    """An event loop's exception handler: one line a minute for connections that cannot be accepted."""
+
+    def __init__(self) -> None:
+        self._said_at_s: float | None = None
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report ``context``; asyncio accepts again a second later by itself."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _EXHAUSTED:
+            loop.default_exception_handler(context)
+        elif self._said_at_s is None or loop.time() - self._said_at_s >= _REPEAT_S:
+            self._said_at_s = loop.time()
+            sys.stderr.write(f"embedded broker: cannot accept connections for now: {error.strerror}\n")
