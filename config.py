@@ -9,7 +9,7 @@ class producer:
     """The fast side."""
 
     rate = 1000.0                          # msg/s · offered load: ten times what one consumer can do, the mismatch we study
-    strategy = "pace"                      # rate-control law; `pace laws` lists them; package.module:Class is your own
+    strategy = "pace"                      # law, and the queue's bound that goes with it; `pace laws` lists them; package.module:Class is your own
     limit = 0                              # messages · stop after this many; 0: endless
     batch_size = 50                        # messages · at most this many are written in one go
     burst_ms = 100.0                       # ms · depth of the token bucket: what may be caught up after a stall

@@ -20,6 +20,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from backpressure.derived import bound_of_strategy
 from backpressure.errors import ConfigError
 from backpressure.settings import Section, Settings
 
@@ -36,6 +37,8 @@ _COMMON_NAMES = {
     "LOG_LEVEL": "log.level",
 }
 _NOT_SETTINGS = {"PACE_CONFIG", "PACE_REQUIRE_BROKERS", "PACE_REQUIRE_TOOLS"}
+_FILE = 0  # the weakest layer of `load`
+_BOUND = ("queue.max_length", "queue.overflow")
 _HIDDEN = {"process"}  # set by `pace run`, of no use in a config file
 
 
@@ -57,18 +60,36 @@ def load(
     """
     from_dotenv = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     variables = from_dotenv | dict(os.environ if environ is None else environ)
-    values: dict[str, tuple[Any, str]] = {}
-    for layer in (
+    layers = (
         _from_file(_config_path(config_file, variables)),
         _from_common_names(variables),
         _from_environment(variables),
         ((key, value, "command line") for key, value in (flags or {}).items()),
-    ):
+    )
+    values: dict[str, tuple[Any, str]] = {}
+    strength: dict[str, int] = {}
+    for rank, layer in enumerate(layers):
         found = {key: (value, source) for key, value, source in layer}
         if found.keys() & {"broker.host", "broker.port"}:
             values.pop("broker.url", None)  # within one source the URL wins, but not over a stronger source's host
         values |= found
-    return _validated(values)
+        strength |= dict.fromkeys(found, rank)
+    settings = _validated(values)
+    for key in _BOUND if strength.get("producer.strategy") == _FILE else ():
+        if strength.get(key) == _FILE and _value(settings, key) == find_field(key).default:
+            del strength[key]  # `pace init` writes every default into the file: only what differs was chosen there
+    return _with_bound_of_strategy(settings, strength)
+
+
+def _with_bound_of_strategy(settings: Settings, strength: Mapping[str, int]) -> Settings:
+    """Return the settings with the bound that goes with the strategy, where nothing as strong states another."""
+    strategy = settings.producer.strategy
+    bound = {
+        key: value
+        for key, value in bound_of_strategy(strategy, settings.queue).items()
+        if value != _value(settings, key) and strength.get(key, -1) < strength.get("producer.strategy", -1)
+    }
+    return replaced(settings, bound, f"the strategy {strategy}") if bound else settings
 
 
 def replaced(settings: Settings, changes: Mapping[str, Any], source: str = "request") -> Settings:
@@ -213,7 +234,13 @@ def _sections() -> dict[str, type[Section]]:
 def _flat(settings: Settings) -> Iterator[tuple[str, Any]]:
     for section in _sections():
         for name in _sections()[section].model_fields:
-            yield f"{section}.{name}", getattr(getattr(settings, section), name)
+            key = f"{section}.{name}"
+            yield key, _value(settings, key)
+
+
+def _value(settings: Settings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
 
 
 def _variable(key: str) -> str:

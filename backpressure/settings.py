@@ -192,7 +192,11 @@ class ProducerSettings(Section):
     rate: float = knob(
         1000.0, "msg/s", "offered load: ten times what one consumer can do, the mismatch we study", gt=0, le=1e7
     )
-    strategy: Name = knob("pace", "", "rate-control law; `pace laws` lists them; package.module:Class is your own")
+    strategy: Name = knob(
+        "pace",
+        "",
+        "law, and the queue's bound that goes with it; `pace laws` lists them; package.module:Class is your own",
+    )
     limit: int = knob(0, "messages", "stop after this many; 0: endless", ge=0)
     batch_size: int = knob(50, "messages", "at most this many are written in one go", ge=1, le=10_000)
     burst_ms: float = knob(

@@ -29,11 +29,13 @@ from backpressure.api.producer_models import (
 )
 from backpressure.api.status import ProducerStatus, State
 from backpressure.config import replaced
-from backpressure.core.controllers import law_names
+from backpressure.core.controllers import law_names, traits
 from backpressure.core.journal import Outcome
+from backpressure.derived import bound_of_strategy
 from backpressure.engines.outbox import Settlement
 from backpressure.engines.producer import ProducerEngine
-from backpressure.errors import ConfigError
+from backpressure.errors import ConfigError, UnsupportedError
+from backpressure.settings import QueueSettings
 from backpressure.telemetry.metrics_processes import producer_registry
 from backpressure.transports.base import Cause
 
@@ -53,6 +55,7 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
     serve_basics(app, producer_registry(engine.report))
     laws = (*law_names(), engine.settings.producer.strategy)
+    strategy = _Strategy(engine)
     one_at_a_time = asyncio.Lock()  # a request changes the settings that the one before it left
     away: Responses = {503: {"description": "the broker is away or blocks publishing"}}
     unsent: Responses = {
@@ -97,9 +100,9 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         async with one_at_a_time:
             before = engine.settings
             with named_as_sent(request, request.sent()):
-                changes = request.changes(before)
+                changes = request.changes()
                 _refuse_paths(changes, laws)
-                await engine.reconfigure(replaced(before, changes))
+                await strategy.change(request.queue_mode, changes)
             return Changed.between(before, engine.settings)
 
     @app.post("/admin/clear-queue", responses=away)
@@ -120,6 +123,35 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         return State(status="running")
 
     return app
+
+
+class _Strategy:
+    """Changes the strategy of a running producer, so that it is as if started with it: the law, and the queue's bound.
+
+    It remembers the bound that was stated: a strategy with a bound of its own hides it, and the next one may need it.
+    """
+
+    def __init__(self, engine: ProducerEngine) -> None:
+        self._engine = engine
+        queue = engine.settings.queue
+        lifted = traits(engine.settings.producer.strategy).queue_bound == "none" and queue.type != "lazy"
+        if lifted and queue.max_length is None and engine.bounds_queues:
+            queue = queue.model_copy(update={"max_length": QueueSettings().max_length})
+        self._stated = queue
+
+    async def change(self, mode: str | None, changes: dict[str, Any]) -> None:
+        """Make the ``changes``, by dotted names, and those that go with ``mode`` and are not among them."""
+        before = self._engine.settings
+        stated = {key.removeprefix("queue."): value for key, value in changes.items() if key.startswith("queue.")}
+        queue = self._stated.model_copy(update=stated)
+        bound = {} if mode is None else bound_of_strategy(mode, queue)
+        try:
+            await self._engine.reconfigure(replaced(before, bound | changes))
+        except UnsupportedError:
+            if stated or mode is None or traits(mode).queue_bound != "as set":
+                raise
+            await self._engine.reconfigure(replaced(before, changes))  # the bound of a live queue is fixed here
+        self._stated = queue
 
 
 def _refuse_paths(changes: dict[str, Any], laws: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from backpressure.api.common import WHOLE, RequestBody, checked_live
-from backpressure.settings import Settings
 
 __all__ = [
     "BatchProduced",
@@ -21,7 +20,6 @@ __all__ = [
     "Unsent",
 ]
 
-_DEFAULT_BOUND = 10_000
 _MOST_AT_ONCE = 10_000  # an answer within a few seconds: clients give up waiting
 _MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 _SETTINGS = {
@@ -100,7 +98,7 @@ class ConfigRequest(RequestBody):
     )
 
     queue_mode: str | None = Field(
-        None, description="unbounded, bounded, rate_limited, or the name of any law; no path"
+        None, description="unbounded, bounded, rate_limited, or the name of any law, with the bound that goes with it"
     )
     max_queue_size: Annotated[int, WHOLE] | None = Field(None, description="bound of the queue, messages")
     rate_limit: float | None = Field(None, description="pace of the mode rate_limited, msg/s")
@@ -119,20 +117,10 @@ class ConfigRequest(RequestBody):
         """Return the fields that are given, by the dotted names of the settings they stand for."""
         return {key: name for name, key in _SETTINGS.items() if getattr(self, name) is not None}
 
-    def changes(self, current: Settings) -> dict[str, Any]:
-        """Return the dotted settings this asks for; raises `ConfigError` for one that cannot change at run time."""
-        changes = {key: getattr(self, name) for key, name in self.sent().items()}
-        if self.queue_mode is not None:
-            changes = self._mode(current) | changes
-        return changes | checked_live(self.settings, "producer")
-
-    def _mode(self, current: Settings) -> dict[str, Any]:
-        mode: dict[str, Any] = {}
-        if self.queue_mode == "unbounded":
-            mode["queue.max_length"] = None
-        elif self.queue_mode == "bounded":
-            mode |= {"queue.max_length": current.queue.max_length or _DEFAULT_BOUND, "queue.overflow": "reject-publish"}
-        return mode
+    def changes(self) -> dict[str, Any]:
+        """Return the dotted settings that are named; raises `ConfigError` for one that cannot change at run time."""
+        named = {key: getattr(self, name) for key, name in self.sent().items()}
+        return named | checked_live(self.settings, "producer")
 
 
 class Produced(BaseModel):

@@ -32,7 +32,14 @@ __all__ = ["ProducerEngine"]
 
 
 class ProducerEngine:
-    """One producer process. `run` it until its limit is reached or `stop` is called."""
+    """One producer process. `run` it until its limit is reached or `stop` is called.
+
+    Attributes:
+        settings: those in force.
+        session: identity of this producer in message ids and reports.
+        api_url: where its control API is; "" without one.
+        bounds_queues: whether the broker has bounded queues at all.
+    """
 
     def __init__(
         self,
@@ -54,7 +61,8 @@ class ProducerEngine:
             tracer: traces messages from their first sending until they are settled; None: no traces.
             on_progress: called each ``producer.progress_every`` settled messages.
         """
-        self.settings = settings if transport.bounds_queues else _unbounded(settings)
+        self.bounds_queues = transport.bounds_queues
+        self.settings = settings if self.bounds_queues else _unbounded(settings)
         self.session = secrets.randbits(60) & MAX_SESSION
         self.api_url = ""
         self._clock = clock

@@ -272,6 +272,42 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
     assert load(environ={"PACE_REQUIRE_BROKERS": "rabbitmq", "PATH": "/bin", "PACEMAKER": "1"}) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "bound"),
+    [("unbounded", (None, "drop-head")), ("bounded", (7, "reject-publish")), ("rate_limited", (7, "drop-head"))],
+)
+def test_a_strategy_brings_its_bound_over_that_of_a_weaker_source(
+    strategy: str, bound: tuple[int | None, str], folder: Path
+) -> None:
+    file = 'class queue:\n    max_length = 7\n    overflow = "drop-head"\n'
+    (folder / "config.py").write_text(file, encoding="utf-8")
+    by_flag = load({"producer.strategy": strategy}, environ={}).queue
+    by_environment = load(environ={"PACE_PRODUCER__STRATEGY": strategy}).queue
+    assert (by_flag.max_length, by_flag.overflow) == bound
+    assert by_environment == by_flag
+
+
+def test_the_strategy_bounded_has_a_bound_where_none_is_set() -> None:
+    environ = {"PACE_QUEUE__MAX_LENGTH": "none"}
+    assert load({"producer.strategy": "bounded"}, environ=environ).queue.max_length == 10_000
+
+
+def test_a_bound_stated_as_strongly_as_the_strategy_holds(folder: Path) -> None:
+    assert load({"producer.strategy": "unbounded", "queue.max_length": 5}, environ={}).queue.max_length == 5
+    environ = {"PACE_PRODUCER__STRATEGY": "unbounded", "PACE_QUEUE__MAX_LENGTH": "10000"}
+    assert load(environ=environ).queue.max_length == 10_000
+    file = 'class producer:\n    strategy = "unbounded"\nclass queue:\n    max_length = 500\n'
+    (folder / "config.py").write_text(file, encoding="utf-8")
+    assert load(environ={}).queue.max_length == 500
+
+
+def test_the_strategy_in_a_written_config_file_brings_its_bound_although_every_default_stands_there(
+    folder: Path,
+) -> None:
+    (folder / "config.py").write_text(render().replace('strategy = "pace"', 'strategy = "unbounded"'), encoding="utf-8")
+    assert load(environ={}).queue.max_length is None
+
+
 def test_replacing_changes_all_or_nothing() -> None:
     before = load({"producer.rate": 5}, environ={})
     after = replaced(before, {"consumer.rate": 7})

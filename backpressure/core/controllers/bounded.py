@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.config import LawConfig, Parameter, Traits
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["BoundedLaw"]
@@ -18,6 +18,7 @@ class BoundedLaw:
     """
 
     PARAMETERS: tuple[Parameter, ...] = ()
+    TRAITS = Traits(adapts=False, retries=False, queue_bound="refusing")
 
     def __init__(self, config: LawConfig) -> None:
         """Take the ceiling from ``config``."""

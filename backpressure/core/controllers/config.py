@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Literal
 
 from backpressure.errors import ConfigError
 
-__all__ = ["LawConfig", "Parameter"]
+__all__ = ["LawConfig", "Parameter", "Traits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a law says about itself, as its class attribute ``TRAITS``.
+
+    ``adapts``: it follows the consumers' pace. ``retries``: a message that the broker refuses is sent again, where the
+    settings leave that to the law. ``queue_bound`` is the bound that goes with the law when it is chosen as a strategy:
+    the one in the settings, none at all, or one that refuses what is too much.
+    """
+
+    adapts: bool = True
+    retries: bool = True
+    queue_bound: Literal["as set", "none", "refusing"] = "as set"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.config import LawConfig, Parameter, Traits
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["RateLimitedLaw"]
@@ -17,6 +17,7 @@ class RateLimitedLaw:
     """
 
     PARAMETERS: tuple[Parameter, ...] = ()
+    TRAITS = Traits(adapts=False, retries=False)
 
     def __init__(self, config: LawConfig) -> None:
         """Take the limit from ``config``."""

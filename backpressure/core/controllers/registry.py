@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 
 from backpressure.core.controllers.aimd import AimdLaw
 from backpressure.core.controllers.bounded import BoundedLaw
-from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.config import LawConfig, Parameter, Traits
 from backpressure.core.controllers.gradient2 import Gradient2Law
 from backpressure.core.controllers.pace import PaceLaw
 from backpressure.core.controllers.pid import PidLaw
@@ -20,7 +20,7 @@ from backpressure.core.controllers.vegas import VegasLaw
 from backpressure.core.signals import Law
 from backpressure.errors import ConfigError
 
-__all__ = ["ENTRY_POINTS", "LAWS", "LawDescription", "create", "describe", "law_names"]
+__all__ = ["ENTRY_POINTS", "LAWS", "LawDescription", "create", "describe", "law_names", "traits"]
 
 ENTRY_POINTS = "backpressure.laws"
 """Entry-point group under which packages offer laws of their own: ``name = "package.module:Class"``."""
@@ -75,6 +75,14 @@ def describe(name: str) -> LawDescription:
     factory = _find(name)
     lines = (factory.__doc__ or "").strip().splitlines()
     return LawDescription(name, lines[0] if lines else "", getattr(factory, "PARAMETERS", ()))
+
+
+def traits(name: str) -> Traits:
+    """Return what the law called ``name`` says about itself; what a law of the user's own says is not looked up here.
+
+    Processes that never run the law ask this, too, and need not have the module it is in.
+    """
+    return getattr(_SHIPPED.get(name), "TRAITS", Traits())
 
 
 def law_names() -> tuple[str, ...]:

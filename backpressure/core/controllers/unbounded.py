@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.config import LawConfig, Parameter, Traits
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["UnboundedLaw"]
@@ -17,6 +17,7 @@ class UnboundedLaw:
     """
 
     PARAMETERS: tuple[Parameter, ...] = ()
+    TRAITS = Traits(adapts=False, retries=False, queue_bound="none")
 
     def __init__(self, config: LawConfig) -> None:
         """Take the ceiling from ``config``."""

@@ -20,10 +20,11 @@ from backpressure.api.body_limit import MAX_BODY_BYTES
 from backpressure.api.producer import producer_app
 from backpressure.api.producer_models import Purged, Unsent
 from backpressure.api.status import ProducerStatus, State
-from backpressure.config import find_field
+from backpressure.config import find_field, load
+from backpressure.core.controllers import LAWS
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import TransportError, UnsupportedError
-from backpressure.settings import LIVE, Settings
+from backpressure.settings import LIVE, QueueSettings, Settings
 from backpressure.transports.base import Cause, Refusal
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
@@ -534,6 +535,56 @@ def test_a_change_is_in_force_and_answered_with_what_differs(body: dict[str, Any
         for name, value in values.items()
         if value != before[section][name]
     }
+
+
+@pytest.mark.parametrize("first", ["unbounded", "bounded", "rate_limited"])
+@pytest.mark.parametrize("second", LAWS)
+def test_a_strategy_means_the_same_at_the_start_and_whenever_it_is_changed_to(first: str, second: str) -> None:
+    def bound_of(queue: QueueSettings) -> tuple[int | None, str]:
+        return queue.max_length, queue.overflow
+
+    def started_with(strategy: str) -> Settings:
+        environ = {"PACE_QUEUE__MAX_LENGTH": "50", "PACE_QUEUE__OVERFLOW": "drop-head", "PACE_CONFIG": ""}
+        return load({"producer.strategy": strategy}, environ=environ)
+
+    async def story() -> tuple[int | None, str]:
+        given = {"queue__max_length": 50, "queue__overflow": "drop-head", "producer__strategy": "pace"}
+        async with producer_api(**given) as (client, engine, broker):
+            for mode in (first, second):
+                assert (await client.post("/admin/config", json={"queue_mode": mode})).status_code == 200
+            assert broker.queues[WORK].bound.get("max-length") == engine.settings.queue.max_length
+            return bound_of(engine.settings.queue)
+
+    assert run_virtually(story()) == bound_of(started_with(second).queue)
+
+
+def test_a_producer_started_without_a_bound_by_its_strategy_gets_one_with_another() -> None:
+    async def story(kind: str) -> int | None:
+        given = {"producer__strategy": "unbounded", "queue__max_length": None, "queue__type": kind}
+        async with producer_api(**given) as (client, engine, _):
+            await client.post("/admin/config", json={"queue_mode": "pace"})
+            return engine.settings.queue.max_length
+
+    assert run_virtually(story("classic")) == 10_000
+    assert run_virtually(story("lazy")) is None  # --lazy is without a bound whatever the strategy
+
+
+def test_a_law_can_be_changed_where_the_bound_of_a_live_queue_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fixed(self: MemoryAdmin, queue: str, *, max_length: int | None, overflow: str) -> None:
+        raise UnsupportedError("the bound is fixed")
+
+    monkeypatch.setattr(MemoryAdmin, "set_bound", fixed)
+
+    async def story() -> list[tuple[int, str, int | None]]:
+        answers = []
+        async with producer_api(producer__strategy="unbounded", queue__max_length=None) as (client, engine, _):
+            for mode in ("bounded", "pace"):
+                answer = await client.post("/admin/config", json={"queue_mode": mode})
+                settings = engine.settings
+                answers.append((answer.status_code, settings.producer.strategy, settings.queue.max_length))
+        return answers
+
+    assert run_virtually(story()) == [(409, "unbounded", None), (200, "pace", None)]
 
 
 def test_a_change_shows_within_two_hundred_milliseconds() -> None:
