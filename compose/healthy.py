@@ -13,9 +13,9 @@ def main() -> str | None:
     """Return what is wrong, or None."""
     try:
         facts = json.loads(Path(os.environ["PACE_PROCESS__ANNOUNCE_FILE"]).read_text(encoding="utf-8"))
-        url = facts.get("metrics_url") or f"{facts['api_url']}/health"  # the monitor has metrics, the others both
+        url = facts.get("api_url") or facts["metrics_url"].removesuffix("/metrics")  # the monitor names its metrics
         token = os.environ.get("PACE_API__TOKEN", "")
-        request = Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - our own program's address
+        request = Request(f"{url}/ready", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - our own program's address
         with urlopen(request, timeout=2) as answer:  # noqa: S310 - see above
             return None if answer.status == 200 else f"answered {answer.status}"
     except (OSError, ValueError) as error:

@@ -221,8 +221,41 @@ class Health(BaseModel):
     timestamp: datetime
 
 
-def serve_basics(app: FastAPI, registry: CollectorRegistry) -> None:
-    """Add ``GET /health`` and ``GET /metrics`` of ``registry``, and measure the duration of every request."""
+class Ready(BaseModel):
+    """The process is connected to its broker."""
+
+    status: Literal["ready"] = "ready"
+    timestamp: datetime
+
+
+class NotReady(BaseModel):
+    """The process is alive, and why it cannot do its work now."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"status": "not ready", "timestamp": "2026-01-01T12:00:00Z", "detail": "the broker is away"},
+            ]
+        }
+    )
+
+    status: Literal["not ready"] = "not ready"
+    timestamp: datetime
+    detail: str
+
+
+Obstacle = Callable[[], Awaitable[str]]
+"""Returns what keeps a process from doing its work; an empty text when nothing does."""
+
+
+def serve_basics(app: FastAPI, registry: CollectorRegistry, obstacle: Obstacle) -> None:
+    """Add ``GET /health``, ``GET /ready`` and ``GET /metrics``, and measure the duration of every request.
+
+    Args:
+        app: what to add them to.
+        registry: what ``/metrics`` tells.
+        obstacle: decides whether ``/ready`` answers 200 or 503.
+    """
     requests = RequestMetrics(registry)
 
     @app.middleware("http")
@@ -241,8 +274,18 @@ def serve_basics(app: FastAPI, registry: CollectorRegistry) -> None:
 
     @app.get("/health")
     async def health() -> Health:
-        """Say that the process is alive."""
+        """Say that the process is alive, with or without a broker (liveness: restart it when this fails)."""
         return Health(timestamp=datetime.now(UTC))
+
+    not_ready: dict[str, Any] = {"model": NotReady, "description": "the broker cannot be reached or blocks"}
+
+    @app.get("/ready", response_model=Ready, responses={503: not_ready})
+    async def ready() -> Ready | JSONResponse:
+        """Say whether the broker can be reached and the work be done (readiness: 503 while it cannot)."""
+        detail, now = await obstacle(), datetime.now(UTC)
+        if not detail:
+            return Ready(timestamp=now)
+        return JSONResponse(NotReady(timestamp=now, detail=detail).model_dump(mode="json"), 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -100,7 +100,11 @@ class SlowedDown(BaseModel):
 def consumer_app(engine: ConsumerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: consumer", "Watch the consumer, slow it down, pause it, change its work.")
-    serve_basics(app, consumer_registry(engine.report))
+
+    async def obstacle() -> str:
+        return engine.obstacle
+
+    serve_basics(app, consumer_registry(engine.report), obstacle)
 
     @app.get("/status")
     async def status() -> ConsumerStatus:

@@ -46,7 +46,11 @@ def monitor_app(
         token: what the control APIs of producers and consumers want to see, if anything.
     """
     app = create_app("Pace Matching: monitor", "Queues, rates, waits and events of the loop, as text, JSON and a page.")
-    serve_basics(app, registry)
+
+    async def obstacle() -> str:
+        return next(source.error for source in snapshot().sources if source.name == "broker")
+
+    serve_basics(app, registry, obstacle)
     serve_control(app, snapshot, token)
     page = Page(app, assets, styles="'self' 'unsafe-inline'")  # the chart library sets styles of its own
 

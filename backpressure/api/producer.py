@@ -53,7 +53,11 @@ _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9
 def producer_app(engine: ProducerEngine) -> FastAPI:
     """Return the control API of ``engine``."""
     app = create_app("Pace Matching: producer", "Send messages, watch the producer and change its pace while it runs.")
-    serve_basics(app, producer_registry(engine.report))
+
+    async def obstacle() -> str:
+        return engine.obstacle
+
+    serve_basics(app, producer_registry(engine.report), obstacle)
     laws = (*law_names(), engine.settings.producer.strategy)
     strategy = _Strategy(engine)
     one_at_a_time = asyncio.Lock()  # a request changes the settings that the one before it left

@@ -176,6 +176,13 @@ class ConsumerEngine:
         return self._bench.paused
 
     @property
+    def obstacle(self) -> str:
+        """What keeps it from taking messages now; empty while nothing does, or only a pause that was asked for."""
+        if self._stopping:
+            return "it is stopping"
+        return "" if self._bench.connected else "the broker is away"
+
+    @property
     def stopping(self) -> bool:
         """Whether it was asked to stop."""
         return self._stopping

@@ -207,6 +207,15 @@ class ProducerEngine:
         return self._sender.blocked
 
     @property
+    def obstacle(self) -> str:
+        """What keeps it from sending now; empty while nothing does."""
+        if self._stopping:
+            return "it is stopping"
+        if not self._sender.connected:
+            return "the broker is away"
+        return "the broker blocks publishing" if self.blocked else ""
+
+    @property
     def decision(self) -> Decision:
         """What the law last decided."""
         return self._pacing.decision

@@ -73,6 +73,7 @@ class Workbench:
         self.waker = Waker()
         self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake, only_missing=True)
         self.paused = False
+        self.connected = False
         self.expect = settings.consumer.expect
         self._ready: deque[Job] = deque()
         self._waiting: list[tuple[float, int, Job]] = []  # heap by the time of the next attempt
@@ -234,6 +235,7 @@ class Workbench:
 
     def on_ready(self) -> None:
         """Consuming has (again) begun."""
+        self.connected = True
         self.waker.wake()
 
     def on_delivery(self, delivery: Delivery) -> None:
@@ -250,6 +252,7 @@ class Workbench:
 
     def on_lost(self, error: Exception) -> None:  # noqa: ARG002 - the transport has logged it
         """What is held and not being worked on will be delivered again."""
+        self.connected = False
         self._ready.clear()
         self._waiting.clear()
         if self._current is not None:

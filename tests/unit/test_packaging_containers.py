@@ -253,7 +253,7 @@ class _Program(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.headers["Authorization"] == "Bearer lab"
-        self.send_response(200 if known and self.path in {"/health", "/metrics"} else 401)
+        self.send_response(200 if known and self.path == "/ready" else 401)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

@@ -32,7 +32,7 @@ def lab_app(lab: Lab, assets: Mapping[str, Path]) -> FastAPI:
     async def unknown(_: Request, error: UnknownNameError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 404)
 
-    serve_basics(app, CollectorRegistry())
+    serve_basics(app, CollectorRegistry(), lab.obstacle)
     app.include_router(board_router("RabbitMQ", lab.rabbitmq))
     app.include_router(board_router("Kafka", lab.kafka, lab.kafka_missing))
     app.include_router(tasks_router(lab.tasks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from backpressure.core.message import Delivery
@@ -9,10 +10,13 @@ from backpressure.engines.lab.note import Note, ReceivedNote
 from backpressure.engines.lab.receiver import Receiver
 from backpressure.engines.lab.sender import Sender, opened
 from backpressure.engines.lab.store import Store
+from backpressure.errors import TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import Transport
 
 __all__ = ["Board", "BoardView"]
+
+_LOOK_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,16 @@ class Board:
         """Receive from now on; raises `TransportError`."""
         await self._sender.prepare()  # the queue is there
         await self._receiver.start(self._queue.work)
+
+    async def obstacle(self) -> str:
+        """Return why the broker cannot be reached; empty: it can."""
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_S), opened(self._transport.admin()):
+                return ""
+        except TimeoutError:
+            return f"{self.address} does not answer"
+        except TransportError as error:
+            return str(error)
 
     def view(self, newest: int | None = None) -> BoardView:
         """Return what is known, with the ``newest`` messages only (None: all that are kept)."""

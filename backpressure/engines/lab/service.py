@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 from backpressure.engines.lab.board import Board
 from backpressure.engines.lab.pubsub import PubSub
 from backpressure.engines.lab.tasks import Tasks
 
 __all__ = ["Lab"]
+
+_KNOWN_FOR_S = 1.0  # each look is a connection: not more than one a second, however many ask
 
 
 class Lab:
@@ -23,6 +26,9 @@ class Lab:
         self.kafka = kafka
         self.kafka_missing = kafka_missing
         self._stopping = asyncio.Event()
+        self._one_look = asyncio.Lock()
+        self._look_again_at = -inf
+        self._obstacle = ""
 
     async def start(self) -> None:
         """Nothing: every part connects when it is first used."""
@@ -34,6 +40,17 @@ class Lab:
     def stop(self) -> None:
         """Ask `run` to end."""
         self._stopping.set()
+
+    async def obstacle(self) -> str:
+        """Return why RabbitMQ, which all but the Kafka board needs, cannot be used now; empty: it can."""
+        if self._stopping.is_set():
+            return "it is stopping"
+        async with self._one_look:
+            clock = asyncio.get_running_loop().time
+            if clock() >= self._look_again_at:
+                self._obstacle = await self.rabbitmq.obstacle()
+                self._look_again_at = clock() + _KNOWN_FOR_S
+        return self._obstacle
 
     async def close(self) -> None:
         """Stop every part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 from calling import calling, consumer_api, routes
 from stage import RecordingBroker, ours, put, settings_of, until
@@ -13,6 +14,7 @@ from virtual_time import VirtualClock, run_virtually
 from backpressure.api.consumer import SlowedDown, consumer_app
 from backpressure.api.status import ConsumerStatus, State
 from backpressure.engines.consumer import ConsumerEngine
+from backpressure.errors import NotConnectedError
 from backpressure.transports.memory import MemoryTransport
 
 
@@ -47,6 +49,34 @@ def test_health_status_and_metrics_answer_before_the_broker_is_there() -> None:
             return [(await client.get(path)).status_code for path in ("/health", "/status", "/metrics")]
 
     assert run_virtually(story()) == [200, 200, 200]
+
+
+def test_ready_is_503_with_the_reason_until_messages_are_taken_and_a_pause_leaves_it_ready() -> None:
+    async def story() -> list[tuple[int, Any]]:
+        settings, broker, answers = settings_of(), RecordingBroker(), []
+        engine = ConsumerEngine(MemoryTransport(settings, broker), settings, VirtualClock())
+
+        async def look(client: httpx.AsyncClient) -> None:
+            answer = await client.get("/ready")
+            answers.append((answer.status_code, answer.json().get("detail")))
+
+        async with calling(consumer_app(engine)) as client:
+            await look(client)
+            await engine.start()
+            await look(client)
+            await engine.pause()
+            await look(client)
+            await engine.resume()
+            engine._bench.on_lost(NotConnectedError("gone"))
+            await look(client)
+            engine.stop()
+            await look(client)
+            await engine.close()
+        return answers
+
+    assert run_virtually(story()) == [
+        (503, "the broker is away"), (200, None), (200, None), (503, "the broker is away"), (503, "it is stopping")
+    ]  # fmt: skip
 
 
 def test_status_tells_what_it_did_how_fast_and_how_long_messages_waited() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from calling import calling, producer_api, routes
+from calling import IDLE, calling, producer_api, routes
 from stage import WORK, LateTransport, RecordingBroker, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
@@ -23,7 +23,7 @@ from backpressure.api.status import ProducerStatus, State
 from backpressure.config import find_field, load
 from backpressure.core.controllers import LAWS
 from backpressure.engines.producer import ProducerEngine
-from backpressure.errors import TransportError, UnsupportedError
+from backpressure.errors import NotConnectedError, TransportError, UnsupportedError
 from backpressure.settings import LIVE, QueueSettings, Settings
 from backpressure.transports.base import Cause, Refusal
 from backpressure.transports.memory import MemoryTransport
@@ -57,6 +57,42 @@ def test_health_says_healthy_and_when() -> None:
     assert body.keys() == {"status", "timestamp"}
     assert body["status"] == "healthy"
     assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
+
+
+def test_ready_is_503_with_the_reason_until_the_broker_takes_messages() -> None:
+    async def story() -> list[tuple[int, Any]]:
+        settings, broker, answers = settings_of(**IDLE), RecordingBroker(), []
+        engine = ProducerEngine(MemoryTransport(settings, broker), settings, VirtualClock())
+
+        async def look(client: httpx.AsyncClient) -> None:
+            answer = await client.get("/ready")
+            answers.append((answer.status_code, answer.json().get("detail")))
+            assert (await client.get("/health")).status_code == 200
+
+        async with calling(producer_app(engine)) as client:
+            await look(client)
+            await engine.start()
+            await look(client)
+            engine._sender.on_blocked("memory")
+            await look(client)
+            engine._sender.on_unblocked()
+            engine._sender.on_lost(NotConnectedError("gone"))
+            await look(client)
+            engine._sender.on_ready()
+            await asyncio.sleep(1)  # the queues are looked for again
+            await look(client)
+            await engine.close()
+            await look(client)
+        return answers
+
+    assert run_virtually(story()) == [
+        (503, "the broker is away"),
+        (200, None),
+        (503, "the broker blocks publishing"),
+        (503, "the broker is away"),
+        (200, None),
+        (503, "it is stopping"),
+    ]
 
 
 def test_produce_answers_after_the_confirm_with_the_id_and_the_time() -> None:

@@ -58,7 +58,11 @@ def test_it_serves_on_a_free_port_and_stops() -> None:
 
 def test_methods_that_do_not_exist_add_no_series() -> None:
     app, registry = create_app("test", "test"), CollectorRegistry()
-    serve_basics(app, registry)
+
+    async def nothing() -> str:
+        return ""
+
+    serve_basics(app, registry, nothing)
 
     async def story() -> None:
         transport = httpx.ASGITransport(app)

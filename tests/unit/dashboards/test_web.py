@@ -17,13 +17,14 @@ from backpressure.api import producer as producer_api
 from backpressure.api.monitor import monitor_app
 from backpressure.api.monitor_feed import LiveFeed
 from backpressure.api.monitor_json import point
-from backpressure.core.snapshot import QueueState, Snapshot
+from backpressure.core.snapshot import QueueState, Snapshot, Source
 from backpressure.dashboards.web import assets
 from backpressure.settings import LIVE
 from backpressure.telemetry.metrics_monitor import monitor_registry
 
 Make = Callable[..., Snapshot]
 MakeQueues = Callable[..., dict[str, QueueState]]
+OK = Source("broker", ok=True)
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
@@ -45,6 +46,16 @@ def test_scrapers_and_curl_get_prometheus_text(snapshot: Make, path: str, header
     answer = get(snapshot(), path, headers)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'pace_queue_messages{queue="work.queue"} 45.0' in answer.text
+
+
+def test_the_monitor_is_alive_without_a_broker_and_ready_with_one(snapshot: Make) -> None:
+    away = (Source("broker", ok=False, error="connection refused"),)
+    for path, sources, status in (("/health", away, 200), ("/ready", away, 503), ("/ready", (OK,), 200)):
+        answer = get(snapshot(sources=sources), path)
+        assert (answer.status_code, answer.json().get("detail")) == (
+            status,
+            "connection refused" if status == 503 else None,
+        )
 
 
 def test_a_browser_gets_the_page(snapshot: Make) -> None:

@@ -187,6 +187,31 @@ def test_a_full_queue_is_429_and_a_broker_away_503_and_both_say_when_to_try_agai
     run_virtually(story())
 
 
+def test_the_lab_is_ready_while_rabbitmq_answers_and_says_why_it_is_not(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> list[tuple[int, Any]]:
+        answers, connections = [], 0
+
+        async def start(_: MemoryAdmin) -> None:
+            nonlocal connections
+            connections += 1
+            if connections > 1:
+                raise NotConnectedError("no broker at memory://lab")
+
+        monkeypatch.setattr(MemoryAdmin, "start", start)
+        async with calling(stage, kafka=False) as client:
+            for pause_s in (0.0, 0.5, 1.5):  # the answer is kept for a second
+                await asyncio.sleep(pause_s)
+                answer = await client.get("/ready")
+                answers.append((answer.status_code, answer.json().get("detail")))
+            assert connections == 2
+            assert (await client.get("/health")).status_code == 200
+        return answers
+
+    assert run_virtually(story()) == [(200, None), (200, None), (503, "no broker at memory://lab")]
+
+
 def test_a_queue_with_other_arguments_is_409_for_to_try_again_is_no_use(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
