@@ -2,7 +2,7 @@
 
 Layers, bottom up. Only the last two own sockets; everything above them is bytes in, bytes out, with time passed in.
 
-- ``wire``, ``properties``, ``replies``: the octets of AMQP: frames, content properties, error codes and texts
+- ``replies``: error codes and texts; the octets of AMQP are `backpressure.amqp`'s
 - ``timers``, ``counters``, ``alarms``, ``qos``: small mechanisms without knowledge of AMQP
 - ``message``, ``backlog``, ``rotation``, ``queue``, ``exchange``, ``dead_letter``, ``policy``, ``declarations``: what a
   broker is made of
@@ -12,5 +12,6 @@ Layers, bottom up. Only the last two own sockets; everything above them is bytes
 - ``reports``: the state as the management API's documents
 - ``server``: the TCP listener and the event loop; ``management``: the HTTP API
 
-The package imports ``backpressure.core`` and ``backpressure.errors`` only: never a transport, never an AMQP client.
+The package imports ``backpressure.amqp``, ``backpressure.core`` and ``backpressure.errors`` only: never a transport,
+never an AMQP client.
 """

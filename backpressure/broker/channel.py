@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
+from backpressure.amqp.errors import bad_syntax
+from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, FRAME_METHOD
+from backpressure.amqp.methods import decode_method, method_frame, queue_declare_ok
 from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.counters import Counters
 from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
@@ -22,15 +25,6 @@ from backpressure.broker.replies import (
     command_invalid,
     not_allowed,
     not_implemented,
-    syntax_error,
-)
-from backpressure.broker.wire import (
-    FRAME_BODY,
-    FRAME_HEADER,
-    FRAME_METHOD,
-    decode_method,
-    method_frame,
-    queue_declare_ok,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +93,7 @@ class Channel:
     def _method(self, payload: bytes) -> None:
         self.publishing.expect_no_content()
         if len(payload) < 4:
-            raise syntax_error()
+            raise bad_syntax()
         (index,) = _INDEX.unpack_from(payload)
         if index == PUBLISH_INDEX:
             self.publishing.method(payload)
@@ -116,7 +110,7 @@ class Channel:
         try:
             tag, bits = _TAG_AND_BITS.unpack_from(payload, 4)
         except struct.error as cause:
-            raise syntax_error(index) from cause
+            raise bad_syntax(index) from cause
         if index == _ACK_INDEX:
             self.consuming.ack(tag, multiple=bool(bits & 1))
         elif index == _NACK_INDEX:

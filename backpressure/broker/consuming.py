@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 from pamqp import commands
 
-from backpressure.amqp.properties import encode_value
+from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
+from backpressure.amqp.methods import method_frame
+from backpressure.amqp.tables import Long, encode_value, short_string
 from backpressure.broker.qos import Prefetch
 from backpressure.broker.replies import precondition_failed
-from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, method_frame, shortstr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.counters import Counters
     from backpressure.broker.message import Entry
     from backpressure.broker.queue import Queue
@@ -46,7 +47,7 @@ class Consumer:
         priority = arguments.get("x-priority")
         self.priority = priority if isinstance(priority, int) else 0
         self.prefetch = Prefetch(prefetch)
-        self.deliver_prefix = _DELIVER + shortstr(tag)
+        self.deliver_prefix = _DELIVER + short_string(tag)
         self._channel = channel
         self._session = channel.session
 
@@ -225,5 +226,5 @@ def _header(queue: Queue, entry: Entry) -> bytes:
     if not (queue.is_quorum and entry.delivery_count):
         return entry.message.header
     properties = entry.message.properties()
-    properties.set_headers({**properties.headers(), b"x-delivery-count": encode_value(entry.delivery_count)})
+    properties.set_headers({**properties.headers(), b"x-delivery-count": encode_value(Long(entry.delivery_count))})
     return properties.payload()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.properties import Timestamp, decode_value, encode_value, join_tables, split_array, split_table
+from backpressure.amqp.tables import Long, Timestamp, decode_value, encode_value, join_tables, split_array, split_table
 from backpressure.broker.message import Message
 
 if TYPE_CHECKING:
-    from backpressure.amqp.properties import Raw
+    from backpressure.amqp.tables import RawTable
 
 __all__ = ["dead_lettered"]
 
@@ -33,7 +33,7 @@ def dead_lettered(
     death = next((d for d in deaths if here.items() <= d.items()), None)
     if death is None:
         death = {
-            b"count": encode_value(0),
+            b"count": encode_value(Long(0)),
             **here,
             b"time": encode_value(Timestamp(epoch_s)),
             b"exchange": encode_value(message.exchange),
@@ -44,7 +44,7 @@ def dead_lettered(
             death[b"original-expiration"] = encode_value(original)
     else:
         deaths.remove(death)
-    death[b"count"] = encode_value(_count(death) + 1)
+    death[b"count"] = encode_value(Long(_count(death) + 1))
     headers[b"x-death"] = join_tables([death, *deaths])
     if b"x-first-death-reason" not in headers:
         for name, value in (("reason", reason), ("queue", queue), ("exchange", message.exchange)):
@@ -60,13 +60,13 @@ def dead_lettered(
     )
 
 
-def _count(death: Raw) -> int:
+def _count(death: RawTable) -> int:
     """How often the message died there; a publisher may have forged anything."""
     count = decode_value(death.get(b"count", b""))
     return count if isinstance(count, int) and 0 <= count < 2**62 else 0
 
 
-def _is_cycle(deaths: list[Raw], queue: str) -> bool:
+def _is_cycle(deaths: list[RawTable], queue: str) -> bool:
     """Whether the message was in ``queue`` before and nobody rejected it since."""
     rejected, here = encode_value("rejected"), encode_value(queue)
     for position, death in enumerate(deaths):

@@ -13,7 +13,7 @@ from backpressure.broker.replies import inequivalent, precondition_failed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.properties import decode_value
+from backpressure.amqp.tables import decode_value
 from backpressure.broker.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.message import Message
     from backpressure.broker.policy import Policy
     from backpressure.broker.queue import Queue

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backpressure.amqp.properties import Properties
-from backpressure.broker.wire import shortstr
+from backpressure.amqp.tables import short_string
 
 if TYPE_CHECKING:
-    from backpressure.amqp.properties import Raw
+    from backpressure.amqp.tables import RawTable
 
 __all__ = ["ENTRY_COST_BYTES", "Entry", "Message"]
 
@@ -38,7 +38,7 @@ class Message:
         """``header`` is the content header frame's payload; ``route`` exchange and key as two short strings."""
         self.exchange = exchange
         self.routing_key = routing_key
-        self.route = route or shortstr(exchange) + shortstr(routing_key)
+        self.route = route or short_string(exchange) + short_string(routing_key)
         self.header = header
         self.body = body
         self.persistent = persistent
@@ -53,7 +53,7 @@ class Message:
         """The properties, parsed anew."""
         return Properties.parse(self.header)
 
-    def headers(self) -> Raw:
+    def headers(self) -> RawTable:
         """The headers table, values undecoded."""
         return self.properties().headers()
 

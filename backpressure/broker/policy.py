@@ -15,7 +15,7 @@ from backpressure.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
 
 __all__ = ["Limits", "Policy", "matching"]
 

@@ -10,7 +10,11 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backpressure.amqp.errors import bad_syntax
+from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
+from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
+from backpressure.amqp.tables import short_string
 from backpressure.broker.declarations import MAX_TTL_MS
 from backpressure.broker.message import Message
 from backpressure.broker.replies import (
@@ -18,10 +22,8 @@ from backpressure.broker.replies import (
     access_refused,
     not_implemented,
     precondition_failed,
-    syntax_error,
     unexpected_frame,
 )
-from backpressure.broker.wire import FRAME_METHOD, content_frames, frame, read_shortstr, shortstr
 
 if TYPE_CHECKING:
     from backpressure.broker.counters import Counters
@@ -33,7 +35,7 @@ PUBLISH_INDEX = 0x003C0028
 _BODY_SIZE = struct.Struct(">Q")
 _CONFIRM = struct.Struct(">IQB")
 _ACK_INDEX, _NACK_INDEX = 0x003C0050, 0x003C0078
-_RETURN_NO_ROUTE = b"\x00\x3c\x00\x32" + struct.pack(">H", 312) + shortstr("NO_ROUTE")
+_RETURN_NO_ROUTE = b"\x00\x3c\x00\x32" + struct.pack(">H", 312) + short_string("NO_ROUTE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,21 @@ class PublishMethod:
 
     @classmethod
     def parse(cls, payload: bytes) -> PublishMethod:
-        """Read a method frame's payload; `ConnectionFault` 502 when it is malformed, 540 for ``immediate``."""
+        """Read a method frame's payload; `DecodeError` for no such method, `ConnectionFault` 540 for ``immediate``."""
         try:
-            exchange, position = read_shortstr(payload, 6)
-            routing_key, position = read_shortstr(payload, position)
+            exchange, position = read_short(payload, 6)
+            routing_key, position = read_short(payload, position)
             bits = payload[position]
-        except (ValueError, IndexError) as cause:
-            raise syntax_error(PUBLISH_INDEX) from cause
+        except IndexError as cause:
+            raise bad_syntax(PUBLISH_INDEX) from cause
         if bits & 2:
             raise not_implemented("immediate=true")
-        return cls(exchange, routing_key, payload[6:position], mandatory=bool(bits & 1))
+        return cls(_text(exchange), _text(routing_key), payload[6:position], mandatory=bool(bits & 1))
+
+
+def _text(octets: bytes) -> str:
+    """A name whose octets can be got back from it: RabbitMQ, too, takes routing keys that are not UTF-8."""
+    return octets.decode(errors="surrogateescape")
 
 
 class Publishing:
@@ -106,7 +113,7 @@ class Publishing:
         try:
             self._properties = Properties.parse(payload)
         except ValueError as cause:
-            raise syntax_error(PUBLISH_INDEX) from cause
+            raise bad_syntax(PUBLISH_INDEX) from cause
         self._header = payload
         self._missing = self._properties.body_size
         limit = self._session.config.max_message_bytes

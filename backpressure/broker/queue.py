@@ -17,7 +17,7 @@ from backpressure.broker.rotation import Rotation
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.alarms import MemoryAlarm
     from backpressure.broker.message import Message
     from backpressure.broker.policy import Policy

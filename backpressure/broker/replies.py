@@ -14,7 +14,6 @@ __all__ = [
     "access_refused",
     "channel_error",
     "command_invalid",
-    "frame_error",
     "inequivalent",
     "no_exchange",
     "no_queue",
@@ -22,7 +21,6 @@ __all__ = [
     "not_implemented",
     "precondition_failed",
     "resource_locked",
-    "syntax_error",
     "unexpected_frame",
 ]
 
@@ -41,7 +39,7 @@ class Fault(Exception):  # noqa: N818 - AMQP speaks of replies, and a refusal is
     @property
     def text(self) -> str:
         """The reply text; a short string on the wire, hence cut at 255 octets."""
-        return f"{self.name} - {self.detail}".encode()[:255].decode(errors="ignore")
+        return f"{self.name} - {self.detail}".encode(errors="surrogateescape")[:255].decode(errors="ignore")
 
 
 class ChannelFault(Fault):
@@ -112,17 +110,3 @@ def channel_error(detail: str) -> ConnectionFault:
 def unexpected_frame(detail: str) -> ConnectionFault:
     """505 for content frames out of order."""
     return ConnectionFault(505, "UNEXPECTED_FRAME", detail)
-
-
-def frame_error(kind: int, size: int, frame_max: int) -> ConnectionFault:
-    """501 for octets that are no frame: unknown type, beyond ``frame_max``, or without the end octet."""
-    if size > frame_max - 8:
-        reason = f"frame size {size} exceeds the negotiated maximum of {frame_max}"
-    else:
-        reason = "unknown frame type or missing end octet"
-    return ConnectionFault(501, "FRAME_ERROR", f"type {kind}, {reason}")
-
-
-def syntax_error(method_index: int = 0) -> ConnectionFault:
-    """502 for a frame whose contents cannot be read."""
-    return ConnectionFault(502, "SYNTAX_ERROR", "illegal values in the frame", method_index)

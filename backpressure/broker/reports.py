@@ -19,7 +19,7 @@ from backpressure.broker.session import State
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.channel import Channel
     from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session

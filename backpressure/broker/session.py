@@ -15,6 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
+from backpressure.amqp.errors import DecodeError
+from backpressure.amqp.frames import (
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    FRAME_MIN_SIZE,
+    HEARTBEAT,
+    PROTOCOL_HEADER,
+    FrameReader,
+)
+from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.broker import handshake
 from backpressure.broker.channel import Channel
 from backpressure.broker.replies import (
@@ -22,16 +32,6 @@ from backpressure.broker.replies import (
     channel_error,
     command_invalid,
     not_allowed,
-)
-from backpressure.broker.wire import (
-    FRAME_HEARTBEAT,
-    FRAME_METHOD,
-    FRAME_MIN_SIZE,
-    HEARTBEAT,
-    PROTOCOL_HEADER,
-    FrameReader,
-    decode_method,
-    method_frame,
 )
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class Session:
                 self._handle(kind, number, payload)
                 if not self.wants_input:
                     break
+        except DecodeError as error:
+            self._fail(ConnectionFault(error.code, error.name, error.detail, error.method_index))
         except ConnectionFault as fault:
             self._fail(fault)
 

@@ -13,8 +13,7 @@ import json
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from pamqp import decode, encode
-
+from backpressure.amqp.tables import FieldTable, octets_of
 from backpressure.broker.exchange import Exchange
 from backpressure.broker.message import Entry, Message
 from backpressure.broker.policy import Policy
@@ -24,7 +23,7 @@ from backpressure.errors import ConfigError, PaceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = ["Store", "StoreError"]
@@ -221,11 +220,9 @@ def _topology(vhost: VirtualHost) -> dict[str, Any]:
 
 
 def _encoded(table: Table) -> str:
-    """A field table as text: AMQP's own encoding keeps what JSON has no types for."""
-    fields: Any = dict(table)
-    return base64.b64encode(encode.field_table(fields)).decode()
+    """A field table as text: its own octets, which keep what JSON has no types for."""
+    return base64.b64encode(octets_of(table)).decode()
 
 
 def _decoded(text: str) -> Table:
-    table: Table = decode.field_table(base64.b64decode(text))[1]
-    return table
+    return FieldTable(base64.b64decode(text))

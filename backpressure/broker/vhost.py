@@ -32,7 +32,7 @@ from backpressure.broker.timers import Timers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backpressure.amqp.properties import Table
+    from backpressure.amqp.tables import Table
     from backpressure.broker.message import Message
     from backpressure.broker.session import Session
 

@@ -220,3 +220,51 @@ def test_a_client_that_misses_its_heartbeats_is_disconnected(raw: Any) -> None:
 def test_the_server_accepts_heartbeats_whenever_they_come(raw_open: Any) -> None:
     raw_open.send(b"\x08\x00\x00\x00\x00\x00\x00\xce" * 3, commands.Queue.Declare(exclusive=True), channel=1)
     raw_open.expect(commands.Queue.DeclareOk)
+
+
+def latin1(index: int, arguments: bytes) -> bytes:
+    """A method on channel 1 with arguments that no codec would write."""
+    payload = index.to_bytes(4, "big") + arguments
+    return b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+
+def test_a_name_that_is_not_utf8_costs_the_connection(raw_open: Any) -> None:
+    raw_open.send(latin1(0x0032000A, b"\0\0\x04caf\xe9\x02\0\0\0\0"))
+    closed = raw_open.expect(commands.Connection.Close)
+    assert (closed.reply_code, closed.reply_text) == (501, "FRAME_ERROR - Malformed UTF-8 in shortstr")
+
+
+def test_a_routing_key_that_is_not_utf8_is_taken_and_returned_in_its_octets(raw_open: Any) -> None:
+    raw_open.send(latin1(0x003C0028, b"\0\0\x0aamq.fanout\x04caf\xe9\x01"))
+    raw_open.send(b"\x02\x00\x01\0\0\0\x0e\x00\x3c\x00\x00" + bytes(8) + b"\0\0\xce")
+    raw_open.socket.settimeout(5)
+    received = b""
+    while not received.endswith(b"\0\0\xce"):
+        received += raw_open.socket.recv(4096)
+    assert b"NO_ROUTE\x0aamq.fanout\x04caf\xe9" in received
+
+
+ODD_TABLE = b"".join(
+    bytes((len(name),)) + name + value
+    for name, value in {
+        b"caf\xe9": b"t\x01",
+        b"text": b"S\0\0\0\x04caf\xe9",
+        b"nested": b"F\0\0\0\x0e\x04caf\xe9S\0\0\0\x04caf\xe9",
+        b"ms": b"T" + (1_772_000_000_000).to_bytes(8, "big"),
+        b"before": b"T" + b"\xff" * 8,
+        b"scale": b"D\xff\0\0\0\x07",
+        b"bytes": b"x\0\0\0\x02\xff\x00",
+    }.items()
+)
+
+
+def test_arguments_are_taken_whatever_their_values(raw_open: Any) -> None:
+    table = len(ODD_TABLE).to_bytes(4, "big") + ODD_TABLE
+    raw_open.send(latin1(0x0032000A, b"\0\0\x0ccontract.odd\x04" + table))  # an exclusive queue
+    raw_open.expect(commands.Queue.DeclareOk)
+    raw_open.send(latin1(0x00320014, b"\0\0\x0ccontract.odd\x09amq.topic\x01k\0" + table))
+    raw_open.expect(commands.Queue.BindOk)
+    raw_open.send(latin1(0x003C0014, b"\0\0\x0ccontract.odd\x01t\0" + table))
+    raw_open.expect(commands.Basic.ConsumeOk)
+    raw_open.send(latin1(0x00320032, b"\0\0\x0ccontract.odd\x09amq.topic\x01k" + table))
+    raw_open.expect(commands.Queue.UnbindOk)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from pamqp import commands
 from pamqp import frame as pamqp_frame
 
+from backpressure.amqp.frames import FrameReader, frame
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.session import Session
 from backpressure.broker.vhost import VirtualHost
-from backpressure.broker.wire import FrameReader, frame
 
 if TYPE_CHECKING:
     from pamqp.base import Frame

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backpressure.broker.replies import ConnectionFault
-from backpressure.broker.wire import FrameReader, content_frames, frame
+from backpressure.amqp.errors import DecodeError
+from backpressure.amqp.frames import FrameReader, content_frames, frame
 
 payloads = st.lists(st.tuples(st.sampled_from([1, 2, 3, 8]), st.integers(0, 65535), st.binary(max_size=60)), max_size=8)
 
@@ -58,7 +58,7 @@ def test_an_incomplete_frame_is_no_error() -> None:
 def test_what_is_no_frame_is_a_frame_error(data: bytes) -> None:
     reader = FrameReader(4096)
     reader.feed(data)
-    with pytest.raises(ConnectionFault) as caught:
+    with pytest.raises(DecodeError) as caught:
         list(reader.frames())
     assert caught.value.code == 501
 
@@ -66,7 +66,7 @@ def test_what_is_no_frame_is_a_frame_error(data: bytes) -> None:
 def test_frames_before_a_bad_one_are_still_delivered() -> None:
     reader, seen = FrameReader(4096), []
     reader.feed(frame(1, 1, b"good") + b"\xff" * 8)
-    with pytest.raises(ConnectionFault):
+    with pytest.raises(DecodeError):
         seen.extend(reader.frames())
     assert seen == [(1, 1, b"good")]
 

@@ -1,0 +1,308 @@
+"""Field tables and their values, decoded and in their octets.
+
+Two views of one table. Undecoded (`split_table`) every value keeps the exact type and octets its sender gave it; that
+is what is passed on. Decoded (`decode_table`) it is read: whatever has no meaning in Python is None, so that no value
+of a stranger's message is an exception.
+
+Source: AMQP 0-9-1 section 4.2.5.5, with RabbitMQ's errata of the field types.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+__all__ = [
+    "FieldTable",
+    "Long",
+    "RawTable",
+    "Table",
+    "Timestamp",
+    "check_table",
+    "decode_table",
+    "decode_value",
+    "encode_table",
+    "encode_value",
+    "join_table",
+    "join_tables",
+    "octets_of",
+    "short_string",
+    "split_array",
+    "split_table",
+]
+
+MAX_DEPTH = 220
+"""Tables and arrays nested more deeply are refused: nobody means them, and every reader is recursive."""
+
+Table = Mapping[str, object]
+RawTable = dict[bytes, bytes]
+"""Field names to the octets of their values, type octet included."""
+
+_LENGTH = struct.Struct(">I")
+_DECIMAL = struct.Struct(">Bi")
+_NUMBERS = {
+    ord(kind): struct.Struct(code)
+    for kind, code in {
+        "b": ">b",
+        "B": ">B",
+        "s": ">h",
+        "U": ">h",
+        "u": ">H",
+        "I": ">i",
+        "i": ">I",
+        "l": ">q",
+        "L": ">q",  # RabbitMQ reads it as signed
+        "T": ">Q",
+        "f": ">f",
+        "d": ">d",
+    }.items()
+}
+_SIZES = {kind: number.size for kind, number in _NUMBERS.items()} | {ord("t"): 1, ord("D"): 5, ord("V"): 0}
+_SMALLEST, _LARGEST = -(1 << 31), (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Timestamp:
+    """A point in time, in whole seconds since 1970, to be encoded as AMQP's type ``T``."""
+
+    epoch_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Long:
+    """A number to be encoded in 64 bits however small it is, as RabbitMQ does in its own headers."""
+
+    number: int
+
+
+class FieldTable(dict[str, object]):
+    """A table as it was received: its values to read, and its octets to pass on and to keep.
+
+    Names and text that are not UTF-8 are read with ``surrogateescape``, so that each is still told from others.
+    """
+
+    __slots__ = ("octets",)
+
+    def __init__(self, octets: bytes) -> None:
+        """``octets`` begin with the table's length; `ValueError` when they do not add up."""
+        check_table(octets)
+        super().__init__(decode_table(octets, errors="surrogateescape"))
+        self.octets = octets
+
+
+def octets_of(table: Table) -> bytes:
+    """The octets of a table with its length prefix: those it came in, or else its encoding."""
+    return table.octets if isinstance(table, FieldTable) else encode_table(table)
+
+
+# -- undecoded -------------------------------------------------------------------------------------------------------
+
+
+def check_table(table: bytes) -> None:
+    """Walk all of a table with its length prefix; `ValueError` when it is malformed or nested too deeply."""
+    if len(table) < 4 or _LENGTH.unpack_from(table)[0] != len(table) - 4:
+        raise ValueError("the table's length is wrong")
+    _check_fields(table, 4, len(table), MAX_DEPTH)
+
+
+def split_table(table: bytes) -> RawTable:
+    """Field names and undecoded values of a table with its length prefix; `ValueError` when it is malformed."""
+    fields: RawTable = {}
+    position, end = 4, len(table)
+    while position < end:
+        name_end = position + 1 + table[position]
+        value_end = _value_end(table, name_end, end)
+        fields[table[position + 1 : name_end]] = table[name_end:value_end]
+        position = value_end
+    return fields
+
+
+def split_array(raw: bytes) -> list[bytes]:
+    """The undecoded values of an array field, type octet included; none when the field is no array."""
+    items: list[bytes] = []
+    position = 5
+    while raw[:1] == b"A" and position < len(raw):
+        end = _value_end(raw, position, len(raw))
+        items.append(raw[position:end])
+        position = end
+    return items
+
+
+def join_table(fields: RawTable) -> bytes:
+    """The table of these undecoded fields, with its length prefix."""
+    body = b"".join(bytes((len(name),)) + name + value for name, value in fields.items())
+    return _LENGTH.pack(len(body)) + body
+
+
+def join_tables(tables: Iterable[RawTable]) -> bytes:
+    """An array field of tables, type octet included."""
+    items = b"".join(b"F" + join_table(table) for table in tables)
+    return b"A" + _LENGTH.pack(len(items)) + items
+
+
+def _value_end(data: bytes, start: int, limit: int) -> int:
+    if start >= limit:
+        raise ValueError("field value is truncated")
+    kind = data[start]
+    size = _SIZES.get(kind)
+    if size is None:
+        if kind not in b"SxAF":
+            raise ValueError(f"unknown field type {kind}")
+        if start + 5 > limit:
+            raise ValueError("field value is truncated")
+        size = 4 + int(_LENGTH.unpack_from(data, start + 1)[0])
+    end = start + 1 + size
+    if end > limit:
+        raise ValueError("field value is truncated")
+    return end
+
+
+def _check_fields(data: bytes, start: int, end: int, depth: int) -> None:
+    if not depth:
+        raise ValueError("tables are nested too deeply")
+    position = start
+    while position < end:
+        position += 1 + data[position]
+        position = _check_value(data, position, end, depth)
+
+
+def _check_value(data: bytes, start: int, limit: int, depth: int) -> int:
+    end = _value_end(data, start, limit)
+    if data[start] == 0x46:  # F, a table
+        _check_fields(data, start + 5, end, depth - 1)
+    elif data[start] == 0x41:  # A, an array
+        if not depth:
+            raise ValueError("arrays are nested too deeply")
+        position = start + 5
+        while position < end:
+            position = _check_value(data, position, end, depth - 1)
+    return end
+
+
+# -- decoded ---------------------------------------------------------------------------------------------------------
+
+
+def decode_table(table: bytes, *, errors: str = "strict") -> dict[str, object]:
+    """The decoded fields of a table with its length prefix; see `decode_value` for ``errors``.
+
+    Field names that are not UTF-8 keep their octets by ``surrogateescape``.
+    """
+    return {
+        name.decode(errors="surrogateescape"): decode_value(raw, errors=errors)
+        for name, raw in split_table(table).items()
+    }
+
+
+def decode_value(raw: bytes, *, errors: str = "strict") -> object:
+    """The Python value of an undecoded field that `check_table` has walked.
+
+    None is what has no meaning: no value at all, text that is not UTF-8, a number that is not finite. ``errors`` is
+    what `bytes.decode` does with text: ``surrogateescape`` makes a string of any octets, and back. Points in time are
+    whole seconds since 1970, unsigned, however far away.
+    """
+    kind = raw[:1]
+    if kind == b"S":
+        try:
+            return raw[5:].decode(errors=errors)
+        except UnicodeDecodeError:
+            return None
+    if kind == b"F":
+        return decode_table(raw[1:], errors=errors)
+    if kind == b"A":
+        return [decode_value(item, errors=errors) for item in split_array(raw)]
+    if kind == b"x":
+        return raw[5:]
+    return _number(raw) if raw else None
+
+
+def _number(raw: bytes) -> object:
+    number = _NUMBERS.get(raw[0])
+    if number is not None:
+        (value,) = number.unpack_from(raw, 1)
+        return value if math.isfinite(value) else None
+    if raw[0] == 0x74:  # t, a boolean
+        return raw[1] != 0
+    if raw[0] == 0x44:  # D, a decimal
+        scale, digits = _DECIMAL.unpack_from(raw, 1)
+        return Decimal(digits).scaleb(-scale)
+    return None
+
+
+# -- encoding --------------------------------------------------------------------------------------------------------
+
+
+def short_string(text: str) -> bytes:
+    """A short string with its length octet; `ValueError` for more than 255 octets."""
+    octets = text.encode(errors="surrogateescape")
+    if len(octets) > 255:
+        raise ValueError(f"{len(octets)} octets are too many for a short string")
+    return bytes((len(octets),)) + octets
+
+
+def encode_table(table: Table) -> bytes:
+    """A table with its length prefix; raises as `encode_value`."""
+    body = b"".join(short_string(name) + encode_value(value) for name, value in table.items())
+    return _LENGTH.pack(len(body)) + body
+
+
+def encode_value(value: object) -> bytes:
+    """A field value with its type octet.
+
+    Raises:
+        TypeError: AMQP has no type for it.
+        ValueError: it is a number of more than 64 bits, or its text cannot be encoded.
+    """
+    for kind, encode in _ENCODERS:
+        if isinstance(value, kind):
+            return encode(value)
+    raise TypeError(f"AMQP has no field type for {type(value).__name__}")
+
+
+def _sized(kind: bytes, octets: bytes) -> bytes:
+    return kind + _LENGTH.pack(len(octets)) + octets
+
+
+def _integer(number: int, *, short: bool) -> bytes:
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(f"{number} has more than 64 bits")
+    return b"I" + struct.pack(">i", number) if short else b"l" + struct.pack(">q", number)
+
+
+def _decimal(value: Decimal) -> bytes:
+    if not value.is_finite():
+        raise ValueError(f"{value} is no number")
+    exponent = int(value.as_tuple().exponent)
+    scale = max(-exponent, 0)
+    digits = int(value.scaleb(scale))
+    if scale > 255 or not _SMALLEST <= digits <= _LARGEST:
+        raise ValueError(f"{value} has more digits than a decimal field")
+    return b"D" + _DECIMAL.pack(scale, digits)
+
+
+def _time(value: datetime) -> bytes:
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    return b"T" + struct.pack(">Q", max(int(aware.timestamp()), 0))
+
+
+_ENCODERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
+    (str, lambda text: _sized(b"S", text.encode(errors="surrogateescape"))),
+    (bool, lambda truth: b"t\x01" if truth else b"t\x00"),
+    (int, lambda number: _integer(number, short=_SMALLEST <= number <= _LARGEST)),
+    (Long, lambda long: _integer(long.number, short=False)),
+    (float, lambda number: b"d" + struct.pack(">d", number)),
+    (type(None), lambda _none: b"V"),
+    (bytes, lambda octets: _sized(b"x", octets)),
+    (bytearray, lambda octets: _sized(b"x", bytes(octets))),
+    (Timestamp, lambda time: b"T" + struct.pack(">Q", time.epoch_s)),
+    (datetime, _time),
+    (Decimal, _decimal),
+    (list, lambda items: _sized(b"A", b"".join(map(encode_value, items)))),
+    (tuple, lambda items: _sized(b"A", b"".join(map(encode_value, items)))),
+    (Mapping, lambda table: b"F" + encode_table(table)),
+)
+"""Tried in this order: a boolean is an integer too."""

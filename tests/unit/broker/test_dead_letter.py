@@ -1,0 +1,46 @@
+"""What a message becomes when its queue gives it up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pamqp import commands, header
+
+from backpressure.amqp.tables import decode_value, split_array
+from backpressure.broker.dead_letter import dead_lettered
+from backpressure.broker.message import Message
+
+
+def payload(**properties: Any) -> bytes:
+    encoded: bytes = header.ContentHeader(properties=commands.Basic.Properties(**properties)).marshal()
+    return encoded
+
+
+def read(encoded: bytes) -> dict[str, Any]:
+    content = header.ContentHeader()
+    content.unmarshal(encoded)
+    return {name: value for name, value in content.properties if value is not None}
+
+
+def test_dead_lettering_keeps_the_types_of_the_publishers_headers() -> None:
+    message = Message("e", "k", payload(headers={"small": 1, "text": "x"}, expiration="5"), b"")
+    before = message.properties().headers()
+    dead = dead_lettered(message, queue="q", reason="expired", exchange="dlx", routing_key=None, epoch_s=7)
+    assert dead is not None
+    after = dead.properties().headers()
+    assert {name: after[name] for name in before} == before
+    assert (dead.exchange, dead.routing_key, dead.properties().text("expiration")) == ("dlx", "k", None)
+    assert read(dead.header)["headers"]["x-death"][0]["original-expiration"] == "5"
+
+
+@pytest.mark.parametrize(
+    "forged", ["nonsense", [1, "x"], [{}], [{"count": "many", "queue": "q", "reason": "rejected"}]]
+)
+def test_a_forged_history_does_no_harm(forged: Any) -> None:
+    message = Message("", "q", payload(headers={"x-death": forged}), b"")
+    dead = dead_lettered(message, queue="q", reason="rejected", exchange="", routing_key="d", epoch_s=7)
+    assert dead is not None
+    (first, *_) = split_array(dead.properties().headers()[b"x-death"])
+    death: Any = decode_value(first)
+    assert (death["count"], death["queue"], death["reason"]) == (1, "q", "rejected")
