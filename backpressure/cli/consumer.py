@@ -119,9 +119,9 @@ def _print_consumed(consumed: Consumed) -> None:
     metadata = consumed.metadata
     age = "unknown" if consumed.queue_wait_s is None else f"{consumed.queue_wait_s * 1000:.1f}ms"
     sequence = "" if metadata.sequence is None else f" #{metadata.sequence}"
-    click.echo(
-        f"{consumed.outcome.name.lower()}{sequence} from={clean(metadata.producer_id or 'unknown')} waited={age}"
-    )
+    message_id = clean(consumed.delivery.message.message_id or "unknown")
+    sender = clean(metadata.producer_id or "unknown")
+    click.echo(f"{consumed.outcome.name.lower()}{sequence} id={message_id} from={sender} waited={age}")
 
 
 def _print_progress(report: ConsumerReport) -> None:
@@ -134,11 +134,12 @@ def _print_progress(report: ConsumerReport) -> None:
 def _print_balance(engine: ConsumerEngine) -> None:
     report = engine.report()
     tally = engine.tally
+    gaps = "unknown" if engine.gaps is None else engine.gaps
     seconds = 0.0 if tally.first_at is None or tally.last_at is None else tally.last_at - tally.first_at
     waits = report.queue_wait
     click.echo(
         f"consumed={report.processed}, time={seconds:.2f}s, duplicates={report.duplicates},"
-        f" out_of_order={report.out_of_order}, gaps={tally.order.gaps}, dead_lettered={report.dead_lettered},"
+        f" out_of_order={report.out_of_order}, gaps={gaps}, dead_lettered={report.dead_lettered},"
         f" p50_wait={_ms(waits.quantile_s(0.5))}, p99_wait={_ms(waits.quantile_s(0.99))}"
     )
 

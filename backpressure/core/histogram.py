@@ -1,6 +1,6 @@
 """A histogram of durations that can be merged, subtracted and sent in a few hundred bytes.
 
-Buckets grow by 2^(1/16), so a quantile is within 4.5 % of the true value. Counts are totals since the process started:
+Buckets grow by 2^(1/16), so a quantile is within 4.5 % of the true value, and never beyond the shortest and the longest. Counts are totals since the process started:
 the difference of two snapshots is the histogram of the time between them, which is how rates and recent percentiles of
 *other* processes are computed from feedback. (HdrHistogram's encodings carry a whole histogram, not a difference.)
 """
@@ -18,63 +18,96 @@ MAX_BUCKET = 44 * BUCKETS_PER_OCTAVE
 
 
 class Histogram:
-    """Durations in seconds from 1 µs upward; anything shorter counts as 1 µs."""
+    """Durations in seconds from 1 µs upward; anything shorter counts as 1 µs.
 
-    __slots__ = ("counts", "sum_s", "total")
+    Attributes:
+        counts: bucket number → how many durations fell into it.
+        total, sum_s: of all durations.
+        least_s, most_s: the shortest and the longest of all that were recorded; None where only the buckets are known.
+    """
+
+    __slots__ = ("counts", "least_s", "most_s", "sum_s", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None, sum_s: float = 0.0) -> None:
         """``counts`` maps a bucket number to how many durations fell into it."""
         self.counts: dict[int, int] = dict(counts or {})
         self.total = sum(self.counts.values())
         self.sum_s = sum_s
+        self.least_s: float | None = None
+        self.most_s: float | None = None
 
     def record(self, duration_s: float) -> None:
         """Count one duration."""
         bucket = floor(min(MAX_BUCKET, log2(duration_s * 1e6) * BUCKETS_PER_OCTAVE)) if duration_s > 1e-6 else 0
+        duration_s = max(0.0, duration_s)
+        if not self.total:
+            self.least_s = self.most_s = duration_s
+        elif self.least_s is not None and self.most_s is not None:
+            if duration_s < self.least_s:
+                self.least_s = duration_s
+            elif duration_s > self.most_s:
+                self.most_s = duration_s
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.total += 1
-        self.sum_s += max(0.0, duration_s)
+        self.sum_s += duration_s
 
     def quantile_s(self, q: float) -> float | None:
-        """Return the duration below which a share ``q`` (0 … 1) of all lies, or None when empty."""
+        """Return the duration below which a share ``q`` (0 … 1) of all lies, or None when empty.
+
+        It is never below the shortest nor above the longest, and exact where it is one of the two.
+        """
         if self.total <= 0:
             return None
         rank = max(1, ceil(q * self.total))
+        if rank == 1 and self.least_s is not None:
+            return self.least_s
+        if rank == self.total and self.most_s is not None:
+            return self.most_s
         seen = 0
         bucket = 0
         for bucket in sorted(self.counts):
             seen += self.counts[bucket]
             if seen >= rank:
                 break
-        return float(2.0 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE) * 1e-6)
+        middle_s = float(2.0 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE) * 1e-6)
+        if self.least_s is None or self.most_s is None:
+            return middle_s
+        return min(self.most_s, max(self.least_s, middle_s))
 
     def mean_s(self) -> float | None:
         """Return the exact mean, or None when empty."""
         return self.sum_s / self.total if self.total > 0 else None
 
     def __add__(self, other: Histogram) -> Histogram:
-        counts = dict(self.counts)
-        for bucket, count in other.counts.items():
-            counts[bucket] = counts.get(bucket, 0) + count
-        return Histogram(counts, self.sum_s + other.sum_s)
+        return Histogram.merged((self, other))
 
     def since(self, earlier: Histogram) -> Histogram:
         """Return what was recorded after the snapshot ``earlier`` of the same histogram."""
+        if not earlier.total:
+            return self.copy()
         counts = {b: n - earlier.counts.get(b, 0) for b, n in self.counts.items() if n > earlier.counts.get(b, 0)}
         return Histogram(counts, max(0.0, self.sum_s - earlier.sum_s))
 
     def copy(self) -> Histogram:
         """Return an independent snapshot."""
-        return Histogram(self.counts, self.sum_s)
+        copy = Histogram(self.counts, self.sum_s)
+        copy.least_s, copy.most_s = self.least_s, self.most_s
+        return copy
 
     @classmethod
     def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
         """Return the sum of all."""
         result = cls()
         counts = result.counts
+        ends: list[tuple[float | None, float | None]] = []
         for histogram in histograms:
             for bucket, count in histogram.counts.items():
                 counts[bucket] = counts.get(bucket, 0) + count
             result.total += histogram.total
             result.sum_s += histogram.sum_s
+            if histogram.total:
+                ends.append((histogram.least_s, histogram.most_s))
+        least, most = [one for one, _ in ends if one is not None], [one for _, one in ends if one is not None]
+        if ends and len(least) == len(most) == len(ends):
+            result.least_s, result.most_s = min(least), max(most)
         return result

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from backpressure.core.recent import RecentHistogram
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.engines.clock import Clock
+from backpressure.engines.company import Company
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
 from backpressure.engines.workbench import Workbench
@@ -74,6 +75,7 @@ class ConsumerEngine:
             tracer=tracer,
             on_settled=self._settled,
         )
+        self._company = Company(transport, settings.queue.work, clock)
         self._feedback = transport.feedback()
         self._clock = clock
         self._on_progress = on_progress
@@ -113,6 +115,8 @@ class ConsumerEngine:
     async def _work_and_finish(self) -> None:
         bench = self._bench
         await bench.work(lambda: not self._stopping and not bench.satisfied)
+        if self.tally.order.gaps and not bench.paused:
+            await self._company.look()
         await bench.take_no_more()
         if bench.satisfied:
             return  # what came beyond the expected number goes back to the queue
@@ -135,6 +139,7 @@ class ConsumerEngine:
     async def close(self) -> None:
         """Send the last report and acknowledgements, close the connections."""
         self._feedback.send(encode(self.report()))
+        await self._company.stop()
         await self._bench.stop()
         await self._feedback.stop()
 
@@ -193,6 +198,12 @@ class ConsumerEngine:
         return self._bench.held
 
     @property
+    def gaps(self) -> int | None:
+        """Messages missing between each producer's first and last; None where another consumer may have them."""
+        gaps = self.tally.order.gaps
+        return gaps if not gaps or self._company.shared is False else None
+
+    @property
     def cpu_percent(self) -> float:
         """Share of one processor used lately."""
         return self._cost.cpu_percent
@@ -233,6 +244,8 @@ class ConsumerEngine:
             prefetch.tick(report, now)
             self.recent_wait.mark(report.queue_wait, now)
             self._feedback.send(encode(report))
+            if self.tally.order.gaps and not self.paused:
+                self._company.look_now_and_then()
             interval_s = self.settings.feedback.interval_ms / 1000
             due_at = self._clock.now() + interval_s
             await asyncio.sleep(interval_s)

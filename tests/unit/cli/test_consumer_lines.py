@@ -10,9 +10,11 @@ from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.engines.tally import Consumed
 
 
-def test_a_sender_cannot_steer_the_terminal_of_whoever_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    delivery = Delivery(Message(b"x"), tag=1, epoch=1, redelivered=False)
+def test_a_verbose_line_names_the_message_and_a_sender_cannot_steer_the_terminal_of_whoever_watches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    delivery = Delivery(Message(b"x", message_id="order\x1b[1m-7"), tag=1, epoch=1, redelivered=False)
     watch = _watcher(verbose=True, feed=None)
     assert watch is not None
     watch(Consumed(delivery, Metadata(producer_id="\x1b[2Jmallory"), Outcome.PROCESSED, 0.0125, 0.01))
-    assert capsys.readouterr().out == "processed from=·[2Jmallory waited=12.5ms\n"
+    assert capsys.readouterr().out == "processed id=order·[1m-7 from=·[2Jmallory waited=12.5ms\n"

@@ -26,6 +26,32 @@ def test_a_quantile_is_within_four_and_a_half_percent_of_the_true_one(durations_
     assert histogram(durations_s).quantile_s(q) == pytest.approx(true_s, rel=0.045)
 
 
+@given(st.lists(DURATIONS_S, min_size=1), st.floats(0, 1))
+def test_a_quantile_is_never_beyond_the_shortest_and_the_longest_and_exact_there(
+    durations_s: list[float], q: float
+) -> None:
+    subject = histogram(durations_s)
+    for one in (subject, subject.copy(), Histogram.merged([histogram(durations_s[:1]), histogram(durations_s[1:])])):
+        value = one.quantile_s(q)
+        assert value is not None
+        assert min(durations_s) <= value <= max(durations_s)
+        assert one.quantile_s(0) == min(durations_s)
+        assert one.quantile_s(1) == max(durations_s)
+
+
+def test_the_median_of_equal_waits_is_that_wait() -> None:
+    assert histogram([0.0101] * 3).quantile_s(0.5) == 0.0101
+
+
+def test_where_only_buckets_are_known_a_quantile_is_as_good_as_they_are() -> None:
+    whole = histogram([0.1, 0.2, 0.4])
+    later = whole.since(histogram([0.1]))
+    assert (later.least_s, later.most_s) == (None, None)
+    assert later.quantile_s(1) == pytest.approx(0.4, rel=0.045)
+    mixed = whole + later
+    assert (mixed.least_s, mixed.quantile_s(0)) == (None, pytest.approx(0.1, rel=0.045))
+
+
 @given(st.lists(DURATIONS_S, min_size=1))
 def test_the_mean_is_exact(durations_s: list[float]) -> None:
     assert histogram(durations_s).mean_s() == pytest.approx(sum(durations_s) / len(durations_s), rel=1e-9)

@@ -15,6 +15,9 @@ from backpressure.core.journal import ConsumerRecord, Outcome
 from backpressure.core.message import Delivery, Metadata
 from backpressure.core.reports import ConsumerReport
 from backpressure.engines.tally import Consumed
+from backpressure.errors import NotConnectedError
+from backpressure.transports.memory import MemoryTransport
+from backpressure.transports.memory.admin import MemoryProbe
 
 UNBOUNDED = {"queue__max_length": None}
 
@@ -113,6 +116,42 @@ def test_order_duplicates_and_gaps_are_told_by_session_and_sequence() -> None:
             return report.duplicates, report.out_of_order, engine.tally.order.gaps, engine.tally.settled
 
     assert run_virtually(story()) == (2, 1, 2, 8)
+
+
+def test_a_gap_is_told_where_the_consumer_is_alone_and_unknown_where_another_one_may_have_the_message() -> None:
+    async def story(*, beside: bool) -> tuple[int, int | None]:
+        settings, broker = settings_of(consumer__prefetch=1), RecordingBroker()
+        await put(broker, settings, *(ours(n) for n in (0, 1, 3, 4, 7)))
+        async with consuming(settings, broker) as (engine, running):
+            if beside:
+                async with consuming(settings, broker) as (other, _):
+                    await until(lambda: engine.tally.order.gaps > 0 and other.tally.processed > 0)
+                    await until(lambda: engine._company.shared is not None)
+            await until(lambda: not broker.queues[WORK].ready and not engine.held)
+            engine.stop()
+            await running
+            return engine.tally.order.gaps, engine.gaps
+
+    assert run_virtually(story(beside=False)) == (3, 3)
+    gaps, known = run_virtually(story(beside=True))
+    assert gaps >= 3
+    assert known is None
+
+
+def test_a_gap_is_unknown_where_nobody_could_look_for_other_consumers() -> None:
+    class Blind(MemoryTransport):
+        def probe(self) -> MemoryProbe:
+            raise NotConnectedError("no connection is left")
+
+    async def story() -> int | None:
+        settings, broker = settings_of(), RecordingBroker()
+        await put(broker, settings, ours(0), ours(2))
+        async with consuming(settings, broker) as (engine, _):
+            engine._company._transport = Blind(settings, broker)
+            await until(lambda: engine.tally.processed == 2)
+            return engine.gaps
+
+    assert run_virtually(story()) is None
 
 
 def test_a_message_can_ask_for_its_own_amount_of_work() -> None:
