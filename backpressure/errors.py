@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 __all__ = [
     "AccessRefusedError",
@@ -130,17 +131,20 @@ class PreconditionFailedError(TransportError):
 
     exit_code = 2
 
-    def __init__(self, name: str, argument: str, reply_text: str) -> None:
-        """``argument`` is the one that differs; ``reply_text`` is the broker's own sentence."""
-        super().__init__(
-            f"{name!r} already exists with another {argument}: {reply_text}\n"
-            f"  1. delete it and let it be created anew:  pace cleanup {name}\n"
-            f"  2. use another name:                      --queue {name}.new\n"
-            f"  3. declare it as it is:                   change {argument} back in config.py or the flags"
-        )
+    def __init__(self, name: str, argument: str, reply_text: str, advice: Sequence[tuple[str, str]] = ()) -> None:
+        """``argument`` is the one that differs; ``reply_text`` is the broker's own sentence.
+
+        ``advice``: what to do about it, and how, the least harmful first.
+        """
+        steps = [f"\n  {number}. {what}: {how}" for number, (what, how) in enumerate(advice, start=1)]
+        super().__init__(f"{name!r} already exists with another {argument}: {reply_text}{''.join(steps)}")
         self.name = name
         self.argument = argument
         self.reply_text = reply_text
+
+    def advised(self, advice: Sequence[tuple[str, str]]) -> PreconditionFailedError:
+        """Return the same error with ``advice``."""
+        return PreconditionFailedError(self.name, self.argument, self.reply_text, advice)
 
 
 class PortTakenError(PaceError):

@@ -35,6 +35,7 @@ from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 
 __all__ = [
     "WHOLE",
+    "Change",
     "Changed",
     "RequestBody",
     "checked_live",
@@ -162,14 +163,14 @@ def public_settings(settings: Settings) -> dict[str, Any]:
 
 
 class Change(BaseModel):
-    """One setting, before and after."""
+    """A value before and after."""
 
     old: Any
     new: Any
 
 
 class Changed(BaseModel):
-    """What a request has changed, by dotted name; it is in force."""
+    """What a request has changed, settings by their dotted names; it is in force."""
 
     status: Literal["success"] = "success"
     changed: dict[str, Change]

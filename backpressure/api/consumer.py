@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backpressure.api.common import (
     WHOLE,
+    Change,
     Changed,
     RequestBody,
     checked_live,
@@ -114,12 +115,15 @@ def consumer_app(engine: ConsumerEngine) -> FastAPI:
     @app.post("/admin/config")
     async def configure(request: ConfigRequest) -> Changed:
         """Change settings of the running consumer: all that are named, or none."""
-        before = engine.settings
+        before, factor = engine.settings, engine.slow_down_factor
         with named_as_sent(request, request.sent()):
             engine.reconfigure(replaced(before, request.changes(before)))
         if request.processing_time_ms is not None or request.rate is not None:
             engine.slow_down(1.0)  # an explicit speed ends a slow-down, as in the lab's "back to normal"
-        return Changed.between(before, engine.settings)
+        answer = Changed.between(before, engine.settings)
+        if engine.slow_down_factor != factor:
+            answer.changed["slow_down_factor"] = Change(old=factor, new=engine.slow_down_factor)
+        return answer
 
     @app.post("/admin/slow-down")
     async def slow_down(request: SlowDownRequest) -> SlowedDown:

@@ -16,6 +16,7 @@ from backpressure.transports.management import ManagementClient
 __all__ = ["cleanup", "ours_on_kafka"]
 
 _BUILT_IN = "amq."
+_RUNNING = "feedback-"  # every program that runs has a connection of this name, and publishes though nobody listens
 
 
 @click.command()
@@ -26,7 +27,12 @@ _BUILT_IN = "amq."
     is_flag=True,
     help="Every queue and unused exchange of the virtual host; on Kafka the topics and groups of ours.",
 )
-@click.option("--exchanges", "exchanges_only", is_flag=True, help="Exchanges that nothing is bound to.")
+@click.option(
+    "--exchanges",
+    "exchanges_only",
+    is_flag=True,
+    help="Exchanges that nothing is bound to, and no running program of ours publishes to.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connection
 @setting("--management-url", key="broker.management_url")
@@ -78,7 +84,7 @@ async def _clean(
 
 
 async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], list[str]]:
-    """Return the queues (if they are wanted) and the exchanges that nothing else is bound to."""
+    """Return the queues (if they are wanted), and the exchanges that nothing else is bound to or publishes to."""
     if settings.broker.address().startswith("kafka"):
         return await ours_on_kafka(settings) if queues_too else [], []
     client = ManagementClient.of(settings.broker)
@@ -91,12 +97,17 @@ async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], li
             for binding in await client.bindings()
             if not (binding.destination_type == "queue" and binding.destination in queues)
         }
-        exchanges = [
+        unbound = [
             exchange.name
             for exchange in await client.exchanges()
             if exchange.name and not exchange.name.startswith(_BUILT_IN) and exchange.name not in in_use
         ]
-    return queues, exchanges
+        if not any(connection.client_name.startswith(_RUNNING) for connection in await client.connections()):
+            return queues, unbound
+    kept = {settings.feedback.exchange, settings.queue.exchange}.intersection(unbound)
+    for name in sorted(kept):
+        click.echo(f"  kept: exchange {name}, to which running programs publish")
+    return queues, [name for name in unbound if name not in kept]
 
 
 async def ours_on_kafka(settings: Settings) -> list[str]:

@@ -1,8 +1,9 @@
 """A histogram of durations that can be merged, subtracted and sent in a few hundred bytes.
 
-Buckets grow by 2^(1/16), so a quantile is within 4.5 % of the true value, and never beyond the shortest and the longest. Counts are totals since the process started:
-the difference of two snapshots is the histogram of the time between them, which is how rates and recent percentiles of
-*other* processes are computed from feedback. (HdrHistogram's encodings carry a whole histogram, not a difference.)
+Buckets grow by 2^(1/16), so a quantile is within 4.5 % of the true value; it is never below the shortest duration nor
+above the longest. Counts are totals since the process started: the difference of two snapshots is the histogram of the
+time between them, which is how rates and recent percentiles of *other* processes are computed from feedback.
+(HdrHistogram's encodings carry a whole histogram, not a difference.)
 """
 
 from __future__ import annotations

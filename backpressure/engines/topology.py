@@ -11,9 +11,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
+from backpressure.errors import NotConnectedError, PreconditionFailedError, QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import QueueAdmin, Transport
+from backpressure.transports.conflicts import advised
 
 __all__ = ["QueueKeeper"]
 
@@ -54,7 +55,10 @@ class QueueKeeper:
         admin = self._transport.admin()
         await admin.start()
         try:
-            await admin.declare(self.queue)
+            try:
+                await admin.declare(self.queue)
+            except PreconditionFailedError as error:
+                raise advised(error, self.queue) from error
             if purge:
                 names = [self.queue.work, self.queue.dead_letter]
                 for name in [*names, self.queue.audit] if self.queue.auditing else names:

@@ -111,3 +111,26 @@ def test_a_declaration_that_is_refused_half_way_takes_back_what_it_made(play: Pl
         await asyncio.to_thread(bench.broker.ctl, "delete_user", "half")
 
     play(story)
+
+
+@on_amqp
+def test_a_clean_up_of_exchanges_leaves_those_that_running_programs_publish_to(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        settings: Settings = bench.settings
+        flags = ["--url", settings.broker.url, "--management-url", settings.broker.management_url]
+        environ = {"PACE_FEEDBACK__EXCHANGE": settings.feedback.exchange, "COLUMNS": "1000"}
+        command = ["cleanup", "--exchanges", "--yes", *flags]
+        feedback = connect(settings).feedback()  # as of a consumer: it reports, and nobody listens
+        await feedback.start()
+        try:
+            async with asyncio.timeout(30), ManagementClient(bench.broker.management_url) as management:
+                while not any(c.client_name.startswith("feedback-") for c in await management.connections()):  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(0.1)  # RabbitMQ lists a connection a moment later
+            result = await asyncio.to_thread(CliRunner(env=environ).invoke, pace, command)
+            assert f"kept: exchange {settings.feedback.exchange}" in result.output
+            async with ManagementClient(bench.broker.management_url) as management:
+                assert settings.feedback.exchange in {exchange.name for exchange in await management.exchanges()}
+        finally:
+            await feedback.stop()
+
+    play(story)

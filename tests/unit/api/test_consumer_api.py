@@ -238,6 +238,16 @@ def test_a_request_of_the_wrong_shape_is_told_why_and_changes_nothing(path: str,
     assert all(reason["msg"] for reason in answer["detail"])
 
 
+@pytest.mark.parametrize("speed", [{"processing_time_ms": 10}, {"rate": 100}])
+def test_the_end_of_a_slow_down_is_among_what_has_changed(speed: dict[str, Any]) -> None:
+    async def story() -> list[dict[str, Any]]:
+        async with consumer_api(await fed()) as (client, _, _):
+            await client.post("/admin/slow-down", json={"factor": 5})
+            return [(await client.post("/admin/config", json=speed)).json()["changed"] for _ in range(2)]
+
+    assert run_virtually(story()) == [{"slow_down_factor": {"old": 5, "new": 1}}, {}]
+
+
 def test_slowing_down_is_told_seen_and_ended_by_an_explicit_speed() -> None:
     async def story() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
         async with consumer_api(await fed()) as (client, engine, _):
