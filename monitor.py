@@ -12,8 +12,7 @@ Its story is told in `backpressure/cli/monitor.py`:
 Run it with no arguments against a broker on this machine; `--help` lists every flag.
 """
 
-from backpressure.cli.monitor import monitor
-from backpressure.cli.process import run_script
+from backpressure.cli.main import run_script
 
 if __name__ == "__main__":
-    run_script(monitor, __file__)
+    run_script("monitor", __file__)

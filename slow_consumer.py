@@ -11,8 +11,7 @@ Its story is told in `backpressure/cli/consumer.py`:
 Run it with no arguments against a broker on this machine; `--help` lists every flag.
 """
 
-from backpressure.cli.consumer import consumer
-from backpressure.cli.process import run_script
+from backpressure.cli.main import run_script
 
 if __name__ == "__main__":
-    run_script(consumer, __file__)
+    run_script("consumer", __file__)

@@ -13,10 +13,10 @@ Everything not named in ``__all__`` is free to change. Names are imported when t
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` is not imported for it: every program begins here, before it can handle Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from backpressure.config import load as load_settings
     from backpressure.core.board import OwnState, SignalBoard
     from backpressure.core.confirm_window import ConfirmWindow
@@ -105,6 +105,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - see TYPE_CHECKING
+
     module, _, attribute = _HOMES[name].partition(":")
     value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute or name)
     return value

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from backpressure.cli.main import main as pace
+from backpressure.cli.commands import pace
 from backpressure.config import allowed, as_environment
 from backpressure.settings import Settings
 
@@ -43,7 +43,13 @@ _CLI = """\
 # Commands
 
 `pace --help` and `pace COMMAND --help` say the same. Exit codes: 0 it worked, and every expectation held · 1 an
-expectation did not hold · 2 bad usage, scenario or configuration · 3 could not run or finish.
+expectation did not hold · 2 bad usage, scenario or configuration · 3 could not run or finish · 130 interrupted by
+Ctrl-C (for an experiment, `pace run`, `compare` and `simulate`, that is 3 too).
+
+Programs that run until they are stopped (producer, consumer, monitor, lab, broker) end in order, with 0, on Ctrl-C, on
+SIGTERM and on SIGHUP, the end of the terminal (not under `nohup`); a second signal ends them at once. Output that is
+closed, full or read by nobody stops no program; `pace laws`, `pace scenarios`, `pace doctor` and `pace monitor --once`,
+whose whole result it is, end with 3 on a full disk. A character that the terminal cannot show becomes a `?`.
 
 `python fast_producer.py`, `python slow_consumer.py` and `python monitor.py` take the flags of `pace producer`,
 `pace consumer` and `pace monitor`. A flag that stands for a setting names it in brackets: see

@@ -5,18 +5,21 @@ Imports as little as possible, for it stands in front of every experiment's star
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import sys
-from pathlib import Path
 
-from backpressure.broker.faults import FaultSettings, parse_fault
-from backpressure.broker.server import BrokerConfig, serve
-from backpressure.errors import PaceError
+from backpressure import program
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the options, serve until a signal, and return the exit code."""
+    import argparse  # noqa: PLC0415 - Ctrl-C meanwhile ends the process without a traceback
+    import asyncio  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from backpressure.broker.faults import FaultSettings, parse_fault  # noqa: PLC0415
+    from backpressure.broker.server import BrokerConfig, serve  # noqa: PLC0415
+    from backpressure.errors import PaceError  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(prog="python -m backpressure.broker", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=5672, help="AMQP port, 0 picks a free one (default: %(default)s)")
@@ -59,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
         faults=faults,
     )
     try:
-        asyncio.run(serve(config, announce=options.announce))
+        with program.interruptible():
+            asyncio.run(serve(config, announce=options.announce))
+    except KeyboardInterrupt:  # before it listened
+        return program.INTERRUPTED
     except PaceError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -67,4 +73,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    program.prepare(program.INTERRUPTED)
     sys.exit(main())

@@ -12,7 +12,6 @@ import errno
 import ipaddress
 import json
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import WebServer
 from backpressure.errors import ConfigError, PortTakenError
+from backpressure.program import on_stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -311,7 +311,7 @@ def _default_memory_limit_bytes() -> int:
 
 
 async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
-    """Run a broker until SIGINT or SIGTERM; say where it listens, on stdout and in the file ``announce``.
+    """Run a broker until SIGINT, SIGTERM or SIGHUP; say where it listens, on stdout and in the file ``announce``.
 
     Raises `PortTakenError` when a port is taken.
     """
@@ -322,8 +322,7 @@ async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
             f"embedded broker: at most {server.max_connections} AMQP connections instead of {config.max_connections}: "
             "the limit on open files leaves no more; raise it with ulimit -n\n"
         )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, server.stop)
+    on_stop_signals(asyncio.get_running_loop(), server.stop)
     announcement = await server.start()
     sys.stdout.write(
         f"embedded broker ready on {announcement.url}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from backpressure.cli.process import PaceGroup
+from backpressure.cli.commands import PaceGroup
+from backpressure.program import on_stop_signals
 from backpressure.transports.private_process import PrivateProcess
 
 __all__ = ["broker"]
@@ -93,10 +92,7 @@ def kafka() -> None:
 
 async def _run_until_stopped(private: PrivateProcess, product: str) -> None:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stopped.set)
+    on_stop_signals(asyncio.get_running_loop(), stopped.set)
     async with private as node:
         click.echo(f"{product} is ready: {node.url}  (Ctrl-C stops and removes it)")
         if node.management_url:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from backpressure.core.controllers import describe, law_names
+from backpressure.program import check_output
 
 __all__ = ["laws"]
 
@@ -19,3 +20,4 @@ def laws(names: tuple[str, ...]) -> None:
         for parameter in description.parameters if names else ():
             unit = f" {parameter.unit}" if parameter.unit else ""
             click.echo(f"    {parameter.name} = {parameter.default:g}{unit}  {parameter.meaning}")
+    check_output()

@@ -1,59 +1,46 @@
-"""``pace``: the group of all commands, each loaded only when it is used."""
+"""Where every program begins: ``pace``, ``python -m backpressure`` and the three scripts.
 
-from __future__ import annotations
+Nothing is imported up here: a program takes half a second to load, and Ctrl-C in that time is to show no traceback.
+"""
 
-from importlib import import_module
+import os
+import sys
 
-import click
+__all__ = ["main", "run_script"]
 
-from backpressure import __version__
-from backpressure.cli.process import PaceGroup
-
-__all__ = ["main"]
-
-_COMMANDS = {
-    "run": "run:run",
-    "scenarios": "run:scenarios",
-    "report": "report:report",
-    "compare": "compare:compare",
-    "simulate": "simulate:simulate",
-    "producer": "producer:producer",
-    "consumer": "consumer:consumer",
-    "monitor": "monitor:monitor",
-    "broker": "broker:broker",
-    "lab": "lab:lab",
-    "init": "init:init",
-    "laws": "laws:laws",
-    "cleanup": "cleanup:cleanup",
-    "doctor": "doctor:doctor",
-    "check": "check:check",
-}
-"""Command name → module of this package and attribute; help is listed in this order."""
-
-_HIDDEN = {"lab-worker": "lab:worker"}
-"""The same for what other commands start."""
+_EXPERIMENTS = {"run", "compare", "simulate"}  # to be interrupted is to have failed
+_FAILED = 3  # "could not run or finish"
+_INTERRUPTED = 130
 
 
-class _LazyGroup(PaceGroup):
-    """Imports the module of a command when the command is named: `pace --version` need not load an HTTP stack."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click passes it
-        target = (_COMMANDS | _HIDDEN).get(cmd_name)
-        if target is None:
-            return None
-        module, _, attribute = target.partition(":")
-        command: click.Command = getattr(import_module(f"backpressure.cli.{module}"), attribute)
-        return command
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="pace")
 def main() -> None:
-    """Match the pace of a fast producer to a slow consumer: run it, see it, measure it, prove it.
+    """Run the command that the arguments name, and exit."""
+    try:
+        from backpressure import program
 
-    Start with `pace run`: a minute of normal operation, a stopped consumer and its recovery, with a verdict and a
-    report at the end. No broker is needed.
-    """
+        if _EXPERIMENTS.intersection(sys.argv[1:2]):
+            program.prepare(_FAILED, "error: interrupted before anything had begun\n")
+        else:
+            program.prepare(_INTERRUPTED)
+        from backpressure.cli.commands import pace
+
+        pace()
+    except KeyboardInterrupt:
+        sys.exit(_FAILED if _EXPERIMENTS.intersection(sys.argv[1:2]) else _INTERRUPTED)
+
+
+def run_script(name: str, script: str) -> None:
+    """Run the command ``name`` as the program ``script``, with the ``config.py`` beside it, and exit."""
+    try:
+        from backpressure import program
+
+        program.prepare(_INTERRUPTED)
+        from backpressure.cli.commands import PaceGroup, load
+
+        beside = os.path.join(os.path.dirname(script), "config.py")  # noqa: PTH118, PTH120 - a script need not
+        if os.path.isfile(beside):  # noqa: PTH113 - load pathlib for this
+            os.environ.setdefault("PACE_CONFIG", beside)
+        title = os.path.basename(script)  # noqa: PTH119
+        PaceGroup(commands={title: load(name)}).main([title, *sys.argv[1:]], prog_name="python")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)

@@ -18,6 +18,7 @@ from backpressure.dashboards.screen import print_frame, show
 from backpressure.dashboards.web import assets
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
+from backpressure.program import check_output
 from backpressure.settings import Settings
 from backpressure.telemetry.announce import announce
 from backpressure.telemetry.metrics_monitor import monitor_registry
@@ -127,6 +128,7 @@ async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) 
             await asyncio.wait_for(stopping.wait(), _RATES_KNOWN_S if rates_known else _LOOK_S)
     if not stopping.is_set():
         print_frame(snapshot())
+        check_output()
 
 
 @contextlib.asynccontextmanager

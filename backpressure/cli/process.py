@@ -1,6 +1,6 @@
 """The life of a long-running command: settings in, signals handled, a clean end, a clear error.
 
-A first SIGINT or SIGTERM ends the process in order (what is in flight is settled); a second one ends it at once.
+A first SIGINT, SIGTERM or SIGHUP ends the process in order (what is in flight is settled), a second one at once.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,44 +18,18 @@ import click
 
 from backpressure.cli.options import overrides, setting
 from backpressure.config import load
-from backpressure.errors import PaceError, PortTakenError
+from backpressure.errors import PortTakenError
+from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.settings import ApiSettings, LogSettings, Settings
 from backpressure.telemetry import logs
 
-__all__ = ["Engine", "Failure", "PaceGroup", "logging_options", "run_engine", "run_script", "serving", "settings_from"]
+__all__ = ["Engine", "logging_options", "run_engine", "serving", "settings_from"]
 
 log = logging.getLogger(__name__)
 
 _YOUNG_OBJECTS = 10_000  # messages under way are that many objects, and no garbage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Failure(click.ClickException):
-    """A `PaceError` on its way to the terminal: one message, the right exit code, no traceback."""
-
-    def __init__(self, error: PaceError) -> None:
-        """``error`` knows its exit code."""
-        super().__init__(str(error))
-        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class; ours differ
-
-    def show(self, file: Any = None) -> None:
-        """Print it to standard error, in the form that the log has there."""
-        if logs.for_machines():
-            log.error("%s", self.message)
-            return
-        click.secho(f"error: {self.message}", fg="red", err=True, file=file)
-
-
-class PaceGroup(click.Group):
-    """A group of commands whose `PaceError`s are shown as errors, not as tracebacks."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except PaceError as error:
-            raise Failure(error) from error
 
 
 class Engine(Protocol):
@@ -112,13 +84,11 @@ async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda:
         nonlocal signals_seen
         signals_seen += 1
         if signals_seen > 1:
-            os._exit(130)  # asked twice: nothing is worth waiting for
+            os._exit(INTERRUPTED)  # asked twice: nothing is worth waiting for
         starting.cancel()
         engine.stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
-            loop.add_signal_handler(number, on_signal)
+    on_stop_signals(loop, on_signal)
     try:
         await starting
         _set_aside_what_stays()
@@ -164,13 +134,3 @@ def _set_aside_what_stays() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS)
-
-
-def run_script(command: click.Command, script: str) -> None:
-    """Run ``command`` as the program ``script``, with the ``config.py`` beside it."""
-    path = Path(script)
-    beside = path.with_name("config.py")
-    if beside.is_file():
-        os.environ.setdefault("PACE_CONFIG", str(beside))
-    group = PaceGroup(commands={path.name: command})
-    group.main([path.name, *sys.argv[1:]], prog_name="python")

@@ -28,6 +28,7 @@ from backpressure.experiments.runner import TOO_SOON, Runner
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
 from backpressure.experiments.watcher import Watcher
+from backpressure.program import check_output
 
 __all__ = ["run", "scenarios"]
 
@@ -130,6 +131,7 @@ def scenarios(context: click.Context) -> None:
             plan = library.load(name)
             default = " (default)" if name == library.DEFAULT_SCENARIO else ""
             click.echo(f"{name:<16} {plan.duration_s:>4.0f} s  {plan.summary}{default}")
+        check_output()
 
 
 @scenarios.command()
@@ -137,6 +139,7 @@ def scenarios(context: click.Context) -> None:
 def show(name: str) -> None:
     """Print the scenario NAME."""
     click.echo(library.read(name), nl=False)
+    check_output()
 
 
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:

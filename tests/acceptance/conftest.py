@@ -37,9 +37,11 @@ class Script:
     def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         self._process = subprocess.Popen(
             command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+        signal.signal(signal.SIGHUP, hangup)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -94,7 +96,7 @@ class Script:
 
 
 class Starter(Protocol):
-    """Starts one of the scripts with flags; ``settings`` become environment variables."""
+    """Starts a script, a command of `pace` or, with -c, Python code; ``settings`` become environment variables."""
 
     def __call__(self, script: str, *flags: str, **settings: str) -> Script: ...
 
@@ -170,7 +172,12 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Starter]:
     started: list[Script] = []
 
     def run(script: str, *flags: str, **settings: str) -> Script:
-        command = [sys.executable, str(ROOT / script), *flags]
+        program = ["-m", "backpressure", script]
+        if script.endswith(".py"):
+            program = [str(ROOT / script)]
+        elif script.startswith("-"):
+            program = [script]
+        command = [sys.executable, *program, *flags]
         running = Script(command, tmp_path, environment | settings)
         started.append(running)
         return running

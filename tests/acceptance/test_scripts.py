@@ -121,7 +121,7 @@ def test_ten_thousand_sent_while_the_consumer_is_away_are_ten_thousand_consumed(
     assert broker.depth("q.10k") == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_both_in_order_with_their_closing_lines(
     start: Any, broker: Any, number: signal.Signals, tmp_path: Path
 ) -> None:

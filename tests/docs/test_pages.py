@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from backpressure.cli.main import main
+from backpressure.cli.commands import pace
 from backpressure.config import find_field
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, PortTakenError, PreconditionFailedError
 
@@ -46,8 +46,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def check_pace(words: list[str]) -> None:
     """Follow the sub-commands, then look each flag up."""
-    command: click.Command = main
-    context = click.Context(main)
+    command: click.Command = pace
+    context = click.Context(pace)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         if PLACEHOLDER.fullmatch(words[0]):
             return

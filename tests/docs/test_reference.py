@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from backpressure.cli.main import main
+from backpressure.cli.commands import pace
 from backpressure.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -30,11 +30,11 @@ def test_every_setting_is_documented(section: str) -> None:
     assert [key for key in model.model_fields if f"\n| `{key}` | " not in chapter] == []
 
 
-@pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
+@pytest.mark.parametrize("name", pace.list_commands(click.Context(pace)))
 def test_every_flag_of_every_command_is_documented(name: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     chapter = page.partition(f"\n## pace {name}\n")[2].partition("\n## ")[0]
-    command = main.get_command(click.Context(main), name)
+    command = pace.get_command(click.Context(pace), name)
     assert command is not None
     flags = [flag for parameter in command.params if isinstance(parameter, click.Option) for flag in parameter.opts]
     assert [flag for flag in flags if flag not in chapter] == []

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from backpressure.cli import doctor
-from backpressure.cli.main import main as pace
+from backpressure.cli.commands import pace
 from backpressure.transports import kafka_node
 
 

@@ -15,7 +15,7 @@ import click
 import pytest
 import yaml
 
-from backpressure.cli.main import main
+from backpressure.cli.commands import pace
 from backpressure.config import load
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def test_a_program_waits_for_a_healthy_broker(name: str) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_command_of_a_program_and_its_flags_exist(name: str) -> None:
     command, *flags = SERVICES[name]["command"]
-    found = main.get_command(click.Context(main), command)
+    found = pace.get_command(click.Context(pace), command)
     assert found is not None
     assert set(flags) <= {flag for parameter in found.params for flag in parameter.opts + parameter.secondary_opts}
 

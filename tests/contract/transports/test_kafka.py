@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
-from backpressure.cli.main import main as pace
+from backpressure.cli.commands import pace
 from backpressure.errors import (
     BrokerUnavailableError,
     NotConnectedError,

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from backpressure.cli.process import Failure, logging_options, run_engine, settings_from
+from backpressure.cli.commands import Failure
+from backpressure.cli.process import logging_options, run_engine, settings_from
 from backpressure.errors import BrokerUnavailableError, ConfigError
 from backpressure.settings import LogSettings
 from backpressure.telemetry import logs

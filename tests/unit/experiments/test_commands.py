@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from backpressure.cli.main import main as pace
+from backpressure.cli.commands import pace
 from backpressure.cli.run_outcome import JUnitFile
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.errors import ExperimentError

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from backpressure.cli.main import main as pace
+from backpressure.cli.commands import pace
 from backpressure.experiments.check import CheckPlan, CheckResult, Outcome, SystemCheck
 
 Handler = Callable[[httpx.Request], httpx.Response]

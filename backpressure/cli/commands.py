@@ -1,0 +1,113 @@
+"""``pace``: the group of all commands, each imported only when it is used, and how a command ends."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import Any
+
+import click
+
+from backpressure import __version__, program
+from backpressure.errors import PaceError
+
+__all__ = ["Failure", "PaceGroup", "load", "pace"]
+
+log = logging.getLogger(__name__)
+
+_COMMANDS = {
+    "run": ("run:run", "Run a scenario with real processes, judge it and write a report."),
+    "scenarios": ("run:scenarios", "List the scenarios that ship, or print one."),
+    "report": ("report:report", "Analyse a recorded run again, or show two side by side."),
+    "compare": ("compare:compare", "Rank the control laws on one scenario."),
+    "simulate": ("simulate:simulate", "Run a scenario in virtual time, without a broker."),
+    "producer": ("producer:producer", "Send messages at the pace the consumer can take."),
+    "consumer": ("consumer:consumer", "Work on messages at a steady rate."),
+    "monitor": ("monitor:monitor", "Watch queues, rates, waits and back-pressure."),
+    "broker": ("broker:broker", "Run the embedded AMQP broker, or a private RabbitMQ or Kafka."),
+    "lab": ("lab:lab", "Serve a page and an HTTP API to try queues with."),
+    "init": ("init:init", "Write a config.py with every setting at its default."),
+    "laws": ("laws:laws", "List the rate-control laws, or describe some of them."),
+    "cleanup": ("cleanup:cleanup", "Delete queues and exchanges that are left over."),
+    "doctor": ("doctor:doctor", "Check this machine, the broker and the permissions on it."),
+    "check": ("check:check", "Test a running stack, from health to delivery."),
+}
+"""Command name → module of this package with attribute, and a summary for `pace --help`, which lists in this order."""
+
+_HIDDEN = {"lab-worker": ("lab:worker", "")}
+"""The same for what other commands start."""
+
+
+class Failure(click.ClickException):
+    """A `PaceError` on its way to the terminal: one message, the right exit code, no traceback."""
+
+    def __init__(self, error: PaceError) -> None:
+        """``error`` knows its exit code."""
+        super().__init__("\n".join(map(program.printable, str(error).split("\n"))))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class; ours differ
+
+    def show(self, file: Any = None) -> None:
+        """Print it to standard error, in the form that the log has there."""
+        from backpressure.telemetry import logs
+
+        if logs.for_machines():
+            log.error("%s", self.message)
+            return
+        click.secho(f"error: {self.message}", fg="red", err=True, file=file)
+
+
+class PaceGroup(click.Group):
+    """A group whose commands end without a traceback: after a `PaceError` with its message, after Ctrl-C in silence."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that ``args`` name; it is imported by then, so from now on Ctrl-C lets it tidy up."""
+        found = super().resolve_command(ctx, args)
+        ctx.with_resource(program.interruptible())
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PaceError as error:
+            raise Failure(error) from error
+        except KeyboardInterrupt:
+            raise SystemExit(program.interrupted_code()) from None
+        except click.Abort as abort:  # a question was answered with Ctrl-C, or not at all
+            if isinstance(abort.__context__, KeyboardInterrupt):
+                raise SystemExit(program.interrupted_code()) from None
+            raise
+
+
+class _LazyGroup(PaceGroup):
+    """Imports the module of a command when the command is named: `pace --help` loads none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click passes it
+        return load(cmd_name) if cmd_name in _COMMANDS | _HIDDEN else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - see above
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+def load(name: str) -> click.Command:
+    """Import the command ``name`` and return it."""
+    where, _ = (_COMMANDS | _HIDDEN)[name]
+    module, _, attribute = where.partition(":")
+    command: click.Command = getattr(import_module(f"backpressure.cli.{module}"), attribute)
+    return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pace")
+def pace() -> None:
+    """Match the pace of a fast producer to a slow consumer: run it, see it, measure it, prove it.
+
+    Start with `pace run`: a minute of normal operation, a stopped consumer and its recovery, with a verdict and a
+    report at the end. No broker is needed.
+    """

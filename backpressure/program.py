@@ -1,0 +1,179 @@
+"""A program and its surroundings: standard streams, the size of the terminal, and the signals that end it.
+
+Every program calls `prepare` before it imports anything else, so this module needs the standard library alone. From
+then on nothing that is printed can fail (the output may be closed, full, or unable to show a character), and Ctrl-C
+never shows a traceback: while a program loads it ends at once, later it raises `KeyboardInterrupt` (`interruptible`) or
+ends in order (`on_stop_signals`).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from _typeshed import ReadableBuffer
+
+__all__ = [
+    "INTERRUPTED",
+    "check_output",
+    "interrupted_code",
+    "interruptible",
+    "on_stop_signals",
+    "prepare",
+    "printable",
+]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C where nothing was left to end in order: 128 + SIGINT, as shells have it."""
+
+_LARGEST_TERMINAL = 10_000
+_READER_IS_GONE = {errno.EPIPE, errno.EIO}
+
+
+def prepare(interrupted: int, said: str = "") -> None:
+    """Make the standard streams safe, and let Ctrl-C end the process at once until it is `interruptible`.
+
+    Ctrl-C then has the exit code ``interrupted``, and while the program loads ``said`` goes to standard error.
+    """
+    _Leave.code, _Leave.said = interrupted, said
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored: a shell started it in the background
+        signal.signal(signal.SIGINT, _Leave.at_once)
+    _fill_closed_descriptors()
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the process
+    sys.stdout = _safe(sys.stdout, 1, "replace")
+    sys.stderr = _safe(sys.stderr, 2, "backslashreplace")
+    for name in ("COLUMNS", "LINES"):  # some terminals say 0 for "unknown", and rich then prints nothing
+        size = os.environ.get(name, "")
+        if size.isdecimal() and not 0 < int(size) <= _LARGEST_TERMINAL:
+            del os.environ[name]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` meanwhile, so that what was begun can be tidied up.
+
+    It changes nothing in a process that has not called `prepare`.
+    """
+    if signal.getsignal(signal.SIGINT) != _Leave.at_once:
+        yield
+        return
+    _Leave.said = ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, _Leave.at_once)
+
+
+def on_stop_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> list[signal.Signals]:
+    """Call ``callback`` on Ctrl-C, SIGTERM and SIGHUP, the end of the terminal; return the signals this holds for.
+
+    A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+        for number in numbers:
+            loop.add_signal_handler(number, callback)
+    return numbers
+
+
+def check_output() -> None:
+    """Raise `PaceError` when standard output could not be written: for commands whose whole result it is.
+
+    A reader that has gone (``| head``) has seen enough: that is no error.
+    """
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # unbuffered there is nothing in between
+    failure = raw.failure if isinstance(raw, _Output) else None
+    if failure is not None and failure.errno not in _READER_IS_GONE:
+        from backpressure.errors import PaceError  # noqa: PLC0415 - this module is imported before all others
+
+        raise PaceError(f"standard output cannot be written: {failure.strerror}")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without control characters: text from other processes must not steer the terminal."""
+    return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def interrupted_code() -> int:
+    """Return the exit code of this process after Ctrl-C."""
+    return _Leave.code
+
+
+class _Leave:
+    """The end of a process in which nothing has begun, or nothing is left to do."""
+
+    code = INTERRUPTED
+    said = ""
+
+    @staticmethod
+    def at_once(_number: int, _frame: object) -> None:
+        with suppress(OSError):
+            os.write(2, _Leave.said.encode())
+        os._exit(_Leave.code)
+
+
+class _Output(io.FileIO):
+    """A standard stream on which writing never fails: what cannot be written is lost, and the reason remembered."""
+
+    failure: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                written = super().write(rest)
+                if written is None:  # another process that shares it has made it non-blocking
+                    self._wait()
+                else:
+                    rest = rest[written:]
+        except OSError as error:
+            self.failure = error
+        return size
+
+    def _wait(self) -> None:
+        import select  # noqa: PLC0415 - rarely needed
+
+        select.select((), (self,), ())
+
+
+def _safe(stream: TextIO | None, descriptor: int, errors: str) -> Any:
+    if stream is None:
+        return io.TextIOWrapper(io.BufferedWriter(_Output(descriptor, "w", closefd=False)), "utf-8", errors)
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream  # not ours: a test or an editor looks at it
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # unbuffered there is no buffer in between
+    if type(raw) is not io.FileIO:  # a Windows console
+        stream.reconfigure(errors=errors)
+        return stream
+    stream.flush()
+    output = _Output(raw.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        output if stream.write_through else io.BufferedWriter(output),
+        stream.encoding,
+        errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _fill_closed_descriptors() -> None:
+    """Open the null device in place of closed standard streams: else the next file or socket becomes one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
