@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from backpressure.broker import declarations
 from backpressure.broker.alarms import MemoryAlarm
 from backpressure.broker.counters import Counters
-from backpressure.broker.dead_letter import dead_lettered
+from backpressure.broker.dead_letter import DeadLetter
 from backpressure.broker.exchange import TYPES, Binding, Exchange
 from backpressure.broker.faults import Faults
 from backpressure.broker.policy import Policy, matching
@@ -280,7 +280,7 @@ class VirtualHost:
         return accepted
 
     def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
-        """Publish to the queue's dead-letter exchange; without one, or in a cycle, the message is gone.
+        """Publish to the queue's dead-letter exchange; without one, or back in a circle, the message is gone.
 
         One dead letter may push out the next: they are worked off in a loop, not in ever deeper calls.
         """
@@ -299,7 +299,7 @@ class VirtualHost:
         exchange = None if name is None else self.exchanges.get(name)
         if exchange is None:
             return
-        dead = dead_lettered(
+        dead = DeadLetter(
             message,
             queue=queue.name,
             reason=reason,
@@ -307,8 +307,8 @@ class VirtualHost:
             routing_key=limits.dead_letter_routing_key,
             epoch_s=int(self.epoch_s),
         )
-        if dead is not None:
-            self.publish(self.route(exchange, dead), dead)
+        found = self.route(exchange, dead.message)
+        self.publish([target for target in found if dead.may_enter(target.name)], dead.message)
 
     def _alarm_changed(self, active: bool) -> None:
         for session in list(self.sessions):

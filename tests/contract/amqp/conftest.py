@@ -37,6 +37,7 @@ class BrokerUnderTest:
     kind: str
     url: str
     management_url: str
+    version: tuple[int, ...] = (3, 10)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -48,12 +49,20 @@ class BrokerUnderTest:
         assert difference in DIFFERENCES
         return {"embedded": embedded, "rabbitmq": rabbitmq}[self.kind]
 
+    def since_4(self, expected_since_4: Any, *, before: Any) -> Any:
+        """What to expect where RabbitMQ 4 differs from 3.10, whose behaviour the embedded broker has."""
+        return expected_since_4 if self.version >= (4,) else before
+
 
 @pytest.fixture(scope="session", params=["embedded", "rabbitmq"])
 def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
     fixture = {"embedded": "embedded_broker", "rabbitmq": "rabbitmq_node"}[request.param]
     running = request.getfixturevalue(fixture)
-    return BrokerUnderTest(request.param, running.url, running.management_url)
+    if request.param == "embedded":
+        return BrokerUnderTest("embedded", running.url, running.management_url)
+    overview = httpx.get(f"{running.management_url}/api/overview", auth=("guest", "guest"), trust_env=False).json()
+    version = tuple(int(part) for part in overview["rabbitmq_version"].split(".")[:2])
+    return BrokerUnderTest("rabbitmq", running.url, running.management_url, version)
 
 
 @pytest.fixture(scope="session")

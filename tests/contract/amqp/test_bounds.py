@@ -276,11 +276,13 @@ def test_an_expired_message_is_dead_lettered_without_its_expiration(declare: Any
     assert (death["reason"], death["original-expiration"]) == ("expired", "20")
 
 
-def test_a_second_death_in_the_same_queue_counts_up(channel: BlockingChannel, declare: Any, fetch: Any) -> None:
+def test_a_second_death_in_the_same_queue_counts_up(
+    broker: Any, channel: BlockingChannel, declare: Any, fetch: Any
+) -> None:
     dead = declare()
     queue = declare(dead_letter_exchange="", dead_letter_routing_key=dead)
     channel.basic_publish("", queue, b"x")
-    for expected in (1, 2, 3):
+    for expected in broker.since_4((1, 1, 1), before=(1, 2, 3)):  # 4 believes no x-death that a client sends
         channel.basic_reject(channel.basic_get(queue)[0].delivery_tag, requeue=False)
         _, properties, body = fetch(dead)
         (death,) = properties.headers["x-death"]
@@ -310,6 +312,73 @@ def test_a_circle_without_a_rejection_ends(
         )
     channel.basic_publish("", one, b"x")
     assert until(lambda: count(one) + count(two), 0) == 0
+
+
+def test_a_queue_that_is_its_own_dead_letter_queue_lets_go_of_what_expires(
+    channel: BlockingChannel, name: Callable[[], str], janitor: Any, until: Any
+) -> None:
+    queue = name()
+    arguments = {"x-message-ttl": 20, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue}
+    channel.queue_declare(queue, arguments=arguments)
+    channel.basic_publish("", queue, b"x")
+    assert until(lambda: channel.queue_declare(queue, passive=True).method.message_count, 0) == 0
+
+
+def test_a_retry_through_a_delay_queue_with_the_received_headers_goes_on_for_ever(
+    channel: BlockingChannel, name: Callable[[], str], fetch: Any
+) -> None:
+    work, delay = name(), name()
+    channel.queue_declare(work)
+    channel.queue_declare(
+        delay, arguments={"x-message-ttl": 5, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": work}
+    )
+    channel.basic_publish("", work, b"x")
+    for _ in range(4):
+        _, properties, body = fetch(work)
+        channel.basic_publish("", delay, body, properties)
+    assert fetch(work)[2] == b"x"
+
+
+FORGED = {
+    "the source stands in it": ([("{queue}", "expired")], [("{queue}", "expired", 2)]),
+    "the destination stands in it": ([("{dead}", "expired")], None),
+    "a consumer rejected it there": (
+        [("{dead}", "rejected")],
+        [("{queue}", "expired", 1), ("{dead}", "rejected", 1)],
+    ),
+    "it stands there behind a rejection, and several entries are turned round": (
+        [("x", "rejected"), ("{dead}", "expired")],
+        None,
+    ),
+    "it stands there before a rejection": (
+        [("{dead}", "expired"), ("x", "rejected")],
+        [("{queue}", "expired", 1), ("x", "rejected", 1), ("{dead}", "expired", 1)],
+    ),
+    "several others": (
+        [("a", "expired"), ("b", "rejected"), ("c", "maxlen")],
+        [("{queue}", "expired", 1), ("c", "maxlen", 1), ("b", "rejected", 1), ("a", "expired", 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_history_that_a_publisher_sends_decides_where_the_dead_letter_may_go(
+    broker: Any, channel: BlockingChannel, declare: Any, fetch: Any, case: str
+) -> None:
+    dead = declare()
+    queue = declare(dead_letter_exchange="", dead_letter_routing_key=dead, message_ttl=5)
+    sent, expected = FORGED[case]
+    deaths = [{"queue": q.format(queue=queue, dead=dead), "reason": r, "count": 1} for q, r in sent]
+    channel.basic_publish("", queue, b"forged", BasicProperties(headers={"x-death": deaths}))
+    channel.basic_publish("", queue, b"plain")
+    found = fetch(dead)
+    expected = broker.since_4([("{queue}", "expired", 1)], before=expected)
+    if expected is not None:
+        assert found[2] == b"forged"
+        history = [(d["queue"], d["reason"], d["count"]) for d in found[1].headers["x-death"]]
+        assert history == [(q.format(queue=queue, dead=dead), r, n) for q, r, n in expected]
+    else:
+        assert found[2] == b"plain"
 
 
 def test_a_dead_letter_exchange_that_does_not_exist_loses_the_message(channel: BlockingChannel, declare: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pamqp import commands, header
 
 from backpressure.amqp.tables import decode_value, split_array
-from backpressure.broker.dead_letter import dead_lettered
+from backpressure.broker.dead_letter import DeadLetter
 from backpressure.broker.message import Message
 
 
@@ -26,8 +26,7 @@ def read(encoded: bytes) -> dict[str, Any]:
 def test_dead_lettering_keeps_the_types_of_the_publishers_headers() -> None:
     message = Message("e", "k", payload(headers={"small": 1, "text": "x"}, expiration="5"), b"")
     before = message.properties().headers()
-    dead = dead_lettered(message, queue="q", reason="expired", exchange="dlx", routing_key=None, epoch_s=7)
-    assert dead is not None
+    dead = DeadLetter(message, queue="q", reason="expired", exchange="dlx", routing_key=None, epoch_s=7).message
     after = dead.properties().headers()
     assert {name: after[name] for name in before} == before
     assert (dead.exchange, dead.routing_key, dead.properties().text("expiration")) == ("dlx", "k", None)
@@ -39,8 +38,15 @@ def test_dead_lettering_keeps_the_types_of_the_publishers_headers() -> None:
 )
 def test_a_forged_history_does_no_harm(forged: Any) -> None:
     message = Message("", "q", payload(headers={"x-death": forged}), b"")
-    dead = dead_lettered(message, queue="q", reason="rejected", exchange="", routing_key="d", epoch_s=7)
-    assert dead is not None
+    dead = DeadLetter(message, queue="q", reason="rejected", exchange="", routing_key="d", epoch_s=7).message
     (first, *_) = split_array(dead.properties().headers()[b"x-death"])
     death: Any = decode_value(first)
     assert (death["count"], death["queue"], death["reason"]) == (1, "q", "rejected")
+
+
+def test_entries_without_a_count_are_merged_into_one_that_has_it() -> None:
+    forged = [{"queue": queue, "reason": "expired"} for queue in ("a", "b", "a", "a")]
+    message = Message("", "q", payload(headers={"x-death": forged}), b"")
+    dead = DeadLetter(message, queue="a", reason="expired", exchange="", routing_key="d", epoch_s=7).message
+    deaths: Any = [decode_value(item) for item in split_array(dead.properties().headers()[b"x-death"])]
+    assert [(death["queue"], death["count"]) for death in deaths] == [("a", 4), ("b", 1)]
