@@ -95,6 +95,12 @@ up: docker  ## start RabbitMQ, producer, consumer, monitor, lab, Prometheus, Gra
 	@echo "monitor http://localhost:8000  producer http://localhost:5000  lab http://localhost:8080  RabbitMQ http://localhost:15672"
 	@echo "Grafana http://localhost:3001  Prometheus http://localhost:9090  Jaeger http://localhost:16686"
 
+.PHONY: baseline
+baseline: export PACE_PRODUCER__RATE = 10
+baseline: export PACE_PRODUCER__STRATEGY = unbounded
+baseline: export PACE_CONSUMER__RATE = 10
+baseline: up  ## start the same where the labs begin: 10 messages a second, 100 ms of work each, an unbounded queue
+
 .PHONY: down
 down: docker  ## stop the containers
 	@docker compose --profile '*' down

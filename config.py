@@ -116,6 +116,7 @@ class broker:
     blocked_timeout_s = 300.0              # s · give up on a connection the broker keeps blocked
     reconnect_min_s = 0.2                  # s · first pause before connecting again; doubles each time
     reconnect_max_s = 3.0                  # s · longest pause before connecting again
+    discover = True                        # told of no broker, and none on the port: use the one that `pace broker` started here
     wait = True                            # wait for a broker that is not there yet; off: fail at once
     ca_file = ""                           # certificate authority for amqps://; empty: the system's
     cert_file = ""                         # client certificate for amqps://

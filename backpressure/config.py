@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import runpy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -47,6 +47,7 @@ def load(
     *,
     config_file: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    discover: Callable[[Settings, bool], Mapping[str, Any]] | None = None,
 ) -> Settings:
     """Return the settings in force.
 
@@ -54,6 +55,8 @@ def load(
         flags: dotted keys with their values, e.g. ``{"producer.rate": 500}``; the strongest source.
         config_file: the file to read; None: ``PACE_CONFIG``, else ``config.py`` in this folder if there is one.
         environ: the environment; None: this process's.
+        discover: called with the settings so far and whether a source names the broker; returns what else to set, by
+            dotted key.
 
     Raises:
         ConfigError: naming key, value, source and what is allowed.
@@ -78,7 +81,10 @@ def load(
     for key in _BOUND if strength.get("producer.strategy") == _FILE else ():
         if strength.get(key) == _FILE and _value(settings, key) == find_field(key).default:
             del strength[key]  # `pace init` writes every default into the file: only what differs was chosen there
-    return _with_bound_of_strategy(settings, strength)
+    settings = _with_bound_of_strategy(settings, strength)
+    if discover is not None and (changes := discover(settings, _names_broker(settings, strength))):
+        settings = replaced(settings, changes, "brokers of this machine")
+    return settings
 
 
 def _with_bound_of_strategy(settings: Settings, strength: Mapping[str, int]) -> Settings:
@@ -146,6 +152,14 @@ def render() -> str:
             reason = f"{unit} · {field.description}" if unit else field.description
             lines.append(f"    {f'{key} = {_literal(field.default)}':<38} # {reason}")
     return "\n".join(lines) + "\n"
+
+
+def _names_broker(settings: Settings, strength: Mapping[str, int]) -> bool:
+    """Return whether a source says where the broker is; a default in a file, as `pace init` writes it, does not."""
+    for key in ("broker.host", "broker.port"):
+        if strength.get(key, _FILE) > _FILE or _value(settings, key) != find_field(key).default:
+            return True
+    return bool(settings.broker.url)
 
 
 def _config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -85,6 +85,9 @@ class BrokerSettings(Section):
     blocked_timeout_s: float = knob(300.0, "s", "give up on a connection the broker keeps blocked", gt=0)
     reconnect_min_s: float = knob(0.2, "s", "first pause before connecting again; doubles each time", gt=0)
     reconnect_max_s: float = knob(3.0, "s", "longest pause before connecting again", gt=0)
+    discover: bool = knob(
+        True, "", "told of no broker, and none on the port: use the one that `pace broker` started here"
+    )
     wait: bool = knob(True, "", "wait for a broker that is not there yet; off: fail at once")
     ca_file: str = knob("", "", "certificate authority for amqps://; empty: the system's")
     cert_file: str = knob("", "", "client certificate for amqps://")

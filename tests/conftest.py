@@ -29,6 +29,14 @@ def pytest_configure() -> None:
             raise pytest.UsageError(f"{variable}: unknown {sorted(unknown)}; there are {sorted(known)}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Keep away from the brokers that `pace broker` runs for this user: no program of a test is to find one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def go_without() -> Callable[[str, str], NoReturn]:
     """Return a function (name, what is missing) that skips the test, or fails it where that name is required."""

@@ -310,10 +310,16 @@ def _default_memory_limit_bytes() -> int:
     return int(0.4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
-    """Run a broker until SIGINT, SIGTERM or SIGHUP; say where it listens, on stdout and in the file ``announce``.
+async def serve(
+    config: BrokerConfig,
+    *,
+    announce: Path | None = None,
+    on_ready: Callable[[Announcement], None] = lambda _announcement: None,
+) -> None:
+    """Run a broker until SIGINT, SIGTERM or SIGHUP.
 
-    Raises `PortTakenError` when a port is taken.
+    When it listens it says where: on stdout, in the file ``announce`` and to ``on_ready``. Raises
+    `PortTakenError` when a port is taken.
     """
     server = Server(config)
     asyncio.get_running_loop().set_exception_handler(QuietAcceptErrors())
@@ -341,4 +347,5 @@ async def serve(config: BrokerConfig, *, announce: Path | None = None) -> None:
     sys.stdout.flush()
     if announce is not None:
         announcement.write(announce)
+    on_ready(announcement)
     await server.run()

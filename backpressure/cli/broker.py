@@ -1,18 +1,37 @@
-"""``pace broker``: the embedded broker, or a private RabbitMQ node, in the foreground."""
+"""``pace broker``: the embedded broker, or a private RabbitMQ node or Kafka broker, in the foreground."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from backpressure.cli.commands import PaceGroup
-from backpressure.program import on_stop_signals
+from backpressure.cli.local_brokers import LocalBroker, listed
+from backpressure.errors import TransportError
+from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.transports.private_process import PrivateProcess
 
 __all__ = ["broker"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_unlisted = click.option(
+    "--unlisted", is_flag=True, help="Do not let other programs on this machine find it: they need its --url."
+)
+
+
+def _port(flag: str, what: str) -> Callable[[Command], Command]:
+    return click.option(
+        flag, type=click.IntRange(0, 65535), default=0, show_default=True, help=f"{what} port; 0: a free one."
+    )
 
 
 @click.group(cls=PaceGroup, invoke_without_command=True)
@@ -44,6 +63,7 @@ __all__ = ["broker"]
     metavar="NAME=VALUE",
     help="Start with a fault, e.g. nack_share=0.1 or memory_alarm=true (repeatable); see docs/embedded-broker.md.",
 )
+@_unlisted
 @click.pass_context
 def broker(
     context: click.Context,
@@ -52,49 +72,104 @@ def broker(
     memory_limit_mb: float,
     announce: Path | None,
     faults: tuple[str, ...],
+    unlisted: bool,
     **listening: Any,
 ) -> None:
     """Run the embedded AMQP 0-9-1 broker until Ctrl-C, for experiments on this machine.
 
-    `pace broker rabbitmq` and `pace broker kafka` run private ones of these instead, where they are installed.
+    `pace broker rabbitmq` and `pace broker kafka` run private ones of these instead, where they are installed. The
+    other programs of this machine find any of the three by themselves, unless they are told of another broker.
     """
     if context.invoked_subcommand is not None:
+        _refuse_options_of_embedded(context, context.invoked_subcommand)
         return
     from backpressure.broker.faults import FaultSettings, parse_fault
-    from backpressure.broker.server import BrokerConfig, serve
+    from backpressure.broker.server import Announcement, BrokerConfig, serve
 
     config = BrokerConfig(
         memory_limit_bytes=int(memory_limit_mb * 1_000_000),
         faults=FaultSettings().updated(dict(map(parse_fault, faults))),
         **listening,
     )
-    asyncio.run(serve(config, announce=announce))
+    with ExitStack() as stack:
+
+        def on_ready(ready: Announcement) -> None:
+            if not unlisted:
+                management_url = f"http://{config.host}:{ready.management_port}" if ready.management_port else ""
+                _list(stack, LocalBroker.of_this_process("embedded broker", ready.url, management_url))
+
+        asyncio.run(serve(config, announce=announce, on_ready=on_ready))
 
 
 @broker.command()
-def rabbitmq() -> None:
-    """Run a private RabbitMQ node on free ports, in a directory of its own that is removed at the end."""
+@_port("--port", "AMQP")
+@_port("--management-port", "HTTP")
+@_unlisted
+def rabbitmq(*, port: int, management_port: int, unlisted: bool) -> None:
+    """Run a private RabbitMQ node until Ctrl-C, with a user guest and the management plugin.
+
+    Its data lives in a temporary directory that is removed at the end. It needs an installed rabbitmq-server.
+    """
     from backpressure.transports.rabbitmq_node import private_node
 
-    asyncio.run(_run_until_stopped(private_node(), "RabbitMQ"))
+    asyncio.run(_run_until_stopped(private_node(port, management_port), "RabbitMQ", unlisted=unlisted))
 
 
 @broker.command()
-def kafka() -> None:
-    """Run a private Kafka broker on a free port, in a directory of its own that is removed at the end.
+@_port("--port", "Kafka")
+@_unlisted
+def kafka(*, port: int, unlisted: bool) -> None:
+    """Run a private Kafka broker until Ctrl-C.
 
-    It needs Java 17, and the jars that `make kafka` fetches or an installation in KAFKA_HOME.
+    Its data lives in a temporary directory that is removed at the end. It needs Java 17, and the jars that
+    `make kafka` fetches or an installation in KAFKA_HOME.
     """
     from backpressure.transports.kafka_node import private_kafka
 
-    asyncio.run(_run_until_stopped(private_kafka(), "Kafka"))
+    asyncio.run(_run_until_stopped(private_kafka(port), "Kafka", unlisted=unlisted))
 
 
-async def _run_until_stopped(private: PrivateProcess, product: str) -> None:
+def _refuse_options_of_embedded(context: click.Context, command: str) -> None:
+    for parameter in context.command.params:
+        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
+            flag = parameter.opts[0]
+            raise click.UsageError(
+                f"{flag} before {command} belongs to the embedded broker: see pace broker {command} --help",
+                context,
+            )
+
+
+async def _run_until_stopped(private: PrivateProcess, product: str, *, unlisted: bool) -> None:
+    """Start it, say where it is, and remove it after a signal, also one that comes while it starts."""
     stopped = asyncio.Event()
-    on_stop_signals(asyncio.get_running_loop(), stopped.set)
-    async with private as node:
-        click.echo(f"{product} is ready: {node.url}  (Ctrl-C stops and removes it)")
-        if node.management_url:
-            click.echo(f"management API: {node.management_url}")
-        await stopped.wait()
+
+    def on_signal() -> None:
+        if stopped.is_set():
+            os._exit(INTERRUPTED)  # asked twice; the node ends with this process however that happens
+        stopped.set()
+
+    on_stop_signals(asyncio.get_running_loop(), on_signal)
+    running = asyncio.create_task(_run(private, product, unlisted=unlisted))
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not running.done():
+        running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _run(private: PrivateProcess, product: str, *, unlisted: bool) -> None:
+    with ExitStack() as stack:
+        async with private as node:
+            management = f", management on {node.management_url}" if node.management_url else ""
+            click.echo(f"{product} is ready on {node.url}{management}; Ctrl-C stops it and removes its data")
+            if not unlisted:
+                _list(stack, LocalBroker.of_this_process(product, node.url, node.management_url))
+            await node.until_ended()
+            raise TransportError(f"{product} has ended by itself; its last words: {node.tail() or 'none'}")
+
+
+def _list(stack: ExitStack, broker: LocalBroker) -> None:
+    """Let other programs find it until the end, and say so."""
+    click.echo(stack.enter_context(listed(broker)))

@@ -6,6 +6,7 @@ import asyncio
 
 import click
 
+from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.errors import ConfigError
@@ -52,7 +53,7 @@ def cleanup(
 
     With no name and no option: the queues of the settings in force.
     """
-    settings = settings_from(context)
+    settings = settings_from(context, discovered)
     asyncio.run(_clean(settings, queues, everything=everything, exchanges_only=exchanges_only, yes=yes))
 
 

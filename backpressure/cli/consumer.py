@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import connection, queue, setting
 from backpressure.cli.process import logging_options, run_engine, serving, settings_from
 from backpressure.core.reports import ConsumerReport
@@ -57,7 +58,7 @@ def consumer(context: click.Context, /, window: bool, **_: object) -> None:
     Failed work is tried again, then dead-lettered with the reason. Ctrl-C finishes and acknowledges what is held and
     prints the balance.
     """
-    asyncio.run(consume(settings_from(context), window=window))
+    asyncio.run(consume(settings_from(context, discovered), window=window))
 
 
 async def consume(settings: Settings, *, window: bool = False) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from backpressure.cli.cleanup import ours_on_kafka
+from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.config import replaced
@@ -64,7 +65,7 @@ def doctor(context: click.Context, /, **_: object) -> None:
 
     Exit code 1 when something is broken. What is merely absent (a broker, an extra) is a note: `pace run` needs none.
     """
-    settings = replaced(settings_from(context), {"broker.wait": False}, "doctor")
+    settings = replaced(settings_from(context, discovered), {"broker.wait": False}, "doctor")
     findings = [*_machine(), *_ports(settings), *asyncio.run(_gathered(settings))]
     table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
     for finding in findings:

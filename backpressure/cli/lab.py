@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from backpressure.cli.local_brokers import discovered_for_lab
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
 from backpressure.config import PREFIX, as_environment, replaced
@@ -43,7 +44,7 @@ def lab(context: click.Context, /, **_: object) -> None:
     Send and consume on RabbitMQ and Kafka, share tasks out among workers, publish to subscribers. A broker that is
     away is named in the answers; the lab works as soon as it is there.
     """
-    asyncio.run(_serve(settings_from(context)))
+    asyncio.run(_serve(settings_from(context, discovered_for_lab)))
 
 
 @click.command(hidden=True)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import click
 
+from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
 from backpressure.core.snapshot import Snapshot
@@ -70,7 +71,7 @@ def monitor(context: click.Context, /, no_ui: bool, **_: object) -> None:
     Cards on this terminal, Prometheus metrics and a live page on http://localhost:8000. With a management API it also
     knows other queues, connections and the broker's memory; without one it lives on depth readings and feedback.
     """
-    settings = settings_from(context)
+    settings = settings_from(context, discovered)
     asyncio.run(watch(settings, ui=not no_ui))
 
 

@@ -10,7 +10,7 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -64,14 +64,22 @@ def logging_options(command: Command) -> Command:
     return command
 
 
-def settings_from(context: click.Context) -> Settings:
-    """Return the settings in force for a command and set up its logging; raises `ConfigError`."""
+def settings_from(
+    context: click.Context, discover: Callable[[Settings, bool], Mapping[str, Any]] | None = None
+) -> Settings:
+    """Return the settings in force for a command and set up its logging; raises `ConfigError`.
+
+    A command that connects to a broker passes the function that finds one, in case no source names it.
+    """
+
+    def after_logging(settings: Settings, named: bool) -> Mapping[str, Any]:
+        logs.configure(settings.log)  # what is found is said in one line
+        return discover(settings, named) if discover else {}
+
     given = overrides(context)
     if given.get("log.format") == "json":
         logs.configure(LogSettings(format="json"))  # what is wrong with the settings is told in that form as well
-    settings = load(given, config_file=context.params.get("config_file"))
-    logs.configure(settings.log)
-    return settings
+    return load(given, config_file=context.params.get("config_file"), discover=after_logging)
 
 
 async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda: None) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import connection, queue, setting
 from backpressure.cli.process import logging_options, run_engine, serving, settings_from
 from backpressure.core.reports import ProducerReport
@@ -59,7 +60,7 @@ def producer(context: click.Context, /, **_: object) -> None:
     Offers --rate messages a second, sends as many as the law (--strategy) allows, and keeps each until the broker has
     confirmed it. Ctrl-C settles what is in flight and prints the balance.
     """
-    asyncio.run(produce(settings_from(context)))
+    asyncio.run(produce(settings_from(context, discovered)))
 
 
 async def produce(settings: Settings) -> None:

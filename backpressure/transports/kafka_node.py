@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PREFIX, PrivateProcess, free_ports
+from backpressure.transports.private_process import PREFIX, PrivateProcess, reserved_ports
 
 __all__ = ["KafkaMissingError", "PrivateKafka", "find_kafka", "java_release", "left_over", "private_kafka"]
 
@@ -97,24 +97,26 @@ def left_over() -> dict[Path, list[int]]:
     }
 
 
-def private_kafka(*, advertised_port: int | None = None) -> PrivateKafka:
-    """Return a broker, to be started by ``with`` or ``async with``.
+def private_kafka(port: int = 0, *, advertised_port: int | None = None) -> PrivateKafka:
+    """Return a broker, to be started by ``with`` or ``async with``; a port of 0 is any free one.
 
     Clients are sent to ``advertised_port``, when it is given, instead of the broker's own: to what stands in between.
     """
-    return PrivateKafka(advertised_port)
+    return PrivateKafka(port, advertised_port)
 
 
 class PrivateKafka(PrivateProcess):
     """A running broker. Starting takes 4 to 8 seconds.
 
-    Raises `KafkaMissingError`, `ConfigError` without the client library, or `TransportError` when it does not come up.
+    Raises `KafkaMissingError`, `ConfigError` without the client library, `PortTakenError`, or `TransportError` when it
+    does not come up.
     """
 
     product = "Kafka broker"
 
-    def __init__(self, advertised_port: int | None) -> None:
+    def __init__(self, port: int, advertised_port: int | None) -> None:
         super().__init__()
+        self._wanted_ports = ((port, "--port"), (0, ""))
         self.advertised_port = advertised_port
         self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
@@ -135,7 +137,7 @@ class PrivateKafka(PrivateProcess):
 
     def _configuration(self) -> str:
         """Choose ports and return the broker's properties, of which the last of one name counts."""
-        port, controller = free_ports(2)
+        port, controller = reserved_ports(self._wanted_ports)
         self.url = f"kafka://127.0.0.1:{port}"
         return _CONFIGURATION.format(
             port=port, controller=controller, advertised=self.advertised_port or port, data=self._directory / "data"

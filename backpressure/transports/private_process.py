@@ -8,6 +8,7 @@ leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -16,13 +17,15 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from backpressure.errors import TransportError
+import psutil
 
-__all__ = ["PREFIX", "PrivateProcess", "free_ports"]
+from backpressure.errors import ConfigError, PortTakenError, TransportError
+
+__all__ = ["PREFIX", "PrivateProcess", "free_ports", "reserved_ports"]
 
 PREFIX = "pace-"
 """What the names of the temporary directories begin with."""
@@ -30,8 +33,10 @@ PREFIX = "pace-"
 # `read` returns when the pipe from our process closes, however that came about; then the directory (where this runs)
 # and the whole process group go, this shell included. The data is temporary: nothing is worth an orderly stop.
 _LIFELINE = 'read _; rm -rf "$PWD"; kill -KILL 0'
+_HOST = "127.0.0.1"
 _READY_TIMEOUT_S = 90.0
 _POLL_S = 0.2
+_WATCH_S = 0.5
 
 
 class PrivateProcess(ABC):
@@ -109,6 +114,11 @@ class PrivateProcess(ABC):
         """Return the end of what it has written."""
         return (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
 
+    async def until_ended(self) -> None:
+        """Return when the broker itself has ended, while nobody here asked it to; `tail` says what it wrote last."""
+        while self.pid and _runs(self.pid):  # noqa: ASYNC110 -- it is no child of ours: nothing tells us
+            await asyncio.sleep(_WATCH_S)
+
     async def _until_ready(self) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not await asyncio.to_thread(self._is_ready):
@@ -144,11 +154,38 @@ class PrivateProcess(ABC):
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def free_ports(count: int) -> list[int]:
-    """Return distinct ports that are free now: all are held until the last is found."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+def _runs(pid: int) -> bool:
     try:
-        return [int(listener.getsockname()[1]) for listener in sockets]
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # its parent, the shell, waits for us alone
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct ports that are free now."""
+    return reserved_ports([(0, "")] * count)
+
+
+def reserved_ports(wanted: Sequence[tuple[int, str]]) -> list[int]:
+    """Return distinct ports that are free now: all are held until the last is found.
+
+    Each of ``wanted`` is a port (0: any) and the flag that chose it, for the error when it cannot be had. Raises
+    `PortTakenError`, or `ConfigError` when this user may not listen there.
+    """
+    listeners: dict[int, socket.socket] = {}
+    try:
+        for index in sorted(range(len(wanted)), key=lambda index: wanted[index][0] == 0):  # free ones come last
+            listeners[index] = _listener(*wanted[index])
+        return [int(listeners[index].getsockname()[1]) for index in range(len(wanted))]
     finally:
-        for listener in sockets:
+        for listener in listeners.values():
             listener.close()
+
+
+def _listener(port: int, flag: str) -> socket.socket:
+    try:
+        return socket.create_server((_HOST, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(_HOST, port, flag) from None
+        raise ConfigError(flag, port, f"cannot listen there: {error.strerror}") from None

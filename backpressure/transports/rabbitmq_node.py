@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PrivateProcess, free_ports
+from backpressure.transports.private_process import PrivateProcess, reserved_ports
 
 __all__ = ["PrivateNode", "RabbitMQMissingError", "find_rabbitmq", "private_node"]
 
@@ -54,21 +54,23 @@ def find_rabbitmq() -> Path | None:
     return next((script for sbin in found if (script := sbin / "rabbitmq-server").exists()), None)
 
 
-def private_node() -> PrivateNode:
-    """Return a node, to be started by ``with`` or ``async with``."""
-    return PrivateNode()
+def private_node(port: int = 0, management_port: int = 0) -> PrivateNode:
+    """Return a node, to be started by ``with`` or ``async with``; a port of 0 is any free one."""
+    return PrivateNode(port, management_port)
 
 
 class PrivateNode(PrivateProcess):
     """A running node: its addresses, its Erlang machine and its command line.
 
-    Starting takes 5 to 12 seconds. Raises `RabbitMQMissingError`, or `TransportError` when it does not come up.
+    Starting takes 5 to 12 seconds. Raises `RabbitMQMissingError`, `PortTakenError`, or `TransportError` when it does
+    not come up.
     """
 
     product = "RabbitMQ node"
 
-    def __init__(self) -> None:
+    def __init__(self, port: int, management_port: int) -> None:
         super().__init__()
+        self._wanted_ports = ((port, "--port"), (management_port, "--management-port"), (0, ""), (0, ""))
         self.node_name = f"pace-{os.getpid()}-{next(_numbers)}@localhost"
         self._sbin = Path()
         self._environment: dict[str, str] = {}
@@ -101,7 +103,7 @@ class PrivateNode(PrivateProcess):
         if script is None or epmd is None:
             raise RabbitMQMissingError
         self._sbin = script.parent
-        amqp, management, distribution, epmd_port = free_ports(4)
+        amqp, management, distribution, epmd_port = reserved_ports(self._wanted_ports)
         self.url = f"amqp://guest:guest@127.0.0.1:{amqp}/"
         self.management_url = f"http://127.0.0.1:{management}"
         self._environment = self._configure(amqp, management, distribution, epmd_port)

@@ -188,6 +188,22 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Starter]:
 
 
 @pytest.fixture
+def pace(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., Script]]:
+    """Return a function that runs `pace` with arguments; state and temporary files lie in folders of the test's own."""
+    own = {"XDG_STATE_HOME": str(tmp_path / "state"), "TMPDIR": str(tmp_path / "temporary")}
+    Path(own["TMPDIR"]).mkdir()
+    started: list[Script] = []
+
+    def run(*arguments: str) -> Script:
+        started.append(Script([sys.executable, "-m", "backpressure", *arguments], tmp_path, environment | own))
+        return started[-1]
+
+    yield run
+    for script in started:
+        script.discard()
+
+
+@pytest.fixture
 def chromium(tmp_path: Path, go_without: Callable[[str, str], NoReturn]) -> Iterator[Chromium]:
     """A browser with an empty page."""
     program = find_chromium()

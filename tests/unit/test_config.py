@@ -365,3 +365,42 @@ def test_handed_on_settings_overrule_the_other_process_own_surroundings(folder: 
 )
 def test_what_is_allowed_is_said_in_words(key: str, text: str) -> None:
     assert allowed(find_field(key)) == text
+
+
+def _is_named(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> bool:
+    asked: list[bool] = []
+
+    def discover(_settings: Settings, named: bool) -> dict[str, Any]:
+        asked.append(named)
+        return {} if named else {"broker.url": "amqp://found/"}
+
+    found = load(flags, environ=environ or {}, discover=discover)
+    assert (found.broker.url == "amqp://found/") == (not asked[0])
+    return asked[0]
+
+
+def test_without_a_broker_in_any_source_one_may_be_found(folder: Path) -> None:
+    assert not _is_named()
+    assert not _is_named(environ={"PACE_BROKER__URL": "", "RABBITMQ_HOST": "", "RABBITMQ_USER": "me"})
+    (folder / "config.py").write_text(render())  # every setting, at its default
+    assert not _is_named()
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [
+        ({"broker.url": "kafka://mq"}, {}),
+        ({"broker.host": "localhost"}, {}),
+        ({"broker.port": 5672}, {}),
+        ({}, {"RABBITMQ_HOST": "localhost"}),
+        ({}, {"PACE_BROKER__PORT": "5672"}),
+        ({}, {"PACE_BROKER__URL": "amqp://mq/"}),
+    ],
+)
+def test_whoever_names_a_broker_gets_that_one(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    assert _is_named(flags, environ)
+
+
+def test_a_config_file_with_another_broker_names_it(folder: Path) -> None:
+    (folder / "config.py").write_text("class broker:\n    port = 5673\n")
+    assert _is_named()

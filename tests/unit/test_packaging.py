@@ -21,6 +21,7 @@ TARGETS = [
     "lint",
     "bench",
     "up",
+    "baseline",
     "down",
     "logs",
     "monitor",
@@ -93,13 +94,22 @@ def test_a_python_that_cannot_make_environments_is_named_with_the_way_out(tmp_pa
     assert "apt-get install python3-venv" in result.stdout
 
 
-@pytest.mark.parametrize("target", ["up", "down", "logs", "scale-consumer"])
+@pytest.mark.parametrize("target", ["up", "baseline", "down", "logs", "scale-consumer"])
 def test_without_docker_a_target_says_so_plainly(target: str, tmp_path: Path) -> None:
     result = make(target, path=program(tmp_path / "docker", "exit 1").parent)
     assert result.returncode != 0
     assert result.stdout == (
         "Docker with its compose plugin is needed for this, and is not here. Without it: make experiment\n"
     )
+
+
+def test_the_baseline_in_containers_is_that_of_the_labs_terminals(tmp_path: Path) -> None:
+    docker = program(tmp_path / "docker", 'case "$*" in *up*) env;; esac')
+    started = make("baseline", path=docker.parent).stdout.splitlines()
+    assert {"PACE_PRODUCER__RATE=10", "PACE_PRODUCER__STRATEGY=unbounded", "PACE_CONSUMER__RATE=10"} < set(started)
+    terminals = (ROOT / "docs" / "labs" / "README.md").read_text(encoding="utf-8")
+    assert "fast_producer.py --rate 10 --strategy unbounded\n" in terminals
+    assert "slow_consumer.py --rate 10 " in terminals
 
 
 def normalised(requirement: str) -> str:

@@ -209,13 +209,13 @@ def test_producer_and_consumer_agree_on_the_queue() -> None:
     assert queues[0] == queues[1] != {}
 
 
-def test_the_lab_finds_kafka_when_it_is_there_and_rabbitmq_whatever_the_others_use() -> None:
-    variables = {"PACE_BROKER__URL": "kafka://kafka:19092", "PACE_LAB__KAFKA_URL": "kafka://kafka:19092"}
-    given = {name: str(value) for name, value in SERVICES["lab"]["environment"].items()}
-    settings = load(environ={name: re.sub(r"\$\{(\w+):-.*?\}", lambda m: variables.get(m[1], ""), value)
-                             for name, value in given.items() if name in variables})  # fmt: skip
+def test_the_lab_finds_kafka_without_a_setting_and_rabbitmq_whatever_the_others_use() -> None:
+    settings = load(environ=environment(SERVICES["lab"]) | {"PACE_CONFIG": ""})
+    listeners = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert dict(listener.split("://") for listener in listeners.split(","))["INSIDE"] == "kafka:19092"
+    assert settings.lab.kafka_url == "kafka://kafka:19092"
+    assert SERVICES["lab"]["environment"]["PACE_BROKER__URL"] == ""
     assert settings.broker.full_url().startswith("amqp://")
-    assert settings.lab.kafka_url == variables["PACE_LAB__KAFKA_URL"]
 
 
 def test_the_memory_of_the_producer_is_bounded() -> None:
