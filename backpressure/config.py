@@ -11,23 +11,21 @@ import difflib
 import json
 import os
 import runpy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from backpressure.derived import bound_of_strategy
+from backpressure.environment import NESTED, PREFIX, dotenv, without_injected
 from backpressure.errors import ConfigError
 from backpressure.settings import Section, Settings
 
-__all__ = ["NESTED", "PREFIX", "allowed", "as_environment", "find_field", "load", "render", "replaced"]
-
-PREFIX = "PACE_"
-NESTED = "__"
+__all__ = ["allowed", "as_environment", "find_field", "load", "render", "replaced"]
 
 _COMMON_NAMES = {
     "RABBITMQ_HOST": "broker.host",
@@ -61,13 +59,13 @@ def load(
     Raises:
         ConfigError: naming key, value, source and what is allowed.
     """
-    from_dotenv = {name: value for name, value in dotenv_values(".env").items() if value is not None}
-    variables = from_dotenv | dict(os.environ if environ is None else environ)
+    flags = flags or {}
+    variables, _ = without_injected(dotenv(Path(".env")) | dict(os.environ if environ is None else environ))
     layers = (
         _from_file(_config_path(config_file, variables)),
         _from_common_names(variables),
-        _from_environment(variables),
-        ((key, value, "command line") for key, value in (flags or {}).items()),
+        _from_environment(variables, flags),
+        ((key, value, "command line") for key, value in flags.items()),
     )
     values: dict[str, tuple[Any, str]] = {}
     strength: dict[str, int] = {}
@@ -75,6 +73,8 @@ def load(
         found = {key: (value, source) for key, value, source in layer}
         if found.keys() & {"broker.host", "broker.port"}:
             values.pop("broker.url", None)  # within one source the URL wins, but not over a stronger source's host
+        if _names_a_host(found.get("broker.url", ("", ""))[0]):
+            values = {key: given for key, given in values.items() if key not in {"broker.host", "broker.port"}}
         values |= found
         strength |= dict.fromkeys(found, rank)
     settings = _validated(values)
@@ -198,12 +198,22 @@ def _from_common_names(variables: Mapping[str, str]) -> Iterator[tuple[str, Any,
             yield key, variables[name], f"environment, {name}"
 
 
-def _from_environment(variables: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+def _names_a_host(url: object) -> bool:
+    """Return whether a weaker source's host and port, right or wrong, no longer matter beside ``url``."""
+    try:
+        return isinstance(url, str) and bool(urlsplit(url).hostname)
+    except ValueError:  # half of an IPv6 address: it is refused where it is checked
+        return False
+
+
+def _from_environment(variables: Mapping[str, str], overridden: Collection[str]) -> Iterator[tuple[str, Any, str]]:
     for name, text in variables.items():
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
             key = name[len(PREFIX) :].lower().replace(NESTED, ".", 1)
             source = f"environment, {name}"
             field = find_field(key, text, source)
+            if key in overridden:
+                continue  # whatever it is
             try:
                 yield key, _from_text(field, text), source
             except json.JSONDecodeError as error:

@@ -28,9 +28,11 @@ Every setting has one name, `section.setting`, and can be given in four places. 
 | | `PACE_SECTION__SETTING` in the environment | `PACE_PRODUCER__RATE=500` |
 | strongest | a command-line flag ([cli.md](cli.md)), or `--set` of `pace run` | `--rate 500` |
 
-A `.env` file in the current folder counts as environment that the real one overrides; `.env.example` is one to copy.
-In the environment `none` unsets what may be unset, and a table is written as JSON. `broker.url` wins over
-`broker.host` and `broker.port` of the same place, not over those of a stronger one.
+A `.env` file (UTF-8) in the current folder counts as environment that the real one overrides; copy `.env.example`. In
+the environment `none` unsets what may be unset, and a table is written as JSON. `broker.url` wins over `broker.host`
+and `broker.port` of the same place and of weaker ones, not over those of a stronger one. What Kubernetes and Docker
+links set to announce services (`RABBITMQ_PORT=tcp://…`, `PACE_BROKER_SERVICE_HOST`) is no setting: it is ignored, and
+the log says so.
 
 A bad value stops the program with exit code 2 before anything has started:
 

@@ -12,7 +12,7 @@ import click
 from backpressure.cli.local_brokers import discovered_for_lab
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
-from backpressure.config import PREFIX, as_environment, replaced
+from backpressure.config import as_environment, replaced
 from backpressure.dashboards.lab import assets
 from backpressure.engines.clock import Clock
 from backpressure.engines.lab.board import Board
@@ -22,6 +22,7 @@ from backpressure.engines.lab.pubsub import PubSub
 from backpressure.engines.lab.service import Lab
 from backpressure.engines.lab.tasks import Tasks
 from backpressure.engines.lab.worker import TaskWorker
+from backpressure.environment import PREFIX
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.announce import announce

@@ -18,6 +18,7 @@ import click
 
 from backpressure.cli.options import overrides, setting
 from backpressure.config import load
+from backpressure.environment import without_injected
 from backpressure.errors import PortTakenError
 from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.settings import ApiSettings, LogSettings, Settings
@@ -79,7 +80,12 @@ def settings_from(
     given = overrides(context)
     if given.get("log.format") == "json":
         logs.configure(LogSettings(format="json"))  # what is wrong with the settings is told in that form as well
-    return load(given, config_file=context.params.get("config_file"), discover=after_logging)
+    settings = load(given, config_file=context.params.get("config_file"), discover=after_logging)
+    _, services = without_injected(os.environ)
+    if services:
+        names = ", ".join(f"{service}_…" for service in services)
+        log.info("ignored, for Kubernetes or Docker sets them to announce services: %s", names)
+    return settings
 
 
 async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda: None) -> bool:

@@ -186,3 +186,11 @@ def test_under_nohup_the_end_of_the_terminal_is_not_heard(start: Any, broker: An
     assert producer.ends() == 0
     assert consumer.ends() == 0
     assert consumer.lines[-1].startswith("consumed=1, ")
+
+
+def test_variables_that_kubernetes_injects_stop_no_program(start: Any, broker: Any) -> None:
+    injected = {"RABBITMQ_PORT": "tcp://10.0.0.1:5672", "PACE_BROKER_SERVICE_HOST": "10.0.0.1"}
+    where = ("--url", broker.url, "--queue", "q.injected", "--no-api")
+    producer = start("fast_producer.py", *where, "--count", "1", **injected)
+    assert producer.ends() == 0
+    producer.says("ignored, .*Kubernetes.*: PACE_BROKER_…, RABBITMQ_…")

@@ -89,6 +89,72 @@ def test_the_dotenv_file_counts_as_environment_that_the_real_one_overrides(folde
     assert load(environ={"PACE_PRODUCER__RATE": "8"}).producer.rate == 8
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_dotenv_file_in_another_encoding_is_named(folder: Path, encoding: str) -> None:
+    (folder / ".env").write_text("PACE_PRODUCER__TEXT=café\n", encoding=encoding)
+    assert refused() == "environment = '.env': is not UTF-8 text: save it in that encoding"
+
+
+def test_a_dotenv_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / ".env").write_text("PACE_PRODUCER__TEXT=café\n", encoding="utf-8-sig")
+    assert load(environ={}).producer.text == "café"
+
+
+INJECTED = {  # what Kubernetes sets for the services rabbitmq, pace, pace-broker and pace-monitor-metrics
+    f"{service}_{suffix}": value
+    for service, port in (("RABBITMQ", 5672), ("PACE", 80), ("PACE_BROKER", 5672), ("PACE_MONITOR_METRICS", 8000))
+    for suffix, value in {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": str(port),
+        "SERVICE_PORT_MAIN_PORT": str(port),
+        "PORT": f"tcp://10.0.0.1:{port}",
+        f"PORT_{port}_TCP": f"tcp://10.0.0.1:{port}",
+        f"PORT_{port}_TCP_PROTO": "tcp",
+        f"PORT_{port}_TCP_PORT": str(port),
+        f"PORT_{port}_TCP_ADDR": "10.0.0.1",
+    }.items()
+}
+LINKED = {"PACE_BROKER_PORT": "tcp://172.17.0.2:5672", "PACE_BROKER_NAME": "/web/broker", "PACE_BROKER_ENV_LANG": "C"}
+
+
+@pytest.mark.parametrize("section", list(Settings.model_fields))
+def test_what_an_orchestrator_injects_for_a_service_is_no_setting(section: str) -> None:
+    named = {name.replace("PACE_BROKER", f"PACE_{section.upper()}"): value for name, value in INJECTED.items()}
+    assert load(environ=named) == Settings()
+
+
+def test_what_docker_links_inject_is_no_setting() -> None:
+    assert load(environ=LINKED) == Settings()
+
+
+def test_settings_beside_injected_variables_count() -> None:
+    own = {"RABBITMQ_HOST": "mq", "PACE_BROKER__PORT": "5673", "PACE_BROKER__HEARTBEAT_S": "7"}
+    broker = load(environ=INJECTED | own).broker
+    assert (broker.host, broker.port, broker.heartbeat_s) == ("mq", 5673, 7)
+
+
+def test_a_misspelled_setting_is_not_taken_for_injected() -> None:
+    assert "PACE_BROKER_PORT" in refused(environ={"PACE_BROKER_PORT": "5672"})
+    assert "PACE_BROKER_NAME" in refused(environ={"PACE_BROKER_NAME": "mq"})
+    assert "rabbit" in refused(environ={"RABBITMQ_PORT": "rabbit"})
+
+
+def test_a_value_that_a_stronger_source_overrides_stops_nothing(folder: Path) -> None:
+    (folder / "config.py").write_text("class producer:\n    rate = 'fast'\nclass broker:\n    port = 'amqp'\n")
+    environ = {"PACE_CONTROL__PARAMETERS": "{", "RABBITMQ_PORT": "none", "LOG_LEVEL": "chatty"}
+    flags = {"producer.rate": 5, "control.parameters": {}, "log.level": "INFO", "broker.url": "amqp://mq/"}
+    settings = load(flags, environ=environ)
+    assert (settings.producer.rate, settings.broker.address()) == (5, "amqp://mq:5672")
+
+
+def test_the_host_still_counts_beside_a_url_that_names_none() -> None:
+    assert "broker.port" in refused({"broker.url": "amqp:///orders"}, {"RABBITMQ_PORT": "none"})
+
+
+def test_a_url_stops_for_a_wrong_port_of_its_own_source() -> None:
+    assert "broker.port" in refused({"broker.url": "amqp://mq/", "broker.port": 99999})
+
+
 def test_the_dotenv_file_may_name_the_config_file(folder: Path) -> None:
     (folder / ".env").write_text("PACE_CONFIG=mine.py\n", encoding="utf-8")
     (folder / "mine.py").write_text("class producer:\n    rate = 3\n", encoding="utf-8")
