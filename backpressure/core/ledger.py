@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from heapq import merge
 
 __all__ = ["IdSet", "Ledger", "LedgerTotals", "Order", "OrderTracker"]
 
@@ -142,10 +143,11 @@ class OrderTracker:
 class LedgerTotals:
     """How many messages ended in each state; no message is counted in two of them.
 
-    ``confirmed`` is how many the broker took responsibility for. ``processed``, ``dead_lettered``, ``dropped`` (by the
-    queue's bound or a time-to-live) and ``left_in_queue`` are where messages were found; ``lost`` were confirmed and
-    found nowhere. ``rejected``, ``returned`` and ``unsettled`` were never confirmed and found nowhere. ``duplicates``
-    counts processings beyond the first of each message.
+    ``confirmed`` is how many the broker confirmed to a producer. ``processed``, ``dead_lettered``, ``dropped`` (by the
+    queue's bound or a time-to-live) and ``left_in_queue`` are where messages were found. ``lost`` were found nowhere,
+    though the broker had confirmed them to a producer, or to a consumer that sent them to the dead-letter queue.
+    ``rejected``, ``returned`` and ``unsettled`` were never confirmed and found nowhere. ``duplicates`` counts
+    processings beyond the first of each message.
     """
 
     confirmed: int
@@ -164,13 +166,16 @@ class Ledger:
     """Collects what each process and each queue says about each message, in any order, and strikes the balance.
 
     A message that several of them claim is counted once, in the state that comes first: processed, dead-lettered,
-    dropped, left in the queue, lost (confirmed, yet nowhere), returned, rejected, unsettled. So a message whose confirm
-    was lost with a connection, but which was processed, is processed; and one that was processed twice is one message,
-    one duplicate.
+    dropped, left in the queue, lost, returned, rejected, unsettled. So a message whose confirm was lost with a
+    connection, but which was processed, is processed; and one that was processed twice is one message, one duplicate.
+
+    A message counts as dead-lettered, dropped or left only where it was found in a queue. What a consumer has
+    ``handed_over`` as a dead letter the broker has confirmed, as it confirms messages to their producers.
     """
 
     def __init__(self) -> None:
         self.confirmed = IdSet()
+        self.handed_over = IdSet()
         self.rejected = IdSet()
         self.returned = IdSet()
         self.unsettled = IdSet()
@@ -191,14 +196,14 @@ class Ledger:
         dead = (*done, self.dead_lettered)
         dropped = (*dead, self.dropped)
         found = (*dropped, self.left_in_queue)
-        known = (*found, self.confirmed)
+        known = (*found, self.confirmed, self.handed_over)
         return LedgerTotals(
             confirmed=len(self.confirmed),
             processed=len(self.processed),
             dead_lettered=self.dead_lettered.count_minus(*done),
             dropped=self.dropped.count_minus(*dead),
             left_in_queue=self.left_in_queue.count_minus(*dropped),
-            lost=self.confirmed.count_minus(*found),
+            lost=self.confirmed.count_minus(*found) + self.handed_over.count_minus(*found, self.confirmed),
             returned=self.returned.count_minus(*known),
             rejected=self.rejected.count_minus(*known, self.returned),
             unsettled=self.unsettled.count_minus(*known, self.returned, self.rejected),
@@ -206,5 +211,6 @@ class Ledger:
         )
 
     def lost(self) -> Iterator[tuple[int, int]]:
-        """Yield the (session, sequence) of every message that was confirmed and is found nowhere."""
-        return self.confirmed.minus(self.processed, self.dead_lettered, self.dropped, self.left_in_queue)
+        """Yield, in ascending order, the (session, sequence) of every message that is confirmed and found nowhere."""
+        found = (self.processed, self.dead_lettered, self.dropped, self.left_in_queue)
+        return merge(self.confirmed.minus(*found), self.handed_over.minus(*found, self.confirmed))

@@ -89,7 +89,7 @@ class Accounts:
             known = record.session != 0
             if record.outcome is Outcome.DEAD_LETTERED:
                 if known:
-                    self.ledger.dead_lettered.add(record.session, record.sequence)
+                    self.ledger.handed_over.add(record.session, record.sequence)
                 continue
             self.done_ns.append(record.done_ns)
             if record.sent_ns:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 import psutil
 import pytest
 
@@ -183,6 +184,24 @@ def test_messages_that_cannot_be_processed_are_dead_lettered_and_not_lost(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     totals = summary_of(tmp_path)["totals"]
     assert (totals["dead_lettered"], totals["processed"], totals["lost"]) == (200, 0, 0)
+
+
+def test_dead_letters_that_somebody_takes_from_their_queue_are_lost(tmp_path: Path) -> None:
+    failing = ("--set", "consumer.failure_rate=1", "--set", "retry.max_attempts=1", "--set", "consumer.count=1")
+    scenario = write(tmp_path, LIMITED.replace('until = "published"\n', ""))
+    endless = ("--set", "producer.limit=0", "--set", "producer.rate=100")
+    with running(tmp_path, scenario, *failing, *endless) as (process, _):
+        port = json.loads((run_folder(tmp_path) / "announce" / "broker.json").read_text())["management_port"]
+        queue = f"http://127.0.0.1:{port}/api/queues/%2F/work.queue.dlq"
+        with httpx.Client(auth=("guest", "guest"), trust_env=False) as client:
+            while client.get(queue).json()["messages"] < 50:
+                time.sleep(0.1)
+            client.delete(f"{queue}/contents").raise_for_status()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    totals = summary_of(tmp_path)["totals"]
+    assert totals["lost"] >= 50
+    assert totals["published"] == totals["lost"] + totals["dead_lettered"] + totals["left_in_queue"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

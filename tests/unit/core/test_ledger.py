@@ -126,6 +126,28 @@ def test_a_message_processed_twice_is_one_message_and_one_duplicate() -> None:
     assert (totals.processed, totals.duplicates, totals.lost) == (1, 1, 0)
 
 
+def test_a_dead_letter_counts_where_it_is_found_and_is_lost_where_it_is_not() -> None:
+    ledger = Ledger()
+    for sequence in (1, 2, 3):
+        ledger.confirmed.add(1, sequence)
+        ledger.handed_over.add(1, sequence)
+    ledger.dead_lettered.add(1, 1)
+    ledger.add_processed(1, 3)  # its consumer was killed after handing it over: another one could work on it
+    totals = ledger.totals()
+    assert (totals.dead_lettered, totals.processed, totals.lost) == (1, 1, 1)
+    assert list(ledger.lost()) == [(1, 2)]
+
+
+def test_the_broker_answers_for_a_dead_letter_whose_producer_never_got_the_confirm() -> None:
+    ledger = Ledger()
+    ledger.unsettled.add(1, 1)
+    for sequence in (1, 2):  # the producer of the second was killed and wrote nothing down
+        ledger.handed_over.add(1, sequence)
+    totals = ledger.totals()
+    assert (totals.lost, totals.unsettled) == (2, 0)
+    assert list(ledger.lost()) == [(1, 1), (1, 2)]
+
+
 def test_counters_that_agree_by_accident_do_not_hide_a_loss() -> None:
     ledger = Ledger()
     for sequence in (1, 2):
@@ -145,7 +167,7 @@ def test_a_message_whose_confirm_never_came_but_was_processed_is_processed() -> 
     assert (totals.processed, totals.left_in_queue, totals.unsettled, totals.rejected) == (1, 1, 0, 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 7), IDS)))
+@given(st.lists(st.tuples(st.integers(0, 8), IDS)))
 def test_the_states_always_add_up_to_the_messages_known(claims: list[tuple[int, tuple[int, int]]]) -> None:
     ledger = Ledger()
     sets = (
@@ -156,9 +178,10 @@ def test_the_states_always_add_up_to_the_messages_known(claims: list[tuple[int, 
         ledger.dead_lettered,
         ledger.dropped,
         ledger.left_in_queue,
+        ledger.handed_over,
     )
     for state, pair in claims:
-        if state == 7:
+        if state == 8:
             ledger.add_processed(*pair)
         else:
             sets[state].add(*pair)

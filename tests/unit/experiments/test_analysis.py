@@ -195,11 +195,21 @@ def test_totals_balance_and_lost_is_what_is_found_nowhere() -> None:
     )
     accounts.ledger.left_in_queue.add(1, 4)
     accounts.ledger.dropped.add(1, 5)
+    accounts.ledger.dead_lettered.add(1, 3)
     totals = summarise(recording(accounts=accounts)).totals
     assert (totals.published, totals.confirmed, totals.rejected, totals.returned) == (13, 10, 2, 1)
     assert (totals.processed, totals.dead_lettered, totals.dropped, totals.left_in_queue) == (3, 1, 1, 1)
     assert (totals.delivered, totals.redelivered, totals.duplicates, totals.out_of_order) == (5, 2, 1, 1)
     assert totals.lost == 4
+
+
+def test_a_dead_letter_that_is_not_in_the_queue_that_was_read_is_lost() -> None:
+    accounts = Accounts()
+    accounts.add_producer("producer-1", [produced(n, 1.0) for n in range(2)])
+    accounts.add_consumer(consumed(n, 2.0, outcome=Outcome.DEAD_LETTERED) for n in range(2))
+    accounts.ledger.dead_lettered.add(1, 0)
+    totals = summarise(recording(accounts=accounts)).totals
+    assert (totals.published, totals.delivered, totals.dead_lettered, totals.lost) == (2, 2, 1, 1)
 
 
 def test_what_the_queues_held_being_unknown_nothing_is_called_lost() -> None:
