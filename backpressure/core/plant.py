@@ -200,8 +200,15 @@ class Plant:
 
     def run(self, duration_s: float) -> None:
         """Let ``duration_s`` of virtual time pass."""
-        end = self._steps + round(duration_s / self._step_s)
-        while self._steps < end:
+        self.run_until(self.now + duration_s)
+
+    def has_come_to(self, at_s: float) -> bool:
+        """Say whether it is ``at_s``, or later, as exactly as steps can tell: time moves by whole ones."""
+        return at_s / self._step_s <= self._steps + 0.5
+
+    def run_until(self, at_s: float) -> None:
+        """Let virtual time pass until it `has_come_to` ``at_s``."""
+        while not self.has_come_to(at_s):
             self._steps += 1
             start_s, self.now = self.now, self._steps * self._step_s
             self.capacity += self.queue.workers.capacity_per_s * self._step_s

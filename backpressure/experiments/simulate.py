@@ -87,11 +87,14 @@ class _Simulation:
         self._faults: list[RecordedFault] = []
         self._injected = ExitStack()
         self._undone_at_s = inf
+        self._phase_ends_s = 0.0
 
     def run(self) -> Recording:
         for phase in self._scenario.phases:
             self._begin(phase)
             began_s = self.plant.now
+            # From the due end of the phase before, so that the rounding to whole steps does not add up.
+            self._phase_ends_s += phase.duration_s
             reached = self._wait(phase)
             self._phases.append(RecordedPhase(phase.name, nanoseconds(began_s), nanoseconds(self.plant.now), reached))
         self._undo_fault()
@@ -114,15 +117,15 @@ class _Simulation:
 
     def _wait(self, phase: Phase) -> bool | None:
         """Let the phase pass; return whether its ``until`` came true (None without one)."""
-        end_s = self.plant.now + phase.duration_s
-        while self.plant.now < end_s - 1e-9:
+        while not self.plant.has_come_to(self._phase_ends_s):
             second = int(self.plant.now)
-            self.plant.run(min(_CHECK_S, end_s - self.plant.now, max(STEP_S, self._undone_at_s - self.plant.now)))
-            if self.plant.now >= self._undone_at_s - 1e-9:
+            self.plant.run_until(min(self.plant.now + _CHECK_S, self._phase_ends_s, self._undone_at_s))
+            if self.plant.has_come_to(self._undone_at_s):
                 self._undo_fault()
             self.producers.note_confirms(second)
             self._progress(self.plant.now)
             if phase.until is not None and self._reached(phase.until):
+                self._phase_ends_s = self.plant.now
                 return True
         return None if phase.until is None else False
 

@@ -58,6 +58,27 @@ def test_a_law_that_changes_on_the_way_does_not_begin_the_limit_anew() -> None:
     assert summary.duration_s == pytest.approx(12, abs=0.5)
 
 
+@pytest.mark.parametrize("durations_s", [[6.667], [0.0012], [1e-9], [0.0049] * 3, [0.1 + 0.2, 1 / 3], [0.0024] * 1000])
+def test_phases_of_any_length_come_to_their_end_and_add_up(durations_s: list[float]) -> None:
+    phases = [{"name": f"p{number}", "duration_s": length_s} for number, length_s in enumerate(durations_s)]
+    summary = summarise(simulate(build({"name": "t", "phase": phases}, "test")))
+    assert summary.duration_s == pytest.approx(sum(durations_s), abs=0.0026)
+
+
+@pytest.mark.parametrize("for_s", [1e-6, 0.0024, 0.1012, 0.6667])
+def test_faults_of_any_length_are_undone(for_s: float) -> None:
+    document = {"name": "t", "phase": [{"name": "p", "duration_s": 0.9999, "fault": f"network-cut:for_s={for_s}"}]}
+    [fault] = simulate(build(document, "test")).faults
+    assert (fault.end_ns - fault.start_ns) / 1e9 == pytest.approx(for_s, abs=0.0026)
+
+
+@pytest.mark.parametrize(("tick_ms", "report_ms"), [(20, 10), (33.3, 70.7), (2000, 1999.9), (100.1, 100)])
+def test_ticks_and_reports_that_are_no_multiple_of_a_step_end_a_simulation_too(tick_ms: float, report_ms: float) -> None:
+    settings = {"control": {"tick_ms": tick_ms}, "feedback": {"interval_ms": report_ms}}
+    phases = [{"name": "p", "duration_s": 2.0033}]
+    assert summarise(simulate(build({"name": "t", **settings, "phase": phases}, "test"))).totals.processed > 0
+
+
 def test_pace_holds_the_targets_of_the_step_scenario_in_the_model() -> None:
     for distribution, least, most_ms in (("fixed", 0.99, 250), ("exponential", 0.98, 450)):
         summary = summarise(simulate(library.load("steps", (f"consumer.distribution={distribution}",), "pace")))
