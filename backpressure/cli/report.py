@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
 
-from backpressure.cli.run_outcome import from_here, print_outcome
+from backpressure.cli.run_outcome import EXIT_CODES, from_here, print_outcome
 from backpressure.errors import ConfigError
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.conclude import conclude
@@ -28,12 +29,17 @@ _SEVERAL = "The runs differ in what could be achieved: each is held against the 
 def report(run_folder: Path, other_folder: Path | None) -> None:
     """Analyse the run in the folder RUN again, and render its report; also of a run that was killed.
 
-    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis.
+    Exit code 0: every expectation held; 1: one did not; 2: RUN is not the folder of a run, or damaged; 3: the run did
+    not finish.
+
+    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis. This
+    judges neither of them.
     """
     directory = RunDirectory(run_folder)
     if other_folder is None:
-        print_outcome(conclude(directory), directory.report, quiet=False)
-        return
+        summary = conclude(directory)
+        print_outcome(summary, directory.report, quiet=False)
+        sys.exit(EXIT_CODES[summary.verdict])
     other = RunDirectory(other_folder)
     if directory.path == other.path:
         raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")

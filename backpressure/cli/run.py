@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from backpressure.cli.run_outcome import JUnitFile, command_line, from_here, print_outcome
+from backpressure.cli.run_outcome import EXIT_CODES, JUnitFile, command_line, from_here, print_outcome
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
 from backpressure.dashboards.terminal import console, say
@@ -22,6 +22,7 @@ from backpressure.experiments import library
 from backpressure.experiments.brokers import BrokerChoice, parse_choice
 from backpressure.experiments.conclude import conclude
 from backpressure.experiments.document import to_toml
+from backpressure.experiments.interrupts import held_back
 from backpressure.experiments.preflight import check_broker, check_laws
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.runner import TOO_SOON, Runner
@@ -31,8 +32,6 @@ from backpressure.experiments.watcher import Watcher
 from backpressure.program import check_output
 
 __all__ = ["run", "scenarios"]
-
-_EXIT_CODES = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 
 
 @click.command()
@@ -69,6 +68,7 @@ def run(
     0: every expectation held; 1: one did not; 2: bad usage or configuration; 3: it could not run or finish.
     """
     verdict_file = None if junit is None else JUnitFile(junit, scenario)
+    directory: RunDirectory | None = None
     try:
         plan = library.load(scenario, assignments, strategy)
         choice = parse_choice(broker)
@@ -82,14 +82,18 @@ def run(
         if verdict_file is not None:
             verdict_file.scenario = plan.name
             verdict_file.tell(summary, str(failure or summary.verdict))
-    except PaceError as error:
+        print_outcome(summary, directory.report, quiet=quiet)
+    except (PaceError, KeyboardInterrupt) as caught:
+        error = caught
+        if isinstance(error, KeyboardInterrupt):
+            measured = directory is not None and directory.has_begun
+            error = ExperimentError("interrupted while the verdict was written" if measured else TOO_SOON)
         if verdict_file is not None:
             verdict_file.tell_error(str(error))
-        raise
-    print_outcome(summary, directory.report, quiet=quiet)
+        raise error from None
     if failure is not None:
         raise failure
-    sys.exit(_EXIT_CODES[summary.verdict])
+    sys.exit(EXIT_CODES[summary.verdict])
 
 
 def _conduct(
@@ -97,7 +101,7 @@ def _conduct(
 ) -> PaceError | None:
     """Run it and return what ended it early, if anything did; raises that where nothing was measured."""
     try:
-        with _watching(quiet=quiet) as watcher, _logs_to(watcher):
+        with _watching(quiet=quiet) as watcher, _logs_to(watcher), held_back():
             asyncio.run(Runner(plan, directory, choice, watcher, command).run())
     except PaceError as error:
         if not directory.has_begun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from backpressure.dashboards.run_verdict import verdict
 from backpressure.dashboards.terminal import console, may_fail
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.junit import junit_error, to_junit
-from backpressure.experiments.summary import Summary
+from backpressure.experiments.summary import Summary, Verdict
 
-__all__ = ["JUnitFile", "command_line", "from_here", "print_outcome"]
+__all__ = ["EXIT_CODES", "JUnitFile", "command_line", "from_here", "print_outcome"]
+
+EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
+"""How a command ends that judges a run, whenever it does."""
 
 
 def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:

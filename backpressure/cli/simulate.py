@@ -10,7 +10,7 @@ import click
 from rich.progress import Progress
 
 from backpressure import __version__
-from backpressure.cli.run_outcome import command_line, print_outcome
+from backpressure.cli.run_outcome import EXIT_CODES, command_line, print_outcome
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.document import to_toml
@@ -51,7 +51,7 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
     command = command_line(["pace", "simulate", scenario], assignments, strategy)
     _write(directory, plan, recording, summary, command)
     print_outcome(summary, directory.report, quiet=quiet)
-    sys.exit(0 if summary.verdict == "passed" else 1)
+    sys.exit(EXIT_CODES[summary.verdict])
 
 
 def _write(directory: RunDirectory, plan: Scenario, recording: Recording, summary: Summary, command: str) -> None:

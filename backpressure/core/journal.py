@@ -38,6 +38,12 @@ class Outcome(IntEnum):
     DEAD_LETTERED = 6  # given up after the last attempt and handed to the dead-letter exchange
 
 
+_OUTCOMES = {
+    _PRODUCER: {Outcome.CONFIRMED, Outcome.REJECTED, Outcome.RETURNED, Outcome.UNSETTLED},
+    _CONSUMER: {Outcome.PROCESSED, Outcome.DEAD_LETTERED},
+}
+
+
 @value
 class ProducerRecord:
     """One message as its producer saw it; ``settled_ns`` is the time of the confirm (or nack, or return)."""
@@ -90,10 +96,15 @@ def count_outcomes(data: bytes) -> Counter[Outcome]:
 
 
 def read_records(data: bytes | memoryview) -> Iterator[ProducerRecord | ConsumerRecord]:
-    """Yield the records of one journal up to its end, ignoring a last record that was cut off."""
+    """Yield the records of one journal up to its end, ignoring a last record that was cut off.
+
+    Raises `ValueError` for what is no record of ours.
+    """
     usable = len(data) - len(data) % RECORD_BYTES
     for fields in _FORMAT.iter_unpack(memoryview(data)[:usable]):
         kind, outcome, flags, attempts, session, sequence, *times = fields
+        if kind in _OUTCOMES and outcome not in _OUTCOMES[kind]:
+            raise ValueError(f"a record of kind {kind} cannot have the outcome {outcome}")
         if kind == _PRODUCER:
             intended_ns, sent_ns, settled_ns, _, _ = times
             yield ProducerRecord(session, sequence, Outcome(outcome), intended_ns, sent_ns, settled_ns, attempts)
@@ -112,5 +123,7 @@ def read_records(data: bytes | memoryview) -> Iterator[ProducerRecord | Consumer
                 redelivered,
                 attempts,
             )
+        elif kind:
+            raise ValueError(f"there is no kind {kind} of records")
         else:
             return

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from tempfile import TemporaryDirectory
 
 from backpressure.config import replaced
 from backpressure.errors import ConfigError
@@ -104,18 +103,18 @@ async def open_broker(
     ``durable``: what should survive a restart must do so; the embedded broker keeps nothing on disk unless told to.
     """
     if choice.kind == "embedded":
-        with TemporaryDirectory(prefix="pace-") as data:
-            options = ["--data-dir", data] if durable else []
-            child = await _start_embedded(supervisor, directory, 0, 0, options)
-            port, management_port = child.announced["port"], child.announced["management_port"]
-            management_url = f"http://127.0.0.1:{management_port}"
-            again = partial(_start_embedded, supervisor, directory, port, management_port, options)
-            operator = EmbeddedOperator(supervisor, management_url, again)
-            try:
-                url = str(child.announced["url"])
-                yield RunBroker(url, management_url, private=True, operator=operator)
-            finally:
-                await supervisor.stop(supervisor.of("broker"))  # before its data goes
+        options = ["--data-dir", str(directory.broker_data)] if durable else []
+        child = await _start_embedded(supervisor, directory, 0, 0, options)
+        port, management_port = child.announced["port"], child.announced["management_port"]
+        management_url = f"http://127.0.0.1:{management_port}"
+        again = partial(_start_embedded, supervisor, directory, port, management_port, options)
+        operator = EmbeddedOperator(supervisor, management_url, again)
+        try:
+            url = str(child.announced["url"])
+            yield RunBroker(url, management_url, private=True, operator=operator)
+        finally:
+            await supervisor.stop(supervisor.of("broker"))  # before its data goes
+            directory.remove_broker_data()
     elif choice.kind in _PRIVATE:
         async with _PRIVATE[choice.kind]() as node:
             operator_of_node = RabbitMQOperator(node) if isinstance(node, PrivateNode) else None

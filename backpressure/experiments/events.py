@@ -22,12 +22,13 @@ __all__ = [
 ]
 
 Outcome = Literal["finished", "interrupted", "error"]
+_LATEST_NS = (1 << 63) - 1
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    at_ns: int
+    at_ns: int = Field(ge=0, le=_LATEST_NS)
 
 
 class PhaseBegan(_Event):

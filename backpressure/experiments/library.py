@@ -38,7 +38,7 @@ def load(target: str, assignments: Sequence[str] = (), strategy: str = "") -> Sc
 def read(target: str) -> str:
     """Return the text of a scenario; raises `ConfigError`."""
     try:
-        return _path(target).read_text(encoding="utf-8")
+        return _path(target).read_text(encoding="utf-8-sig")  # Windows editors like to begin with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("scenario", target, f"cannot be read: {error}") from None
 

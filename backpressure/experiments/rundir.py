@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import TypeVar, cast
+from shutil import rmtree
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backpressure.core.journal import (
     RECORD_BYTES,
@@ -50,9 +52,12 @@ from backpressure.experiments.summary import Summary
 __all__ = ["REMAINS", "RunDirectory", "RunFacts", "create"]
 
 Line = TypeVar("Line")
+Record = TypeVar("Record", ProducerRecord, ConsumerRecord)
 
 _CHUNK_BYTES = RECORD_BYTES << 14
 _MOST_SAMPLED = 40_000  # records, of producers and consumers: twice the messages whose anatomy is shown
+
+_REMAINING = re.compile(r"(\d+),(\d+),(left_in_queue|dead_lettered|dropped)\n")
 
 REMAINS = ("left_in_queue", "dead_lettered", "dropped")
 """What may be found in the queues at the end: the third column of ``remains.csv``."""
@@ -116,6 +121,18 @@ class RunDirectory:
         return self.path / "announce" / f"{process}.json"
 
     @property
+    def broker_data(self) -> Path:
+        """Where a broker of the run's own keeps what has to survive its restarts.
+
+        Here, and not in a temporary directory, because nobody could remove that after a run that was killed.
+        """
+        return self.path / "broker"
+
+    def remove_broker_data(self) -> None:
+        """Remove what the broker kept: when the run is over, what its queues held is in ``remains.csv``."""
+        rmtree(self.broker_data, ignore_errors=True)
+
+    @property
     def report(self) -> Path:
         """The report."""
         return self.path / "report.html"
@@ -167,41 +184,43 @@ class RunDirectory:
 
     def facts(self) -> RunFacts:
         """Read ``run.json``; raises `ConfigError` when this is not a run that got as far as its first phase."""
-        try:
-            return RunFacts.model_validate_json((self.path / "run.json").read_bytes())
-        except (OSError, ValueError):
-            raise ConfigError("run", str(self.path), "not the directory of a run that has begun") from None
+        if not self.has_begun:
+            raise ConfigError("run", str(self.path), "not the directory of a run that has begun")
+        with self._reading("run.json") as path:
+            return RunFacts.model_validate_json(path.read_bytes())
 
     def scenario(self) -> Scenario:
-        """Read ``scenario.toml``."""
-        try:
-            text = (self.path / "scenario.toml").read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError("run", str(self.path), f"scenario.toml cannot be read: {error.strerror}") from None
-        return build(parse(text, "scenario.toml"), "scenario.toml")
+        """Read ``scenario.toml``; raises `ConfigError`, as every method that reads does where a file is damaged."""
+        with self._reading("scenario.toml") as path:
+            return build(parse(path.read_text(encoding="utf-8-sig"), "scenario.toml"), "scenario.toml")
 
     def events(self) -> list[Event]:
         """Read ``events.jsonl``."""
-        return list(_lines(self.path / "events.jsonl", read_event))
+        return self._lines("events.jsonl", read_event)
 
     def samples(self) -> list[Sample]:
-        """Read ``samples.jsonl``."""
-        return list(_lines(self.path / "samples.jsonl", Sample.from_json))
+        """Read ``samples.jsonl``, which is there when the first sample is."""
+        if not (self.path / "samples.jsonl").exists():
+            return []
+        return self._lines("samples.jsonl", Sample.from_json)
 
     def accounts(self) -> Accounts:
-        """Read all journals and the remains of the queues."""
-        journals = sorted((self.path / "journals").glob("*.journal"))
-        records = max(1, sum(path.stat().st_size for path in journals) // RECORD_BYTES)
+        """Read all journals, and what the queues still held."""
+        with self._reading("journals") as folder:
+            journals = sorted(folder.glob("*.journal"))
+            records = max(1, sum(path.stat().st_size for path in journals) // RECORD_BYTES)
         accounts = Accounts(sampled_share=_MOST_SAMPLED / records)
         for path in journals:
-            if path.stem.startswith("producer"):
-                accounts.add_producer(path.stem, cast("Iterator[ProducerRecord]", _records(path)))
-            else:
-                accounts.add_consumer(cast("Iterator[ConsumerRecord]", _records(path)))
+            with self._reading(f"journals/{path.name}"):
+                if path.stem.startswith("producer"):
+                    accounts.add_producer(path.stem, _records(path, ProducerRecord))
+                else:
+                    accounts.add_consumer(_records(path, ConsumerRecord))
         ledger = accounts.ledger
         sets = dict(zip(REMAINS, (ledger.left_in_queue, ledger.dead_lettered, ledger.dropped), strict=True))
-        for session, sequence, state in self._remains():
-            sets[state].add(session, sequence)
+        with self._reading("remains.csv"):
+            for session, sequence, state in self._remains():
+                sets[state].add(session, sequence)
         return accounts
 
     def outcomes(self, process: str) -> Counter[Outcome]:
@@ -215,6 +234,10 @@ class RunDirectory:
     def recording(self) -> Recording:
         """Read everything; raises `ConfigError` when the directory does not hold a run."""
         facts, scenario, events, samples = self.facts(), self.scenario(), self.events(), self.samples()
+        for event in events:
+            if isinstance(event, ProcessStarted) and event.role in {"producer", "consumer"}:
+                with self._reading(f"journals/{event.id}.journal") as path:
+                    path.stat()  # without it, all that this process did would look lost
         last_ns = max((event.at_ns for event in events), default=facts.start_ns)
         if samples:
             last_ns = max(last_ns, facts.start_ns + round(samples[-1].t_s * 1e9))
@@ -240,9 +263,23 @@ class RunDirectory:
         path = self.path / "remains.csv"
         if path.exists():
             with path.open(encoding="ascii") as file:
-                for line in file:
-                    session, sequence, state = line.rstrip().split(",")
-                    yield int(session), int(sequence), state
+                for number, line in enumerate(file, start=1):
+                    found = _REMAINING.fullmatch(line)
+                    if found is None:
+                        raise ValueError(f"line {number} is not a session, a sequence number and a state")
+                    yield int(found[1]), int(found[2]), found[3]
+
+    def _lines(self, name: str, read: Callable[[bytes], Line]) -> list[Line]:
+        """Return every whole line of a file; a last one without its end was cut off by a kill."""
+        lines: list[Line] = []
+        with self._reading(name) as path, path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):
+                    try:
+                        lines.append(read(line))
+                    except ValueError as error:
+                        raise ValueError(f"line {number}: {_reason(error)}") from None
+        return lines
 
     def _append(self, name: str, line: str) -> None:
         """Append a whole line, or nothing."""
@@ -260,6 +297,14 @@ class RunDirectory:
             part.replace(self.path / name)
 
     @contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        """Provide the path of a file; what is wrong with it is one line, and names it."""
+        try:
+            yield self.path / name
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigError("run", str(self.path), f"{name} cannot be read: {_reason(error)}") from None
+
+    @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         try:
             yield
@@ -267,24 +312,27 @@ class RunDirectory:
             raise ExperimentError(f"{self.path / name} cannot be written: {error.strerror}") from None
 
 
-def _lines(path: Path, read: Callable[[str], Line]) -> Iterator[Line]:
-    """Yield every whole line of a file; a last one without its end was cut off by a kill."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield read(line)
-            except (ValueError, TypeError) as error:
-                raise ExperimentError(f"{path.name}, line {number} cannot be read: {error}") from None
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else str(first["msg"])
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _records(path: Path) -> Iterator[ProducerRecord | ConsumerRecord]:
-    """Yield the records of a journal without reading it into memory."""
+def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the records of a journal without reading it into memory; raises `ValueError` where it is damaged."""
+    ended = False
     for chunk in _chunks(path):
-        yield from read_records(chunk)
+        read = 0
+        for record in () if ended else read_records(chunk):
+            if not isinstance(record, kind):
+                raise ValueError("it holds the records of another kind of process")  # noqa: TRY004 - no caller's mistake
+            read += RECORD_BYTES
+            yield record
+        ended = ended or len(chunk) - read >= RECORD_BYTES
+        if ended and chunk[read:].strip(b"\0"):
+            raise ValueError("there are records behind its end")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
 
 __all__ = ["Sample"]
 
@@ -23,6 +25,8 @@ class Sample:
         reason: why the law of the most restrained producer decided as it did.
         rss_mb, cpu_s: resident memory and CPU time used so far, by process id.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True)
 
     t_s: float
     ready: int | None = None
@@ -50,6 +54,8 @@ class Sample:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Sample:
-        """Return the sample in ``line``, ignoring what a later version added; raises `ValueError`, `TypeError`."""
-        content: dict[str, Any] = json.loads(line)
-        return cls(**{spec.name: content[spec.name] for spec in fields(cls) if spec.name in content})
+        """Return the sample in ``line``, ignoring what a later version added; raises `ValueError`."""
+        return _ADAPTER.validate_json(line)
+
+
+_ADAPTER = TypeAdapter(Sample)

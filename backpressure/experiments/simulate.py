@@ -15,7 +15,7 @@ from typing import Literal
 
 from backpressure.config import replaced
 from backpressure.core.controllers import create
-from backpressure.core.plant import STEP_S, Failures, Network, Plant, Queue, Workers
+from backpressure.core.plant import Failures, Network, Plant, Queue, Workers
 from backpressure.core.signals import Law
 from backpressure.engines.pacing import law_config
 from backpressure.engines.workbench import retry_policy

@@ -118,6 +118,7 @@ def assert_nothing_runs(tmp_path: Path) -> None:
 
 def assert_undone(tmp_path: Path, fault: str) -> None:
     kinds = [event["kind"] for event in events_of(tmp_path) if event.get("name") == fault]
+    assert not (run_folder(tmp_path) / "broker").exists()  # what a broker kept on disk goes with it
     assert kinds == ["fault_began", "fault_ended"]
 
 

@@ -249,8 +249,14 @@ def test_a_reader_that_goes_away_spoils_neither_the_measurement_nor_the_exit_cod
     assert len(samples) > 50
 
 
-def test_a_run_that_was_killed_leaves_no_process_and_can_still_be_reported(tmp_path: Path) -> None:
-    with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
+def test_a_run_that_was_killed_leaves_no_process_and_no_temporary_file_and_can_still_be_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    on_disk = ("--set", "phase.back.fault=broker-restart")
+    with running(tmp_path, write(tmp_path, SCENARIO), *on_disk, "--set", "phase.normal.duration_s=60") as (process, _):
         process.kill()
     deadline = time.monotonic() + 20
     while not all(is_gone(pid) for pid in children_of(tmp_path)) and time.monotonic() < deadline:
@@ -258,9 +264,10 @@ def test_a_run_that_was_killed_leaves_no_process_and_can_still_be_reported(tmp_p
     assert all(is_gone(pid) for pid in children_of(tmp_path))
     command = [*PACE, "report", str(run_folder(tmp_path))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
     summary = summary_of(tmp_path)
     assert (summary["verdict"], summary["totals"]["lost"]) == ("interrupted", None)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_process_that_dies_unasked_ends_the_run_with_its_last_words(tmp_path: Path) -> None:

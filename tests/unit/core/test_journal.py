@@ -19,12 +19,13 @@ from backpressure.core.message import MAX_SEQUENCE, MAX_SESSION
 
 IDS = {"session": st.integers(0, MAX_SESSION), "sequence": st.integers(0, MAX_SEQUENCE)}
 TIME_NS = st.integers(0, (1 << 63) - 1)
-OUTCOME = st.sampled_from(Outcome)
+PRODUCED = st.sampled_from([Outcome.CONFIRMED, Outcome.REJECTED, Outcome.RETURNED, Outcome.UNSETTLED])
+CONSUMED = st.sampled_from([Outcome.PROCESSED, Outcome.DEAD_LETTERED])
 ATTEMPTS = st.integers(1, (1 << 32) - 1)
 RECORDS = st.one_of(
-    st.builds(ProducerRecord, **IDS, outcome=OUTCOME, intended_ns=TIME_NS, sent_ns=TIME_NS, settled_ns=TIME_NS,
+    st.builds(ProducerRecord, **IDS, outcome=PRODUCED, intended_ns=TIME_NS, sent_ns=TIME_NS, settled_ns=TIME_NS,
               attempts=ATTEMPTS),
-    st.builds(ConsumerRecord, **IDS, outcome=OUTCOME, intended_ns=TIME_NS, sent_ns=TIME_NS, received_ns=TIME_NS,
+    st.builds(ConsumerRecord, **IDS, outcome=CONSUMED, intended_ns=TIME_NS, sent_ns=TIME_NS, received_ns=TIME_NS,
               started_ns=TIME_NS, done_ns=TIME_NS, redelivered=st.booleans(), attempts=ATTEMPTS),
 )  # fmt: skip
 

@@ -58,6 +58,7 @@ def recorded(runs: str, *, seconds: int, law: str = "pace") -> RunDirectory:
     )
     directory.append_event(ProcessStarted(at_ns=ns(-1), role="producer", id="producer-1", pid=11))
     if not seconds:
+        JournalWriter(directory.journal("producer-1")).close()
         return directory
     directory.append_event(PhaseBegan(at_ns=ns(0), name="normal"))
     directory.append_event(LoadChanged(at_ns=ns(0), capacity_per_s=1, demand_per_s=10))
@@ -197,3 +198,36 @@ def test_ctrl_c_while_the_report_is_made_says_how_to_get_it(monkeypatch: pytest.
     assert done.exit_code == 3
     again = f"pace report 'a folder/{directory.path.name}'"
     assert f"interrupted while the report was made; once it can be: {again}" in done.output
+
+
+def test_ctrl_c_before_anything_was_measured_ends_a_run_with_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backpressure.experiments.library.load", load)
+    done = call("run", "normal", "--junit", "junit.xml")
+    assert done.exit_code == 3
+    assert "interrupted before the first phase had begun" in done.output
+    assert "interrupted before the first phase had begun" in junit_message(Path("junit.xml"))
+
+
+@pytest.mark.parametrize(("expected", "code", "verdict"), [("== 0", 0, "PASSED"), ("== 1", 1, "FAILED")])
+def test_a_report_ends_with_the_exit_code_of_its_run(expected: str, code: int, verdict: str) -> None:
+    directory = recorded("runs", seconds=3)
+    directory.write_scenario(f'name = "t"\n[[phase]]\nname = "normal"\nduration_s = 3\n[expect]\nlost = "{expected}"\n')
+    done = call("report", str(directory.path))
+    assert (done.exit_code, verdict in done.output) == (code, True)
+
+
+def test_a_report_of_a_run_that_did_not_finish_says_so_by_its_exit_code() -> None:
+    assert call("report", str(recorded("runs", seconds=0).path)).exit_code == 3
+
+
+def test_a_damaged_run_is_a_usage_error_of_one_line_for_a_report_and_a_comparison() -> None:
+    sound, damaged = recorded("sound", seconds=3), recorded("damaged", seconds=3)
+    (damaged.path / "samples.jsonl").write_text('{"t_s": "x"}\n')
+    for folders in ([damaged], [damaged, sound], [sound, damaged]):
+        done = call("report", *(str(directory.path) for directory in folders))
+        assert done.exit_code == 2
+        assert done.output.count("\n") == 1
+        assert "samples.jsonl cannot be read: line 1: t_s" in done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,12 +101,90 @@ def test_remains_that_were_not_read_to_the_end_do_not_count(tmp_path: Path) -> N
     assert directory.recording().queues_read is False
 
 
-def test_a_spoiled_line_is_named(tmp_path: Path) -> None:
+RECORD = ProducerRecord(1, 1, Outcome.CONFIRMED, 1, 1, 1).pack()
+DELIVERY = ConsumerRecord(1, 1, Outcome.PROCESSED, 1, 1, 1, 1, 1).pack()
+DAMAGES = [
+    ("run.json", b"", "run.json cannot be read: Invalid JSON"),
+    ("run.json", b"[]", "run.json cannot be read: Input should be an object"),
+    ("run.json", b'{"strategy": 1}', "run.json cannot be read: strategy: "),
+    ("run.json", None, "not the directory of a run that has begun"),
+    ("scenario.toml", None, "scenario.toml cannot be read: No such file"),
+    ("scenario.toml", b"name = \xff", "scenario.toml cannot be read: 'utf-8' codec"),
+    ("scenario.toml", b"name = ", "not valid TOML"),
+    ("scenario.toml", b'name = "t"', "is required"),
+    ("events.jsonl", None, "events.jsonl cannot be read: No such file"),
+    ("events.jsonl", b'{"kind": "nonsense"}\n', "events.jsonl cannot be read: line 1: "),
+    ("events.jsonl", b'\n{"kind": "note"}\n', "events.jsonl cannot be read: line 1: "),
+    ("events.jsonl", b'{"kind": "phase_began", "name": "a", "at_ns": 1e300}\n', "line 1: phase_began.at_ns"),
+    ("events.jsonl", b"\xff\xfe\n", "events.jsonl cannot be read: line 1: "),
+    ("samples.jsonl", b'{"t_s": 1}\n[]\n', "samples.jsonl cannot be read: line 2: "),
+    ("samples.jsonl", b'{"t_s": "1"}\n', "samples.jsonl cannot be read: line 1: t_s"),
+    ("samples.jsonl", b'{"t_s": NaN}\n', "samples.jsonl cannot be read: line 1: t_s"),
+    ("samples.jsonl", b'{"t_s": 1, "rss_mb": 7}\n', "samples.jsonl cannot be read: line 1: rss_mb"),
+    ("remains.csv", b"1,2\n", "remains.csv cannot be read: line 1 is not"),
+    ("remains.csv", b"1,2,dropped\n1,2,eaten\n", "remains.csv cannot be read: line 2 is not"),
+    ("remains.csv", b"1,2,dropped\n1,3,drop", "remains.csv cannot be read: line 2 is not"),
+    ("remains.csv", b"\xff", "remains.csv cannot be read: 'ascii' codec"),
+    ("journals/producer-1.journal", None, "journals/producer-1.journal cannot be read: No such file"),
+    ("journals/producer-1.journal", b"{" * 64, "producer-1.journal cannot be read: there is no kind 123"),
+    ("journals/producer-1.journal", b"\1\x63" + bytes(62), "kind 1 cannot have the outcome 99"),
+    ("journals/producer-1.journal", b"\1\5" + bytes(62), "kind 1 cannot have the outcome 5"),
+    (
+        "journals/producer-1.journal",
+        DELIVERY,
+        "producer-1.journal cannot be read: it holds the records of another kind",
+    ),
+    ("journals/consumer-1.journal", RECORD, "consumer-1.journal cannot be read: it holds the records of another kind"),
+    ("journals/producer-1.journal", RECORD + bytes(64) + RECORD, "there are records behind its end"),
+    ("journals/consumer-1.journal", DELIVERY[:-8] + bytes(7) + b"\x80", "consumer-1.journal cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "problem"), DAMAGES, ids=[f"{n}-{p[-20:]}" for n, _, p in DAMAGES])
+def test_a_damaged_run_is_a_usage_error_that_names_the_file(
+    tmp_path: Path, name: str, content: bytes | None, problem: str
+) -> None:
     directory = recorded_run(tmp_path)
-    with (directory.path / "events.jsonl").open("a") as file:
-        file.write('{"kind": "nonsense"}\n')
-    with pytest.raises(ExperimentError, match=r"events\.jsonl, line 5"):
-        directory.events()
+    finish(directory)
+    if content is None:
+        (directory.path / name).unlink()
+    else:
+        (directory.path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        conclude(directory)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "scenario.toml", "events.jsonl", "samples.jsonl", "remains.csv", "journals"]
+)
+def test_a_folder_in_the_place_of_a_file_or_the_reverse_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    directory = recorded_run(tmp_path)
+    finish(directory)
+    path = directory.path / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        conclude(directory)
+
+
+def test_a_record_that_was_cut_off_by_a_kill_does_not_count_and_spoils_nothing(tmp_path: Path) -> None:
+    directory = recorded_run(tmp_path)
+    with directory.journal("producer-1").open("ab") as file:
+        file.write(RECORD[:40])
+    assert conclude(directory).totals.confirmed == 10
+
+
+def test_a_journal_whose_process_was_killed_ends_where_its_zeros_begin(tmp_path: Path) -> None:
+    directory = recorded_run(tmp_path)
+    with directory.journal("producer-1").open("ab") as file:
+        file.write(bytes(3 << 20))  # more than is read at a time
+    assert conclude(directory).totals.confirmed == 10
 
 
 def test_a_folder_that_holds_no_run_is_a_usage_error(tmp_path: Path) -> None:

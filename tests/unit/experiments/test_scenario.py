@@ -191,6 +191,10 @@ def test_a_broken_file_is_one_clear_message(text: str, problem: str, tmp_path: P
     assert problem in caught.value.allowed
 
 
+def test_a_byte_order_mark_is_no_part_of_a_scenario(tmp_path: Path) -> None:
+    assert example(text="\ufeff" + EXAMPLE, tmp_path=tmp_path) == example(tmp_path=tmp_path)
+
+
 def test_an_unknown_scenario_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"did you mean recovery\?.*normal"):
         library.load("recovry")

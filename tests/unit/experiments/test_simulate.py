@@ -73,7 +73,9 @@ def test_faults_of_any_length_are_undone(for_s: float) -> None:
 
 
 @pytest.mark.parametrize(("tick_ms", "report_ms"), [(20, 10), (33.3, 70.7), (2000, 1999.9), (100.1, 100)])
-def test_ticks_and_reports_that_are_no_multiple_of_a_step_end_a_simulation_too(tick_ms: float, report_ms: float) -> None:
+def test_ticks_and_reports_that_are_no_multiple_of_a_step_end_a_simulation_too(
+    tick_ms: float, report_ms: float
+) -> None:
     settings = {"control": {"tick_ms": tick_ms}, "feedback": {"interval_ms": report_ms}}
     phases = [{"name": "p", "duration_s": 2.0033}]
     assert summarise(simulate(build({"name": "t", **settings, "phase": phases}, "test"))).totals.processed > 0
