@@ -13,7 +13,12 @@ from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Sn
 
 __all__ = ["plain", "point"]
 
-_DERIVED = {QueueState: ("depth", "worst_partition"), Threshold: ("breached",), BrokerState: ("memory_percent",)}
+_DERIVED = {
+    Snapshot: ("overall",),
+    QueueState: ("depth", "worst_partition"),
+    Threshold: ("breached",),
+    BrokerState: ("memory_percent",),
+}
 
 
 def plain(snapshot: Snapshot) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import click
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
+from backpressure.config import replaced
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
 from backpressure.dashboards.event_log import log_events
@@ -19,6 +20,7 @@ from backpressure.dashboards.screen import print_frame, show
 from backpressure.dashboards.web import assets
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
+from backpressure.errors import TransportError
 from backpressure.program import check_output
 from backpressure.settings import Settings
 from backpressure.telemetry.announce import announce
@@ -43,7 +45,7 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
     is_flag=True,
     flag_value=True,
     assign=lambda _: {"monitor.watch_s": 0},
-    help="Print one frame and end; nothing is served",
+    help="Print one frame and end (exit 3 when there is no broker); nothing is served",
 )
 @setting(
     "--host", key="broker.management_url", help="Management API, e.g. http://localhost:15672; empty: found by itself"
@@ -77,13 +79,16 @@ def monitor(context: click.Context, /, no_ui: bool, **_: object) -> None:
 
 async def watch(settings: Settings, *, ui: bool) -> None:
     """Run the monitor until it is stopped, or for one frame; raises `PaceError`."""
+    once = settings.monitor.watch_s == 0
+    if once:
+        settings = replaced(settings, {"broker.wait": False})  # there is nobody who could wait for it
     async with contextlib.AsyncExitStack() as stack:
         management = ManagementClient.of(settings.broker)
         if management is not None:
             stack.push_async_callback(management.close)
         clock = Clock(settings.process.clock_anchor_ns)
         observer = Observer(connect(settings), settings, clock, management)
-        if settings.monitor.watch_s == 0:
+        if once:
             await run_engine(_Watch(observer, _look_once))
             return
         url = await stack.enter_async_context(_serving(observer, settings))
@@ -121,10 +126,13 @@ class _Watch:
 
 
 async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
-    """Print one frame once the broker has answered and rates are known."""
+    """Print one frame once the broker has answered and rates are known; raises `TransportError` when it does not."""
     rates_known = False
     while not rates_known and not stopping.is_set():
-        rates_known = any(source.name == "broker" and source.ok for source in snapshot().sources)
+        broker = next(source for source in snapshot().sources if source.name == "broker")
+        if broker.error not in {"", "connecting"}:
+            raise TransportError(broker.error)
+        rates_known = broker.ok
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _RATES_KNOWN_S if rates_known else _LOOK_S)
     if not stopping.is_set():

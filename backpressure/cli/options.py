@@ -15,6 +15,8 @@ from backpressure.config import find_field
 
 __all__ = ["SettingOption", "connection", "overrides", "queue", "setting"]
 
+_PASSWORD = "Its password; better in RABBITMQ_PASS, where no process list shows it"  # noqa: S105 - a help text
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Assign = Callable[[Any], Mapping[str, Any]]
 
@@ -68,7 +70,7 @@ def overrides(context: click.Context) -> dict[str, Any]:
 
 
 def connection(command: Command) -> Command:
-    """Add ``--host --port --url --no-wait`` to a command."""
+    """Add ``--host --port --username --password --url --no-wait`` to a command."""
     for decorate in (
         setting(
             "--no-wait",
@@ -79,6 +81,8 @@ def connection(command: Command) -> Command:
             help="Fail at once (exit 3) when there is no broker, instead of waiting for one",
         ),
         setting("--url", key="broker.url", help="Broker URL: amqp://user:pass@host:port/vhost, amqps://… or kafka://…"),
+        setting("--password", key="broker.password", help=_PASSWORD),
+        setting("--username", key="broker.username"),
         setting("--port", key="broker.port"),
         setting("--host", key="broker.host"),
     ):

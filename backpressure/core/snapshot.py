@@ -6,7 +6,7 @@ the queue probe, the rest (other queues, connections, broker memory) from the ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -20,6 +20,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Glance",
+    "Overall",
     "ProcessState",
     "Quantiles",
     "QueueState",
@@ -67,11 +68,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where knowledge comes from, and whether it does: ``error`` is empty while it works."""
+    """Where knowledge comes from, and whether it does: ``error`` is empty while it works.
+
+    ``refused``: it answers, but not to this user.
+    """
 
     name: str
     ok: bool
     error: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,11 @@ class QueueState:
     def depth(self) -> int:
         """Ready plus unacked; a lower bound where unacked is None."""
         return self.ready + (self.unacked or 0)
+
+    @property
+    def active(self) -> bool:
+        """Whether messages go in or out."""
+        return bool(self.published_per_s or self.delivered_per_s or self.acked_per_s)
 
     @property
     def worst_partition(self) -> int | None:
@@ -238,6 +248,18 @@ class BrokerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overall:
+    """All queues in one row; None: at least one of them does not tell, or nobody does."""
+
+    queues: int
+    active: int
+    consumers: int | None
+    connections: int | None
+    ready: int
+    unacked: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
     """The part of a `Snapshot` that events come from: cheap enough for several times a second.
 
@@ -305,6 +327,24 @@ class Snapshot(Glance):
         return self.queues.get(self.work_queue)
 
     @property
+    def overall(self) -> Overall:
+        """The sums over all queues; ``active`` counts those that messages go into or out of."""
+        queues = self.queues.values()
+        return Overall(
+            queues=len(queues),
+            active=sum(queue.active for queue in queues),
+            consumers=_sum(queue.consumers for queue in queues),
+            connections=None if self.broker is None else len(self.broker.connections),
+            ready=sum(queue.ready for queue in queues),
+            unacked=_sum(queue.unacked for queue in queues),
+        )
+
+    @property
     def law(self) -> ProducerReport | None:
         """The live producer whose law holds it back most: its ``strategy`` and ``reason`` are worth showing."""
         return min(self.producers, key=lambda p: p.pacing_rate_per_s / max(p.target_rate_per_s, 1e-9), default=None)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = list(values)
+    return None if None in known else sum(value or 0 for value in known)

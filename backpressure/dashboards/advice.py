@@ -23,15 +23,28 @@ def advise(seen: Snapshot) -> list[str]:
 
 def _no_broker(seen: Snapshot) -> Iterator[str]:
     for source in seen.sources:
-        if source.name == "broker" and not source.ok and source.error != "connecting":
-            yield f"The broker does not answer ({source.error}). Start one (pace broker) or name it with --url."
+        if source.name != "broker" or source.ok or source.error == "connecting":
+            continue
+        if source.refused:
+            yield f"The broker is there and lets nobody in: {source.error}."
+        else:
+            start = "pace broker kafka" if seen.address.startswith("kafka") else "pace broker"
+            yield f"The broker does not answer ({source.error}). Start one ({start}) or name it with --url."
 
 
 def _no_management(seen: Snapshot) -> Iterator[str]:
     for source in seen.sources:
-        if source.name == "management" and not source.ok:
+        if source.name != "management" or source.ok:
+            continue
+        unknown = "other queues, connections and broker memory stay unknown"
+        if source.refused:
             yield (
-                f"No management API ({source.error}): other queues, connections and broker memory stay unknown. "
+                f"The management API refuses the user ({source.error}): {unknown}. "
+                "Allow it: rabbitmqctl set_user_tags USER monitoring."
+            )
+        else:
+            yield (
+                f"No management API ({source.error}): {unknown}. "
                 "RabbitMQ: rabbitmq-plugins enable rabbitmq_management; elsewhere: --host URL."
             )
 
@@ -43,10 +56,7 @@ def _blocked(seen: Snapshot) -> Iterator[str]:
     if seen.broker is not None and seen.broker.disk_alarm:
         yield f"The broker blocks {names}: its disk is full. Free space, or lower disk_free_limit."
     else:
-        yield (
-            f"The broker blocks {names}: its memory alarm. Let the consumers drain, "
-            "or raise the limit: rabbitmqctl set_vm_memory_high_watermark 0.6."
-        )
+        yield f"The broker blocks {names}: its memory alarm. Let the consumers drain, or {_raise_limit(seen)}."
 
 
 def _short_of_memory(seen: Snapshot) -> Iterator[str]:
@@ -54,7 +64,7 @@ def _short_of_memory(seen: Snapshot) -> Iterator[str]:
     if broker is not None and not broker.memory_alarm and _breached(seen, "broker memory"):
         yield (
             f"The broker uses {percent((broker.memory_percent or 0) / 100)} of its memory; from 100 % on it blocks all "
-            "producers. Let the consumers drain, or raise the limit: rabbitmqctl set_vm_memory_high_watermark 0.6."
+            f"producers. Let the consumers drain, or {_raise_limit(seen)}."
         )
 
 
@@ -133,6 +143,12 @@ def _unroutable(seen: Snapshot) -> Iterator[str]:
 def _strangers(seen: Snapshot) -> Iterator[str]:
     if seen.unreadable_reports:
         yield f"{amount(seen.unreadable_reports)} feedback reports were unreadable: do all processes run one version?"
+
+
+def _raise_limit(seen: Snapshot) -> str:
+    if seen.broker is not None and "embedded" in seen.broker.product:
+        return "start the broker with a higher limit: pace broker --memory-limit-mb"
+    return "raise the limit: rabbitmqctl set_vm_memory_high_watermark 0.7"
 
 
 def _breached(seen: Snapshot, name: str) -> bool:

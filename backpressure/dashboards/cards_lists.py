@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -24,23 +24,30 @@ Row = tuple[Cell, ...]
 Columns = Sequence[tuple[str, str]]
 """Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
 
+_UNEVEN = 1.2  # what goes in and what goes out differ by more than noise
 _OLD_S = 2.0  # a queue of the loop is read every second at least: an older count is worth a word
 _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
 
 
 @dataclass(frozen=True, slots=True)
 class RowCard:
-    """A card that may be shortened: ``build`` returns a table of the given rows, ``rows`` is how many there are."""
+    """A card that may be shortened: ``build`` returns a table of the given rows, ``rows`` is how many there are.
+
+    ``summary`` follows the title and the number of rows: what they add up to, those that are hidden included.
+    """
 
     title: str
     rows: int
     head_lines: int
     build: Callable[[int], RenderableType]
+    summary: str = ""
 
     def draw(self, rows: int) -> Card:
         """Return the card with that many rows; its title says how many are hidden."""
         hidden = self.rows - rows
-        return Card(self.build(rows), f"{self.title} (+{hidden})" if hidden else self.title)
+        title = f"{self.title} {amount(self.rows)}" if self.summary else self.title
+        title += f" (+{hidden})" if hidden else ""
+        return Card(self.build(rows), f"{title}: {self.summary}" if self.summary else title)
 
 
 def queues(seen: Snapshot) -> RowCard:
@@ -59,10 +66,22 @@ def queues(seen: Snapshot) -> RowCard:
         columns.insert(3, ("worst part.", "number"))
 
     def row(queue: QueueState) -> Row:
-        cells = _queue_row(queue, limit)
+        cells = _queue_row(queue, limit, consumed=queue.name == seen.work_queue)
         return (*cells[:3], _worst(queue), *cells[3:]) if partitioned else cells
 
-    return _listing("Queues", columns, found, row)
+    return replace(_listing("Queues", columns, found, row), summary=_overall(seen))
+
+
+def _overall(seen: Snapshot) -> str:
+    sums = seen.overall
+    facts = {
+        "ready": sums.ready,
+        "unacked": sums.unacked,
+        "active": sums.active,
+        "consumers": sums.consumers,
+        "connections": sums.connections,
+    }
+    return ", ".join(f"{name} {amount(value)}" for name, value in facts.items())
 
 
 def processes(seen: Snapshot) -> RowCard:
@@ -139,7 +158,7 @@ def _reported_prefetch(seen: Snapshot, client: Client) -> int | None:
     return next((c.prefetch for c in seen.consumers if c.id == name and c.queue == client.queue), None)
 
 
-def _queue_row(queue: QueueState, limit: float) -> Row:
+def _queue_row(queue: QueueState, limit: float, *, consumed: bool) -> Row:
     sign, colour = severity(queue.depth, limit)
     depth = amount(queue.depth) if queue.unacked is not None else f"≥{amount(queue.depth)}"
     return (
@@ -152,7 +171,7 @@ def _queue_row(queue: QueueState, limit: float) -> Row:
         amount(queue.published_per_s),
         amount(queue.delivered_per_s),
         amount(queue.acked_per_s),
-        _activity(queue),
+        _activity(queue, consumed=consumed),
     )
 
 
@@ -161,17 +180,20 @@ def _worst(queue: QueueState) -> str:
     return "" if number is None else f"#{number} {amount(queue.lag_by_partition[number])}"
 
 
-def _activity(queue: QueueState) -> Cell:
+def _activity(queue: QueueState, *, consumed: bool) -> Cell:
+    """Return what happens in a queue; one that is to be ``consumed`` is not idle while messages wait and nobody is."""
     if queue.watched and queue.age_s > _OLD_S:
         return f"{duration(queue.age_s)} ago", "red"
     if queue.published_per_s is None and queue.acked_per_s is None:
         return UNKNOWN, "dim"
-    coming, going = bool(queue.published_per_s), bool(queue.delivered_per_s or queue.acked_per_s)
-    if coming and going:
-        return "Flowing ⬆⬇", "cyan"
-    if coming:
-        return "Publishing ⬆", "yellow"
-    return ("Consuming ⬇", "green") if going else ("Idle", "dim")
+    coming, going = queue.published_per_s or 0.0, queue.acked_per_s or queue.delivered_per_s or 0.0
+    if consumed and queue.consumers == 0 and queue.depth:
+        return ("No consumer ⬆", "red") if coming else ("No consumer", "red")
+    if coming > _UNEVEN * going:
+        return "Filling ⬆", "yellow"
+    if going > _UNEVEN * coming:
+        return "Draining ⬇", "green"
+    return ("Flowing ⬆⬇", "cyan") if going else ("Idle", "dim")
 
 
 def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_T], Row]) -> RowCard:

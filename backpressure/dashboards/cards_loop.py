@@ -29,7 +29,9 @@ class Card:
         style, line = console.get_style(self._style), Segment.line()
         left, right = Segment("│ ", style), Segment(" │", style)
         room = options.max_width - 4
-        yield from (Segment(f"╭─ {self._title} ".ljust(room + 3, "─") + "╮", style), line)
+        title = Text(f"╭─ {self._title} ")
+        title.truncate(room + 3, overflow="ellipsis")
+        yield from (Segment(title.plain.ljust(room + 3, "─") + "╮", style), line)
         for content in console.render_lines(self._content, options.update(width=room, height=None)):
             yield from (left, *content, right, line)
         yield from (Segment(f"╰{'─' * (room + 2)}╯", style), line)
@@ -142,7 +144,7 @@ def _broker_facts(seen: Snapshot) -> Text:
     limit = _threshold(seen, "broker memory")
     colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
     alarms = [name for name, on in (("memory", broker.memory_alarm), ("disk", broker.disk_alarm)) if on]
-    facts = _facts(("memory", memory, colour), ("connections", amount(len(broker.connections))))
+    facts = _facts(("memory", memory, colour))
     return facts.append(f"  ■ {' and '.join(alarms)} alarm", "bold red") if alarms else facts
 
 

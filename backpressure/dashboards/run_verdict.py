@@ -21,17 +21,27 @@ def verdict(summary: Mapping[str, Any]) -> RenderableType:
         f" {summary['scenario']} · {summary['strategy']} · {summary['broker']} {summary['broker_version']}",
         f" · {summary['duration_s']:.1f} s",
     )
-    return Group(title, _expectations(summary["expectations"]), _phases(summary["phases"]), _totals(summary))
+    return Group(title, _expectations(summary), _phases(summary["phases"]), _totals(summary))
 
 
-def _expectations(expectations: list[Mapping[str, Any]]) -> Table:
+def _expectations(summary: Mapping[str, Any]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
-    for held in expectations:
+    discarded = _discarded(summary["totals"])
+    for held in summary["expectations"]:
         limit = held["limit"]
         bound = f"{limit[0]:g} … {limit[1]:g}" if held["op"] == "between" else f"{held['op']} {limit:g}"
         mark = Text("✔", "green") if held["held"] else Text("✘", "bold red")
-        table.add_row(mark, held["metric"], _number(held["value"]), Text(f"expected {bound}", "dim"))
+        note = Text(f"expected {bound}", "dim")
+        if held["metric"].rpartition(".")[2] == "lost" and discarded:
+            mark = Text("▲", "yellow") if held["held"] else mark
+            note.append(f", but {discarded}", "yellow")
+        table.add_row(mark, held["metric"], _number(held["value"]), note)
     return table
+
+
+def _discarded(totals: Mapping[str, Any]) -> str:
+    """Return what is neither processed nor lost nor in a queue: the broker refused it or dropped it, and said so."""
+    return ", ".join(f"{_number(totals[name])} {name}" for name in ("rejected", "dropped", "returned") if totals[name])
 
 
 def _phases(phases: list[Mapping[str, Any]]) -> Table:
@@ -51,7 +61,7 @@ def _totals(summary: Mapping[str, Any]) -> Text:
     totals = summary["totals"]
     lines = (
         ("confirmed", "processed", "left_in_queue", "dead_lettered"),
-        ("rejected", "dropped", "duplicates", "lost"),
+        ("rejected", "dropped", "returned", "duplicates", "lost"),
     )
     return Text("\n".join(" " + _named(totals, names) for names in lines))
 

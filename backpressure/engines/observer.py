@@ -30,6 +30,7 @@ from backpressure.engines.observer_broker import ManagementReader, broker_state,
 from backpressure.engines.observer_events import EventWatch
 from backpressure.engines.rates import Roster
 from backpressure.errors import (
+    AccessRefusedError,
     BrokerUnavailableError,
     FeedbackError,
     NotConnectedError,
@@ -271,7 +272,8 @@ class Observer:
                 self._consumers.add(report, arrived)
 
     def _lost(self, source: str, error: PaceError) -> None:
-        self._sources[source] = Source(source, ok=False, error=str(error))
+        refused = isinstance(error, AccessRefusedError)
+        self._sources[source] = Source(source, ok=False, error=str(error), refused=refused)
 
     def _work(self, queues: Mapping[str, QueueState], now: float) -> QueueState | None:
         present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]

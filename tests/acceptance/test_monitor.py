@@ -220,6 +220,22 @@ def test_without_waiting_a_missing_broker_is_one_line_and_exit_3(terminal: Termi
     assert ended.stderr.strip() == f"error: no broker at {NOWHERE}: connection refused"
 
 
+@pytest.mark.parametrize("once", [("--once",), ("--watch", "0")])
+def test_one_frame_without_a_broker_is_one_line_and_exit_3(terminal: Terminal, once: tuple[str, ...]) -> None:
+    ended = terminal.run("monitor.py", "--url", NOWHERE, *once)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.strip() == f"error: no broker at {NOWHERE}: connection refused"
+
+
+def test_one_frame_for_a_login_that_is_refused_says_how_to_give_another(terminal: Terminal, broker: str) -> None:
+    address = broker.replace("guest:guest@", "")
+    ended = terminal.run("monitor.py", "--url", address, "--username", "stranger", "--once", RABBITMQ_PASS="x")
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith(f"error: access to {address.removesuffix('/')} refused: ACCESS_REFUSED")
+    for name in ("--username", "--password", "RABBITMQ_USER", "RABBITMQ_PASS"):
+        assert name in ended.stderr
+
+
 def test_a_taken_port_is_named_with_the_flag_that_chooses_another(terminal: Terminal) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

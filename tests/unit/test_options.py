@@ -20,7 +20,6 @@ from backpressure.errors import ConfigError
 @setting("--on-nack", key="producer.on_nack")
 @setting("--prefetch", key="consumer.prefetch")
 @setting("--purge", key="producer.purge", is_flag=True, flag_value=True)
-@setting("--password", key="broker.password")
 @click.option("--other", help="no setting", default=1)
 @click.pass_context
 def command(context: click.Context, **_: Any) -> None:

@@ -111,7 +111,8 @@ class PaceLaw:
             return self._decide(signals, "refused: cut until the effect can be seen")
         if grew:
             return self._decide(signals, "starved: growing")
-        return self._decide(signals, "draining the queue" if depth > 2 * setpoint else "holding the queue")
+        state = "draining the queue" if depth > 2 * setpoint else "holding the queue"
+        return self._decide(signals, "nobody consumes" if signals.consumers == 0 else state)
 
     def _find(self, signals: Signals) -> Decision:
         """Queue a few messages more than are in work, and look for the first departure."""

@@ -67,9 +67,15 @@ function showTiles(now) {
   const producer = heldBackMost(now.producers);
   say("allowed", rate(now.pacing_rate_per_s));
   say("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
-  const lost = totals.rejected + totals.dead_lettered;
-  say("trouble", amount(lost), lost ? "bad" : "good");
-  say("trouble-parts", `${amount(totals.rejected)} rejected, ${amount(totals.dead_lettered)} dead-lettered, ${amount(totals.nacked)} nacks`);
+  const given_up = totals.rejected + totals.dead_lettered;
+  const trouble = given_up + totals.nacked + totals.returned;
+  say("trouble", amount(given_up), given_up ? "bad" : trouble ? "warn" : "good");
+  say("trouble-parts", `${amount(totals.rejected)} rejected, ${amount(totals.dead_lettered)} dead-lettered, ${amount(totals.nacked)} nacks, ${amount(totals.returned)} returned`);
+}
+
+function showOverall({ queues, active, consumers, connections, ready, unacked }) {
+  const facts = { queues, active, consumers, connections, ready, unacked };
+  element("overall").textContent = Object.entries(facts).map(([name, value]) => `${name} ${amount(value)}`).join(" · ");
 }
 
 function showState(now) {
@@ -282,6 +288,7 @@ function listen() {
     const { point, now, advice } = JSON.parse(event.data);
     keep(point);
     showState(now);
+    showOverall(now.overall);
     showTiles(now);
     showAdvice(advice);
     showEvents(now.events);

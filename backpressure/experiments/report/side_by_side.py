@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from backpressure.experiments.report.tables import demand, escape, number, table
+from backpressure.experiments.report.tables import beside, demand, escape, mark, number, table
 from backpressure.experiments.summary import Held, Summary, Totals
 
 __all__ = ["side_by_side"]
@@ -31,15 +31,18 @@ _VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad
 
 def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
     """Return a row for everything that any of the runs demands, with what each measured."""
-    checks = [{(held.metric, demand(held)): held for held in run.expectations} for run in runs]
-    rows = dict.fromkeys(key for found in checks for key in found)
+    checks = [(run, {(held.metric, demand(held)): held for held in run.expectations}) for run in runs]
+    rows = dict.fromkeys(key for _, found in checks for key in found)
     return [
-        [f"<code>{escape(metric)}</code> {escape(text)}", *(_measured(found.get((metric, text))) for found in checks)]
+        [
+            f"<code>{escape(metric)}</code> {escape(text)}",
+            *(_measured(run, found.get((metric, text))) for run, found in checks),
+        ]
         for metric, text in rows
     ]
 
 
-def _measured(held: Held | None) -> str:
+def _measured(run: Summary, held: Held | None) -> str:
     if held is None:
         return "not demanded"
-    return f'<span class="{"ok" if held.held else "bad"}">{"✔" if held.held else "✘"}</span> {number(held.value)}'
+    return f"{mark(held, run)} {number(held.value)}{beside(held, run)}"

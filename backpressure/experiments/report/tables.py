@@ -10,11 +10,13 @@ from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Held, Summary
 
 __all__ = [
+    "beside",
     "demand",
     "escape",
     "expectations",
     "header",
     "ledger",
+    "mark",
     "notes",
     "number",
     "phases",
@@ -64,14 +66,30 @@ def expectations(summary: Summary) -> str:
         return "<p>The scenario states none.</p>"
     rows = [
         [
-            f'<span class="{"ok" if check.held else "bad"}">{"✔ held" if check.held else "✘ not held"}</span>',
+            mark(check, summary, words=True),
             f"<code>{escape(check.metric)}</code>",
             escape(demand(check)),
-            number(check.value),
+            number(check.value) + beside(check, summary),
         ]
         for check in summary.expectations
     ]
     return table(["", "figure", "expected", "measured"], rows, text_columns=3)
+
+
+def mark(check: Held, summary: Summary, *, words: bool = False) -> str:
+    """Return the sign of how an expectation came out; "lost 0" is no success while messages were given up."""
+    sign, word, style = ("✔", "held", "ok") if check.held else ("✘", "not held", "bad")
+    if check.held and beside(check, summary):
+        sign, style = "▲", "warn"
+    return f'<span class="{style}">{sign}{f" {word}" if words else ""}</span>'
+
+
+def beside(check: Held, summary: Summary) -> str:
+    """Return what stands beside the number of lost messages: those refused, dropped or returned, and not lost."""
+    totals = summary.totals
+    counts = {"rejected": totals.rejected, "dropped": totals.dropped, "returned": totals.returned}
+    told = ", ".join(f"{number(count)} {name}" for name, count in counts.items() if count)
+    return f" ({told})" if told and check.metric.rpartition(".")[2] == "lost" else ""
 
 
 def tiles(summary: Summary) -> str:
@@ -84,6 +102,7 @@ def tiles(summary: Summary) -> str:
         ("deepest queue", number(summary.depth.max)),
         ("processed", number(summary.totals.processed)),
         ("lost", number(summary.totals.lost)),
+        ("rejected or dropped", number(summary.totals.rejected + (summary.totals.dropped or 0))),
     ]
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
 

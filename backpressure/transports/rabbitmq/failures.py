@@ -33,6 +33,9 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "no answer in time"),
     (socket.gaierror, "host name unknown"),
 )
+_HOW_TO_LOG_IN = (
+    "give the user and password with --username and --password, RABBITMQ_USER and RABBITMQ_PASS, or in --url"
+)
 _REFUSALS = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)
 
 
@@ -40,10 +43,10 @@ def dial_error(error: BaseException, address: str) -> TransportError:
     """Say why no connection came about: `AccessRefusedError` where waiting is pointless."""
     reason = _reason(error)
     if isinstance(error, exceptions.AuthenticationError) or _is_untrusted(error):
-        return AccessRefusedError(address, reason)
+        return AccessRefusedError(address, reason if _is_untrusted(error) else f"{reason}; {_HOW_TO_LOG_IN}")
     # pika guesses "refused" from any end during the handshake; a broker that is going down ends it as well
     if isinstance(error, _REFUSALS) and re.search(r"ACCESS_REFUSED|NOT_ALLOWED(?!.* is down)", reason):
-        return AccessRefusedError(address, reason)
+        return AccessRefusedError(address, reason if "NOT_ALLOWED" in reason else f"{reason}; {_HOW_TO_LOG_IN}")
     return BrokerUnavailableError(address, reason)
 
 

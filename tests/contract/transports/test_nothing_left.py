@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from backpressure.cli.main import main as pace
+from backpressure.cli.commands import pace
 from backpressure.errors import AccessRefusedError, PreconditionFailedError
 from backpressure.settings import QueueSettings, Settings
 from backpressure.transports.factory import connect

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pika.exceptions import AuthenticationError
+
 from backpressure.core.snapshot import BrokerState, QueueState, Rates, Snapshot, Source, Threshold, Totals
 from backpressure.dashboards.advice import advise
+from backpressure.transports.rabbitmq.failures import dial_error
 
 Make = Callable[..., Snapshot]
 MakeQueues = Callable[..., dict[str, QueueState]]
@@ -27,6 +30,31 @@ def test_a_broker_that_is_away_comes_first(snapshot: Make) -> None:
     sentence = only(snapshot(sources=(Source("broker", ok=False, error="connection refused"),)))
     assert "does not answer (connection refused)" in sentence
     assert "pace broker" in sentence
+
+
+def test_a_refused_login_is_not_told_to_start_a_broker_but_how_to_log_in(snapshot: Make) -> None:
+    error = str(dial_error(AuthenticationError("PLAIN"), "amqp://mq:5672"))
+    sentence = only(snapshot(sources=(Source("broker", ok=False, error=error, refused=True),)))
+    assert "lets nobody in: access to amqp://mq:5672 refused" in sentence
+    for name in ("--username", "--password", "RABBITMQ_USER", "RABBITMQ_PASS"):
+        assert name in sentence
+    assert "pace broker" not in sentence
+
+
+def test_a_management_api_that_refuses_the_user_is_told_apart_from_a_missing_one(snapshot: Make) -> None:
+    ok = Source("broker", ok=True)
+    for refused, advice in ((True, "rabbitmqctl set_user_tags USER monitoring"), (False, "rabbitmq-plugins enable")):
+        sentence = only(snapshot(sources=(ok, Source("management", ok=False, error="401", refused=refused))))
+        assert advice in sentence
+
+
+def test_the_memory_limit_is_raised_as_the_broker_at_hand_wants_it(snapshot: Make) -> None:
+    for product, advice in (
+        ("RabbitMQ", "rabbitmqctl set_vm_"),
+        ("Pace Matching embedded broker", "--memory-limit-mb"),
+    ):
+        broker = BrokerState(product=product, memory_bytes=85, memory_limit_bytes=100)
+        assert advice in only(snapshot(broker=broker, thresholds=(Threshold("broker memory", 85.0, 80.0, "%"),)))
 
 
 def test_a_first_attempt_to_connect_is_no_trouble_yet(snapshot: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -52,15 +53,35 @@ def test_the_work_queue_shows_depth_rates_and_what_is_going_on(snapshot: Make) -
 @pytest.mark.parametrize(
     ("rates", "text"),
     [
-        ({"published_per_s": 5.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Publishing ⬆"),
-        ({"published_per_s": 0.0, "delivered_per_s": 5.0, "acked_per_s": 5.0}, "Consuming ⬇"),
+        ({"published_per_s": 778.0, "delivered_per_s": 80.0, "acked_per_s": 79.0}, "Filling ⬆"),
+        ({"published_per_s": 5.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Filling ⬆"),
+        ({"published_per_s": 79.0, "delivered_per_s": 81.0, "acked_per_s": 80.0}, "Flowing ⬆⬇"),
+        ({"published_per_s": 0.0, "delivered_per_s": 5.0, "acked_per_s": 5.0}, "Draining ⬇"),
+        ({"published_per_s": 79.0, "delivered_per_s": 778.0, "acked_per_s": 778.0}, "Draining ⬇"),
         ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Idle"),
+        ({"published_per_s": 5.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "consumers": 0}, "No consumer ⬆"),
+        ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "consumers": 0}, "No consumer "),
+        ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "ready": 0, "unacked": 0}, "Idle"),
     ],
 )
-def test_a_queue_is_publishing_consuming_or_idle(
-    snapshot: Make, work: MakeQueues, rates: dict[str, float], text: str
+def test_a_queue_is_filling_flowing_draining_idle_or_consumed_by_nobody(
+    snapshot: Make, work: MakeQueues, rates: dict[str, Any], text: str
 ) -> None:
     assert text in line_with(frame(snapshot(queues=work(**rates))), "● work.queue ")
+
+
+def test_a_dead_letter_queue_that_nobody_consumes_is_no_fault(snapshot: Make, work: MakeQueues) -> None:
+    letters = replace(work()["work.queue"], name="work.queue.dlq", consumers=0, published_per_s=0.0, acked_per_s=0.0)
+    text = frame(snapshot(queues=work() | {letters.name: letters}))
+    assert "No consumer" not in text
+
+
+def test_the_title_of_the_queues_sums_them_up(snapshot: Make, work: MakeQueues) -> None:
+    assert "─ Queues 2: ready 40, unacked 5, active 1, consumers 1, connections 1 ─" in frame(snapshot())
+    without_management = snapshot(broker=None, queues=work(consumers=None, unacked=None))
+    assert "─ Queues 2: ready 40, unacked –, active 1, consumers –, connections – ─" in frame(without_management)
+    many = {f"q{n}": replace(work()["work.queue"], name=f"q{n}") for n in range(12)}
+    assert "─ Queues 12 (+7): ready 480, unacked 60, active 12, consumers 12" in frame(snapshot(queues=many), height=24)
 
 
 def test_a_count_that_is_old_says_so_in_place_of_what_goes_on(snapshot: Make, work: MakeQueues) -> None:

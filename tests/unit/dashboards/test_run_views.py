@@ -141,7 +141,8 @@ def summary(**changes: Any) -> dict[str, Any]:
         "depth_max": 4,
         "settle_s": None,
     }
-    names = ("confirmed", "processed", "left_in_queue", "dead_lettered", "rejected", "dropped", "duplicates")
+    names = ("confirmed", "processed", "left_in_queue", "dead_lettered", "duplicates")
+    none_of = ("rejected", "dropped", "returned")
     return {
         "scenario": "recovery",
         "strategy": "pace",
@@ -154,7 +155,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             {"metric": "wait_ms.p99", "op": "between", "limit": (1.0, 2.5), "value": 2.0, "held": True},
         ],
         "phases": [phase],
-        "totals": {**dict.fromkeys(names, 1234), "lost": None},
+        "totals": {**dict.fromkeys(names, 1234), **dict.fromkeys(none_of, 0), "lost": None},
         **changes,
     }
 
@@ -169,3 +170,23 @@ def test_a_verdict_says_what_held_what_did_not_and_what_is_unknown() -> None:
     assert lines[2].split() == ["✔", "wait_ms.p99", "2", "expected", "1", "…", "2.5"]
     assert all(len(line) <= 80 for line in lines)
     assert lines[-1].endswith("lost –")
+
+
+@pytest.mark.parametrize(
+    ("metric", "discarded", "line"),
+    [
+        ("lost", {"rejected": 7523, "dropped": 2}, "▲ lost 0 expected == 0, but 7523 rejected, 2 dropped"),
+        ("lost", {"returned": 5}, "▲ lost 0 expected == 0, but 5 returned"),
+        ("lost", {}, "✔ lost 0 expected == 0"),
+        ("duplicates", {"rejected": 7523}, "✔ duplicates 0 expected == 0"),
+    ],
+)
+def test_no_check_mark_stands_at_none_lost_while_messages_were_refused_or_dropped(
+    metric: str, discarded: dict[str, int], line: str
+) -> None:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    held = {"metric": metric, "op": "==", "limit": 0.0, "value": 0.0, "held": True}
+    totals = dict.fromkeys(summary()["totals"], 0) | discarded
+    console.print(verdict(summary(expectations=[held], totals=totals)))
+    assert isinstance(console.file, io.StringIO)
+    assert " ".join(console.file.getvalue().splitlines()[1].split()) == line

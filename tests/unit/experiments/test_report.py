@@ -8,7 +8,8 @@ import pytest
 
 from backpressure.experiments.junit import junit_error, to_junit
 from backpressure.experiments.report.series import thinned
-from backpressure.experiments.report.tables import header, number
+from backpressure.experiments.report.side_by_side import side_by_side
+from backpressure.experiments.report.tables import expectations, header, number, tiles
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.summary import Depth, Held, Percentiles, Summary, Totals, Verdict
 
@@ -54,6 +55,18 @@ def summary(verdict: Verdict, *held: bool) -> Summary:
         phases=[],
         processes=[],
     )
+
+
+def test_no_check_mark_stands_at_none_lost_while_messages_were_refused_or_dropped() -> None:
+    clean = summary("passed", True)
+    discarding = clean.model_copy(update={"totals": clean.totals.model_copy(update={"rejected": 7523, "dropped": 2})})
+    for run, sign in ((clean, "✔"), (discarding, "▲")):
+        for page in (expectations(run), side_by_side({"run": run})):
+            assert f"{sign} held" in page or f">{sign}</span>" in page
+    for page in (expectations(discarding), side_by_side({"run": discarding})):
+        assert "✔" not in page
+        assert "0 (7\u2009523 rejected, 2 dropped)" in page
+    assert "<dt>rejected or dropped</dt><dd>7\u2009525</dd>" in tiles(discarding)
 
 
 def test_a_verdict_as_junit_has_a_case_for_each_expectation() -> None:

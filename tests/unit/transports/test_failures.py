@@ -18,7 +18,7 @@ from backpressure.errors import (
     QueueNotFoundError,
     TransportError,
 )
-from backpressure.transports.rabbitmq.failures import dial_error, lost_error, request_error
+from backpressure.transports.rabbitmq.failures import _HOW_TO_LOG_IN, dial_error, lost_error, request_error
 
 ADDRESS = "amqp://broker.example:5672"
 
@@ -75,7 +75,7 @@ def test_what_may_heal_is_a_broker_that_is_not_available(error: Exception, reaso
     [
         (
             exceptions.ProbableAuthenticationError("ConnectionClosedByBroker: (403) 'ACCESS_REFUSED - Login was …'"),
-            "ACCESS_REFUSED - Login was … (403)",
+            f"ACCESS_REFUSED - Login was … (403); {_HOW_TO_LOG_IN}",
         ),
         (
             exceptions.ProbableAccessDeniedError(

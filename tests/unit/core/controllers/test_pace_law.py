@@ -53,7 +53,7 @@ def test_a_deep_queue_is_drained_and_a_shallow_one_filled(steady: Steady) -> Non
 def test_consumers_that_say_they_are_gone_stop_it_at_once_and_their_return_restores_the_rate(steady: Steady) -> None:
     law = settled(steady)
     gone = law.update(steady(5.0, depth=9, depth_age_s=0.0, consumers=0, confirmed_total=509), 5.1)
-    assert gone.rate_per_s == 0.0
+    assert (gone.rate_per_s, gone.reason) == (0.0, "nobody consumes")
     back = law.update(steady(5.2, depth=3), 5.2)
     assert back.rate_per_s == pytest.approx(100, rel=0.2)
 
