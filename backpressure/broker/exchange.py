@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.tables import decode_value
+from backpressure.amqp.tables import decode_value, octets_of, split_table
 from backpressure.broker.counters import Counters
 
 if TYPE_CHECKING:
@@ -31,11 +31,15 @@ class Binding:
 
     destination: Queue | Exchange
     routing_key: str
-    arguments: Table = field(default_factory=dict, hash=False)
+    arguments: Table = field(default_factory=dict, compare=False)
     words: tuple[str, ...] = field(init=False, compare=False)
+    fields: frozenset[tuple[bytes, bytes]] = field(init=False)
+    """The arguments as they are compared: 1 and true differ, and the order of names does not matter."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(self.routing_key.split(".")))
+        fields = frozenset(split_table(octets_of(self.arguments)).items()) if self.arguments else frozenset()
+        object.__setattr__(self, "fields", fields)
 
 
 class Exchange:
@@ -59,9 +63,10 @@ class Exchange:
         self.internal = internal
         self.arguments = arguments or {}
         self.policy: Policy | None = None
-        self.bindings: list[Binding] = []
+        self.bindings: dict[Binding, None] = {}
         self.counters = Counters()
         self._matches = TYPES[kind]
+        self._by_destination: dict[Queue | Exchange, list[Binding]] = {}
         self._remembered: dict[str, Sequence[Queue | Exchange]] = {}
 
     @property
@@ -71,25 +76,36 @@ class Exchange:
         name = self.arguments.get("alternate-exchange", policy.get("alternate-exchange"))
         return name if isinstance(name, str) else None
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it outlives the broker's process."""
+        return self.durable
+
     def bind(self, binding: Binding) -> None:
         """Add a binding; a second one that is equal changes nothing."""
         if binding not in self.bindings:
-            self.bindings.append(binding)
+            self.bindings[binding] = None
+            self._by_destination.setdefault(binding.destination, []).append(binding)
             self._remembered.clear()
 
     def unbind(self, binding: Binding) -> None:
         """Remove a binding; one that does not exist is no error."""
         if binding in self.bindings:
-            self.bindings.remove(binding)
+            del self.bindings[binding]
+            others = self._by_destination[binding.destination]
+            others.remove(binding)
+            if not others:
+                del self._by_destination[binding.destination]
             self._remembered.clear()
 
     def unbind_all(self, destination: Queue | Exchange) -> bool:
         """Remove what points to ``destination``; whether there was anything."""
-        kept = [binding for binding in self.bindings if binding.destination is not destination]
-        removed = len(kept) < len(self.bindings)
-        self.bindings = kept
-        self._remembered.clear()
-        return removed
+        gone = self._by_destination.pop(destination, ())
+        for binding in gone:
+            del self.bindings[binding]
+        if gone:
+            self._remembered.clear()
+        return bool(gone)
 
     def route(self, message: Message) -> Sequence[Queue | Exchange]:
         """The destinations of a message, each once."""

@@ -28,7 +28,7 @@ __all__ = ["Journal", "Queue", "QueueHost"]
 
 
 class Journal(Protocol):
-    """Where persistent messages of durable queues are kept; both calls only take note."""
+    """Where persistent messages of durable queues are kept; each call only takes note."""
 
     def add(self, queue_id: int, entry: Entry) -> None:
         """A message is to be kept."""
@@ -43,7 +43,10 @@ class QueueHost(Protocol):
     now: float
     timers: Timers
     memory: MemoryAlarm
-    journal: Journal | None
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where messages are kept, if anywhere."""
 
     def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
         """Route ``message`` to the queue's dead-letter exchange, if it has one."""
@@ -84,7 +87,7 @@ class Queue:
         self.counters = Counters()
         self.is_quorum = self.arguments.get("x-queue-type") == "quorum"
         self._host = host
-        self._journal = host.journal if durable and owner is None else None
+        self._journal = host.journal if self.is_kept else None
         self._next_sequence = 0
         self._has_ttl = False
         self._expiry_timer: Timer | None = None
@@ -94,6 +97,11 @@ class Queue:
     def __len__(self) -> int:
         """Ready messages: what ``queue.declare-ok`` and ``x-max-length`` count."""
         return len(self.ready)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it outlives the broker's process."""
+        return self.durable and self.owner is None
 
     def apply(self, policy: Policy | None) -> None:
         """Put the bounds of the queue's arguments and of ``policy`` in force at once."""
@@ -132,15 +140,18 @@ class Queue:
         return True
 
     def restore(self, entries: Sequence[Entry]) -> int:
-        """Take back what was kept when the broker ended; how many messages that were."""
+        """Take back what was kept when the broker ended; how many messages that were. Then `resume`."""
         for entry in entries:
             self._host.memory.add(entry.message.cost_bytes)
             self.ready.append(entry)
             self._has_ttl = self._has_ttl or entry.expires_at_s is not None
             self._next_sequence = entry.sequence + 1
+        return len(entries)
+
+    def resume(self) -> None:
+        """Every queue of the broker is back: dead letters may leave for them."""
         self._drop_overflow()
         self._expire()
-        return len(entries)
 
     def requeue(self, entries: Iterable[Entry]) -> None:
         """Put unacked entries back to their places, marked as redelivered."""
@@ -239,6 +250,7 @@ class Queue:
         """The queue is deleted: drop what is ready, tell the consumers; how many messages were ready."""
         self.deleted = True
         self.touch()
+        self._journal = None  # it has forgotten the queue as a whole
         count = self.purge()
         for consumer in list(self.consumers):
             self.consumers.remove(consumer)

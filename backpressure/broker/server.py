@@ -14,9 +14,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from backpressure import __version__
 from backpressure.broker.descriptors import QuietAcceptErrors, listen, room_for_connections
@@ -26,12 +28,9 @@ from backpressure.broker.management import ManagementApi
 from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
-from backpressure.broker.web import WebServer
+from backpressure.broker.web import Answer, WebServer
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["Announcement", "BrokerConfig", "Server", "serve"]
 
@@ -139,6 +138,8 @@ class Server:
             now=self.now(),
             epoch_s=time.time(),
         )
+        self._deadline: asyncio.TimerHandle | None = None
+        self.vhost.timers.on_earlier = self._schedule_deadline
         self._store = Store(config.data_dir) if config.data_dir else None
         self.recovered = 0
         if self._store is not None:
@@ -150,7 +151,7 @@ class Server:
         self._awake: dict[Session, None] = {}
         self._flush_scheduled = False
         self._servers: list[asyncio.Server] = []
-        self._deadline: asyncio.TimerHandle | None = None
+        self._management = ManagementApi(self.vhost, config.session.users, self.now)
         self._stopping = asyncio.Event()
         self._deserted = asyncio.Event()
         self._sample()
@@ -166,8 +167,7 @@ class Server:
         amqp = await self._listen(lambda: _Connection(self), config.port, "--port")
         management = None
         if config.management_port is not None:
-            api = ManagementApi(self.vhost, config.session.users, self.now)
-            web = WebServer(api.handle, self._loop.call_later)
+            web = WebServer(self._answer, self._loop.call_later)
             management = await self._listen(web.connection, config.management_port, "--management-port")
         return Announcement(
             pid=os.getpid(),
@@ -186,6 +186,13 @@ class Server:
             raise
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
+
+    def _answer(self, method: str, target: str, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        """What HTTP answers is kept before, as what AMQP confirms."""
+        answer = self._management.handle(method, target, headers, body)
+        if self._kept():
+            return answer
+        return Answer.refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(self._failure))
 
     def stop(self) -> None:
         """End `run`."""
@@ -263,7 +270,6 @@ class Server:
             connection = self._connections.get(session)
             if connection is not None:
                 connection.flush()
-        self._schedule_deadline()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -278,6 +284,7 @@ class Server:
     def _advance(self) -> None:
         self._deadline = None
         self.vhost.advance(self.now())
+        self._schedule_deadline()
         self._schedule_flush()
 
     def _sample(self) -> None:

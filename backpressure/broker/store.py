@@ -3,51 +3,71 @@
 Changes gather in memory and are committed together, once a loop tick, before the confirms of that tick are sent. A
 message that is published and acknowledged within a tick is never written at all. Written ahead (WAL) and synced with
 every commit, what was confirmed survives the broker's sudden end and the machine's.
+
+Everything is kept in the octets it came in, so nothing that a client may send cannot be kept. Each message carries a
+checksum; a file that is damaged is refused, rather than served in part.
 May not know: sessions, frames, asyncio.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import sqlite3
+import zlib
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from backpressure.amqp.methods import read_short
 from backpressure.amqp.tables import FieldTable, octets_of
-from backpressure.broker.exchange import Exchange
+from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.message import Entry, Message
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
+from backpressure.broker.replies import Fault
+from backpressure.broker.write_ahead_log import find_damage
 from backpressure.errors import ConfigError, PaceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from backpressure.amqp.tables import Table
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = ["Store", "StoreError"]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS topology (document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS entries (
-    queue INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    exchange TEXT NOT NULL,
-    routing_key TEXT NOT NULL,
-    header BLOB NOT NULL,
-    body BLOB NOT NULL,
-    expires_epoch_s REAL,
+SCHEMA_VERSION = 2
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE policies (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE exchanges (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL, internal INTEGER NOT NULL,
+    arguments BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE queues (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, auto_delete INTEGER NOT NULL, arguments BLOB NOT NULL
+);
+CREATE TABLE bindings (
+    source TEXT NOT NULL, to_queue INTEGER NOT NULL, destination TEXT NOT NULL, routing_key TEXT NOT NULL,
+    arguments BLOB NOT NULL,
+    PRIMARY KEY (source, to_queue, destination, routing_key, arguments)
+) WITHOUT ROWID;
+CREATE INDEX bound ON bindings (to_queue, destination);
+CREATE TABLE entries (
+    queue INTEGER NOT NULL, sequence INTEGER NOT NULL, route BLOB NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL,
+    expires_epoch_s REAL, checksum INTEGER NOT NULL,
     PRIMARY KEY (queue, sequence)
 ) WITHOUT ROWID;
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
 """
+_DAMAGED = "is damaged ({}): start with a copy of it, or with another directory"
 
 
 class StoreError(PaceError):
     """The data directory cannot be written any more."""
 
     def __init__(self, reason: str) -> None:
-        """``reason`` is the database's."""
+        """``reason`` says why."""
         super().__init__(
             f"the broker's data cannot be written: {reason}; it stops, and nothing unwritten was confirmed"
         )
@@ -58,21 +78,64 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         """Open or create ``directory``; `ConfigError` when that cannot be, or another broker uses it."""
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(directory / "broker.sqlite3", timeout=0, isolation_level=None)
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as cause:
-            reason = f"cannot be used ({cause}): give another directory, and one broker only"
-            raise ConfigError("--data-dir", str(directory), reason) from cause
+        self._directory = directory
         self._added: dict[tuple[int, int], Entry] = {}
         self._removed: list[tuple[int, int]] = []
-        self._revision = -1
+        self._deleted_queues: set[int] = set()
+        self._topology: list[tuple[str, tuple[object, ...]]] = []
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._check_log()
+            self._database = sqlite3.connect(directory / "broker.sqlite3", timeout=0, isolation_level=None)
+        except (OSError, sqlite3.Error) as cause:
+            raise self._refusal(f"cannot be used ({cause}): give another directory") from cause
+        try:
+            self._open()
+        except sqlite3.OperationalError as cause:
+            self._database.close()
+            reason = f"cannot be used ({cause}): give another directory, and one broker only"
+            raise self._refusal(reason) from cause
+        except sqlite3.Error as cause:
+            self._database.close()
+            raise self._refusal(_DAMAGED.format(cause)) from cause
+        except ConfigError:
+            self._database.close()
+            raise
 
-    # -- changes -------------------------------------------------------------------------------------------------
+    def _refusal(self, reason: str) -> ConfigError:
+        return ConfigError("--data-dir", str(self._directory), reason)
+
+    def _check_log(self) -> None:
+        """Refuse a write-ahead log that SQLite would read in part, before SQLite has seen it."""
+        log = self._directory / "broker.sqlite3-wal"
+        octets = log.read_bytes() if log.exists() else b""
+        if octets and not log.with_name("broker.sqlite3").exists():
+            raise self._refusal(_DAMAGED.format("its write-ahead log is there, but broker.sqlite3 is missing"))
+        damage = find_damage(octets)
+        if damage is None:
+            return
+        what = f"the last {damage.lost} of its {damage.commits} writes" if damage.commits else "what it holds"
+        raise self._refusal(
+            f"is damaged: {what} in the write-ahead log cannot be read, from octet {damage.offset} on, and what "
+            "was confirmed in them is missing; start with a copy of the directory, or give up what is missing: "
+            f"truncate -s {damage.offset} {log}"
+        )
+
+    def _open(self) -> None:
+        run = self._database.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        version = run("PRAGMA user_version").fetchone()[0]
+        if version == 0 and not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._database.executescript(_SCHEMA)
+        elif version != SCHEMA_VERSION:
+            raise self._refusal(
+                f"was written by another version of the broker (format {version}, this one has {SCHEMA_VERSION}): "
+                "start it with that version, or give another directory"
+            )
+
+    # -- messages ------------------------------------------------------------------------------------------------
 
     def add(self, queue_id: int, entry: Entry) -> None:
         """A message is to be kept."""
@@ -84,25 +147,86 @@ class Store:
         if self._added.pop(key, None) is None:
             self._removed.append(key)
 
+    # -- topology ------------------------------------------------------------------------------------------------
+
+    def exchange_declared(self, exchange: Exchange) -> None:
+        """A new exchange is to be kept, if it is durable."""
+        if exchange.durable:
+            row = (exchange.name, exchange.kind, exchange.auto_delete, exchange.internal, octets_of(exchange.arguments))
+            self._topology.append(("INSERT INTO exchanges VALUES (?, ?, ?, ?, ?)", row))
+
+    def exchange_deleted(self, exchange: Exchange) -> None:
+        """An exchange is gone, and with it every binding from and to it."""
+        if exchange.durable:
+            name = (exchange.name,)
+            self._topology += [
+                ("DELETE FROM exchanges WHERE name = ?", name),
+                ("DELETE FROM bindings WHERE source = ?", name),
+                ("DELETE FROM bindings WHERE to_queue = 0 AND destination = ?", name),
+            ]
+
+    def queue_declared(self, queue: Queue) -> None:
+        """A new queue is to be kept, if it is durable and nobody's own."""
+        if queue.is_kept:
+            row = (queue.id, queue.name, queue.auto_delete, octets_of(queue.arguments))
+            self._topology.append(("INSERT INTO queues VALUES (?, ?, ?, ?)", row))
+
+    def queue_deleted(self, queue: Queue) -> None:
+        """A queue is gone, and with it its messages and every binding to it."""
+        if queue.is_kept:
+            self._deleted_queues.add(queue.id)
+            self._topology += [
+                ("DELETE FROM queues WHERE id = ?", (queue.id,)),
+                ("DELETE FROM bindings WHERE to_queue = 1 AND destination = ?", (queue.name,)),
+                ("DELETE FROM entries WHERE queue = ?", (queue.id,)),
+            ]
+
+    def bound(self, source: Exchange, binding: Binding) -> None:
+        """A new binding is to be kept, if both its ends are."""
+        if source.durable and binding.destination.is_kept:
+            self._topology.append(("INSERT OR IGNORE INTO bindings VALUES (?, ?, ?, ?, ?)", _row(source, binding)))
+
+    def unbound(self, source: Exchange, binding: Binding) -> None:
+        """A binding is gone."""
+        if source.durable and binding.destination.is_kept:
+            which = "source = ? AND to_queue = ? AND destination = ? AND routing_key = ? AND arguments = ?"
+            self._topology.append((f"DELETE FROM bindings WHERE {which}", _row(source, binding)))  # noqa: S608 -- constant
+
+    def policy_set(self, policy: Policy) -> None:
+        """A policy is new or another."""
+        row = (policy.name, json.dumps(policy.document()))
+        self._topology.append(("INSERT OR REPLACE INTO policies VALUES (?, ?)", row))
+
+    def policy_deleted(self, name: str) -> None:
+        """A policy is gone."""
+        self._topology.append(("DELETE FROM policies WHERE name = ?", (name,)))
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
     def commit(self, vhost: VirtualHost) -> None:
         """Write what changed since the last commit, in one transaction; nothing when nothing did.
 
-        Raises `StoreError` when the disk does not take it: then nothing may be confirmed any more.
+        Raises `StoreError` when that fails, for whatever reason: then nothing may be confirmed any more.
         """
-        if not self._added and not self._removed and vhost.revision == self._revision:
+        if not (self._added or self._removed or self._topology):
             return
         try:
-            self._write(vhost)
-        except sqlite3.Error as cause:
-            raise StoreError(str(cause)) from cause
+            self._database.execute("BEGIN")
+            self._write(vhost.epoch_s - vhost.now)
+            self._database.execute("COMMIT")
+        except Exception as cause:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            told = str(cause) if isinstance(cause, sqlite3.Error) else f"a defect of the broker, {cause!r}"
+            raise StoreError(told) from cause
         self._added.clear()
         self._removed.clear()
+        self._topology.clear()
+        self._deleted_queues.clear()
 
-    def _write(self, vhost: VirtualHost) -> None:
-        offset_s = vhost.epoch_s - vhost.now
-        self._database.execute("BEGIN")
-        if vhost.revision != self._revision:
-            self._write_topology(vhost)
+    def _write(self, epoch_offset_s: float) -> None:
+        for statement, row in self._topology:
+            self._database.execute(statement, row)
         self._database.executemany("DELETE FROM entries WHERE queue = ? AND sequence = ?", self._removed)
         self._database.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -110,25 +234,16 @@ class Store:
                 (
                     queue_id,
                     sequence,
-                    entry.message.exchange,
-                    entry.message.routing_key,
+                    entry.message.route,
                     entry.message.header,
                     entry.message.body,
-                    None if entry.expires_at_s is None else entry.expires_at_s + offset_s,
+                    None if entry.expires_at_s is None else entry.expires_at_s + epoch_offset_s,
+                    _checksum(entry.message.route, entry.message.header, entry.message.body),
                 )
                 for (queue_id, sequence), entry in self._added.items()
+                if queue_id not in self._deleted_queues
             ),
         )
-        self._database.execute("COMMIT")
-
-    def _write_topology(self, vhost: VirtualHost) -> None:
-        """The whole topology anew: it is small, changes rarely, and so cannot drift from what the broker has."""
-        document = _topology(vhost)
-        self._database.execute("DELETE FROM topology")
-        self._database.execute("INSERT INTO topology VALUES (?)", (json.dumps(document),))
-        kept = [str(int(queue["id"])) for queue in document["queues"]]
-        self._database.execute(f"DELETE FROM entries WHERE queue NOT IN ({', '.join(kept)})")  # noqa: S608 -- integers
-        self._revision = vhost.revision
 
     def close(self) -> None:
         """Give the file back."""
@@ -137,92 +252,85 @@ class Store:
     # -- recovery ------------------------------------------------------------------------------------------------
 
     def load(self, vhost: VirtualHost) -> int:
-        """Put back what was kept; how many messages that were."""
-        row = self._database.execute("SELECT document FROM topology").fetchone()
-        if row is None:
-            return 0
-        document = json.loads(row[0])
-        for policy in document["policies"]:
-            vhost.policies[policy["name"]] = Policy.parse(policy["name"], policy)
-        for exchange in document["exchanges"]:
-            arguments = _decoded(exchange.pop("arguments"))
-            vhost.exchanges[exchange["name"]] = Exchange(**exchange, durable=True, arguments=arguments)
-        vhost.last_queue_id = document["last_queue_id"]
-        for queue in document["queues"]:
-            arguments = _decoded(queue.pop("arguments"))
-            vhost.queues[queue["name"]] = Queue(vhost, **queue, durable=True, arguments=arguments)
-        for binding in document["bindings"]:
-            places: dict[str, Any] = vhost.queues if binding["kind"] == "queue" else vhost.exchanges
-            vhost.bind(
-                binding["source"], places[binding["destination"]], binding["key"], _decoded(binding["arguments"])
+        """Put back what was kept; how many messages that were. `ConfigError` when it is damaged."""
+        try:
+            self._check_pages()
+            self._load_topology(vhost)
+            self._database.execute("DELETE FROM entries WHERE queue NOT IN (SELECT id FROM queues)")
+            self._topology.clear()
+            recovered = sum(queue.restore(self._entries(vhost, queue)) for queue in vhost.queues.values())
+        except (sqlite3.Error, PaceError, Fault, LookupError, TypeError, ValueError) as cause:
+            self._database.close()
+            raise self._refusal(_DAMAGED.format(cause)) from cause
+        for queue in list(vhost.queues.values()):
+            queue.resume()
+        return recovered
+
+    def _check_pages(self) -> None:
+        (verdict,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise ValueError(str(verdict).splitlines()[-1])
+
+    def _load_topology(self, vhost: VirtualHost) -> None:
+        for name, document in self._rows("SELECT name, document FROM policies"):
+            vhost.policies[name] = Policy.parse(name, dict(json.loads(document)))
+        for name, kind, auto_delete, internal, arguments in self._rows("SELECT * FROM exchanges"):
+            vhost.exchanges[name] = Exchange(
+                name,
+                kind,
+                durable=True,
+                auto_delete=bool(auto_delete),
+                internal=bool(internal),
+                arguments=FieldTable(arguments),
             )
+        for id_, name, auto_delete, arguments in self._rows("SELECT * FROM queues ORDER BY id"):
+            queue = Queue(
+                vhost, name, id=id_, durable=True, auto_delete=bool(auto_delete), arguments=FieldTable(arguments)
+            )
+            vhost.queues[name] = queue
+            vhost.last_queue_id = id_
+        for source, to_queue, destination, routing_key, arguments in self._rows("SELECT * FROM bindings"):
+            ends: dict[str, Any] = vhost.queues if to_queue else vhost.exchanges
+            vhost.exchanges[source].bind(Binding(ends[destination], routing_key, FieldTable(arguments)))
         vhost.apply_policies()
-        self._revision = vhost.revision
-        return sum(queue.restore(self._entries(vhost, queue)) for queue in vhost.queues.values())
+
+    def _rows(self, query: str, *parameters: object) -> Iterable[tuple[Any, ...]]:
+        with closing(self._database.execute(query, parameters)) as rows:
+            yield from rows
 
     def _entries(self, vhost: VirtualHost, queue: Queue) -> list[Entry]:
         """The queue's messages; whether a consumer saw them before is not known, so they say that one may have."""
         offset_s = vhost.epoch_s - vhost.now
-        rows = self._database.execute(
-            "SELECT sequence, exchange, routing_key, header, body, expires_epoch_s FROM entries "
-            "WHERE queue = ? ORDER BY sequence",
-            (queue.id,),
-        )
         entries = []
-        for sequence, exchange, routing_key, header, body, expires_epoch_s in rows:
-            entry = Entry(sequence, Message(exchange, routing_key, header, body, persistent=True))
+        for sequence, route, header, body, expires_epoch_s, checksum in self._rows(
+            "SELECT sequence, route, header, body, expires_epoch_s, checksum FROM entries "
+            "WHERE queue = ? ORDER BY sequence",
+            queue.id,
+        ):
+            if _checksum(route, header, body) != checksum:
+                raise ValueError(f"message {sequence} of queue '{queue.name}' is not what was written")
+            exchange, end = read_short(route, 0)
+            routing_key, _ = read_short(route, end)
+            message = Message(
+                exchange.decode(errors="surrogateescape"),
+                routing_key.decode(errors="surrogateescape"),
+                header,
+                body,
+                route=route,
+                persistent=True,
+            )
+            entry = Entry(sequence, message)
             entry.expires_at_s = None if expires_epoch_s is None else expires_epoch_s - offset_s
             entry.redelivered = entry.stored = True
             entries.append(entry)
         return entries
 
 
-def _topology(vhost: VirtualHost) -> dict[str, Any]:
-    exchanges = [e for e in vhost.exchanges.values() if e.durable]
-    queues = [queue for queue in vhost.queues.values() if queue.durable and queue.owner is None]
-    durable = {*map(id, exchanges), *map(id, queues)}
-    return {
-        "last_queue_id": vhost.last_queue_id,
-        "policies": [dict(policy.document()) for policy in vhost.policies.values()],
-        "exchanges": [
-            {
-                "name": exchange.name,
-                "kind": exchange.kind,
-                "auto_delete": exchange.auto_delete,
-                "internal": exchange.internal,
-                "arguments": _encoded(exchange.arguments),
-            }
-            for exchange in exchanges
-            if exchange.name and not exchange.name.startswith("amq.")
-        ],
-        "queues": [
-            {
-                "id": queue.id,
-                "name": queue.name,
-                "auto_delete": queue.auto_delete,
-                "arguments": _encoded(queue.arguments),
-            }
-            for queue in queues
-        ],
-        "bindings": [
-            {
-                "source": exchange.name,
-                "kind": "queue" if isinstance(binding.destination, Queue) else "exchange",
-                "destination": binding.destination.name,
-                "key": binding.routing_key,
-                "arguments": _encoded(binding.arguments),
-            }
-            for exchange in exchanges
-            for binding in exchange.bindings
-            if id(binding.destination) in durable
-        ],
-    }
+def _row(source: Exchange, binding: Binding) -> tuple[object, ...]:
+    end = binding.destination
+    arguments = octets_of(binding.arguments)
+    return source.name, isinstance(end, Queue), end.name, binding.routing_key, arguments
 
 
-def _encoded(table: Table) -> str:
-    """A field table as text: its own octets, which keep what JSON has no types for."""
-    return base64.b64encode(octets_of(table)).decode()
-
-
-def _decoded(text: str) -> Table:
-    return FieldTable(base64.b64decode(text))
+def _checksum(route: bytes, header: bytes, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(header, zlib.crc32(route)))

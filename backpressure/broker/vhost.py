@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from backpressure.broker import declarations
 from backpressure.broker.alarms import MemoryAlarm
@@ -48,6 +48,34 @@ _BUILT_IN = (
 )
 
 
+class TopologyJournal(Journal, Protocol):
+    """Where exchanges, queues, bindings and policies are kept too; each call only takes note."""
+
+    def exchange_declared(self, exchange: Exchange) -> None:
+        """An exchange is new."""
+
+    def exchange_deleted(self, exchange: Exchange) -> None:
+        """An exchange is gone, and with it every binding from and to it."""
+
+    def queue_declared(self, queue: Queue) -> None:
+        """A queue is new."""
+
+    def queue_deleted(self, queue: Queue) -> None:
+        """A queue is gone, and with it its messages and every binding to it."""
+
+    def bound(self, source: Exchange, binding: Binding) -> None:
+        """A binding is wanted, and may be there already."""
+
+    def unbound(self, source: Exchange, binding: Binding) -> None:
+        """A binding is gone, if it was there."""
+
+    def policy_set(self, policy: Policy) -> None:
+        """A policy is new or another."""
+
+    def policy_deleted(self, name: str) -> None:
+        """A policy is gone."""
+
+
 class VirtualHost:
     """The state of one broker."""
 
@@ -63,9 +91,7 @@ class VirtualHost:
         self.policies: dict[str, Policy] = {}
         self.sessions: set[Session] = set()
         self.faults = Faults(self)
-        self.journal: Journal | None = None
-        self.revision = 0
-        """Counts changes of exchanges, queues, bindings and policies."""
+        self.journal: TopologyJournal | None = None
         self.last_queue_id = 0
         self._dead: deque[tuple[Queue, Message, str]] = deque()
 
@@ -111,7 +137,8 @@ class VirtualHost:
         )
         exchange.policy = matching(self.policies.values(), "exchanges", name)
         self.exchanges[name] = exchange
-        self.revision += 1
+        if self.journal is not None:
+            self.journal.exchange_declared(exchange)
         return exchange
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
@@ -124,8 +151,7 @@ class VirtualHost:
             return
         if if_unused and exchange.bindings:
             raise precondition_failed(f"exchange '{name}' in vhost '/' in use")
-        del self.exchanges[name]
-        self.revision += 1
+        self._remove_exchange(exchange)
         self._unbind_everywhere(exchange)
 
     # -- queues --------------------------------------------------------------------------------------------------
@@ -173,7 +199,8 @@ class VirtualHost:
         )
         queue.apply(matching(self.policies.values(), "queues", name))
         self.queues[name] = queue
-        self.revision += 1
+        if self.journal is not None:
+            self.journal.queue_declared(queue)
         return queue
 
     def new_queue_id(self) -> int:
@@ -189,7 +216,8 @@ class VirtualHost:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' not empty")
         if self.queues.pop(queue.name, None) is None:
             return 0
-        self.revision += 1
+        if self.journal is not None:
+            self.journal.queue_deleted(queue)
         self._unbind_everywhere(queue)
         return queue.close()
 
@@ -198,17 +226,23 @@ class VirtualHost:
     def bind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
         """Send what matches from exchange ``source`` to ``destination``."""
         _refuse_default(source)
-        self.exchange(source).bind(Binding(destination, routing_key, arguments))
-        self.revision += 1
+        exchange, binding = self.exchange(source), Binding(destination, routing_key, arguments)
+        exchange.bind(binding)
+        if self.journal is not None:
+            self.journal.bound(exchange, binding)
 
     def unbind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
         """Take a binding back; one that does not exist is no error."""
         _refuse_default(source)
         exchange = self.exchanges.get(source)
         if exchange is not None:
-            exchange.unbind(Binding(destination, routing_key, arguments))
-            self.revision += 1
-            self._delete_if_unused(exchange)
+            binding = Binding(destination, routing_key, arguments)
+            exchange.unbind(binding)
+            if self.journal is not None:
+                self.journal.unbound(exchange, binding)
+            if exchange.auto_delete and not exchange.bindings:
+                self._remove_exchange(exchange)
+                self._unbind_everywhere(exchange)
 
     def _unbind_everywhere(self, destination: Queue | Exchange) -> None:
         """Remove the bindings to what is deleted, then auto-delete exchanges left without any, and so on."""
@@ -218,29 +252,32 @@ class VirtualHost:
             unbound = [exchange for exchange in self.exchanges.values() if exchange.unbind_all(target)]
             for exchange in unbound:
                 if exchange.auto_delete and not exchange.bindings:
-                    del self.exchanges[exchange.name]
+                    self._remove_exchange(exchange)
                     gone.append(exchange)
 
-    def _delete_if_unused(self, exchange: Exchange) -> None:
-        if exchange.auto_delete and not exchange.bindings:
-            del self.exchanges[exchange.name]
-            self._unbind_everywhere(exchange)
+    def _remove_exchange(self, exchange: Exchange) -> None:
+        del self.exchanges[exchange.name]
+        if self.journal is not None:
+            self.journal.exchange_deleted(exchange)
 
     # -- policies ------------------------------------------------------------------------------------------------
 
     def set_policy(self, policy: Policy) -> None:
         """Add or replace a policy; it is in force at once."""
         self.policies[policy.name] = policy
+        if self.journal is not None:
+            self.journal.policy_set(policy)
         self.apply_policies()
 
     def delete_policy(self, name: str) -> None:
         """Remove a policy; KeyError when there is none."""
         del self.policies[name]
+        if self.journal is not None:
+            self.journal.policy_deleted(name)
         self.apply_policies()
 
     def apply_policies(self) -> None:
-        """Match policies with queues and exchanges anew."""
-        self.revision += 1
+        """Match the policies with all queues and exchanges."""
         for queue in list(self.queues.values()):
             queue.apply(matching(self.policies.values(), "queues", queue.name))
         for exchange in self.exchanges.values():

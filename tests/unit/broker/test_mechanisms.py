@@ -68,3 +68,32 @@ def test_a_window_is_full_at_its_limit_and_never_without_one() -> None:
     assert [window.full, unlimited.full] == [False, False]
     window.unacked = unlimited.unacked = 2
     assert [window.full, unlimited.full] == [True, False]
+
+
+def test_a_deadline_before_all_others_is_told_at_once_and_only_then() -> None:
+    timers = Timers()
+    told: list[float | None] = []
+    timers.on_earlier = lambda: told.append(timers.next_deadline())
+    for when_s in (3.0, 5.0, 2.0, 2.5):
+        timers.at(when_s, lambda: None)
+    assert told == [3.0, 2.0]
+
+
+def test_deadlines_that_are_set_and_cancelled_all_the_time_are_forgotten() -> None:
+    timers, ran = Timers(), []
+    timers.at(7200.0, lambda: ran.append("kept"))
+    for _ in range(10_000):
+        timers.at(3600.0, lambda: ran.append("never")).cancel()
+    assert len(timers) < 200
+    timers.run(7200.0)
+    assert (ran, len(timers)) == (["kept"], 0)
+
+
+def test_cancelling_a_timer_that_ran_or_was_cancelled_changes_nothing() -> None:
+    timers = Timers()
+    timer = timers.at(1.0, lambda: None)
+    timers.run(1.0)
+    for _ in range(1000):
+        timer.cancel()
+    timers.at(2.0, lambda: None)
+    assert timers.next_deadline() == 2.0
