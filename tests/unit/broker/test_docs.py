@@ -10,6 +10,7 @@ import pytest
 
 from backpressure.broker.__main__ import main
 from backpressure.broker.faults import FaultSettings
+from backpressure.cli.broker import broker
 
 PAGE = (Path(__file__).parents[3] / "docs" / "embedded-broker.md").read_text(encoding="utf-8")
 
@@ -18,6 +19,7 @@ def test_every_option_is_documented_and_nothing_else(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["--help"])
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    options |= {name for parameter in broker.params for name in parameter.opts}
     table = PAGE[PAGE.index("| option |") : PAGE.index("SIGINT")]
     assert set(re.findall(r"--[a-z-]+", table)) >= options
     assert set(re.findall(r"^\| `(--[a-z-]+)", table, re.MULTILINE)) == options
