@@ -24,6 +24,7 @@ __all__ = [
     "QueueNotFoundError",
     "RefusedError",
     "TransportError",
+    "UncarriableError",
     "UnknownNameError",
     "UnsupportedError",
     "WindowUnavailableError",
@@ -102,6 +103,10 @@ class AccessRefusedError(TransportError):
 
 class RefusedError(TransportError):
     """A message is refused because too much waits already, as a rule in the queue: a later attempt may succeed."""
+
+
+class UncarriableError(TransportError):
+    """The broker can never carry this message as it is: to send it again is no use."""
 
 
 class UnsupportedError(TransportError):

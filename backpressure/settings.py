@@ -218,7 +218,7 @@ class ProducerSettings(Section):
     payload_bytes: int = knob(0, "bytes", "pad the body to this size; 0: the text alone", ge=0, le=16_777_216)
     text: str = knob("Hello World", "", "body of each message")
     processing_time_s: float | None = knob(
-        None, "s", "ask the consumer for this much work a message; None: its own", ge=0
+        None, "s", "ask the consumer for this much work a message; None: its own", ge=0, le=3600
     )
     producer_id: str = knob("", "", "who sent it, shown by the consumer; empty: your user name")
     weight: float = knob(1.0, "", "share of the common rate against other producers", gt=0, le=1000)

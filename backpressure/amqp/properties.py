@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from backpressure.amqp.tables import RawTable, check_table, join_table, split_table
 
-__all__ = ["Properties"]
+__all__ = ["LAYOUT", "Properties"]
 
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
 _HEADER = struct.Struct(">HHQ")
@@ -37,7 +37,8 @@ _NAMES = (
     "cluster_id",
 )
 _FIXED = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
-_LAYOUT = tuple((name, 0x8000 >> place, _FIXED.get(name)) for place, name in enumerate(_NAMES))
+LAYOUT = tuple((name, 0x8000 >> place, _FIXED.get(name)) for place, name in enumerate(_NAMES))
+"""Name, flag and size in octets (None: it begins with its length) of each property, in the order they stand."""
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class Properties:
             raise ValueError("unknown property flags")
         position, end = 14, len(payload)
         raw: dict[str, bytes] = {}
-        for name, bit, size in _LAYOUT:
+        for name, bit, size in LAYOUT:
             if flags & bit:
                 start = position
                 if size is not None:
@@ -81,7 +82,7 @@ class Properties:
 
     def payload(self) -> bytes:
         """The content header frame's payload."""
-        flags = sum(bit for name, bit, _ in _LAYOUT if name in self.raw)
+        flags = sum(bit for name, bit, _ in LAYOUT if name in self.raw)
         values = (self.raw[name] for name in _NAMES if name in self.raw)
         return b"".join((_HEADER.pack(60, 0, self.body_size), _SHORT.pack(flags), *values))
 

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 __all__ = [
+    "MAX_DEPTH",
     "FieldTable",
     "Long",
     "RawTable",
@@ -34,6 +35,7 @@ __all__ = [
     "short_string",
     "split_array",
     "split_table",
+    "value_end",
 ]
 
 MAX_DEPTH = 220
@@ -116,9 +118,9 @@ def split_table(table: bytes) -> RawTable:
     position, end = 4, len(table)
     while position < end:
         name_end = position + 1 + table[position]
-        value_end = _value_end(table, name_end, end)
-        fields[table[position + 1 : name_end]] = table[name_end:value_end]
-        position = value_end
+        following = value_end(table, name_end, end)
+        fields[table[position + 1 : name_end]] = table[name_end:following]
+        position = following
     return fields
 
 
@@ -127,7 +129,7 @@ def split_array(raw: bytes) -> list[bytes]:
     items: list[bytes] = []
     position = 5
     while raw[:1] == b"A" and position < len(raw):
-        end = _value_end(raw, position, len(raw))
+        end = value_end(raw, position, len(raw))
         items.append(raw[position:end])
         position = end
     return items
@@ -145,7 +147,8 @@ def join_tables(tables: Iterable[RawTable]) -> bytes:
     return b"A" + _LENGTH.pack(len(items)) + items
 
 
-def _value_end(data: bytes, start: int, limit: int) -> int:
+def value_end(data: bytes, start: int, limit: int) -> int:
+    """Where the field value at ``start`` ends; `ValueError` for an unknown type or an end beyond ``limit``."""
     if start >= limit:
         raise ValueError("field value is truncated")
     kind = data[start]
@@ -172,7 +175,7 @@ def _check_fields(data: bytes, start: int, end: int, depth: int) -> None:
 
 
 def _check_value(data: bytes, start: int, limit: int, depth: int) -> int:
-    end = _value_end(data, start, limit)
+    end = value_end(data, start, limit)
     if data[start] == 0x46:  # F, a table
         _check_fields(data, start + 5, end, depth - 1)
     elif data[start] == 0x41:  # A, an array

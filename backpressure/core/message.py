@@ -13,11 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import field
+from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 
 from backpressure.core.value import value
 
 __all__ = [
+    "MAX_PROCESSING_TIME_S",
     "MAX_SEQUENCE",
     "MAX_SESSION",
     "Delivery",
@@ -28,10 +31,13 @@ __all__ = [
     "parse_message_id",
 ]
 
-HeaderValue = int | str | bytes | bool | None | list[object] | dict[str, object]
+HeaderValue = int | float | str | bytes | bool | Decimal | datetime | None | list[object] | dict[str, object]
 
 MAX_SESSION = (1 << 60) - 1
 MAX_SEQUENCE = (1 << 62) - 1
+MAX_PROCESSING_TIME_S = 3600.0
+"""The most work one message may ask for: a consumer has one pair of hands."""
+_MAX_TIME_NS = (1 << 63) - 1  # in the year 2262, and the most that a journal holds
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _VERSION_DIGIT = 0x8 << 12
@@ -74,7 +80,10 @@ class Message:
     """What is published: a body, its properties and headers.
 
     ``timestamp_s`` is the AMQP timestamp property (whole seconds since the epoch). Times in headers are integer
-    nanoseconds: pika cannot publish floats.
+    nanoseconds, which every client library can read.
+
+    ``native`` is for a message that is handed on: its properties and headers in the broker's own encoding, which only
+    its transport understands. Where it is given it is published in place of the other fields.
     """
 
     body: bytes
@@ -84,6 +93,7 @@ class Message:
     persistent: bool = True
     content_type: str | None = None
     expiration_ms: int | None = None
+    native: object = None
 
     def with_headers(self, more: Mapping[str, HeaderValue]) -> Message:
         """Return the same message with these headers too (`dataclasses.replace` takes four times as long)."""
@@ -102,7 +112,8 @@ class Message:
 class Delivery:
     """A message handed to a consumer, with what is needed to settle it.
 
-    ``tag`` counts per channel and ``epoch`` per connection: a tag of an earlier epoch settles nothing.
+    ``tag`` counts per channel and ``epoch`` per connection: a tag of an earlier epoch settles nothing. ``native`` holds
+    the message's properties and headers as they came, for its transport to hand them on unchanged.
     """
 
     message: Message
@@ -112,6 +123,7 @@ class Delivery:
     exchange: str = ""
     routing_key: str = ""
     received_ns: int = 0
+    native: object = None
 
 
 @value
@@ -136,15 +148,15 @@ class Metadata:
         """Return what is known about ``message``; malformed values count as unknown."""
         headers = message.headers
         ids = _ids(headers) or parse_message_id(message.message_id)
-        sent_ns = _integer(headers.get("sent_ns"))
-        if sent_ns is None and message.timestamp_s is not None:
-            sent_ns = message.timestamp_s * 1_000_000_000
+        sent_ns = _time(headers.get("sent_ns"))
+        if sent_ns is None and message.timestamp_s:  # 0 is what a client sends that knows no time
+            sent_ns = _time(message.timestamp_s * 1_000_000_000)
         return cls(
             session=ids[0] if ids else None,
             sequence=ids[1] if ids else None,
             producer_id=_text(headers.get("producer_id")),
             host=_text(headers.get("host")),
-            intended_ns=_integer(headers.get("intended_ns")),
+            intended_ns=_time(headers.get("intended_ns")),
             sent_ns=sent_ns,
             processing_time_s=_seconds(headers.get("processing_time")),
             traceparent=_text(headers.get("traceparent")),
@@ -173,7 +185,15 @@ def _ids(headers: Mapping[str, HeaderValue]) -> tuple[int, int] | None:
 
 
 def _integer(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():  # JavaScript has no other numbers
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _time(value: object) -> int | None:
+    """Accept nanoseconds since the epoch; what is no time of our days (milliseconds taken for seconds) is unknown."""
+    time_ns = _integer(value)
+    return time_ns if time_ns is not None and 0 <= time_ns <= _MAX_TIME_NS else None
 
 
 def _text(value: object) -> str | None:
@@ -183,11 +203,11 @@ def _text(value: object) -> str | None:
 
 
 def _seconds(value: object) -> float | None:
-    """Accept a number or its text (seconds): floats cannot travel as such."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    """Accept a number or its text (seconds), within what may be asked for."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
         return None
     try:
         seconds = float(value)
     except (ValueError, OverflowError):
         return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return seconds if 0 <= seconds <= MAX_PROCESSING_TIME_S else None

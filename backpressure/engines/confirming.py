@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.message import Message
-from backpressure.errors import RefusedError, TransportError
+from backpressure.errors import RefusedError, TransportError, UncarriableError
 from backpressure.transports.base import FULL, Cause, Publisher, Refusal, Transport
 
 __all__ = ["ConfirmingPublisher"]
@@ -53,6 +53,7 @@ class ConfirmingPublisher:
 
         Raises:
             RefusedError: the queue is full.
+            UncarriableError: the broker can never carry this message.
             TransportError: the broker will not have it, for the reason that is told; not connected, too much in flight,
                 or the connection was lost: it may have arrived.
         """
@@ -60,7 +61,10 @@ class ConfirmingPublisher:
         assert self._publisher is not None
         if not self._in_flight.space:
             raise TransportError(f"{_MOST_IN_FLIGHT} messages wait for the broker's confirm already")
-        tag = self._publisher.publish(message, exchange=exchange, routing_key=routing_key)
+        try:
+            tag = self._publisher.publish(message, exchange=exchange, routing_key=routing_key)
+        except ValueError as error:
+            raise UncarriableError(str(error)) from error
         sending = _Sending(message.message_id, asyncio.get_running_loop().create_future())
         self._in_flight.sent(tag, sending)
         await sending.settled
@@ -82,7 +86,8 @@ class ConfirmingPublisher:
 
     def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
         """The broker will not have it."""
-        kind = RefusedError if refusal.cause is Cause.FULL else TransportError
+        final = UncarriableError if refusal.final else TransportError
+        kind = RefusedError if refusal.cause is Cause.FULL else final
         _fail(self._in_flight.settle(tag, multiple=multiple), kind(refusal.reason))
 
     def on_returned(self, message_id: str | None, reason: str) -> None:  # noqa: ARG002 - there is one reason only

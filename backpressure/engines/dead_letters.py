@@ -1,39 +1,50 @@
 """Hands messages that failed for good to the dead-letter queue, with the reason, and waits until that is safe.
 
-Rejecting the message would dead-letter it too, but without a word about why. A publisher of its own keeps an alarm that
-blocks publishing from holding up acknowledgements.
+Rejecting the message would dead-letter it too, but without a word about why: that is left for what cannot be published
+(`UncarriableError`). A publisher of its own keeps an alarm that blocks publishing from holding up acknowledgements.
 """
 
 from __future__ import annotations
 
-from backpressure.core.message import Message
+from backpressure.core.message import Delivery
 from backpressure.engines.confirming import ConfirmingPublisher
-from backpressure.errors import TransportError
+from backpressure.errors import TransportError, UncarriableError
+from backpressure.settings import QueueSettings
 from backpressure.transports.base import Transport
 
 __all__ = ["ATTEMPTS_HEADER", "REASON_HEADER", "DeadLetters"]
 
 REASON_HEADER = "x-pace-reason"
 ATTEMPTS_HEADER = "x-pace-attempts"
+_LONGEST_REASON = 1000  # characters: headers have to fit in one frame
 
 
 class DeadLetters:
-    """Publishes to the queue ``name`` through the default exchange; connects at the first message."""
+    """Publishes to the dead-letter queue through the default exchange; connects at the first message."""
 
-    def __init__(self, transport: Transport, name: str) -> None:
-        """``name`` is the dead-letter queue."""
+    def __init__(self, transport: Transport, queue: QueueSettings) -> None:
+        """``queue`` names the work queue, and the one for dead letters."""
+        self._transport = transport
         self._publisher = ConfirmingPublisher(transport)
-        self._name = name
+        self._work = queue.work
+        self._dead_letter = queue.dead_letter
 
-    async def send(self, message: Message, reason: str, attempts: int) -> None:
-        """Publish ``message`` and return when the broker has it; raises `TransportError`.
+    async def send(self, delivery: Delivery, reason: str, attempts: int) -> None:
+        """Publish what was delivered and return when the broker has it; raises `TransportError`.
 
         The answer may be long in coming, while the broker blocks publishing: asking again would only double it.
+        Raises `UncarriableError` for what the broker has to dead-letter itself, because it cannot be published.
         """
-        letter = message.with_headers({REASON_HEADER: reason, ATTEMPTS_HEADER: attempts})
-        routed = await self._publisher.publish(letter, exchange="", routing_key=self._name)
+        readable = reason[:_LONGEST_REASON].encode(errors="backslashreplace").decode()
+        try:
+            letter = self._transport.dead_letter(
+                delivery, self._work, {REASON_HEADER: readable, ATTEMPTS_HEADER: attempts}
+            )
+        except ValueError as error:
+            raise UncarriableError(str(error)) from error
+        routed = await self._publisher.publish(letter, exchange="", routing_key=self._dead_letter)
         if not routed:
-            raise TransportError(f"there is no dead-letter queue {self._name!r}")
+            raise TransportError(f"there is no dead-letter queue {self._dead_letter!r}")
 
     async def stop(self) -> None:
         """Close the connection, if there is one."""

@@ -24,6 +24,7 @@ from backpressure.engines.tally import Consumed, Job, Tally
 from backpressure.engines.topology import QueueKeeper
 from backpressure.engines.waker import Waker
 from backpressure.engines.work import Work, Worker
+from backpressure.errors import UncarriableError
 from backpressure.settings import Settings
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
@@ -67,7 +68,7 @@ class Workbench:
         self._queue = settings.queue.work
         self._random = random.Random(settings.process.seed)  # noqa: S311 - jitter, not secrets
         self._retry = retry_policy(settings)
-        self._dead_letters = DeadLetters(transport, settings.queue.dead_letter)
+        self._dead_letters = DeadLetters(transport, settings.queue)
         self._subscriber = transport.subscriber()
         self.prefetch = PrefetchControl(settings.consumer, self._subscriber)
         self.waker = Waker()
@@ -195,10 +196,13 @@ class Workbench:
             span.end(self._clock.wall_ns(), wait_s, job.attempts + 1, failure)
         return work, failure
 
-    def _settle(self, job: Job, work: Work, outcome: Outcome) -> None:
+    def _settle(self, job: Job, work: Work, outcome: Outcome, *, by_the_broker: bool = False) -> None:
         self._on_settled(self._tally.settle(job, work, outcome))
         self.prefetch.settling(self.held, self._clock.now())
-        self._subscriber.ack(job.delivery)
+        if by_the_broker:
+            self._subscriber.nack(job.delivery, requeue=False)
+        else:
+            self._subscriber.ack(job.delivery)
 
     def _failed(self, job: Job, work: Work, failure: Exception) -> None:
         self._tally.failed += 1
@@ -219,10 +223,15 @@ class Workbench:
     async def _give_up(self, job: Job, work: Work, failure: Exception) -> None:
         """Hand the message to the dead-letter queue; only when that is confirmed is it acknowledged."""
         reason = f"{type(failure).__name__}: {failure}"
+        name = job.delivery.message.message_id or "a message without id"
         try:
-            await self._dead_letters.send(job.delivery.message, reason, job.attempts)
+            await self._dead_letters.send(job.delivery, reason, job.attempts)
+        except UncarriableError as error:
+            log.warning("%s is dead-lettered by the broker, without the reason (%s)", name, error)
+            self._settle(job, work, Outcome.DEAD_LETTERED, by_the_broker=True)
+            return
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the message must not be lost
-            log.warning("cannot dead-letter %s (%s): it goes back to the queue", job.delivery.message.message_id, error)
+            log.warning("cannot dead-letter %s (%s): it goes back to the queue", name, error)
             self._subscriber.nack(job.delivery, requeue=True)
             return
         self._settle(job, work, Outcome.DEAD_LETTERED)

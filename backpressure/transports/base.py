@@ -8,12 +8,12 @@ itself: what to do about messages in flight is the engine's decision.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from backpressure.core.message import Delivery, Message
+from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.settings import QueueSettings
 
 __all__ = [
@@ -123,7 +123,10 @@ class Publisher(Protocol):
         """Connect; returns when ready. Raises `TransportError` only when the transport does not wait for a broker."""
 
     def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
-        """Hand over one message (mandatory) and return its tag; raises `NotConnectedError`."""
+        """Hand over one message (mandatory) and return its tag.
+
+        Raises `NotConnectedError`, or `ValueError` for a message that this broker can never carry.
+        """
 
     async def stop(self) -> None:
         """Flush what was handed over, close, stop reconnecting."""
@@ -259,6 +262,13 @@ class Transport(Protocol):
 
     def admin(self) -> QueueAdmin:
         """Return a new, unstarted admin."""
+
+    def dead_letter(self, delivery: Delivery, queue: str, headers: Mapping[str, HeaderValue]) -> Message:
+        """Return what to publish when ``delivery`` from ``queue`` was given up: all that came, and ``headers``.
+
+        Its history is in the header ``x-death``, its expiration too: a dead letter does not expire. Raises `ValueError`
+        for a message that only the broker itself can hand on (`Subscriber.nack`).
+        """
 
 
 class ExchangeAdmin(QueueAdmin, Protocol):

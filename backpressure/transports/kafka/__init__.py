@@ -8,7 +8,9 @@ each and hand everything over to the event loop in batches; ``requests`` asks, a
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
+from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.transports.outage import Outage
@@ -25,6 +27,7 @@ from backpressure.transports.kafka.feedback import KafkaFeedback
 from backpressure.transports.kafka.names import Routes
 from backpressure.transports.kafka.probe import KafkaProbe
 from backpressure.transports.kafka.publisher import KafkaPublisher
+from backpressure.transports.kafka.records import dead_letter
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
 
 __all__ = ["KafkaTransport"]
@@ -62,3 +65,7 @@ class KafkaTransport:
     def admin(self) -> KafkaAdmin:
         """Return a new, unstarted admin."""
         return KafkaAdmin(self._settings.broker, self._outage, f"admin-{os.getpid()}")
+
+    def dead_letter(self, delivery: Delivery, queue: str, headers: Mapping[str, HeaderValue]) -> Message:
+        """See `Transport.dead_letter`."""
+        return dead_letter(delivery, queue, headers)

@@ -8,12 +8,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from backpressure.core.kafka_names import topic_name
-from backpressure.core.message import Message
+from backpressure.core.message import Delivery, Message
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.records import headers_of
+from backpressure.transports.kafka.records import content_of, dead_letter
 
 __all__ = ["DeadLetterTopic"]
 
@@ -27,19 +27,9 @@ class DeadLetterTopic:
         self._queue = queue
         self._producer: Producer | None = None
 
-    async def add(self, message: Message, source: str) -> None:
-        """Write ``message``, rejected from the queue ``source``; raises `TransportError`.
-
-        The header ``x-death`` says what AMQP brokers say.
-        """
-        death: dict[str, object] = {
-            "count": 1,
-            "reason": "rejected",
-            "queue": source,
-            "exchange": "",
-            "routing-keys": [source],
-        }
-        letter = message.with_headers({"x-death": [death], "x-first-death-reason": "rejected"})
+    async def add(self, delivery: Delivery, source: str) -> None:
+        """Write what was delivered, rejected from the queue ``source``; raises `TransportError`."""
+        letter = dead_letter(delivery, source, {})
         if self._producer is None:
             configuration = client_configuration(self._broker, self._name)
             self._producer = Producer(configuration | {"enable.idempotence": True, "message.timeout.ms": 10_000})
@@ -53,7 +43,7 @@ class DeadLetterTopic:
 
         address, topic = self._broker.address(), topic_name(self._queue)
         try:
-            producer.produce(topic, message.body, headers=headers_of(message), on_delivery=on_delivery)
+            producer.produce(topic, on_delivery=on_delivery, **content_of(message))
         except KafkaException as error:  # with the headers it has become too large, for instance
             raise kafka_error(error.args[0], address, self._queue) from error
         producer.flush()

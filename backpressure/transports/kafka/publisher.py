@@ -21,7 +21,7 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.base import PublisherListener
 from backpressure.transports.kafka.failures import MISSING, reason_of, refusal_of
 from backpressure.transports.kafka.names import Routes
-from backpressure.transports.kafka.records import headers_of
+from backpressure.transports.kafka.records import content_of
 from backpressure.transports.kafka.sender import Report, Sender
 from backpressure.transports.outage import Outage
 
@@ -75,7 +75,7 @@ class KafkaPublisher:
         if self._sender is None:
             raise NotConnectedError(f"not connected to the broker at {self._broker.address()}")
         topics = self._routes.topics(exchange, routing_key)
-        headers = headers_of(message)
+        content = content_of(message)
         self._last_tag += 1
         self._open[self._last_tag] = _Open(len(topics), len(message.body), message.message_id)
         self._open_bytes += len(message.body)
@@ -83,7 +83,7 @@ class KafkaPublisher:
             self._report_soon(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
         for topic in topics:
             try:
-                self._sender.send(self._last_tag, topic, message.body, headers)
+                self._sender.send(self._last_tag, topic, content)
             except BufferError:
                 self._report_soon(KafkaError(KafkaError._QUEUE_FULL))  # noqa: SLF001 -- librdkafka's own codes begin so
             except KafkaException as error:

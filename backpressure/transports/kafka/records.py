@@ -8,16 +8,19 @@ ours; in a foreign one every header is bytes, and the record's own timestamp is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE
 from confluent_kafka import Message as Record
 
-from backpressure.core.message import HeaderValue, Message
+from backpressure.core.message import Delivery, HeaderValue, Message
+from backpressure.transports.dead_letters import death_headers
 
-__all__ = ["Headers", "headers_of", "message_from"]
+__all__ = ["Headers", "content_of", "dead_letter", "headers_of", "message_from"]
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -52,13 +55,66 @@ def headers_of(message: Message) -> Headers:
     return headers
 
 
+def content_of(message: Message) -> dict[str, Any]:
+    """Return what `Producer.produce` gets of ``message``: its value and headers; the rest too where it is handed on."""
+    if isinstance(message.native, dict):
+        return message.native
+    return {"value": message.body, "headers": headers_of(message)}
+
+
 def message_from(record: Record) -> Message:
     """Return what was received."""
-    headers = {name: _bytes(value) for name, value in cast("Headers", record.headers() or [])}
+    headers = {name: _bytes(value) for name, value in _headers(record)}
     try:
         return _ours(record, dict(headers)) if _TYPES in headers else _foreign(record, headers)
-    except ValueError:  # somebody else uses these names for something else
+    except (ValueError, RecursionError):  # somebody else uses these names for something else
         return _foreign(record, headers)
+
+
+def dead_letter(delivery: Delivery, queue: str, more: Mapping[str, HeaderValue]) -> Message:
+    """Return ``delivery`` as a dead letter of ``queue``: key, value, time and headers as they came, and ``more``."""
+    record, received = cast("Record", delivery.native), delivery.message
+    death = death_headers(
+        received.headers,
+        queue=queue,
+        reason="rejected",
+        exchange=delivery.exchange,
+        routing_key=delivery.routing_key,
+        expiration_ms=received.expiration_ms,
+    )
+    kept = [(name, value) for name, value in _headers(record) if name not in death]
+    types: dict[str, Any] = {}
+    for name, value in kept:
+        if name == _TYPES:
+            with suppress(ValueError, RecursionError):
+                types |= _kinds(_bytes(value))
+    added: Headers = []
+    for name, new in {**more, **death}.items():
+        types[name], data = _encoded(new)
+        added.append((name, data))
+    expires = received.expiration_ms is not None
+    kept = [(name, value) for name, value in kept if name != _TYPES and not (expires and name == _EXPIRATION_MS)]
+    native: dict[str, Any] = {
+        "value": record.value(),
+        "key": record.key(),
+        "headers": [*kept, *added, (_TYPES, json.dumps(types, separators=(",", ":")).encode())],
+    }
+    kind, timestamp_ms = record.timestamp()
+    if kind != TIMESTAMP_NOT_AVAILABLE and 0 < timestamp_ms <= time.time() * 1000:  # a broker refuses the future
+        native["timestamp"] = timestamp_ms
+    return Message(received.body, received.message_id, headers=received.headers, native=native)
+
+
+def _headers(record: Record) -> Headers:
+    """Return the record's headers; none when a name is not UTF-8, which the client cannot read.
+
+    It then raises once, and the next time hands out tuples with a hole in them, which end the process when touched.
+    """
+    try:
+        return cast("Headers", record.headers() or [])
+    except SystemError:
+        record.set_headers([])
+        return []
 
 
 def _foreign(record: Record, headers: dict[str, bytes]) -> Message:

@@ -6,16 +6,16 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import Link, client_configuration
-from backpressure.transports.kafka.records import Headers
 from backpressure.transports.kafka.spread import Spread
 from backpressure.transports.outage import Outage
 
@@ -70,12 +70,15 @@ class Sender:
             self._spread.learn(name, topic.partitions)
         self._polling.start()
 
-    def send(self, tag: int, topic: str, body: bytes, headers: Headers) -> None:
-        """Hand one message over; raises `BufferError` when there is no room, `KafkaException` after a fatal error."""
+    def send(self, tag: int, topic: str, content: Mapping[str, Any]) -> None:
+        """Hand one message over, given as `Producer.produce` takes it.
+
+        Raises `BufferError` when there is no room, `KafkaException` after a fatal error.
+        """
         number = self._spread.next(topic)
         partition = _ANY_PARTITION if number is None else number
         report = partial(self._on_delivery, tag)
-        self._producer.produce(topic, body, partition=partition, headers=headers, on_delivery=report)
+        self._producer.produce(topic, partition=partition, on_delivery=report, **content)
 
     def close(self, timeout_s: float) -> None:
         """Wait so long for what is in flight, then end; blocks."""

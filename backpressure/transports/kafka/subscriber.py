@@ -236,6 +236,7 @@ class KafkaSubscriber:
             redelivered=entry.redelivered,
             routing_key=entry.record.topic() or "",
             received_ns=time.monotonic_ns(),
+            native=entry.record,
         )
 
     def _settle(self, entry: _Entry) -> None:
@@ -250,7 +251,7 @@ class KafkaSubscriber:
 
     async def _dead_letter(self, delivery: Delivery, entry: _Entry) -> None:
         try:
-            await self._dead_letters.add(delivery.message, self._queue)
+            await self._dead_letters.add(delivery, self._queue)
         except TransportError as error:
             _log.warning("cannot dead-letter %s (%s): it is delivered again", delivery.message.message_id, error)
             done: Callable[[_Entry], None] = self._requeue

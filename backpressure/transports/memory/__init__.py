@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.settings import Settings
+from backpressure.transports.dead_letters import dead_letter
 from backpressure.transports.memory.admin import MemoryAdmin, MemoryFeedback, MemoryProbe
 from backpressure.transports.memory.broker import MemoryBroker
 from backpressure.transports.memory.publisher import MemoryPublisher
@@ -46,3 +50,14 @@ class MemoryTransport:
     def admin(self) -> MemoryAdmin:
         """Return a new, unstarted admin."""
         return MemoryAdmin(self.broker, self.address)
+
+    def dead_letter(self, delivery: Delivery, queue: str, headers: Mapping[str, HeaderValue]) -> Message:
+        """See `Transport.dead_letter`."""
+        return dead_letter(
+            delivery.message,
+            queue=queue,
+            reason="rejected",
+            exchange=delivery.exchange,
+            routing_key=delivery.routing_key,
+            headers=headers,
+        )

@@ -10,11 +10,12 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from backpressure.core.message import Message
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError
+from backpressure.transports.dead_letters import dead_letter
 
 __all__ = ["Client", "Consumer", "Entry", "MemoryBroker", "MemoryQueue"]
 
@@ -231,15 +232,9 @@ class MemoryBroker:
         routing_key = str(queue.arguments.get("x-dead-letter-routing-key", entry.routing_key))
         if "x-dead-letter-exchange" not in queue.arguments:
             return
-        death = {
-            "count": 1,
-            "reason": reason,
-            "queue": queue.name,
-            "exchange": entry.exchange,
-            "routing-keys": [entry.routing_key],
-        }
-        letter = entry.message.with_headers({"x-death": [death], "x-first-death-reason": reason})
-        dead = replace(letter, expiration_ms=None)
+        dead = dead_letter(
+            entry.message, queue=queue.name, reason=reason, exchange=entry.exchange, routing_key=entry.routing_key
+        )
         self.publish(dead, str(queue.arguments["x-dead-letter-exchange"]), routing_key)
 
 

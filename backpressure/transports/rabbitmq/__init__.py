@@ -8,11 +8,15 @@ asks what may be refused; the others are the products.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
+from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.settings import Settings
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
 from backpressure.transports.rabbitmq.feedback import RabbitMQFeedback
+from backpressure.transports.rabbitmq.letters import dead_letter_header
+from backpressure.transports.rabbitmq.parameters import login
 from backpressure.transports.rabbitmq.probe import RabbitMQProbe
 from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher
 from backpressure.transports.rabbitmq.subscriber import RabbitMQSubscriber
@@ -52,3 +56,10 @@ class RabbitMQTransport:
     def admin(self) -> RabbitMQAdmin:
         """Return a new, unstarted admin."""
         return RabbitMQAdmin(self._settings.broker, self._outage, f"admin-{os.getpid()}")
+
+    def dead_letter(self, delivery: Delivery, queue: str, headers: Mapping[str, HeaderValue]) -> Message:
+        """See `Transport.dead_letter`."""
+        user, _password = login(self._settings.broker)
+        received = delivery.message
+        header = dead_letter_header(delivery, queue, user, headers)
+        return Message(received.body, received.message_id, headers=received.headers, native=header)

@@ -6,20 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
-from typing import Any
 
-from pika.channel import Channel as PikaChannel
 from pika.exceptions import AMQPError
 
-from backpressure.core.message import Delivery
+from backpressure.core.message import Delivery, Message
 from backpressure.errors import ExchangeNotFoundError, PreconditionFailedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.bound import BOUND_ARGUMENTS, BoundPolicy
 from backpressure.transports.rabbitmq.failures import request_error
-from backpressure.transports.rabbitmq.properties import message_from
 from backpressure.transports.rabbitmq.requests import Requests
+from backpressure.transports.rabbitmq.wire import read_elsewhere
 from backpressure.transports.topology import QueueDeclaration, bound_policy, queue_declarations
 
 __all__ = ["RabbitMQAdmin"]
@@ -163,23 +161,18 @@ class RabbitMQAdmin:
         """
         arrived: asyncio.Queue[Delivery] = asyncio.Queue()
 
-        def on_message(_channel: PikaChannel, method: Any, properties: Any, body: bytes) -> None:
-            arrived.put_nowait(
-                Delivery(
-                    message_from(properties, body),
-                    method.delivery_tag,
-                    epoch=0,
-                    redelivered=method.redelivered,
-                    exchange=method.exchange,
-                    routing_key=method.routing_key,
-                    received_ns=time.monotonic_ns(),
-                )
-            )
+        def on_message(
+            message: Message, tag: int, redelivered: bool, exchange: str, routing_key: str, header: bytes
+        ) -> None:
+            received_ns = time.monotonic_ns()
+            arrived.put_nowait(Delivery(message, tag, 0, redelivered, exchange, routing_key, received_ns, header))
 
         try:
-            channel = await self._requests.link.connection.open_channel(vital=False)
+            connection = self._requests.link.connection
+            channel = await connection.open_channel(vital=False)
+            connection.incoming.deliver_to(channel.raw.channel_number, on_message)
             await channel.call("basic_qos", prefetch_count=_DRAIN_PREFETCH)
-            await channel.call("basic_consume", queue=queue, on_message_callback=on_message)
+            await channel.call("basic_consume", queue=queue, on_message_callback=read_elsewhere)
             try:
                 while True:
                     # Deliveries precede the reply on the channel: nothing ready and nothing arrived is truly empty.

@@ -12,8 +12,7 @@ from backpressure.core.message import Message
 from backpressure.settings import BrokerSettings
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.link import Link
-from backpressure.transports.rabbitmq.properties import by_pika
-from backpressure.transports.rabbitmq.wire import Channel, Connection
+from backpressure.transports.rabbitmq.wire import Channel, Connection, read_elsewhere
 
 __all__ = ["RabbitMQFeedback"]
 
@@ -63,9 +62,7 @@ class RabbitMQFeedback:
             )
             await channel.call("queue_bind", queue=declared.queue, exchange=self._exchange)
             connection.incoming.deliver_to(channel.raw.channel_number, self._on_message)
-            await channel.call(
-                "basic_consume", queue=declared.queue, on_message_callback=by_pika(self._on_message), auto_ack=True
-            )
+            await channel.call("basic_consume", queue=declared.queue, on_message_callback=read_elsewhere, auto_ack=True)
         self._connection, self._channel = connection, channel
 
     def _on_message(self, message: Message, *_: object) -> None:

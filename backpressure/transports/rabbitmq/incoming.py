@@ -1,9 +1,9 @@
-"""What the broker sends most, straight from the bytes: deliveries and publisher confirms.
+"""What the broker sends most, straight from the bytes: deliveries, returned messages and publisher confirms.
 
 pika makes an object of every frame, looks for callbacks in tables and puts the message together from three of them: two
-thirds of what a message costs a consumer. Here the three frames are read in one go. What is rare (anything else, a body
-of more than one piece, a field type we never publish, bytes that make no sense) is left to pika, so that nothing is
-understood in two ways: a test holds the one against the other.
+thirds of what a message costs a consumer. And it fails at properties it cannot decode, which ends the connection, every
+time the message comes again. So all messages are read here: a usual one in one go, any other frame by frame, with what
+cannot be read left out (`backpressure.amqp.reading`). Everything else, and bytes that make no sense, is left to pika.
 
 Sans-IO: `Incoming.take` is given bytes and a position; it handles what stands there, or says that more is needed, or
 that pika shall do it. Source: AMQP 0-9-1, sections 4.2.3 to 4.2.6, and its RabbitMQ errata for field types.
@@ -15,30 +15,34 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from struct import Struct
+from typing import cast
 
-from pika.data import decode_value
-from pika.exceptions import AMQPError
 from pika.spec import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, Basic, BasicProperties
 
+from backpressure.amqp.reading import UNREADABLE, read_properties, read_value
+from backpressure.amqp.tables import value_end
 from backpressure.core.message import HeaderValue, Message
 
-__all__ = ["NEEDS_MORE", "NOT_OURS", "Incoming", "OnConfirm", "OnMessage"]
+__all__ = ["NEEDS_MORE", "NOT_OURS", "Incoming", "OnConfirm", "OnMessage", "OnReturn", "message_from"]
 
 NEEDS_MORE = -1
 NOT_OURS = -2
 
 OnConfirm = Callable[[int, bool], None]
 """Called with a delivery tag, and whether all before it are confirmed too."""
-OnMessage = Callable[[Message, int, bool, str, str], None]
-"""Called with message, delivery tag, whether it is redelivered, exchange and routing key."""
+OnMessage = Callable[[Message, int, bool, str, str, bytes], None]
+"""Called with message, delivery tag, whether it is redelivered, exchange, routing key and content header."""
+OnReturn = Callable[[Message, str], None]
+"""Called with a message that no queue is bound for, and the broker's reason."""
 
-_ACK, _DELIVER, _CONTENT = Basic.Ack.INDEX, Basic.Deliver.INDEX, BasicProperties.INDEX
+_ACK, _DELIVER, _RETURN, _CONTENT = Basic.Ack.INDEX, Basic.Deliver.INDEX, Basic.Return.INDEX, BasicProperties.INDEX
 
 _PAYLOAD_AT = 7  # where the payload of a frame begins
-_METHOD_FRAME = Struct(">BHII")  # type, channel, size, class and method
+_FRAME = Struct(">BHI")  # type, channel, size
+_METHOD_FRAME = Struct(">BHII")  # and class and method
 _DELIVERED = Struct(">QB")  # delivery tag, redelivered
 _HEADER_FRAME = Struct(">BHIHHQH")  # type, channel, size, class, weight, size of the body, which properties there are
-_BODY_FRAME = Struct(">BHI")
+_CONTENT_HEADER = Struct(">HHQH")
 _CONFIRMED = Struct(">QBB")  # delivery tag, multiple, end of frame
 _ACK_BYTES = _METHOD_FRAME.size + _CONFIRMED.size
 _ACK_SIZE = _ACK_BYTES - _PAYLOAD_AT - 1
@@ -59,19 +63,25 @@ _MESSAGE_ID = BasicProperties.FLAG_MESSAGE_ID
 _TIMESTAMP = BasicProperties.FLAG_TIMESTAMP
 _UNKNOWN = 0xFFFF & ~(_CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _EXPIRATION | _MESSAGE_ID | _TIMESTAMP)
 
-_Delivered = tuple[Message, int, bool, str, str]  # what `OnMessage` is called with
+_Delivered = tuple[Message, int, bool, str, str, bytes]  # what `OnMessage` is called with
 
 
 class Incoming:
-    """Hands deliveries and confirms of some channels to whoever wants them; one for each connection."""
+    """Hands messages and confirms of some channels to whoever wants them; one for each connection."""
 
     def __init__(self) -> None:
         self._wants_messages: dict[int, OnMessage] = {}
+        self._wants_returns: dict[int, OnReturn] = {}
         self._wants_confirms: dict[int, OnConfirm] = {}
+        self._unfinished: dict[int, _Unfinished] = {}
 
     def deliver_to(self, channel: int, on_message: OnMessage) -> None:
         """Hand ``on_message`` what is delivered on this channel, to whichever of its consumers."""
         self._wants_messages[channel] = on_message
+
+    def return_to(self, channel: int, on_return: OnReturn) -> None:
+        """Hand ``on_return`` the messages of this channel that no queue was bound for."""
+        self._wants_returns[channel] = on_return
 
     def confirm_to(self, channel: int, on_confirm: OnConfirm) -> None:
         """Hand ``on_confirm`` the positive confirms of this channel."""
@@ -79,32 +89,132 @@ class Incoming:
 
     def take(self, data: bytes, at: int) -> int:
         """Handle what begins at ``at`` and return where it ends, or `NEEDS_MORE`, or `NOT_OURS`."""
-        if len(data) < at + _ACK_BYTES:
-            return NOT_OURS  # shorter than anything of ours: pika waits for more by itself
-        kind, channel, size, method = _METHOD_FRAME.unpack_from(data, at)
-        if kind != FRAME_METHOD:
-            return NOT_OURS
-        if method == _DELIVER and channel in self._wants_messages:
-            try:
-                end, delivered = _delivery(data, at, channel, size)
-            except _SENSELESS:
+        if len(data) >= at + _ACK_BYTES:  # shorter than any method that is wanted
+            kind, channel, size, method = _METHOD_FRAME.unpack_from(data, at)
+            if kind == FRAME_METHOD:
+                if method == _DELIVER and channel in self._wants_messages:
+                    return self._take_delivery(data, at, channel, size)
+                if method == _ACK and size == _ACK_SIZE and channel in self._wants_confirms:
+                    tag, multiple, mark = _CONFIRMED.unpack_from(data, at + _METHOD_FRAME.size)
+                    if mark == FRAME_END:
+                        self._wants_confirms[channel](tag, bool(multiple & 1))
+                        return at + _ACK_BYTES
+                elif method == _RETURN and channel in self._wants_returns:
+                    return self._begin(data, at, channel, size)
                 return NOT_OURS
-            if delivered is not None:
-                self._wants_messages[channel](*delivered)
-            return end
-        if method == _ACK and size == _ACK_SIZE and channel in self._wants_confirms:
-            tag, multiple, mark = _CONFIRMED.unpack_from(data, at + _METHOD_FRAME.size)
-            if mark == FRAME_END:
-                self._wants_confirms[channel](tag, bool(multiple & 1))
-                return at + _ACK_BYTES
-        return NOT_OURS
+        return self._go_on(data, at) if self._unfinished else NOT_OURS
+
+    def _take_delivery(self, data: bytes, at: int, channel: int, size: int) -> int:
+        try:
+            end, delivered = _delivery(data, at, channel, size)
+        except _SENSELESS:
+            return self._begin(data, at, channel, size)
+        if delivered is not None:
+            self._wants_messages[channel](*delivered)
+        return end
+
+    def _begin(self, data: bytes, at: int, channel: int, size: int) -> int:
+        """Take a method that a message follows."""
+        end = at + _PAYLOAD_AT + size + 1
+        if len(data) < end:
+            return NEEDS_MORE
+        if data[end - 1] != FRAME_END:
+            return NOT_OURS
+        self._unfinished[channel] = _Unfinished(data[at + _PAYLOAD_AT : end - 1])
+        return end
+
+    def _go_on(self, data: bytes, at: int) -> int:
+        """Take the next frame of a message, if it is one."""
+        if len(data) < at + _FRAME.size:
+            return NOT_OURS
+        kind, channel, size = _FRAME.unpack_from(data, at)
+        message = self._unfinished.get(channel)
+        if message is None or not message.wants(kind):
+            return NOT_OURS
+        end = at + int(size) + _PAYLOAD_AT + 1
+        if len(data) < end:
+            return NEEDS_MORE
+        if data[end - 1] != FRAME_END or not message.add(data[at + _PAYLOAD_AT : end - 1]):
+            return NOT_OURS
+        if not message.missing:
+            del self._unfinished[channel]
+            if message.is_return:
+                self._wants_returns[channel](*message.returned())
+            else:
+                self._wants_messages[channel](*message.delivered())
+        return end
 
 
-class _NotOursError(Exception):
+class _Unfinished:
+    """A message of which not every frame has come."""
+
+    def __init__(self, method: bytes) -> None:
+        """``method`` is the payload of the frame that announced it."""
+        self._method = method
+        self._header = b""
+        self._pieces: list[bytes] = []
+        self.missing = 0
+        self.is_return = _LENGTH.unpack_from(method)[0] == _RETURN
+
+    def wants(self, kind: int) -> bool:
+        """Whether a frame of this type is next."""
+        return kind == (FRAME_BODY if self._header else FRAME_HEADER)
+
+    def add(self, payload: bytes) -> bool:
+        """Take the payload of the frame that is next; False for one that makes no sense."""
+        if self._header:
+            self._pieces.append(payload)
+            self.missing -= len(payload)
+            return self.missing >= 0
+        if len(payload) < _CONTENT_HEADER.size:
+            return False
+        self._header = payload
+        content, _, self.missing, _ = _CONTENT_HEADER.unpack_from(payload)
+        return bool(content == _CONTENT)
+
+    def delivered(self) -> _Delivered:
+        """Return what `OnMessage` is called with."""
+        tag_at = 5 + self._method[4]
+        tag, redelivered = _DELIVERED.unpack_from(self._method, tag_at)
+        exchange, routing_key = self._texts(tag_at + _DELIVERED.size)
+        return self._message(), tag, bool(redelivered & 1), exchange, routing_key, self._header
+
+    def returned(self) -> tuple[Message, str]:
+        """Return what `OnReturn` is called with."""
+        code = int.from_bytes(self._method[4:6], "big")
+        return self._message(), f"{self._texts(6)[0]} ({code})"
+
+    def _message(self) -> Message:
+        return message_from(read_properties(self._header), b"".join(self._pieces))
+
+    def _texts(self, at: int) -> list[str]:
+        """Return the short strings from ``at`` on, for people to read."""
+        texts = []
+        while at < len(self._method):
+            start, at = at + 1, at + 1 + self._method[at]
+            texts.append(self._method[start:at].decode(errors="replace"))
+        return texts
+
+
+def message_from(properties: dict[str, object], body: bytes) -> Message:
+    """Return a message of which these properties could be read; a malformed expiration counts as none."""
+    expiration = properties.get("expiration")
+    return Message(
+        body=body,
+        message_id=cast("str | None", properties.get("message_id")),
+        timestamp_s=cast("int | None", properties.get("timestamp")),
+        headers=cast("dict[str, HeaderValue]", properties.get("headers", {})),
+        persistent=properties.get("delivery_mode") == _PERSISTENT,
+        content_type=cast("str | None", properties.get("content_type")),
+        expiration_ms=int(expiration) if isinstance(expiration, str) and expiration.isdecimal() else None,
+    )
+
+
+class _UnusualError(Exception):
     """It is unusual, or makes no sense."""
 
 
-_SENSELESS = (_NotOursError, AMQPError, struct.error, ArithmeticError, IndexError, ValueError)
+_SENSELESS = (_UnusualError, struct.error, IndexError, ValueError)
 
 
 def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Delivered | None]:
@@ -114,34 +224,35 @@ def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Deli
         return _wait(data, header_at), None
     kind, header_channel, header_size, content, _, body_size, flags = _HEADER_FRAME.unpack_from(data, header_at)
     if kind != FRAME_HEADER or header_channel != channel or content != _CONTENT:
-        raise _NotOursError
+        raise _UnusualError
     if body_size > _MOST_BODY_BYTES or flags & _UNKNOWN:
-        raise _NotOursError
+        raise _UnusualError
     end = body_at = header_at + _PAYLOAD_AT + header_size + 1
     if body_size:
-        if len(data) < body_at + _BODY_FRAME.size:
+        if len(data) < body_at + _FRAME.size:
             return _wait(data, header_at, body_at), None
-        if _BODY_FRAME.unpack_from(data, body_at) != (FRAME_BODY, channel, body_size):
-            raise _NotOursError  # it comes in several pieces
+        if _FRAME.unpack_from(data, body_at) != (FRAME_BODY, channel, body_size):
+            raise _UnusualError  # it comes in several pieces
         end = body_at + _PAYLOAD_AT + body_size + 1
     if len(data) < end:
         return _wait(data, header_at, body_at), None
     if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == FRAME_END:
-        raise _NotOursError
+        raise _UnusualError
     position = at + _METHOD_FRAME.size
     position += 1 + data[position]  # the consumer's tag
     tag, redelivered = _DELIVERED.unpack_from(data, position)
     exchange, routing_key = _route(data[position + _DELIVERED.size : header_at - 1])
     message, position = _message(data, header_at + _HEADER_FRAME.size, flags, data[body_at + _PAYLOAD_AT : end - 1])
     if position != body_at - 1:
-        raise _NotOursError
-    return end, (message, tag, bool(redelivered & 1), exchange, routing_key)
+        raise _UnusualError
+    header = data[header_at + _PAYLOAD_AT : body_at - 1]
+    return end, (message, tag, bool(redelivered & 1), exchange, routing_key, header)
 
 
 def _wait(data: bytes, *ends: int) -> int:
     """Return `NEEDS_MORE`, unless what is there already is not what its size says: that must not wait."""
     if any(end <= len(data) and data[end - 1] != FRAME_END for end in ends):
-        raise _NotOursError
+        raise _UnusualError
     return NEEDS_MORE
 
 
@@ -192,9 +303,12 @@ def _table(data: bytes, at: int) -> tuple[dict[str, HeaderValue], int]:
             table[name] = _SHORT_INTEGER.unpack_from(data, at + 1)[0]
             at += 5
         else:
-            table[name], at = decode_value(data, at)
+            start, at = at, value_end(data, at, end)
+            read = read_value(data, start, at)
+            if read is not UNREADABLE:
+                table[name] = cast("HeaderValue", read)
     if at != end:
-        raise _NotOursError
+        raise _UnusualError
     return table, at
 
 
@@ -208,5 +322,5 @@ def _route(raw: bytes) -> tuple[str, str]:
     """Return exchange and routing key: they stand one after the other, and differ little between messages."""
     middle = 1 + raw[0]
     if len(raw) != middle + 1 + raw[middle]:
-        raise _NotOursError
+        raise _UnusualError
     return raw[1:middle].decode(), raw[middle + 1 :].decode()

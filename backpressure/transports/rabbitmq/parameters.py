@@ -9,7 +9,7 @@ from pika import ConnectionParameters, PlainCredentials, SSLOptions
 from backpressure.settings import BrokerSettings
 from backpressure.transports.tls import tls_context
 
-__all__ = ["connection_parameters"]
+__all__ = ["connection_parameters", "login"]
 
 
 def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParameters:
@@ -24,10 +24,7 @@ def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParame
         host=host,
         port=url.port or (5671 if secure else 5672),
         virtual_host=unquote(url.path[1:]) or "/",
-        credentials=PlainCredentials(
-            unquote(url.username) if url.username else broker.username,
-            unquote(url.password) if url.password else broker.password.get_secret_value(),
-        ),
+        credentials=PlainCredentials(*login(broker)),
         heartbeat=broker.heartbeat_s,
         socket_timeout=broker.connect_timeout_s,
         stack_timeout=broker.connect_timeout_s,
@@ -35,3 +32,10 @@ def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParame
         ssl_options=SSLOptions(tls_context(broker), host) if secure else None,
         client_properties={"connection_name": name, "product": "Pace Matching"},
     )
+
+
+def login(broker: BrokerSettings) -> tuple[str, str]:
+    """Return user and password; those in the URL come first."""
+    url = urlsplit(broker.full_url())
+    user = unquote(url.username) if url.username else broker.username
+    return user, unquote(url.password) if url.password else broker.password.get_secret_value()

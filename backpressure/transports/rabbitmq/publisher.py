@@ -60,13 +60,14 @@ class RabbitMQPublisher:
 
     async def _set_up(self, connection: Connection) -> None:
         channel = await connection.open_channel(vital=True)
-        channel.raw.add_on_return_callback(self._on_return)
         connection.add_on_connection_blocked_callback(
             lambda _connection, frame: self._listener.on_blocked(frame.method.reason)
         )
         connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self._listener.on_unblocked())
         await channel.call("confirm_delivery", ack_nack_callback=self._on_settled)
-        connection.incoming.confirm_to(channel.raw.channel_number, self._listener.on_confirmed)
+        number = channel.raw.channel_number
+        connection.incoming.confirm_to(number, self._listener.on_confirmed)
+        connection.incoming.return_to(number, self._on_return)
         self._last_tag = 0
         self._connection, self._channel = connection, channel.raw
         self._listener.on_ready()
@@ -78,8 +79,8 @@ class RabbitMQPublisher:
         else:
             self._listener.on_nacked(settled.delivery_tag, settled.multiple)
 
-    def _on_return(self, _channel: PikaChannel, method: Any, properties: Any, _body: bytes) -> None:
-        self._listener.on_returned(properties.message_id, f"{method.reply_text} ({method.reply_code})")
+    def _on_return(self, message: Message, reason: str) -> None:
+        self._listener.on_returned(message.message_id, reason)
 
     def _on_lost(self, error: TransportError) -> None:
         self._connection = self._channel = None

@@ -23,9 +23,8 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.link import Link, SetUpAgain
-from backpressure.transports.rabbitmq.properties import by_pika
 from backpressure.transports.rabbitmq.unsettled import Unsettled
-from backpressure.transports.rabbitmq.wire import Channel, Connection
+from backpressure.transports.rabbitmq.wire import Channel, Connection, read_elsewhere
 
 __all__ = ["RabbitMQSubscriber"]
 
@@ -137,22 +136,20 @@ class RabbitMQSubscriber:
 
     def _consume(self, channel: Channel, on_ok: Any) -> None:
         self._consumer_tag = next(self._consumer_tags)
-        on_message = by_pika(self._on_message)
-        channel.raw.basic_consume(self._queue, on_message, consumer_tag=self._consumer_tag, callback=on_ok)
+        channel.raw.basic_consume(self._queue, read_elsewhere, consumer_tag=self._consumer_tag, callback=on_ok)
 
-    def _on_message(self, message: Message, tag: int, redelivered: bool, exchange: str, routing_key: str) -> None:
+    def _on_message(
+        self, message: Message, tag: int, redelivered: bool, exchange: str, routing_key: str, header: bytes
+    ) -> None:
         self._unsettled.delivered(tag)
         received_ns = time.monotonic_ns()
         self._listener.on_delivery(
-            Delivery(message, tag, self._epoch, redelivered, exchange, routing_key, received_ns),
+            Delivery(message, tag, self._epoch, redelivered, exchange, routing_key, received_ns, header),
         )
 
     def _cancel(self, channel: Channel, tag: str, on_ok: Any) -> None:
         self._consumer_tag = None
         channel.raw.basic_cancel(tag, callback=on_ok)
-        # pika rejects what arrives between Cancel and CancelOk; we take it: rejecting would mark it as redelivered
-        # and, on a quorum queue, count towards its delivery limit.
-        channel.raw._cancelled.discard(tag)  # noqa: SLF001 -- no public way to say so
 
     def _acknowledge(self) -> None:
         """Send what was acknowledged in this turn of the event loop: one frame for a run of messages."""

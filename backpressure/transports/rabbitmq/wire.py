@@ -18,7 +18,7 @@ from pika.frame import decode_frame
 
 from backpressure.transports.rabbitmq.incoming import NEEDS_MORE, NOT_OURS, Incoming
 
-__all__ = ["Channel", "Connection"]
+__all__ = ["Channel", "Connection", "read_elsewhere"]
 
 _T = TypeVar("_T")
 
@@ -28,11 +28,16 @@ if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
+def read_elsewhere(*_: object) -> None:
+    """Stand in for the callback that pika wants for each consumer: ``Connection.incoming`` reads all deliveries."""
+    raise AssertionError("a delivery that nobody asked `Incoming` for")
+
+
 class Connection(AsyncioConnection):
     """One connection, from dialling to its end, and never again.
 
-    ``lost`` ends with the first cause of the loss (a vital channel may die before the socket does). Deliveries and
-    confirms that ``incoming`` is asked for come from there, the rest by pika's callbacks, all in order of arrival.
+    ``lost`` ends with the first cause of the loss (a vital channel may die before the socket does). Messages and
+    confirms come from ``incoming``, the rest by pika's callbacks, all in order of arrival.
     """
 
     def __init__(self, parameters: ConnectionParameters) -> None:

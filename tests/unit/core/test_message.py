@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backpressure.core.message import (
+    MAX_PROCESSING_TIME_S,
     MAX_SEQUENCE,
     MAX_SESSION,
     HeaderValue,
@@ -65,7 +67,7 @@ METADATA = st.builds(
     host=st.none() | st.text(),
     intended_ns=st.none() | st.integers(0, 1 << 62),
     sent_ns=st.none() | st.integers(0, 1 << 62),
-    processing_time_s=st.none() | st.floats(0, 1e6),
+    processing_time_s=st.none() | st.floats(0, MAX_PROCESSING_TIME_S),
     traceparent=st.none() | st.text(),
 )
 
@@ -79,12 +81,21 @@ def test_metadata_survives_the_journey(metadata: Metadata) -> None:
 
 
 @given(METADATA)
-def test_headers_never_hold_a_float_which_pika_cannot_send(metadata: Metadata) -> None:
+def test_headers_never_hold_a_float_which_not_every_client_can_read(metadata: Metadata) -> None:
     assert not any(isinstance(value, float) for value in metadata.headers().values())
 
 
 HEADER_VALUES: st.SearchStrategy[HeaderValue] = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.just(10**400), st.text(), st.binary(), st.just("nan"), st.just("1e999")
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.just(10**400),
+    st.floats(),
+    st.decimals(),
+    st.datetimes(),
+    st.text(),
+    st.binary(),
+    st.sampled_from(["nan", "1e999", "1e9"]),
 )
 
 
@@ -97,10 +108,10 @@ def test_malformed_headers_of_a_foreign_message_count_as_unknown(headers: dict[s
     assert isinstance(known.producer_id, str | None)
     assert isinstance(known.host, str | None)
     assert isinstance(known.traceparent, str | None)
-    assert known.processing_time_s is None or 0 <= known.processing_time_s < float("inf")
+    assert known.processing_time_s is None or 0 <= known.processing_time_s <= MAX_PROCESSING_TIME_S
     assert not isinstance(known.sent_ns, bool)
-    assert isinstance(known.sent_ns, int | None)
-    assert isinstance(known.intended_ns, int | None)
+    for time_ns in (known.sent_ns, known.intended_ns):
+        assert time_ns is None or (isinstance(time_ns, int) and 0 <= time_ns < 1 << 63)
 
 
 def test_a_message_without_any_metadata_is_unknown_throughout() -> None:
@@ -113,6 +124,16 @@ def test_the_amqp_timestamp_stands_in_for_a_missing_time_of_sending() -> None:
 
 
 def test_a_number_or_its_text_asks_for_work() -> None:
-    asked: list[HeaderValue] = [2, "0.25", "soon", -1, "-1", True]
+    asked: list[HeaderValue] = [2, "0.25", 0.5, Decimal("0.75"), 3600, 3600.1, "1e9", "soon", -1, "-1", True]
     times = [Metadata.read(Message(b"", headers={"processing_time": value})).processing_time_s for value in asked]
-    assert times == [2.0, 0.25, None, None, None, None]
+    assert times == [2.0, 0.25, 0.5, 0.75, 3600.0, None, None, None, None, None, None]
+
+
+@pytest.mark.parametrize("timestamp_s", [0, 1_772_000_000_000, (1 << 64) - 1])
+def test_a_timestamp_that_is_no_time_of_our_days_is_unknown(timestamp_s: int) -> None:
+    assert Metadata.read(Message(b"", timestamp_s=timestamp_s)).sent_ns is None
+
+
+def test_times_may_come_as_floats_where_a_language_has_no_integers() -> None:
+    assert Metadata.read(Message(b"", headers={"sent_ns": 1.7e18})).sent_ns == 1_700_000_000_000_000_000
+    assert Metadata.read(Message(b"", headers={"sent_ns": 0.5})).sent_ns is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,8 +11,9 @@ from stage import DEAD, WORK, RecordingBroker, Records, consuming, foreign, ours
 from virtual_time import run_virtually
 
 from backpressure.core.journal import ConsumerRecord, Outcome
-from backpressure.core.message import Delivery, Metadata
+from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.core.reports import ConsumerReport
+from backpressure.transports.memory import MemoryTransport
 
 EVEN = {"retry__jitter": 0.0}
 
@@ -127,6 +129,67 @@ def test_a_message_that_cannot_be_dead_lettered_goes_back_to_the_queue_and_is_no
         return engine.tally.dead_lettered, engine.tally.processed, broker.texts(WORK)
 
     assert run_virtually(story()) == (0, 1, ["bad"])
+
+
+class UncarryingTransport(MemoryTransport):
+    """A transport that cannot publish what it was delivered."""
+
+    def dead_letter(self, *_: object) -> Message:
+        raise ValueError("its properties do not add up")
+
+
+def test_a_message_that_cannot_be_published_is_dead_lettered_once_by_the_broker() -> None:
+    async def story() -> tuple[int, Message, list[str]]:
+        settings = settings_of(retry__max_attempts=1, consumer__expect=1)
+        broker = RecordingBroker()
+        await put(broker, settings, ours(0, body="bad"))
+        transport = UncarryingTransport(settings, broker)
+        async with consuming(settings, broker, transport=transport, handler=Work()) as (engine, running):
+            await asyncio.wait_for(running, 30)
+        [entry] = broker.queues[DEAD].ready
+        return engine.tally.dead_lettered, entry.message, broker.texts(WORK)
+
+    dead_lettered, message, left = run_virtually(story())
+    assert (dead_lettered, message.body, left) == (1, b"bad", [])
+    assert "x-pace-reason" not in message.headers
+
+
+def test_a_dead_letter_does_not_expire_and_its_history_says_when_it_would_have() -> None:
+    async def story() -> Message:
+        settings = settings_of(retry__max_attempts=1, consumer__expect=1)
+        broker = RecordingBroker()
+        await put(broker, settings, replace(ours(0, body="bad"), expiration_ms=60_000))
+        async with consuming(settings, broker, handler=Work()) as (_, running):
+            await asyncio.wait_for(running, 30)
+            await asyncio.sleep(100)
+        [entry] = broker.queues[DEAD].ready
+        return entry.message
+
+    message = run_virtually(story())
+    [death] = message.headers["x-death"]  # type: ignore[misc, union-attr]  # a list
+    assert (death["reason"], death["queue"], death["original-expiration"]) == ("rejected", WORK, "60000")  # type: ignore[call-overload, index]
+    assert message.expiration_ms is None
+
+
+@pytest.mark.parametrize("reason", ["x" * 100_000, "half a pair: \ud800"])
+def test_a_reason_of_any_kind_can_be_written_down(reason: str) -> None:
+    async def story() -> Message:
+        settings = settings_of(retry__max_attempts=1, consumer__expect=1)
+        broker = RecordingBroker()
+        await put(broker, settings, ours(0, body="bad"))
+
+        async def failing(*_: object) -> None:
+            raise ValueError(reason)
+
+        async with consuming(settings, broker, handler=failing) as (_, running):
+            await asyncio.wait_for(running, 30)
+        [entry] = broker.queues[DEAD].ready
+        return entry.message
+
+    told = run_virtually(story()).headers["x-pace-reason"]
+    assert isinstance(told, str)
+    assert told.startswith("ValueError: ")
+    assert len(told.encode()) <= 1000
 
 
 def test_expected_messages_that_are_dead_lettered_count_and_the_number_stays_exact() -> None:

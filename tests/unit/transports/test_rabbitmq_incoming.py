@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from pika import frame, spec
 from pika.channel import ContentFrameAssembler
 from pika.exceptions import InvalidFrameError
 
+from backpressure.amqp.properties import Properties
 from backpressure.core.message import Message
-from backpressure.transports.rabbitmq.incoming import Incoming
-from backpressure.transports.rabbitmq.properties import message_from
+from backpressure.transports.rabbitmq.incoming import Incoming, message_from
 from backpressure.transports.rabbitmq.wire import Connection
 from tests.unit.transports.test_rabbitmq_frames import MESSAGES, TEXTS, properties_of
 
@@ -33,10 +34,17 @@ class FedConnection(Connection):
         self.incoming = Incoming()
         self.events: list[Event] = []
         self.frames = 0
+        self.headers: list[object] = []
         self._assemblers: dict[int, ContentFrameAssembler] = {}
         if short_way:
-            self.incoming.deliver_to(OURS, lambda *delivered: self.events.append((OURS, *delivered)))
+            self.incoming.deliver_to(OURS, self._delivered)
+            self.incoming.return_to(OURS, lambda *returned: self.events.append((OURS, "returned", *returned)))
             self.incoming.confirm_to(OURS, lambda *confirmed: self.events.append((OURS, "ack", *confirmed)))
+
+    def _delivered(self, message: Message, *rest: object) -> None:
+        *how, header = rest
+        self.headers.append(header)
+        self.events.append((OURS, message, *how))
 
     def _process_frame(self, frame_value: Any) -> None:
         self.frames += 1
@@ -51,7 +59,8 @@ class FedConnection(Connection):
             if whole is not None:
                 deliver, header, body = whole
                 what: Any = deliver.method
-                message = message_from(header.properties, body)
+                known = {name: value for name, value in vars(header.properties).items() if value is not None}
+                message = message_from(known, body)
                 names = (what.exchange, what.routing_key)
                 self.events.append((channel, message, what.delivery_tag, what.redelivered, *names))
 
@@ -127,6 +136,8 @@ def test_what_is_understood_is_what_pika_understands(pieces: list[bytes], sizes:
     assert connection.bytes_received == len(stream)
 
 
+ACK = method(OURS, spec.Basic.Ack(1))
+DELIVERED = spec.Basic.Deliver("someone-1", 1, False, "", "work")
 MESSAGE = Message(b"body", "an-id", 1_700_000_000, {"producer_id": "p1", "sequence": 5, "sent_ns": 1 << 60})
 
 
@@ -137,10 +148,32 @@ def test_what_is_wanted_never_becomes_a_frame_of_pikas() -> None:
     assert connection.frames == 0
 
 
-def test_a_message_of_several_frames_is_put_together_by_pika() -> None:
-    connection = feed(delivery(OURS, MESSAGE, body_max=3), [])
-    assert connection.events == [(OURS, MESSAGE, 1, False, "", "work")]
-    assert connection.frames == 4
+@given(st.lists(st.integers(1, 200), max_size=30))
+def test_a_message_of_several_frames_is_put_together(sizes: list[int]) -> None:
+    connection = feed(delivery(OURS, MESSAGE, body_max=3) + delivery(OURS, MESSAGE, tag=2), sizes)
+    assert connection.events == [(OURS, MESSAGE, 1, False, "", "work"), (OURS, MESSAGE, 2, False, "", "work")]
+    assert connection.frames == 0
+
+
+def test_a_message_comes_with_its_content_header_as_it_was() -> None:
+    plain, unusual = delivery(OURS, MESSAGE), delivery(OURS, MESSAGE, priority=3, app_id="them")
+    connection = feed(plain + unusual, [])
+    first, second = connection.headers
+    assert isinstance(first, bytes)
+    assert isinstance(second, bytes)
+    assert first in plain
+    assert second in unusual
+    assert Properties.parse(second).text("app_id") == "them"
+
+
+@given(st.lists(st.integers(1, 200), max_size=30))
+def test_a_returned_message_is_read_whatever_its_properties(sizes: list[int]) -> None:
+    method_frame = frame.Method(OURS, spec.Basic.Return(312, "NO_ROUTE", "", "nowhere")).marshal()
+    _, _, content = delivery(OURS, MESSAGE).partition(frame.Method(OURS, DELIVERED).marshal())
+    connection = feed(method_frame + content.replace(b"an-id", b"\xffn-id") + ACK, sizes)
+    [(_, kind, message, reason), ack] = connection.events
+    assert (kind, message.message_id, message.body, reason) == ("returned", None, b"body", "NO_ROUTE (312)")
+    assert ack == (OURS, "ack", 1, False)
 
 
 def test_a_message_without_body_or_properties_is_one_too() -> None:
@@ -169,10 +202,24 @@ def damaged(stream: bytes, at: int, value: int) -> bytes:
     return stream[:at] + bytes([value]) + stream[at + 1 :]
 
 
-@given(st.integers(0, 300), st.integers(0, 255))
-def test_damaged_bytes_end_as_they_do_with_pika(at: int, value: int) -> None:
-    whole = delivery(OURS, replace(MESSAGE, content_type="text/plain", expiration_ms=5), tag=2)
-    stream = damaged(whole, at % len(whole), value) + method(OURS, spec.Basic.Ack(1))
+WHOLE = delivery(OURS, replace(MESSAGE, content_type="text/plain", expiration_ms=5), tag=2, priority=1, reply_to="r")
+METHOD_SIZE = len(frame.Method(OURS, spec.Basic.Deliver("someone-1", 2, False, "", "work")).marshal())
+PROPERTIES = range(METHOD_SIZE + 7 + 12, len(WHOLE) - len(frame.Body(OURS, MESSAGE.body).marshal()) - 1)
+BOUNDARIES = [range(7), range(METHOD_SIZE - 1, METHOD_SIZE + 7), range(PROPERTIES.stop, PROPERTIES.stop + 8)]
+FRAMES = [len(WHOLE) - 1, *chain.from_iterable(BOUNDARIES)]
+
+
+@given(st.sampled_from(PROPERTIES), st.integers(0, 255), st.lists(st.integers(1, 200), max_size=9))
+def test_no_properties_keep_a_message_from_being_delivered(at: int, value: int, sizes: list[int]) -> None:
+    connection = feed(damaged(WHOLE, at, value) + ACK, sizes)
+    [(_, message, tag, *_), ack] = connection.events
+    assert (message.body, tag, ack) == (b"body", 2, (OURS, "ack", 1, False))
+    assert connection.frames == 0
+
+
+@given(st.sampled_from(FRAMES), st.integers(0, 255))
+def test_damaged_frames_end_as_they_do_with_pika(at: int, value: int) -> None:
+    stream = damaged(WHOLE, at, value) + ACK
     outcomes = []
     for short_way in (True, False):
         connection = FedConnection(short_way=short_way)
