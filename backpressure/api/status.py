@@ -79,6 +79,13 @@ class ProducerTotals(BaseModel):
     republished: int
 
 
+class Lateness(BaseModel):
+    """How much later than due the control loop ran, since the start; null: it has not run yet."""
+
+    p50: float | None
+    p99: float | None
+
+
 class ProducerStatus(BaseModel):
     """A producer, its queue, and the settings in force."""
 
@@ -101,6 +108,7 @@ class ProducerStatus(BaseModel):
                     "rates": {"offered_per_s": 1000.0, "allowed_per_s": 101.3, "bottleneck_per_s": 100.2},
                     "totals": _PRODUCED,
                     "in_flight": 2,
+                    "tick_lateness_ms": {"p50": 0.2, "p99": 1.5},
                     "strategy": "pace",
                     "reason": "holding 12 messages",
                     "api_url": "http://127.0.0.1:5000",
@@ -118,6 +126,7 @@ class ProducerStatus(BaseModel):
     rates: ProducerRates
     totals: ProducerTotals
     in_flight: int
+    tick_lateness_ms: Lateness
     strategy: str
     reason: str = Field(description="why the law decided as it did last")
     api_url: str
@@ -146,6 +155,7 @@ class ProducerStatus(BaseModel):
             ),
             totals=ProducerTotals(**{name: getattr(report, name) for name in _PRODUCER_TOTALS}),
             in_flight=report.in_flight,
+            tick_lateness_ms=Lateness(**_percentiles_ms(report.tick_lateness)),
             strategy=report.strategy,
             reason=report.reason,
             api_url=report.api_url,

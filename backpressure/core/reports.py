@@ -35,6 +35,7 @@ class ProducerReport:
     settings held it back (a ceiling, a fixed rate).
     ``bottleneck_per_s`` is what the law takes for the rate of all consumers together; None: it has no estimate.
     ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it has none.
+    ``tick_lateness`` is how much later than due each tick of the control loop began; ``tick_lateness_s`` the last one.
     """
 
     id: str
@@ -65,8 +66,10 @@ class ProducerReport:
     usable_rate_per_s: float = inf
     bottleneck_per_s: float | None = None
     signal_age_s: float | None = None
+    tick_lateness_s: float | None = None
     confirm_latency: Histogram = field(default_factory=Histogram)
     limiter_delay: Histogram = field(default_factory=Histogram)
+    tick_lateness: Histogram = field(default_factory=Histogram)
     api_url: str = ""
 
 

@@ -73,13 +73,23 @@ def own_limit_per_s(settings: Settings) -> float:
 
 
 class Pacing:
-    """Signals in, decisions out, for one producer."""
+    """Signals in, decisions out, for one producer.
+
+    Attributes:
+        reading: what the probe told last.
+        decision: what the law decided last.
+        signals: what it decided upon.
+        lateness: how much later than due each tick began.
+        lateness_s: the same of the last tick; None before the first that was due at some time.
+    """
 
     def __init__(self, transport: Transport, settings: Settings, clock: Clock, producer: PacedProducer) -> None:
         """Wire the loop; raises `ConfigError` for an unknown law or parameter."""
         self.reading: QueueReading | None = None
         self.decision = Decision(inf, "starting")
         self.signals = Signals()
+        self.lateness = Histogram()
+        self.lateness_s: float | None = None
         self._producer_law = (settings.producer.strategy, law_config(settings))
         self._law: Law = create(*self._producer_law)
         self._clock = clock
@@ -116,10 +126,14 @@ class Pacing:
         tick_s = self._producer.settings.control.tick_ms / 1000
         earliest, latest = decision_window(started, tick_s, self.signals.feedback_age_s)
         await asyncio.sleep(max(0.0, earliest - self._clock.now()))
+        late_s = self._clock.now() - earliest
         self._heard.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, latest - self._clock.now())):
                 await self._heard.wait()
+        # A process that is short of time, or a tick that waited for the broker, is late for one of the two.
+        self.lateness_s = max(0.0, late_s, self._clock.now() - latest)
+        self.lateness.record(self.lateness_s)
 
     async def stop(self) -> None:
         """Close the connections."""

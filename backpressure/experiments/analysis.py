@@ -54,6 +54,9 @@ def summarise(recording: Recording) -> Summary:
         end_to_end_ms=percentiles(accounts.end_to_end.length_ns),
         confirm_ms=percentiles(accounts.confirms.length_ns),
         signal_age_ms=percentiles([round(ms * 1e6) for ms in _signal_ages_ms(recording)]),
+        tick_lateness_ms=percentiles(
+            [round(s.tick_lateness_ms * 1e6) for s in recording.samples if s.tick_lateness_ms is not None]
+        ),
         depth=Depth(mean=round(sum(depths) / len(depths), 1), max=max(depths)) if depths else Depth(),
         fairness_jain=_fairness(recording, recording.start_ns, recording.end_ns),
         phases=_phases(recording, done_ns),

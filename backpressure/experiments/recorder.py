@@ -32,6 +32,7 @@ class Recorder:
         rates = snapshot.rates
         costs = dict(self._costs(pids))
         ages_s = [producer.signal_age_s for producer in snapshot.producers if producer.signal_age_s is not None]
+        late_s = [producer.tick_lateness_s for producer in snapshot.producers if producer.tick_lateness_s is not None]
         return Sample(
             t_s=round(t_s, 3),
             ready=queue.ready if queue else None,
@@ -44,6 +45,7 @@ class Recorder:
             offered_total=snapshot.totals.offered,
             in_flight=sum(producer.in_flight for producer in snapshot.producers) if snapshot.producers else None,
             signal_age_ms=round(fmean(ages_s) * 1000, 1) if ages_s else None,
+            tick_lateness_ms=round(max(late_s) * 1000, 3) if late_s else None,
             reason=law.reason if law else "",
             rss_mb={process: rss_mb for process, (rss_mb, _) in costs.items()},
             cpu_s={process: cpu_s for process, (_, cpu_s) in costs.items()},

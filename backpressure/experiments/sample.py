@@ -22,6 +22,7 @@ class Sample:
         offered_total: messages that the schedules of all producers have asked for so far.
         in_flight: sent and unconfirmed, all producers.
         signal_age_ms: how old the laws' view of the consumers was at their last decisions, mean over the producers.
+        tick_lateness_ms: how much later than due the producers' control loops ran last, the worst of them.
         reason: why the law of the most restrained producer decided as it did.
         rss_mb, cpu_s: resident memory and CPU time used so far, by process id.
     """
@@ -39,6 +40,7 @@ class Sample:
     offered_total: int = 0
     in_flight: int | None = None
     signal_age_ms: float | None = None
+    tick_lateness_ms: float | None = None
     reason: str = ""
     rss_mb: Mapping[str, float] = field(default_factory=dict)
     cpu_s: Mapping[str, float] = field(default_factory=dict)

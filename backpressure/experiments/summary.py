@@ -125,6 +125,7 @@ class Summary(_Model):
     end_to_end_ms: Percentiles
     confirm_ms: Percentiles
     signal_age_ms: Percentiles
+    tick_lateness_ms: Percentiles
     depth: Depth
     fairness_jain: float | None
     phases: list[PhaseSummary]

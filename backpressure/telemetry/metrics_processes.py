@@ -47,6 +47,11 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
         lambda r: r.limiter_delay,
     ),
     durations(
+        "pace_tick_lateness_seconds",
+        "How much later than due the control loop ran: what a busy process, or a slow answer to its probe, costs it.",
+        lambda r: r.tick_lateness,
+    ),
+    durations(
         "pace_confirm_latency_seconds",
         "Time from sending a message to its confirm.",
         lambda r: r.confirm_latency,

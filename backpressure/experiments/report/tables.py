@@ -168,6 +168,7 @@ def ledger(summary: Summary) -> str:
         ("end to end", summary.end_to_end_ms),
         ("publish to confirm", summary.confirm_ms),
         ("age of the signals the law acted on", summary.signal_age_ms),
+        ("lateness of the control loop", summary.tick_lateness_ms),
     ]
     latency = [[name, *(number(value) for value in (p.p50, p.p95, p.p99, p.max))] for name, p in spreads]
     fairness = f"<p>Fairness between producers (Jain): {number(summary.fairness_jain)}</p>"

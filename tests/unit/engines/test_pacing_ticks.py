@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from stage import WORK, RecordingBroker, consuming, producing, settings_of
-from virtual_time import run_virtually
+from virtual_time import run_virtually, stall
 
 from backpressure.core.reports import ProducerReport, decode
 from backpressure.errors import NotConnectedError
@@ -89,6 +89,36 @@ def test_with_several_consumers_the_mean_age_is_no_more_than_half_a_report_inter
 @pytest.mark.parametrize("consumers", [0, 1, 3, 8])
 def test_there_are_ten_decisions_a_second_whoever_reports(consumers: int) -> None:
     assert len(ticks(consumers=consumers)) == pytest.approx(200, rel=0.1)
+
+
+@pytest.mark.parametrize("consumers", [0, 1, 3])
+def test_a_loop_that_runs_when_it_is_due_is_not_late(consumers: int) -> None:
+    lateness = ticks(consumers=consumers)[-1].tick_lateness
+    assert sum(lateness.counts.values()) > 150
+    assert lateness.sum_s == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("consumers", [0, 1])
+def test_a_tick_for_which_the_process_had_no_time_is_late_by_as_much(consumers: int) -> None:
+    async def story() -> tuple[float | None, float, float]:
+        settings, broker = settings_of(), RecordingBroker()
+        async with AsyncExitStack() as stack:
+            engine, _ = await stack.enter_async_context(producing(settings, broker))
+            for _ in range(consumers):
+                await stack.enter_async_context(consuming(settings, broker))
+            await asyncio.sleep(5)
+            stall(2.0)
+            late_s = None
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                late_s = max(late_s or 0.0, engine.report().tick_lateness_s or 0.0)
+            await asyncio.sleep(1)
+            return late_s, engine.report().tick_lateness.sum_s, engine.report().tick_lateness_s or 0.0
+
+    late_s, sum_s, last_s = run_virtually(story())
+    assert late_s == pytest.approx(1.95, abs=0.06)
+    assert sum_s == pytest.approx(late_s, abs=1e-6)
+    assert last_s == pytest.approx(0, abs=1e-6)
 
 
 def test_a_producer_with_less_to_send_than_it_may_says_so_in_its_reports() -> None:

@@ -306,6 +306,13 @@ def test_the_bound_of_a_phase_follows_from_its_final_load_and_the_age_of_its_sig
     assert (summary.signal_age_ms.p50, summary.signal_age_ms.max) == (60, 500)
 
 
+def test_the_lateness_of_the_control_loop_is_that_of_the_samples_that_know_it() -> None:
+    samples = [Sample(t_s=t, tick_lateness_ms=late) for t, late in [(1, 0.2), (2, None), (3, 40.0), (4, 0.4)]]
+    lateness = summarise(recording(samples=samples)).tick_lateness_ms
+    assert (lateness.p50, lateness.max) == (0.4, 40.0)
+    assert summarise(recording()).tick_lateness_ms.max is None
+
+
 @pytest.mark.parametrize(
     ("capacity", "ages"),
     [(100.0, []), (DEMAND, [40.0]), (0.0, [40.0])],

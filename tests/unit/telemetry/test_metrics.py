@@ -119,6 +119,12 @@ def test_a_producer_shows_how_old_its_laws_signals_were() -> None:
     assert found["pace_signal_age_seconds"] == 0.055
 
 
+def test_a_producer_shows_how_late_its_control_loop_ran() -> None:
+    found = samples(producer_registry(lambda: replace(PRODUCER, tick_lateness=durations_of(0.002, 0.3))))
+    assert found["pace_tick_lateness_seconds_count"] == 2
+    assert found["pace_tick_lateness_seconds_sum"] == pytest.approx(0.302)
+
+
 def test_a_consumer_shows_the_age_of_messages_beside_their_queue_wait() -> None:
     report = replace(CONSUMER, queue_wait=durations_of(0.5), message_age=durations_of(2.0))
     found = samples(consumer_registry(lambda: report))
