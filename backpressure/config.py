@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from backpressure.derived import bound_of_strategy
 from backpressure.environment import NESTED, PREFIX, dotenv, without_injected
@@ -233,7 +234,13 @@ def _validated(values: Mapping[str, tuple[Any, str]]) -> Settings:
 
 
 def _as_config_error(error: ValidationError, values: Mapping[str, tuple[Any, str]]) -> ConfigError:
-    first = error.errors(include_url=False)[0]
+    given = list(values)
+
+    def order(problem: ErrorDetails) -> int:
+        key = ".".join(str(part) for part in problem["loc"][:2])
+        return given.index(key) if key in given else len(given)
+
+    first = min(error.errors(include_url=False), key=order)  # one flag may set several: what it is called after first
     problem = first["msg"].removeprefix("Value error, ")
     section, *rest = (str(part) for part in first["loc"])
     if not rest:  # settings that contradict each other: name those that were given

@@ -11,12 +11,24 @@ import getpass
 import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from backpressure.core.addresses import bracketed, plain_host
 
 __all__ = [
     "LIVE",
+    "MOST_NAME_OCTETS",
     "ApiSettings",
     "BrokerSettings",
     "ConsumerSettings",
@@ -56,7 +68,24 @@ class Section(BaseModel):
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _octets(most: int) -> AfterValidator:
+    """Limit a text that AMQP or Kafka counts in octets of UTF-8, not in letters."""
+
+    def check(text: str) -> str:
+        if len(text.encode()) > most:
+            raise ValueError(f"expected at most {most} octets in UTF-8, and these are {len(text.encode())}")
+        return text
+
+    return AfterValidator(check)
+
+
+MOST_NAME_OCTETS = 255
+"""Longest name of a queue, an exchange or a virtual host in AMQP."""
+
+Name = Annotated[str, Field(min_length=1), _octets(200)]  # we append to some of them
+Host = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(plain_host)]
 
 
 def _auto_or_number(value: object) -> object:
@@ -74,11 +103,11 @@ class BrokerSettings(Section):
     """Where the broker is and how patiently to look for it."""
 
     url: str = knob("", "", "a full URL (amqp[s]:// kafka[+ssl]://) wins over host, port and user; empty: use those")
-    host: Name = knob("localhost", "", "machine the broker runs on")
+    host: Host = knob("localhost", "", "machine the broker runs on")
     port: Port = knob(5672, "", "AMQP port")
     username: str = knob("guest", "", "RabbitMQ lets guest in from localhost only")
     password: SecretStr = knob(SecretStr("guest"), "", "never shown in logs, reports or /status")
-    virtual_host: str = knob("/", "", "name space of queues and exchanges")
+    virtual_host: Annotated[str, _octets(MOST_NAME_OCTETS)] = knob("/", "", "name space of queues and exchanges")
     management_url: str = knob("", "", "management API, e.g. http://localhost:15672; empty: found from the host")
     heartbeat_s: int = knob(30, "s", "a dead peer is noticed after about two of these", ge=0, le=600)
     connect_timeout_s: float = knob(5.0, "s", "one attempt to connect may take this long", gt=0, le=120)
@@ -97,10 +126,12 @@ class BrokerSettings(Section):
     @classmethod
     def _known_scheme(cls, value: str) -> str:
         _refuse_cut_login(value)
-        if value and urlsplit(value).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
+        if value and _parts(value).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
             raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
         if value.startswith("amqp"):
-            _ = urlsplit(value).port  # raises ValueError when it is no port
+            _refuse_bad_address(value)
+            if len(unquote_to_bytes(urlsplit(value).path[1:])) > MOST_NAME_OCTETS:
+                raise ValueError(f"expected a virtual host of at most {MOST_NAME_OCTETS} octets in UTF-8")
         if value.startswith("kafka"):
             _refuse_bad_servers(value)
         return value
@@ -109,6 +140,8 @@ class BrokerSettings(Section):
     @classmethod
     def _is_http(cls, value: str) -> str:
         _refuse_cut_login(value)
+        if value:
+            _refuse_bad_address(value)
         if value and (urlsplit(value).scheme not in {"http", "https"} or urlsplit(value).port == 0):
             raise ValueError("expected http:// or https://, for example http://localhost:15672")
         return value
@@ -125,7 +158,7 @@ class BrokerSettings(Section):
             return self.url
         user = quote(self.username, safe="")
         password = quote(self.password.get_secret_value(), safe="")
-        return f"amqp://{user}:{password}@{_bracketed(self.host)}:{self.port}/{quote(self.virtual_host, safe='')}"
+        return f"amqp://{user}:{password}@{bracketed(self.host)}:{self.port}/{quote(self.virtual_host, safe='')}"
 
     def address(self) -> str:
         """Return the URL without user and password, fit to be shown."""
@@ -136,13 +169,33 @@ class BrokerSettings(Section):
             return f"{parts.scheme}://{addresses}"
         default = {"amqps": 5671}.get(parts.scheme, 5672)
         path = "" if unquote(parts.path) in {"/", "//", ""} else parts.path
-        return f"{parts.scheme}://{_bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
+        return f"{parts.scheme}://{bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
 
 
 def _refuse_cut_login(url: str) -> None:
     """Refuse a login that these characters cut in two: what follows them would count, and show, as the address."""
     if "@" in "".join(re.split("[/?#]", url.partition("://")[2], maxsplit=1)[1:]):
         raise ValueError("in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
+
+
+def _refuse_bad_address(url: str) -> None:
+    parts = _parts(url)
+    try:
+        _ = parts.port
+        if parts.hostname:
+            plain_host(parts.hostname)
+    except ValueError:
+        raise ValueError(_ADDRESS_EXPECTED) from None
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # half of the brackets
+        raise ValueError(_ADDRESS_EXPECTED) from None
+
+
+_ADDRESS_EXPECTED = "expected host:port, with an IPv6 address in brackets, for example [::1]:5672"
 
 
 def _refuse_bad_servers(url: str) -> None:
@@ -152,10 +205,6 @@ def _refuse_bad_servers(url: str) -> None:
             raise ValueError(
                 "expected servers as host:port, with commas between them, for example kafka://one:9092,two"
             )
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 class QueueSettings(Section):
@@ -243,7 +292,7 @@ class ConsumerSettings(Section):
     processing_min_ms: float = knob(5.0, "ms", "shortest work when the distribution is uniform", ge=0)
     processing_max_ms: float = knob(15.0, "ms", "longest work when the distribution is uniform", ge=0)
     prefetch: Prefetch = knob("auto", "messages", "unsettled at most; auto: rate × round trip + a few, measured")
-    name: str = knob("", "", "shown in the monitor; empty: consumer-<pid>")
+    name: Annotated[str, _octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<pid>")
     failure_rate: float = knob(
         0.0, "", "share of attempts that fail on purpose, to see retry and dead letters", ge=0, le=1
     )
@@ -314,7 +363,7 @@ class FeedbackSettings(Section):
 class MonitorSettings(Section):
     """What is watched, and when it is worth a warning."""
 
-    host: Name = knob("127.0.0.1", "", "address of /metrics and the page; any other than loopback needs api.token")
+    host: Host = knob("127.0.0.1", "", "address of /metrics and the page; any other than loopback needs api.token")
     port: Port = knob(8000, "", "localhost:8000/metrics is Prometheus text")
     watch_s: float = knob(3.0, "s", "redraw the cards this often; 0: once", ge=0, le=3600)
     probe_interval_ms: float = knob(
@@ -329,7 +378,7 @@ class ApiSettings(Section):
     """The control APIs."""
 
     enabled: bool = knob(True, "", "serve the control API of producer and consumer")
-    host: Name = knob("127.0.0.1", "", "any other address than loopback needs a token")
+    host: Host = knob("127.0.0.1", "", "any other address than loopback needs a token")
     producer_port: Port = knob(5000, "", "0: any free port, shown on start")
     consumer_port: Port = knob(8001, "", "0: any free port, shown on start")
     lab_port: Port = knob(8080, "", "lab service")
@@ -356,7 +405,7 @@ class LabSettings(Section):
     @classmethod
     def _is_kafka(cls, value: str) -> str:
         _refuse_cut_login(value)
-        if value and urlsplit(value).scheme not in {"kafka", "kafka+ssl"}:
+        if value and _parts(value).scheme not in {"kafka", "kafka+ssl"}:
             raise ValueError("expected kafka://, for example kafka://localhost:9092")
         if value:
             _refuse_bad_servers(value)
@@ -389,6 +438,7 @@ class TracingSettings(Section):
     @field_validator("endpoint")
     @classmethod
     def _is_http(cls, value: str) -> str:
+        _refuse_bad_address(value)
         if urlsplit(value).scheme not in {"http", "https"}:
             raise ValueError("expected http:// or https://, for example http://localhost:4318")
         return value

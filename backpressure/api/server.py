@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 import uvicorn
 from starlette.responses import JSONResponse
 
+from backpressure.core.addresses import bracketed
 from backpressure.core.local_http import is_from_other_site, is_loopback, names_this_machine
 from backpressure.errors import ConfigError, PortTakenError
 
@@ -68,7 +69,7 @@ class ApiServer:
             _require_token(app, secret.encode())
         self._socket = _bind(host, port, key, flag)
         self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        self.url = f"http://{bracketed(host)}:{self.port}"
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_STOP_TIMEOUT_S, ws="none"
         )

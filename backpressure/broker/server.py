@@ -29,6 +29,7 @@ from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import Answer, WebServer
+from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
 
@@ -52,6 +53,10 @@ class BrokerConfig:
     faults: FaultSettings = field(default_factory=FaultSettings)
     session: SessionConfig = field(default_factory=SessionConfig)
 
+    def __post_init__(self) -> None:
+        if self.host.startswith("[") and self.host.endswith("]"):  # an address as a URL has it
+            object.__setattr__(self, "host", self.host[1:-1])
+
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
@@ -64,6 +69,11 @@ class Announcement:
     url: str
     version: str = __version__
     role: str = "broker"
+
+    @property
+    def management_url(self) -> str:
+        """Where the management API is; empty where there is none."""
+        return f"http://{bracketed(self.host)}:{self.management_port}" if self.management_port else ""
 
     def write(self, path: Path) -> None:
         """Write as JSON; a reader sees the whole file or none."""
@@ -174,7 +184,7 @@ class Server:
             host=config.host,
             port=amqp,
             management_port=management,
-            url=f"amqp://guest:guest@{config.host}:{amqp}/",
+            url=f"amqp://guest:guest@{bracketed(config.host)}:{amqp}/",
         )
 
     async def _listen(self, factory: Callable[[], asyncio.BaseProtocol], port: int, flag: str) -> int:
@@ -183,7 +193,8 @@ class Server:
         except OSError as cause:
             if cause.errno == errno.EADDRINUSE:
                 raise PortTakenError(self.config.host, port, flag) from cause
-            raise
+            where = f"{bracketed(self.config.host)}:{port}"
+            raise ConfigError(flag, port, f"cannot listen on {where}: {cause.strerror}") from cause
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -339,11 +350,7 @@ async def serve(
     announcement = await server.start()
     sys.stdout.write(
         f"embedded broker ready on {announcement.url}"
-        + (
-            f", management on http://{config.host}:{announcement.management_port}"
-            if announcement.management_port
-            else ""
-        )
+        + (f", management on {announcement.management_url}" if announcement.management_url else "")
         + "; for experiments on this machine only, "
         + (
             f"durable in {config.data_dir} ({server.recovered} messages recovered)\n"

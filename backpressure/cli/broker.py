@@ -95,7 +95,7 @@ def broker(
 
         def on_ready(ready: Announcement) -> None:
             if not unlisted:
-                management_url = f"http://{config.host}:{ready.management_port}" if ready.management_port else ""
+                management_url = ready.management_url
                 _list(stack, LocalBroker.of_this_process("embedded broker", ready.url, management_url))
 
         asyncio.run(serve(config, announce=announce, on_ready=on_ready))

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, settings_from
+from backpressure.core.addresses import bracketed
 from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import ConfigError
 from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
@@ -107,5 +108,4 @@ def _base(flag: str, url: str | None) -> str | None:
 def _beside(url: str, port: int) -> str:
     """Return the address of another port on the same machine."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{parts.scheme}://{bracketed(parts.hostname or '')}:{port}"

@@ -10,7 +10,7 @@ from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.errors import ConfigError
-from backpressure.settings import Settings
+from backpressure.settings import MOST_NAME_OCTETS, Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management import ManagementClient
 
@@ -54,7 +54,18 @@ def cleanup(
     With no name and no option: the queues of the settings in force.
     """
     settings = settings_from(context, discovered)
+    for name in queues:
+        _refuse_impossible(name)
     asyncio.run(_clean(settings, queues, everything=everything, exchanges_only=exchanges_only, yes=yes))
+
+
+def _refuse_impossible(name: str) -> None:
+    try:
+        possible = 0 < len(name.encode()) <= MOST_NAME_OCTETS
+    except UnicodeEncodeError:  # octets that are not UTF-8
+        possible = False
+    if not possible:
+        raise ConfigError("QUEUE", name, f"a queue's name is UTF-8 of 1 to {MOST_NAME_OCTETS} octets", "command line")
 
 
 async def _clean(

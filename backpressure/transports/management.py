@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import httpx
 from pydantic import TypeAdapter
 
+from backpressure.core.addresses import bracketed
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.management_models import (
@@ -61,7 +62,7 @@ def management_url(broker: BrokerSettings) -> str:
         return broker.management_url.rstrip("/")
     guess = _GUESSED_PORTS.get((url.scheme, url.port or _DEFAULT_PORTS[url.scheme]))
     host = url.hostname or broker.host
-    return "" if guess is None else f"{guess[0]}://{f'[{host}]' if ':' in host else host}:{guess[1]}"
+    return "" if guess is None else f"{guess[0]}://{bracketed(host)}:{guess[1]}"
 
 
 class ManagementClient:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -194,3 +197,58 @@ def test_variables_that_kubernetes_injects_stop_no_program(start: Any, broker: A
     producer = start("fast_producer.py", *where, "--count", "1", **injected)
     assert producer.ends() == 0
     producer.says("ignored, .*Kubernetes.*: PACE_BROKER_…, RABBITMQ_…")
+
+
+@pytest.fixture
+def ipv6(go_without: Callable[[str, str], NoReturn]) -> None:
+    """Go without the test where this machine has no IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        go_without("ipv6", str(error))
+
+
+@pytest.mark.usefixtures("ipv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_broker_announces_urls_that_every_program_takes(host: str, start: Any) -> None:
+    running = start("broker", "--host", host, "--port", "0", "--management-port", "0", "--unlisted")
+    announced = running.says(r"ready on (amqp://\S+@\[::1\]:(\d+)/), management on (http://\[::1\]:\d+)")
+    url, port, management_url = announced.groups()
+    queue = ("--queue", "q.ipv6", "--api-port", "0")
+    producer = start("fast_producer.py", "--url", url, *queue, "--count", "1", PACE_API__HOST=host)
+    producer.says(r"control API http://\[::1\]:\d+$")
+    assert producer.ends() == 0
+    consumer = start("slow_consumer.py", "--host", host, "--port", port, *queue, "--expect", "1", PACE_API__HOST=host)
+    assert consumer.ends() == 0
+    once = start("monitor.py", "--url", url, "--host", management_url, "--once")
+    assert once.ends() == 0
+    lab = start("lab", "--host", host, "--port", port, "--api-port", "0", PACE_API__HOST=host)
+    served = lab.says(r"lab: (http://\[::1\]:\d+)/")[1]
+    assert httpx.get(f"{served}/health", trust_env=False).status_code == 200
+    monitor = start("monitor.py", "--url", url, "--host", management_url, "--port", "0", PACE_MONITOR__HOST=host)
+    served = monitor.says(r"live page and metrics at (http://\[::1\]:\d+)/")[1]
+    assert httpx.get(f"{served}/metrics", trust_env=False).status_code == 200
+    for script in (lab, monitor, running):
+        script.signal(signal.SIGTERM)
+        assert script.ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "named"),
+    [
+        ("fast_producer.py", ("--host", "[::1"), "broker.host = '[::1'"),
+        ("slow_consumer.py", ("--url", "amqp://::1:5672/"), "broker.url"),
+        ("monitor.py", ("--host", "http://::1:15672"), "broker.management_url"),
+        ("broker", ("--host", "[::1"), "--host"),
+        ("broker", ("--host", "192.0.2.1"), "--host"),
+        ("cleanup", ("é" * 128,), "QUEUE"),
+        ("fast_producer.py", ("--queue", "é" * 101), "queue.work"),
+    ],
+)
+def test_an_address_or_a_name_that_cannot_be_is_refused_in_one_line(
+    program: str, flags: tuple[str, ...], named: str, start: Any
+) -> None:
+    refused = start(program, *flags)
+    assert refused.ends() == 2
+    assert len(refused.lines) == 1
+    assert refused.lines[0].startswith(f"error: {named}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -11,9 +12,11 @@ from pydantic.fields import FieldInfo
 from backpressure.config import replaced
 from backpressure.errors import ConfigError
 from backpressure.settings import (
+    ApiSettings,
     BrokerSettings,
     ConsumerSettings,
     ControlSettings,
+    MonitorSettings,
     ProducerSettings,
     QueueSettings,
     Settings,
@@ -104,6 +107,57 @@ def test_the_broker_url_is_put_together_from_its_parts() -> None:
     assert broker.full_url() == "amqp://a%40b:p%2Fw@mq:5673/lab"
     assert BrokerSettings().full_url() == "amqp://guest:guest@localhost:5672/%2F"
     assert BrokerSettings(host="::1").full_url() == "amqp://guest:guest@[::1]:5672/%2F"
+
+
+@pytest.mark.parametrize("section", [BrokerSettings, ApiSettings, MonitorSettings])
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [("[::1]", "::1"), ("::1", "::1"), ("[fe80::1%eth0]", "fe80::1%eth0"), ("mq_1.example", "mq_1.example")],
+)
+def test_a_host_may_be_an_address_in_the_brackets_of_a_url(section: Any, given: str, host: str) -> None:
+    assert section(host=given).host == host
+
+
+@pytest.mark.parametrize("section", [BrokerSettings, ApiSettings, MonitorSettings])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "[::1", "::1]", "[]", "[localhost]", "localhost:5672", "http://localhost", "a b", "a/b", "me@mq", "a..b",
+        "x" * 64, "\x1b[2J", "::1::2", "1.2.3.4:5", "%41",
+    ],
+)  # fmt: skip
+def test_what_is_no_host_is_refused_with_an_example(section: Any, given: str) -> None:
+    with pytest.raises(ValidationError, match=r"expected a host name or an address .* example localhost"):
+        section(host=given)
+
+
+@pytest.mark.parametrize("url", ["amqp://[::1", "amqp://::1:5672/", "amqp://::1/", "amqp://a:b/", "amqp://x]:1/"])
+def test_a_url_whose_host_cannot_be_read_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"IPv6 address in brackets, for example \[::1\]:5672"):
+        BrokerSettings(url=url)
+    with pytest.raises(ValidationError, match=r"IPv6 address in brackets, for example \[::1\]:5672"):
+        BrokerSettings(management_url=url.replace("amqp", "http"))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "most"),
+    [
+        (QueueSettings, "work", 200), (QueueSettings, "exchange", 200), (QueueSettings, "routing_key", 200),
+        (ConsumerSettings, "name", 200), (BrokerSettings, "virtual_host", 255),
+    ],
+)  # fmt: skip
+def test_names_are_counted_in_octets(section: Any, field: str, most: int) -> None:
+    for name in ("n" * most, "é" * (most // 2)):
+        assert getattr(section(**{field: name}), field) == name
+    for name in ("n" * (most + 1), "é" * (most // 2 + 1)):
+        with pytest.raises(ValidationError, match=f"expected at most {most} octets in UTF-8"):
+            section(**{field: name})
+
+
+def test_the_virtual_host_of_a_url_is_counted_in_octets() -> None:
+    assert BrokerSettings(url=f"amqp://mq/{'%C3%A9' * 127}")
+    with pytest.raises(ValidationError, match="at most 255 octets"):
+        BrokerSettings(url=f"amqp://mq/{'%C3%A9' * 128}")
 
 
 def test_a_url_wins_over_the_parts() -> None:
