@@ -164,6 +164,8 @@ async def _run(private: PrivateProcess, product: str, *, unlisted: bool) -> None
         async with private as node:
             management = f", management on {node.management_url}" if node.management_url else ""
             click.echo(f"{product} is ready on {node.url}{management}; Ctrl-C stops it and removes its data")
+            if node.control_command:
+                click.echo(f"to administer it: {node.control_command} COMMAND")
             if not unlisted:
                 _list(stack, LocalBroker.of_this_process(product, node.url, node.management_url))
             await node.until_ended()

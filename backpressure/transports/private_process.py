@@ -49,6 +49,8 @@ class PrivateProcess(ABC):
         self.url = ""
         self.management_url = ""
         """Empty where there is no management API."""
+        self.control_command = ""
+        """The shell command that administers it, where there is one."""
         self.pid = 0
         """The process whose memory and CPU time are the broker's; 0 while it is not meant to be there."""
         self._directory = Path()

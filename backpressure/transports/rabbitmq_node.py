@@ -108,6 +108,8 @@ class PrivateNode(PrivateProcess):
         self.management_url = f"http://127.0.0.1:{management}"
         self._environment = self._configure(amqp, management, distribution, epmd_port)
         self._command = (str(epmd), str(script))
+        variables = " ".join(f"{name}={self._environment[name]}" for name in ("HOME", "ERL_EPMD_PORT"))
+        self.control_command = f"{variables} {self._sbin / 'rabbitmqctl'} -n {self.node_name}"
         self._spawn(_SCRIPT, *self._command, environment=self._environment)
 
     def _configure(self, amqp: int, management: int, distribution: int, epmd_port: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,6 +81,9 @@ def test_a_rabbitmq_node_listens_on_the_ports_asked_for_and_ctrl_c_removes_it(
     overview = httpx.get(f"http://127.0.0.1:{management_port}/api/overview", auth=("guest", "guest"), trust_env=False)
     assert overview.json()["product_name"] == "RabbitMQ"
     assert len(_entries(tmp_path)) == 1
+    administer = node.says("to administer it: (.*) COMMAND")[1]
+    listed = subprocess.run(f"{administer} list_users --quiet", shell=True, capture_output=True, text=True, check=True)
+    assert "guest\t[administrator]" in listed.stdout
     node.signal(signal.SIGINT)
     assert node.ends() == 0
     assert "Traceback" not in node.text
