@@ -70,6 +70,10 @@ bench: $(VENV)/.dev  ## run benchmarks/: the brokers, control over HTTP, the law
 test: $(VENV)/.dev  ## run the tests, with SLOW=1 the slow ones too; the last lines name the brokers that were missing
 	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(SLOW),,-m 'not slow') $(ARGS)
 
+.PHONY: peers
+peers: $(VENV)/.dev  ## run other clients' test suites on the embedded broker and on RabbitMQ, and compare (needs Go)
+	@$(BIN)/python tools/peers/run.py $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev  ## check format, style, types and the direction of imports
 	@$(BIN)/ruff format --check .
@@ -120,5 +124,5 @@ monitor: $(VENV)/.package  ## watch the broker on this machine from this termina
 .PHONY: clean
 clean:  ## remove .venv, Kafka, caches and recorded runs; stop the containers and forget their data
 	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
-	@rm -rf $(VENV) .kafka runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .kafka .peers runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,210 @@
+"""Runs the test suites of other AMQP clients on the embedded broker and on RabbitMQ, and compares: ``make peers``.
+
+The suites come from the registries (source distributions, the Go module) into ``.peers/``, which git ignores. A test
+counts when it passes on RabbitMQ; ends with 1 when one of those fails here without a reason in ``REASONS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from backpressure.transports.rabbitmq_node import private_node
+
+CACHE = Path(__file__).parents[2] / ".peers"
+PORT, MANAGEMENT_PORT = 5672, 15672
+"""Some suites know no others."""
+
+REASONS: dict[str, str] = {}
+"""Tests that fail here by intention: the name, or its beginning, and why."""
+
+
+@dataclass(frozen=True)
+class PythonSuite:
+    """A suite in the source distribution of a package."""
+
+    package: str
+    version: str
+    tests: Sequence[str]
+    options: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.package} {self.version}"
+
+    def prepare(self) -> Path:
+        """Fetch and unpack the source, once; returns its directory."""
+        folder = CACHE / f"{self.package}-{self.version}"
+        if not folder.exists():
+            wanted = f"{self.package}=={self.version}"
+            pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            _run([*pip, "download", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE), wanted])
+            (archive,) = CACHE.glob(f"{self.package}-{self.version}.tar.gz")
+            with tarfile.open(archive) as packed:
+                packed.extractall(CACHE, filter="data")
+        return folder
+
+    def run(self, source: Path) -> dict[str, bool]:
+        """Which tests passed; skipped ones are left out."""
+        report = CACHE / "report.xml"
+        report.unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-o",
+            "addopts=",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+        ]
+        paths = os.pathsep.join((str(source), str(Path(__file__).parent)))
+        environment = {**os.environ, "PYTHONPATH": paths, **self.environment}
+        subprocess.run(
+            [*command, *self.options, *self.tests],
+            cwd=source,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            check=False,
+            timeout=900,
+        )
+        outcomes = {}
+        for case in ET.parse(report).getroot().iter("testcase"):
+            kinds = {child.tag for child in case}
+            if "skipped" not in kinds:
+                outcomes[f"{case.get('classname')}.{case.get('name')}"] = not kinds & {"failure", "error"}
+        return outcomes
+
+
+@dataclass(frozen=True)
+class GoSuite:
+    """A suite inside a Go module."""
+
+    module: str
+    version: str
+    options: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.module.rpartition('/')[2]} {self.version}"
+
+    def prepare(self) -> Path:
+        """Fetch the module, once; returns a directory of its own that Go may write to."""
+        folder = CACHE / f"{self.module.replace('/', '+')}-{self.version}"
+        if not folder.exists():
+            wanted = f"{self.module}@{self.version}"
+            downloaded = _run(
+                ["go", "mod", "download", "-json", wanted], cwd=CACHE, env={**os.environ, "GO111MODULE": "on"}
+            )
+            shutil.copytree(json.loads(downloaded)["Dir"], folder)
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o755)
+        return folder
+
+    def run(self, source: Path) -> dict[str, bool]:
+        """Which tests passed; skipped ones are left out."""
+        environment = {**os.environ, "AMQP_URL": f"amqp://guest:guest@127.0.0.1:{PORT}/"}
+        command = ["go", "test", "-json", "-count=1", *self.options, "."]
+        done = subprocess.run(
+            command, cwd=source, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=900
+        )
+        events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return {
+            event["Test"]: event["Action"] == "pass"
+            for event in events
+            if event["Action"] in {"pass", "fail"} and "Test" in event
+        }
+
+
+_DRAMATIQ = ("-p", "dramatiq_fixtures", "--import-mode=importlib")
+SUITES: tuple[PythonSuite | GoSuite, ...] = (
+    GoSuite("github.com/rabbitmq/amqp091-go", "v1.16.0", ("-tags", "integration")),
+    PythonSuite("amqp", "5.4.2", ["t/integration/test_rmq.py"], ("-k", "not tls")),
+    PythonSuite("kombu", "5.7.0", ["t/integration/test_py_amqp.py"]),
+    PythonSuite(
+        "dramatiq", "2.2.1", ["tests/test_rabbitmq.py"], ("-p", "dramatiq_fixtures", "--import-mode=importlib")
+    ),
+)
+
+
+def _run(command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    return subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@contextmanager
+def _embedded() -> Iterator[str]:
+    announce = CACHE / "broker.json"
+    announce.unlink(missing_ok=True)
+    ports = ["--port", str(PORT), "--management-port", str(MANAGEMENT_PORT)]
+    command = [sys.executable, "-m", "backpressure.broker", *ports, "--announce", str(announce)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise SystemExit(3)  # it has said why
+            yield "the embedded broker"
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def _rabbitmq() -> Iterator[str]:
+    with private_node(PORT, MANAGEMENT_PORT) as node:
+        yield f"RabbitMQ {node.ctl('version').strip()}"
+
+
+def main() -> int:
+    """Run the suites on both brokers, print the table, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suites", nargs="*", help="names, or their beginnings (default: all)")
+    parser.add_argument("--fetch", action="store_true", help="fetch the suites, and no more")
+    parser.add_argument("--only-embedded", action="store_true", help="skip RabbitMQ: every test that fails is listed")
+    options = parser.parse_args()
+    CACHE.mkdir(exist_ok=True)
+    chosen = [s for s in SUITES if not options.suites or s.name.startswith(tuple(options.suites))]
+    sources = {suite.name: suite.prepare() for suite in chosen}
+    if options.fetch:
+        return 0
+    results: dict[str, dict[str, dict[str, bool]]] = {}
+    for broker in (_embedded,) if options.only_embedded else (_embedded, _rabbitmq):
+        with broker() as name:
+            results[name] = {}
+            for suite in chosen:
+                sys.stderr.write(f"{suite.name} on {name} …\n")
+                results[name][suite.name] = suite.run(sources[suite.name])
+    return report(*results.values(), names=list(results))
+
+
+def report(
+    here: Mapping[str, Mapping[str, bool]],
+    there: Mapping[str, Mapping[str, bool]] | None = None,
+    *,
+    names: Sequence[str],
+) -> int:
+    """Print what passes where; 1 when a test that passes on the second broker fails on the first without a reason."""
+    unexplained = []
+    sys.stdout.write(f"{'suite':24}{names[-1]:>24}{'of those here':>16}\n")
+    for suite, outcomes in here.items():
+        wanted = [test for test, passed in there[suite].items() if passed] if there else list(outcomes)
+        failed = [test for test in wanted if not outcomes.get(test, False)]
+        sys.stdout.write(f"{suite:24}{len(wanted):>24}{len(wanted) - len(failed):>16}\n")
+        unexplained += [f"{suite}: {test}" for test in failed if not any(map(test.startswith, REASONS))]
+    for line in unexplained:
+        sys.stdout.write(f"fails here: {line}\n")
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
