@@ -13,6 +13,8 @@ Everything not named in ``__all__`` is free to change. Names are imported when t
 
 from __future__ import annotations
 
+from backpressure.version import __version__
+
 TYPE_CHECKING = False  # `typing` is not imported for it: every program begins here, before it can handle Ctrl-C
 if TYPE_CHECKING:
     from typing import Any
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from backpressure.errors import ConfigError, FeedbackError, PaceError, TransportError
     from backpressure.settings import Settings
     from backpressure.transports.factory import connect
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LAWS",

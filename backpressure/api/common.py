@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
-from backpressure import __version__
 from backpressure.api.body_limit import BodyLimit
 from backpressure.api.reference import serve_reference
 from backpressure.config import find_field
@@ -32,6 +31,7 @@ from backpressure.errors import (
 )
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
+from backpressure.version import __version__
 
 __all__ = [
     "WHOLE",

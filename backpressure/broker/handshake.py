@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from backpressure import __version__
 from backpressure.amqp.frames import FRAME_MIN_SIZE
 from backpressure.broker.replies import ConnectionFault, not_allowed
+from backpressure.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

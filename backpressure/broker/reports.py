@@ -10,11 +10,11 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backpressure import __version__
 from backpressure.broker.exchange import Exchange
 from backpressure.broker.handshake import PRODUCT
 from backpressure.broker.message import ENTRY_COST_BYTES
 from backpressure.broker.session import State
+from backpressure.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

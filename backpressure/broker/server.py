@@ -20,7 +20,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import cast
 
-from backpressure import __version__
 from backpressure.broker.descriptors import QuietAcceptErrors, listen, room_for_connections
 from backpressure.broker.faults import FaultSettings
 from backpressure.broker.handshake import SessionConfig
@@ -32,6 +31,7 @@ from backpressure.broker.web import Answer, WebServer
 from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
+from backpressure.version import __version__
 
 __all__ = ["Announcement", "BrokerConfig", "Server", "serve"]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from backpressure import __version__, program
+from backpressure import program
 from backpressure.errors import PaceError
+from backpressure.version import __version__
 
 __all__ = ["Failure", "PaceGroup", "load", "pace"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from backpressure import __version__
 from backpressure.cli.run_outcome import EXIT_CODES, command_line, print_outcome
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
@@ -21,6 +20,7 @@ from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate as simulate_scenario
 from backpressure.experiments.summary import Summary
+from backpressure.version import __version__
 
 __all__ = ["simulate"]
 

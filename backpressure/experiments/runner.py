@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from backpressure import __version__
 from backpressure.config import replaced
 from backpressure.core.snapshot import Snapshot
 from backpressure.engines.clock import Clock
@@ -40,6 +39,7 @@ from backpressure.experiments.watcher import Watcher
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
+from backpressure.version import __version__
 
 __all__ = ["TOO_SOON", "Runner"]
 

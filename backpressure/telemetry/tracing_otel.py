@@ -23,10 +23,10 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from backpressure import __version__
 from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.core.message import Delivery, HeaderValue, Message, Metadata
 from backpressure.settings import Settings
+from backpressure.version import __version__
 
 __all__ = ["OpenTelemetryTracer"]
 

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from backpressure import __version__
 from backpressure.core.message import Delivery
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import BrokerIdentity, QueueReading
 from backpressure.transports.memory.broker import MemoryBroker, MemoryQueue
 from backpressure.transports.topology import bound_policy, queue_declarations
+from backpressure.version import __version__
 
 __all__ = ["MemoryAdmin", "MemoryFeedback", "MemoryProbe"]
 
