@@ -106,7 +106,7 @@ class RefusedError(TransportError):
 
 
 class UncarriableError(TransportError):
-    """The broker can never carry this message as it is: to send it again is no use."""
+    """The broker will never take this message from us: sending it again is no use."""
 
 
 class UnsupportedError(TransportError):

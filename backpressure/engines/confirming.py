@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.message import Message
-from backpressure.errors import RefusedError, TransportError, UncarriableError
+from backpressure.errors import AccessRefusedError, RefusedError, TransportError, UncarriableError
 from backpressure.transports.base import FULL, Cause, Publisher, Refusal, Transport
 
 __all__ = ["ConfirmingPublisher"]
@@ -103,8 +103,10 @@ class ConfirmingPublisher:
         """The alarm is over: what was waited for will be confirmed."""
 
     def on_lost(self, error: Exception) -> None:
-        """Nothing in flight will be confirmed."""
-        _fail(self._in_flight.lost(), TransportError(f"{error}; the message may have arrived"))
+        """Nothing in flight will be confirmed; where the user may not publish, nothing ever will be."""
+        refused = isinstance(error, AccessRefusedError)
+        failure = UncarriableError(str(error)) if refused else TransportError(f"{error}; the message may have arrived")
+        _fail(self._in_flight.lost(), failure)
 
     def give_up(self, error: TransportError) -> None:
         """Wait no longer for what is in flight, which may arrive all the same."""

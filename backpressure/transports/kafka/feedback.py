@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, TopicPartition
 
 from backpressure.core.kafka_names import topic_name
-from backpressure.errors import TransportError
+from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import Link, client_configuration
 from backpressure.transports.kafka.requests import Requests
@@ -123,9 +123,16 @@ class KafkaFeedback:
         self._behind = True
         self._restoring = asyncio.create_task(self._create_topic(), name="restore feedback")
 
+    async def _exists(self) -> bool:
+        try:
+            return bool(await self._requests.partitions(self._topic))
+        except QueueNotFoundError:
+            return False
+
     async def _create_topic(self) -> None:
         try:
-            await create_topics(self._requests, [Topic(self._topic, 1, _RETENTION)])
+            if not await self._exists():  # only who may create topics is told that it exists
+                await create_topics(self._requests, [Topic(self._topic, 1, _RETENTION)])
         except TransportError:
             if self._producer is None:
                 raise  # else the broker went away again: the next return will do

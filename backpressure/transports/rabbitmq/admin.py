@@ -10,7 +10,13 @@ from contextlib import suppress
 from pika.exceptions import AMQPError
 
 from backpressure.core.message import Delivery, Message
-from backpressure.errors import ExchangeNotFoundError, PreconditionFailedError, QueueNotFoundError, TransportError
+from backpressure.errors import (
+    AccessRefusedError,
+    ExchangeNotFoundError,
+    PreconditionFailedError,
+    QueueNotFoundError,
+    TransportError,
+)
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.outage import Outage
@@ -64,11 +70,18 @@ class RabbitMQAdmin:
                 if declaration.name in absent:
                     await self._declare_queue(declaration)
                 if declaration.bound:
-                    binding = {"exchange": queue.exchange, "routing_key": queue.routing_key}
-                    await self._requests.call("queue_bind", queue=declaration.name, **binding)
+                    await self._bind(queue, declaration, new=bool({queue.exchange, declaration.name} & set(absent)))
         except TransportError:
             await self._take_back(queue, absent)
             raise
+
+    async def _bind(self, queue: QueueSettings, declaration: QueueDeclaration, *, new: bool) -> None:
+        binding = {"exchange": queue.exchange, "routing_key": queue.routing_key}
+        try:
+            await self._requests.call("queue_bind", queue=declaration.name, **binding)
+        except AccessRefusedError:
+            if new:
+                raise  # what was there before was bound by those who made it
 
     async def _bounds_by_policy(self, queue: QueueSettings) -> bool:
         return await self._bound.is_possible(queue.work, self._property("cluster_name"))
@@ -76,11 +89,13 @@ class RabbitMQAdmin:
     async def _compare(self, queue: QueueSettings, *, by_policy: bool) -> tuple[list[str], list[QueueDeclaration]]:
         """Return what is not there, and the declarations that agree with what is; changes nothing.
 
-        Raises `PreconditionFailedError` when something exists with other arguments.
+        Raises `PreconditionFailedError` when something exists with other arguments. Only a user with the right to
+        configure can tell: for anyone else, what exists will do.
         """
         absent = []
         if await self._exists("exchange_declare", exchange=queue.exchange):
-            await self._declare_exchange(queue)
+            with suppress(AccessRefusedError):
+                await self._declare_exchange(queue)
         else:
             absent.append(queue.exchange)
         declarations = queue_declarations(queue, bound_by_policy=by_policy)
@@ -109,7 +124,8 @@ class RabbitMQAdmin:
         """Declare those that exist already, which compares them and changes nothing."""
         for declaration in declarations:
             if declaration.name not in absent:
-                await self._declare_queue(declaration)
+                with suppress(AccessRefusedError):
+                    await self._declare_queue(declaration)
 
     async def _declare_queue(self, declared: QueueDeclaration) -> None:
         arguments = {"durable": declared.durable, "arguments": declared.arguments}

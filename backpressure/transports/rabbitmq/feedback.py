@@ -2,11 +2,17 @@
 
 It has a connection of its own: under a memory alarm the broker stops reading from every connection that publishes, and
 neither acknowledgements nor probing may stall with it. Listeners have a short queue that drops its oldest report.
+
+A user may lack the rights for some of it. An exchange that exists need not be created; a process that may not create a
+queue hears nothing, and one that may not publish says nothing. Each is logged once, and the process works without.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+
+from pika.exceptions import ChannelClosedByBroker
 
 from backpressure.core.message import Message
 from backpressure.settings import BrokerSettings
@@ -16,8 +22,10 @@ from backpressure.transports.rabbitmq.wire import Channel, Connection, read_else
 
 __all__ = ["RabbitMQFeedback"]
 
+_log = logging.getLogger("backpressure")
 _LISTENER_QUEUE_LENGTH = 1000
 _STALE_BYTES = 65_536  # more than this unsent means that the broker takes nothing: what is added would arrive too late
+_ACCESS_REFUSED = 403
 
 
 class RabbitMQFeedback:
@@ -29,6 +37,7 @@ class RabbitMQFeedback:
         self._on_report: Callable[[bytes], None] | None = None
         self._connection: Connection | None = None
         self._channel: Channel | None = None
+        self._refused: set[str] = set()
 
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
         """See `FeedbackBus.start`."""
@@ -50,9 +59,35 @@ class RabbitMQFeedback:
         await self._link.stop()
 
     async def _set_up(self, connection: Connection) -> None:
-        channel = await connection.open_channel(vital=True)
-        await channel.call("exchange_declare", exchange=self._exchange, exchange_type="fanout")
+        await self._declare_exchange(connection)
         if self._on_report is not None:
+            await self._listen(connection)
+        channel = await connection.open_channel(vital=False)
+        channel.closed.add_done_callback(lambda closed: self._on_closed(connection, closed.result()))
+        self._connection, self._channel = connection, channel
+
+    async def _declare_exchange(self, connection: Connection) -> None:
+        channel = await connection.open_channel(vital=False)
+        try:
+            await channel.call("exchange_declare", exchange=self._exchange, exchange_type="fanout")
+        except ChannelClosedByBroker as error:
+            if error.reply_code != _ACCESS_REFUSED or not await self._exists(connection):
+                raise
+        else:
+            await channel.close()
+
+    async def _exists(self, connection: Connection) -> bool:
+        channel = await connection.open_channel(vital=False)
+        try:
+            await channel.call("exchange_declare", exchange=self._exchange, passive=True)
+        except ChannelClosedByBroker:
+            return False
+        await channel.close()
+        return True
+
+    async def _listen(self, connection: Connection) -> None:
+        channel = await connection.open_channel(vital=False)
+        try:
             declared = await channel.call(
                 "queue_declare",
                 queue="",
@@ -63,7 +98,23 @@ class RabbitMQFeedback:
             await channel.call("queue_bind", queue=declared.queue, exchange=self._exchange)
             connection.incoming.deliver_to(channel.raw.channel_number, self._on_message)
             await channel.call("basic_consume", queue=declared.queue, on_message_callback=read_elsewhere, auto_ack=True)
-        self._connection, self._channel = connection, channel
+        except ChannelClosedByBroker as error:
+            if error.reply_code != _ACCESS_REFUSED:
+                raise
+            self._say_refused("heard", error)
+        else:
+            connection.depend_on(channel)
+
+    def _on_closed(self, connection: Connection, error: BaseException) -> None:
+        if isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
+            self._say_refused("sent", error)
+        else:
+            connection.fail(error)
+
+    def _say_refused(self, what: str, error: ChannelClosedByBroker) -> None:
+        if what not in self._refused:
+            self._refused.add(what)
+            _log.warning("no reports are %s: %s", what, error.reply_text)
 
     def _on_message(self, message: Message, *_: object) -> None:
         if self._on_report is not None:

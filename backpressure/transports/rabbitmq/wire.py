@@ -81,8 +81,12 @@ class Connection(AsyncioConnection):
             raise self.lost.result() if self.lost.done() else error from None
         await channel.wait_for(opened)
         if vital:
-            channel.closed.add_done_callback(lambda closed: self.fail(closed.result()))
+            self.depend_on(channel)
         return channel
+
+    def depend_on(self, channel: Channel) -> None:
+        """Count the connection as lost when ``channel`` closes."""
+        channel.closed.add_done_callback(lambda closed: self.fail(closed.result()))
 
     def fail(self, error: BaseException) -> None:
         """Declare the connection lost because of ``error``; the first cause counts."""

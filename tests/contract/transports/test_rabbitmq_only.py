@@ -6,12 +6,17 @@ import asyncio
 import re
 import ssl
 import subprocess
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backpressure.config import replaced
+from backpressure.engines.clock import Clock
+from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import AccessRefusedError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
@@ -131,5 +136,94 @@ def test_tls_is_verified_and_carries_messages(play: Play, tmp_path: Path) -> Non
             log = await bench.publish(*NUMBERS, bytes(500_000))
             assert len(log.confirmed) == 11
             assert await bench.contents() == [*NUMBERS, bytes(500_000)]
+
+    play(story)
+
+
+NOTHING, EVERYTHING = "^$", ".*"
+
+
+@contextmanager
+def user_with_rights(node: Any, configure: str, write: str, read: str) -> Iterator[str]:
+    """Create a user with these rights, and none to the management API; yield the name, which is the password."""
+    name = f"limited-{uuid.uuid4().hex[:8]}"
+    node.ctl("add_user", name, name)
+    node.ctl("set_permissions", "-p", "/", name, configure, write, read)
+    try:
+        yield name
+    finally:
+        node.ctl("delete_user", name)
+
+
+def as_user(settings: Settings, name: str) -> Settings:
+    url = settings.broker.full_url().replace("guest:guest@", f"{name}:{name}@")
+    broker = settings.broker.model_copy(update={"url": url})
+    return settings.model_copy(update={"broker": broker})
+
+
+async def consumed(settings: Settings, messages: int) -> ConsumerEngine:
+    """Run a consumer whose work always fails until so many messages are settled."""
+
+    async def failing(*_: object) -> None:
+        raise ValueError("no")
+
+    changes = {"consumer.expect": messages, "retry.max_attempts": 1}
+    engine = ConsumerEngine(connect(settings), replaced(settings, changes), Clock(), handler=failing)
+    await engine.start()
+    try:
+        async with asyncio.timeout(15):
+            await engine.run()
+    finally:
+        await engine.close()
+    return engine
+
+
+def test_a_user_who_may_configure_nothing_works_with_what_is_declared(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Any) -> None:
+        await bench.started(bench.transport.feedback())  # somebody has declared its exchange
+        with user_with_rights(bench.broker, NOTHING, EVERYTHING, EVERYTHING) as name:
+            bench.transport = connect(as_user(bench.settings, name))
+            admin = await bench.started(bench.transport.admin())
+            await admin.declare(bench.queue)
+            assert (await bench.publish(b"1", b"2")).confirmed == {1, 2}
+            heard: list[bytes] = []
+            bus = await bench.started(bench.transport.feedback(), heard.append)
+            assert "no reports are heard" in caplog.text
+            assert bus.send(b"report")
+            engine = await consumed(as_user(bench.settings, name), 2)
+            assert engine.tally.dead_lettered == 2
+            dead = await bench.dead_letters(2)
+        assert [each.message.headers["x-pace-reason"] for each in dead] == ["ValueError: no"] * 2
+
+    play(story)
+
+
+def test_a_user_who_may_not_publish_to_the_dead_letters_leaves_them_to_the_broker(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Any) -> None:
+        await bench.started(bench.transport.feedback())
+        await bench.publish(b"1", b"2")
+        with user_with_rights(bench.broker, NOTHING, NOTHING, EVERYTHING) as name:
+            await consumed(as_user(bench.settings, name), 2)
+        assert "no reports are sent" in caplog.text
+        dead = await bench.dead_letters(2)
+        assert sorted(each.message.body for each in dead) == [b"1", b"2"]
+        assert [each.message.headers["x-death"][0]["reason"] for each in dead] == ["rejected"] * 2
+
+    play(story)
+
+
+def test_what_is_not_there_needs_the_right_to_create_it(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.admin.delete(bench.queue.work)
+        with user_with_rights(bench.broker, NOTHING, EVERYTHING, EVERYTHING) as name:
+            admin = await bench.started(connect(as_user(bench.settings, name)).admin())
+            with pytest.raises(AccessRefusedError, match=f"'{bench.queue.work}'.* refused"):
+                await admin.declare(bench.queue)
+            with pytest.raises(AccessRefusedError, match=bench.settings.feedback.exchange):
+                await connect(as_user(bench.settings, name)).feedback().start()
 
     play(story)
