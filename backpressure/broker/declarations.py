@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.broker.policy import OVERFLOWS
+from backpressure.amqp.tables import octets_of, split_table
+from backpressure.broker.policy import MAX_NAME_OCTETS, MAX_TTL_MS, OVERFLOWS, QUEUE_MODES, is_name
 from backpressure.broker.replies import inequivalent, precondition_failed
 
 if TYPE_CHECKING:
@@ -17,55 +18,108 @@ if TYPE_CHECKING:
     from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
 
-__all__ = ["MAX_TTL_MS", "check_queue_arguments", "same_exchange", "same_queue"]
+__all__ = ["check_exchange_arguments", "check_queue_arguments", "same_exchange", "same_queue"]
 
-MAX_TTL_MS = 2**32 - 1
 _COUNTS = ("x-max-length", "x-max-length-bytes", "x-message-ttl", "x-expires", "x-delivery-limit", "x-max-priority")
 _LARGEST = {
     "x-message-ttl": (MAX_TTL_MS, "value_too_large"),
     "x-expires": (MAX_TTL_MS, "value_too_large"),
     "x-max-priority": (255, "max_value_exceeded"),
 }
-_TEXTS = ("x-overflow", "x-queue-type", "x-queue-mode", "x-dead-letter-exchange", "x-dead-letter-routing-key")
+_NAMES = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
+_TEXTS = ("x-overflow", "x-queue-type", "x-queue-mode", *_NAMES)
 _CHOICES = {
     "x-overflow": (OVERFLOWS, "invalid_overflow"),
     "x-queue-type": (("classic", "quorum"), "\"unsupported queue type '{}'\""),
-    "x-queue-mode": (("default", "lazy"), "\"unsupported queue mode '{}'\""),
+    "x-queue-mode": (QUEUE_MODES, "\"unsupported queue mode '{}'\""),
 }
 _COMPARED = (*_COUNTS, *_TEXTS, "x-single-active-consumer")
+_TOO_LONG = f"more than {MAX_NAME_OCTETS} octets"
+_OF_STREAMS = ("x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size")
+_FOREIGN = {
+    "classic": (
+        *_OF_STREAMS,
+        "x-queue-leader-locator",
+        "x-quorum-initial-group-size",
+        "x-max-in-memory-length",
+        "x-max-in-memory-bytes",
+        "x-delivery-limit",
+        "x-dead-letter-strategy",
+    ),
+    "quorum": (*_OF_STREAMS, "x-max-priority", "x-queue-mode"),
+}
+"""Arguments that a queue of this type does not have."""
+_TYPE_NAMES = {
+    "t": "bool",
+    "b": "byte",
+    "B": "unsignedbyte",
+    "s": "short",
+    "u": "unsignedshort",
+    "I": "signedint",
+    "i": "unsignedint",
+    "l": "long",
+    "L": "unsignedlong",
+    "f": "float",
+    "d": "double",
+    "D": "decimal",
+    "S": "longstr",
+    "x": "binary",
+    "A": "array",
+    "F": "table",
+    "T": "timestamp",
+    "V": "void",
+}
 
 
 def check_queue_arguments(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
-    """Raise 406 for an argument RabbitMQ would refuse; unknown ones pass, as they do there."""
+    """Raise 406 for an argument RabbitMQ would refuse, or that could not work later; unknown ones pass, as there."""
+    if arguments.get("x-queue-type") is not None:
+        _check_text(name, "x-queue-type", arguments)
+    _check_type(name, arguments, durable=durable, exclusive=exclusive)
     for key in _COUNTS:
         if arguments.get(key) is not None:
-            _check_count(name, key, arguments[key])
+            _check_count(name, key, arguments)
     for key in _TEXTS:
         if arguments.get(key) is not None:
-            _check_text(name, key, arguments[key])
+            _check_text(name, key, arguments)
     if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
         raise _invalid("x-dead-letter-routing-key", name, "routing_key_but_no_dlx_defined")
-    single = arguments.get("x-single-active-consumer", False)
-    if not isinstance(single, bool):
-        raise _invalid("x-single-active-consumer", name, f"{{unacceptable_type,{_type(single)}}}")
-    _check_type(name, arguments, durable=durable, exclusive=exclusive)
+    key = "x-single-active-consumer"
+    if not isinstance(arguments.get(key, False), bool):
+        raise _invalid(key, name, f"{{unacceptable_type,{_type(arguments, key)}}}")
+
+
+def check_exchange_arguments(name: str, arguments: Table) -> None:
+    """Raise 406 for an alternate exchange that cannot be one."""
+    key = "alternate-exchange"
+    alternate = arguments.get(key)
+    if alternate is None:
+        return
+    if not isinstance(alternate, str):
+        type_ = _type(arguments, key)
+        raise precondition_failed(f"invalid type '{type_}' for arg '{key}' in exchange '{name}' in vhost '/'")
+    if not is_name(alternate):
+        raise precondition_failed(f"invalid arg '{key}' for exchange '{name}' in vhost '/': {_TOO_LONG}")
 
 
 def _check_type(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
-    if arguments.get("x-queue-type") == "quorum":
+    type_ = str(arguments.get("x-queue-type", "classic"))
+    if type_ == "quorum":
         for wrong, invalid in ((not durable, "non-durable"), (exclusive, "exclusive-owner")):
             if wrong:
                 raise precondition_failed(f"invalid property '{invalid}' for queue '{name}' in vhost '/'")
-    elif "x-delivery-limit" in arguments:
-        raise precondition_failed(
-            f"invalid arg 'x-delivery-limit' for queue '{name}' in vhost '/' of queue type rabbit_classic_queue"
-        )
+    for key in _FOREIGN[type_]:
+        if key in arguments:
+            raise precondition_failed(
+                f"invalid arg '{key}' for queue '{name}' in vhost '/' of queue type rabbit_{type_}_queue"
+            )
 
 
-def _check_count(name: str, key: str, value: object) -> None:
+def _check_count(name: str, key: str, arguments: Table) -> None:
+    value = arguments[key]
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _invalid(key, name, f'"expected integer, got {_type(value)}"')
-    if value < 0:
+        raise _invalid(key, name, f'"expected integer, got {_type(arguments, key)}"')
+    if value < 0 and key != "x-delivery-limit":
         raise _invalid(key, name, f"{{value_negative,{value}}}")
     if value == 0 and key == "x-expires":
         raise _invalid(key, name, "{value_zero,0}")
@@ -74,14 +128,18 @@ def _check_count(name: str, key: str, value: object) -> None:
         raise _invalid(key, name, f"{{{reason},{value}}}")
 
 
-def _check_text(name: str, key: str, value: object) -> None:
+def _check_text(name: str, key: str, arguments: Table) -> None:
+    value = arguments[key]
     if not isinstance(value, str):
+        type_ = _type(arguments, key)
         if key == "x-dead-letter-exchange":
-            raise precondition_failed(f"invalid type '{_type(value)}' for arg '{key}' in queue '{name}' in vhost '/'")
-        raise _invalid(key, name, f"{{unacceptable_type,{_type(value)}}}")
+            raise precondition_failed(f"invalid type '{type_}' for arg '{key}' in queue '{name}' in vhost '/'")
+        raise _invalid(key, name, f"{{unacceptable_type,{type_}}}")
     choices, reason = _CHOICES.get(key, ((value,), ""))
     if value not in choices:
         raise _invalid(key, name, reason.format(value))
+    if key in _NAMES and not is_name(value):
+        raise _invalid(key, name, _TOO_LONG)
 
 
 def same_queue(queue: Queue, *, durable: bool, auto_delete: bool, exclusive: bool, arguments: Table) -> None:
@@ -119,7 +177,7 @@ def _same_arguments(kind: str, name: str, keys: Iterable[str], received: Table, 
         if one == other:
             continue
         if one is None or other is None:
-            raise inequivalent(key, kind, name, _described(one), _described(other))
+            raise inequivalent(key, kind, name, _described(received, key), _described(current, key))
         raise inequivalent(key, kind, name, _plain(one), _plain(other))
 
 
@@ -131,22 +189,16 @@ def _plain(value: object) -> str:
     return f"'{str(value).lower() if isinstance(value, bool) else value}'"
 
 
-def _described(value: object) -> str:
-    return "none" if value is None else f"the value '{value}' of type '{_type(value)}'"
+def _described(arguments: Table, key: str) -> str:
+    value = arguments.get(key, _default(key))
+    if value is None:
+        return "none"
+    return f"the value '{value}' of type '{_type(arguments, key) if key in arguments else 'longstr'}'"
 
 
-def _type(value: object) -> str:
-    """RabbitMQ's name of a field's type."""
-    match value:
-        case bool():
-            return "bool"
-        case int():
-            return "signedint" if -(2**31) <= value < 2**31 else "long"
-        case str():
-            return "longstr"
-        case float():
-            return "double"
-    return type(value).__name__
+def _type(arguments: Table, key: str) -> str:
+    """RabbitMQ's name of an argument's type."""
+    return _TYPE_NAMES.get(chr(split_table(octets_of(arguments))[key.encode()][0]), "unknown")
 
 
 def _invalid(key: str, queue: str, reason: str) -> Exception:

@@ -6,10 +6,11 @@ values the queue's own argument.
 
 from __future__ import annotations
 
-import re
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
+from backpressure.broker.patterns import Pattern, PatternError
 from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,11 +18,18 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.tables import Table
 
-__all__ = ["Limits", "Policy", "matching"]
+__all__ = ["MAX_NAME_OCTETS", "MAX_TTL_MS", "OVERFLOWS", "QUEUE_MODES", "Limits", "Policy", "is_name", "matching"]
 
+MAX_TTL_MS = 315_360_000_000
+"""Ten years: more is a mistake, on RabbitMQ too."""
+MAX_NAME_OCTETS = 255
+"""What fits in a short string: no exchange has a longer name, and no message a longer routing key."""
 OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
+QUEUE_MODES = ("default", "lazy")
 _NUMBERS = frozenset(("max-length", "max-length-bytes", "message-ttl", "expires", "delivery-limit"))
 _TEXTS = frozenset(("overflow", "dead-letter-exchange", "dead-letter-routing-key", "queue-mode", "alternate-exchange"))
+_BOUNDS: dict[str, tuple[int, int | None]] = {"message-ttl": (0, MAX_TTL_MS), "expires": (1, MAX_TTL_MS)}
+_CHOICES = {"overflow": OVERFLOWS, "queue-mode": QUEUE_MODES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +37,10 @@ class Policy:
     """A definition that applies to every queue or exchange whose name matches ``pattern``."""
 
     name: str
-    pattern: re.Pattern[str]
+    pattern: Pattern
     definition: Mapping[str, int | str]
     apply_to: Literal["all", "queues", "exchanges"] = "all"
-    priority: int = 0
+    priority: float = 0
 
     @classmethod
     def parse(cls, name: str, document: Mapping[str, object]) -> Policy:
@@ -41,9 +49,9 @@ class Policy:
         if not isinstance(text, str):
             raise ConfigError("pattern", text, "must be a string")
         try:
-            pattern = re.compile(text)
-        except re.error as cause:
-            raise ConfigError("pattern", text, f"is no regular expression: {cause}") from cause
+            pattern = Pattern(text)
+        except PatternError as cause:
+            raise ConfigError("pattern", text, str(cause)) from cause
         definition = document.get("definition")
         if not isinstance(definition, dict) or not definition:
             raise ConfigError("definition", definition, "must be an object with at least one key")
@@ -53,8 +61,8 @@ class Policy:
         if apply_to not in ("all", "queues", "exchanges"):  # a tuple: what JSON has need not be hashable
             raise ConfigError("apply-to", apply_to, "must be one of: all, queues, exchanges")
         priority = document.get("priority", 0)
-        if not isinstance(priority, int) or isinstance(priority, bool):
-            raise ConfigError("priority", priority, "must be an integer")
+        if isinstance(priority, bool) or not (isinstance(priority, int) or _is_finite(priority)):
+            raise ConfigError("priority", priority, "must be a number")
         return cls(name, pattern, dict(definition), apply_to, priority)
 
     def document(self) -> Table:
@@ -62,7 +70,7 @@ class Policy:
         return {
             "vhost": "/",
             "name": self.name,
-            "pattern": self.pattern.pattern,
+            "pattern": self.pattern.text,
             "apply-to": self.apply_to,
             "definition": dict(self.definition),
             "priority": self.priority,
@@ -70,21 +78,39 @@ class Policy:
 
 
 def _check(key: str, value: object) -> None:
+    """Refuse what could not work later: there is nobody to tell then."""
+    name = f"definition.{key}"
     if key in _NUMBERS:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"definition.{key}", value, "must be an integer of 0 or more")
+        least, most = _BOUNDS.get(key, (0, None))
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(name, value, f"must be an integer of {least} or more")
+        if most is not None and value > most:
+            raise ConfigError(name, value, f"must be {most} or less")
     elif key not in _TEXTS:
-        allowed = ", ".join(sorted(_NUMBERS | _TEXTS))
-        raise ConfigError(f"definition.{key}", value, f"is not known here; allowed: {allowed}")
+        raise ConfigError(name, value, f"is not known here; allowed: {', '.join(sorted(_NUMBERS | _TEXTS))}")
     elif not isinstance(value, str):
-        raise ConfigError(f"definition.{key}", value, "must be a string")
-    elif key == "overflow" and value not in OVERFLOWS:
-        raise ConfigError("definition.overflow", value, f"must be one of: {', '.join(OVERFLOWS)}")
+        raise ConfigError(name, value, "must be a string")
+    elif key in _CHOICES and value not in _CHOICES[key]:
+        raise ConfigError(name, value, f"must be one of: {', '.join(_CHOICES[key])}")
+    elif key not in _CHOICES and not is_name(value):
+        raise ConfigError(name, value, f"must be text of at most {MAX_NAME_OCTETS} octets")
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def is_name(text: str) -> bool:
+    """Whether an exchange or a routing key can have this name."""
+    try:
+        return len(text.encode(errors="surrogateescape")) <= MAX_NAME_OCTETS
+    except UnicodeEncodeError:
+        return False
 
 
 def matching(policies: Iterable[Policy], kind: Literal["queues", "exchanges"], name: str) -> Policy | None:
     """The one policy that applies: of those that match, the one with the highest priority."""
-    candidates = (p for p in policies if p.apply_to in {"all", kind} and p.pattern.search(name))
+    candidates = (p for p in policies if p.apply_to in {"all", kind} and p.pattern.found_in(name))
     return max(candidates, key=lambda policy: policy.priority, default=None)
 
 
@@ -127,7 +153,7 @@ class Limits:
             expires_s=_seconds(number("expires")),
             dead_letter_exchange=text("dead-letter-exchange"),
             dead_letter_routing_key=text("dead-letter-routing-key"),
-            delivery_limit=number("delivery-limit"),
+            delivery_limit=limit if (limit := number("delivery-limit")) is not None and limit >= 0 else None,
         )
 
 

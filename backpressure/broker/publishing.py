@@ -15,8 +15,8 @@ from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
 from backpressure.amqp.tables import short_string
-from backpressure.broker.declarations import MAX_TTL_MS
 from backpressure.broker.message import Message
+from backpressure.broker.policy import MAX_TTL_MS
 from backpressure.broker.replies import (
     ConnectionFault,
     access_refused,

@@ -132,6 +132,7 @@ class VirtualHost:
             )
             return existing
         _refuse_reserved("exchange", name)
+        declarations.check_exchange_arguments(name, arguments)
         exchange = Exchange(
             name, kind, durable=durable, auto_delete=auto_delete, internal=internal, arguments=arguments
         )

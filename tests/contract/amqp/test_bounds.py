@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -220,9 +221,10 @@ def test_a_ttl_of_zero_still_reaches_a_waiting_consumer(
         ("-1", "{value_negative,-1}"),
         ("1.5", '{leftover_string,".5"}'),
         ("99999999999999", "{value_too_large,99999999999999}"),
+        ("315360000001", "{value_too_large,315360000001}"),
     ],
 )
-def test_an_expiration_that_is_no_number_is_refused(
+def test_an_expiration_that_is_no_time_is_refused(
     channel: BlockingChannel, queue: str, refused: Any, expiration: str, problem: str
 ) -> None:
     with refused(406, f"PRECONDITION_FAILED - invalid expiration '{expiration}': {problem}"):
@@ -386,3 +388,31 @@ def test_a_dead_letter_exchange_that_does_not_exist_loses_the_message(channel: B
     channel.basic_publish("", queue, b"x")
     channel.basic_reject(channel.basic_get(queue)[0].delivery_tag, requeue=False)
     assert channel.basic_get(queue)[0] is None
+
+
+def test_ten_years_are_the_longest_times(channel: BlockingChannel, declare: Any, publish: Any, drain: Any) -> None:
+    queue = declare(message_ttl=315_360_000_000, expires=315_360_000_000)
+    publish(queue, [1], expiration="315360000000")
+    assert drain(queue) == ["1"]
+
+
+@pytest.mark.parametrize("key", ["x-dead-letter-exchange", "x-dead-letter-routing-key"])
+def test_a_dead_letter_name_that_fits_into_no_frame_is_refused_when_it_is_declared(
+    broker: Any, channel: BlockingChannel, name: Callable[[], str], refused: Any, key: str
+) -> None:
+    queue, arguments = name(), {"x-dead-letter-exchange": "", key: "k" * 256}
+    refusal = f"PRECONDITION_FAILED - invalid arg '{key}' for queue '{queue}' in vhost '/': more than 255 octets"
+    with broker.by_kind(
+        "dead-letter names that do not fit", embedded=refused(406, refusal), rabbitmq=contextlib.nullcontext()
+    ):
+        channel.queue_declare(queue, arguments=arguments)
+
+
+def test_a_dead_letter_key_of_255_octets_is_used(
+    channel: BlockingChannel, declare: Any, publish: Any, fetch: Any
+) -> None:
+    dead = declare()
+    channel.queue_bind(dead, "amq.direct", "k" * 255)
+    queue = declare(dead_letter_exchange="amq.direct", dead_letter_routing_key="k" * 255, max_length=0)
+    publish(queue, [1])
+    assert fetch(dead)[0].routing_key == "k" * 255

@@ -293,6 +293,11 @@ def test_of_policy_and_argument_the_smaller_bound_rules(
         {"pattern": "x", "definition": {"no-such-key": 1}},
         {"pattern": "x", "definition": {"overflow": "explode"}},
         {"pattern": "(", "definition": {"max-length": 1}},
+        {"pattern": 5, "definition": {"max-length": 1}},
+        {"pattern": "x", "definition": {"expires": 0}},
+        {"pattern": "x", "definition": {"queue-mode": "sleepy"}},
+        {"pattern": "x", "definition": {"alternate-exchange": 5}},
+        {"pattern": "x", "definition": {"max-length": 1}, "priority": "1"},
     ],
     ids=str,
 )
@@ -343,3 +348,35 @@ def test_the_waiting_consumer_of_a_single_active_queue_is_told_from_the_active_o
 
     expected = {"one": (True, "single_active"), "two": (False, "waiting")}
     assert until(states, expected) == expected
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"message-ttl": 10**400},
+        {"expires": 315_360_000_001},
+        {"dead-letter-exchange": "", "dead-letter-routing-key": "k" * 256},
+        {"dead-letter-exchange": "k" * 256},
+        {"alternate-exchange": "k" * 256},
+    ],
+    ids=lambda definition: next(iter(definition)),
+)
+def test_a_policy_that_could_not_work_later_is_refused(broker: Any, janitor: httpx.Client, definition: Any) -> None:
+    document = {"pattern": "^contract.none$", "definition": definition}
+    status = janitor.put("/policies/%2F/contract.bad", json=document).status_code
+    assert status == broker.by_kind("policies that do not fit", embedded=400, rabbitmq=201)
+    assert janitor.delete("/policies/%2F/contract.bad").status_code == broker.by_kind(
+        "policies that do not fit", embedded=404, rabbitmq=204
+    )
+
+
+def test_a_pattern_that_backtracks_for_ever_keeps_nobody_waiting(
+    janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str]
+) -> None:
+    queue = name() + "a" * 60
+    document = {"pattern": "^contract[.0-9]+(a+)+b$", "definition": {"max-length": 1}, "apply-to": "queues"}
+    assert janitor.put("/policies/%2F/contract", json=document).status_code in {201, 204}
+    try:
+        channel.queue_declare(queue, exclusive=True)
+    finally:
+        assert janitor.delete("/policies/%2F/contract").status_code == 204

@@ -174,6 +174,13 @@ def test_unknown_arguments_are_accepted(channel: BlockingChannel, name: Callable
         ("x-single-active-consumer", "x", "invalid arg {0}: {{unacceptable_type,longstr}}"),
         ("x-max-priority", 300, "invalid arg {0}: {{max_value_exceeded,300}}"),
         ("x-delivery-limit", 2, "invalid arg {0} of queue type rabbit_classic_queue"),
+        ("x-delivery-limit", "few", "invalid arg {0} of queue type rabbit_classic_queue"),
+        ("x-max-age", "1h", "invalid arg {0} of queue type rabbit_classic_queue"),
+        ("x-max-in-memory-length", 5, "invalid arg {0} of queue type rabbit_classic_queue"),
+        ("x-message-ttl", 315_360_000_001, "invalid arg {0}: {{value_too_large,315360000001}}"),
+        ("x-expires", 315_360_000_001, "invalid arg {0}: {{value_too_large,315360000001}}"),
+        ("x-message-ttl", b"5", 'invalid arg {0}: "expected integer, got binary"'),
+        ("x-single-active-consumer", 2**40, "invalid arg {0}: {{unacceptable_type,long}}"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(

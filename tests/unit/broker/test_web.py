@@ -197,7 +197,7 @@ POLICY = {"pattern": "", "definition": {"max-length": 1}}
         json.dumps({**POLICY, "apply-to": "everything"}).encode(),
         json.dumps({**POLICY, "pattern": ["a"]}).encode(),
         json.dumps({**POLICY, "priority": True}).encode(),
-        json.dumps({**POLICY, "priority": 1.5}).encode(),
+        json.dumps({**POLICY, "priority": "1"}).encode(),
         json.dumps({"pattern": "", "definition": {"overflow": ["drop-head"]}}).encode(),
         b'{"pattern": "", "definition": {"max-length": 1}, "priority": ' + b"9" * 5000 + b"}",
         b'{"pattern": "", "definition": {"max-length": NaN}}',
