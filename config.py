@@ -8,7 +8,7 @@ this file. Leave out what you do not change: the defaults fill the gaps. A wrong
 class producer:
     """The fast side."""
 
-    rate = 1000.0                          # msg/s · offered load: ten times what one consumer can do, the mismatch we study
+    rate = 1000.0                          # msg/s · offered load: ten times what one consumer can do, the mismatch we study; 0 or max: as fast as can be
     strategy = "pace"                      # law, and the queue's bound that goes with it; `pace laws` lists them; package.module:Class is your own
     limit = 0                              # messages · stop after this many; 0: endless
     batch_size = 50                        # messages · at most this many are written in one go
@@ -32,7 +32,7 @@ class producer:
 class consumer:
     """The slow side."""
 
-    rate = 100.0                           # msg/s · what one consumer can do: 10 ms of work a message
+    rate = 100.0                           # msg/s · what one consumer can do: 10 ms of work a message; 0 or max: as fast as can be
     distribution = "fixed"                 # how service times vary around 1/rate (uniform: processing_min_ms … processing_max_ms)
     processing_min_ms = 5.0                # ms · shortest work when the distribution is uniform
     processing_max_ms = 15.0               # ms · longest work when the distribution is uniform

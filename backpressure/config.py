@@ -131,8 +131,10 @@ def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
 
 def allowed(field: FieldInfo) -> str:
     """Return in words what a setting may be, e.g. "a number > 0 and ≤ 1000 (msg/s)"."""
-    unit = _unit(field)
-    return _described(field.annotation, field.metadata) + (f" ({unit})" if unit else "")
+    unit, word = _extra(field, "unit"), _extra(field, "word")
+    return (
+        _described(field.annotation, field.metadata) + (f", or {word}" if word else "") + (f" ({unit})" if unit else "")
+    )
 
 
 def render() -> str:
@@ -149,7 +151,7 @@ def render() -> str:
             continue
         lines += ["", "", f"class {name}:", f'    """{(model.__doc__ or "").strip()}"""', ""]
         for key, field in model.model_fields.items():
-            unit = _unit(field)
+            unit = _extra(field, "unit")
             reason = f"{unit} · {field.description}" if unit else field.description
             lines.append(f"    {f'{key} = {_literal(field.default)}':<38} # {reason}")
     return "\n".join(lines) + "\n"
@@ -315,9 +317,9 @@ def _described(annotation: Any, rules: Sequence[Any]) -> str:
     return " ".join([kind, " and ".join(limits)]).rstrip()
 
 
-def _unit(field: FieldInfo) -> str:
+def _extra(field: FieldInfo, name: str) -> str:
     extra = field.json_schema_extra
-    return str(extra["unit"]) if isinstance(extra, dict) else ""
+    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
 
 
 def _literal(value: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import re
 from collections.abc import Collection
+from math import inf
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
@@ -49,9 +50,13 @@ __all__ = [
 ]
 
 
-def knob(default: Any, unit: str, reason: str, **limits: Any) -> Any:
-    """Declare a setting: its default, its unit ("" for none), one line of reason, and pydantic's limits."""
-    return Field(default, description=reason, json_schema_extra={"unit": unit}, **limits)
+def knob(default: Any, unit: str, reason: str, *, word: str = "", **limits: Any) -> Any:
+    """Declare a setting: its default, its unit ("" for none), one line of reason, and pydantic's limits.
+
+    ``word`` is a text that is allowed in place of a number.
+    """
+    extra: dict[str, Any] = {"unit": unit, "word": word} if word else {"unit": unit}
+    return Field(default, description=reason, json_schema_extra=extra, **limits)
 
 
 class Section(BaseModel):
@@ -97,6 +102,17 @@ def _auto_or_number(value: object) -> object:
 
 
 Prefetch = Annotated[Annotated[int, Field(ge=1, le=65535)] | Literal["auto"], BeforeValidator(_auto_or_number)]
+
+
+_MAX = "max"
+
+
+def _zero_for_max(value: object) -> object:
+    return 0.0 if isinstance(value, str) and value.strip().lower() == _MAX else value
+
+
+Rate = Annotated[float, BeforeValidator(_zero_for_max)]
+"""Messages per second; 0, or "max", is as fast as can be."""
 
 
 class BrokerSettings(Section):
@@ -241,8 +257,13 @@ class QueueSettings(Section):
 class ProducerSettings(Section):
     """The fast side."""
 
-    rate: float = knob(
-        1000.0, "msg/s", "offered load: ten times what one consumer can do, the mismatch we study", gt=0, le=1e7
+    rate: Rate = knob(
+        1000.0,
+        "msg/s",
+        "offered load: ten times what one consumer can do, the mismatch we study; 0 or max: as fast as can be",
+        word=_MAX,
+        ge=0,
+        le=1e7,
     )
     strategy: Name = knob(
         "pace",
@@ -277,6 +298,11 @@ class ProducerSettings(Section):
     start_paused: bool = knob(False, "", "connect, then wait for POST /admin/resume")
     drain_timeout_s: float = knob(10.0, "s", "on stop, wait this long for outstanding confirms", ge=0)
 
+    @property
+    def offered_per_s(self) -> float:
+        """The offered load, messages per second; infinite when it is as fast as can be."""
+        return self.rate or inf
+
     def identity(self) -> str:
         """Return the producer id to use."""
         return self.producer_id or getpass.getuser()
@@ -285,7 +311,14 @@ class ProducerSettings(Section):
 class ConsumerSettings(Section):
     """The slow side."""
 
-    rate: float = knob(100.0, "msg/s", "what one consumer can do: 10 ms of work a message", gt=0, le=1e6)
+    rate: Rate = knob(
+        100.0,
+        "msg/s",
+        "what one consumer can do: 10 ms of work a message; 0 or max: as fast as can be",
+        word=_MAX,
+        ge=0,
+        le=1e6,
+    )
     distribution: Literal["fixed", "exponential", "uniform"] = knob(
         "fixed", "", "how service times vary around 1/rate (uniform: processing_min_ms … processing_max_ms)"
     )
@@ -311,10 +344,10 @@ class ConsumerSettings(Section):
 
     @property
     def mean_service_s(self) -> float:
-        """Mean work a message, in seconds."""
+        """Mean work a message, in seconds; 0 when it is as fast as can be."""
         if self.distribution == "uniform":
             return (self.processing_min_ms + self.processing_max_ms) / 2000
-        return 1 / self.rate
+        return 1 / self.rate if self.rate else 0.0
 
 
 class RetrySettings(Section):

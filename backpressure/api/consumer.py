@@ -54,7 +54,9 @@ class ConfigRequest(RequestBody):
     variable_processing: bool | None = Field(None, description="draw it between processing_min_ms and _max_ms")
     processing_min_ms: float | None = None
     processing_max_ms: float | None = None
-    rate: float | None = Field(None, description="messages per second one consumer can do")
+    rate: float | Literal["max"] | None = Field(
+        None, description="messages per second one consumer can do; 0 or max: as fast as can be"
+    )
     prefetch: Annotated[int, WHOLE] | str | None = Field(None, description="unsettled messages at most, or auto")
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings by their dotted names")
 

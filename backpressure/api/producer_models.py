@@ -102,7 +102,9 @@ class ConfigRequest(RequestBody):
     )
     max_queue_size: Annotated[int, WHOLE] | None = Field(None, description="bound of the queue, messages")
     rate_limit: float | None = Field(None, description="pace of the mode rate_limited, msg/s")
-    production_rate: float | None = Field(None, description="offered load, msg/s")
+    production_rate: float | Literal["max"] | None = Field(
+        None, description="offered load, msg/s; 0 or max: as fast as can be"
+    )
     target_wait_ms: float | None = Field(None, description="queue wait the law aims for")
     reduction_factor: float | None = Field(None, description="threshold: multiply the rate by this under pressure")
     floor_per_s: float | None = Field(None, description="never slower than this, msg/s")

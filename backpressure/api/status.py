@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,10 +61,10 @@ class QueueStatus(BaseModel):
 
 
 class ProducerRates(BaseModel):
-    """Messages per second: asked for, allowed by the law, and what it takes for the consumers' own."""
+    """Messages per second: asked for, allowed by the law (null: as fast as can be), and the law's view of consumers."""
 
-    offered_per_s: float
-    allowed_per_s: float
+    offered_per_s: float | None
+    allowed_per_s: float | None
     bottleneck_per_s: float | None
 
 
@@ -149,8 +150,8 @@ class ProducerStatus(BaseModel):
             ),
             process=ProcessStatus.of(report, engine.cpu_percent),
             rates=ProducerRates(
-                offered_per_s=report.target_rate_per_s,
-                allowed_per_s=report.pacing_rate_per_s,
+                offered_per_s=_finite(report.target_rate_per_s),
+                allowed_per_s=_finite(report.pacing_rate_per_s),
                 bottleneck_per_s=engine.decision.bottleneck_per_s,
             ),
             totals=ProducerTotals(**{name: getattr(report, name) for name in _PRODUCER_TOTALS}),
@@ -255,6 +256,10 @@ class ConsumerStatus(BaseModel):
             api_url=report.api_url,
             config=public_settings(engine.settings),
         )
+
+
+def _finite(rate_per_s: float) -> float | None:
+    return rate_per_s if isfinite(rate_per_s) else None
 
 
 def _percentiles_ms(durations: Histogram) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _print_consumed(consumed: Consumed) -> None:
     sequence = "" if metadata.sequence is None else f" #{metadata.sequence}"
     message_id = clean(consumed.delivery.message.message_id or "unknown")
     sender = clean(metadata.producer_id or "unknown")
-    click.echo(f"{consumed.outcome.name.lower()}{sequence} id={message_id} from={sender} waited={age}")
+    click.echo(f"{consumed.outcome.name.lower()}{sequence} from={sender} waited={age} id={message_id}")
 
 
 def _print_progress(report: ConsumerReport) -> None:

@@ -30,6 +30,18 @@ class SettingOption(click.Option):
         self.assign = assign
 
 
+class _NumberOr(click.ParamType[Any]):
+    """A number, or one word in place of it."""
+
+    name = "number"
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == self._word else click.FLOAT.convert(value, param, ctx)
+
+
 def setting(
     *declarations: str,
     key: str,
@@ -49,7 +61,9 @@ def setting(
     field = find_field(key)
     is_switch = isinstance(field.default, bool) or attributes.get("is_flag")
     if not is_switch:
-        attributes.setdefault("type", _type(field.annotation))
+        extra = field.json_schema_extra
+        word = str(extra.get("word", "")) if isinstance(extra, dict) else ""
+        attributes.setdefault("type", _NumberOr(word) if word else _type(field.annotation))
         if not isinstance(attributes["type"], click.Choice):  # click shows the choices themselves
             attributes.setdefault("metavar", _metavar(declarations[0]))
     attributes["help"] = f"{help or _capitalised(field.description)}  [{key}{_default(field.default)}]"

@@ -79,7 +79,7 @@ async def produce(settings: Settings) -> None:
             started = time.monotonic()
             announce(settings.process.announce_file, role="producer", id=engine.id, api_url=engine.api_url)
             click.echo(
-                f"producer {engine.id}: offers {settings.producer.rate:g} msg/s to {settings.queue.work}"
+                f"producer {engine.id}: offers {_offer(settings)} to {settings.queue.work}"
                 f" at {transport.address}, law {settings.producer.strategy}"
                 + (f", control API {engine.api_url}" if engine.api_url else "")
             )
@@ -97,6 +97,11 @@ def _app(engine: ProducerEngine) -> object:
     from backpressure.api.producer import producer_app  # FastAPI is imported only where it serves
 
     return producer_app(engine)
+
+
+def _offer(settings: Settings) -> str:
+    rate = settings.producer.rate
+    return f"{rate:g} msg/s" if rate else "as much as may be sent"
 
 
 def _print_progress(report: ProducerReport) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 __all__ = ["ArrivalSchedule", "ServiceSchedule"]
 
@@ -17,13 +18,14 @@ class ArrivalSchedule:
 
     An arrival that finds ``room_s`` seconds' worth of others waiting is *held back*: its source was throttled. It
     counts as offered and is never sent, so that a throttled source builds up no hidden queue in front of the queue.
+    At an infinite rate one arrival always waits: the next one comes when it is taken, and none is held back.
     """
 
     def __init__(self, rate_per_s: float, room_s: float, now: float, gap: Callable[[], float] | None = None) -> None:
         """Begin at ``now``.
 
         Args:
-            rate_per_s: mean arrivals per second, > 0.
+            rate_per_s: mean arrivals per second, > 0 … infinite (as fast as they are taken).
             room_s: how many seconds' worth may wait.
             now: seconds, monotonic.
             gap: returns random gaps with mean 1, for example exponential ones (Poisson arrivals); None: even gaps.
@@ -42,7 +44,7 @@ class ArrivalSchedule:
         """Arrive at ``rate_per_s`` from ``now`` on."""
         self.pending(now)
         if rate_per_s != self.rate_per_s:
-            remaining = max(0.0, self._next_at - now) * self.rate_per_s
+            remaining = max(0.0, self._next_at - now) * self.rate_per_s if self.rate_per_s < inf else 1.0
             self.rate_per_s = rate_per_s
             self._anchor = self._next_at = now + remaining / rate_per_s
             self._since_anchor = 0
@@ -65,6 +67,11 @@ class ArrivalSchedule:
 
     def pending(self, now: float) -> int:
         """Return how many arrivals wait to be sent at ``now``."""
+        if self.rate_per_s == inf:
+            if not self._waiting:
+                self._waiting.append(now)
+                self.offered += 1
+            return len(self._waiting)
         room = self._room
         while self._next_at <= now:
             if len(self._waiting) < room:
@@ -80,8 +87,8 @@ class ArrivalSchedule:
         return len(self._waiting)
 
     @property
-    def _room(self) -> int:
-        return max(1, int(self.rate_per_s * self._room_s))
+    def _room(self) -> float:
+        return max(1, int(self.rate_per_s * self._room_s)) if self.rate_per_s < inf else inf
 
     def take(self) -> float:
         """Remove the oldest waiting arrival and return its time; raises `IndexError` when none waits."""

@@ -54,6 +54,7 @@ class EventKind(StrEnum):
         return self in _BAD
 
 
+_LARGEST_OFFER_PER_S = 1e9
 _BAD = {EventKind.NACKED, EventKind.BLOCKED, EventKind.BREACHED, EventKind.VANISHED, EventKind.SOURCE_LOST}
 
 
@@ -342,7 +343,13 @@ class Snapshot(Glance):
     @property
     def law(self) -> ProducerReport | None:
         """The live producer whose law holds it back most: its ``strategy`` and ``reason`` are worth showing."""
-        return min(self.producers, key=lambda p: p.pacing_rate_per_s / max(p.target_rate_per_s, 1e-9), default=None)
+        return min(self.producers, key=_part_allowed, default=None)
+
+
+def _part_allowed(producer: ProducerReport) -> float:
+    """Return which part of what it offers the law lets a producer send; an offer without limit is larger than any."""
+    offered_per_s = min(max(producer.target_rate_per_s, 1e-9), _LARGEST_OFFER_PER_S)
+    return min(producer.pacing_rate_per_s, offered_per_s) / offered_per_s
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
+from math import isinf
 
 from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import Event, EventKind, Glance, Source, Threshold
@@ -118,7 +119,9 @@ class EventWatch:
         elapsed_s, watch.observed = now - watch.observed, now
         if report.target_rate_per_s != watch.target_per_s:
             watch.target_per_s, watch.usual_per_s = report.target_rate_per_s, rate
-        if rate >= _CUT * watch.usual_per_s:
+        if isinf(rate) or isinf(watch.usual_per_s):  # no pace at all is no pace that could have been cut
+            watch.usual_per_s, watch.low_since = rate, None
+        elif rate >= _CUT * watch.usual_per_s:
             watch.low_since = None
             watch.usual_per_s += (rate - watch.usual_per_s) * min(1.0, elapsed_s / _OF_LATE_S)
         elif watch.low_since is None:

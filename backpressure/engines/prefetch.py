@@ -33,6 +33,7 @@ _RESIZE_EVERY_S = 1.0
 _ASSUMED_ROUND_TRIP_S = 0.005  # until it is measured
 _LEAST_CUSHION_S = 0.02  # timers of a quiet machine are a few milliseconds late
 _MOST_CUSHION_S = 0.2
+_UNPACED = 1000  # where the work takes no time: what a connection carries while an acknowledgement travels
 
 
 class PrefetchControl:
@@ -121,5 +122,7 @@ class PrefetchControl:
     def _initial(self, settings: ConsumerSettings) -> int:
         if settings.prefetch != "auto":
             return settings.prefetch
-        rate_per_s = 1 / settings.mean_service_s if settings.mean_service_s > 0 else settings.rate
+        if settings.mean_service_s <= 0:
+            return _UNPACED
+        rate_per_s = 1 / settings.mean_service_s
         return ceil(rate_per_s * (_ASSUMED_ROUND_TRIP_S + _LEAST_CUSHION_S)) + 2

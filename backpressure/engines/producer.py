@@ -252,7 +252,7 @@ class ProducerEngine:
         sender = self._sender
         if not sender.paused:
             sender.schedule.pending(now)
-        target = self.settings.producer.rate if self._offering else 0.0
+        target = self.settings.producer.offered_per_s if self._offering else 0.0
         limit, offered = self.settings.producer.limit, sender.schedule.offered
         box, decision, age_s = sender.outbox, self._pacing.decision, self._pacing.signals.age_s
         return ProducerReport(
@@ -273,7 +273,7 @@ class ProducerEngine:
             window=box.in_flight.limit,
             target_rate_per_s=target,
             usable_rate_per_s=min(target, own_limit_per_s(self.settings)),
-            pacing_rate_per_s=min(decision.rate_per_s, self.settings.producer.rate),
+            pacing_rate_per_s=min(decision.rate_per_s, self.settings.producer.offered_per_s),
             weight=self.settings.producer.weight,
             application_limited=self._limited or not self._offering,
             blocked=sender.blocked,

@@ -75,8 +75,8 @@ class Sender:
         producer = settings.producer
         self.outbox = Outbox(session, producer.confirm_window, producer.nack_pause_ms / 1000, clock, journal)
         now = clock.now()
-        self.schedule = ArrivalSchedule(producer.rate, producer.burst_ms / 1000, now, _gap(settings))
-        self._bucket = TokenBucket(producer.rate, producer.burst_ms / 1000, now)
+        self.schedule = ArrivalSchedule(producer.offered_per_s, producer.burst_ms / 1000, now, _gap(settings))
+        self._bucket = TokenBucket(producer.offered_per_s, producer.burst_ms / 1000, now)
         self.limiter_delay = Histogram()
         self.scheduled = 0
         self.application_limited = False
@@ -104,7 +104,7 @@ class Sender:
             self.schedule.reshape(producer.burst_ms / 1000, _gap(settings), now)
             self._bucket.set_burst(producer.burst_ms / 1000, now)
         if not self.paused:
-            self.schedule.set_rate(producer.rate, now)
+            self.schedule.set_rate(producer.offered_per_s, now)
         self.outbox.in_flight.limit = producer.confirm_window
         self.outbox.nack_pause_s = producer.nack_pause_ms / 1000
         self.queues.queue = settings.queue
@@ -128,7 +128,7 @@ class Sender:
             self.paused = False
             now = self._clock.now()
             self.schedule.restart(now)
-            self.schedule.set_rate(self._settings.producer.rate, now)
+            self.schedule.set_rate(self._settings.producer.offered_per_s, now)
             self._bucket.drain(now)
             self.waker.wake()
 

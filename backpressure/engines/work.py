@@ -66,10 +66,10 @@ class SimulatedWork:
         self._schedule = ServiceSchedule()
 
     @property
-    def capacity_per_s(self) -> float:
-        """Messages per second it reaches with a full queue."""
+    def capacity_per_s(self) -> float | None:
+        """Messages per second it reaches with a full queue; None when the work takes no time: that is not known."""
         mean_s = self.settings.mean_service_s * self.factor
-        return 1 / mean_s if mean_s > 0 else 1e6
+        return 1 / mean_s if mean_s > 0 else None
 
     async def perform(
         self,
@@ -99,9 +99,8 @@ class SimulatedWork:
         if settings.distribution == "uniform":
             ms = self._random.uniform(settings.processing_min_ms, settings.processing_max_ms)
             return ms / 1000 * self.factor
-        if settings.distribution == "exponential":
-            return self._random.expovariate(settings.rate) * self.factor
-        return self.factor / settings.rate
+        mean_s = settings.mean_service_s * self.factor
+        return self._random.expovariate(1.0) * mean_s if settings.distribution == "exponential" else mean_s
 
 
 class HandledWork:

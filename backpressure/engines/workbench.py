@@ -185,7 +185,8 @@ class Workbench:
                 self._failed(job, work, failure)
         finally:
             self._current = None
-        self._finished_busy_s += work.service_s
+        # Work that takes no time still costs some, and only that tells a law how much more the consumer can do.
+        self._finished_busy_s += work.service_s or self._clock.now() - self._current_since
 
     async def _perform(self, job: Job) -> tuple[Work, Exception | None]:
         if self._tracer is None:

@@ -198,12 +198,17 @@ def _check_law(settings: Settings) -> None:
 def _check_work(settings: Settings) -> None:
     """Refuse messages that ask for no work at all: nobody could say what a consumer can do."""
     asked_s, consumer = settings.producer.processing_time_s, settings.consumer
+    if not settings.producer.rate:
+        allowed = "a scenario needs an offered load to compare with: give it a number above 0, at most 1e7 msg/s"
+        raise ConfigError("producer.rate", settings.producer.rate, allowed)
     if asked_s == 0:
         allowed = "a message has to ask for some work, or a consumer has no capacity to match: give it more than 0"
         raise ConfigError("producer.processing_time_s", asked_s, allowed)
     if asked_s is None and consumer.mean_service_s == 0:
         allowed = "the mean work is 0, so a consumer has no capacity to match: give it more than 0"
-        raise ConfigError("consumer.processing_max_ms", consumer.processing_max_ms, allowed)
+        if consumer.distribution == "uniform":
+            raise ConfigError("consumer.processing_max_ms", consumer.processing_max_ms, allowed)
+        raise ConfigError("consumer.rate", consumer.rate, "as fast as can be is no capacity to match: give it a number")
 
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:

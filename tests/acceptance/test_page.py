@@ -68,7 +68,7 @@ def test_the_page_shows_the_loop_and_its_controls_change_it(
     chromium.run(f"{alice}.querySelector('input').value = '77', {alice}.requestSubmit()")
     shows("offered", "of 77/s offered")
     chromium.run(f"{alice}.querySelector('input').value = '99999999999', {alice}.requestSubmit()")
-    shows("answer", "expected a number > 0")
+    shows("answer", "expected a number ≥ 0")
 
 
 def test_the_page_fits_a_phone_and_a_desk_light_and_dark(

@@ -29,7 +29,7 @@ FLAGS = {
 }
 
 BAD = {  # script, flags → what the message names
-    (PRODUCER, "--rate", "-5"): ("producer.rate", "-5", "> 0", "command line"),
+    (PRODUCER, "--rate", "-5"): ("producer.rate", "-5", "≥ 0", "command line"),
     (PRODUCER, "--rate", "fast"): ("--rate", "fast"),
     (PRODUCER, "--strategy", "magic"): ("producer.strategy", "magic", "pace"),
     (CONSUMER, "--prefetch", "lots"): ("consumer.prefetch", "lots", "auto", "65535"),
@@ -121,6 +121,20 @@ def test_ten_thousand_sent_while_the_consumer_is_away_are_ten_thousand_consumed(
     assert broker.depth("q.10k") == 0
 
 
+def test_as_fast_as_can_be_the_law_matches_two_programs_that_name_no_rate(start: Any, broker: Any) -> None:
+    # Thirty thousand at the pace that the law finds by itself: it takes seconds, or, if it finds none, twenty minutes.
+    where = ("--url", broker.url, "--queue", "q.max", "--no-api", "--rate", "max")
+    consumer = start(CONSUMER, *where, "--expect", "30000")
+    consumer.says("consumer .* takes q.max")
+    producer = start(PRODUCER, *where, "--count", "30000")
+    producer.says("offers as much as may be sent .* law pace")
+    assert producer.ends() == 0
+    assert consumer.ends() == 0
+    assert producer.lines[-1].startswith("published=30000, ")
+    assert "confirmed=30000, rejected=0, returned=0" in producer.lines[-1]
+    assert consumer.lines[-1].startswith("consumed=30000, ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_both_in_order_with_their_closing_lines(
     start: Any, broker: Any, number: signal.Signals, tmp_path: Path
@@ -181,7 +195,7 @@ def test_verbose_output_tells_from_whom_each_message_came_and_how_long_it_waited
     told = [line for line in consumer.lines if "from=" in line]
     assert len(told) == 3
     for sequence, line in enumerate(told):
-        assert re.fullmatch(rf"processed #{sequence} from=alice waited=[\d.]+ms", line)
+        assert re.fullmatch(rf"processed #{sequence} from=alice waited=[\d.]+ms id=[0-9a-f-]{{36}}", line)
 
 
 def test_a_second_consumer_moves_to_a_free_port_says_so_and_answers_there(start: Any, broker: Any) -> None:

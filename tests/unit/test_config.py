@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,25 @@ def test_a_table_is_given_as_json() -> None:
     assert settings.control.parameters == {"aimd": {"backoff": 0.9}}
 
 
+@pytest.mark.parametrize("role", ["producer", "consumer"])
+def test_as_fast_as_can_be_is_zero_or_max_wherever_it_comes_from(role: str, folder: Path) -> None:
+    key, name = f"{role}.rate", f"PACE_{role.upper()}__RATE"
+    loaded = [load({key: value}, environ={}) for value in (0, "max", "MAX")]
+    loaded += [load(environ={name: value}) for value in ("0", "max")]
+    for value in ("0", '"max"'):
+        (folder / "config.py").write_text(f"class {role}:\n    rate = {value}\n", encoding="utf-8")
+        loaded.append(load(environ={}))
+    assert [getattr(settings, role).rate for settings in loaded] == [0.0] * 7
+    assert loaded[0].producer.offered_per_s == (inf if role == "producer" else 1000)
+    assert loaded[0].consumer.mean_service_s == (0 if role == "consumer" else 0.01)
+    assert load(environ=as_environment(loaded[0])) == loaded[0]
+
+
 MISTAKES = {
     "a number too small, from a flag": (
-        {"producer.rate": 0},
+        {"producer.rate": -1},
         {},
-        "producer.rate = 0 (from command line): expected a number > 0 and ≤ 10000000 (msg/s)",
+        "producer.rate = -1 (from command line): expected a number ≥ 0 and ≤ 10000000, or max (msg/s)",
     ),
     "a number too large, from the environment": (
         {},
@@ -419,7 +434,7 @@ def test_handed_on_settings_overrule_the_other_process_own_surroundings(folder: 
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("producer.rate", "a number > 0 and ≤ 10000000 (msg/s)"),
+        ("producer.rate", "a number ≥ 0 and ≤ 10000000, or max (msg/s)"),
         ("consumer.prefetch", "a whole number ≥ 1 and ≤ 65535 or auto (messages)"),
         ("queue.work", "text"),
         ("broker.password", "text"),

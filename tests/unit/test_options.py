@@ -73,8 +73,13 @@ def test_naming_the_usual_queue_keeps_its_usual_surroundings() -> None:
 
 def test_a_value_of_the_wrong_type_is_bad_usage_and_one_out_of_range_a_config_error() -> None:
     assert CliRunner().invoke(command, ["--rate", "fast"], obj={}).exit_code == 2
-    with pytest.raises(ConfigError, match=r"producer\.rate = -1\.0 \(from command line\): expected a number > 0"):
+    with pytest.raises(ConfigError, match=r"producer\.rate = -1\.0 \(from command line\): expected a number ≥ 0"):
         load(given("--rate", "-1"), environ={"PACE_CONFIG": ""})
+
+
+@pytest.mark.parametrize("value", ["0", "max"])
+def test_a_number_with_a_word_in_place_of_it_takes_both(value: str) -> None:
+    assert load(given("--rate", value), environ={"PACE_CONFIG": ""}).producer.rate == 0
 
 
 def test_help_gives_reason_key_and_default() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from backpressure.core.controllers.config import LawConfig, Parameter
 from backpressure.core.signals import Decision, Signals
 
@@ -38,17 +40,21 @@ class ThresholdLaw:
         self._nacked = 0
         self._cut_at = float("-inf")
         self._asked_at: float | None = None
+        self._confirmed = 0
 
     def update(self, signals: Signals, now: float) -> Decision:
         """Cut, hold or recover."""
         elapsed_s = 0.0 if self._asked_at is None else now - self._asked_at
         refused, self._nacked, self._asked_at = signals.nacked_total > self._nacked, signals.nacked_total, now
+        sent, self._confirmed = signals.confirmed_total - self._confirmed, signals.confirmed_total
         rate = signals.demand_per_s if self._rate_per_s is None else self._rate_per_s
         depth = signals.depth or 0
         threshold = self._config.depth_threshold
         if refused or signals.blocked or depth > threshold:
             reason = "refused" if refused else "blocked" if signals.blocked else "queue too deep"
             if now - self._cut_at >= self._cut_every_s:
+                if rate == inf and elapsed_s > 0:  # an offered load without limit: begin with what it comes to
+                    rate = signals.share * sent / elapsed_s
                 rate *= self._config.reduction_factor
                 self._cut_at = now
         elif depth > threshold / 2 or signals.application_limited:

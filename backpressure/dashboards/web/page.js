@@ -184,7 +184,7 @@ function showChoice(select, options, value) {
 const SLOWER = [["1", "as long as set"], ["2", "2 ×"], ["5", "5 ×"], ["10", "10 ×"], ["50", "50 ×"]];
 
 function formOf(process, report) {
-  const rate = make("input", { type: "number", min: "0.1", step: "any", required: true, value: report.target_rate_per_s || report.capacity_per_s || "" });
+  const rate = make("input", { type: "number", min: "0", step: "any", required: true, value: report.target_rate_per_s || report.capacity_per_s || "" });
   const pause = make("button", { type: "button" });
   const fields = make("fieldset", {}, pause, make("label", {}, "rate, msg/s", rate), make("button", { textContent: "set rate" }));
   const form = make("form", {}, make("strong", { textContent: `${process.role} ${process.id} (${process.pid})` }), fields, make("small"));

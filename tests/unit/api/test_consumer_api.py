@@ -149,6 +149,8 @@ def test_metrics_are_prometheus_text_and_count_what_was_consumed_and_how_long_it
         ({"consumer__distribution": "uniform"}, {"rate": 20}, {"distribution": "fixed", "rate": 20}, 20),
         ({"consumer__distribution": "uniform"}, {"processing_time_ms": 4}, {"distribution": "fixed"}, 250),
         ({"consumer__distribution": "exponential"}, {"rate": 20}, {"distribution": "exponential", "rate": 20}, 20),
+        ({}, {"rate": 0}, {"rate": 0}, None),
+        ({}, {"rate": "max"}, {"rate": 0}, None),
         ({}, {"prefetch": 17}, {"prefetch": 17}, 100),
         ({"consumer__prefetch": 17}, {"prefetch": "auto"}, {"prefetch": "auto"}, 100),
         ({}, {"settings": {"consumer.failure_rate": 0.5, "retry.max_attempts": 2}}, {"failure_rate": 0.5}, 100),
@@ -156,7 +158,7 @@ def test_metrics_are_prometheus_text_and_count_what_was_consumed_and_how_long_it
     ],
 )  # fmt: skip
 def test_a_change_is_in_force_at_once(
-    before: dict[str, Any], body: dict[str, Any], expected: dict[str, Any], capacity: float
+    before: dict[str, Any], body: dict[str, Any], expected: dict[str, Any], capacity: float | None
 ) -> None:
     async def story() -> tuple[dict[str, Any], dict[str, Any]]:
         async with consumer_api(**before) as (client, _, _):
@@ -190,7 +192,7 @@ def test_a_new_processing_time_is_what_the_work_takes_from_then_on() -> None:
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ({"rate": 0}, "rate"),
+        ({"rate": 1e9}, "rate"),
         ({"rate": -5, "prefetch": 9}, "rate"),
         ({"prefetch": 0}, "prefetch"),
         ({"prefetch": "lots"}, "prefetch"),

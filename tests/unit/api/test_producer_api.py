@@ -542,6 +542,8 @@ def test_metrics_are_prometheus_text_and_count_what_was_produced_and_how_long_re
         ({"queue_mode": "pid"}, {"producer.strategy": "pid", "queue.max_length": 50}),
         ({"max_queue_size": 123}, {"queue.max_length": 123}),
         ({"production_rate": 17}, {"producer.rate": 17}),
+        ({"production_rate": 0}, {"producer.rate": 0}),
+        ({"production_rate": "max"}, {"producer.rate": 0}),
         ({"target_wait_ms": 5}, {"control.target_wait_ms": 5}),
         ({"reduction_factor": 0.5}, {"control.reduction_factor": 0.5}),
         ({"floor_per_s": 3, "ceiling_per_s": 30}, {"control.floor_per_s": 3, "control.ceiling_per_s": 30}),

@@ -17,4 +17,4 @@ def test_a_verbose_line_names_the_message_and_a_sender_cannot_steer_the_terminal
     watch = _watcher(verbose=True, feed=None)
     assert watch is not None
     watch(Consumed(delivery, Metadata(producer_id="\x1b[2Jmallory"), Outcome.PROCESSED, 0.0125, 0.01))
-    assert capsys.readouterr().out == "processed id=order·[1m-7 from=·[2Jmallory waited=12.5ms\n"
+    assert capsys.readouterr().out == "processed from=·[2Jmallory waited=12.5ms id=order·[1m-7\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from random import Random
 
 import pytest
@@ -148,3 +149,20 @@ def test_arrivals_that_become_random_keep_their_mean_and_what_was_offered() -> N
     while schedule.pending(110.0):
         schedule.take()
     assert schedule.pending(120.0) == 10  # a tenth of a second's worth, the rest is held back
+
+
+def test_at_an_infinite_rate_one_arrival_always_waits_and_none_is_held_back() -> None:
+    schedule = ArrivalSchedule(inf, room_s=0.1, now=0.0)
+    assert [schedule.pending(5.0), schedule.pending(6.0)] == [1, 1]
+    assert (schedule.take(), schedule.wait_s(7.0), schedule.take()) == (5.0, 0.0, 7.0)
+    assert (schedule.offered, schedule.held_back) == (2, 0)
+
+
+def test_a_rate_becomes_infinite_and_finite_again_at_the_moment_it_is_changed() -> None:
+    schedule = ArrivalSchedule(10, room_s=1.0, now=0.0)
+    assert schedule.pending(0.45) == 5
+    schedule.set_rate(inf, 0.5)
+    assert [schedule.take() for _ in range(schedule.pending(0.6))] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert (schedule.pending(3.0), schedule.take()) == (1, 3.0)
+    schedule.set_rate(10, 4.0)
+    assert [schedule.take() for _ in range(schedule.pending(4.25))] == pytest.approx([4.0, 4.1, 4.2])

@@ -369,3 +369,20 @@ def test_a_stop_does_not_wait_for_work_that_takes_longer_than_its_patience() -> 
     took_s, processed, back = run_virtually(story())
     assert took_s == pytest.approx(5, abs=0.2)
     assert (processed, back) == (0, 1)
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_at_rate_zero_the_work_takes_no_time_and_many_are_held(distribution: str) -> None:
+    async def story() -> tuple[float, int, int, float | None]:
+        changes = {"consumer__rate": 0, "consumer__expect": 2000, "consumer__distribution": distribution}
+        settings, broker, loop = settings_of(**changes), RecordingBroker(), asyncio.get_running_loop()
+        await put(broker, settings, *(ours(n) for n in range(2000)))
+        began = loop.time()
+        async with consuming(settings, broker) as (engine, running):
+            report = engine.report()
+            await running
+            return loop.time() - began, engine.tally.processed, report.prefetch, report.capacity_per_s
+
+    took_s, processed, prefetch, capacity = run_virtually(story())
+    assert (processed, prefetch, capacity) == (2000, 1000, None)
+    assert took_s < 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ProducerReport
@@ -153,3 +154,13 @@ def test_events_are_counted_by_kind_beyond_those_kept() -> None:
         story.sees()
     assert len(story.watch.events) == 500
     assert story.watch.counts[EventKind.APPEARED] == 300
+
+
+def test_an_offer_without_limit_is_no_pace_that_could_be_cut() -> None:
+    story = Story()
+    free = replace(ALICE, target_rate_per_s=inf, pacing_rate_per_s=inf)
+    paced = replace(ALICE, target_rate_per_s=inf, pacing_rate_per_s=100.0)
+    seen = [story.sees(report) for report in (free, free, paced, paced, paced, paced)]
+    assert seen == [["appeared"], [], [], [], [], []]
+    low = replace(paced, pacing_rate_per_s=10.0)
+    assert [kind for _ in range(3) for kind in story.sees(low)] == ["rate_cut"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from math import inf
 from random import Random
 
 import pytest
 from stage import LateTransport, RecordingBroker, consuming, producing, settings_of, until
 from virtual_time import run_virtually, stall
 
+from backpressure.config import replaced
 from backpressure.core.controllers import LAWS
 from backpressure.core.histogram import Histogram
 
@@ -320,3 +322,37 @@ def test_what_the_laws_window_holds_back_is_not_sent_in_a_burst_later() -> None:
     assert in_flight <= 40  # a setpoint of 21; at 1000 msg/s, 250 would have been sent
     assert len(times) > 100
     assert most_within(times, 0.01) <= 60
+
+
+@pytest.mark.parametrize("arrivals", ["fixed", "poisson"])
+def test_at_rate_zero_as_much_is_offered_as_can_be_sent(arrivals: str) -> None:
+    async def story() -> tuple[int, float, float, float]:
+        changes = {"producer__rate": 0, "producer__limit": 5000, "producer__arrivals": arrivals}
+        settings, loop = settings_of(**free(**changes)), asyncio.get_running_loop()
+        broker = RecordingBroker()
+        async with producing(settings, broker) as (engine, running):
+            report, began = engine.report(), loop.time()
+            await running
+            return len(broker.arrivals), loop.time() - began, report.target_rate_per_s, report.pacing_rate_per_s
+
+    sent, took_s, offered, allowed = run_virtually(story())
+    assert (sent, offered, allowed) == (5000, inf, inf)
+    assert took_s < 1  # ten thousand a second and more, in a time in which nothing takes any
+
+
+def test_the_rate_becomes_as_fast_as_can_be_and_a_number_again_while_it_runs() -> None:
+    async def story() -> tuple[int, int, int]:
+        settings = settings_of(**free(producer__rate=100, producer__strategy="rate_limited", control__rate_limit=1000))
+        broker, counts = RecordingBroker(), []
+        async with producing(settings, broker) as (engine, _):
+            for rate in (100, 0, 200):
+                await engine.reconfigure(replaced(engine.settings, {"producer.rate": rate}))
+                before = len(broker.arrivals)
+                await asyncio.sleep(10)
+                counts.append(len(broker.arrivals) - before)
+        return counts[0], counts[1], counts[2]
+
+    slow, free_, twice = run_virtually(story())
+    assert slow == pytest.approx(1000, abs=12)
+    assert free_ == pytest.approx(10_000, rel=0.02)  # what the law allows
+    assert twice == pytest.approx(2000, abs=220)

@@ -122,8 +122,10 @@ def test_every_shipped_scenario_is_valid_named_like_its_file_and_ends_in_sensibl
 MISTAKES = [
     (["consumer.rat=5"], "consumer.rat", "did you mean rate?"),
     (["consmer.rate=5"], "consmer", "did you mean consumer?"),
-    (["consumer.rate=-1"], "consumer.rate", "a number > 0"),
-    (["phase.second.consumer.rate=-1"], "phase.second.consumer.rate", "a number > 0"),
+    (["producer.rate=0"], "producer.rate", "an offered load to compare with"),
+    (["consumer.rate=0"], "consumer.rate", "no capacity to match"),
+    (["consumer.rate=-1"], "consumer.rate", "a number ≥ 0"),
+    (["phase.second.consumer.rate=-1"], "phase.second.consumer.rate", "a number ≥ 0"),
     (["phase.second.consumer.rat=1"], "phase.second.consumer.rat", "did you mean rate?"),
     (["phase.second.consmer.rate=1"], "phase.second.consmer", "did you mean consumer?"),
     (["phase.nope.duration_s=1"], "phase.nope.duration_s", "there are first, second, third"),

@@ -48,6 +48,14 @@ def test_threshold_feels_depth_blocking_and_refusals(steady: Steady, pressure: d
     assert create("threshold").update(steady(0.0, **pressure), 0.0).rate_per_s == pytest.approx(800.0)
 
 
+def test_threshold_cuts_an_offer_without_limit_to_what_it_came_to(steady: Steady) -> None:
+    law = create("threshold")
+    free = {"demand_per_s": inf, "share": 0.5}
+    assert law.update(steady(0.0, depth=0, confirmed_total=0, **free), 0.0).rate_per_s == inf
+    decision = law.update(steady(0.1, depth=600, confirmed_total=1000, **free), 0.1)
+    assert decision.rate_per_s == pytest.approx(0.8 * 0.5 * 10_000)
+
+
 def test_threshold_cuts_no_oftener_than_it_is_told(steady: Steady) -> None:
     law = create("threshold", LawConfig(parameters={"cut_every_s": 1.0}))
     rates = [law.update(steady(t / 10, depth=600), t / 10).rate_per_s for t in range(11)]
