@@ -114,7 +114,7 @@ def queue(command: Command) -> Command:
             is_flag=True,
             flag_value="lazy",
             assign=lambda _: {"queue.type": "lazy", "queue.max_length": None},
-            help="Keep the queue on disk and without a bound, for large volumes (on disk anyway from RabbitMQ 3.12 on)",
+            help="Keep the queues on disk, without a bound, for large volumes (as RabbitMQ does anyway from 3.12 on)",
         ),
         setting(
             "--queue",

@@ -48,7 +48,7 @@ def _as_it_is(error: PreconditionFailedError, queue: QueueSettings) -> str:
         return ""
     if argument == "durable":
         return "--no-durable" if queue.durable else "--durable"
-    if argument == "x-queue-mode" and is_work:
+    if argument == "x-queue-mode":
         return "without --lazy (queue.type = classic)" if queue.type == "lazy" else "--lazy (queue.type = lazy)"
     setting = _SETTINGS.get(argument)
     if argument == "x-max-length" and error.name == queue.audit:

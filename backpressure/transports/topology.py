@@ -38,14 +38,16 @@ def queue_declarations(queue: QueueSettings, *, bound_by_policy: bool) -> list[Q
     """
     if queue.type == "quorum" and queue.overflow == "reject-publish-dlx":
         raise ConfigError("queue.overflow", queue.overflow, "a quorum queue knows reject-publish and drop-head only")
-    kind: dict[str, str | int] = {"x-queue-type": "quorum"} if queue.type == "quorum" else {}
+    kinds: dict[str, dict[str, str | int]] = {
+        "quorum": {"x-queue-type": "quorum"},
+        "lazy": {"x-queue-mode": "lazy"},  # the copies and the dead letters too: any of them may grow long
+    }
+    kind = kinds.get(queue.type, {})
     work: dict[str, str | int] = {
         **kind,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": queue.dead_letter,
     }
-    if queue.type == "lazy":
-        work["x-queue-mode"] = "lazy"
     if queue.message_ttl_ms is not None:
         work["x-message-ttl"] = queue.message_ttl_ms
     if not bound_by_policy:

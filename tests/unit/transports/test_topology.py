@@ -45,6 +45,12 @@ def test_each_setting_has_its_argument(settings: dict[str, Any], arguments: dict
     assert declared(**{"max_length": None} | settings)[1].arguments == DEAD_LETTERS | arguments
 
 
+def test_with_lazy_every_queue_is_kept_on_disk() -> None:
+    queues = declared(type="lazy", auditing=True)
+    assert [queue.name for queue in queues] == ["work.queue.dlq", "work.queue", "audit.queue"]
+    assert all(queue.arguments["x-queue-mode"] == "lazy" for queue in queues)
+
+
 def test_the_dead_letters_of_a_quorum_queue_are_replicated_too() -> None:
     assert declared(type="quorum")[0].arguments == {"x-queue-type": "quorum"}
 
