@@ -13,17 +13,14 @@ from backpressure.cli.local_brokers import discovered_for_lab
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, run_engine, settings_from
 from backpressure.config import as_environment, replaced
-from backpressure.dashboards.lab import assets
 from backpressure.engines.clock import Clock
-from backpressure.engines.lab.board import Board
-from backpressure.engines.lab.names import queue_named
-from backpressure.engines.lab.pool import WorkerPool
-from backpressure.engines.lab.pubsub import PubSub
-from backpressure.engines.lab.service import Lab
-from backpressure.engines.lab.tasks import Tasks
-from backpressure.engines.lab.worker import TaskWorker
 from backpressure.environment import PREFIX
 from backpressure.errors import ConfigError
+from backpressure.lab.pubsub import PubSub
+from backpressure.lab.queues import queue_named
+from backpressure.lab.service import Board, Lab
+from backpressure.lab.tasks import Tasks, WorkerPool
+from backpressure.lab.worker import TaskWorker
 from backpressure.settings import Settings
 from backpressure.telemetry.announce import announce
 from backpressure.transports.base import Transport
@@ -58,12 +55,12 @@ def worker(context: click.Context, /, name: str, **_: object) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    from backpressure.api.lab.app import lab_app
     from backpressure.api.server import ApiServer
+    from backpressure.lab.app import lab_app
 
     engine = _engine(settings)
     api = settings.api
-    app = lab_app(engine, assets())
+    app = lab_app(engine)
     async with ApiServer(
         app, host=api.host, port=api.lab_port, token=api.token, key="api.host", flag="--api-port"
     ) as server:

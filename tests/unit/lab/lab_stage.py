@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from backpressure.api.lab.app import lab_app
 from backpressure.config import replaced
-from backpressure.dashboards.lab import assets
-from backpressure.engines.lab.board import Board
-from backpressure.engines.lab.names import queue_named
-from backpressure.engines.lab.pool import WorkerPool
-from backpressure.engines.lab.pubsub import PubSub
-from backpressure.engines.lab.service import Lab
-from backpressure.engines.lab.tasks import Tasks
+from backpressure.lab.app import lab_app
+from backpressure.lab.pubsub import PubSub
+from backpressure.lab.queues import queue_named
+from backpressure.lab.service import Board, Lab
+from backpressure.lab.tasks import Tasks, WorkerPool
 from backpressure.settings import Settings
 from backpressure.transports.memory import MemoryBroker, MemoryTransport
 
@@ -47,4 +44,4 @@ def lab_on(stage: Stage, *, kafka: bool = True) -> Lab:
 
 def app_of(stage: Stage) -> FastAPI:
     """Return the app of a lab."""
-    return lab_app(lab_on(stage), assets())
+    return lab_app(lab_on(stage))

@@ -14,10 +14,9 @@ import pytest
 from lab_stage import WHY, app_of, lab_on
 from virtual_time import run_virtually
 
-from backpressure.api.lab.app import lab_app
-from backpressure.dashboards.lab import assets
-from backpressure.engines.lab.pubsub import PubSub
 from backpressure.errors import NotConnectedError, PreconditionFailedError
+from backpressure.lab.app import assets, lab_app
+from backpressure.lab.pubsub import PubSub
 from backpressure.transports.memory.admin import MemoryAdmin
 
 NOTE = {"message": "Hello", "timestamp": "2023-01-01T12:00:00", "source": "test_client"}
@@ -26,7 +25,7 @@ NOTE = {"message": "Hello", "timestamp": "2023-01-01T12:00:00", "source": "test_
 @asynccontextmanager
 async def calling(stage: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     lab = lab_on(stage, **options)
-    transport = httpx.ASGITransport(app=lab_app(lab, assets()))
+    transport = httpx.ASGITransport(app=lab_app(lab))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
     await lab.close()
@@ -247,7 +246,7 @@ def test_the_page_comes_with_all_it_needs_and_may_load_nothing_else(stage: Any) 
 
 def test_every_button_of_the_page_posts_to_an_endpoint_there_is(stage: Any) -> None:
     paths = app_of(stage).openapi()["paths"]
-    pages = [path.read_text(encoding="utf-8") for path in assets().values() if path.parent.name == "lab"]
+    pages = [path.read_text(encoding="utf-8") for path in assets().values() if path.parent.name == "page"]
     posts = {path for text in pages for path in re.findall(r'data-post="([^"]+)"', text)}
     assert len(posts) == 9
     assert {path for path in posts if "post" not in paths.get(path, {})} == set()

@@ -9,11 +9,10 @@ import pytest
 from virtual_time import run_virtually
 
 from backpressure.core.message import Message
-from backpressure.engines.lab.board import Board
-from backpressure.engines.lab.names import queue_named
-from backpressure.engines.lab.note import MOST_CHARACTERS, Note
-from backpressure.engines.lab.store import Store
 from backpressure.errors import BrokerUnavailableError, QueueNotFoundError, RefusedError, TransportError
+from backpressure.lab.messages import MOST_CHARACTERS, LabNote
+from backpressure.lab.queues import NewestItems, queue_named
+from backpressure.lab.service import Board
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.publisher import MemoryPublisher
 
@@ -30,7 +29,7 @@ async def turns(count: int = 20) -> None:
 
 
 def test_a_store_keeps_the_newest_and_counts_what_it_dropped() -> None:
-    store: Store[int] = Store(3)
+    store: NewestItems[int] = NewestItems(3)
     for number in range(5):
         store.add(number)
     assert (store.newest(), store.total, store.dropped) == ([2, 3, 4], 5, 2)
@@ -38,7 +37,7 @@ def test_a_store_keeps_the_newest_and_counts_what_it_dropped() -> None:
 
 
 def test_what_is_sent_waits_until_somebody_consumes_and_arrives_as_it_was(stage: Any) -> None:
-    note = Note("Hello", "2023-01-01T12:00:00", "test")
+    note = LabNote("Hello", "2023-01-01T12:00:00", "test")
 
     async def story() -> None:
         board = board_on(stage)
@@ -102,7 +101,7 @@ def test_only_the_newest_messages_are_kept(stage: Any) -> None:
         board = board_on(stage)
         await board.consume()
         for number in range(5):
-            await board.send(Note(str(number)))
+            await board.send(LabNote(str(number)))
         await turns()
         view = board.view()
         assert [note.message for note in view.messages] == ["2", "3", "4"]
@@ -116,9 +115,9 @@ def test_only_the_newest_messages_are_kept(stage: Any) -> None:
 def test_a_full_queue_refuses(stage: Any) -> None:
     async def story() -> None:
         board = board_on(stage, max_length=1)
-        await board.send(Note("first"))
+        await board.send(LabNote("first"))
         with pytest.raises(RefusedError, match="full"):
-            await board.send(Note("second"))
+            await board.send(LabNote("second"))
         assert board.view().sent == 1
         await board.stop()
 
@@ -128,14 +127,14 @@ def test_a_full_queue_refuses(stage: Any) -> None:
 def test_during_an_alarm_a_message_fails_at_once_and_the_next_is_not_even_sent(stage: Any) -> None:
     async def story() -> None:
         board = board_on(stage)
-        await board.send(Note("before"))
+        await board.send(LabNote("before"))
         stage.broker.block("low on memory")
         with pytest.raises(TransportError, match=r"low on memory.*may arrive later"):
-            await board.send(Note("during"))
+            await board.send(LabNote("during"))
         with pytest.raises(TransportError, match="low on memory"):
-            await board.send(Note("never"))
+            await board.send(LabNote("never"))
         stage.broker.unblock()
-        await board.send(Note("after"))
+        await board.send(LabNote("after"))
         await board.consume()
         await turns()
         assert [note.message for note in board.view().messages] == ["before", "during", "after"]
@@ -156,7 +155,7 @@ def test_a_broker_that_does_not_answer_is_given_up_and_its_late_answer_is_ignore
     async def story() -> None:
         board = board_on(stage, SilentTransport(stage.settings, stage.broker))
         with pytest.raises(TransportError, match="did not confirm within 10 s: the message may still arrive"):
-            await board.send(Note("lost in thought"))
+            await board.send(LabNote("lost in thought"))
         board._sender.on_confirmed(1, multiple=False)
         assert board.view().sent == 0
         await board.stop()
@@ -167,8 +166,8 @@ def test_a_broker_that_does_not_answer_is_given_up_and_its_late_answer_is_ignore
 def test_a_lost_connection_fails_what_was_in_flight_and_the_queue_is_made_again(stage: Any) -> None:
     async def story() -> None:
         board = board_on(stage)
-        await board.send(Note("one"))
-        sending = asyncio.create_task(board.send(Note("two")))
+        await board.send(LabNote("one"))
+        sending = asyncio.create_task(board.send(LabNote("two")))
         await asyncio.sleep(0)
         stage.broker.disconnect("gone")
         with pytest.raises(TransportError, match=r"gone.*may have arrived"):
@@ -176,7 +175,7 @@ def test_a_lost_connection_fails_what_was_in_flight_and_the_queue_is_made_again(
         stage.broker.queues.clear()
         stage.broker.bindings.clear()
         await turns()
-        await board.send(Note("three"))
+        await board.send(LabNote("three"))
         assert len(stage.broker.queue("lab.messages").ready) == 1
         await board.stop()
 
@@ -186,11 +185,11 @@ def test_a_lost_connection_fails_what_was_in_flight_and_the_queue_is_made_again(
 def test_a_deleted_queue_is_named_and_made_again_for_the_next_message(stage: Any) -> None:
     async def story() -> None:
         board = board_on(stage)
-        await board.send(Note("one"))
+        await board.send(LabNote("one"))
         stage.broker.delete("lab.messages")
         with pytest.raises(QueueNotFoundError):
-            await board.send(Note("two"))
-        await board.send(Note("three"))
+            await board.send(LabNote("two"))
+        await board.send(LabNote("three"))
         assert board.view().sent == 2
         await board.stop()
 
@@ -209,12 +208,12 @@ def test_a_broker_that_is_away_is_named_each_time_until_it_is_there(stage: Any) 
     async def story() -> None:
         transport = AwayTransport(stage.settings, stage.broker)
         board = board_on(stage, transport)
-        for act in (lambda: board.send(Note("x")), board.consume):
+        for act in (lambda: board.send(LabNote("x")), board.consume):
             with pytest.raises(BrokerUnavailableError):
                 await act()
         assert not board.view().consuming
         transport.away = False
-        await board.send(Note("y"))
+        await board.send(LabNote("y"))
         await board.consume()
         assert board.view().consuming
         await board.stop()

@@ -16,8 +16,7 @@ from calling import calling, consumer_api, producer_api, routes
 from lab_stage import lab_on
 from virtual_time import run_virtually
 
-from backpressure.api.lab.app import lab_app
-from backpressure.dashboards.lab import assets
+from backpressure.lab.app import lab_app
 from backpressure.settings import ApiSettings
 
 FOLDER = Path(__file__).parents[3] / "docs" / "http"
@@ -53,7 +52,7 @@ async def running(name: str, stage: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of one of the three services, at work on a broker in memory."""
     if name == "lab":
         lab = lab_on(stage)
-        async with calling(lab_app(lab, assets())) as client:
+        async with calling(lab_app(lab)) as client:
             yield client
         await lab.close()
     else:

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from backpressure.engines.lab.pool import WorkerPool
 from backpressure.errors import PaceError, UnknownNameError
+from backpressure.lab.tasks import WorkerPool
 
 OBEDIENT = "import sys; print('ready', flush=True); sys.stdin.read()"
 BROKEN = "import sys; sys.exit(4)"

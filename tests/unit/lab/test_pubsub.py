@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from virtual_time import run_virtually
 
-from backpressure.engines.lab.note import Note
-from backpressure.engines.lab.pubsub import PubSub
 from backpressure.errors import BrokerUnavailableError, PaceError, TransportError, UnknownNameError
+from backpressure.lab.messages import LabNote
+from backpressure.lab.pubsub import PubSub
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.memory.admin import MemoryAdmin
 
@@ -28,11 +28,11 @@ def texts(pubsub: PubSub, subscriber_id: str) -> list[str]:
 def test_every_subscriber_gets_a_copy_and_a_queue_fills_before_anybody_consumes(stage: Any) -> None:
     async def story() -> None:
         pubsub = PubSub(stage.transport, stage.lab)
-        assert (await pubsub.publish(Note("nobody listens"))).subscribers == 0
+        assert (await pubsub.publish(LabNote("nobody listens"))).subscribers == 0
         for name in ("a", "b"):
             assert (await pubsub.subscribe(name)).queue == f"lab.pubsub.{name}"
         await pubsub.consume("a")
-        published = await pubsub.publish(Note("hello", importance="high"))
+        published = await pubsub.publish(LabNote("hello", importance="high"))
         await turns()
         assert published.subscribers == 2
         assert (texts(pubsub, "a"), texts(pubsub, "b")) == (["hello"], [])
@@ -97,7 +97,7 @@ def test_a_queue_that_nobody_empties_keeps_the_newest(stage: Any) -> None:
         pubsub = PubSub(stage.transport, stage.lab)
         await pubsub.subscribe("slow")
         for number in range(5):
-            await pubsub.publish(Note(str(number)))
+            await pubsub.publish(LabNote(str(number)))
         await pubsub.consume("slow")
         await turns()
         assert texts(pubsub, "slow") == ["2", "3", "4"]
@@ -115,7 +115,7 @@ def test_a_broker_that_forgot_everything_is_told_again(stage: Any) -> None:
         stage.broker.bindings.clear()
         stage.broker.disconnect()
         await turns()
-        await pubsub.publish(Note("again"))
+        await pubsub.publish(LabNote("again"))
         await asyncio.sleep(1)
         assert texts(pubsub, "a") == ["again"]
         await pubsub.stop()
@@ -192,7 +192,7 @@ def test_a_subscriber_whose_queue_could_not_be_removed_can_consume_again(
             with pytest.raises(TransportError):
                 await pubsub.unsubscribe("a")
         [view] = pubsub.subscribers()
-        await pubsub.publish(Note("later"))
+        await pubsub.publish(LabNote("later"))
         await pubsub.consume("a")
         await turns()
         await pubsub.stop()

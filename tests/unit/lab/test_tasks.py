@@ -11,11 +11,10 @@ import pytest
 from virtual_time import VirtualClock, run_virtually
 
 from backpressure.core.message import Message
-from backpressure.engines.lab.pool import WorkerPool
-from backpressure.engines.lab.task import Task, TaskResult
-from backpressure.engines.lab.tasks import Tasks
-from backpressure.engines.lab.worker import TaskWorker
 from backpressure.errors import BrokerUnavailableError, QueueNotFoundError
+from backpressure.lab.messages import Task, TaskResult
+from backpressure.lab.tasks import Tasks, WorkerPool
+from backpressure.lab.worker import TaskWorker
 from backpressure.transports.memory import MemoryTransport
 
 

@@ -1,4 +1,4 @@
-"""What clients of the lab send, and the answers that are not views of an engine."""
+"""What clients of the lab send, and the answers that are not views of its parts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from backpressure.api.common import WHOLE, RequestBody
-from backpressure.engines.lab.board import BoardView
-from backpressure.engines.lab.note import MOST_CHARACTERS
-from backpressure.engines.lab.pool import WorkerView
-from backpressure.engines.lab.pubsub import SubscriberMessages, SubscriberView
-from backpressure.engines.lab.task import MOST_COMPLEX
-from backpressure.engines.lab.tasks import TasksView
+from backpressure.lab.messages import MOST_CHARACTERS, MOST_COMPLEX
+from backpressure.lab.pubsub import SubscriberMessages, SubscriberView
+from backpressure.lab.service import BoardView
+from backpressure.lab.tasks import TasksView, WorkerView
 
 __all__ = [
     "BoardStatus",

@@ -1,21 +1,26 @@
-"""Send, consume, look: the smallest use of a queue, the same on every broker."""
+"""The whole lab, and its life as a process: a board for each broker, tasks, publish and subscribe.
+
+A board is the smallest use of a queue, the same on every broker: send, consume, look.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import inf
 
 from backpressure.core.message import Delivery
-from backpressure.engines.lab.note import Note, ReceivedNote
-from backpressure.engines.lab.receiver import Receiver
-from backpressure.engines.lab.sender import Sender, opened
-from backpressure.engines.lab.store import Store
 from backpressure.errors import TransportError
+from backpressure.lab.messages import LabNote, ReceivedNote
+from backpressure.lab.pubsub import PubSub
+from backpressure.lab.queues import LabReceiver, LabSender, NewestItems, opened
+from backpressure.lab.tasks import Tasks
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import Transport
 
-__all__ = ["Board", "BoardView"]
+__all__ = ["Board", "BoardView", "Lab"]
 
+_KNOWN_FOR_S = 1.0  # each look is a connection: not more than one a second, however many ask
 _LOOK_TIMEOUT_S = 2.0
 
 
@@ -38,12 +43,12 @@ class Board:
         self.address = transport.address
         self._transport = transport
         self._queue = queue
-        self._sender = Sender(transport, self._declare)
-        self._receiver = Receiver(transport, self._take)
-        self._received: Store[ReceivedNote] = Store(kept)
+        self._sender = LabSender(transport, self._declare)
+        self._receiver = LabReceiver(transport, self._take)
+        self._received: NewestItems[ReceivedNote] = NewestItems(kept)
         self._sent = 0
 
-    async def send(self, note: Note) -> str:
+    async def send(self, note: LabNote) -> str:
         """Send ``note`` and return its message id when the broker has it; raises `TransportError`."""
         message = note.as_message()
         await self._sender.put(message, self._queue)
@@ -87,3 +92,47 @@ class Board:
 
     def _take(self, delivery: Delivery) -> None:
         self._received.add(ReceivedNote.read(delivery))
+
+
+class Lab:
+    """What the lab service serves. ``kafka`` is None where ``kafka_missing`` says why."""
+
+    def __init__(
+        self, rabbitmq: Board, tasks: Tasks, pubsub: PubSub, kafka: Board | None = None, kafka_missing: str = ""
+    ) -> None:
+        self.rabbitmq = rabbitmq
+        self.tasks = tasks
+        self.pubsub = pubsub
+        self.kafka = kafka
+        self.kafka_missing = kafka_missing
+        self._stopping = asyncio.Event()
+        self._one_look = asyncio.Lock()
+        self._look_again_at = -inf
+        self._obstacle = ""
+
+    async def start(self) -> None:
+        """Nothing: every part connects when it is first used."""
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+        self._stopping.set()
+
+    async def obstacle(self) -> str:
+        """Return why RabbitMQ, which all but the Kafka board needs, cannot be used now; empty: it can."""
+        if self._stopping.is_set():
+            return "it is stopping"
+        async with self._one_look:
+            clock = asyncio.get_running_loop().time
+            if clock() >= self._look_again_at:
+                self._obstacle = await self.rabbitmq.obstacle()
+                self._look_again_at = clock() + _KNOWN_FOR_S
+        return self._obstacle
+
+    async def close(self) -> None:
+        """Stop every part."""
+        boards = [board for board in (self.rabbitmq, self.kafka) if board is not None]
+        await asyncio.gather(self.tasks.stop(), self.pubsub.stop(), *(board.stop() for board in boards))

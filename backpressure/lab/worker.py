@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 
 from backpressure.core.message import Delivery, Metadata
 from backpressure.engines.clock import Clock
-from backpressure.engines.lab.names import queue_named
-from backpressure.engines.lab.sender import Sender, opened
-from backpressure.engines.lab.task import Task, TaskResult
 from backpressure.errors import TransportError
+from backpressure.lab.messages import Task, TaskResult
+from backpressure.lab.queues import LabSender, opened, queue_named
 from backpressure.settings import LabSettings
 from backpressure.transports.base import Transport
 
@@ -44,7 +43,7 @@ class TaskWorker:
         self._clock = clock
         self._subscriber = transport.subscriber()
         self._results = queue_named(lab, RESULTS)
-        self._sender = Sender(transport, lambda: declare_tasks(transport, lab))
+        self._sender = LabSender(transport, lambda: declare_tasks(transport, lab))
         self._deliveries: asyncio.Queue[Delivery | None] = asyncio.Queue()
 
     async def start(self) -> None:

@@ -8,12 +8,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from backpressure.core.message import Delivery
-from backpressure.engines.lab.names import fanout_name, subscriber_queue
-from backpressure.engines.lab.note import Note, ReceivedNote
-from backpressure.engines.lab.receiver import Receiver
-from backpressure.engines.lab.sender import Sender, opened
-from backpressure.engines.lab.store import Store
 from backpressure.errors import PaceError, TransportError, UnknownNameError
+from backpressure.lab.messages import LabNote, ReceivedNote
+from backpressure.lab.queues import LabReceiver, LabSender, NewestItems, fanout_name, opened, subscriber_queue
 from backpressure.settings import LabSettings
 from backpressure.transports.base import ExchangeTransport
 
@@ -51,8 +48,8 @@ class _Subscription:
 
     def __init__(self, transport: ExchangeTransport, queue: str, kept: int) -> None:
         self.queue = queue
-        self.received: Store[ReceivedNote] = Store(kept)
-        self.receiver = Receiver(transport, self._take)
+        self.received: NewestItems[ReceivedNote] = NewestItems(kept)
+        self.receiver = LabReceiver(transport, self._take)
 
     def _take(self, delivery: Delivery) -> None:
         self.received.add(ReceivedNote.read(delivery))
@@ -65,7 +62,7 @@ class PubSub:
         self._transport = transport
         self._lab = lab
         self._subscriptions: dict[str, _Subscription] = {}
-        self._sender = Sender(transport, self._declare)
+        self._sender = LabSender(transport, self._declare)
         self._changing = asyncio.Lock()  # who is subscribed changes by one request at a time
         self._published = 0
 
@@ -107,7 +104,7 @@ class PubSub:
                 await admin.delete(subscription.queue)
             del self._subscriptions[subscriber_id]
 
-    async def publish(self, note: Note) -> Published:
+    async def publish(self, note: LabNote) -> Published:
         """Send ``note`` to every subscriber; raises `TransportError`."""
         message = note.as_message()
         reached = await self._sender.send(message, exchange=fanout_name(self._lab), routing_key="")
