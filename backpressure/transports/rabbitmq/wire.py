@@ -129,6 +129,10 @@ class Connection(AsyncioConnection):
         self.fail(error)
         self._gone.set_result(None)
 
+    def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
+        """Make an error of what pika gives when dialling was given up: the class of one, at which it fails itself."""
+        super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
+
     def _on_data_available(self, data_in: bytes) -> None:
         """Take what is complete, by the short way where there is one; pika does the rest, frame by frame."""
         data, at = self._frame_buffer + data_in, 0

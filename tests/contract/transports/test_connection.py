@@ -144,3 +144,26 @@ def test_a_broker_that_never_answers_the_handshake_is_no_broker(play: Play) -> N
         await visitors[0].wait_closed()
 
     play(story)
+
+
+def test_giving_up_while_the_broker_has_not_answered_yet_is_quiet(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(bench: Any) -> None:
+        arrived: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+        async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            arrived.put_nowait(writer)
+
+        async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            given_up = connect(settings_at(f"amqp://127.0.0.1:{port}")).probe()
+            starting = asyncio.create_task(given_up.start())
+            writer = await arrived.get()
+            await given_up.stop()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            writer.transport.abort()
+        probe = await bench.started(bench.transport.probe())
+        await probe.read(bench.queue.work)
+
+    play(story)
+    assert caplog.messages == []
