@@ -61,7 +61,12 @@ class IdSet:
 
     def __contains__(self, message: tuple[int, int]) -> bool:
         session, sequence = message
-        return bool(self._bits((session, sequence // _PAGE_BITS)) >> sequence % _PAGE_BITS & 1)
+        key = (session, sequence // _PAGE_BITS)
+        page = self._pages.get(key)
+        if page is None:
+            return key in self._pages
+        byte, bit = divmod(sequence % _PAGE_BITS, 8)
+        return bool(page.bits[byte] >> bit & 1)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (session, sequence) in ascending order."""

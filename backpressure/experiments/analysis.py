@@ -13,7 +13,7 @@ from math import ceil, inf, sqrt
 from statistics import fmean
 
 from backpressure.core.controllers.bound import wait_bound_s
-from backpressure.experiments.accounts import Durations
+from backpressure.experiments.accounts import Durations, Stays
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.summary import (
@@ -38,7 +38,8 @@ def summarise(recording: Recording) -> Summary:
     """Return all figures and the verdict."""
     accounts = recording.accounts
     done_ns = array("q", sorted(accounts.done_ns))
-    depths = [sample.depth for sample in recording.samples if sample.depth is not None]
+    totals = _totals(recording)
+    stays = accounts.stays if len(accounts.stays) and (totals.dropped, totals.lost) == (0, 0) else None
     summary = Summary(
         scenario=recording.scenario,
         strategy=recording.strategy,
@@ -48,7 +49,7 @@ def summarise(recording: Recording) -> Summary:
         duration_s=_seconds(recording.end_ns - recording.start_ns),
         verdict="passed",
         expectations=[],
-        totals=_totals(recording),
+        totals=totals,
         utilisation=_utilisation(recording.loads, done_ns, recording.start_ns, recording.end_ns),
         wait_ms=percentiles(accounts.waits.length_ns),
         end_to_end_ms=percentiles(accounts.end_to_end.length_ns),
@@ -57,9 +58,9 @@ def summarise(recording: Recording) -> Summary:
         tick_lateness_ms=percentiles(
             [round(s.tick_lateness_ms * 1e6) for s in recording.samples if s.tick_lateness_ms is not None]
         ),
-        depth=Depth(mean=round(sum(depths) / len(depths), 1), max=max(depths)) if depths else Depth(),
+        depth=_depth(recording, stays, recording.start_ns, recording.end_ns),
         fairness_jain=_fairness(recording, recording.start_ns, recording.end_ns),
-        phases=_phases(recording, done_ns),
+        phases=_phases(recording, stays, done_ns),
         processes=_processes(recording),
     )
     figures = summary.model_dump()
@@ -114,7 +115,21 @@ def _totals(recording: Recording) -> Totals:
     )
 
 
-def _phases(recording: Recording, done_ns: Sequence[int]) -> list[PhaseSummary]:
+def _depth(recording: Recording, stays: Stays | None, start_ns: int, end_ns: int) -> Depth:
+    """Return how many messages there were in the work queue.
+
+    By when each came and left it: a sample cannot see what is under way between a client and the broker. But where
+    messages were dropped or lost, or the queues could not be read, nobody knows when those left; then samples count.
+    """
+    if stays is not None and start_ns < end_ns:
+        mean, most = stays.present(start_ns, end_ns)
+        return Depth(mean=round(mean, 2), max=most)
+    start_s, end_s = ((at_ns - recording.start_ns) / _NS for at_ns in (start_ns, end_ns))
+    depths = [s.depth for s in recording.samples if s.depth is not None and start_s <= s.t_s <= end_s]
+    return Depth(mean=round(fmean(depths), 2), max=max(depths)) if depths else Depth()
+
+
+def _phases(recording: Recording, stays: Stays | None, done_ns: Sequence[int]) -> list[PhaseSummary]:
     waits: list[array[int]] = [array("q") for _ in recording.phases]
     starts = [phase.start_ns for phase in recording.phases]
     accounts = recording.accounts
@@ -124,13 +139,14 @@ def _phases(recording: Recording, done_ns: Sequence[int]) -> list[PhaseSummary]:
             waits[index].append(length_ns)
     confirmed_ns = array("q", sorted(accounts.confirms.at_ns))
     return [
-        _phase(recording, phase, done_ns, confirmed_ns, wait)
+        _phase(recording, stays, phase, done_ns, confirmed_ns, wait)
         for phase, wait in zip(recording.phases, waits, strict=True)
     ]
 
 
 def _phase(
     recording: Recording,
+    stays: Stays | None,
     phase: RecordedPhase,
     done_ns: Sequence[int],
     confirmed_ns: Sequence[int],
@@ -139,7 +155,6 @@ def _phase(
     span_s = (phase.end_ns - phase.start_ns) / _NS
     start_s = _seconds(phase.start_ns - recording.start_ns)
     end_s = _seconds(phase.end_ns - recording.start_ns)
-    depths = [s.depth for s in recording.samples if s.depth is not None and start_s <= s.t_s < end_s]
     return PhaseSummary(
         name=phase.name,
         start_s=start_s,
@@ -149,7 +164,7 @@ def _phase(
         utilisation=_utilisation(recording.loads, done_ns, phase.start_ns, phase.end_ns),
         wait_ms=percentiles(waits_ns),
         wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
-        depth_max=max(depths, default=None),
+        depth_max=_depth(recording, stays, phase.start_ns, phase.end_ns).max,
         settle_s=_settle_s(recording.loads, done_ns, phase),
         fairness_jain=_fairness(recording, (phase.start_ns + phase.end_ns) // 2, phase.end_ns),
         reached=phase.reached,

@@ -221,6 +221,10 @@ class RunDirectory:
         with self._reading("remains.csv"):
             for session, sequence, state in self._remains():
                 sets[state].add(session, sequence)
+        if len(ledger.left_in_queue):
+            for path in journals:
+                if path.stem.startswith("producer"):
+                    accounts.add_left(_records(path, ProducerRecord))
         return accounts
 
     def outcomes(self, process: str) -> Counter[Outcome]:

@@ -80,6 +80,8 @@ class Runner:
         self._clock = Clock()
         self._pids: dict[str, int] = {}
         self._load: Callable[[], None] = lambda: None
+        self._recorder = Recorder(scenario.settings.queue.work)
+        self._start_ns = 0
 
     async def run(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
@@ -168,7 +170,8 @@ class Runner:
     async def _measure(self, run: _Run) -> None:
         """Go through the phases, sampling."""
         identity = run.identity
-        start_ns = self._clock.wall_ns()
+        self._start_ns = start_ns = self._clock.wall_ns()
+        self._recorder = Recorder(run.settings.queue.work)
         self._directory.write_facts(
             RunFacts(
                 strategy=run.settings.producer.strategy,
@@ -191,7 +194,7 @@ class Runner:
         )
         fleet = run.stage.fleet
         self._load = lambda: self._record(fleet.load(self._clock.wall_ns()))
-        sampling = asyncio.create_task(self._sample(run.observer, Recorder(work), start_ns))
+        sampling = asyncio.create_task(self._sample(run.observer))
         try:
             begin_ns = start_ns
             async with Conductor(self._directory, run.stage, run.admin, run.observer, work) as conductor:
@@ -204,32 +207,36 @@ class Runner:
             with contextlib.suppress(asyncio.CancelledError):
                 await sampling
 
-    async def _sample(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
+    async def _sample(self, observer: Observer) -> None:
         """Take samples until cancelled; whatever goes wrong ends the run, which would have gaps that nobody sees."""
         try:
-            await self._keep_sampling(observer, recorder, start_ns)
+            await self._keep_sampling(observer)
         except Exception as error:  # noqa: BLE001 - nobody awaits this task while the phases go on
             self._supervisor.fail(f"sampling failed: {error!r}")
 
-    async def _keep_sampling(self, observer: Observer, recorder: Recorder, start_ns: int) -> None:
+    async def _keep_sampling(self, observer: Observer) -> None:
         for number in itertools.count():
-            due_ns = start_ns + round(number * _SAMPLE_S * 1e9)
+            due_ns = self._start_ns + round(number * _SAMPLE_S * 1e9)
             now_ns = self._clock.wall_ns()
             if now_ns > due_ns + _SAMPLE_S * 1e9:
                 continue  # late by more than a sample: leave out what was missed
             await asyncio.sleep((due_ns - now_ns) / 1e9)
             snapshot = observer.snapshot()
-            t_s = (self._clock.wall_ns() - start_ns) / 1e9
-            with self._failing():
-                self._directory.append_sample(recorder.sample(t_s, snapshot, self._pids))
+            self._take_sample(snapshot)
             self._watcher.sampled(snapshot)
-            for note in recorder.notes(snapshot):
+            for note in self._recorder.notes(snapshot):
                 self._record(note)
                 self._watcher.noted(note.text)
+
+    def _take_sample(self, snapshot: Snapshot) -> None:
+        t_s = (self._clock.wall_ns() - self._start_ns) / 1e9
+        with self._failing():
+            self._directory.append_sample(self._recorder.sample(t_s, snapshot, self._pids))
 
     async def _wind_down(self, run: _Run) -> None:
         """Stop producers, then consumers, then see what the queues still hold."""
         await run.stage.fleet.stop()
+        self._take_sample(run.observer.snapshot())  # with what the last reports of the producers say was offered
         with self._directory.writing_remains() as write:
             async for session, sequence, state in read_remains(run.admin, run.settings.queue):
                 write(session, sequence, state)

@@ -243,8 +243,55 @@ def test_depth_is_ready_plus_unacked_over_the_samples_of_each_phase() -> None:
     samples = [Sample(t_s=1, ready=10, unacked=2), Sample(t_s=2, ready=5), Sample(t_s=6, ready=0), Sample(t_s=7)]
     phases = [("a", 0.0, 5.0), ("b", 5.0, 10.0)]
     summary = summarise(recording(samples=samples, phases=phases))
-    assert (summary.depth.mean, summary.depth.max) == (pytest.approx(5.7), 12)
+    assert (summary.depth.mean, summary.depth.max) == (5.67, 12)
     assert [phase.depth_max for phase in summary.phases] == [12, 0]
+
+
+def test_the_depth_is_that_of_littles_law_where_samples_miss_what_is_under_way() -> None:
+    # 100 msg/s, each 30 ms from sent to done, of which the consumer holds it for 25: samples see 2.5 of 3 messages.
+    samples = [Sample(t_s=t / 10, ready=0, unacked=2 + t % 2) for t in range(100)]
+    summary = summarise(recording(at_rate(100, 0, 10), samples=samples))
+    assert summary.depth.mean == pytest.approx(100 * 0.030, rel=0.005)
+    assert summary.depth.max == 3
+
+
+def test_the_depth_of_a_phase_is_the_most_that_was_there_within_it() -> None:
+    accounts = Accounts()
+    accounts.add_consumer([*(consumed(n, 3.0, wait_s=1.0) for n in range(50)), consumed(50, 7.0, wait_s=0.01)])
+    summary = summarise(recording(accounts=accounts, phases=[("a", 0, 5), ("b", 5, 10)]))
+    assert [phase.depth_max for phase in summary.phases] == [50, 1]
+    assert summary.depth.mean == pytest.approx((50 * 1.01 + 0.02) / 10, abs=0.005)
+
+
+def test_what_is_left_in_the_queue_deepens_it_from_when_it_was_sent() -> None:
+    accounts = Accounts()
+    left = [produced(n, 4.0) for n in range(20)]
+    accounts.add_producer("producer-1", [*left, produced(99, 1.0, Outcome.REJECTED)])
+    for record in left:
+        accounts.ledger.left_in_queue.add(record.session, record.sequence)
+    accounts.add_left([*left, produced(99, 1.0, Outcome.REJECTED)])
+    depth = summarise(recording(accounts=accounts)).depth
+    assert (depth.mean, depth.max) == (pytest.approx(20 * 0.6), 20)
+
+
+def test_a_message_that_was_done_twice_stays_once_and_from_its_second_delivery_again() -> None:
+    accounts = Accounts()
+    accounts.add_consumer([consumed(1, 2.0, wait_s=1.0)])
+    accounts.add_consumer([consumed(1, 6.0, wait_s=5.0, redelivered=True)])
+    first, again = 1.01, 5.01  # this delivery was received when it was sent, says the helper
+    assert summarise(recording(accounts=accounts)).depth.mean == pytest.approx((first + again) / 10, abs=0.005)
+
+
+@pytest.mark.parametrize(("state", "read"), [("dropped", True), ("lost", True), ("left_in_queue", False)])
+def test_the_depth_is_sampled_where_nobody_knows_when_messages_left(state: str, read: bool) -> None:
+    accounts = Accounts()
+    accounts.add_producer("producer-1", [produced(n, 1.0) for n in range(2)])
+    accounts.add_consumer([consumed(0, 2.0)])
+    if state == "dropped":
+        accounts.ledger.dropped.add(1, 1)
+    samples = [Sample(t_s=1, ready=40), Sample(t_s=2, ready=60), Sample(t_s=11, ready=0)]  # the last one after the end
+    depth = summarise(recording(accounts=accounts, samples=samples, queues_read=read)).depth
+    assert (depth.mean, depth.max) == (50, 60)
 
 
 def test_a_process_that_was_never_sampled_cost_nobody_knows_what() -> None:

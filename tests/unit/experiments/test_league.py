@@ -52,6 +52,7 @@ def played(utilisation: float | None, p99_ms: float | None, *, settle_s: float |
         end_to_end_ms=waits,
         confirm_ms=waits,
         signal_age_ms=Percentiles(),
+        tick_lateness_ms=Percentiles(),
         depth=Depth(mean=3, max=5),
         fairness_jain=1.0,
         phases=[phase],

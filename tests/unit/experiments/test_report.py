@@ -50,6 +50,7 @@ def summary(verdict: Verdict, *held: bool) -> Summary:
         end_to_end_ms=Percentiles(),
         confirm_ms=Percentiles(),
         signal_age_ms=Percentiles(),
+        tick_lateness_ms=Percentiles(),
         depth=Depth(),
         fairness_jain=None,
         phases=[],

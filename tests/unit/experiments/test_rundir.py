@@ -79,7 +79,7 @@ def test_a_finished_run_is_read_back_and_balances(tmp_path: Path) -> None:
     finish(directory)
     summary = conclude(directory)
     assert (summary.totals.processed, summary.totals.left_in_queue, summary.totals.lost) == (9, 1, 0)
-    assert (summary.duration_s, summary.totals.offered, summary.depth.max) == (10, 10, 2)
+    assert (summary.duration_s, summary.totals.offered, summary.depth.max) == (10, 10, 1)
     assert [process.pid for process in summary.processes] == [11]
     assert (directory.path / "summary.json").exists()
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.experiments import library
 from backpressure.experiments.brokers import BrokerChoice
-from backpressure.experiments.recorder import Recorder
 from backpressure.experiments.rundir import create
 from backpressure.experiments.runner import Runner
 
@@ -34,5 +33,6 @@ def test_sampling_that_goes_wrong_ends_the_run_and_leaves_no_gap_that_nobody_see
     runner = Runner(library.load("normal"), directory, BrokerChoice("embedded"), watcher, "pace run normal")
     supervisor = Supervisor()
     runner._supervisor = cast("Any", supervisor)
-    asyncio.run(runner._sample(cast("Any", Observer()), Recorder("work.queue"), runner._clock.wall_ns()))
+    runner._start_ns = runner._clock.wall_ns()
+    asyncio.run(runner._sample(cast("Any", Observer())))
     assert supervisor.failures == ["sampling failed: KeyError('a queue nobody knows')"]
