@@ -247,9 +247,8 @@ def _fairness(recording: Recording, from_ns: int, to_ns: int) -> float | None:
     for process in recording.processes:
         begin_ns, end_ns = max(process.start_ns, from_ns), min(process.end_ns, to_ns)
         if process.role == "producer" and begin_ns < end_ns:
-            confirmed_in = recording.accounts.confirmed_by[process.id]
-            seconds = range(begin_ns // _NS, -(-end_ns // _NS))
-            shares.append(sum(confirmed_in.get(second, 0) for second in seconds) / (end_ns - begin_ns))
+            confirmed = recording.accounts.confirmed_by[process.id].count(begin_ns, end_ns)
+            shares.append(confirmed / (end_ns - begin_ns))
     squares = sum(share * share for share in shares)
     return round(sum(shares) ** 2 / (len(shares) * squares), 4) if squares else None
 

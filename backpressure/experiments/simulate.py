@@ -118,11 +118,11 @@ class _Simulation:
     def _wait(self, phase: Phase) -> bool | None:
         """Let the phase pass; return whether its ``until`` came true (None without one)."""
         while not self.plant.has_come_to(self._phase_ends_s):
-            second = int(self.plant.now)
+            since_ns = self._now_ns
             self.plant.run_until(min(self.plant.now + _CHECK_S, self._phase_ends_s, self._undone_at_s))
             if self.plant.has_come_to(self._undone_at_s):
                 self._undo_fault()
-            self.producers.note_confirms(second)
+            self.producers.note_confirms(since_ns)
             self._progress(self.plant.now)
             if phase.until is not None and self._reached(phase.until):
                 self._phase_ends_s = self.plant.now

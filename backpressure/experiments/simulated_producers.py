@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from backpressure.core.plant import Plant, PlantProducer
 from backpressure.core.signals import Law
 from backpressure.engines.composer import retries
 from backpressure.engines.pacing import own_limit_per_s
+from backpressure.experiments.accounts import ConfirmTimes
 from backpressure.experiments.fleet import process_seed
 from backpressure.experiments.recording import RecordedProcess, nanoseconds
 from backpressure.experiments.scenario import Phase
@@ -44,7 +46,7 @@ class SimulatedProducers:
         self._groups: list[tuple[PlantProducer, int]] = []
         self._gone: list[tuple[PlantProducer, int, float]] = []
         self._begun: dict[PlantProducer, float] = {}
-        self._confirmed_in: dict[PlantProducer, Counter[int]] = {}
+        self._confirmed_ns: dict[PlantProducer, array[int]] = {}
         self._noted: Counter[PlantProducer] = Counter()
         self._owed = 0
 
@@ -106,10 +108,10 @@ class SimulatedProducers:
             elif one.owed or not settings.producer.limit:
                 self._start(settings, one.ended, one.owed)
 
-    def note_confirms(self, second: int) -> None:
-        """Count what was confirmed since the last time as of this second."""
+    def note_confirms(self, at_ns: int) -> None:
+        """Count what was confirmed since the last time as confirmed at this time."""
         for producer, _ in self._groups:
-            self._confirmed_in[producer][second] += producer.arrived - self._noted[producer]
+            self._confirmed_ns[producer].extend([at_ns] * (producer.arrived - self._noted[producer]))
             self._noted[producer] = producer.arrived
 
     def processes(self) -> list[RecordedProcess]:
@@ -119,12 +121,13 @@ class SimulatedProducers:
             for number, (p, _, end_s) in enumerate(self._everyone(), 1)
         ]
 
-    def confirmed_by(self) -> dict[str, dict[int, float]]:
-        """Return what each member got confirmed, by the second."""
-        return {
-            f"producer-{number}": {second: count / members for second, count in self._confirmed_in[p].items()}
-            for number, (p, members, _) in enumerate(self._everyone(), 1)
-        }
+    def confirmed_by(self) -> dict[str, ConfirmTimes]:
+        """Return when the members of each got messages confirmed."""
+        found: dict[str, ConfirmTimes] = {}
+        for number, (producer, members, _) in enumerate(self._everyone(), 1):
+            found[f"producer-{number}"] = times = ConfirmTimes(members)
+            times.extend(self._confirmed_ns[producer])
+        return found
 
     def _begin_anew(self, settings: Settings) -> None:
         """Put others, with another law, in the place of those that are there; each limit goes on with what is left."""
@@ -158,7 +161,7 @@ class SimulatedProducers:
         added.line.width = members
         self._groups.append((added, members))
         self._begun[added] = self._plant.now
-        self._confirmed_in[added] = Counter()
+        self._confirmed_ns[added] = array("q")
 
     def _remove(self, first: int) -> None:
         for old, members in self._groups[first:]:

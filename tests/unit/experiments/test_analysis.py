@@ -228,6 +228,15 @@ def test_fairness_is_jains_index_over_all_producers_that_were_there(shares: tupl
     assert summarise(recording(accounts=accounts, processes=processes)).fairness_jain == fairness
 
 
+def test_fairness_counts_what_was_confirmed_in_the_stretch_to_the_nanosecond() -> None:
+    accounts = Accounts()
+    accounts.add_producer("producer-0", [produced(n, t, session=0) for n, t in enumerate(at_rate(100, 0.0, 9.7))])
+    accounts.add_producer("producer-1", [produced(n, t, session=1) for n, t in enumerate(at_rate(100, 8.9, 9.7))])
+    processes = [RecordedProcess("producer", f"producer-{n}", 1, ns(at_s), ns(11)) for n, at_s in [(0, 0), (1, 8.9)]]
+    phases = [("only", 0.0, 9.3)]
+    assert summarise(recording(accounts=accounts, processes=processes, phases=phases)).fairness_jain == 1.0
+
+
 def test_fairness_compares_rates_so_that_who_came_later_is_not_called_unlucky() -> None:
     accounts = Accounts()
     accounts.add_producer("producer-0", [produced(n, 1.0, session=0) for n in range(100)])
