@@ -6,6 +6,7 @@ May not know: how frames are read, how a queue orders its messages.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from pamqp import commands
@@ -80,7 +81,7 @@ class Consuming:
         self.session = session
         self.number = number
         self.consumers: dict[str, Consumer] = {}
-        self.unacked: dict[int, Delivery] = {}
+        self.unacked: OrderedDict[int, Delivery] = OrderedDict()  # a plain dict is slow to take from at its front
         self.prefetch = 0
         self.shared_prefetch = Prefetch()
         self._last_tag = 0
@@ -170,11 +171,10 @@ class Consuming:
         elif tag not in unacked:
             raise precondition_failed(f"unknown delivery tag {tag}")
         elif multiple:
-            deliveries = []
-            for oldest in list(unacked):
-                if oldest > tag:
-                    break
-                deliveries.append(unacked.pop(oldest))
+            deliveries, oldest = [], 0
+            while oldest != tag:
+                oldest, delivery = unacked.popitem(last=False)
+                deliveries.append(delivery)
         else:
             deliveries = [unacked.pop(tag)]
         for _, _, consumer in deliveries:

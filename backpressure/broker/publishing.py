@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["PublishMethod", "Publishing"]
 
 PUBLISH_INDEX = 0x003C0028
+MAX_METHOD_BYTES = 4 + 2 + 256 + 256 + 1
+"""A publish method without octets behind its arguments."""
+SMALL_MESSAGE_BYTES = 4096
+"""A message that is larger counts as memory from its header on, and not only once it is whole."""
 _BODY_SIZE = struct.Struct(">Q")
 _CONFIRM = struct.Struct(">IQB")
 _ACK_INDEX, _NACK_INDEX = 0x003C0050, 0x003C0078
@@ -80,6 +84,7 @@ class Publishing:
         self._properties = Properties(0, {})
         self._missing = 0
         self._pieces: list[bytes] = []
+        self._reserved_bytes = 0
         self.confirming = False
         self._confirmed = 0
         self._outcomes: list[bool] = []
@@ -101,10 +106,14 @@ class Publishing:
         known = self._session.publish_methods
         method = known.get(payload)
         if method is None:
-            if len(known) >= 256:  # publishers use few routes; those that do not shall not fill the memory
-                known.clear()
-            method = known[payload] = PublishMethod.parse(payload)
+            method = PublishMethod.parse(payload)
+            if len(payload) <= MAX_METHOD_BYTES:  # neither many routes nor long methods shall fill the memory
+                if len(known) >= 256:
+                    known.clear()
+                known[payload] = method
         self._method = method
+        if self._vhost.memory.active:  # here, and never within a message: what has begun can always be finished
+            self._session.block()
 
     def header(self, payload: bytes) -> None:
         """The content header: properties and body size."""
@@ -123,6 +132,9 @@ class Publishing:
             raise precondition_failed(f"message size {size} is larger than configured max size {limit}")
         if not self._missing:
             self._complete(b"")
+        elif self._missing + len(payload) > SMALL_MESSAGE_BYTES:
+            self._reserved_bytes = self._missing + len(payload)
+            self._vhost.memory.add(self._reserved_bytes)
 
     def body(self, payload: bytes) -> None:
         """A piece of the body."""
@@ -131,9 +143,6 @@ class Publishing:
         self._missing -= len(payload)
         if self._missing > 0:
             self._pieces.append(payload)
-            self._vhost.memory.add(len(payload))
-            if self._vhost.memory.active:
-                self._session.block()
         elif self._missing < 0:
             raise ConnectionFault(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH_INDEX)
         elif self._pieces:
@@ -157,7 +166,9 @@ class Publishing:
 
     def drop_pieces(self) -> None:
         """Forget an unfinished body."""
-        self._vhost.memory.add(-sum(map(len, self._pieces)))
+        if self._reserved_bytes:
+            self._vhost.memory.add(-self._reserved_bytes)
+            self._reserved_bytes = 0
         self._pieces = []
 
     def _complete(self, body: bytes) -> None:

@@ -138,16 +138,73 @@ def test_the_memory_alarm_blocks_who_publishes_and_only_then(peer_class: Any) ->
     assert seen[0] == "Connection.Unblocked"
 
 
-def test_an_unfinished_body_counts_as_memory_and_is_given_back(peer_class: Any) -> None:
+def test_an_unfinished_message_counts_as_memory_from_its_header_on_and_is_given_back(peer_class: Any) -> None:
     vhost = VirtualHost(memory_limit_bytes=1_000_000)
-    hoarder = peer_class(vhost).login(1)
+    hoarder, other = peer_class(vhost).login(1), peer_class(vhost).login(1)
     hoarder.send(commands.Basic.Publish(routing_key="q"), header.ContentHeader(body_size=100_000_000))
-    for _ in range(20):
-        hoarder.send(body.ContentBody(b"x" * 100_000))
-    assert hoarder.session.blocked
-    assert vhost.memory.used_bytes < 1_200_000
+    assert vhost.memory.active
+    other.send(commands.Queue.Declare(queue="q"))
+    other.publish("q", b"waits")
+    assert (other.session.blocked, len(vhost.queues["q"])) == (True, 0)
     hoarder.session.lost()
     assert (vhost.memory.used_bytes, vhost.memory.active) == (0, False)
+    other.frames()
+    assert (other.session.blocked, len(vhost.queues["q"])) == (False, 1)
+
+
+def test_large_properties_of_an_unfinished_message_count_too(peer: Any, vhost: VirtualHost) -> None:
+    properties = commands.Basic.Properties(headers={"note": "x" * 50_000})
+    peer.send(commands.Basic.Publish(routing_key="q"), header.ContentHeader(body_size=1, properties=properties))
+    assert vhost.memory.used_bytes > 50_000
+    peer.send(body.ContentBody(b"x"))
+    assert vhost.memory.used_bytes == 0
+
+
+def test_a_message_that_has_begun_can_be_finished_whatever_the_alarm_says(peer_class: Any) -> None:
+    vhost = VirtualHost(memory_limit_bytes=100_000)
+    peers = [peer_class(vhost).login(1) for _ in range(3)]
+    peers[0].send(commands.Queue.Declare(queue="q"))
+    for peer in peers:
+        peer.send(commands.Basic.Publish(routing_key="q"), header.ContentHeader(body_size=30_000))
+        peer.send(body.ContentBody(b"x" * 20_000))
+    vhost.memory.forced = True
+    for peer in peers:
+        assert peer.session.wants_input
+        peer.send(body.ContentBody(b"x" * 10_000))
+    assert len(vhost.queues["q"]) == 3
+
+
+def test_publish_methods_are_remembered_only_while_they_are_small(peer: Any) -> None:
+    for number in range(100):
+        method = b"\x00\x3c\x00\x28\0\0\0\x01q\0" + bytes([number]) * 100_000
+        peer.feed(pamqp_frame._marshal(1, 1, method))
+        peer.send(header.ContentHeader(body_size=0))
+    for number in range(1000):
+        peer.publish(f"q{number}")
+    remembered = peer.session.publish_methods
+    assert len(remembered) <= 256
+    assert sum(map(len, remembered)) < 256 * 520
+
+
+def test_every_acknowledgement_of_several_costs_what_it_settles(peer: Any, vhost: VirtualHost) -> None:
+    peer.send(commands.Queue.Declare(queue="q"), commands.Basic.Consume(queue="q"))
+    for _ in range(300):
+        peer.publish("q")
+    peer.frames()
+    unacked = peer.session.channels[1].consuming.unacked
+    looked_at = 0
+
+    class Counting(type(unacked)):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            nonlocal looked_at
+            for tag in super().__iter__():
+                looked_at += 1
+                yield tag
+
+    peer.session.channels[1].consuming.unacked = Counting(unacked)
+    for tag in range(3, 301, 3):
+        peer.send(commands.Basic.Ack(tag, multiple=True))
+    assert (vhost.queues["q"].unacked, looked_at) == (0, 0)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
