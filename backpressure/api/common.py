@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
 from backpressure.api.body_limit import BodyLimit
-from backpressure.api.reference import serve_reference
+from backpressure.api.pages import serve_reference
 from backpressure.config import find_field
 from backpressure.errors import (
     ConfigError,

@@ -1,14 +1,31 @@
-"""A page and the files it loads, with headers that let a browser load nothing else."""
+"""Pages and the files they load, with headers that let a browser load nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 
-__all__ = ["Page", "security_headers"]
+__all__ = ["Page", "security_headers", "serve_reference"]
+
+_REFERENCE = """<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>{title}</title>
+  <link rel="icon" href="data:,">
+  <link rel="stylesheet" href="/docs/swagger-ui.css">
+  <script src="/docs/swagger-ui-bundle.js" defer></script>
+  <script src="/docs/reference.js" defer></script>
+</head>
+<body><div id="reference"></div></body>
+</html>
+"""
 
 
 def security_headers(*, styles: str = "'self'") -> dict[str, str]:
@@ -33,10 +50,40 @@ class Page:
 
         @app.get("/assets/{name}", include_in_schema=False)
         async def asset(name: str) -> FileResponse:
-            if name not in assets:
-                raise HTTPException(404, f"no asset {name!r}")
-            return FileResponse(assets[name], headers={**self._headers, "Cache-Control": "max-age=3600"})
+            return _answer(assets, name, self._headers)
 
     def answer(self, **headers: str) -> FileResponse:
         """Return the page itself, with further ``headers``."""
         return FileResponse(self._index, headers=self._headers | headers)
+
+
+def serve_reference(app: FastAPI) -> None:
+    """Add ``GET /docs``: Swagger UI with every operation of ``app``, from its OpenAPI document.
+
+    FastAPI's own page loads Swagger UI from elsewhere: blank without a network, and a stranger's code beside our
+    controls. This one takes the files from the installed package fastapi-swagger (2 MB), which it does not import.
+    """
+    headers = security_headers()
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> HTMLResponse:
+        return HTMLResponse(_REFERENCE.format(title=escape(app.title)), headers=headers)
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def file(name: str) -> FileResponse:
+        return _answer(_reference_files(), name, headers)
+
+
+def _reference_files() -> Mapping[str, Path]:
+    files = {"reference.js": Path(__file__).with_name("reference.js")}
+    package = find_spec("fastapi_swagger")
+    if package is None or package.origin is None:
+        return files  # not in pyproject's sense, but the rest of the API need not fail for it
+    folder = Path(package.origin).with_name("resources")
+    return files | {name: folder / name for name in ("swagger-ui.css", "swagger-ui-bundle.js")}
+
+
+def _answer(files: Mapping[str, Path], name: str, headers: Mapping[str, str]) -> FileResponse:
+    if name not in files:
+        raise HTTPException(404, f"no file {name!r}")
+    return FileResponse(files[name], headers={**headers, "Cache-Control": "max-age=3600"})
