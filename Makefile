@@ -1,4 +1,4 @@
-# Everything starts here: each target sets up what it needs. `make help` lists them.
+# Each target sets up what it needs. `make help` lists the targets.
 
 VENV     := .venv
 BIN      := $(VENV)/bin
@@ -7,12 +7,12 @@ BROKER   ?= embedded
 ARGS     ?=
 N        ?= 3
 
-# The first of these that is Python 3.11 or later; `make PYTHON=/path/to/python3.12 …` decides otherwise.
+# The first of these that is Python 3.11 or later; `make PYTHON=/path/to/python3.12 …` chooses another.
 PYTHON   ?= $(eval PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done))$(PYTHON)
 PIP      := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-# A run starts a dozen processes, the tests hundreds: none is to compile the package anew.
+# A run starts a dozen processes and the tests hundreds: they should share compiled bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -45,11 +45,11 @@ $(VENV)/.dev: $(VENV)/.package
 	@touch $@
 
 .PHONY: kafka
-kafka: .kafka/libs/.complete  ## fetch Kafka's jars (43 MB, by Maven) for BROKER=kafka, which runs them with Java 17
+kafka: .kafka/libs/.complete  ## fetch Kafka's jars (43 MB, by Maven) for BROKER=kafka, which needs Java 17
 
 .kafka/libs/.complete: tools/kafka/pom.xml
 	@command -v mvn >/dev/null || { \
-		echo "Maven fetches Kafka, and is not here: apt-get install maven. An installation of your own: KAFKA_HOME."; exit 1; }
+		echo "Maven is needed to fetch Kafka: apt-get install maven. To use an existing Kafka, set KAFKA_HOME."; exit 1; }
 	@rm -rf .kafka/libs
 	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.kafka/libs
 	@touch $@
@@ -61,13 +61,13 @@ experiment: $(VENV)/.package  ## run SCENARIO=recovery on BROKER=embedded (or ra
 	@$(BIN)/pace run $(SCENARIO) --broker $(BROKER) $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## run benchmarks/: the brokers, control over HTTP, the law on a real broker, tracing, watching
+bench: $(VENV)/.dev  ## run benchmarks/: brokers, control over HTTP, the law on a real broker, tracing, monitoring
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS) || exit 1; done
 
 # -- development -------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.dev  ## run the tests, with SLOW=1 the slow ones too; the last lines name the brokers that were missing
+test: $(VENV)/.dev  ## run the tests, with SLOW=1 the slow ones too; the last lines name missing brokers
 	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(SLOW),,-m 'not slow') $(ARGS)
 
 .PHONY: peers
@@ -75,14 +75,14 @@ peers: $(VENV)/.dev  ## run other clients' test suites on the embedded broker an
 	@$(BIN)/python tools/peers/run.py $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.dev  ## check format, style, types and the direction of imports
+lint: $(VENV)/.dev  ## check format, style, types and imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 .PHONY: docs
-docs: $(VENV)/.dev  ## write docs/configuration.md, docs/cli.md and the Grafana dashboards anew from the code
+docs: $(VENV)/.dev  ## generate docs/configuration.md, docs/cli.md and the Grafana dashboards from the code
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python tools/dashboards.py
 
@@ -103,7 +103,7 @@ up: docker  ## start RabbitMQ, producer, consumer, monitor, lab, Prometheus, Gra
 baseline: export PACE_PRODUCER__RATE = 10
 baseline: export PACE_PRODUCER__STRATEGY = unbounded
 baseline: export PACE_CONSUMER__RATE = 10
-baseline: up  ## start the same where the labs begin: 10 messages a second, 100 ms of work each, an unbounded queue
+baseline: up  ## start the same with the labs' baseline: 10 messages a second, 100 ms of work each, no bound
 
 .PHONY: down
 down: docker  ## stop the containers
@@ -118,11 +118,11 @@ scale-consumer: docker  ## run N=3 consumers
 	@docker compose up --detach --no-recreate --scale consumer=$(N)
 
 .PHONY: monitor
-monitor: $(VENV)/.package  ## watch the broker on this machine from this terminal
+monitor: $(VENV)/.package  ## watch this machine's broker in this terminal
 	@$(BIN)/pace monitor $(ARGS)
 
 .PHONY: clean
-clean:  ## remove .venv, Kafka, caches and recorded runs; stop the containers and forget their data
+clean:  ## remove .venv, Kafka, caches and recorded runs; remove the containers and their data
 	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
 	@rm -rf $(VENV) .kafka .peers runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
