@@ -19,7 +19,7 @@ class DecodeError(ValueError):
 
 def bad_frame(kind: int, size: int, frame_max: int) -> DecodeError:
     """501 for octets that are no frame: unknown type, beyond ``frame_max``, or without the end octet."""
-    if size > frame_max - 8:
+    if size > frame_max:
         reason = f"frame size {size} exceeds the negotiated maximum of {frame_max}"
     else:
         reason = "unknown frame type or missing end octet"

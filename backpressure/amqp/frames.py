@@ -51,7 +51,11 @@ class FrameReader:
     """
 
     def __init__(self, frame_max: int) -> None:
-        """``frame_max`` is the largest frame accepted, in bytes; it may be changed after negotiation."""
+        """``frame_max`` is in bytes, and may be changed after negotiation.
+
+        A payload alone may be so large: some clients leave the frame's own octets out of the count, and RabbitMQ
+        allows for it.
+        """
         self.frame_max = frame_max
         self._chunks: list[bytes] = []
         self._held = 0
@@ -76,7 +80,7 @@ class FrameReader:
     def frames(self) -> Iterator[Frame]:
         """Yield every complete frame. The caller may stop early; the rest is yielded by the next call.
 
-        Raises `DecodeError` (501) on an unknown type, a frame beyond ``frame_max`` or a wrong end octet.
+        Raises `DecodeError` (501) on an unknown type, a payload beyond ``frame_max`` or a wrong end octet.
         """
         if self._held < self._wanted:  # joining anew for each octet of a slow peer would be quadratic
             return
@@ -87,7 +91,7 @@ class FrameReader:
             while size - start >= FRAME_OVERHEAD - 1:
                 kind, channel, length = _HEAD.unpack_from(data, start)
                 end = start + length + FRAME_OVERHEAD
-                if kind not in _KNOWN_TYPES or length > self.frame_max - FRAME_OVERHEAD:
+                if kind not in _KNOWN_TYPES or length > self.frame_max:
                     raise bad_frame(kind, length, self.frame_max)
                 if end > size:
                     self._wanted = end - start

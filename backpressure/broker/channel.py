@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pamqp import commands
 
 from backpressure.amqp.errors import bad_syntax
-from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, FRAME_METHOD
+from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, FRAME_METHOD, frame
 from backpressure.amqp.methods import decode_method, method_frame, queue_declare_ok
 from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.counters import Counters
+from backpressure.broker.declarations import check_consumer_arguments
 from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
 from backpressure.broker.replies import (
     ChannelFault,
+    ConnectionFault,
     access_refused,
     channel_error,
     command_invalid,
@@ -40,6 +42,8 @@ Handler = Callable[["Channel", Any], None]
 _INDEX = struct.Struct(">I")
 _TAG_AND_BITS = struct.Struct(">QB")
 _ACK_INDEX, _REJECT_INDEX, _NACK_INDEX = 0x003C0050, 0x003C005A, 0x003C0078
+
+_ACCESS_REQUEST_INDEX, _ACCESS_REQUEST_OK = 0x001E000A, b"\x00\x1e\x00\x0b\x00\x01"
 
 _HANDLERS: dict[type[base.Frame], Handler] = {}
 
@@ -83,6 +87,10 @@ class Channel:
                 self._method(payload)
         except ChannelFault as fault:
             self._fail(fault, payload)
+        except ConnectionFault as fault:
+            if kind == FRAME_METHOD and not fault.method_index and len(payload) >= 4:
+                (fault.method_index,) = _INDEX.unpack_from(payload)
+            raise
 
     def close(self) -> None:
         """Give back what the channel holds."""
@@ -99,6 +107,8 @@ class Channel:
             self.publishing.method(payload)
         elif index in {_ACK_INDEX, _REJECT_INDEX, _NACK_INDEX}:
             self._acknowledgement(index, payload)
+        elif index == _ACCESS_REQUEST_INDEX:  # AMQP 0-8's, which old clients still send: every ticket is the same
+            self.session.send(frame(FRAME_METHOD, self.number, _ACCESS_REQUEST_OK))
         else:
             method = decode_method(payload)
             handler = _HANDLERS.get(type(method))
@@ -142,11 +152,14 @@ class Channel:
 
     def _queue(self, name: str) -> Queue:
         """The queue a method names; an empty name is the last one declared on this channel."""
+        return self._vhost.queue(self._queue_name(name), self.session)
+
+    def _queue_name(self, name: str) -> str:
         if not name:
             name = self._last_queue
             if not name:
                 raise ChannelFault(404, "NOT_FOUND", "no previously declared queue")
-        return self._vhost.queue(name, self.session)
+        return name
 
     # -- channel and confirm -------------------------------------------------------------------------------------
 
@@ -180,13 +193,14 @@ class Channel:
 
     @_handles(commands.Exchange.Declare)
     def _exchange_declare(self, method: commands.Exchange.Declare) -> None:
+        name = _one_line(method.exchange)
         if method.passive:
-            self._vhost.exchange(method.exchange)
+            self._vhost.exchange(name)
         else:
-            if not method.exchange:
+            if not name:
                 raise access_refused("operation not permitted on the default exchange")
             self._vhost.declare_exchange(
-                method.exchange,
+                name,
                 method.exchange_type,
                 durable=method.durable,
                 auto_delete=method.auto_delete,
@@ -197,21 +211,24 @@ class Channel:
 
     @_handles(commands.Exchange.Delete)
     def _exchange_delete(self, method: commands.Exchange.Delete) -> None:
-        self._vhost.delete_exchange(method.exchange, if_unused=method.if_unused)
+        self._vhost.delete_exchange(_one_line(method.exchange), if_unused=method.if_unused)
         self._reply(method, commands.Exchange.DeleteOk())
 
     @_handles(commands.Exchange.Bind)
     def _exchange_bind(self, method: commands.Exchange.Bind) -> None:
-        destination = self._vhost.exchange(method.destination)
+        destination = self._vhost.exchange(_one_line(method.destination))
         if not destination.name:
             raise access_refused("operation not permitted on the default exchange")
-        self._vhost.bind(method.source, destination, method.routing_key, method.arguments)
+        self._vhost.bind(_one_line(method.source), destination, method.routing_key, method.arguments)
         self._reply(method, commands.Exchange.BindOk())
 
     @_handles(commands.Exchange.Unbind)
     def _exchange_unbind(self, method: commands.Exchange.Unbind) -> None:
-        destination = self._vhost.exchange(method.destination)
-        self._vhost.unbind(method.source, destination, method.routing_key, method.arguments)
+        name = _one_line(method.destination)
+        if not name:
+            raise access_refused("operation not permitted on the default exchange")
+        destination = self._vhost.exchanges.get(name)
+        self._vhost.unbind(_one_line(method.source), destination, method.routing_key, method.arguments)
         self._reply(method, commands.Exchange.UnbindOk())
 
     # -- queue ---------------------------------------------------------------------------------------------------
@@ -219,13 +236,13 @@ class Channel:
     @_handles(commands.Queue.Declare)
     def _queue_declare(self, method: commands.Queue.Declare) -> None:
         if method.passive:
-            queue = self._queue(method.queue)
+            queue = self._queue(_one_line(method.queue))
             queue.touch()
         else:
             queue = self._vhost.declare_queue(
-                method.queue,
+                _one_line(method.queue),
                 self.session,
-                durable=method.durable,
+                durable=method.durable and not method.exclusive,  # it goes with its connection
                 exclusive=method.exclusive,
                 auto_delete=method.auto_delete,
                 arguments=method.arguments,
@@ -236,15 +253,16 @@ class Channel:
 
     @_handles(commands.Queue.Bind)
     def _queue_bind(self, method: commands.Queue.Bind) -> None:
-        queue = self._queue(method.queue)
+        queue = self._queue(_one_line(method.queue))
         key = method.routing_key if method.queue or method.routing_key else queue.name
-        self._vhost.bind(method.exchange, queue, key, method.arguments)
+        self._vhost.bind(_one_line(method.exchange), queue, key, method.arguments)
         self._reply(method, commands.Queue.BindOk())
 
     @_handles(commands.Queue.Unbind)
     def _queue_unbind(self, method: commands.Queue.Unbind) -> None:
-        queue = self._queue(method.queue)
-        self._vhost.unbind(method.exchange, queue, method.routing_key, method.arguments)
+        name = self._queue_name(_one_line(method.queue))
+        queue = self._vhost.queue(name, self.session) if name in self._vhost.queues else None
+        self._vhost.unbind(_one_line(method.exchange), queue, method.routing_key, method.arguments)
         self._send(commands.Queue.UnbindOk())
 
     @_handles(commands.Queue.Purge)
@@ -255,8 +273,9 @@ class Channel:
     @_handles(commands.Queue.Delete)
     def _queue_delete(self, method: commands.Queue.Delete) -> None:
         count = 0
-        if not method.queue or method.queue in self._vhost.queues:
-            queue = self._queue(method.queue)
+        name = self._queue_name(_one_line(method.queue))
+        if name in self._vhost.queues:
+            queue = self._vhost.queue(name, self.session)
             count = self._vhost.delete_queue(queue, if_unused=method.if_unused, if_empty=method.if_empty)
         self._reply(method, commands.Queue.DeleteOk(count))
 
@@ -284,6 +303,7 @@ class Channel:
             raise access_refused(f"queue '{queue.name}' in vhost '/' in exclusive use")
         if queue.is_quorum and consuming.shared_prefetch.limit:
             raise not_implemented(f"queue '{queue.name}' in vhost '/' does not support global qos")
+        check_consumer_arguments(queue.name, method.arguments)
         consumer = Consumer(
             consuming,
             queue,
@@ -321,3 +341,8 @@ class Channel:
         self.consuming.recover()
         if isinstance(method, commands.Basic.Recover):
             self._send(commands.Basic.RecoverOk())
+
+
+def _one_line(name: str) -> str:
+    """The name of a queue or exchange as RabbitMQ reads it where it declares, binds and deletes."""
+    return name.replace("\r", "").replace("\n", "")

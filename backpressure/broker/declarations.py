@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backpressure.amqp.tables import octets_of, split_table
 from backpressure.broker.policy import MAX_NAME_OCTETS, MAX_TTL_MS, OVERFLOWS, QUEUE_MODES, is_name
-from backpressure.broker.replies import inequivalent, precondition_failed
+from backpressure.broker.replies import inequivalent, precondition_failed, resource_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
 
-__all__ = ["check_exchange_arguments", "check_queue_arguments", "same_exchange", "same_queue"]
+__all__ = [
+    "check_binding_arguments",
+    "check_consumer_arguments",
+    "check_exchange_arguments",
+    "check_queue_arguments",
+    "same_exchange",
+    "same_queue",
+]
 
 _COUNTS = ("x-max-length", "x-max-length-bytes", "x-message-ttl", "x-expires", "x-delivery-limit", "x-max-priority")
 _LARGEST = {
@@ -33,6 +40,7 @@ _CHOICES = {
     "x-queue-type": (("classic", "quorum"), "\"unsupported queue type '{}'\""),
     "x-queue-mode": (QUEUE_MODES, "\"unsupported queue mode '{}'\""),
 }
+_MATCHES = ("all", "any", "all-with-x", "any-with-x")
 _COMPARED = (*_COUNTS, *_TEXTS, "x-single-active-consumer")
 _TOO_LONG = f"more than {MAX_NAME_OCTETS} octets"
 _OF_STREAMS = ("x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size")
@@ -102,6 +110,29 @@ def check_exchange_arguments(name: str, arguments: Table) -> None:
         raise precondition_failed(f"invalid arg '{key}' for exchange '{name}' in vhost '/': {_TOO_LONG}")
 
 
+def check_binding_arguments(kind: str, arguments: Table) -> None:
+    """Raise 406 for an ``x-match`` that an exchange of type ``headers`` does not know."""
+    key = "x-match"
+    if kind != "headers" or key not in arguments:
+        return
+    value = arguments[key]
+    if not isinstance(value, str):
+        type_ = _type(arguments, key)
+        raise precondition_failed(f"Invalid x-match field type {type_} (value {_term(value)}); expected longstr")
+    if value not in _MATCHES:
+        raise precondition_failed(
+            f'Invalid x-match field value <<"{value}">>; expected all, any, all-with-x, or any-with-x'
+        )
+
+
+def check_consumer_arguments(queue: str, arguments: Table) -> None:
+    """Raise 406 for an ``x-priority`` that is no whole number."""
+    key = "x-priority"
+    value = arguments.get(key, 0)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _invalid(key, queue, f'"expected integer, got {_type(arguments, key)}"')
+
+
 def _check_type(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
     type_ = str(arguments.get("x-queue-type", "classic"))
     if type_ == "quorum":
@@ -143,10 +174,11 @@ def _check_text(name: str, key: str, arguments: Table) -> None:
 
 
 def same_queue(queue: Queue, *, durable: bool, auto_delete: bool, exclusive: bool, arguments: Table) -> None:
-    """Raise 406 naming the first property or argument that differs from the queue's."""
+    """Raise 406 naming the first property or argument that differs from the queue's; 405 for ``exclusive``."""
+    if exclusive != (queue.owner is not None):
+        raise resource_locked(queue.name)
     received: list[tuple[str, object, object]] = [
         ("durable", durable, queue.durable),
-        ("exclusive", exclusive, queue.owner is not None),
         ("auto_delete", auto_delete, queue.auto_delete),
     ]
     for argument, value, current in received:
@@ -174,8 +206,10 @@ def same_exchange(
 def _same_arguments(kind: str, name: str, keys: Iterable[str], received: Table, current: Table) -> None:
     for key in keys:
         one, other = received.get(key, _default(key)), current.get(key, _default(key))
-        if one == other:
+        if one == other and isinstance(one, float) == isinstance(other, float):
             continue
+        if one is None and key in received:  # a field without a value
+            raise inequivalent(key, kind, name, "none", _plain(other))
         if one is None or other is None:
             raise inequivalent(key, kind, name, _described(received, key), _described(current, key))
         raise inequivalent(key, kind, name, _plain(one), _plain(other))
@@ -185,8 +219,13 @@ def _default(key: str) -> object:
     return "classic" if key == "x-queue-type" else None
 
 
+def _term(value: object) -> str:
+    """A value as Erlang prints it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _plain(value: object) -> str:
-    return f"'{str(value).lower() if isinstance(value, bool) else value}'"
+    return f"'{_term(value)}'"
 
 
 def _described(arguments: Table, key: str) -> str:

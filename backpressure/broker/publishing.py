@@ -36,7 +36,8 @@ MAX_METHOD_BYTES = 4 + 2 + 256 + 256 + 1
 """A publish method without octets behind its arguments."""
 SMALL_MESSAGE_BYTES = 4096
 """A message that is larger counts as memory from its header on, and not only once it is whole."""
-_BODY_SIZE = struct.Struct(">Q")
+BASIC_CLASS = 60
+_CLASS_AND_WEIGHT = struct.pack(">HH", BASIC_CLASS, 0)
 _CONFIRM = struct.Struct(">IQB")
 _ACK_INDEX, _NACK_INDEX = 0x003C0050, 0x003C0078
 _RETURN_NO_ROUTE = b"\x00\x3c\x00\x32" + struct.pack(">H", 312) + short_string("NO_ROUTE")
@@ -119,6 +120,10 @@ class Publishing:
         """The content header: properties and body size."""
         if self._method is None or self._header:
             raise unexpected_frame(self._due())
+        if not payload.startswith(_CLASS_AND_WEIGHT):
+            class_id = int.from_bytes(payload[:2], "big")
+            got = f"one for class {class_id}" if class_id != BASIC_CLASS else "non content header frame"
+            raise unexpected_frame(f"expected content header for class {BASIC_CLASS}, got {got} instead")
         try:
             self._properties = Properties.parse(payload)
         except ValueError as cause:

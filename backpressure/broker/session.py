@@ -187,6 +187,8 @@ class Session:
                 self._tuned(method)
             case commands.Connection.Open() if self.state is State.OPEN:
                 self._opened(method)
+            case commands.Connection.UpdateSecret() if self.state is State.RUNNING:
+                self.send(method_frame(0, commands.Connection.UpdateSecretOk()))  # a password does not expire
             case _:
                 raise command_invalid(f"unexpected method {method.name}")
 

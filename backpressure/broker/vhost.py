@@ -177,6 +177,7 @@ class VirtualHost:
         arguments: Table,
     ) -> Queue:
         """Create a queue, or check that the one that exists is the same; an empty name asks for a new one."""
+        _refuse_reserved("queue", name)
         if name in self.queues:
             queue = self.queue(name, session)
             declarations.same_queue(
@@ -184,9 +185,7 @@ class VirtualHost:
             )
             queue.touch()
             return queue
-        if name:
-            _refuse_reserved("queue", name)
-        else:
+        if not name:
             name = "amq.gen-" + base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
         declarations.check_queue_arguments(name, arguments, durable=durable, exclusive=exclusive)
         queue = Queue(
@@ -228,15 +227,16 @@ class VirtualHost:
         """Send what matches from exchange ``source`` to ``destination``."""
         _refuse_default(source)
         exchange, binding = self.exchange(source), Binding(destination, routing_key, arguments)
+        declarations.check_binding_arguments(exchange.kind, arguments)
         exchange.bind(binding)
         if self.journal is not None:
             self.journal.bound(exchange, binding)
 
-    def unbind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
-        """Take a binding back; one that does not exist is no error."""
+    def unbind(self, source: str, destination: Queue | Exchange | None, routing_key: str, arguments: Table) -> None:
+        """Take a binding back; that it, or one of its ends, does not exist is no error."""
         _refuse_default(source)
         exchange = self.exchanges.get(source)
-        if exchange is not None:
+        if exchange is not None and destination is not None:
             binding = Binding(destination, routing_key, arguments)
             exchange.unbind(binding)
             if self.journal is not None:

@@ -52,7 +52,7 @@ def test_an_incomplete_frame_is_no_error() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x07\x00\x00\x00\x00\x00\x00\xce", b"\x01\x00\x00\x00\x00\x00\x01x\x00", b"\x01\x00\x00\x00\x00\x10\x00" + b"x"],
+    [b"\x07\x00\x00\x00\x00\x00\x00\xce", b"\x01\x00\x00\x00\x00\x00\x01x\x00", b"\x01\x00\x00\x00\x00\x10\x01" + b"x"],
     ids=["unknown type", "wrong end octet", "beyond frame_max"],
 )
 def test_what_is_no_frame_is_a_frame_error(data: bytes) -> None:
