@@ -1,6 +1,6 @@
-"""Writes configuration.md and cli.md beside it from the declarations that they describe: ``make docs``.
+"""Writes configuration.md and cli.md from the declarations that they describe: ``make docs``.
 
-A test compares, so neither page can fall behind.
+A test compares them with the code, so the pages are always current.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backpressure.settings import Settings
 _CONFIGURATION = """\
 # Configuration
 
-Every setting has one name, `section.setting`, and can be given in four places. A stronger one overrides a weaker one:
+Every setting has one name, `section.setting`, and can be set in four places. A stronger place overrides a weaker one:
 
 | strength | where | example |
 |---|---|---|
@@ -28,13 +28,13 @@ Every setting has one name, `section.setting`, and can be given in four places. 
 | | `PACE_SECTION__SETTING` in the environment | `PACE_PRODUCER__RATE=500` |
 | strongest | a command-line flag ([cli.md](cli.md)), or `--set` of `pace run` | `--rate 500` |
 
-A `.env` file (UTF-8) in the current folder counts as environment that the real one overrides; copy `.env.example`. In
-the environment `none` unsets what may be unset, and a table is written as JSON. `broker.url` wins over `broker.host`
-and `broker.port` of the same place and of weaker ones, not over those of a stronger one. What Kubernetes and Docker
-links set to announce services (`RABBITMQ_PORT=tcp://…`, `PACE_BROKER_SERVICE_HOST`) is no setting: it is ignored, and
-the log says so.
+A `.env` file (UTF-8) in the current folder counts as environment; real environment variables override it. Copy
+`.env.example` to start one. In the environment, `none` unsets a setting that may be unset, and a table is written as
+JSON. `broker.url` overrides `broker.host` and `broker.port` from the same place and from weaker places, but not from a
+stronger one. Variables that Kubernetes and Docker links set to announce services (`RABBITMQ_PORT=tcp://…`,
+`PACE_BROKER_SERVICE_HOST`) are not settings: they are ignored, and the log says so.
 
-A bad value stops the program with exit code 2 before anything has started:
+A bad value stops the program with exit code 2 before anything starts:
 
     error: producer.rate = '-1' (from environment, PACE_PRODUCER__RATE): expected a number > 0 and ≤ 10000000 (msg/s)
 
@@ -44,18 +44,25 @@ This page is generated from `backpressure/settings.py` by `make docs`.
 _CLI = """\
 # Commands
 
-`pace --help` and `pace COMMAND --help` say the same. Exit codes: 0 it worked, and every expectation held · 1 an
-expectation did not hold · 2 bad usage, scenario or configuration · 3 could not run or finish · 130 interrupted by
-Ctrl-C (for an experiment, `pace run`, `compare` and `simulate`, that is 3 too).
+This page has the text of `pace --help` and `pace COMMAND --help`. Exit codes:
 
-Programs that run until they are stopped (producer, consumer, monitor, lab, broker) end in order, with 0, on Ctrl-C, on
-SIGTERM and on SIGHUP, the end of the terminal (not under `nohup`); a second signal ends them at once. Output that is
-closed, full or read by nobody stops no program; `pace laws`, `pace scenarios`, `pace doctor` and `pace monitor --once`,
-whose whole result it is, end with 3 on a full disk. A character that the terminal cannot show becomes a `?`.
+| code | meaning |
+|---|---|
+| 0 | success; every expectation was met |
+| 1 | an expectation was not met |
+| 2 | wrong usage, scenario or configuration |
+| 3 | could not run or finish; also an experiment (`pace run`, `compare`, `simulate`) that Ctrl-C interrupted |
+| 130 | any other command that Ctrl-C interrupted |
 
-`python fast_producer.py`, `python slow_consumer.py` and `python monitor.py` take the flags of `pace producer`,
-`pace consumer` and `pace monitor`. A flag that stands for a setting names it in brackets: see
-[configuration.md](configuration.md) for the other places to give it in.
+Programs that run until they are stopped (producer, consumer, monitor, lab, broker) shut down in order, with exit code
+0, on Ctrl-C, SIGTERM and SIGHUP (the terminal was closed; ignored under `nohup`). A second signal ends them at once.
+Standard output that is closed or full stops no program. The exceptions are `pace laws`, `pace scenarios`, `pace doctor`
+and `pace monitor --once`, whose only result is their output: they end with 3 if the disk is full. A character that the
+terminal cannot show becomes a `?`.
+
+`python fast_producer.py`, `python slow_consumer.py` and `python monitor.py` have the flags of `pace producer`,
+`pace consumer` and `pace monitor`. If a flag sets a setting, its name is in brackets;
+[configuration.md](configuration.md) describes the other places to set it.
 
 This page is generated from the commands by `make docs`.
 """
