@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import ceil
 
-from backpressure.core.plant import Queue, WorkQueue
+from backpressure.core.plant import QueueBound, WorkQueue
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import load_of
 from backpressure.experiments.recording import RecordedPhase, Recording
@@ -41,7 +41,7 @@ def oracles(scenarios: Iterable[Scenario]) -> list[Summary]:
 
 def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
     """Return the figures of a run of ``scenario`` whose pace is always right; its law's name is "oracle"."""
-    queue = WorkQueue(service_times(scenario.seed if seed is None else seed), Queue())
+    queue = WorkQueue(service_times(scenario.seed if seed is None else seed), QueueBound())
     now = 0.0
     loads, phases = [], []
     for phase in scenario.phases:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from backpressure.config import replaced
 from backpressure.core.controllers import create
-from backpressure.core.plant import Failures, Network, Plant, Queue, Workers
+from backpressure.core.plant import Failures, Network, Plant, QueueBound, Workers
 from backpressure.core.signals import Law
 from backpressure.engines.pacing import law_config
 from backpressure.engines.workbench import retry_policy
@@ -72,7 +72,7 @@ class _Simulation:
             random.Random(seed).random,  # noqa: S311 - losses and phases, not secrets
             service=service_times(seed),
             workers=workers_of(settings),
-            queue=Queue(max_length=settings.queue.max_length, overflow=_overflow(settings)),
+            queue=QueueBound(max_length=settings.queue.max_length, overflow=_overflow(settings)),
             network=Network(
                 report_interval_s=settings.feedback.interval_ms / 1000, timeout_s=settings.feedback.timeout_s
             ),
@@ -106,7 +106,7 @@ class _Simulation:
         self._undo_fault()
         self.settings = settings = phase.settings
         first = not self._phases
-        self.plant.set_queue(Queue(max_length=settings.queue.max_length, overflow=_overflow(settings)))
+        self.plant.set_queue(QueueBound(max_length=settings.queue.max_length, overflow=_overflow(settings)))
         if not first:
             self.man()
         self.fail({})

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from math import ceil
 
 from backpressure.core.ledger import LedgerTotals
-from backpressure.core.plant import Sample, WorkQueue
+from backpressure.core.plant import PlantSample, WorkQueue
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.recording import nanoseconds
-from backpressure.experiments.sample import Sample as RecordedSample
+from backpressure.experiments.sample import Sample
 
 __all__ = ["accounts_of", "samples_of"]
 
@@ -57,13 +57,13 @@ def accounts_of(
     return accounts
 
 
-def samples_of(samples: list[Sample]) -> Iterator[RecordedSample]:
+def samples_of(samples: list[PlantSample]) -> Iterator[Sample]:
     """Turn the plant's totals into a real run's samples, whose rates look back one second."""
-    window: list[Sample] = []
+    window: list[PlantSample] = []
     for sample in samples:
         window = [old for old in window if sample.at_s - old.at_s <= 1.0 + 1e-9] + [sample]
         first, span_s = window[0], sample.at_s - window[0].at_s
-        yield RecordedSample(
+        yield Sample(
             t_s=round(sample.at_s, 3),
             ready=sample.ready,
             unacked=sample.depth - sample.ready,

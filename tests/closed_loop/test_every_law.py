@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backpressure.core.controllers import LAWS
-from backpressure.core.plant import Network, Plant, Queue, Workers
+from backpressure.core.plant import Network, Plant, QueueBound, Workers
 
 BOUND = 2000
 CONTROLLED = [law for law in LAWS if law not in {"unbounded", "bounded", "rate_limited"}]
@@ -27,7 +27,7 @@ def law(request: pytest.FixtureRequest) -> str:
 
 
 def test_steps_up_and_down_are_followed_and_the_queue_comes_back(lab: Any, law: str) -> None:
-    plant = lab.plant(1, workers=Workers(distribution="exponential"), queue=Queue(max_length=BOUND))
+    plant = lab.plant(1, workers=Workers(distribution="exponential"), queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     for capacity in (100, 150, 300, 120):
         plant.set_workers(Workers(rate_per_s=capacity, distribution="exponential"))
@@ -37,7 +37,7 @@ def test_steps_up_and_down_are_followed_and_the_queue_comes_back(lab: Any, law: 
 
 
 def test_a_ramp_is_followed(lab: Any, law: str) -> None:
-    plant = lab.plant(2, queue=Queue(max_length=BOUND))
+    plant = lab.plant(2, queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     plant.run(20)
     for second in range(100):
@@ -47,7 +47,7 @@ def test_a_ramp_is_followed(lab: Any, law: str) -> None:
 
 
 def test_after_a_stop_it_sends_again(lab: Any, law: str) -> None:
-    plant = lab.plant(3, queue=Queue(max_length=BOUND))
+    plant = lab.plant(3, queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     plant.run(10)
     plant.set_workers(Workers(state="frozen"))
@@ -61,7 +61,7 @@ def test_after_a_stop_it_sends_again(lab: Any, law: str) -> None:
     "trouble", [{"report_loss": 0.5}, {"report_delay_s": 0.5, "probe_delay_s": 0.5}, {"probe": False}]
 )
 def test_late_and_lost_signals_cost_wait_but_not_the_loop(lab: Any, law: str, trouble: dict[str, Any]) -> None:
-    plant = lab.plant(4, workers=Workers(distribution="exponential"), queue=Queue(max_length=BOUND))
+    plant = lab.plant(4, workers=Workers(distribution="exponential"), queue=QueueBound(max_length=BOUND))
     plant.network = Network(**trouble)
     lab.join(plant, law)
     plant.run(60)
@@ -72,7 +72,7 @@ def test_late_and_lost_signals_cost_wait_but_not_the_loop(lab: Any, law: str, tr
 
 
 def test_with_every_signal_gone_it_stays_finite_and_recovers_when_they_return(lab: Any, law: str) -> None:
-    plant = lab.plant(5, queue=Queue(max_length=BOUND))
+    plant = lab.plant(5, queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     plant.run(20)
     plant.network = Network(report_loss=1.0, probe=False)
@@ -85,19 +85,19 @@ def test_with_every_signal_gone_it_stays_finite_and_recovers_when_they_return(la
 
 
 def test_a_blocked_broker_is_waited_out(lab: Any, law: str) -> None:
-    plant = lab.plant(6, queue=Queue(max_length=BOUND))
+    plant = lab.plant(6, queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     plant.run(30)
-    plant.set_queue(Queue(max_length=BOUND, blocked=True))
+    plant.set_queue(QueueBound(max_length=BOUND, blocked=True))
     plant.run(10)
     assert plant.queue.depth == 0 or law == "threshold"
-    plant.set_queue(Queue(max_length=BOUND))
+    plant.set_queue(QueueBound(max_length=BOUND))
     plant.run(30)
     assert processed_per_s(plant, 20) > 70
 
 
 def test_foreign_consumers_are_followed_by_the_probe_alone(lab: Any, law: str) -> None:
-    plant = lab.plant(7, workers=Workers(state="foreign"), queue=Queue(max_length=BOUND))
+    plant = lab.plant(7, workers=Workers(state="foreign"), queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     plant.run(60)
     least = 0.5 if law == "pid" else 80  # without busy times PID follows what it sends itself: it lives at its floor
@@ -106,7 +106,7 @@ def test_foreign_consumers_are_followed_by_the_probe_alone(lab: Any, law: str) -
 
 
 def test_several_producers_join_and_leave_and_the_queue_stays_in_use(lab: Any, law: str) -> None:
-    plant = lab.plant(8, workers=Workers(rate_per_s=400), queue=Queue(max_length=BOUND))
+    plant = lab.plant(8, workers=Workers(rate_per_s=400), queue=QueueBound(max_length=BOUND))
     crowd = [lab.join(plant, law) for _ in range(2)]
     plant.run(20)
     crowd += [lab.join(plant, law) for _ in range(4)]
@@ -120,7 +120,7 @@ def test_several_producers_join_and_leave_and_the_queue_stays_in_use(lab: Any, l
 
 @pytest.mark.parametrize("name", LAWS)
 def test_no_decision_ever_leaves_floor_and_ceiling(lab: Any, name: str) -> None:
-    plant = lab.plant(9, queue=Queue(max_length=50))
+    plant = lab.plant(9, queue=QueueBound(max_length=50))
     lab.join(plant, name, floor_per_s=40.0, ceiling_per_s=150.0)
     rates = []
     for workers in (
@@ -140,7 +140,7 @@ def test_no_decision_ever_leaves_floor_and_ceiling(lab: Any, name: str) -> None:
 def test_unbounded_grows_for_ever_and_bounded_up_to_the_bound(lab: Any) -> None:
     depths = {}
     for name in ("unbounded", "bounded"):
-        plant = lab.plant(10, queue=Queue(max_length=None if name == "unbounded" else 500))
+        plant = lab.plant(10, queue=QueueBound(max_length=None if name == "unbounded" else 500))
         lab.join(plant, name)
         plant.run(10)
         depths[name] = plant.queue.depth

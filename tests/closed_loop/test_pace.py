@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backpressure.core.controllers.bound import wait_bound_s
-from backpressure.core.plant import Network, Plant, Queue, Workers
+from backpressure.core.plant import Network, Plant, QueueBound, Workers
 
 
 def jain(values: list[float]) -> float:
@@ -180,7 +180,7 @@ def test_consumers_that_come_and_go_are_followed(lab: Any, distribution: str) ->
 
 
 def test_a_small_bound_is_respected_without_refusals_for_ever(lab: Any) -> None:
-    plant = lab.plant(4, queue=Queue(max_length=10), workers=Workers(distribution="exponential"))
+    plant = lab.plant(4, queue=QueueBound(max_length=10), workers=Workers(distribution="exponential"))
     producer = lab.join(plant, "pace")
     plant.run(60)
     nacked, processed = producer.nacked, plant.queue.processed

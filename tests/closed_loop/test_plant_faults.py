@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backpressure.core.board import OwnState
-from backpressure.core.plant import Failures, Network, Plant, PlantProducer, Queue, Workers, WorkQueue
+from backpressure.core.plant import Failures, Network, Plant, PlantProducer, QueueBound, Workers, WorkQueue
 from backpressure.core.retry import RetryPolicy
 
 RETRY = RetryPolicy(max_attempts=3, backoff_min_s=0.1, backoff_max_s=5.0)
@@ -27,7 +27,7 @@ def poisson(lab: Any, plant: Plant, demand_per_s: float, law: str = "unbounded",
 
 
 def queue_with(prefetch: int = 2, count: int = 1, rate_per_s: float = 10.0) -> WorkQueue:
-    queue = WorkQueue(random.Random(1).random, Queue())
+    queue = WorkQueue(random.Random(1).random, QueueBound())
     queue.set_workers(Workers(count=count, rate_per_s=rate_per_s, prefetch=prefetch), 0.0, lambda: 0.0)
     return queue
 
@@ -73,7 +73,7 @@ def test_what_a_law_holds_back_of_random_arrivals_is_offered_and_never_sent(lab:
 
 
 def test_refused_messages_of_a_random_schedule_are_sent_again(lab: Any) -> None:
-    plant = lab.plant(1, queue=Queue(max_length=20))
+    plant = lab.plant(1, queue=QueueBound(max_length=20))
     producer = poisson(lab, plant, 150, "aimd")
     plant.run(30)
     assert producer.nacked > 0
@@ -134,10 +134,10 @@ def test_dead_letters_wait_while_the_broker_takes_nothing(lab: Any) -> None:
     plant = lab.plant(1)
     plant.queue.failures = failures(poison_rate=1.0)
     plant.queue.arrive(0.0)
-    plant.set_queue(Queue(blocked=True))
+    plant.set_queue(QueueBound(blocked=True))
     plant.run(5)
     assert (plant.queue.dead_lettered, plant.queue.depth) == (0, 1)
-    plant.set_queue(Queue())
+    plant.set_queue(QueueBound())
     assert (plant.queue.dead_lettered, plant.queue.depth) == (1, 0)
 
 
@@ -278,7 +278,7 @@ def test_a_way_that_becomes_short_again_lets_nothing_overtake(lab: Any) -> None:
 def test_a_share_of_what_is_published_is_refused_evenly_spread() -> None:
     queue = queue_with()
     queue.set_workers(Workers(count=0), 0.0, lambda: 0.0)
-    queue.bound = Queue(refused_share=0.25)
+    queue.bound = QueueBound(refused_share=0.25)
     assert [queue.arrive(number / 10) for number in range(8)] == [True, True, True, False] * 2
 
 

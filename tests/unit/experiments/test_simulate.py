@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from backpressure.core.plant import Queue, WorkQueue
+from backpressure.core.plant import QueueBound, WorkQueue
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.fleet import process_seed
@@ -114,7 +114,7 @@ def test_no_law_beats_the_oracle() -> None:
 
 def test_the_model_works_as_long_on_each_message_as_the_first_real_consumer() -> None:
     settings = library.load("normal", ("consumer.distribution=exponential",)).settings
-    queue = WorkQueue(service_times(7), Queue())
+    queue = WorkQueue(service_times(7), QueueBound())
     queue.set_workers(workers_of(settings), 0.0, lambda: 0.0)
     for _ in range(5):
         queue.arrive(0.0)

@@ -1,6 +1,6 @@
 """The queue and its consumers in virtual time: what the plant's producers feed. Knows nothing of laws and signals.
 
-A message is the time at which it was sent; only one that fails, or comes back, is more than that (`Message`).
+A message is the time at which it was sent; only one that fails, or comes back, is more than that (`PlantMessage`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from backpressure.core.plant_consumer import Message, PlantConsumer, Workers, remembered
-from backpressure.core.plant_work import Workshop
+from backpressure.core.plant.attempts import Workshop
+from backpressure.core.plant.stations import PlantConsumer, PlantMessage, Workers, remembered
 
-__all__ = ["Queue", "WorkQueue"]
+__all__ = ["QueueBound", "WorkQueue"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
+class QueueBound:
     """The broker's side: a bound on ready messages, what happens beyond it, and whether it blocks its producers.
 
     ``refused_share`` of what is published is refused whatever the bound, evenly spread.
@@ -50,7 +50,7 @@ class WorkQueue(Workshop):
         done_s, sojourns_s: of every work that did not fail: when it ended, and how long after it was sent that was.
     """
 
-    def __init__(self, uniform: Callable[[], float], bound: Queue) -> None:
+    def __init__(self, uniform: Callable[[], float], bound: QueueBound) -> None:
         """``uniform`` returns numbers in [0, 1)."""
         super().__init__(uniform)
         self.bound = bound
@@ -199,4 +199,4 @@ class WorkQueue(Workshop):
 
 
 def _is_done(message: float) -> bool:
-    return isinstance(message, Message) and message.done
+    return isinstance(message, PlantMessage) and message.done

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backpressure.core.plant_network import Line
+from backpressure.core.plant.network import Line
 from backpressure.core.reports import ConsumerReport
 from backpressure.core.retry import RetryPolicy
 
-__all__ = ["Failures", "Message", "PlantConsumer", "Workers", "remembered"]
+__all__ = ["Failures", "PlantConsumer", "PlantMessage", "Workers", "remembered"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Workers:
         return self.state in {"paused", "frozen"}
 
 
-class Message(float):
+class PlantMessage(float):
     """When a message was sent, and what has happened to it; one to which nothing special has is a plain number.
 
     Attributes:
@@ -61,9 +61,9 @@ class Message(float):
         self.done = False
 
 
-def remembered(message: float) -> Message:
+def remembered(message: float) -> PlantMessage:
     """Return ``message`` as one that things can happen to."""
-    return message if isinstance(message, Message) else Message(message)
+    return message if isinstance(message, PlantMessage) else PlantMessage(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Failures:
     failure_rate: float = 0.0
     poison_rate: float = 0.0
 
-    def strike(self, message: Message) -> bool:
+    def strike(self, message: PlantMessage) -> bool:
         """Return whether the next attempt on ``message`` fails."""
         if self.poison_rate:
             if message.chance is None:
@@ -110,9 +110,9 @@ class PlantConsumer:
     number: int
     next_report_s: float
     held: deque[float] = field(default_factory=deque)
-    again: Message | None = None
-    waiting: list[tuple[float, int, Message]] = field(default_factory=list)
-    given_up: list[Message] = field(default_factory=list)
+    again: PlantMessage | None = None
+    waiting: list[tuple[float, int, PlantMessage]] = field(default_factory=list)
+    given_up: list[PlantMessage] = field(default_factory=list)
     line: Line = field(default_factory=Line)
     ghosts: int = 0
     acking: int = 0
@@ -143,7 +143,7 @@ class PlantConsumer:
         waiting = (message for _, _, message in sorted(self.waiting))
         return [*list(begun)[self.ghosts :], *waiting, *self.given_up]
 
-    def lose(self) -> list[Message]:
+    def lose(self) -> list[PlantMessage]:
         """Lose the connection without knowing it: return what the broker has again, and is still worked on here."""
         self.held = deque(map(remembered, self.held))
         lost = [remembered(message) for message in self.everything()]

@@ -15,22 +15,21 @@ from math import inf
 from statistics import fmean
 
 from backpressure.core.cadence import ticks_per_report
-from backpressure.core.plant_consumer import Failures, Workers
-from backpressure.core.plant_network import Network
-from backpressure.core.plant_producer import PlantProducer
-from backpressure.core.plant_queue import Queue, WorkQueue
-from backpressure.core.plant_way import Way
+from backpressure.core.plant.bounded_queue import QueueBound, WorkQueue
+from backpressure.core.plant.network import Network
+from backpressure.core.plant.sources import PlantProducer, Way
+from backpressure.core.plant.stations import Workers
 from backpressure.core.reports import Report
 from backpressure.core.signals import Law
 
-__all__ = ["STEP_S", "Failures", "Network", "Plant", "PlantProducer", "Queue", "Sample", "WorkQueue", "Workers"]
+__all__ = ["STEP_S", "Plant", "PlantSample"]
 
 STEP_S = 0.005
 """How often producers act, unless the plant is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PlantSample:
     """The plant at one moment; counts are totals since the start, rates those the laws decided.
 
     ``offered`` is what the schedules asked for, ``nacked`` each refusal, ``rejected`` what was given up after one.
@@ -63,7 +62,7 @@ class Plant:
         queue: the `WorkQueue`, with every message's wait.
         network: the delays and losses.
         producers: those that are there.
-        samples: one `Sample` every tick.
+        samples: one `PlantSample` every tick.
         capacity: messages that could have been processed so far, had there always been one to work on.
     """
 
@@ -73,7 +72,7 @@ class Plant:
         *,
         service: Callable[[], float] | None = None,
         workers: Workers | None = None,
-        queue: Queue | None = None,
+        queue: QueueBound | None = None,
         network: Network | None = None,
         tick_s: float = 0.1,
         step_s: float = STEP_S,
@@ -91,9 +90,9 @@ class Plant:
         """
         self.now = 0.0
         self.network = network or Network()
-        self.queue = WorkQueue(service or uniform, queue or Queue())
+        self.queue = WorkQueue(service or uniform, queue or QueueBound())
         self.producers: list[PlantProducer] = []
-        self.samples: list[Sample] = []
+        self.samples: list[PlantSample] = []
         self.capacity = 0.0
         self._uniform = uniform
         self._tick_s = tick_s
@@ -171,7 +170,7 @@ class Plant:
         """Change the consumers from now on."""
         self.queue.set_workers(workers, self.now, lambda: self.now + self.network.report_interval_s * self._uniform())
 
-    def set_queue(self, queue: Queue) -> None:
+    def set_queue(self, queue: QueueBound) -> None:
         """Change the bound, or block the producers, from now on."""
         self.queue.bound = queue
         self.queue.accept_dead_letters(accepting=not queue.blocked)
@@ -294,7 +293,7 @@ class Plant:
         self._sampled_s = self.now
         ages_s = [producer.signal_age_s for producer in self.producers if producer.signal_age_s is not None]
         self.samples.append(
-            Sample(
+            PlantSample(
                 at_s=self.now,
                 depth=self.queue.depth,
                 ready=len(self.queue.ready),

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import log
 
-from backpressure.core.plant_consumer import Failures, Message, PlantConsumer, Workers, remembered
-from backpressure.core.plant_network import Network
+from backpressure.core.plant.network import Network
+from backpressure.core.plant.stations import Failures, PlantConsumer, PlantMessage, Workers, remembered
 
 __all__ = ["Workshop"]
 
@@ -102,7 +102,7 @@ class Workshop(ABC):
             consumer.service_sum_s += consumer.service_s
             consumer.service_sum_s2 += consumer.service_s**2
             self.processed += 1
-            if isinstance(message, Message):
+            if isinstance(message, PlantMessage):
                 self.duplicates += message.done
                 self._settled(consumer, message)
         self._work(consumer, now)
@@ -114,7 +114,7 @@ class Workshop(ABC):
                 self._free(consumer, now)
 
     def _failed(
-        self, consumer: PlantConsumer, message: Message, failures: Failures, now: float, *, ghost: bool
+        self, consumer: PlantConsumer, message: PlantMessage, failures: Failures, now: float, *, ghost: bool
     ) -> None:
         consumer.failed += 1
         consumer.wasted_s += consumer.service_s
@@ -132,12 +132,12 @@ class Workshop(ABC):
         else:
             self._dead_letter(consumer, message)
 
-    def _dead_letter(self, consumer: PlantConsumer, message: Message) -> None:
+    def _dead_letter(self, consumer: PlantConsumer, message: PlantMessage) -> None:
         consumer.dead_lettered += 1
         self.dead_lettered += not message.done
         self._settled(consumer, message)
 
-    def _settled(self, consumer: PlantConsumer, message: Message) -> None:
+    def _settled(self, consumer: PlantConsumer, message: PlantMessage) -> None:
         self.redelivered += message.redelivered
         consumer.redelivered += message.redelivered
         message.done = True
@@ -155,7 +155,7 @@ class Workshop(ABC):
             consumer.again = remembered(message)
         elif consumer.held:
             message = consumer.held[0]
-            if isinstance(message, Message):
+            if isinstance(message, PlantMessage):
                 now = max(now, message.there_s)
         else:
             return
