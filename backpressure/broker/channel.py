@@ -32,8 +32,8 @@ from backpressure.broker.replies import (
 if TYPE_CHECKING:
     from pamqp import base
 
+    from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
-    from backpressure.broker.session import Session
 
 __all__ = ["Channel"]
 
@@ -61,7 +61,7 @@ def _handles(kind: type[base.Frame]) -> Callable[[Handler], Handler]:
 class Channel:
     """One open channel of a session."""
 
-    def __init__(self, session: Session, number: int) -> None:
+    def __init__(self, session: Peer, number: int) -> None:
         """``number`` is 1 or more."""
         self.session = session
         self.number = number
@@ -131,7 +131,7 @@ class Channel:
     def _await_close(self, kind: int, payload: bytes) -> None:
         """After a refusal everything is ignored until the client has seen it."""
         if kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.CloseOk.index):
-            self.session.forget(self)
+            self.session.forget(self.number)
         elif kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.Close.index):
             self._send(commands.Channel.CloseOk())
 
@@ -172,7 +172,7 @@ class Channel:
         self.session.confirm_now(self.publishing)
         self.close()
         self._send(commands.Channel.CloseOk())
-        self.session.forget(self)
+        self.session.forget(self.number)
 
     @_handles(commands.Channel.Flow)
     def _flow(self, method: commands.Channel.Flow) -> None:

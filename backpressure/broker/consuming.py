@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from backpressure.amqp.tables import Table
     from backpressure.broker.counters import Counters
     from backpressure.broker.message import Entry
+    from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
-    from backpressure.broker.session import Session
 
 __all__ = ["Consumer", "Consuming"]
 
@@ -76,7 +76,7 @@ Delivery = tuple["Queue", "Entry", "Consumer | None"]
 class Consuming:
     """Consumers and unacknowledged deliveries of one channel."""
 
-    def __init__(self, session: Session, number: int, counters: Counters) -> None:
+    def __init__(self, session: Peer, number: int, counters: Counters) -> None:
         """``number`` and ``counters`` are the channel's."""
         self.session = session
         self.number = number

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableSet
 
-    from backpressure.broker.timers import Timer
-    from backpressure.broker.vhost import VirtualHost
+    from backpressure.broker.alarms import MemoryAlarm
+    from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["FaultSettings", "Faults"]
+__all__ = ["Connected", "FaultSettings", "Faults"]
 
 _LARGEST = 1e9
 
@@ -57,12 +57,37 @@ class FaultSettings:
         return asdict(self)
 
 
+class Connected(Protocol):
+    """A client's connection, as far as everything that concerns all of them needs it."""
+
+    def alarm_changed(self, *, active: bool) -> None:
+        """The memory alarm began or ended."""
+
+    def stall(self, stalled: bool) -> None:
+        """Read no more from the peer, or again."""
+
+    def lost(self) -> None:
+        """The connection is over."""
+
+
+class FaultyHost(Protocol):
+    """What faults act upon."""
+
+    now: float
+    timers: Timers
+    memory: MemoryAlarm
+
+    @property
+    def sessions(self) -> MutableSet[Connected]:
+        """Every connection."""
+
+
 class Faults:
     """The faults of one broker, and their effects."""
 
-    def __init__(self, vhost: VirtualHost) -> None:
+    def __init__(self, host: FaultyHost) -> None:
         """A healthy broker."""
-        self._vhost = vhost
+        self._host = host
         self._debt = 0.0
         self._drop_timer: Timer | None = None
         self.settings = FaultSettings()
@@ -70,8 +95,8 @@ class Faults:
     def apply(self, settings: FaultSettings) -> None:
         """Put other faults in force at once."""
         before, self.settings = self.settings, settings
-        self._vhost.memory.forced = settings.memory_alarm
-        for session in list(self._vhost.sessions):
+        self._host.memory.forced = settings.memory_alarm
+        for session in list(self._host.sessions):
             session.stall(settings.stall_reads)
         if settings.drop_every_s != before.drop_every_s:
             if self._drop_timer is not None:
@@ -88,7 +113,7 @@ class Faults:
 
     def drop_connections(self) -> int:
         """Cut every connection; how many there were."""
-        sessions = list(self._vhost.sessions)
+        sessions = list(self._host.sessions)
         for session in sessions:
             session.lost()
         return len(sessions)
@@ -96,7 +121,7 @@ class Faults:
     def _plan_drop(self) -> None:
         self._drop_timer = None
         if self.settings.drop_every_s:
-            self._drop_timer = self._vhost.timers.at(self._vhost.now + self.settings.drop_every_s, self._drop_due)
+            self._drop_timer = self._host.timers.at(self._host.now + self.settings.drop_every_s, self._drop_due)
 
     def _drop_due(self) -> None:
         self.drop_connections()

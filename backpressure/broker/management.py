@@ -22,8 +22,9 @@ from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = ["HttpError", "ManagementApi"]
@@ -41,15 +42,22 @@ class HttpError(Exception):
 class ManagementApi:
     """Routes requests to the virtual host."""
 
-    def __init__(self, vhost: VirtualHost, users: Mapping[str, str], clock: Callable[[], float]) -> None:
-        """``clock`` reads the event loop's seconds; ``users`` are the ones AMQP accepts."""
+    def __init__(
+        self,
+        vhost: VirtualHost,
+        users: Mapping[str, str],
+        clock: Callable[[], float],
+        sessions: Callable[[], Collection[Session]],
+    ) -> None:
+        """``clock`` reads the loop's seconds, ``users`` are those that AMQP accepts, ``sessions`` who is connected."""
         self._vhost = vhost
+        self._sessions = sessions
         self._users = users
         self._clock = clock
         self._started_at_s = clock()
         route = re.compile
         self._routes: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = [
-            ("GET", route("overview"), lambda **_: reports.overview(vhost)),
+            ("GET", route("overview"), lambda **_: reports.overview(vhost, sessions())),
             ("GET", route("whoami"), lambda user, **_: {"name": user, "tags": ["administrator"]}),
             ("GET", route("nodes"), lambda **_: [reports.node_document(vhost, self._started_at_s)]),
             ("GET", route(f"nodes/{reports.NODE}"), lambda **_: reports.node_document(vhost, self._started_at_s)),
@@ -61,7 +69,7 @@ class ManagementApi:
             ("GET", route("exchanges/%2[Ff]/(?P<name>[^/]*)"), self._exchange),
             ("DELETE", route("exchanges/%2[Ff]/(?P<name>[^/]+)"), self._delete_exchange),
             ("GET", route("bindings(/%2[Ff])?"), lambda **_: list(reports.binding_documents(vhost))),
-            ("GET", route("connections"), lambda **_: [reports.connection_document(s) for s in vhost.sessions]),
+            ("GET", route("connections"), lambda **_: [reports.connection_document(s) for s in sessions()]),
             ("DELETE", route("connections/(?P<name>[^/]+)"), self._close_connection),
             ("GET", route("channels"), lambda **_: self._of_sessions(reports.channel_documents)),
             ("GET", route("consumers(/%2[Ff])?"), lambda **_: self._of_sessions(reports.consumer_documents)),
@@ -155,11 +163,11 @@ class ManagementApi:
         self._vhost.delete_exchange(name, if_unused=query.get("if-unused") == "true")
 
     def _of_sessions(self, documents: Callable[[Any], Iterable[Any]]) -> list[Any]:
-        return [document for session in self._vhost.sessions for document in documents(session)]
+        return [document for session in self._sessions() for document in documents(session)]
 
     def _close_connection(self, name: str, reason: str, **_: Any) -> None:
         text = f"CONNECTION_FORCED - {reason or 'Closed via management plugin'}"
-        for session in list(self._vhost.sessions):
+        for session in self._sessions():
             if reports.connection_name(session) == name:
                 session.close(320, text.encode()[:255].decode(errors="ignore"))  # a short string on the wire
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from backpressure.amqp.errors import bad_syntax
@@ -27,7 +28,7 @@ from backpressure.broker.replies import (
 
 if TYPE_CHECKING:
     from backpressure.broker.counters import Counters
-    from backpressure.broker.session import Session
+    from backpressure.broker.peer import Peer
 
 __all__ = ["PublishMethod", "Publishing"]
 
@@ -66,6 +67,10 @@ class PublishMethod:
         return cls(_text(exchange), _text(routing_key), payload[6:position], mandatory=bool(bits & 1))
 
 
+read_publish = lru_cache(maxsize=1024)(PublishMethod.parse)
+"""Publishers use few routes. Longer methods are not remembered: they would fill the memory."""
+
+
 def _text(octets: bytes) -> str:
     """A name whose octets can be got back from it: RabbitMQ, too, takes routing keys that are not UTF-8."""
     return octets.decode(errors="surrogateescape")
@@ -74,7 +79,7 @@ def _text(octets: bytes) -> str:
 class Publishing:
     """Content assembly and confirms of one channel."""
 
-    def __init__(self, session: Session, number: int, counters: Counters) -> None:
+    def __init__(self, session: Peer, number: int, counters: Counters) -> None:
         """``number`` and ``counters`` are the channel's."""
         self._session = session
         self._vhost = session.vhost
@@ -104,15 +109,7 @@ class Publishing:
 
     def method(self, payload: bytes) -> None:
         """``basic.publish`` opens a message."""
-        known = self._session.publish_methods
-        method = known.get(payload)
-        if method is None:
-            method = PublishMethod.parse(payload)
-            if len(payload) <= MAX_METHOD_BYTES:  # neither many routes nor long methods shall fill the memory
-                if len(known) >= 256:
-                    known.clear()
-                known[payload] = method
-        self._method = method
+        self._method = read_publish(payload) if len(payload) <= MAX_METHOD_BYTES else PublishMethod.parse(payload)
         if self._vhost.memory.active:  # here, and never within a message: what has begun can always be finished
             self._session.block()
 

@@ -17,7 +17,7 @@ from backpressure.broker.session import State
 from backpressure.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from backpressure.amqp.tables import Table
     from backpressure.broker.channel import Channel
@@ -40,7 +40,7 @@ __all__ = [
 NODE = "embedded@localhost"
 
 
-def overview(vhost: VirtualHost) -> Table:
+def overview(vhost: VirtualHost, sessions: Collection[Session]) -> Table:
     """``GET /api/overview``."""
     queues = vhost.queues.values()
     ready, unacked = sum(map(len, queues)), sum(queue.unacked for queue in queues)
@@ -53,8 +53,8 @@ def overview(vhost: VirtualHost) -> Table:
         "node": NODE,
         "queue_totals": _depth(ready, unacked),
         "object_totals": {
-            "connections": len(vhost.sessions),
-            "channels": sum(len(session.channels) for session in vhost.sessions),
+            "connections": len(sessions),
+            "channels": sum(len(session.channels) for session in sessions),
             "consumers": sum(len(queue.consumers) for queue in queues),
             "exchanges": len(vhost.exchanges),
             "queues": len(vhost.queues),

@@ -161,7 +161,7 @@ class Server:
         self._awake: dict[Session, None] = {}
         self._flush_scheduled = False
         self._servers: list[asyncio.Server] = []
-        self._management = ManagementApi(self.vhost, config.session.users, self.now)
+        self._management = ManagementApi(self.vhost, config.session.users, self.now, self._sessions)
         self._stopping = asyncio.Event()
         self._deserted = asyncio.Event()
         self._sample()
@@ -245,6 +245,9 @@ class Server:
         self._connections.pop(connection.session, None)
         if not self._connections and self._stopping.is_set():
             self._deserted.set()
+
+    def _sessions(self) -> list[Session]:
+        return [session for session in self._connections if not session.closed]
 
     def _wake(self, session: Session) -> None:
         self._awake[session] = None

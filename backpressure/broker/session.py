@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backpressure.broker.handshake import SessionConfig
-    from backpressure.broker.publishing import Publishing, PublishMethod
+    from backpressure.broker.peer import Confirming
     from backpressure.broker.timers import Timer
     from backpressure.broker.vhost import VirtualHost
 
@@ -90,7 +90,6 @@ class Session:
         self.user = ""
         self.client_properties: dict[str, Any] = {}
         self.channels: dict[int, Channel] = {}
-        self.publish_methods: dict[bytes, PublishMethod] = {}
         self.frame_max = config.frame_max_bytes
         self.channel_max = config.channel_max
         self.heartbeat_s = 0
@@ -105,7 +104,7 @@ class Session:
         self._output: list[bytes] = []
         self._output_bytes = 0
         self._write_paused = False
-        self._unconfirmed: set[Publishing] = set()
+        self._unconfirmed: set[Confirming] = set()
         self._confirm_at_s = 0.0
         self._heard_at_s = self._spoke_at_s = vhost.now
         self._timer: Timer = vhost.timers.at(vhost.now + HANDSHAKE_TIMEOUT_S, self.lost)
@@ -234,9 +233,9 @@ class Session:
         self.channels[number] = Channel(self, number)
         self.send(method_frame(number, commands.Channel.OpenOk()))
 
-    def forget(self, channel: Channel) -> None:
+    def forget(self, number: int) -> None:
         """A channel is closed on both sides."""
-        self.channels.pop(channel.number, None)
+        self.channels.pop(number, None)
 
     # -- bytes out -----------------------------------------------------------------------------------------------
 
@@ -251,13 +250,13 @@ class Session:
         if self._output_bytes >= OUTPUT_LIMIT_BYTES:
             self.congested = True
 
-    def confirm_later(self, publishing: Publishing) -> None:
+    def confirm_later(self, publishing: Confirming) -> None:
         """A channel has outcomes to confirm with the next output."""
         if not self._unconfirmed:
             self._wake(self)
         self._unconfirmed.add(publishing)
 
-    def confirm_now(self, publishing: Publishing) -> None:
+    def confirm_now(self, publishing: Confirming) -> None:
         """Send a channel's outcomes, or later if a fault delays them; never before those delayed earlier."""
         self._unconfirmed.discard(publishing)
         frames = publishing.confirms()
@@ -268,7 +267,7 @@ class Session:
         elif frames:
             self.vhost.timers.at(self._confirm_at_s, lambda: self._confirm_delayed(publishing, frames))
 
-    def _confirm_delayed(self, publishing: Publishing, frames: bytes) -> None:
+    def _confirm_delayed(self, publishing: Confirming, frames: bytes) -> None:
         if any(channel.publishing is publishing and not channel.closing for channel in self.channels.values()):
             self.send(frames)
 

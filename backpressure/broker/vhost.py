@@ -16,7 +16,7 @@ from backpressure.broker.alarms import MemoryAlarm
 from backpressure.broker.counters import Counters
 from backpressure.broker.dead_letter import DeadLetter
 from backpressure.broker.exchange import TYPES, Binding, Exchange
-from backpressure.broker.faults import Faults
+from backpressure.broker.faults import Connected, Faults
 from backpressure.broker.policy import Policy, matching
 from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.tables import Table
     from backpressure.broker.message import Message
-    from backpressure.broker.session import Session
 
 __all__ = ["VirtualHost"]
 
@@ -89,7 +88,7 @@ class VirtualHost:
         self.exchanges = {name: Exchange(name, kind, durable=True, internal=False) for name, kind in _BUILT_IN}
         self.queues: dict[str, Queue] = {}
         self.policies: dict[str, Policy] = {}
-        self.sessions: set[Session] = set()
+        self.sessions: set[Connected] = set()
         self.faults = Faults(self)
         self.journal: TopologyJournal | None = None
         self.last_queue_id = 0

@@ -12,6 +12,7 @@ from pamqp import body, commands, header
 from pamqp import frame as pamqp_frame
 
 from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.publishing import read_publish
 from backpressure.broker.session import OUTPUT_LIMIT_BYTES, State
 from backpressure.broker.vhost import VirtualHost
 
@@ -175,15 +176,16 @@ def test_a_message_that_has_begun_can_be_finished_whatever_the_alarm_says(peer_c
 
 
 def test_publish_methods_are_remembered_only_while_they_are_small(peer: Any) -> None:
+    before = read_publish.cache_info()
     for number in range(100):
         method = b"\x00\x3c\x00\x28\0\0\0\x01q\0" + bytes([number]) * 100_000
         peer.feed(pamqp_frame._marshal(1, 1, method))
         peer.send(header.ContentHeader(body_size=0))
-    for number in range(1000):
-        peer.publish(f"q{number}")
-    remembered = peer.session.publish_methods
-    assert len(remembered) <= 256
-    assert sum(map(len, remembered)) < 256 * 520
+    for number in range(5000):
+        peer.publish(f"q.remembered.{number}")
+    after = read_publish.cache_info()
+    assert after.misses - before.misses == 5000
+    assert after.currsize <= 1024
 
 
 def test_every_acknowledgement_of_several_costs_what_it_settles(peer: Any, vhost: VirtualHost) -> None:

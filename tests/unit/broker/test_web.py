@@ -132,7 +132,7 @@ def loop() -> Loop:
 
 @pytest.fixture
 def server(loop: Loop) -> WebServer:
-    api = ManagementApi(VirtualHost(), {"guest": "guest"}, lambda: loop.now)
+    api = ManagementApi(VirtualHost(), {"guest": "guest"}, lambda: loop.now, list)
     return WebServer(api.handle, loop.call_later)
 
 
