@@ -1,9 +1,9 @@
 """The embedded broker against RabbitMQ in one run: ``python benchmarks/broker.py [--messages N] [--embedded-only]``.
 
-Publish, confirm, deliver and acknowledge 256-byte messages: publisher and consumer are raw sockets with pre-encoded
-frames in processes of their own, so that the broker is what is measured. Beside the rate it shows the broker's CPU time
-per message, which does not depend on how many cores the clients had. Then: time until ready, idle memory, and the cost
-of a million queued messages.
+256-byte messages are published, confirmed, delivered and acknowledged. Publisher and consumer are separate processes
+that write pre-encoded frames to raw sockets, so the broker is what is measured. Besides the rate, it shows the broker's
+CPU time per message, which does not depend on the number of cores the clients have. Then it measures the time until
+ready, idle memory, and the cost of a million queued messages.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Wire:
         self.socket.sendall(pamqp_frame.marshal(method, channel))
 
     def call(self, method: object, channel: int = 1) -> None:
-        """Send, and take whatever comes back first."""
+        """Send, and return what comes back first."""
         if channel == 0 and isinstance(method, commands.Connection.StartOk):
             self._frames_until(1)
         self.send(method, channel)
@@ -97,7 +97,7 @@ class Wire:
 
 
 def publish(url: str, messages: int) -> None:
-    """Keep ``WINDOW`` messages unconfirmed."""
+    """Publish, with ``WINDOW`` messages unconfirmed."""
     wire = Wire(url)
     wire.call(commands.Confirm.Select())
     properties = commands.Basic.Properties(
@@ -124,7 +124,7 @@ def publish(url: str, messages: int) -> None:
 
 
 def consume(url: str, messages: int) -> None:
-    """Acknowledge what one read brought with one frame."""
+    """Consume, and acknowledge the messages of one read with one frame."""
     wire = Wire(url)
     wire.call(commands.Basic.Qos(prefetch_count=1000))
     wire.send(commands.Basic.Consume(queue=QUEUE))
@@ -142,7 +142,7 @@ def consume(url: str, messages: int) -> None:
 
 
 def measure(name: str, url: str, pid: int, messages: int) -> None:
-    """Both sides at once."""
+    """Run both sides at the same time."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     connection.channel().queue_declare(QUEUE, durable=True)
     connection.close()

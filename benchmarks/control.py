@@ -1,8 +1,8 @@
-"""How soon a change over HTTP is in force: ``python benchmarks/control.py [--changes 30]``.
+"""How soon a change over HTTP takes effect: ``python benchmarks/control.py [--changes 30]``.
 
 A producer offers 1000 messages a second to an embedded broker. `POST /admin/config` switches it between paces of 800
-and 200 a second, then sets the queue's bound anew. Shown are, in milliseconds, how long the answer took and how long
-after the request `/status` told the new pace, or the broker itself the new bound; `/status` is asked every 5 ms.
+and 200 a second, and then changes the queue's bound. The output, in milliseconds: how long the answer took, and how
+long after the request `/status` showed the new pace, or the broker the new bound. `/status` is read every 5 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tracing import program
 
 
 def until_seen(client: httpx.Client, change: dict[str, object], seen: Callable[[], bool]) -> tuple[float, float]:
-    """Ask for a change; return the milliseconds until the answer and until it is seen."""
+    """Request a change; return the milliseconds until the answer and until the effect is seen."""
     asked = time.monotonic()
     client.post("/admin/config", json=change).raise_for_status()
     answered = time.monotonic()

@@ -1,10 +1,10 @@
-"""What the law `pace` reaches on a real broker, beside the oracle: ``python benchmarks/pace.py [TABLE …]``.
+"""What the law `pace` achieves on a real broker, compared with the oracle: ``python benchmarks/pace.py [TABLE …]``.
 
-Each table runs shipped scenarios with `pace run`, as often as ``--repeat`` says, and prints medians. The peer of every
-run is the oracle (`backpressure.experiments.oracle`), which sees the same consumers without any delay; the bound is
-what is possible for a law that does not (docs/pace-law.md). Random service times are the oracle's too, number for
-number, so that "of possible" holds no luck. On a virtual machine the column "steal" tells what part of the processors'
-time went to others meanwhile: with more than a few per cent the figures are the machine's, not the law's.
+Each table runs included scenarios with `pace run`, ``--repeat`` times, and prints medians. Every run is compared with
+the oracle (`backpressure.experiments.oracle`), which sees the same consumers without delay; docs/pace-law.md explains
+what is possible for a law with delayed information. The oracle has the same random service times, so "of possible" does
+not depend on luck. On a virtual machine the column "steal" shows the share of processor time that went to other
+machines: above a few per cent the figures describe the machine, not the law.
 
 Tables: ``steps`` (capacity jumps), ``capacity`` (50 and 500 msg/s), ``fast`` (5000), ``stops`` (5 s without consumer),
 ``sharing`` (2 to 16 producers join and leave), ``weights`` (unequal shares), ``prefetch`` (automatic against 1, 100 and
@@ -42,7 +42,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how often everything is run."""
+    """Where the scenarios run, and how often."""
 
     broker: str
     repeat: int
@@ -71,7 +71,7 @@ class Bench:
 
 
 def stolen(times: Any) -> float:
-    """Return the seconds in which the machine below us ran something else; 0 where that is not known."""
+    """Return the seconds that the hypervisor gave to other machines; 0 if unknown."""
     return float(getattr(times, "steal", 0.0))
 
 
@@ -88,7 +88,7 @@ def second_half(figures: Figures, name: str) -> list[Figures]:
 
 
 def middle(runs: Sequence[Figures], figure: Callable[[Figures], float | None]) -> float | None:
-    """Return the median, None when a run lacks the figure."""
+    """Return the median, or None if a run lacks the figure."""
     values = [figure(run) for run in runs]
     known = [value for value in values if value is not None]
     return median(known) if len(known) == len(values) else None
@@ -111,7 +111,7 @@ def row(*cells: str) -> None:
 
 
 def common(runs: Sequence[Figures]) -> list[str]:
-    """Return utilisation, the part of what was possible, p50 and p99 wait, rejected, lost, and the time stolen."""
+    """Return utilisation, its share of what was possible, p50 and p99 wait, rejected, lost, and the steal time."""
     return [
         text(middle(runs, lambda run: run["utilisation"]), 3),
         text(middle(runs, lambda run: run["utilisation"] / run["oracle"]["utilisation"]), 3),
@@ -249,7 +249,7 @@ def process(stack: ExitStack, directory: Path, url: str, role: str, **settings: 
 
 @contextmanager
 def running(command: list[str], announce: Path, environment: dict[str, str] | None = None) -> Iterator[Figures]:
-    """Run a process; what it announces when it is ready."""
+    """Run a process; yield what it announces when it is ready."""
     child = subprocess.Popen(command, env=os.environ | (environment or {}), stdout=subprocess.DEVNULL)
     try:
         while not announce.exists():
@@ -263,12 +263,12 @@ def running(command: list[str], announce: Path, environment: dict[str, str] | No
 
 
 def confirmed(api_url: str) -> int:
-    """Return how many messages a producer has had confirmed."""
+    """Return the number of confirmed messages of a producer."""
     return int(httpx.get(f"{api_url}/status").json()["totals"]["confirmed"])
 
 
 def prefetch(bench: Bench) -> None:
-    """What is in the consumers' hands, and whether they starve, by prefetch."""
+    """Unacked messages of the consumers, and whether they are ever idle, by prefetch."""
     table("prefetch", f"consumers|prefetch|{COMMON}|held by clients (mean, max)")
     for count, rate, distribution in ((1, 2000, "fixed"), (3, 100, "exponential")):
         for size in ("auto", "1", "100", "1000"):
@@ -293,7 +293,7 @@ TABLES = {act.__name__: act for act in (steps, capacity, fast, stops, sharing, w
 
 
 def main() -> None:
-    """Print the tables that were asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"which: {', '.join(TABLES)} (all)")
     parser.add_argument("--broker", default="embedded", help="as for pace run (%(default)s)")

@@ -1,9 +1,9 @@
 """What tracing costs: ``python benchmarks/tracing.py [--seconds 10] [--rate 1000]``.
 
-A producer and a consumer run beside an embedded broker at 1000 messages a second, first without tracing, then with it
-at rising shares of sampled messages; a collector in this process takes the spans. Shown are the processor time each
-spends per message, from their own metrics, and what tracing adds. Each way runs twice, in turn, and the lower of the
-two counts: other work on the machine only ever adds.
+A producer and a consumer use an embedded broker at 1000 messages a second, first without tracing, then with rising
+shares of sampled messages; a collector in this process receives the spans. The output is the processor time per message
+of each, from their own metrics, and what tracing adds. Each configuration runs twice, alternating, and the lower result
+counts, because other work on the machine can only add time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WARM_UP_S = 2.0
 
 
 class _Collector(BaseHTTPRequestHandler):
-    """Takes spans and forgets them."""
+    """Receives spans and discards them."""
 
     protocol_version = "HTTP/1.1"
 
@@ -52,12 +52,12 @@ class _Collector(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Stay silent."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def collector() -> Iterator[str]:
-    """A collector; its address."""
+    """Run a collector; yield its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -67,7 +67,7 @@ def collector() -> Iterator[str]:
 
 @contextlib.contextmanager
 def program(*command: str, announce: Path, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """A process of ours; what it announces."""
+    """Run a process; yield what it announces."""
     announce.unlink(missing_ok=True)
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:

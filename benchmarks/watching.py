@@ -1,10 +1,10 @@
-"""What watching costs: ``python benchmarks/watching.py [--seconds 20] [--embedded-only]``.
+"""What monitoring costs: ``python benchmarks/watching.py [--seconds 20] [--embedded-only]``.
 
-Beside a producer and a consumer at work, the monitor draws its cards once a second on a terminal of 200 columns (a
-pseudo-terminal), for a broker of 10 queues, then of 1000. Shown is its processor time in per cent of a core, beside
-that of the least that could be done instead in the same time: a loop that asks the management API for all queues once a
-second and decodes the answer. Then how long it takes to have the state of 1000 queues anew, from the first question to
-cards, metrics and the page's data, beside the same listing asked for bare, and `rabbitmqctl list_queues`.
+While a producer and a consumer work, the monitor draws its cards once a second on a pseudo-terminal of 200 columns, for
+a broker with 10 queues and then with 1000. The output is its processor time in per cent of a core, compared with the
+minimum one could do instead: a loop that asks the management API for all queues once a second and decodes the answer.
+Then it measures how long it takes to read the state of 1000 queues, from the first request to cards, metrics and the
+page's data, compared with a plain listing and with `rabbitmqctl list_queues`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ GOALS = {"share of a core": 0.03, "refresh": 1.0}
 
 @dataclass(frozen=True)
 class Broker:
-    """A running broker, and how else its queues can be listed."""
+    """A running broker, and another way to list its queues."""
 
     name: str
     url: str
@@ -84,7 +84,7 @@ def brokers(folder: Path, environment: dict[str, str], *, embedded_only: bool) -
 
 
 def declare_up_to(url: str, queues: int) -> None:
-    """Let there be so many queues, the work queue included."""
+    """Declare queues until there are this many, including the work queue."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     for number in range(1, queues):
@@ -107,7 +107,7 @@ def share_of_a_core(pid: int, seconds: float) -> float:
 
 @contextlib.contextmanager
 def watching(broker: Broker, folder: Path, environment: dict[str, str]) -> Iterator[int]:
-    """Run the monitor on a terminal that nobody sees; its pid, once it has started."""
+    """Run the monitor on a pseudo-terminal; yield its pid once it has started."""
     announce = folder / "monitor.json"
     announce.unlink(missing_ok=True)
     environment = environment | {"TERM": "xterm-256color", "PACE_PROCESS__ANNOUNCE_FILE": str(announce)}
@@ -143,7 +143,7 @@ def _poll(management_url: str) -> None:
 
 @contextlib.contextmanager
 def polling(broker: Broker) -> Iterator[int]:
-    """Run the bare poll; its pid."""
+    """Run the plain poll; yield its pid."""
     process = multiprocessing.Process(target=_poll, args=(broker.management_url,))
     process.start()
     assert process.pid is not None
@@ -155,10 +155,10 @@ def polling(broker: Broker) -> Iterator[int]:
 
 
 class Timed:
-    """Hands a management API on, and adds up for how long its answers were waited for."""
+    """Wraps a management client, and adds up the time spent waiting for its answers."""
 
     def __init__(self, client: ManagementClient) -> None:
-        """Ask ``client``."""
+        """Forward to ``client``."""
         self._client = client
         self.rounds: list[float] = []
         self._began = 0.0
@@ -176,7 +176,7 @@ class Timed:
 
 
 async def refresh_s(broker: Broker) -> tuple[float, float]:
-    """Return how long the monitor takes to ask for the state of all queues, and to show it in all three ways."""
+    """Return how long the monitor takes to request the state of all queues and to show it in all three ways."""
     settings = Settings.model_validate({"broker": {"url": broker.url, "management_url": broker.management_url}})
     client = ManagementClient.of(settings.broker)
     assert client is not None
@@ -206,7 +206,7 @@ async def refresh_s(broker: Broker) -> tuple[float, float]:
 
 
 def listed_s(broker: Broker) -> float:
-    """Return how long the same listing takes when it is asked for bare."""
+    """Return how long a plain listing takes."""
     with httpx.Client(base_url=broker.management_url, auth=("guest", "guest"), trust_env=False) as client:
         return min(_took_s(lambda: client.get("/api/queues/%2F").raise_for_status().json()) for _ in range(ROUNDS))
 

@@ -1,8 +1,8 @@
 """Writes the two Grafana dashboards of the compose stack: ``python tools/dashboards.py``.
 
-A panel is one line here (what it shows, in which unit, by which PromQL) and forty in Grafana's JSON, so the JSON is
-written by this table and a test holds it to it. "Backpressure Lab" explains one experiment; "Pace operations" tells
-whoever runs such a loop for real what is wrong.
+A panel is one line here (what it shows, in which unit, by which PromQL) and forty in Grafana's JSON. So the JSON is
+generated from this table, and a test compares them. "Backpressure Lab" explains one experiment; "Pace operations" is
+for operating such a loop in production.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WINDOW = "$__rate_interval"
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: ``queries`` maps a legend to PromQL; ``about`` says how to read it."""
+    """One panel: ``queries`` maps a legend to PromQL; ``about`` says how to read it."""
 
     title: str
     unit: str
@@ -204,7 +204,7 @@ OPERATIONS = (
 
 
 def dashboard(uid: str, title: str, panels: tuple[Panel, ...]) -> dict[str, Any]:
-    """Return a dashboard as Grafana reads it."""
+    """Return a dashboard in Grafana's format."""
     return {
         "uid": uid,
         "title": title,
@@ -222,7 +222,7 @@ def dashboard(uid: str, title: str, panels: tuple[Panel, ...]) -> dict[str, Any]
 
 
 def _placed(panels: tuple[Panel, ...]) -> list[dict[str, Any]]:
-    """Lay the panels out from left to right, top to bottom; those of one row are of one height."""
+    """Place the panels from left to right and top to bottom; those of one row have the same height."""
     placed, x, y = [], 0, 0
     for number, panel in enumerate(panels, start=1):
         height = 4 if panel.kind == "stat" else 8
@@ -251,7 +251,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
 
 
 def dashboards() -> dict[str, str]:
-    """Return the text of each dashboard by the name of its file."""
+    """Return the text of each dashboard, by file name."""
     written = (
         dashboard("backpressure-lab", "Backpressure Lab", LAB),
         dashboard("pace-operations", "Pace operations", OPERATIONS),
@@ -260,7 +260,7 @@ def dashboards() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write them."""
+    """Write both files."""
     for name, text in dashboards().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
 

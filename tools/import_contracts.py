@@ -1,8 +1,8 @@
-"""A contract for import-linter that forbids circles of modules; pyproject.toml loads it as the type ``no_circles``.
+"""A contract for import-linter that forbids import cycles; pyproject.toml loads it as the type ``no_cycles``.
 
-import-linter's own ``acyclic_siblings`` compares whole packages, and says nothing of a circle between a module and one
-inside its package. This one looks at single modules, on the graph that all contracts share: it has imports inside
-functions and those for types only, because a reader has to follow both.
+import-linter's own ``acyclic_siblings`` compares whole packages, and does not find a cycle between a package and one of
+its modules. This contract checks single modules, on the graph that all contracts share. The graph includes imports
+inside functions and imports for types only, because a reader has to follow both.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from typing import Any, cast
 from grimp import ImportGraph
 from importlinter import Contract, ContractCheck, output
 
-__all__ = ["NoCirclesContract", "circles", "shortest_circle"]
+__all__ = ["NoCyclesContract", "cycles", "shortest_cycle"]
 
 
-class NoCirclesContract(Contract):
-    """Kept when no module imports itself by way of others. It takes no options."""
+class NoCyclesContract(Contract):
+    """Kept if no module imports itself through others. It has no options."""
 
-    type_name = "no_circles"
+    type_name = "no_cycles"
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: ARG002 - import-linter passes it
-        """Look for circles in ``graph``, and describe a shortest one of each group of entangled modules."""
+        """Find the groups of modules in ``graph`` that import each other, and describe a shortest cycle of each."""
         found = []
-        for group in circles(graph):
-            path = shortest_circle(graph, group)
+        for group in cycles(graph):
+            path = shortest_cycle(graph, group)
             imports = [_where(graph, importer, imported) for importer, imported in pairwise(path)]
             found.append({"modules": sorted(group), "imports": imports})
-        return ContractCheck(kept=not found, metadata={"circles": found})
+        return ContractCheck(kept=not found, metadata={"cycles": found})
 
     def render_broken_contract(self, check: ContractCheck) -> None:
-        """Print each group, and the imports of its shortest circle."""
-        for circle in cast("list[dict[str, Any]]", check.metadata["circles"]):
-            output.print_error(f"{len(circle['modules'])} modules import each other in a circle, for example by way of")
-            for line in circle["imports"]:
+        """Print the size of each group and the imports of its shortest cycle."""
+        for cycle in cast("list[dict[str, Any]]", check.metadata["cycles"]):
+            output.print_error(f"{len(cycle['modules'])} modules import each other in a cycle, for example:")
+            for line in cycle["imports"]:
                 output.print_error(f"- {line}")
             output.new_line()
 
 
-def circles(graph: ImportGraph) -> list[set[str]]:
-    """Return the groups of modules in which each imports every other, directly or by way of others."""
+def cycles(graph: ImportGraph) -> list[set[str]]:
+    """Return the groups of modules in which each imports every other, directly or through others."""
     waiting = {module for module in graph.modules if not graph.is_module_squashed(module)}
     found = []
     while waiting:
@@ -56,8 +56,8 @@ def circles(graph: ImportGraph) -> list[set[str]]:
     return found
 
 
-def shortest_circle(graph: ImportGraph, group: Iterable[str]) -> list[str]:
-    """Return a shortest circle within ``group``, in the order of the imports; the first module is the last one too."""
+def shortest_cycle(graph: ImportGraph, group: Iterable[str]) -> list[str]:
+    """Return a shortest cycle within ``group``, in import order; it starts and ends with the same module."""
     members = set(group)
     candidates = []
     for start in sorted(members):

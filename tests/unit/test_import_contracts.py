@@ -1,4 +1,4 @@
-"""`make lint` refuses circles of modules: the contract sees each kind of import, and names the circle."""
+"""`make lint` refuses cycles of modules: the contract sees each kind of import, and names the cycle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grimp import ImportGraph
 
 ROOT = Path(__file__).parents[2]
 CONTRACTS = runpy.run_path(str(ROOT / "tools" / "import_contracts.py"))
-circles, shortest_circle = CONTRACTS["circles"], CONTRACTS["shortest_circle"]
+cycles, shortest_cycle = CONTRACTS["cycles"], CONTRACTS["shortest_cycle"]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
 
@@ -26,19 +26,19 @@ def graph(*imports: str) -> ImportGraph:
     return result
 
 
-def test_a_graph_without_circles_has_none() -> None:
-    assert circles(graph("a b", "b c", "a c", "d c")) == []
+def test_a_graph_without_cycles_has_none() -> None:
+    assert cycles(graph("a b", "b c", "a c", "d c")) == []
 
 
-def test_two_circles_that_share_no_module_are_two_groups() -> None:
-    assert circles(graph("a b", "b a", "c d", "d e", "e c", "b c")) == [{"a", "b"}, {"c", "d", "e"}]
+def test_two_cycles_that_share_no_module_are_two_groups() -> None:
+    assert cycles(graph("a b", "b a", "c d", "d e", "e c", "b c")) == [{"a", "b"}, {"c", "d", "e"}]
 
 
-def test_the_shortest_circle_of_a_group_is_told() -> None:
+def test_the_shortest_cycle_of_a_group_is_told() -> None:
     entangled = graph("a b", "b c", "c d", "d a", "c b")
-    (group,) = circles(entangled)
+    (group,) = cycles(entangled)
     assert group == {"a", "b", "c", "d"}
-    assert shortest_circle(entangled, group) == ["b", "c", "b"]
+    assert shortest_cycle(entangled, group) == ["b", "c", "b"]
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,20 @@ def test_the_shortest_circle_of_a_group_is_told() -> None:
     ],
     ids=["plainly", "inside a function", "for types only"],
 )
-def test_a_made_up_circle_breaks_the_contract_however_it_imports(tmp_path: Path, back: str) -> None:
+def test_a_made_up_cycle_breaks_the_contract_however_it_imports(tmp_path: Path, back: str) -> None:
     lint = _lint(tmp_path, back)
     assert lint.returncode == 1
-    assert "No circles of modules BROKEN" in lint.stdout
+    assert "No import cycles BROKEN" in lint.stdout
     text = re.sub(r"\x1b\[\d*m", "", lint.stdout)
-    assert "2 modules import each other in a circle" in text
+    assert "2 modules import each other in a cycle" in text
     assert re.search(r"made_up\.inner\.first -> made_up\.second \(line 1\)", text)
     assert re.search(r"made_up\.second -> made_up\.inner\.first \(line \d\)", text)
 
 
-def test_without_the_circle_the_contract_is_kept(tmp_path: Path) -> None:
+def test_without_the_cycle_the_contract_is_kept(tmp_path: Path) -> None:
     lint = _lint(tmp_path, "NOTHING = 1")
     assert lint.returncode == 0, lint.stdout
-    assert "No circles of modules KEPT" in lint.stdout
+    assert "No import cycles KEPT" in lint.stdout
 
 
 def _lint(folder: Path, back: str) -> subprocess.CompletedProcess[str]:
@@ -78,11 +78,11 @@ def _lint(folder: Path, back: str) -> subprocess.CompletedProcess[str]:
         dedent("""\
             [tool.importlinter]
             root_package = "made_up"
-            contract_types = ["no_circles: tools.import_contracts.NoCirclesContract"]
+            contract_types = ["no_cycles: tools.import_contracts.NoCyclesContract"]
 
             [[tool.importlinter.contracts]]
-            name = "No circles of modules"
-            type = "no_circles"
+            name = "No import cycles"
+            type = "no_cycles"
         """)
     )
     return subprocess.run(
