@@ -18,6 +18,7 @@ from backpressure.amqp.methods import decode_method, method_frame, queue_declare
 from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.counters import Counters
 from backpressure.broker.declarations import check_consumer_arguments
+from backpressure.broker.direct_reply import REPLY_TO
 from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
 from backpressure.broker.replies import (
     ChannelFault,
@@ -25,8 +26,10 @@ from backpressure.broker.replies import (
     access_refused,
     channel_error,
     command_invalid,
+    no_queue,
     not_allowed,
     not_implemented,
+    precondition_failed,
 )
 
 if TYPE_CHECKING:
@@ -66,8 +69,8 @@ class Channel:
         self.session = session
         self.number = number
         self.counters = Counters()
-        self.publishing = Publishing(session, number, self.counters)
         self.consuming = Consuming(session, number, self.counters)
+        self.publishing = Publishing(session, number, self.counters, self.consuming)
         self.closing = False
         self._vhost = session.vhost
         self._last_queue = ""
@@ -235,12 +238,18 @@ class Channel:
 
     @_handles(commands.Queue.Declare)
     def _queue_declare(self, method: commands.Queue.Declare) -> None:
+        name = _one_line(method.queue)
+        if name.startswith(REPLY_TO):
+            if not self._vhost.direct_replies.exist(name):
+                raise no_queue(name)
+            self._reply(method, commands.Queue.DeclareOk(name, 0, 1))
+            return
         if method.passive:
-            queue = self._queue(_one_line(method.queue))
+            queue = self._queue(name)
             queue.touch()
         else:
             queue = self._vhost.declare_queue(
-                _one_line(method.queue),
+                name,
                 self.session,
                 durable=method.durable and not method.exclusive,  # it goes with its connection
                 exclusive=method.exclusive,
@@ -295,6 +304,9 @@ class Channel:
     @_handles(commands.Basic.Consume)
     def _consume(self, method: commands.Basic.Consume) -> None:
         consuming = self.consuming
+        if method.queue == REPLY_TO:
+            self._consume_replies(method)
+            return
         queue = self._queue(method.queue)
         tag = method.consumer_tag or self._new_tag()
         if tag in consuming.consumers:
@@ -316,6 +328,15 @@ class Channel:
         self._reply(method, commands.Basic.ConsumeOk(tag))
         queue.subscribe(consumer, exclusive=method.exclusive)
         queue.pump()
+
+    def _consume_replies(self, method: commands.Basic.Consume) -> None:
+        tag = method.consumer_tag or self._new_tag()
+        if tag in self.consuming.consumers:
+            raise not_allowed(f"attempt to reuse consumer tag '{tag}'")
+        if not method.no_ack:
+            raise precondition_failed("reply consumer cannot acknowledge")
+        self.consuming.consume_replies(tag)
+        self._reply(method, commands.Basic.ConsumeOk(tag))
 
     def _new_tag(self) -> str:
         tag = f"amq.ctag-{self.session.identity}-{self.number}-{self._next_consumer}"

@@ -14,6 +14,7 @@ from pamqp import commands
 from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
 from backpressure.amqp.methods import method_frame
 from backpressure.amqp.tables import Long, encode_value, short_string
+from backpressure.broker.direct_reply import ReplyConsumer
 from backpressure.broker.qos import Prefetch
 from backpressure.broker.replies import precondition_failed
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.tables import Table
     from backpressure.broker.counters import Counters
-    from backpressure.broker.message import Entry
+    from backpressure.broker.message import Entry, Message
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
@@ -84,6 +85,7 @@ class Consuming:
         self.unacked: OrderedDict[int, Delivery] = OrderedDict()  # a plain dict is slow to take from at its front
         self.prefetch = 0
         self.shared_prefetch = Prefetch()
+        self.reply_consumer: ReplyConsumer | None = None
         self._last_tag = 0
         self._totals = (counters.totals, session.vhost.counters.totals)
 
@@ -126,6 +128,23 @@ class Consuming:
         else:
             self.unacked[tag] = (queue, entry, None)
         return True
+
+    def consume_replies(self, tag: str) -> None:
+        """Subscribe to the answers that come straight to this channel; 406 when it is already."""
+        if self.reply_consumer is not None:
+            raise precondition_failed("reply consumer already set")
+        self.reply_consumer = ReplyConsumer(tag, self._deliver_reply)
+        self.session.vhost.direct_replies.add(self.reply_consumer)
+
+    def _deliver_reply(self, message: Message) -> None:
+        """Send an answer; its delivery tag stays free, since nothing is to be acknowledged."""
+        assert self.reply_consumer is not None
+        tag = _TAG.pack(self._last_tag + 1, 0)
+        method = b"".join((_DELIVER, short_string(self.reply_consumer.tag), tag, message.route))
+        self.session.send(
+            frame(FRAME_METHOD, self.number, method)
+            + content_frames(self.number, message.header, message.body, self.session.frame_max)
+        )
 
     def _count(self, queue: Queue, kind: str, *, redelivered: bool) -> None:
         for totals in (queue.counters.totals, *self._totals):
@@ -205,9 +224,17 @@ class Consuming:
         consumer = self.consumers.pop(tag, None)
         if consumer is not None:
             consumer.queue.unsubscribe(consumer)
+        elif self.reply_consumer is not None and self.reply_consumer.tag == tag:
+            self._end_replies()
+
+    def _end_replies(self) -> None:
+        if self.reply_consumer is not None:
+            self.session.vhost.direct_replies.remove(self.reply_consumer)
+            self.reply_consumer = None
 
     def close(self) -> None:
         """End all subscriptions and requeue what is unacknowledged."""
+        self._end_replies()
         for tag in list(self.consumers):
             self.cancel(tag)
         _requeue(self._resolve(0, multiple=True))

@@ -16,6 +16,7 @@ from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
 from backpressure.amqp.tables import short_string
+from backpressure.broker.direct_reply import REPLY_TO
 from backpressure.broker.message import Message
 from backpressure.broker.policy import MAX_TTL_MS
 from backpressure.broker.replies import (
@@ -27,6 +28,7 @@ from backpressure.broker.replies import (
 )
 
 if TYPE_CHECKING:
+    from backpressure.broker.consuming import Consuming
     from backpressure.broker.counters import Counters
     from backpressure.broker.peer import Peer
 
@@ -39,6 +41,7 @@ SMALL_MESSAGE_BYTES = 4096
 """A message that is larger counts as memory from its header on, and not only once it is whole."""
 BASIC_CLASS = 60
 _CLASS_AND_WEIGHT = struct.pack(">HH", BASIC_CLASS, 0)
+_REPLY_TO = short_string(REPLY_TO)
 _CONFIRM = struct.Struct(">IQB")
 _ACK_INDEX, _NACK_INDEX = 0x003C0050, 0x003C0078
 _RETURN_NO_ROUTE = b"\x00\x3c\x00\x32" + struct.pack(">H", 312) + short_string("NO_ROUTE")
@@ -79,9 +82,10 @@ def _text(octets: bytes) -> str:
 class Publishing:
     """Content assembly and confirms of one channel."""
 
-    def __init__(self, session: Peer, number: int, counters: Counters) -> None:
-        """``number`` and ``counters`` are the channel's."""
+    def __init__(self, session: Peer, number: int, counters: Counters, consuming: Consuming) -> None:
+        """``number``, ``counters`` and the consuming half are the channel's."""
         self._session = session
+        self._consuming = consuming
         self._vhost = session.vhost
         self._totals = counters.totals
         self._number = number
@@ -183,6 +187,8 @@ class Publishing:
         user = properties.text("user_id")
         if user is not None and user != session.user:
             raise precondition_failed(f"user_id property set to '{user}' but authenticated user was '{session.user}'")
+        if properties.raw.get("reply_to") == _REPLY_TO:
+            header = self._with_reply_address(properties)
         message = Message(
             method.exchange,
             method.routing_key,
@@ -204,6 +210,8 @@ class Publishing:
             accepted = vhost.publish(queues, message)
         else:
             accepted = True
+            if method.routing_key.startswith(REPLY_TO) and not method.exchange:
+                vhost.direct_replies.deliver(message)
             if method.mandatory:
                 totals["return_unroutable"] += 1
                 self._return(message)
@@ -214,6 +222,13 @@ class Publishing:
             session.confirm_later(self)
         if vhost.memory.active:
             session.block()
+
+    def _with_reply_address(self, properties: Properties) -> bytes:
+        consumer = self._consuming.reply_consumer
+        if consumer is None:
+            raise precondition_failed("fast reply consumer does not exist")
+        properties.raw["reply_to"] = consumer.reply_to
+        return properties.payload()
 
     def _return(self, message: Message) -> None:
         self._session.send(

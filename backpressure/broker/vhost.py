@@ -15,6 +15,7 @@ from backpressure.broker import declarations
 from backpressure.broker.alarms import MemoryAlarm
 from backpressure.broker.counters import Counters
 from backpressure.broker.dead_letter import DeadLetter
+from backpressure.broker.direct_reply import DirectReplies
 from backpressure.broker.exchange import TYPES, Binding, Exchange
 from backpressure.broker.faults import Connected, Faults
 from backpressure.broker.policy import Policy, matching
@@ -92,6 +93,7 @@ class VirtualHost:
         self.faults = Faults(self)
         self.journal: TopologyJournal | None = None
         self.last_queue_id = 0
+        self.direct_replies = DirectReplies()
         self._dead: deque[tuple[Queue, Message, str]] = deque()
 
     @property
