@@ -30,6 +30,7 @@ __all__ = [
     "on_stop_signals",
     "prepare",
     "printable",
+    "printable_lines",
 ]
 
 INTERRUPTED = 130
@@ -112,6 +113,11 @@ def printable(text: str) -> str:
 def interrupted_code() -> int:
     """Return the exit code of this process after Ctrl-C."""
     return _Leave.code
+
+
+def printable_lines(text: str) -> str:
+    """Return ``text`` without control characters other than the ends of its lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class _Leave:

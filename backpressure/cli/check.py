@@ -17,6 +17,7 @@ from backpressure.core.addresses import bracketed
 from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import ConfigError
 from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
+from backpressure.program import printable_lines
 
 __all__ = ["check"]
 
@@ -84,7 +85,7 @@ async def _shown(plan: CheckPlan) -> set[Outcome]:
     with Live(table, console=console):
         async with SystemCheck(plan) as system:
             async for result in system.run():
-                table.add_row(_WORDS[result.outcome], result.name, escape(result.detail))
+                table.add_row(_WORDS[result.outcome], result.name, escape(printable_lines(result.detail)))
                 outcomes.add(result.outcome)
     if not console.is_terminal:
         console.print()  # there, `Live` ends without a newline

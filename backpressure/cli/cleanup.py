@@ -10,6 +10,7 @@ from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.errors import ConfigError
+from backpressure.program import printable
 from backpressure.settings import MOST_NAME_OCTETS, Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management import ManagementClient
@@ -80,7 +81,8 @@ async def _clean(
     if not queues and not exchanges:
         click.echo("nothing to delete")
         return
-    click.echo("\n".join([f"  queue {name}" for name in queues] + [f"  exchange {name}" for name in exchanges]))
+    named = [*(f"  queue {name}" for name in queues), *(f"  exchange {name}" for name in exchanges)]
+    click.echo("\n".join(map(printable, named)))
     if not yes:
         click.confirm("Delete these, with all messages in them?", abort=True)
     admin = connect(settings).admin()

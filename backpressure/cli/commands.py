@@ -44,7 +44,7 @@ class Failure(click.ClickException):
 
     def __init__(self, error: PaceError) -> None:
         """``error`` knows its exit code."""
-        super().__init__("\n".join(map(program.printable, str(error).split("\n"))))
+        super().__init__(program.printable_lines(str(error)))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class; ours differ
 
     def show(self, file: Any = None) -> None:

@@ -24,7 +24,7 @@ from backpressure.config import replaced
 from backpressure.core.local_http import is_loopback
 from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import PaceError
-from backpressure.program import check_output
+from backpressure.program import check_output, printable_lines
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.kafka_node import OLDEST_JAVA, find_kafka, java_release, left_over
@@ -69,7 +69,9 @@ def doctor(context: click.Context, /, **_: object) -> None:
     findings = [*_machine(), *_ports(settings), *asyncio.run(_gathered(settings))]
     table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
     for finding in findings:
-        table.add_row(finding.verdict.value, finding.subject, escape(finding.detail), escape(finding.advice))
+        table.add_row(
+            finding.verdict.value, finding.subject, escape(printable_lines(finding.detail)), escape(finding.advice)
+        )
     Console(theme=PALETTE).print(table)
     check_output()
     context.exit(int(any(finding.verdict is Verdict.FAILED for finding in findings)))

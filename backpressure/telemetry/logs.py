@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from backpressure.program import printable_lines
 from backpressure.settings import LogSettings
 
 __all__ = ["configure", "for_machines"]
@@ -18,6 +19,13 @@ __all__ = ["configure", "for_machines"]
 _BURST = 5
 _WINDOW_S = 10.0
 _MOST_KINDS = 1000
+
+
+class _TextLines(logging.Formatter):
+    """A line for people; text of other processes in it does not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 class _JsonLines(logging.Formatter):
@@ -82,7 +90,7 @@ def for_machines() -> bool:
 def configure(settings: LogSettings) -> None:
     """Send the package's log to standard error; other libraries only speak up when something is wrong."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    text = _TextLines("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonLines() if settings.format == "json" else text)
     handler.addFilter(_Repeats())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

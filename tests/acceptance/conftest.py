@@ -31,17 +31,34 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
 
+@contextmanager
+def signals_heard() -> Iterator[None]:
+    """Let what is started hear Ctrl-C and SIGHUP: the tests may run in the background, or under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def _signals_heard() -> Iterator[None]:
+    """Let what the test starts hear Ctrl-C and SIGHUP."""
+    with signals_heard():
+        yield
+
+
 class Script:
     """A program that runs; every line it prints, on both outputs, is kept and can be waited for."""
 
     def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
-        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
-        self._process = subprocess.Popen(
-            command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        signal.signal(signal.SIGHUP, hangup)
+        with signals_heard():
+            self._process = subprocess.Popen(
+                command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

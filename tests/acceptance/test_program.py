@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -43,11 +44,11 @@ LOADING = [  # program, what it is importing when Ctrl-C comes, exit code
 @pytest.mark.parametrize(
     ("command", "module", "code"), LOADING, ids=lambda value: value if isinstance(value, str) else None
 )
+@pytest.mark.usefixtures("_signals_heard")
 def test_ctrl_c_while_a_program_loads_shows_no_traceback(
     command: list[str], module: str, code: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / f"{module}.py").write_text(CTRL_C)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
     done = subprocess.run(
         command,
         cwd=tmp_path,
@@ -252,3 +253,39 @@ def test_an_address_or_a_name_that_cannot_be_is_refused_in_one_line(
     assert refused.ends() == 2
     assert len(refused.lines) == 1
     assert refused.lines[0].startswith(f"error: {named}")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "program", "code"),
+    [
+        ("amqp", "fast_producer.py", 0),
+        ("amqps", "slow_consumer.py", 0),
+        ("amqp", "monitor.py", 0),
+        ("amqp", "doctor", 130),
+    ],
+)
+def test_ctrl_c_while_the_broker_does_not_answer_ends_without_a_word(
+    scheme: str, program: str, code: int, start: Any
+) -> None:
+    port = () if program == "doctor" else ("--port" if program == "monitor.py" else "--api-port", "0")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(30)
+        running = start(program, "--url", f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/", *port)
+        connection, _ = mute.accept()
+        with connection:
+            assert connection.recv(4)  # its greeting
+            running.signal(signal.SIGINT)
+            assert running.ends() == code
+    assert [line for line in running.lines if not re.search("watches|waiting", line)] == []
+
+
+def test_a_sender_can_neither_end_a_consumer_that_shows_its_name_nor_steer_its_terminal(
+    start: Any, broker: Any
+) -> None:
+    where = ("--url", broker.url, "--queue", "q.foreign", "--no-api")
+    producer = start("fast_producer.py", *where, "--count", "1", "--producer-id", "日本\x1b[2J")
+    assert producer.ends() == 0
+    consumer = start("slow_consumer.py", *where, "--verbose", "--expect", "1", PYTHONIOENCODING="iso8859-2:strict")
+    assert consumer.ends() == 0
+    consumer.says(r"from=\?\?\?\[2J")
+    assert "\x1b" not in consumer.text

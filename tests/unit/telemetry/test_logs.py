@@ -51,6 +51,15 @@ def test_text_says_when_how_bad_and_what(log: logging.Logger, capsys: pytest.Cap
     assert len(time.split(":")) == 3
 
 
+def test_text_of_other_processes_does_not_steer_the_terminal(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(LogSettings())
+    log.warning("%s", "queue \x1b[2J\ud800 is gone\n  1. \x9b31m")
+    said = capsys.readouterr().err
+    assert "queue ·[2J· is gone\n  1. ·31m\n" in said
+
+
 def test_libraries_speak_up_only_when_something_is_wrong(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
