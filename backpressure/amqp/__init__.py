@@ -4,6 +4,9 @@
 - ``methods``: the arguments of a method, in the payload of its frame
 - ``properties``: the property list of a content header, kept in its octets
 - ``tables``: field tables and their values
+- ``reading``: properties and headers of a received message as Python values, whatever they hold
+- ``deaths``: the history of a dead letter
+- ``outgoing``, ``incoming``: what a client writes and reads with every message
 - ``errors``: what is wrong with octets that are no AMQP
 
 Structure is strict: lengths and types that do not add up raise `errors.DecodeError`. Values are lenient: what a broker

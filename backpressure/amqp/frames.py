@@ -14,13 +14,20 @@ from collections.abc import Iterator
 from backpressure.amqp.errors import bad_frame
 
 __all__ = [
+    "ACK",
+    "BASIC",
+    "DELIVER",
     "FRAME_BODY",
+    "FRAME_END_OCTET",
     "FRAME_HEADER",
     "FRAME_HEARTBEAT",
     "FRAME_METHOD",
     "FRAME_MIN_SIZE",
+    "FRAME_OVERHEAD",
     "HEARTBEAT",
     "PROTOCOL_HEADER",
+    "PUBLISH",
+    "RETURN",
     "Frame",
     "FrameReader",
     "content_frames",
@@ -29,12 +36,18 @@ __all__ = [
 
 FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT = 1, 2, 3, 8
 FRAME_END = b"\xce"
+FRAME_END_OCTET = FRAME_END[0]
 FRAME_MIN_SIZE = 4096
 """What a peer must accept before ``frame_max`` is negotiated, in bytes."""
 FRAME_OVERHEAD = 8
 """Type, channel and size before the payload, and the end octet after it, in bytes."""
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+BASIC = 60
+"""The class whose methods carry messages."""
+PUBLISH, RETURN, DELIVER, ACK = (BASIC << 16 | number for number in (40, 50, 60, 80))
+"""The methods that come with every message: class and method number, as they begin the payload of a method frame."""
 
 _HEAD = struct.Struct(">BHI")
 _KNOWN_TYPES = frozenset((FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT))

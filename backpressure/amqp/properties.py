@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from backpressure.amqp.tables import RawTable, check_table, join_table, split_table
 
-__all__ = ["LAYOUT", "Properties"]
+__all__ = ["FLAGS", "LAYOUT", "Properties"]
 
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
 _HEADER = struct.Struct(">HHQ")
@@ -39,6 +39,7 @@ _NAMES = (
 _FIXED = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 LAYOUT = tuple((name, 0x8000 >> place, _FIXED.get(name)) for place, name in enumerate(_NAMES))
 """Name, flag and size in octets (None: it begins with its length) of each property, in the order they stand."""
+FLAGS = {name: flag for name, flag, _ in LAYOUT}
 
 
 @dataclass(slots=True)

@@ -1,8 +1,7 @@
-"""RabbitMQ, and every other broker that speaks AMQP 0-9-1, by way of pika.
+"""RabbitMQ and other brokers that speak AMQP 0-9-1, through pika.
 
-pika is known here and nowhere else. One connection for each product: publishing never shares with consuming, and
-neither shares with what watches them. ``wire`` makes pika awaitable, ``link`` keeps a connection alive, ``requests``
-asks what may be refused; the others are the products.
+No other package imports pika. Each product has a connection of its own, so publishing, consuming and watching never
+wait for each other. ``wire`` is pika's connection made awaitable, ``link`` keeps it alive; the others are the products.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from backpressure.settings import Settings
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
 from backpressure.transports.rabbitmq.feedback import RabbitMQFeedback
-from backpressure.transports.rabbitmq.letters import dead_letter_header
-from backpressure.transports.rabbitmq.parameters import login
+from backpressure.transports.rabbitmq.link import login
 from backpressure.transports.rabbitmq.probe import RabbitMQProbe
-from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher
+from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher, dead_letter_header
 from backpressure.transports.rabbitmq.subscriber import RabbitMQSubscriber
 
 __all__ = ["RabbitMQTransport"]

@@ -20,9 +20,9 @@ from backpressure.errors import (
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.outage import Outage
-from backpressure.transports.rabbitmq.bound import BOUND_ARGUMENTS, BoundPolicy
 from backpressure.transports.rabbitmq.failures import request_error
-from backpressure.transports.rabbitmq.requests import Requests
+from backpressure.transports.rabbitmq.link import RabbitMQRequests
+from backpressure.transports.rabbitmq.queue_bound import BOUND_ARGUMENTS, BoundPolicy
 from backpressure.transports.rabbitmq.wire import read_elsewhere
 from backpressure.transports.topology import QueueDeclaration, bound_policy, queue_declarations
 
@@ -37,7 +37,7 @@ class RabbitMQAdmin:
     """An `ExchangeAdmin`."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
-        self._requests = Requests(broker, outage, name, timeout_s=_TIMEOUT_S)
+        self._requests = RabbitMQRequests(broker, outage, name, timeout_s=_TIMEOUT_S)
         self._bound = BoundPolicy(broker)
 
     async def start(self) -> None:

@@ -17,8 +17,8 @@ from pika.exceptions import ChannelClosedByBroker
 from backpressure.core.message import Message
 from backpressure.settings import BrokerSettings
 from backpressure.transports.outage import Outage
-from backpressure.transports.rabbitmq.link import Link
-from backpressure.transports.rabbitmq.wire import Channel, Connection, read_elsewhere
+from backpressure.transports.rabbitmq.link import RabbitMQLink
+from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 
 __all__ = ["RabbitMQFeedback"]
 
@@ -32,11 +32,11 @@ class RabbitMQFeedback:
     """A `FeedbackBus` on a fanout exchange."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str) -> None:
-        self._link = Link(broker, name, outage, set_up=self._set_up)
+        self._link = RabbitMQLink(broker, name, outage, set_up=self._set_up)
         self._exchange = exchange
         self._on_report: Callable[[bytes], None] | None = None
-        self._connection: Connection | None = None
-        self._channel: Channel | None = None
+        self._connection: WireConnection | None = None
+        self._channel: WireChannel | None = None
         self._refused: set[str] = set()
 
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
@@ -58,7 +58,7 @@ class RabbitMQFeedback:
         """Close."""
         await self._link.stop()
 
-    async def _set_up(self, connection: Connection) -> None:
+    async def _set_up(self, connection: WireConnection) -> None:
         await self._declare_exchange(connection)
         if self._on_report is not None:
             await self._listen(connection)
@@ -66,7 +66,7 @@ class RabbitMQFeedback:
         channel.closed.add_done_callback(lambda closed: self._on_closed(connection, closed.result()))
         self._connection, self._channel = connection, channel
 
-    async def _declare_exchange(self, connection: Connection) -> None:
+    async def _declare_exchange(self, connection: WireConnection) -> None:
         channel = await connection.open_channel(vital=False)
         try:
             await channel.call("exchange_declare", exchange=self._exchange, exchange_type="fanout")
@@ -76,7 +76,7 @@ class RabbitMQFeedback:
         else:
             await channel.close()
 
-    async def _exists(self, connection: Connection) -> bool:
+    async def _exists(self, connection: WireConnection) -> bool:
         channel = await connection.open_channel(vital=False)
         try:
             await channel.call("exchange_declare", exchange=self._exchange, passive=True)
@@ -85,7 +85,7 @@ class RabbitMQFeedback:
         await channel.close()
         return True
 
-    async def _listen(self, connection: Connection) -> None:
+    async def _listen(self, connection: WireConnection) -> None:
         channel = await connection.open_channel(vital=False)
         try:
             declared = await channel.call(
@@ -105,7 +105,7 @@ class RabbitMQFeedback:
         else:
             connection.depend_on(channel)
 
-    def _on_closed(self, connection: Connection, error: BaseException) -> None:
+    def _on_closed(self, connection: WireConnection, error: BaseException) -> None:
         if isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
             self._say_refused("sent", error)
         else:

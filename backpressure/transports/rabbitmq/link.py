@@ -1,33 +1,37 @@
-"""One connection to the broker, kept alive: dial, set up, wait for the end, pause, dial again.
+"""A connection that is kept alive: dial, set up, wait until it is lost, pause, dial again.
 
-What runs on the connection is handed in as ``set_up``; what to do about messages in flight when it ends is the
-business of whoever owns the link.
+A `RabbitMQLink` is given what to run on each new connection (``set_up``). It decides nothing about messages in flight:
+its owner does, when it is told of the loss. `RabbitMQRequests` is a link for questions that the broker may refuse. AMQP
+refuses by closing the channel, so they never share one with messages.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from pika import ConnectionParameters, PlainCredentials, SSLOptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.outage import Outage, pauses
-from backpressure.transports.rabbitmq.failures import dial_error, lost_error
-from backpressure.transports.rabbitmq.parameters import connection_parameters
-from backpressure.transports.rabbitmq.wire import Connection
+from backpressure.transports.rabbitmq.failures import dial_error, lost_error, request_error
+from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection
+from backpressure.transports.tls import tls_context
 
-__all__ = ["Link", "SetUpAgain"]
+__all__ = ["RabbitMQLink", "RabbitMQRequests", "SetUpAgain", "connection_parameters", "login"]
 
 
 class SetUpAgain(Exception):  # noqa: N818 -- a request to the link, not an error
-    """Raised by a ``set_up`` that learnt how this broker wants it: dial again at once."""
+    """Raised by a ``set_up`` that has learnt how this broker wants it: dial again at once."""
 
 
-class Link:
-    """Keeps one connection alive until stopped."""
+class RabbitMQLink:
+    """Keeps one connection alive until it is stopped."""
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class Link:
         name: str,
         outage: Outage,
         *,
-        set_up: Callable[[Connection], Awaitable[None]],
+        set_up: Callable[[WireConnection], Awaitable[None]],
         on_lost: Callable[[TransportError], None] = lambda _error: None,
     ) -> None:
         """``set_up`` runs on each new connection; ``on_lost`` once for each that had been set up."""
@@ -45,13 +49,13 @@ class Link:
         self._outage = outage
         self._set_up = set_up
         self._on_lost = on_lost
-        self._connection: Connection | None = None
+        self._connection: WireConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._was_up = asyncio.Event()
 
     @property
-    def connection(self) -> Connection:
-        """The connection, set up; raises `NotConnectedError` when there is none right now."""
+    def connection(self) -> WireConnection:
+        """The connection, set up; raises `NotConnectedError` when there is none at the moment."""
         if self._connection is None or self._connection.lost.done():
             raise NotConnectedError(f"not connected to the broker at {self.address}")
         return self._connection
@@ -70,7 +74,7 @@ class Link:
             self._keeper.result()
 
     async def stop(self) -> None:
-        """Close what is open and give up what was being tried."""
+        """Close the connection, and stop dialling."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -101,9 +105,9 @@ class Link:
                 self._connection = None
             await asyncio.sleep(next(pause_s))
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> WireConnection:
         try:
-            connection = await Connection.dial(connection_parameters(self._broker, self._name))
+            connection = await WireConnection.dial(connection_parameters(self._broker, self._name))
         except (AMQPError, AMQPConnectorException) as error:
             raise dial_error(error, self.address) from error
         try:
@@ -113,7 +117,69 @@ class Link:
             if not isinstance(error, AMQPError):
                 raise
             failure = lost_error(error, self.address)
-            if isinstance(failure, NotConnectedError):  # it went away meanwhile: waiting helps
+            if isinstance(failure, NotConnectedError):  # the broker went away meanwhile: waiting helps
                 raise BrokerUnavailableError(self.address, "it went away during the set-up") from error
             raise failure from error
         return connection
+
+
+class RabbitMQRequests:
+    """A connection for one request at a time; after a refusal the next request opens a new channel."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, *, timeout_s: float) -> None:
+        self.link = RabbitMQLink(broker, name, outage, set_up=self._set_up)
+        self._timeout_s = timeout_s
+        self._channel: WireChannel | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def call(self, method: str, /, **arguments: Any) -> Any:
+        """Return the reply to one pika method; raises `TransportError` with the broker's reason.
+
+        A broker that does not answer in time costs the connection: it may have been stopped or cut off.
+        """
+        async with self._one_at_a_time:
+            connection = self.link.connection
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    if self._channel is None or not self._channel.is_open:
+                        self._channel = await connection.open_channel(vital=False)
+                    return await self._channel.call(method, **arguments)
+            except AMQPError as error:
+                raise request_error(error, self.link.address) from error
+            except TimeoutError:
+                silence = NotConnectedError(f"the broker at {self.link.address} did not answer in {self._timeout_s} s")
+                connection.fail(silence)
+                raise silence from None
+
+    async def _set_up(self, connection: WireConnection) -> None:
+        self._channel = await connection.open_channel(vital=False)
+
+
+def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParameters:
+    """Return pika's parameters for dialling, TLS included; raises `ConfigError` for unusable TLS files.
+
+    The management pages show ``name``. Parts that a URL leaves out come from the other settings, so
+    ``amqps://broker.example`` is enough.
+    """
+    url = urlsplit(broker.full_url())
+    secure = url.scheme == "amqps"
+    host = url.hostname or broker.host
+    return ConnectionParameters(
+        host=host,
+        port=url.port or (5671 if secure else 5672),
+        virtual_host=unquote(url.path[1:]) or "/",
+        credentials=PlainCredentials(*login(broker)),
+        heartbeat=broker.heartbeat_s,
+        socket_timeout=broker.connect_timeout_s,
+        stack_timeout=broker.connect_timeout_s,
+        blocked_connection_timeout=broker.blocked_timeout_s,
+        ssl_options=SSLOptions(tls_context(broker), host) if secure else None,
+        client_properties={"connection_name": name, "product": "Pace Matching"},
+    )
+
+
+def login(broker: BrokerSettings) -> tuple[str, str]:
+    """Return user and password; those in the URL come first."""
+    url = urlsplit(broker.full_url())
+    user = unquote(url.username) if url.username else broker.username
+    return user, unquote(url.password) if url.password else broker.password.get_secret_value()

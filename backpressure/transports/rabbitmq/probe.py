@@ -8,7 +8,7 @@ from __future__ import annotations
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
 from backpressure.transports.outage import Outage
-from backpressure.transports.rabbitmq.requests import Requests
+from backpressure.transports.rabbitmq.link import RabbitMQRequests
 
 __all__ = ["RabbitMQProbe"]
 
@@ -17,7 +17,7 @@ class RabbitMQProbe:
     """A `QueueProbe`. AMQP tells ready messages and consumers; what is unacked only the consumers know."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
-        self._requests = Requests(broker, outage, name, timeout_s=broker.connect_timeout_s)
+        self._requests = RabbitMQRequests(broker, outage, name, timeout_s=broker.connect_timeout_s)
 
     async def start(self) -> None:
         """See `QueueProbe.start`."""

@@ -1,31 +1,44 @@
-"""Publishing with confirms, without waiting for them."""
+"""Publishing with confirms, without waiting for them; and what a received message is published as when it is given up.
+
+A dead letter is octet for octet as it came, except for what a broker acts on when it is published. The expiration would
+let the dead letter vanish, so it moves into ``x-death``. The broker compares the user id with the login, so that of
+another user becomes a header. The header ``CC`` would send copies to other queues once more, so it is removed.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from pika.channel import Channel as PikaChannel
 from pika.spec import Basic
 
-from backpressure.core.message import Message
+from backpressure.amqp.deaths import record_death
+from backpressure.amqp.outgoing import publish_frames
+from backpressure.amqp.properties import Properties
+from backpressure.amqp.reading import read_value
+from backpressure.amqp.tables import encode_value
+from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.errors import NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import PublisherListener
 from backpressure.transports.outage import Outage
-from backpressure.transports.rabbitmq.frames import publish_frames
-from backpressure.transports.rabbitmq.link import Link
-from backpressure.transports.rabbitmq.wire import Connection
+from backpressure.transports.rabbitmq.link import RabbitMQLink
+from backpressure.transports.rabbitmq.wire import WireConnection
 
-__all__ = ["RabbitMQPublisher"]
+__all__ = ["RabbitMQPublisher", "dead_letter_header"]
+
+_USER_ID_HEADER = b"x-pace-user-id"
 
 
 class RabbitMQPublisher:
     """A `Publisher` on a connection and a channel of its own."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
-        self._link = Link(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
+        self._link = RabbitMQLink(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
         self._listener: PublisherListener
-        self._connection: Connection | None = None
+        self._connection: WireConnection | None = None
         self._channel: PikaChannel | None = None
         self._last_tag = 0
 
@@ -48,8 +61,8 @@ class RabbitMQPublisher:
         """See `Publisher.publish`."""
         if self._connection is None or self._channel is None or not self._channel.is_open:
             raise NotConnectedError(f"not connected to the broker at {self._link.address}")
-        body_max = self._connection.body_max_bytes
-        self._connection.emit(publish_frames(self._channel.channel_number, exchange, routing_key, message, body_max))
+        frame_max = self._connection.frame_max_bytes
+        self._connection.emit(publish_frames(self._channel.channel_number, exchange, routing_key, message, frame_max))
         self._last_tag += 1
         return self._last_tag
 
@@ -58,7 +71,7 @@ class RabbitMQPublisher:
         await self._link.stop()
         self._connection = self._channel = None
 
-    async def _set_up(self, connection: Connection) -> None:
+    async def _set_up(self, connection: WireConnection) -> None:
         channel = await connection.open_channel(vital=True)
         connection.add_on_connection_blocked_callback(
             lambda _connection, frame: self._listener.on_blocked(frame.method.reason)
@@ -85,3 +98,38 @@ class RabbitMQPublisher:
     def _on_lost(self, error: TransportError) -> None:
         self._connection = self._channel = None
         self._listener.on_lost(error)
+
+
+def dead_letter_header(delivery: Delivery, queue: str, user: str, more: Mapping[str, HeaderValue]) -> bytes:
+    """Return the content header of ``delivery`` as a dead letter of ``queue``, with the headers ``more``.
+
+    Args:
+        delivery: what came, with its content header.
+        queue: where it came from.
+        user: whose login publishes it.
+        more: headers to add.
+
+    Raises:
+        ValueError: its properties cannot be told apart.
+    """
+    assert isinstance(delivery.native, bytes)
+    properties = Properties.parse(delivery.native)
+    headers = properties.headers()
+    raw_copies = headers.pop(b"CC", b"V")
+    copies = read_value(raw_copies, 0, len(raw_copies))
+    routing_keys = [delivery.routing_key, *(copies if isinstance(copies, list) else [])]
+    headers.pop(b"BCC", None)
+    if properties.text("user_id") not in {None, user}:
+        sender = properties.raw.pop("user_id")
+        headers[_USER_ID_HEADER] = b"S\0\0\0" + sender
+    headers |= {name.encode(): encode_value(value) for name, value in more.items()}
+    properties.set_headers(headers)
+    record_death(
+        properties,
+        queue=queue,
+        reason="rejected",
+        exchange=delivery.exchange,
+        routing_keys=[key for key in routing_keys if isinstance(key, str)],
+        epoch_s=int(time.time()),
+    )
+    return properties.payload()

@@ -1,10 +1,13 @@
 """Consuming one queue with manual acknowledgements and a prefetch that can change at any time.
 
-Two kinds of prefetch limit:
+There are two kinds of prefetch limit:
 
-- per *channel* (``global`` in AMQP): changes at once and counts everything unsettled. Used wherever the broker has it.
-- per *consumer*: holds for consumers that start after it. Quorum queues know only this kind (and a later RabbitMQ may
-  drop the other), so there a change replaces the consumer; deliveries held at that moment come on top until settled.
+- per *channel* (``global`` in AMQP): changes at once and counts all unsettled deliveries. Used if the broker has it.
+- per *consumer*: applies to consumers that start after it is set. Quorum queues have only this kind, so a change
+  replaces the consumer; deliveries that are unsettled at that moment do not count against the new limit.
+
+An acknowledgement costs the broker nearly as much as a delivery, and one with ``multiple`` settles a run of deliveries.
+So acknowledgements are collected for one turn of the event loop (`Unsettled`).
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import OrderedDict
+from itertools import takewhile
 from typing import Any
 
 from pika.channel import Channel as PikaChannel
@@ -22,27 +27,64 @@ from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
 from backpressure.transports.outage import Outage
-from backpressure.transports.rabbitmq.link import Link, SetUpAgain
-from backpressure.transports.rabbitmq.unsettled import Unsettled
-from backpressure.transports.rabbitmq.wire import Channel, Connection, read_elsewhere
+from backpressure.transports.rabbitmq.link import RabbitMQLink, SetUpAgain
+from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 
-__all__ = ["RabbitMQSubscriber"]
+__all__ = ["RabbitMQSubscriber", "Unsettled"]
 
 _NOT_IMPLEMENTED, _INTERNAL_ERROR = 540, 541
+
+
+class Unsettled:
+    """The unsettled delivery tags of one channel, oldest first, and which of them are acknowledged.
+
+    ``multiple`` settles everything before a tag, so it fits only as long as nothing older is open: a message that waits
+    for another attempt stays open, and those after it are acknowledged one by one.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[int, bool] = OrderedDict()  # tag → acknowledged, but not sent yet
+        self._acked: list[int] = []
+
+    def delivered(self, tag: int) -> None:
+        """A message arrived; tags only grow."""
+        self._open[tag] = False
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        """Acknowledge ``tag``, or everything up to it, with the next `take_acks`; an unknown tag is ignored."""
+        tags = [each for each in self._open if each <= tag] if multiple else [tag]
+        for each in tags:
+            if self._open.get(each) is False:
+                self._open[each] = True
+                self._acked.append(each)
+
+    def forget(self, tag: int) -> None:
+        """``tag`` was settled in another way."""
+        self._open.pop(tag, None)
+
+    def take_acks(self) -> list[tuple[int, bool]]:
+        """Return the acknowledgements to send as (tag, multiple); they count as settled from now on."""
+        run = [tag for tag, _ in takewhile(lambda item: item[1], self._open.items())]
+        for tag in run:
+            del self._open[tag]
+        acks = [(run[-1], len(run) > 1)] if run else []
+        acks += [(tag, False) for tag in self._acked if self._open.pop(tag, False)]
+        self._acked.clear()
+        return acks
 
 
 class RabbitMQSubscriber:
     """A `Subscriber` on a connection and a channel of its own."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
-        self._link = Link(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
+        self._link = RabbitMQLink(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
         self._listener: SubscriberListener
         self._queue = ""
         self._prefetch = 1
         self._limit_is_per_channel = True
         self._paused = False
         self._epoch = 0
-        self._channel: Channel | None = None
+        self._channel: WireChannel | None = None
         self._unsettled = Unsettled()
         self._acknowledging = False
         self._consumer_tags = (f"{name}-{number}" for number in itertools.count(1))
@@ -107,7 +149,7 @@ class RabbitMQSubscriber:
         await self._link.stop()
         self._channel = None
 
-    async def _set_up(self, connection: Connection) -> None:
+    async def _set_up(self, connection: WireConnection) -> None:
         channel = await connection.open_channel(vital=True)
         channel.raw.add_on_cancel_callback(lambda _frame: connection.fail(QueueNotFoundError(self._queue)))
         try:
@@ -120,7 +162,7 @@ class RabbitMQSubscriber:
             consuming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def on_consuming(_frame: Any) -> None:
-                self._listener.on_ready()  # here, not after the await: deliveries may follow in the same segment
+                self._listener.on_ready()  # not after the await: deliveries may follow in the same read
                 consuming.set_result(None)
 
             if self._paused:
@@ -134,7 +176,7 @@ class RabbitMQSubscriber:
                 raise SetUpAgain from error
             raise
 
-    def _consume(self, channel: Channel, on_ok: Any) -> None:
+    def _consume(self, channel: WireChannel, on_ok: Any) -> None:
         self._consumer_tag = next(self._consumer_tags)
         channel.raw.basic_consume(self._queue, read_elsewhere, consumer_tag=self._consumer_tag, callback=on_ok)
 
@@ -147,12 +189,12 @@ class RabbitMQSubscriber:
             Delivery(message, tag, self._epoch, redelivered, exchange, routing_key, received_ns, header),
         )
 
-    def _cancel(self, channel: Channel, tag: str, on_ok: Any) -> None:
+    def _cancel(self, channel: WireChannel, tag: str, on_ok: Any) -> None:
         self._consumer_tag = None
         channel.raw.basic_cancel(tag, callback=on_ok)
 
     def _acknowledge(self) -> None:
-        """Send what was acknowledged in this turn of the event loop: one frame for a run of messages."""
+        """Send the acknowledgements of this turn of the event loop."""
         self._acknowledging = False
         if self._channel is not None and self._channel.is_open:
             for tag, multiple in self._unsettled.take_acks():

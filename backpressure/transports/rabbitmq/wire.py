@@ -1,7 +1,7 @@
-"""pika's asyncio connection with awaitable methods, joined writes, and a short way for what comes most.
+"""pika's asyncio connection with methods that can be awaited, joined writes, and its own reading of messages.
 
-Everything that touches pika's insides lives here, each touch with its reason. Nothing here reconnects (`link` does) and
-nothing knows what a publisher or a subscriber is.
+This is the one module that uses private parts of pika, each with its reason; tests/unit/transports/test_pika.py fails
+first when a new pika changes them. Nothing here reconnects (`link` does) or knows publishers and subscribers.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from pika.channel import Channel as PikaChannel
 from pika.exceptions import AMQPError, ConnectionWrongStateError
 from pika.frame import decode_frame
 
-from backpressure.transports.rabbitmq.incoming import NEEDS_MORE, NOT_OURS, Incoming
+from backpressure.amqp.frames import FRAME_OVERHEAD
+from backpressure.amqp.incoming import NEEDS_MORE, NOT_OURS, Incoming
 
-__all__ = ["Channel", "Connection", "read_elsewhere"]
+__all__ = ["WireChannel", "WireConnection", "read_elsewhere"]
 
 _T = TypeVar("_T")
 
-# pika logs each step of a failure, with traceback, as errors of its own; `link` says the same in one line.
-# Whoever wants to see them sets the level of the logger "pika" before importing this package.
+# pika logs each step of a failure as an error with traceback; `link` says the same in one line. To see pika's lines,
+# set the level of the logger "pika" before importing this package.
 if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 def read_elsewhere(*_: object) -> None:
-    """Stand in for the callback that pika wants for each consumer: ``Connection.incoming`` reads all deliveries."""
-    raise AssertionError("a delivery that nobody asked `Incoming` for")
+    """Serve as the callback that pika requires for a consumer: ``WireConnection.incoming`` reads all deliveries."""
+    raise AssertionError("`Incoming` was not asked for the deliveries of this channel")
 
 
-class Connection(AsyncioConnection):
-    """One connection, from dialling to its end, and never again.
+class WireConnection(AsyncioConnection):
+    """One connection, from dialling to its end.
 
-    ``lost`` ends with the first cause of the loss (a vital channel may die before the socket does). Messages and
-    confirms come from ``incoming``, the rest by pika's callbacks, all in order of arrival.
+    ``lost`` is done with the first cause of the loss (a vital channel may close before the socket does). Messages and
+    confirms come from ``incoming``, all other methods by pika's callbacks, in order of arrival.
     """
 
     def __init__(self, parameters: ConnectionParameters) -> None:
@@ -72,11 +73,11 @@ class Connection(AsyncioConnection):
             raise error
         return connection
 
-    async def open_channel(self, *, vital: bool) -> Channel:
+    async def open_channel(self, *, vital: bool) -> WireChannel:
         """Open a channel; when a ``vital`` one closes, the connection counts as lost."""
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            channel = Channel(self.channel(on_open_callback=lambda _channel: opened.set_result(None)))
+            channel = WireChannel(self.channel(on_open_callback=lambda _channel: opened.set_result(None)))
         except ConnectionWrongStateError as error:
             raise self.lost.result() if self.lost.done() else error from None
         await channel.wait_for(opened)
@@ -84,7 +85,7 @@ class Connection(AsyncioConnection):
             self.depend_on(channel)
         return channel
 
-    def depend_on(self, channel: Channel) -> None:
+    def depend_on(self, channel: WireChannel) -> None:
         """Count the connection as lost when ``channel`` closes."""
         channel.closed.add_done_callback(lambda closed: self.fail(closed.result()))
 
@@ -94,14 +95,14 @@ class Connection(AsyncioConnection):
             self.lost.set_result(error)
 
     async def shut(self, patience_s: float = 5.0) -> None:
-        """Close, sending what was written; without an answer in time, or while blocked, drop the socket."""
+        """Send what was written and close; drop the socket when blocked, or when no answer comes in time."""
         if not (self.is_closing or self.is_closed):
             self.close()
-        if not self.blocked:  # a blocked connection is not read by the broker: it would never answer
+        if not self.blocked:  # the broker does not read from a blocked connection, so it would never answer
             await asyncio.wait({self._gone}, timeout=patience_s)
         while not self._gone.done():
             if self._transport is not None:
-                self._transport.abort()  # pika has no public way to stop waiting for CloseOk
+                self._transport.abort()  # pika has no public way to give up waiting for CloseOk
             await asyncio.wait({self._gone}, timeout=patience_s)
 
     @property
@@ -111,10 +112,10 @@ class Connection(AsyncioConnection):
         return self._unsent_bytes + buffered
 
     @property
-    def body_max_bytes(self) -> int:
-        """How much of a body fits in one frame, as client and broker have agreed."""
-        size: int = self._body_max_length  # pika keeps it to itself
-        return size
+    def frame_max_bytes(self) -> int:
+        """The largest frame that client and broker have agreed on."""
+        size: int = self._body_max_length  # pika has no public name for it
+        return size + FRAME_OVERHEAD
 
     def emit(self, frames: bytes) -> None:
         """Send whole frames that were encoded elsewhere."""
@@ -130,11 +131,11 @@ class Connection(AsyncioConnection):
         self._gone.set_result(None)
 
     def _on_connection_workflow_done(self, conn_or_exc: Any) -> None:
-        """Make an error of what pika gives when dialling was given up: the class of one, at which it fails itself."""
+        """Pass an error where pika passes the class of one (when dialling is given up) and then fails at it."""
         super()._on_connection_workflow_done(conn_or_exc() if isinstance(conn_or_exc, type) else conn_or_exc)
 
     def _on_data_available(self, data_in: bytes) -> None:
-        """Take what is complete, by the short way where there is one; pika does the rest, frame by frame."""
+        """Handle all complete frames: those that ``incoming`` takes, and the others by pika."""
         data, at = self._frame_buffer + data_in, 0
         try:
             while at < len(data):
@@ -151,12 +152,12 @@ class Connection(AsyncioConnection):
                     at = end
         finally:
             self._frame_buffer = data[at:]
-            self.bytes_received += at  # by this pika sees that the broker is alive
+            self.bytes_received += at  # pika's heartbeat check looks at it
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        """Collect the frames of one loop iteration: pika makes a `send` of each, three for every message.
+        """Collect the frames of one iteration of the event loop, to be sent at once.
 
-        One `send` for all of them saves a fifth of the client's time.
+        pika sends each frame by itself, three for every message; one `send` for all saves a fifth of the client's time.
         """
         if not self._unsent:
             self.ioloop.call_soon(self._flush)
@@ -167,28 +168,28 @@ class Connection(AsyncioConnection):
         data = b"".join(self._unsent)
         self._unsent.clear()
         self._unsent_bytes = 0
-        if self._transport is None:  # the connection ended in this very iteration
+        if self._transport is None:  # the connection ended in the same iteration
             return
         data = data[self._sent_at_once(self._transport, data) :]
         if data:
             super()._adapter_emit_data(data)
 
     def _sent_at_once(self, transport: Any, data: bytes) -> int:
-        """Return how much the socket took without being asked whether it would: as a rule, all of it.
+        """Try to write at once and return how many bytes the socket took: as a rule, all of them.
 
-        pika waits for the loop to find the socket writable: two changes to its list of sockets and one more iteration
-        for each write, a tenth of a producer's time. What fails here fails again there, and is dealt with there.
+        pika waits until the event loop reports the socket as writable, which takes one more iteration for each write, a
+        tenth of a producer's time. An error here comes again when pika writes, and is handled there.
         """
         if self.params.ssl_options is not None or transport.get_write_buffer_size():
             return 0
         try:
-            return int(transport._sock.send(data))  # noqa: SLF001 -- pika shows its socket to nobody
-        except (OSError, AttributeError):  # it takes nothing now, or there is none any more
+            return int(transport._sock.send(data))  # noqa: SLF001 -- pika has no public way to its socket
+        except (OSError, AttributeError):  # its buffer is full, or it is closed
             return 0
 
 
-class Channel:
-    """A pika channel whose methods can be awaited. ``closed`` ends with the reason."""
+class WireChannel:
+    """A pika channel whose methods can be awaited. ``closed`` is done with the reason."""
 
     def __init__(self, raw: PikaChannel) -> None:
         self.raw = raw
@@ -201,11 +202,11 @@ class Channel:
         return bool(self.raw.is_open)
 
     async def call(self, method: str, /, **arguments: Any) -> Any:
-        """Send one method by its pika name and return the reply; raises what closed the channel instead."""
+        """Send one method by its pika name and return the reply; raises the error that closed the channel instead."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def on_reply(frame: Any) -> None:
-            if not reply.done():  # cancelled: nobody waits any more
+            if not reply.done():  # else the caller was cancelled
                 reply.set_result(frame.method)
 
         if self.closed.done():
@@ -214,7 +215,7 @@ class Channel:
         return await self.wait_for(reply)
 
     async def wait_for(self, reply: asyncio.Future[_T]) -> _T:
-        """Return what arrives first: the reply, or (raised) the end of the channel."""
+        """Return the reply; raises the error that closed the channel if that comes first."""
         either: set[asyncio.Future[Any]] = {reply, self.closed}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if reply.done():
@@ -222,7 +223,7 @@ class Channel:
         raise self.closed.result()
 
     async def close(self) -> None:
-        """Close the channel; does nothing when it is closed already."""
+        """Close the channel, if it is open."""
         try:
             self.raw.close()
         except AMQPError:

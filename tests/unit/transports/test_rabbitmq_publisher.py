@@ -11,7 +11,7 @@ from backpressure.amqp.properties import Properties
 from backpressure.amqp.reading import read_properties
 from backpressure.amqp.tables import encode_value, short_string
 from backpressure.core.message import Delivery, Message
-from backpressure.transports.rabbitmq.letters import dead_letter_header
+from backpressure.transports.rabbitmq.publisher import dead_letter_header
 
 ODD_HEADERS = {
     b"caf\xe9": b"t\x01",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from backpressure.transports.rabbitmq.unsettled import Unsettled
+from backpressure.transports.rabbitmq.subscriber import Unsettled
 
 
 def holding(*tags: int) -> Unsettled:

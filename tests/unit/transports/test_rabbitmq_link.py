@@ -10,7 +10,7 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.rabbitmq.parameters import connection_parameters
+from backpressure.transports.rabbitmq.link import connection_parameters
 
 
 def dialled(**settings: Any) -> tuple[Any, ...]:

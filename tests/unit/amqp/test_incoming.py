@@ -13,18 +13,18 @@ from pika import frame, spec
 from pika.channel import ContentFrameAssembler
 from pika.exceptions import InvalidFrameError
 
+from backpressure.amqp.incoming import Incoming, message_from
 from backpressure.amqp.properties import Properties
 from backpressure.core.message import Message
-from backpressure.transports.rabbitmq.incoming import Incoming, message_from
-from backpressure.transports.rabbitmq.wire import Connection
-from tests.unit.transports.test_rabbitmq_frames import MESSAGES, TEXTS, properties_of
+from backpressure.transports.rabbitmq.wire import WireConnection
+from tests.unit.amqp.test_outgoing import MESSAGES, TEXTS, properties_of
 
 OURS, THEIRS = 7, 8  # channels: one whose messages are wanted from the bytes, and one that pika has to itself
 
 Event = tuple[object, ...]
 
 
-class FedConnection(Connection):
+class FedConnection(WireConnection):
     """A connection without a socket: what would go to pika's callbacks is put together from its frames."""
 
     def __init__(self, *, short_way: bool) -> None:

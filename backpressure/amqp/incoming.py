@@ -1,12 +1,14 @@
-"""What the broker sends most, straight from the bytes: deliveries, returned messages and publisher confirms.
+"""What a broker sends with every message, read straight from the bytes: deliveries, returned messages and confirms.
 
-pika makes an object of every frame, looks for callbacks in tables and puts the message together from three of them: two
-thirds of what a message costs a consumer. And it fails at properties it cannot decode, which ends the connection, every
-time the message comes again. So all messages are read here: a usual one in one go, any other frame by frame, with what
-cannot be read left out (`backpressure.amqp.reading`). Everything else, and bytes that make no sense, is left to pika.
+A client library makes an object of every frame, looks up callbacks and puts the message together from three of them,
+which is two thirds of what a message costs a consumer. It also fails at properties it cannot decode, and so loses the
+connection, again each time the message is redelivered. So all messages are read here: a usual one in one go, any other
+frame by frame, and what cannot be read is left out (`backpressure.amqp.reading`).
 
-Sans-IO: `Incoming.take` is given bytes and a position; it handles what stands there, or says that more is needed, or
-that pika shall do it. Source: AMQP 0-9-1, sections 4.2.3 to 4.2.6, and its RabbitMQ errata for field types.
+Sans-IO: `Incoming.take` gets bytes and a position. It handles the frames there, or says that it needs more bytes
+(`NEEDS_MORE`), or that they are for the client library (`NOT_OURS`): all other methods, and bytes that make no sense.
+
+Source: AMQP 0-9-1, sections 4.2.3 to 4.2.6, and RabbitMQ's errata of the field types.
 """
 
 from __future__ import annotations
@@ -14,11 +16,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-from struct import Struct
 from typing import cast
 
-from pika.spec import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, Basic, BasicProperties
-
+from backpressure.amqp.frames import (
+    ACK,
+    BASIC,
+    DELIVER,
+    FRAME_BODY,
+    FRAME_END_OCTET,
+    FRAME_HEADER,
+    FRAME_METHOD,
+    RETURN,
+)
+from backpressure.amqp.properties import FLAGS
 from backpressure.amqp.reading import UNREADABLE, read_properties, read_value
 from backpressure.amqp.tables import value_end
 from backpressure.core.message import HeaderValue, Message
@@ -29,45 +39,39 @@ NEEDS_MORE = -1
 NOT_OURS = -2
 
 OnConfirm = Callable[[int, bool], None]
-"""Called with a delivery tag, and whether all before it are confirmed too."""
+"""Called with a delivery tag, and whether all messages before it are confirmed too."""
 OnMessage = Callable[[Message, int, bool, str, str, bytes], None]
 """Called with message, delivery tag, whether it is redelivered, exchange, routing key and content header."""
 OnReturn = Callable[[Message, str], None]
 """Called with a message that no queue is bound for, and the broker's reason."""
 
-_ACK, _DELIVER, _RETURN, _CONTENT = Basic.Ack.INDEX, Basic.Deliver.INDEX, Basic.Return.INDEX, BasicProperties.INDEX
-
 _PAYLOAD_AT = 7  # where the payload of a frame begins
-_FRAME = Struct(">BHI")  # type, channel, size
-_METHOD_FRAME = Struct(">BHII")  # and class and method
-_DELIVERED = Struct(">QB")  # delivery tag, redelivered
-_HEADER_FRAME = Struct(">BHIHHQH")  # type, channel, size, class, weight, size of the body, which properties there are
-_CONTENT_HEADER = Struct(">HHQH")
-_CONFIRMED = Struct(">QBB")  # delivery tag, multiple, end of frame
+_FRAME = struct.Struct(">BHI")  # type, channel, size
+_METHOD_FRAME = struct.Struct(">BHII")  # the same, then class and method
+_DELIVERED = struct.Struct(">QB")  # delivery tag, redelivered
+_HEADER_FRAME = struct.Struct(">BHIHHQH")  # type, channel, size, class, weight, size of the body, flags
+_CONTENT_HEADER = struct.Struct(">HHQH")
+_CONFIRMED = struct.Struct(">QBB")  # delivery tag, multiple, end of frame
 _ACK_BYTES = _METHOD_FRAME.size + _CONFIRMED.size
 _ACK_SIZE = _ACK_BYTES - _PAYLOAD_AT - 1
-_MOST_BODY_BYTES = 1 << 16  # more may come in several frames, and is not what makes a consumer slow
+_MOST_BODY_BYTES = 1 << 16  # a larger body may come in several frames, and reading is not what it costs
 
-_LENGTH = Struct(">I")
-_SHORT_INTEGER = Struct(">i")
-_INTEGER = Struct(">q")
-_TIME = Struct(">Q")
+_LENGTH = struct.Struct(">I")
+_SHORT_INTEGER = struct.Struct(">i")
+_INTEGER = struct.Struct(">q")
+_TIME = struct.Struct(">Q")
 _TEXT_KIND, _SHORT_KIND, _LONG_KINDS = ord("S"), ord("I"), frozenset(b"lL")
 
 _PERSISTENT = 2
-_CONTENT_TYPE = BasicProperties.FLAG_CONTENT_TYPE
-_HEADERS = BasicProperties.FLAG_HEADERS
-_DELIVERY_MODE = BasicProperties.FLAG_DELIVERY_MODE
-_EXPIRATION = BasicProperties.FLAG_EXPIRATION
-_MESSAGE_ID = BasicProperties.FLAG_MESSAGE_ID
-_TIMESTAMP = BasicProperties.FLAG_TIMESTAMP
-_UNKNOWN = 0xFFFF & ~(_CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _EXPIRATION | _MESSAGE_ID | _TIMESTAMP)
+_CONTENT_TYPE, _HEADERS, _DELIVERY_MODE = FLAGS["content_type"], FLAGS["headers"], FLAGS["delivery_mode"]
+_EXPIRATION, _MESSAGE_ID, _TIMESTAMP = FLAGS["expiration"], FLAGS["message_id"], FLAGS["timestamp"]
+_UNUSUAL = 0xFFFF & ~(_CONTENT_TYPE | _HEADERS | _DELIVERY_MODE | _EXPIRATION | _MESSAGE_ID | _TIMESTAMP)
 
 _Delivered = tuple[Message, int, bool, str, str, bytes]  # what `OnMessage` is called with
 
 
 class Incoming:
-    """Hands messages and confirms of some channels to whoever wants them; one for each connection."""
+    """Calls whoever asked for the messages and confirms of a channel; one for each connection."""
 
     def __init__(self) -> None:
         self._wants_messages: dict[int, OnMessage] = {}
@@ -89,17 +93,17 @@ class Incoming:
 
     def take(self, data: bytes, at: int) -> int:
         """Handle what begins at ``at`` and return where it ends, or `NEEDS_MORE`, or `NOT_OURS`."""
-        if len(data) >= at + _ACK_BYTES:  # shorter than any method that is wanted
+        if len(data) >= at + _ACK_BYTES:  # no method that is asked for is shorter
             kind, channel, size, method = _METHOD_FRAME.unpack_from(data, at)
             if kind == FRAME_METHOD:
-                if method == _DELIVER and channel in self._wants_messages:
+                if method == DELIVER and channel in self._wants_messages:
                     return self._take_delivery(data, at, channel, size)
-                if method == _ACK and size == _ACK_SIZE and channel in self._wants_confirms:
+                if method == ACK and size == _ACK_SIZE and channel in self._wants_confirms:
                     tag, multiple, mark = _CONFIRMED.unpack_from(data, at + _METHOD_FRAME.size)
-                    if mark == FRAME_END:
+                    if mark == FRAME_END_OCTET:
                         self._wants_confirms[channel](tag, bool(multiple & 1))
                         return at + _ACK_BYTES
-                elif method == _RETURN and channel in self._wants_returns:
+                elif method == RETURN and channel in self._wants_returns:
                     return self._begin(data, at, channel, size)
                 return NOT_OURS
         return self._go_on(data, at) if self._unfinished else NOT_OURS
@@ -118,7 +122,7 @@ class Incoming:
         end = at + _PAYLOAD_AT + size + 1
         if len(data) < end:
             return NEEDS_MORE
-        if data[end - 1] != FRAME_END:
+        if data[end - 1] != FRAME_END_OCTET:
             return NOT_OURS
         self._unfinished[channel] = _Unfinished(data[at + _PAYLOAD_AT : end - 1])
         return end
@@ -134,7 +138,7 @@ class Incoming:
         end = at + int(size) + _PAYLOAD_AT + 1
         if len(data) < end:
             return NEEDS_MORE
-        if data[end - 1] != FRAME_END or not message.add(data[at + _PAYLOAD_AT : end - 1]):
+        if data[end - 1] != FRAME_END_OCTET or not message.add(data[at + _PAYLOAD_AT : end - 1]):
             return NOT_OURS
         if not message.missing:
             del self._unfinished[channel]
@@ -154,7 +158,7 @@ class _Unfinished:
         self._header = b""
         self._pieces: list[bytes] = []
         self.missing = 0
-        self.is_return = _LENGTH.unpack_from(method)[0] == _RETURN
+        self.is_return = _LENGTH.unpack_from(method)[0] == RETURN
 
     def wants(self, kind: int) -> bool:
         """Whether a frame of this type is next."""
@@ -170,7 +174,7 @@ class _Unfinished:
             return False
         self._header = payload
         content, _, self.missing, _ = _CONTENT_HEADER.unpack_from(payload)
-        return bool(content == _CONTENT)
+        return bool(content == BASIC)
 
     def delivered(self) -> _Delivered:
         """Return what `OnMessage` is called with."""
@@ -211,21 +215,21 @@ def message_from(properties: dict[str, object], body: bytes) -> Message:
 
 
 class _UnusualError(Exception):
-    """It is unusual, or makes no sense."""
+    """The message is unusual, or makes no sense."""
 
 
 _SENSELESS = (_UnusualError, struct.error, IndexError, ValueError)
 
 
 def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Delivered | None]:
-    """Return where the delivery ends, and what it is; `NEEDS_MORE` and None if it is not all there."""
+    """Return the position after a delivery, and the delivery; `NEEDS_MORE` and None while it is incomplete."""
     header_at = at + _PAYLOAD_AT + size + 1
     if len(data) < header_at + _HEADER_FRAME.size:
         return _wait(data, header_at), None
     kind, header_channel, header_size, content, _, body_size, flags = _HEADER_FRAME.unpack_from(data, header_at)
-    if kind != FRAME_HEADER or header_channel != channel or content != _CONTENT:
+    if kind != FRAME_HEADER or header_channel != channel or content != BASIC:
         raise _UnusualError
-    if body_size > _MOST_BODY_BYTES or flags & _UNKNOWN:
+    if body_size > _MOST_BODY_BYTES or flags & _UNUSUAL:
         raise _UnusualError
     end = body_at = header_at + _PAYLOAD_AT + header_size + 1
     if body_size:
@@ -236,7 +240,7 @@ def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Deli
         end = body_at + _PAYLOAD_AT + body_size + 1
     if len(data) < end:
         return _wait(data, header_at, body_at), None
-    if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == FRAME_END:
+    if not data[header_at - 1] == data[body_at - 1] == data[end - 1] == FRAME_END_OCTET:
         raise _UnusualError
     position = at + _METHOD_FRAME.size
     position += 1 + data[position]  # the consumer's tag
@@ -250,14 +254,14 @@ def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Deli
 
 
 def _wait(data: bytes, *ends: int) -> int:
-    """Return `NEEDS_MORE`, unless what is there already is not what its size says: that must not wait."""
-    if any(end <= len(data) and data[end - 1] != FRAME_END for end in ends):
+    """Return `NEEDS_MORE`, unless a frame is complete and does not end as it should: more bytes are no help then."""
+    if any(end <= len(data) and data[end - 1] != FRAME_END_OCTET for end in ends):
         raise _UnusualError
     return NEEDS_MORE
 
 
 def _message(data: bytes, at: int, flags: int, body: bytes) -> tuple[Message, int]:
-    """Return the message and where its properties end; they stand in the order of their flags."""
+    """Return the message and the position after its properties, which follow in the order of their flags."""
     content_type: str | None = None
     headers: dict[str, HeaderValue] = {}
     mode = 0
@@ -319,7 +323,7 @@ def _name(raw: bytes) -> str:
 
 @lru_cache(maxsize=256)
 def _route(raw: bytes) -> tuple[str, str]:
-    """Return exchange and routing key: they stand one after the other, and differ little between messages."""
+    """Return exchange and routing key; as a rule the same for many messages."""
     middle = 1 + raw[0]
     if len(raw) != middle + 1 + raw[middle]:
         raise _UnusualError
