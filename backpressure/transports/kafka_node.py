@@ -52,7 +52,7 @@ class KafkaMissingError(TransportError):
     def __init__(self) -> None:
         super().__init__(
             "Kafka is not here: it needs Java 17 (apt-get install openjdk-17-jre-headless) and its jars "
-            "(make kafka fetches them; KAFKA_HOME names an installation); or use a URL with --broker kafka://…"
+            "(make kafka fetches them; KAFKA_HOME names an installation). A Kafka elsewhere is used by its URL, kafka://…"
         )
 
 

@@ -36,7 +36,8 @@ class RabbitMQMissingError(TransportError):
     def __init__(self) -> None:
         super().__init__(
             "rabbitmq-server is not installed: apt-get install rabbitmq-server (Debian, Ubuntu), "
-            "brew install rabbitmq (macOS), or use --broker embedded, or a URL with --broker amqp://…"
+            "brew install rabbitmq (macOS). The embedded broker needs no installation: pace broker, or pace run "
+            "--broker embedded"
         )
 
 
