@@ -15,7 +15,6 @@ from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
 from backpressure.amqp.methods import method_frame
 from backpressure.amqp.tables import Long, encode_value, short_string
 from backpressure.broker.direct_reply import ReplyConsumer
-from backpressure.broker.qos import Prefetch
 from backpressure.broker.replies import precondition_failed
 
 if TYPE_CHECKING:
@@ -27,12 +26,28 @@ if TYPE_CHECKING:
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
-__all__ = ["Consumer", "Consuming"]
+__all__ = ["Consumer", "Consuming", "Prefetch"]
 
 _DELIVER = b"\x00\x3c\x00\x3c"
 _GET_OK = b"\x00\x3c\x00\x47"
 _TAG = struct.Struct(">QB")
 _COUNT = struct.Struct(">I")
+
+
+class Prefetch:
+    """How many deliveries a consumer, or a channel's consumers together, may hold unacknowledged; 0 is no limit."""
+
+    __slots__ = ("limit", "unacked")
+
+    def __init__(self, limit: int = 0) -> None:
+        """``limit`` is in messages."""
+        self.limit = limit
+        self.unacked = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether one more delivery would exceed the limit."""
+        return 0 < self.limit <= self.unacked
 
 
 class Consumer:

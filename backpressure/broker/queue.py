@@ -6,25 +6,40 @@ May not know: frames, channels, sockets, the clock: it asks its host for the tim
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from backpressure.broker.backlog import Backlog
 from backpressure.broker.counters import Counters
 from backpressure.broker.message import Entry
 from backpressure.broker.policy import Limits
-from backpressure.broker.rotation import Rotation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from backpressure.amqp.tables import Table
     from backpressure.broker.alarms import MemoryAlarm
     from backpressure.broker.message import Message
     from backpressure.broker.policy import Policy
-    from backpressure.broker.rotation import Taker
     from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["Journal", "Queue", "QueueHost"]
+__all__ = ["Backlog", "Journal", "Queue", "QueueHost", "Rotation", "Taker"]
+
+
+class Taker(Protocol):
+    """A consumer, as its queue sees it."""
+
+    priority: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take one more message now."""
+
+    def take(self, entry: Entry) -> None:
+        """Deliver the message; the entry is the consumer's to `Queue.settle` or `Queue.requeue`."""
+
+    def cancelled(self) -> None:
+        """The queue is gone."""
 
 
 class Journal(Protocol):
@@ -316,3 +331,98 @@ class Queue:
         self._host.memory.add(-entry.message.cost_bytes)
         if entry.stored and self._journal is not None:
             self._journal.remove(self.id, entry)
+
+
+class Backlog:
+    """The ready messages, in order, whatever comes back: O(1) for fresh ones, O(log n) for returned ones.
+
+    Messages never delivered wait in arrival order, returned ones in a heap; taking merges the two by sequence number.
+    """
+
+    __slots__ = ("_fresh", "_returned", "body_bytes")
+
+    def __init__(self) -> None:
+        self._fresh: deque[Entry] = deque()
+        self._returned: list[Entry] = []
+        self.body_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._returned)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every entry, in order."""
+        return heapq.merge(sorted(self._returned), self._fresh)
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry that is younger than all others."""
+        self._fresh.append(entry)
+        self.body_bytes += len(entry.message.body)
+
+    def give_back(self, entry: Entry) -> None:
+        """Return an entry to its place."""
+        heapq.heappush(self._returned, entry)
+        self.body_bytes += len(entry.message.body)
+
+    def head(self) -> Entry:
+        """The oldest entry, which stays; IndexError when there is none."""
+        if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
+            return self._returned[0]
+        return self._fresh[0]
+
+    def take(self) -> Entry:
+        """Remove and return the oldest entry; IndexError when there is none."""
+        if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
+            entry = heapq.heappop(self._returned)
+        else:
+            entry = self._fresh.popleft()
+        self.body_bytes -= len(entry.message.body)
+        return entry
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._fresh.clear()
+        self._returned.clear()
+        self.body_bytes = 0
+
+
+class Rotation:
+    """Whose turn it is: the consumers, by priority, and in turn among equals."""
+
+    def __init__(self, *, single_active: bool = False) -> None:
+        """With ``single_active`` only the first is ever asked."""
+        self.single_active = single_active
+        self._takers: list[Taker] = []
+
+    def __len__(self) -> int:
+        return len(self._takers)
+
+    def __iter__(self) -> Iterator[Taker]:
+        return iter(self._takers)
+
+    def active(self, taker: Taker) -> bool:
+        """Whether a taker of this line is asked when its turn comes."""
+        return not self.single_active or taker is self._takers[0]
+
+    def add(self, taker: Taker) -> None:
+        """Line up behind those of the same priority."""
+        place = len(self._takers)
+        while place and self._takers[place - 1].priority < taker.priority:
+            place -= 1
+        self._takers.insert(place, taker)
+
+    def remove(self, taker: Taker) -> None:
+        """Leave the line; ValueError for who does not stand in it."""
+        self._takers.remove(taker)
+
+    def next(self) -> Taker | None:
+        """The first one that is ready, which then goes behind the others of its priority."""
+        takers = self._takers
+        if self.single_active:
+            return takers[0] if takers and takers[0].ready else None
+        for taker in takers:
+            if taker.ready:
+                if len(takers) > 1:
+                    takers.remove(taker)
+                    self.add(taker)
+                return taker
+        return None

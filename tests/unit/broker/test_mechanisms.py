@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from backpressure.broker.alarms import MemoryAlarm
+from backpressure.broker.consuming import Prefetch
 from backpressure.broker.counters import Counters
-from backpressure.broker.qos import Prefetch
 from backpressure.broker.timers import Timers
 
 

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backpressure.broker.backlog import Backlog
 from backpressure.broker.message import Entry, Message
 from backpressure.broker.policy import Policy
-from backpressure.broker.queue import Queue
+from backpressure.broker.queue import Backlog, Queue
 from backpressure.broker.vhost import VirtualHost
 
 if TYPE_CHECKING:
