@@ -78,15 +78,23 @@ def interruptible() -> Iterator[None]:
 def on_stop_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> list[signal.Signals]:
     """Call ``callback`` on Ctrl-C, SIGTERM and SIGHUP, the end of the terminal; return the signals this holds for.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
+    A SIGHUP that is ignored, as under nohup, stays ignored. When a terminal ends, kernel and shell both send one: only
+    the first of them counts.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
         numbers.append(hangup)
+
+    def on_hangup() -> None:
+        if not hung_up:
+            hung_up.append(True)
+            callback()
+
+    hung_up: list[bool] = []
     with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
         for number in numbers:
-            loop.add_signal_handler(number, callback)
+            loop.add_signal_handler(number, on_hangup if number == hangup else callback)
     return numbers
 
 

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import logging
+import os
+import signal
 from collections.abc import Iterator
 
 import click
@@ -84,3 +86,36 @@ def test_while_an_engine_runs_nothing_it_started_with_is_searched_for_garbage() 
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+class Working(Looking):
+    """An engine that runs until it is stopped, and hears the same signal again meanwhile."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self._number = number
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        os.kill(os.getpid(), self._number)
+        await self._stopped.wait()
+        os.kill(os.getpid(), self._number)
+        await asyncio.sleep(0.01)  # the loop hears it
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+@pytest.mark.parametrize(("number", "at_once"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
+def test_a_second_signal_ends_it_at_once_but_for_the_second_of_a_terminal_that_ends(
+    number: signal.Signals, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        assert asyncio.run(run_engine(Working(number)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        gc.unfreeze()
+    assert ended == ([130] if at_once else [])
