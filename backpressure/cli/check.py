@@ -13,15 +13,19 @@ from rich.table import Table
 
 from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, settings_from
+from backpressure.cli.system_check import CheckOutcome, CheckPlan, SystemCheck
 from backpressure.core.addresses import bracketed
 from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import ConfigError
-from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
 from backpressure.program import printable_lines
 
 __all__ = ["check"]
 
-_WORDS = {Outcome.PASSED: "[green]passed[/]", Outcome.FAILED: "[red]failed[/]", Outcome.MISSING: "[yellow]missing[/]"}
+_WORDS = {
+    CheckOutcome.PASSED: "[green]passed[/]",
+    CheckOutcome.FAILED: "[red]failed[/]",
+    CheckOutcome.MISSING: "[yellow]missing[/]",
+}
 
 
 @click.command()
@@ -74,10 +78,10 @@ def check(
         timeout_s=timeout,
     )
     outcomes = asyncio.run(_shown(plan))
-    context.exit(1 if Outcome.FAILED in outcomes else 3 if Outcome.MISSING in outcomes else 0)
+    context.exit(1 if CheckOutcome.FAILED in outcomes else 3 if CheckOutcome.MISSING in outcomes else 0)
 
 
-async def _shown(plan: CheckPlan) -> set[Outcome]:
+async def _shown(plan: CheckPlan) -> set[CheckOutcome]:
     """Show each result as it comes, and return how they came out."""
     table = Table("", "check", "seen", box=None, pad_edge=False)
     outcomes = set()

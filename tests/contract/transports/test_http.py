@@ -13,11 +13,11 @@ import pytest
 
 from backpressure.api.consumer import consumer_app
 from backpressure.api.producer import producer_app
+from backpressure.cli.system_check import CheckOutcome, CheckPlan, SystemCheck
 from backpressure.config import replaced
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.producer import ProducerEngine
-from backpressure.experiments.check import CheckPlan, Outcome, SystemCheck
 from backpressure.transports.factory import connect
 
 Play = Callable[..., None]
@@ -61,7 +61,7 @@ class Stack(httpx.AsyncBaseTransport):
         return await self._ways[request.url.host].handle_async_request(request)
 
 
-async def checked(stack: Stack, timeout_s: float) -> dict[str, Outcome]:
+async def checked(stack: Stack, timeout_s: float) -> dict[str, CheckOutcome]:
     """Return how each check came out."""
     plan = CheckPlan("http://producer", "http://consumer", "", requests=50, timeout_s=timeout_s)
     async with SystemCheck(plan, stack) as system:
@@ -146,8 +146,8 @@ def test_pace_check_passes_a_sound_stack_and_fails_one_whose_consumer_stands_sti
             sound = await checked(stack, timeout_s=60)
             await consumer.pause()
             still = await checked(stack, timeout_s=0.5)
-        assert set(sound.values()) == {Outcome.PASSED}
-        assert {name for name, outcome in still.items() if outcome is not Outcome.PASSED} == {"delivery"}
-        assert still["delivery"] is Outcome.FAILED
+        assert set(sound.values()) == {CheckOutcome.PASSED}
+        assert {name for name, outcome in still.items() if outcome is not CheckOutcome.PASSED} == {"delivery"}
+        assert still["delivery"] is CheckOutcome.FAILED
 
     play(story)

@@ -100,7 +100,8 @@ class Working(Looking):
         os.kill(os.getpid(), self._number)
         await self._stopped.wait()
         os.kill(os.getpid(), self._number)
-        await asyncio.sleep(0.01)  # the loop hears it
+        for _ in range(3):  # the loop reads that there was a signal, then calls the handler
+            await asyncio.sleep(0)
 
     def stop(self) -> None:
         self._stopped.set()

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from backpressure.cli.commands import pace
-from backpressure.experiments.check import CheckPlan, CheckResult, Outcome, SystemCheck
+from backpressure.cli.system_check import CheckOutcome, CheckPlan, CheckResult, SystemCheck
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -99,7 +99,7 @@ def refuse(request: httpx.Request) -> httpx.Response:
 def test_a_sound_stack_passes_everything() -> None:
     results = outcome_of(Stack())
     assert list(results) == EVERYTHING
-    assert {result.outcome for result in results.values()} == {Outcome.PASSED}
+    assert {result.outcome for result in results.values()} == {CheckOutcome.PASSED}
     assert results["concurrent load"].detail.startswith("30 of 30 confirmed;")
 
 
@@ -107,7 +107,7 @@ def test_a_sound_stack_passes_everything() -> None:
 def test_one_witness_is_enough_for_the_delivery(missing: str) -> None:
     results = outcome_of(Stack(), **{f"{missing}_url": ""})
     assert f"{missing} health" not in results
-    assert {result.outcome for result in results.values()} == {Outcome.PASSED}
+    assert {result.outcome for result in results.values()} == {CheckOutcome.PASSED}
 
 
 def test_without_a_producer_nothing_else_is_tried_and_the_line_says_what_to_start() -> None:
@@ -115,7 +115,7 @@ def test_without_a_producer_nothing_else_is_tried_and_the_line_says_what_to_star
     stack.overrides["producer"] = refuse
     [result] = outcome_of(stack).values()
     assert (result.outcome, result.detail) == (
-        Outcome.MISSING,
+        CheckOutcome.MISSING,
         "nothing listens at http://producer: start python fast_producer.py",
     )
 
@@ -126,11 +126,11 @@ def test_a_consumer_that_does_not_run_is_missing_and_the_rest_is_tried() -> None
     results = outcome_of(stack)
     assert results.pop("consumer health").detail.endswith("start python slow_consumer.py")
     assert list(results) == [name for name in EVERYTHING if not name.startswith("consumer")]
-    assert {result.outcome for result in results.values()} == {Outcome.PASSED}
+    assert {result.outcome for result in results.values()} == {CheckOutcome.PASSED}
 
 
 def test_with_nobody_to_witness_the_delivery_it_is_missing() -> None:
-    assert outcome_of(Stack(), consumer_url="", monitor_url="")["delivery"].outcome is Outcome.MISSING
+    assert outcome_of(Stack(), consumer_url="", monitor_url="")["delivery"].outcome is CheckOutcome.MISSING
 
 
 def test_a_wanted_token_is_asked_for_and_sent() -> None:
@@ -139,7 +139,7 @@ def test_a_wanted_token_is_asked_for_and_sent() -> None:
         200 if request.headers.get("authorization") == "Bearer sesame" else 401, json={"status": "healthy"}
     )
     assert "--token" in outcome_of(stack)["producer health"].detail
-    assert outcome_of(stack, token="sesame")["producer health"].outcome is Outcome.PASSED
+    assert outcome_of(stack, token="sesame")["producer health"].outcome is CheckOutcome.PASSED
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_is_wrong_fails_with_what_was_seen(where: str, handler: Handler, na
     stack = Stack()
     stack.overrides[where] = handler
     result = outcome_of(stack)[name]
-    assert result.outcome is Outcome.FAILED
+    assert result.outcome is CheckOutcome.FAILED
     assert said in result.detail
 
 
@@ -183,7 +183,7 @@ def test_held_back_requests_are_counted_and_are_no_failure() -> None:
 
     stack.overrides["producer/produce"] = every_third_is_full
     result = outcome_of(stack)["concurrent load"]
-    assert result.outcome is Outcome.PASSED
+    assert result.outcome is CheckOutcome.PASSED
     assert result.detail.startswith("20 of 30 confirmed, 10 held back")
 
 
@@ -199,7 +199,7 @@ def test_messages_that_do_not_arrive_fail_the_delivery(witness: str) -> None:
 
     stack.overrides["producer/batch-produce"] = losing
     result = outcome_of(stack, **{f"{other}_url": ""})["delivery"]
-    assert result.outcome is Outcome.FAILED
+    assert result.outcome is CheckOutcome.FAILED
     assert "of 10 messages were consumed" in result.detail
 
 
@@ -218,9 +218,9 @@ def test_consumer_and_monitor_are_sought_beside_the_producer(
 ) -> None:
     plans: list[CheckPlan] = []
 
-    async def note(plan: CheckPlan) -> set[Outcome]:
+    async def note(plan: CheckPlan) -> set[CheckOutcome]:
         plans.append(plan)
-        return {Outcome.PASSED}
+        return {CheckOutcome.PASSED}
 
     monkeypatch.setattr("backpressure.cli.check._shown", note)
     assert CliRunner().invoke(pace, ["check", *flags]).exit_code == 0

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import httpx
 
-__all__ = ["CheckPlan", "CheckResult", "Outcome", "SystemCheck"]
+__all__ = ["CheckOutcome", "CheckPlan", "CheckResult", "SystemCheck"]
 
 _BATCH = 10
 _LOOK_EVERY_S = 0.2
@@ -38,7 +38,7 @@ _BAD_BODIES: Sequence[tuple[str, str, str]] = (
 )
 
 
-class Outcome(Enum):
+class CheckOutcome(Enum):
     """How a check came out; ``MISSING``: a part does not answer, so it could not be tried."""
 
     PASSED = "passed"
@@ -51,7 +51,7 @@ class CheckResult:
     """One check: what it was, how it came out and what was seen."""
 
     name: str
-    outcome: Outcome
+    outcome: CheckOutcome
     detail: str
 
 
@@ -100,7 +100,7 @@ class SystemCheck:
             if url:
                 health = await self._health(part, url, program)
                 yield health
-                if health.outcome is Outcome.PASSED:
+                if health.outcome is CheckOutcome.PASSED:
                     there.add(part)
             if "producer" not in there:
                 return
@@ -117,7 +117,7 @@ class SystemCheck:
         elif "consumer" in there:
             yield await _tried("delivery", lambda: self._delivery(self._done_by_consumer))
         else:
-            yield CheckResult("delivery", Outcome.MISSING, "neither consumer nor monitor says what arrives")
+            yield CheckResult("delivery", CheckOutcome.MISSING, "neither consumer nor monitor says what arrives")
 
     async def _health(self, part: str, url: str, program: str) -> CheckResult:
         name = f"{part} health"
@@ -125,12 +125,12 @@ class SystemCheck:
             answer = await self._client.get(f"{url}/health")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             how = "nothing listens at" if isinstance(error, httpx.ConnectError) else "no answer from"
-            return CheckResult(name, Outcome.MISSING, f"{how} {url}: start python {program}")
+            return CheckResult(name, CheckOutcome.MISSING, f"{how} {url}: start python {program}")
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            return CheckResult(name, Outcome.MISSING, f"{url} wants a token: give --token (PACE_API__TOKEN)")
+            return CheckResult(name, CheckOutcome.MISSING, f"{url} wants a token: give --token (PACE_API__TOKEN)")
         if answer.is_error or not _is_healthy(answer):
-            return CheckResult(name, Outcome.FAILED, f"{url}/health answers {_shown(answer)}")
-        return CheckResult(name, Outcome.PASSED, f"{url} is healthy")
+            return CheckResult(name, CheckOutcome.FAILED, f"{url}/health answers {_shown(answer)}")
+        return CheckResult(name, CheckOutcome.PASSED, f"{url} is healthy")
 
     async def _single(self) -> str:
         message_id = f"check-{uuid.uuid4()}"
@@ -230,13 +230,13 @@ class SystemCheck:
 
 async def _tried(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
     try:
-        return CheckResult(name, Outcome.PASSED, await check())
+        return CheckResult(name, CheckOutcome.PASSED, await check())
     except _UnexpectedError as error:
-        return CheckResult(name, Outcome.FAILED, str(error))
+        return CheckResult(name, CheckOutcome.FAILED, str(error))
     except httpx.HTTPError as error:
-        return CheckResult(name, Outcome.FAILED, f"no answer: {error!r}")
+        return CheckResult(name, CheckOutcome.FAILED, f"no answer: {error!r}")
     except (AttributeError, TypeError, ValueError) as error:  # JSON, but of another shape than the stack's
-        return CheckResult(name, Outcome.FAILED, f"an answer that is not understood: {error}")
+        return CheckResult(name, CheckOutcome.FAILED, f"an answer that is not understood: {error}")
 
 
 def _is_healthy(answer: httpx.Response) -> bool:
