@@ -21,8 +21,8 @@ from backpressure.broker.declarations import check_consumer_arguments
 from backpressure.broker.direct_reply import REPLY_TO
 from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
 from backpressure.broker.replies import (
-    ChannelFault,
-    ConnectionFault,
+    ChannelRefusal,
+    ConnectionRefusal,
     access_refused,
     channel_error,
     command_invalid,
@@ -77,7 +77,7 @@ class Channel:
         self._next_consumer = 1
 
     def handle(self, kind: int, payload: bytes) -> None:
-        """Take one frame; raises `ConnectionFault` for what costs the connection."""
+        """Take one frame; raises `ConnectionRefusal` for what costs the connection."""
         if self.closing:
             self._await_close(kind, payload)
             return
@@ -88,9 +88,9 @@ class Channel:
                 self.publishing.header(payload)
             elif kind == FRAME_METHOD:
                 self._method(payload)
-        except ChannelFault as fault:
-            self._fail(fault, payload)
-        except ConnectionFault as fault:
+        except ChannelRefusal as refusal:
+            self._fail(refusal, payload)
+        except ConnectionRefusal as fault:
             if kind == FRAME_METHOD and not fault.method_index and len(payload) >= 4:
                 (fault.method_index,) = _INDEX.unpack_from(payload)
             raise
@@ -138,7 +138,7 @@ class Channel:
         elif kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.Close.index):
             self._send(commands.Channel.CloseOk())
 
-    def _fail(self, fault: ChannelFault, payload: bytes) -> None:
+    def _fail(self, fault: ChannelRefusal, payload: bytes) -> None:
         (index,) = _INDEX.unpack_from(payload) if len(payload) >= 4 else (0,)
         known = commands.INDEX_MAPPING.get(index)
         class_id, method_id = (index >> 16, index & 0xFFFF) if known else (60, 40)
@@ -161,7 +161,7 @@ class Channel:
         if not name:
             name = self._last_queue
             if not name:
-                raise ChannelFault(404, "NOT_FOUND", "no previously declared queue")
+                raise ChannelRefusal(404, "NOT_FOUND", "no previously declared queue")
         return name
 
     # -- channel and confirm -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.tables import Table
     from backpressure.broker.counters import Counters
-    from backpressure.broker.message import Entry, Message
+    from backpressure.broker.entries import Entry, QueuedMessage
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
@@ -151,7 +151,7 @@ class Consuming:
         self.reply_consumer = ReplyConsumer(tag, self._deliver_reply)
         self.session.vhost.direct_replies.add(self.reply_consumer)
 
-    def _deliver_reply(self, message: Message) -> None:
+    def _deliver_reply(self, message: QueuedMessage) -> None:
         """Send an answer; its delivery tag stays free, since nothing is to be acknowledged."""
         assert self.reply_consumer is not None
         tag = _TAG.pack(self._last_tag + 1, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backpressure.amqp.deaths import deaths_of, is_cycle, record_death
-from backpressure.broker.message import Message
+from backpressure.broker.entries import QueuedMessage
 
 if TYPE_CHECKING:
     from backpressure.amqp.tables import RawTable
@@ -20,7 +20,7 @@ class DeadLetter:
     """A message that its queue gave up, ready to be routed."""
 
     def __init__(
-        self, message: Message, *, queue: str, reason: str, exchange: str, routing_key: str | None, epoch_s: int
+        self, message: QueuedMessage, *, queue: str, reason: str, exchange: str, routing_key: str | None, epoch_s: int
     ) -> None:
         """``reason`` is ``maxlen``, ``expired``, ``rejected`` or ``delivery_limit``.
 
@@ -35,7 +35,7 @@ class DeadLetter:
             routing_keys=[message.routing_key],
             epoch_s=epoch_s,
         )
-        self.message = Message(
+        self.message = QueuedMessage(
             exchange,
             message.routing_key if routing_key is None else routing_key,
             properties.payload(),

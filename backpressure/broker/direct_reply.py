@@ -15,7 +15,7 @@ from backpressure.amqp.tables import short_string
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backpressure.broker.message import Message
+    from backpressure.broker.entries import QueuedMessage
 
 __all__ = ["REPLY_TO", "DirectReplies", "ReplyConsumer"]
 
@@ -25,7 +25,7 @@ REPLY_TO = "amq.rabbitmq.reply-to"
 class ReplyConsumer:
     """The one subscription of a channel to the answers it gets."""
 
-    def __init__(self, tag: str, deliver: Callable[[Message], None]) -> None:
+    def __init__(self, tag: str, deliver: Callable[[QueuedMessage], None]) -> None:
         """``deliver`` sends an answer to the client."""
         self.tag = tag
         self.deliver = deliver
@@ -52,7 +52,7 @@ class DirectReplies:
         """Whether ``name`` may be declared as if it were a queue."""
         return name == REPLY_TO or name in self._consumers
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: QueuedMessage) -> None:
         """Hand over what was published to an address on the default exchange; no channel there: it is lost."""
         consumer = self._consumers.get(message.routing_key)
         if consumer is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backpressure.amqp.tables import Table
-    from backpressure.broker.message import Message
+    from backpressure.broker.entries import QueuedMessage
     from backpressure.broker.policy import Policy
     from backpressure.broker.queue import Queue
 
@@ -107,7 +107,7 @@ class Exchange:
             self._remembered.clear()
         return bool(gone)
 
-    def route(self, message: Message) -> Sequence[Queue | Exchange]:
+    def route(self, message: QueuedMessage) -> Sequence[Queue | Exchange]:
         """The destinations of a message, each once."""
         if self.kind == "headers":
             return self._search(message)
@@ -118,20 +118,20 @@ class Exchange:
             found = self._remembered[message.routing_key] = self._search(message)
         return found
 
-    def _search(self, message: Message) -> Sequence[Queue | Exchange]:
+    def _search(self, message: QueuedMessage) -> Sequence[Queue | Exchange]:
         matches = self._matches
         return tuple(dict.fromkeys(b.destination for b in self.bindings if matches(b, message)))
 
 
-def _direct(binding: Binding, message: Message) -> bool:
+def _direct(binding: Binding, message: QueuedMessage) -> bool:
     return binding.routing_key == message.routing_key
 
 
-def _fanout(_binding: Binding, _message: Message) -> bool:
+def _fanout(_binding: Binding, _message: QueuedMessage) -> bool:
     return True
 
 
-def _topic(binding: Binding, message: Message) -> bool:
+def _topic(binding: Binding, message: QueuedMessage) -> bool:
     """``*`` stands for one word, ``#`` for any number; matched left to right with the set of possible positions."""
     pattern, words = binding.words, message.routing_key.split(".") if message.routing_key else []
     positions = {0}  # how many words may be consumed so far
@@ -147,7 +147,7 @@ def _topic(binding: Binding, message: Message) -> bool:
     return len(words) in positions
 
 
-def _headers(binding: Binding, message: Message) -> bool:
+def _headers(binding: Binding, message: QueuedMessage) -> bool:
     """All arguments (``x-match`` = ``all``, the default) or one of them (``any``) equal the message's headers."""
     mode = binding.arguments.get("x-match", "all")
     wanted = {
@@ -165,7 +165,7 @@ def _equal(wanted: object, raw: bytes | None) -> bool:
     return raw is not None and (wanted is None or wanted == decode_value(raw))
 
 
-TYPES: dict[str, Callable[[Binding, Message], bool]] = {
+TYPES: dict[str, Callable[[Binding, QueuedMessage], bool]] = {
     "direct": _direct,
     "fanout": _fanout,
     "topic": _topic,

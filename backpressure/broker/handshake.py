@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pamqp import commands
 
 from backpressure.amqp.frames import FRAME_MIN_SIZE
-from backpressure.broker.replies import ConnectionFault, not_allowed
+from backpressure.broker.replies import ConnectionRefusal, not_allowed
 from backpressure.version import __version__
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def can(client_properties: Mapping[str, Any], capability: str) -> bool:
 
 
 def log_in(config: SessionConfig, method: commands.Connection.StartOk) -> str:
-    """The user who logged in; `ConnectionFault` 403 for a wrong name, password or mechanism."""
+    """The user who logged in; `ConnectionRefusal` 403 for a wrong name, password or mechanism."""
     _, _, credentials = str(method.response).partition("\0")
     user, _, password = credentials.partition("\0")
     if method.mechanism != "PLAIN" or config.users.get(user) != password:
-        raise ConnectionFault(
+        raise ConnectionRefusal(
             403,
             "ACCESS_REFUSED",
             f"Login was refused using authentication mechanism {method.mechanism}. For details see the broker logfile.",
@@ -81,7 +81,7 @@ def tune(config: SessionConfig) -> commands.Connection.Tune:
 
 
 def check_tune(config: SessionConfig, method: commands.Connection.TuneOk) -> None:
-    """`ConnectionFault` 530 for a client that wants more than it was offered, or frames too small to use."""
+    """`ConnectionRefusal` 530 for a client that wants more than it was offered, or frames too small to use."""
     for name, asked, limit in (
         ("channel_max", method.channel_max, config.channel_max),
         ("frame_max", method.frame_max, config.frame_max_bytes),
@@ -96,6 +96,6 @@ def check_tune(config: SessionConfig, method: commands.Connection.TuneOk) -> Non
 
 
 def check_open(method: commands.Connection.Open) -> None:
-    """`ConnectionFault` 530 for a virtual host that does not exist: there is one."""
+    """`ConnectionRefusal` 530 for a virtual host that does not exist: there is one."""
     if method.virtual_host != "/":
         raise not_allowed(f"vhost {method.virtual_host} not found")

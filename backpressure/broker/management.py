@@ -14,10 +14,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
-from backpressure.broker import reports
+from backpressure.broker import management_documents as documents
 from backpressure.broker.faults import FaultSettings
 from backpressure.broker.policy import Policy
-from backpressure.broker.replies import Fault
+from backpressure.broker.replies import AmqpRefusal
 from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
 
@@ -57,10 +57,10 @@ class ManagementApi:
         self._started_at_s = clock()
         route = re.compile
         self._routes: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = [
-            ("GET", route("overview"), lambda **_: reports.overview(vhost, sessions())),
+            ("GET", route("overview"), lambda **_: documents.overview(vhost, sessions())),
             ("GET", route("whoami"), lambda user, **_: {"name": user, "tags": ["administrator"]}),
-            ("GET", route("nodes"), lambda **_: [reports.node_document(vhost, self._started_at_s)]),
-            ("GET", route(f"nodes/{reports.NODE}"), lambda **_: reports.node_document(vhost, self._started_at_s)),
+            ("GET", route("nodes"), lambda **_: [documents.node_document(vhost, self._started_at_s)]),
+            ("GET", route(f"nodes/{documents.NODE}"), lambda **_: documents.node_document(vhost, self._started_at_s)),
             ("GET", route("queues(/%2[Ff])?"), self._queues),
             ("GET", route("queues/%2[Ff]/(?P<name>[^/]+)"), self._queue),
             ("DELETE", route("queues/%2[Ff]/(?P<name>[^/]+)"), self._delete_queue),
@@ -68,11 +68,11 @@ class ManagementApi:
             ("GET", route("exchanges(/%2[Ff])?"), self._exchanges),
             ("GET", route("exchanges/%2[Ff]/(?P<name>[^/]*)"), self._exchange),
             ("DELETE", route("exchanges/%2[Ff]/(?P<name>[^/]+)"), self._delete_exchange),
-            ("GET", route("bindings(/%2[Ff])?"), lambda **_: list(reports.binding_documents(vhost))),
-            ("GET", route("connections"), lambda **_: [reports.connection_document(s) for s in sessions()]),
+            ("GET", route("bindings(/%2[Ff])?"), lambda **_: list(documents.binding_documents(vhost))),
+            ("GET", route("connections"), lambda **_: [documents.connection_document(s) for s in sessions()]),
             ("DELETE", route("connections/(?P<name>[^/]+)"), self._close_connection),
-            ("GET", route("channels"), lambda **_: self._of_sessions(reports.channel_documents)),
-            ("GET", route("consumers(/%2[Ff])?"), lambda **_: self._of_sessions(reports.consumer_documents)),
+            ("GET", route("channels"), lambda **_: self._of_sessions(documents.channel_documents)),
+            ("GET", route("consumers(/%2[Ff])?"), lambda **_: self._of_sessions(documents.consumer_documents)),
             ("GET", route("faults"), lambda **_: vhost.faults.settings.document()),
             ("PUT", route("faults"), self._set_faults),
             ("DELETE", route("faults"), lambda **_: vhost.faults.apply(FaultSettings())),
@@ -91,7 +91,7 @@ class ManagementApi:
             return self._dispatch(method, target, body, user, headers.get(b"x-reason", b"").decode("latin-1"))
         except HttpError as error:
             return error.answer
-        except Fault as fault:
+        except AmqpRefusal as fault:
             status = HTTPStatus.NOT_FOUND if fault.code == 404 else HTTPStatus.BAD_REQUEST
             return Answer.refusal(status, f"{fault.code} {fault.text}")
         except ConfigError as error:
@@ -135,10 +135,10 @@ class ManagementApi:
     # -- queues --------------------------------------------------------------------------------------------------
 
     def _queues(self, **_: Any) -> Any:
-        return [reports.queue_document(self._vhost, queue) for queue in self._vhost.queues.values()]
+        return [documents.queue_document(self._vhost, queue) for queue in self._vhost.queues.values()]
 
     def _queue(self, name: str, **_: Any) -> Any:
-        return reports.queue_document(self._vhost, self._vhost.queue(name))
+        return documents.queue_document(self._vhost, self._vhost.queue(name))
 
     def _delete_queue(self, name: str, query: Mapping[str, str], **_: Any) -> None:
         self._vhost.delete_queue(
@@ -153,10 +153,10 @@ class ManagementApi:
     # -- exchanges, connections ----------------------------------------------------------------------------------
 
     def _exchanges(self, **_: Any) -> Any:
-        return [reports.exchange_document(self._vhost, exchange) for exchange in self._vhost.exchanges.values()]
+        return [documents.exchange_document(self._vhost, exchange) for exchange in self._vhost.exchanges.values()]
 
     def _exchange(self, name: str, **_: Any) -> Any:
-        return reports.exchange_document(self._vhost, self._vhost.exchange(name))
+        return documents.exchange_document(self._vhost, self._vhost.exchange(name))
 
     def _delete_exchange(self, name: str, query: Mapping[str, str], **_: Any) -> None:
         self._vhost.exchange(name)
@@ -168,7 +168,7 @@ class ManagementApi:
     def _close_connection(self, name: str, reason: str, **_: Any) -> None:
         text = f"CONNECTION_FORCED - {reason or 'Closed via management plugin'}"
         for session in self._sessions():
-            if reports.connection_name(session) == name:
+            if documents.connection_name(session) == name:
                 session.close(320, text.encode()[:255].decode(errors="ignore"))  # a short string on the wire
                 return
         raise HttpError(HTTPStatus.NOT_FOUND, "Not Found")

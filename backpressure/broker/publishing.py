@@ -17,10 +17,10 @@ from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
 from backpressure.amqp.tables import short_string
 from backpressure.broker.direct_reply import REPLY_TO
-from backpressure.broker.message import Message
+from backpressure.broker.entries import QueuedMessage
 from backpressure.broker.policy import MAX_TTL_MS
 from backpressure.broker.replies import (
-    ConnectionFault,
+    ConnectionRefusal,
     access_refused,
     not_implemented,
     precondition_failed,
@@ -58,7 +58,7 @@ class PublishMethod:
 
     @classmethod
     def parse(cls, payload: bytes) -> PublishMethod:
-        """Read a method frame's payload; `DecodeError` for no such method, `ConnectionFault` 540 for ``immediate``."""
+        """Read a method frame's payload; `DecodeError` for no method, `ConnectionRefusal` 540 for ``immediate``."""
         try:
             exchange, position = read_short(payload, 6)
             routing_key, position = read_short(payload, position)
@@ -150,7 +150,7 @@ class Publishing:
         if self._missing > 0:
             self._pieces.append(payload)
         elif self._missing < 0:
-            raise ConnectionFault(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH_INDEX)
+            raise ConnectionRefusal(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH_INDEX)
         elif self._pieces:
             self._complete(b"".join((*self._pieces, payload)))
         else:
@@ -189,7 +189,7 @@ class Publishing:
             raise precondition_failed(f"user_id property set to '{user}' but authenticated user was '{session.user}'")
         if properties.raw.get("reply_to") == _REPLY_TO:
             header = self._with_reply_address(properties)
-        message = Message(
+        message = QueuedMessage(
             method.exchange,
             method.routing_key,
             header,
@@ -230,7 +230,7 @@ class Publishing:
         properties.raw["reply_to"] = consumer.reply_to
         return properties.payload()
 
-    def _return(self, message: Message) -> None:
+    def _return(self, message: QueuedMessage) -> None:
         self._session.send(
             frame(FRAME_METHOD, self._number, _RETURN_NO_ROUTE + message.route)
             + content_frames(self._number, message.header, message.body, self._session.frame_max)

@@ -6,12 +6,10 @@ May not know: frames, channels, sockets, the clock: it asks its host for the tim
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from backpressure.broker.counters import Counters
-from backpressure.broker.message import Entry
+from backpressure.broker.entries import Backlog, Entry
 from backpressure.broker.policy import Limits
 
 if TYPE_CHECKING:
@@ -19,11 +17,11 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.tables import Table
     from backpressure.broker.alarms import MemoryAlarm
-    from backpressure.broker.message import Message
+    from backpressure.broker.entries import QueuedMessage
     from backpressure.broker.policy import Policy
     from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["Backlog", "Journal", "Queue", "QueueHost", "Rotation", "Taker"]
+__all__ = ["Journal", "Queue", "QueueHost", "Rotation", "Taker"]
 
 
 class Taker(Protocol):
@@ -63,7 +61,7 @@ class QueueHost(Protocol):
     def journal(self) -> Journal | None:
         """Where messages are kept, if anywhere."""
 
-    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+    def dead_letter(self, queue: Queue, message: QueuedMessage, reason: str) -> None:
         """Route ``message`` to the queue's dead-letter exchange, if it has one."""
 
     def delete_queue(self, queue: Queue) -> int:
@@ -127,7 +125,7 @@ class Queue:
 
     # -- in ------------------------------------------------------------------------------------------------------
 
-    def push(self, message: Message) -> bool:
+    def push(self, message: QueuedMessage) -> bool:
         """Enqueue; False when the bound rejects it."""
         limits, totals = self.limits, self.counters.totals
         if limits.bounded and limits.overflow != "drop-head" and self._would_overflow(message):
@@ -274,7 +272,7 @@ class Queue:
 
     # -- bounds and expiry ---------------------------------------------------------------------------------------
 
-    def _would_overflow(self, message: Message) -> bool:
+    def _would_overflow(self, message: QueuedMessage) -> bool:
         limits, ready = self.limits, self.ready
         if limits.max_length is not None and len(ready) + 1 > limits.max_length:
             return True
@@ -331,58 +329,6 @@ class Queue:
         self._host.memory.add(-entry.message.cost_bytes)
         if entry.stored and self._journal is not None:
             self._journal.remove(self.id, entry)
-
-
-class Backlog:
-    """The ready messages, in order, whatever comes back: O(1) for fresh ones, O(log n) for returned ones.
-
-    Messages never delivered wait in arrival order, returned ones in a heap; taking merges the two by sequence number.
-    """
-
-    __slots__ = ("_fresh", "_returned", "body_bytes")
-
-    def __init__(self) -> None:
-        self._fresh: deque[Entry] = deque()
-        self._returned: list[Entry] = []
-        self.body_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._fresh) + len(self._returned)
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Every entry, in order."""
-        return heapq.merge(sorted(self._returned), self._fresh)
-
-    def append(self, entry: Entry) -> None:
-        """Add an entry that is younger than all others."""
-        self._fresh.append(entry)
-        self.body_bytes += len(entry.message.body)
-
-    def give_back(self, entry: Entry) -> None:
-        """Return an entry to its place."""
-        heapq.heappush(self._returned, entry)
-        self.body_bytes += len(entry.message.body)
-
-    def head(self) -> Entry:
-        """The oldest entry, which stays; IndexError when there is none."""
-        if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
-            return self._returned[0]
-        return self._fresh[0]
-
-    def take(self) -> Entry:
-        """Remove and return the oldest entry; IndexError when there is none."""
-        if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
-            entry = heapq.heappop(self._returned)
-        else:
-            entry = self._fresh.popleft()
-        self.body_bytes -= len(entry.message.body)
-        return entry
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._fresh.clear()
-        self._returned.clear()
-        self.body_bytes = 0
 
 
 class Rotation:

@@ -1,16 +1,16 @@
 """What the broker answers when it refuses: reply codes, and texts with the shape RabbitMQ gives them.
 
-A `ChannelFault` closes the channel it happened on, a `ConnectionFault` the whole connection. Which of the two an error
-is, and its code, follow AMQP 0-9-1 section 1.2 and RabbitMQ 3.10's behaviour where the two differ.
+A `ChannelRefusal` closes the channel it happened on, a `ConnectionRefusal` the whole connection. Which of the two an
+error is, and its code, follow AMQP 0-9-1 section 1.2, and RabbitMQ 3.10's behaviour where the two differ.
 May not know: who raises them or how they reach the wire.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "ChannelFault",
-    "ConnectionFault",
-    "Fault",
+    "AmqpRefusal",
+    "ChannelRefusal",
+    "ConnectionRefusal",
     "access_refused",
     "channel_error",
     "command_invalid",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class Fault(Exception):  # noqa: N818 - AMQP speaks of replies, and a refusal is not our error
+class AmqpRefusal(Exception):  # noqa: N818 - AMQP speaks of replies, and a refusal is not our error
     """A refusal with its reply code, its text and the method that caused it."""
 
     def __init__(self, code: int, name: str, detail: str, method_index: int = 0) -> None:
@@ -42,32 +42,32 @@ class Fault(Exception):  # noqa: N818 - AMQP speaks of replies, and a refusal is
         return f"{self.name} - {self.detail}".encode(errors="surrogateescape")[:255].decode(errors="ignore")
 
 
-class ChannelFault(Fault):
+class ChannelRefusal(AmqpRefusal):
     """An error that costs the client its channel only."""
 
 
-class ConnectionFault(Fault):
+class ConnectionRefusal(AmqpRefusal):
     """An error that costs the client its connection."""
 
 
-def no_queue(name: str) -> ChannelFault:
+def no_queue(name: str) -> ChannelRefusal:
     """404 for a queue that does not exist."""
-    return ChannelFault(404, "NOT_FOUND", f"no queue '{name}' in vhost '/'")
+    return ChannelRefusal(404, "NOT_FOUND", f"no queue '{name}' in vhost '/'")
 
 
-def no_exchange(name: str) -> ChannelFault:
+def no_exchange(name: str) -> ChannelRefusal:
     """404 for an exchange that does not exist."""
-    return ChannelFault(404, "NOT_FOUND", f"no exchange '{name}' in vhost '/'")
+    return ChannelRefusal(404, "NOT_FOUND", f"no exchange '{name}' in vhost '/'")
 
 
-def access_refused(detail: str) -> ChannelFault:
+def access_refused(detail: str) -> ChannelRefusal:
     """403 for what nobody may do: reserved names, the default exchange, a queue in exclusive use."""
-    return ChannelFault(403, "ACCESS_REFUSED", detail)
+    return ChannelRefusal(403, "ACCESS_REFUSED", detail)
 
 
-def resource_locked(queue: str) -> ChannelFault:
+def resource_locked(queue: str) -> ChannelRefusal:
     """405 for an exclusive queue of another connection."""
-    return ChannelFault(
+    return ChannelRefusal(
         405,
         "RESOURCE_LOCKED",
         f"cannot obtain exclusive access to locked queue '{queue}' in vhost '/'. It could be originally declared on "
@@ -75,38 +75,38 @@ def resource_locked(queue: str) -> ChannelFault:
     )
 
 
-def precondition_failed(detail: str) -> ChannelFault:
+def precondition_failed(detail: str) -> ChannelRefusal:
     """406 for other arguments than declared, unknown delivery tags, and conditions that do not hold."""
-    return ChannelFault(406, "PRECONDITION_FAILED", detail)
+    return ChannelRefusal(406, "PRECONDITION_FAILED", detail)
 
 
-def inequivalent(argument: str, kind: str, name: str, received: str, current: str) -> ChannelFault:
+def inequivalent(argument: str, kind: str, name: str, received: str, current: str) -> ChannelRefusal:
     """406 for a declaration that differs from what exists; ``kind`` is ``queue`` or ``exchange``."""
     return precondition_failed(
         f"inequivalent arg '{argument}' for {kind} '{name}' in vhost '/': received {received} but current is {current}"
     )
 
 
-def not_allowed(detail: str) -> ConnectionFault:
+def not_allowed(detail: str) -> ConnectionRefusal:
     """530 for breaking a rule of the protocol's entities, such as a consumer tag used twice."""
-    return ConnectionFault(530, "NOT_ALLOWED", detail)
+    return ConnectionRefusal(530, "NOT_ALLOWED", detail)
 
 
-def not_implemented(detail: str) -> ConnectionFault:
+def not_implemented(detail: str) -> ConnectionRefusal:
     """540 for what AMQP 0-9-1 has and neither RabbitMQ nor this broker offers."""
-    return ConnectionFault(540, "NOT_IMPLEMENTED", detail)
+    return ConnectionRefusal(540, "NOT_IMPLEMENTED", detail)
 
 
-def command_invalid(detail: str) -> ConnectionFault:
+def command_invalid(detail: str) -> ConnectionRefusal:
     """503 for a method that makes no sense now."""
-    return ConnectionFault(503, "COMMAND_INVALID", detail)
+    return ConnectionRefusal(503, "COMMAND_INVALID", detail)
 
 
-def channel_error(detail: str) -> ConnectionFault:
+def channel_error(detail: str) -> ConnectionRefusal:
     """504 for a frame on a channel that is not open."""
-    return ConnectionFault(504, "CHANNEL_ERROR", detail)
+    return ConnectionRefusal(504, "CHANNEL_ERROR", detail)
 
 
-def unexpected_frame(detail: str) -> ConnectionFault:
+def unexpected_frame(detail: str) -> ConnectionRefusal:
     """505 for content frames out of order."""
-    return ConnectionFault(505, "UNEXPECTED_FRAME", detail)
+    return ConnectionRefusal(505, "UNEXPECTED_FRAME", detail)

@@ -82,7 +82,7 @@ class Announcement:
         draft.replace(path)
 
 
-class _Connection(asyncio.Protocol):
+class _AmqpConnection(asyncio.Protocol):
     """The socket of one session."""
 
     transport: asyncio.Transport
@@ -157,7 +157,7 @@ class Server:
             self.recovered = self._store.load(self.vhost)
         self._failure: StoreError | None = None
         self.max_connections = room_for_connections(config.max_connections)
-        self._connections: dict[Session, _Connection] = {}
+        self._connections: dict[Session, _AmqpConnection] = {}
         self._awake: dict[Session, None] = {}
         self._flush_scheduled = False
         self._servers: list[asyncio.Server] = []
@@ -174,7 +174,7 @@ class Server:
     async def start(self) -> Announcement:
         """Listen; raises `PortTakenError` when somebody else does."""
         config = self.config
-        amqp = await self._listen(lambda: _Connection(self), config.port, "--port")
+        amqp = await self._listen(lambda: _AmqpConnection(self), config.port, "--port")
         management = None
         if config.management_port is not None:
             web = WebServer(self._answer, self._loop.call_later)
@@ -229,7 +229,7 @@ class Server:
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
-    def admit(self, connection: _Connection) -> Session:
+    def admit(self, connection: _AmqpConnection) -> Session:
         """A session for a new connection; beyond the limit it is closed at once."""
         peer = connection.transport.get_extra_info("peername") or ("", 0)
         self.vhost.now = self.now()
@@ -240,7 +240,7 @@ class Server:
             session.lost()
         return session
 
-    def dismiss(self, connection: _Connection) -> None:
+    def dismiss(self, connection: _AmqpConnection) -> None:
         """A connection is gone."""
         self._connections.pop(connection.session, None)
         if not self._connections and self._stopping.is_set():

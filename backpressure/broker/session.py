@@ -28,7 +28,7 @@ from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.broker import handshake
 from backpressure.broker.channel import Channel
 from backpressure.broker.replies import (
-    ConnectionFault,
+    ConnectionRefusal,
     channel_error,
     command_invalid,
     not_allowed,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from backpressure.broker.timers import Timer
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["CLOSE_TIMEOUT_S", "Session", "State"]
+__all__ = ["CLOSE_TIMEOUT_S", "Session", "SessionState"]
 
 OUTPUT_LIMIT_BYTES = 256 * 1024
 """Output a session may hold before deliveries to it stop and its own requests wait."""
@@ -50,7 +50,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 
 
-class State(Enum):
+class SessionState(Enum):
     """Where a connection stands."""
 
     PROTOCOL_HEADER = auto()
@@ -86,7 +86,7 @@ class Session:
         self.peer = peer
         self.local = local
         self.identity = next(_identities)
-        self.state = State.PROTOCOL_HEADER
+        self.state = SessionState.PROTOCOL_HEADER
         self.user = ""
         self.client_properties: dict[str, Any] = {}
         self.channels: dict[int, Channel] = {}
@@ -115,12 +115,12 @@ class Session:
     @property
     def wants_input(self) -> bool:
         """Whether the peer's bytes should be read: not while it does not read ours, nor while it is blocked."""
-        return not (self.congested or self.blocked or self.stalled or self.state is State.CLOSED)
+        return not (self.congested or self.blocked or self.stalled or self.state is SessionState.CLOSED)
 
     @property
     def closed(self) -> bool:
         """Whether the connection is to be dropped once its output is sent."""
-        return self.state is State.CLOSED
+        return self.state is SessionState.CLOSED
 
     def receive(self, data: bytes, now: float) -> None:
         """Take what the peer sent, in pieces of any size."""
@@ -138,17 +138,17 @@ class Session:
                 if not self.wants_input:
                     break
         except DecodeError as error:
-            self._fail(ConnectionFault(error.code, error.name, error.detail, error.method_index))
-        except ConnectionFault as fault:
+            self._fail(ConnectionRefusal(error.code, error.name, error.detail, error.method_index))
+        except ConnectionRefusal as fault:
             self._fail(fault)
 
     def _frames_may_follow(self) -> bool:
-        if self.state is State.PROTOCOL_HEADER:
+        if self.state is SessionState.PROTOCOL_HEADER:
             header = self._reader.protocol_header()
             if header is None:
                 return False
             if header == PROTOCOL_HEADER:
-                self.state = State.START
+                self.state = SessionState.START
                 self.send(method_frame(0, handshake.start()))
             else:  # another protocol or version: say which one is spoken here
                 self.send(PROTOCOL_HEADER)
@@ -159,34 +159,34 @@ class Session:
         channel = self.channels.get(number)
         if kind == FRAME_HEARTBEAT:
             return
-        if channel is not None and self.state is State.RUNNING:
+        if channel is not None and self.state is SessionState.RUNNING:
             channel.handle(kind, payload)
-        elif number == 0 or self.state is not State.RUNNING:
+        elif number == 0 or self.state is not SessionState.RUNNING:
             self._connection_frame(kind, number, payload)
         else:
             self._open_channel(kind, number, payload)
 
     def _connection_frame(self, kind: int, number: int, payload: bytes) -> None:
-        if self.state is State.CLOSING and (number or kind != FRAME_METHOD):
+        if self.state is SessionState.CLOSING and (number or kind != FRAME_METHOD):
             return
         if number or kind != FRAME_METHOD:
             raise command_invalid("expected a connection method on channel 0")
         method = decode_method(payload)
         match method:
-            case commands.Connection.CloseOk() if self.state is State.CLOSING:
+            case commands.Connection.CloseOk() if self.state is SessionState.CLOSING:
                 self.lost()
             case commands.Connection.Close():
                 self.send(method_frame(0, commands.Connection.CloseOk()))
                 self.lost()
-            case _ if self.state is State.CLOSING:
+            case _ if self.state is SessionState.CLOSING:
                 pass
-            case commands.Connection.StartOk() if self.state is State.START:
+            case commands.Connection.StartOk() if self.state is SessionState.START:
                 self._login(method)
-            case commands.Connection.TuneOk() if self.state is State.TUNE:
+            case commands.Connection.TuneOk() if self.state is SessionState.TUNE:
                 self._tuned(method)
-            case commands.Connection.Open() if self.state is State.OPEN:
+            case commands.Connection.Open() if self.state is SessionState.OPEN:
                 self._opened(method)
-            case commands.Connection.UpdateSecret() if self.state is State.RUNNING:
+            case commands.Connection.UpdateSecret() if self.state is SessionState.RUNNING:
                 self.send(method_frame(0, commands.Connection.UpdateSecretOk()))  # a password does not expire
             case _:
                 raise command_invalid(f"unexpected method {method.name}")
@@ -196,18 +196,18 @@ class Session:
     def _login(self, method: commands.Connection.StartOk) -> None:
         self.client_properties = method.client_properties
         self.user = handshake.log_in(self.config, method)
-        self.state = State.TUNE
+        self.state = SessionState.TUNE
         self.send(method_frame(0, handshake.tune(self.config)))
 
     def _tuned(self, method: commands.Connection.TuneOk) -> None:
         handshake.check_tune(self.config, method)
         self.channel_max, self.heartbeat_s = method.channel_max, method.heartbeat
         self.frame_max = self._reader.frame_max = method.frame_max
-        self.state = State.OPEN
+        self.state = SessionState.OPEN
 
     def _opened(self, method: commands.Connection.Open) -> None:
         handshake.check_open(method)
-        self.state = State.RUNNING
+        self.state = SessionState.RUNNING
         self._timer.cancel()
         if self.heartbeat_s:
             self._beat()
@@ -330,21 +330,21 @@ class Session:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def _fail(self, fault: ConnectionFault) -> None:
+    def _fail(self, fault: ConnectionRefusal) -> None:
         """Before a client is logged in it learns no more than that it was wrong, unless it asked to be told."""
-        logged_in = self.state in {State.OPEN, State.RUNNING}
-        if logged_in or (self.state is State.START and self.can("authentication_failure_close")):
+        logged_in = self.state in {SessionState.OPEN, SessionState.RUNNING}
+        if logged_in or (self.state is SessionState.START and self.can("authentication_failure_close")):
             self.close(fault.code, fault.text, fault.method_index)
         else:
             self.lost()
 
     def close(self, code: int, text: str, method_index: int = 0) -> None:
         """Close from our side: release what the connection holds and wait for the peer to agree, but not for long."""
-        if self.state in {State.CLOSING, State.CLOSED}:
+        if self.state in {SessionState.CLOSING, SessionState.CLOSED}:
             return
         self._release()
         self.blocked = False
-        self.state = State.CLOSING
+        self.state = SessionState.CLOSING
         close = commands.Connection.Close(code, text, method_index >> 16, method_index & 0xFFFF)
         self.send(method_frame(0, close))
         self._timer.cancel()
@@ -352,9 +352,9 @@ class Session:
 
     def lost(self) -> None:
         """The connection is over, whoever ended it."""
-        if self.state is not State.CLOSED:
+        if self.state is not SessionState.CLOSED:
             self._release()
-            self.state = State.CLOSED
+            self.state = SessionState.CLOSED
             self._timer.cancel()
             self.vhost.sessions.discard(self)
             self._wake(self)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.tables import FieldTable, octets_of
+from backpressure.broker.entries import Entry, QueuedMessage
 from backpressure.broker.exchange import Binding, Exchange
-from backpressure.broker.message import Entry, Message
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
-from backpressure.broker.replies import Fault
+from backpressure.broker.replies import AmqpRefusal
 from backpressure.broker.write_ahead_log import find_damage
 from backpressure.errors import ConfigError, PaceError
 
@@ -259,7 +259,7 @@ class Store:
             self._database.execute("DELETE FROM entries WHERE queue NOT IN (SELECT id FROM queues)")
             self._topology.clear()
             recovered = sum(queue.restore(self._entries(vhost, queue)) for queue in vhost.queues.values())
-        except (sqlite3.Error, PaceError, Fault, LookupError, TypeError, ValueError) as cause:
+        except (sqlite3.Error, PaceError, AmqpRefusal, LookupError, TypeError, ValueError) as cause:
             self._database.close()
             raise self._refusal(_DAMAGED.format(cause)) from cause
         for queue in list(vhost.queues.values()):
@@ -311,7 +311,7 @@ class Store:
                 raise ValueError(f"message {sequence} of queue '{queue.name}' is not what was written")
             exchange, end = read_short(route, 0)
             routing_key, _ = read_short(route, end)
-            message = Message(
+            message = QueuedMessage(
                 exchange.decode(errors="surrogateescape"),
                 routing_key.decode(errors="surrogateescape"),
                 header,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backpressure.amqp.tables import Table
-    from backpressure.broker.message import Message
+    from backpressure.broker.entries import QueuedMessage
 
 __all__ = ["VirtualHost"]
 
@@ -94,7 +94,7 @@ class VirtualHost:
         self.journal: TopologyJournal | None = None
         self.last_queue_id = 0
         self.direct_replies = DirectReplies()
-        self._dead: deque[tuple[Queue, Message, str]] = deque()
+        self._dead: deque[tuple[Queue, QueuedMessage, str]] = deque()
 
     @property
     def epoch_s(self) -> float:
@@ -287,7 +287,7 @@ class VirtualHost:
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def route(self, exchange: Exchange, message: Message) -> Sequence[Queue]:
+    def route(self, exchange: Exchange, message: QueuedMessage) -> Sequence[Queue]:
         """The queues a message reaches, each once, through exchange bindings and alternate exchanges too."""
         if not exchange.name:
             queue = self.queues.get(message.routing_key)
@@ -310,7 +310,7 @@ class VirtualHost:
                     pending.append(destination)
         return tuple(queues)
 
-    def publish(self, queues: Sequence[Queue], message: Message) -> bool:
+    def publish(self, queues: Sequence[Queue], message: QueuedMessage) -> bool:
         """Enqueue in all of ``queues``; False when one of them rejects it."""
         accepted = True
         for queue in queues:
@@ -318,7 +318,7 @@ class VirtualHost:
                 accepted = False
         return accepted
 
-    def dead_letter(self, queue: Queue, message: Message, reason: str) -> None:
+    def dead_letter(self, queue: Queue, message: QueuedMessage, reason: str) -> None:
         """Publish to the queue's dead-letter exchange; without one, or back in a circle, the message is gone.
 
         One dead letter may push out the next: they are worked off in a loop, not in ever deeper calls.
@@ -331,7 +331,7 @@ class VirtualHost:
                 finally:
                     self._dead.popleft()
 
-    def _bury(self, queue: Queue, message: Message, reason: str) -> None:
+    def _bury(self, queue: Queue, message: QueuedMessage, reason: str) -> None:
         self.counters.totals[f"dead_letter_{reason}"] += 1
         limits = queue.limits
         name = limits.dead_letter_exchange

@@ -9,7 +9,7 @@ from pamqp import commands, header
 
 from backpressure.amqp.tables import decode_value, split_array
 from backpressure.broker.dead_letter import DeadLetter
-from backpressure.broker.message import Message
+from backpressure.broker.entries import QueuedMessage
 
 
 def payload(**properties: Any) -> bytes:
@@ -24,7 +24,7 @@ def read(encoded: bytes) -> dict[str, Any]:
 
 
 def test_dead_lettering_keeps_the_types_of_the_publishers_headers() -> None:
-    message = Message("e", "k", payload(headers={"small": 1, "text": "x"}, expiration="5"), b"")
+    message = QueuedMessage("e", "k", payload(headers={"small": 1, "text": "x"}, expiration="5"), b"")
     before = message.properties().headers()
     dead = DeadLetter(message, queue="q", reason="expired", exchange="dlx", routing_key=None, epoch_s=7).message
     after = dead.properties().headers()
@@ -37,7 +37,7 @@ def test_dead_lettering_keeps_the_types_of_the_publishers_headers() -> None:
     "forged", ["nonsense", [1, "x"], [{}], [{"count": "many", "queue": "q", "reason": "rejected"}]]
 )
 def test_a_forged_history_does_no_harm(forged: Any) -> None:
-    message = Message("", "q", payload(headers={"x-death": forged}), b"")
+    message = QueuedMessage("", "q", payload(headers={"x-death": forged}), b"")
     dead = DeadLetter(message, queue="q", reason="rejected", exchange="", routing_key="d", epoch_s=7).message
     (first, *_) = split_array(dead.properties().headers()[b"x-death"])
     death: Any = decode_value(first)
@@ -46,7 +46,7 @@ def test_a_forged_history_does_no_harm(forged: Any) -> None:
 
 def test_entries_without_a_count_are_merged_into_one_that_has_it() -> None:
     forged = [{"queue": queue, "reason": "expired"} for queue in ("a", "b", "a", "a")]
-    message = Message("", "q", payload(headers={"x-death": forged}), b"")
+    message = QueuedMessage("", "q", payload(headers={"x-death": forged}), b"")
     dead = DeadLetter(message, queue="a", reason="expired", exchange="", routing_key="d", epoch_s=7).message
     deaths: Any = [decode_value(item) for item in split_array(dead.properties().headers()[b"x-death"])]
     assert [(death["queue"], death["count"]) for death in deaths] == [("a", 4), ("b", 1)]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backpressure.broker.message import Entry, Message
+from backpressure.broker.entries import Backlog, Entry, QueuedMessage
 from backpressure.broker.policy import Policy
-from backpressure.broker.queue import Backlog, Queue
+from backpressure.broker.queue import Queue
 from backpressure.broker.vhost import VirtualHost
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 HEADER = b"\x00\x3c\x00\x00" + bytes(8) + b"\x00\x00"
 
 
-def message(body: str = "x", *, expiration_s: float | None = None) -> Message:
-    return Message("", "q", HEADER, body.encode(), expiration_s=expiration_s)
+def message(body: str = "x", *, expiration_s: float | None = None) -> QueuedMessage:
+    return QueuedMessage("", "q", HEADER, body.encode(), expiration_s=expiration_s)
 
 
 class Consumer:

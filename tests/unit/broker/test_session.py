@@ -13,7 +13,7 @@ from pamqp import frame as pamqp_frame
 
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.publishing import read_publish
-from backpressure.broker.session import OUTPUT_LIMIT_BYTES, State
+from backpressure.broker.session import OUTPUT_LIMIT_BYTES, SessionState
 from backpressure.broker.vhost import VirtualHost
 
 
@@ -275,7 +275,7 @@ def test_a_client_that_never_logs_in_is_shown_out(peer_class: Any, vhost: Virtua
 def test_a_client_that_never_agrees_to_a_close_is_shown_out(peer: Any, vhost: VirtualHost) -> None:
     peer.session.close(320, "CONNECTION_FORCED - bye")
     assert peer.methods()[-1].reply_code == 320
-    assert peer.session.state is State.CLOSING
+    assert peer.session.state is SessionState.CLOSING
     vhost.advance(5.0)
     assert peer.session.closed
 

@@ -10,10 +10,10 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backpressure.broker.entries import ENTRY_COST_BYTES
 from backpressure.broker.exchange import Exchange
 from backpressure.broker.handshake import PRODUCT
-from backpressure.broker.message import ENTRY_COST_BYTES
-from backpressure.broker.session import State
+from backpressure.broker.session import SessionState
 from backpressure.version import __version__
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def connection_name(session: Session) -> str:
 
 def connection_document(session: Session) -> Table:
     """One element of ``GET /api/connections``; ``connected_at`` in ms since 1970, ``timeout`` in s."""
-    running = session.state is State.RUNNING
+    running = session.state is SessionState.RUNNING
     return {
         "name": connection_name(session),
         "vhost": "/",

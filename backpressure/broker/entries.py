@@ -1,0 +1,133 @@
+"""Messages in queues: what was published, its place in a queue, and the order of the ready ones.
+
+The content is opaque: header and body are the octets the publisher sent. May not know: consumers, limits, channels,
+frames, time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING
+
+from backpressure.amqp.properties import Properties
+from backpressure.amqp.tables import short_string
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backpressure.amqp.tables import RawTable
+
+__all__ = ["ENTRY_COST_BYTES", "Backlog", "Entry", "QueuedMessage"]
+
+ENTRY_COST_BYTES = 400
+"""What an entry and its message cost besides their content: measured for small messages on CPython 3.11."""
+
+
+class QueuedMessage:
+    """What was published: one object, shared by all queues it was routed to."""
+
+    __slots__ = ("body", "exchange", "expiration_s", "header", "persistent", "route", "routing_key")
+
+    def __init__(
+        self,
+        exchange: str,
+        routing_key: str,
+        header: bytes,
+        body: bytes,
+        *,
+        route: bytes = b"",
+        persistent: bool = False,
+        expiration_s: float | None = None,
+    ) -> None:
+        """``header`` is the content header frame's payload; ``route`` exchange and key as two short strings."""
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.route = route or short_string(exchange) + short_string(routing_key)
+        self.header = header
+        self.body = body
+        self.persistent = persistent
+        self.expiration_s = expiration_s
+
+    @property
+    def cost_bytes(self) -> int:
+        """About what one queued copy costs in memory."""
+        return len(self.header) + len(self.body) + ENTRY_COST_BYTES
+
+    def properties(self) -> Properties:
+        """The properties, parsed anew."""
+        return Properties.parse(self.header)
+
+    def headers(self) -> RawTable:
+        """The headers table, values undecoded."""
+        return self.properties().headers()
+
+
+class Entry:
+    """A message's place in one queue."""
+
+    __slots__ = ("delivery_count", "expires_at_s", "message", "redelivered", "sequence", "stored")
+
+    def __init__(self, sequence: int, message: QueuedMessage) -> None:
+        """``sequence`` orders the queue; ``expires_at_s`` is set by it, on the broker's clock."""
+        self.sequence = sequence
+        self.message = message
+        self.expires_at_s: float | None = None
+        self.redelivered = False
+        self.delivery_count = 0
+        self.stored = False
+
+    def __lt__(self, other: Entry) -> bool:
+        return self.sequence < other.sequence
+
+
+class Backlog:
+    """The ready messages, in order, whatever comes back: O(1) for fresh ones, O(log n) for returned ones.
+
+    Messages never delivered wait in arrival order, returned ones in a heap; taking merges the two by sequence number.
+    """
+
+    __slots__ = ("_fresh", "_returned", "body_bytes")
+
+    def __init__(self) -> None:
+        self._fresh: deque[Entry] = deque()
+        self._returned: list[Entry] = []
+        self.body_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._returned)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every entry, in order."""
+        return heapq.merge(sorted(self._returned), self._fresh)
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry that is younger than all others."""
+        self._fresh.append(entry)
+        self.body_bytes += len(entry.message.body)
+
+    def give_back(self, entry: Entry) -> None:
+        """Return an entry to its place."""
+        heapq.heappush(self._returned, entry)
+        self.body_bytes += len(entry.message.body)
+
+    def head(self) -> Entry:
+        """The oldest entry, which stays; IndexError when there is none."""
+        if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
+            return self._returned[0]
+        return self._fresh[0]
+
+    def take(self) -> Entry:
+        """Remove and return the oldest entry; IndexError when there is none."""
+        if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
+            entry = heapq.heappop(self._returned)
+        else:
+            entry = self._fresh.popleft()
+        self.body_bytes -= len(entry.message.body)
+        return entry
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._fresh.clear()
+        self._returned.clear()
+        self.body_bytes = 0
