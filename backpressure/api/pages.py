@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse
+
+from backpressure.presentation.installed import installed_file
 
 __all__ = ["Page", "security_headers", "serve_reference"]
 
@@ -76,11 +77,8 @@ def serve_reference(app: FastAPI) -> None:
 
 def _reference_files() -> Mapping[str, Path]:
     files = {"reference.js": Path(__file__).with_name("reference.js")}
-    package = find_spec("fastapi_swagger")
-    if package is None or package.origin is None:
-        return files  # not in pyproject's sense, but the rest of the API need not fail for it
-    folder = Path(package.origin).with_name("resources")
-    return files | {name: folder / name for name in ("swagger-ui.css", "swagger-ui-bundle.js")}
+    scripts = ("swagger-ui.css", "swagger-ui-bundle.js")
+    return files | {name: installed_file("fastapi_swagger", f"resources/{name}") for name in scripts}
 
 
 def _answer(files: Mapping[str, Path], name: str, headers: Mapping[str, str]) -> FileResponse:

@@ -6,7 +6,6 @@ import asyncio
 from urllib.parse import urlsplit
 
 import click
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -15,8 +14,8 @@ from backpressure.cli.options import setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.cli.system_check import CheckOutcome, CheckPlan, SystemCheck
 from backpressure.core.addresses import bracketed
-from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import ConfigError
+from backpressure.presentation.terminal import new_console
 from backpressure.program import printable_lines
 
 __all__ = ["check"]
@@ -85,7 +84,7 @@ async def _shown(plan: CheckPlan) -> set[CheckOutcome]:
     """Show each result as it comes, and return how they came out."""
     table = Table("", "check", "seen", box=None, pad_edge=False)
     outcomes = set()
-    console = Console(theme=PALETTE)
+    console = new_console()
     with Live(table, console=console):
         async with SystemCheck(plan) as system:
             async for result in system.run():

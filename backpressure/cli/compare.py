@@ -18,7 +18,6 @@ from rich.table import Table
 from backpressure.cli.run_outcome import from_here
 from backpressure.core.controllers import LAWS
 from backpressure.dashboards.run_lines import RunLines
-from backpressure.dashboards.terminal import console, may_fail, say
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
@@ -35,6 +34,8 @@ from backpressure.experiments.runner import Runner
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate
 from backpressure.experiments.summary import Summary
+from backpressure.presentation.numbers import figure
+from backpressure.presentation.terminal import new_console
 
 __all__ = ["compare"]
 
@@ -117,12 +118,11 @@ def _ranked(base: Scenario, found: Mapping[str, list[tuple[Summary, Recording]]]
 
 
 def _print(league: League, page: Path) -> None:
-    output = console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-    with may_fail():
-        output.print(_table(league))
-        if league.oracle_note:
-            output.print(league.oracle_note, soft_wrap=True)
-        output.print(f"page: {from_here(page)}", soft_wrap=True, markup=False)
+    output = new_console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    output.print(_table(league))
+    if league.oracle_note:
+        output.print(league.oracle_note, soft_wrap=True)
+    output.print(f"page: {from_here(page)}", soft_wrap=True, markup=False)
 
 
 def _law_names(text: str) -> list[str]:
@@ -160,7 +160,7 @@ class _Real:
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
     """Yield what is called at the start of each run: a bar on a terminal, a line elsewhere."""
     if not sys.stdout.isatty():
-        yield lambda text: say(f"running {text}")
+        yield lambda text: click.echo(f"running {text}")
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
@@ -197,5 +197,5 @@ def _figures(standing: Standing) -> list[str]:
         standing.producer_cpu_s,
     ]
     return ["–" if share is None else f"{100 * share:.1f}" for share in shares] + [
-        "–" if number is None else f"{number:.0f}" if number >= 100 else f"{number:.3g}" for number in numbers
+        figure(number, group="") for number in numbers
     ]

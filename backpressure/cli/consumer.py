@@ -14,10 +14,10 @@ from backpressure.cli.options import connection, queue, setting
 from backpressure.cli.process import logging_options, run_engine, serving, settings_from
 from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards.consumer_window import MessageFeed, opened_window
-from backpressure.dashboards.format import clean
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.tally import Consumed
+from backpressure.program import printable
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.announce import announce
 from backpressure.telemetry.journal import JournalWriter
@@ -120,8 +120,8 @@ def _print_consumed(consumed: Consumed) -> None:
     metadata = consumed.metadata
     age = "unknown" if consumed.queue_wait_s is None else f"{consumed.queue_wait_s * 1000:.1f}ms"
     sequence = "" if metadata.sequence is None else f" #{metadata.sequence}"
-    message_id = clean(consumed.delivery.message.message_id or "unknown")
-    sender = clean(metadata.producer_id or "unknown")
+    message_id = printable(consumed.delivery.message.message_id or "unknown")
+    sender = printable(metadata.producer_id or "unknown")
     click.echo(f"{consumed.outcome.name.lower()}{sequence} from={sender} waited={age} id={message_id}")
 
 

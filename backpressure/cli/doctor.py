@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,8 +21,8 @@ from backpressure.cli.options import connection, setting
 from backpressure.cli.process import logging_options, settings_from
 from backpressure.config import replaced
 from backpressure.core.local_http import is_loopback
-from backpressure.dashboards.palette import PALETTE
 from backpressure.errors import PaceError
+from backpressure.presentation.terminal import new_console
 from backpressure.program import check_output, printable_lines
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
@@ -72,7 +71,7 @@ def doctor(context: click.Context, /, **_: object) -> None:
         table.add_row(
             finding.verdict.value, finding.subject, escape(printable_lines(finding.detail)), escape(finding.advice)
         )
-    Console(theme=PALETTE).print(table)
+    new_console().print(table)
     check_output()
     context.exit(int(any(finding.verdict is Verdict.FAILED for finding in findings)))
 

@@ -16,7 +16,6 @@ import click
 from backpressure.cli.run_outcome import EXIT_CODES, JUnitFile, command_line, from_here, print_outcome
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
-from backpressure.dashboards.terminal import console, say
 from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.brokers import BrokerChoice, parse_choice
@@ -29,6 +28,7 @@ from backpressure.experiments.runner import TOO_SOON, Runner
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
 from backpressure.experiments.watcher import Watcher
+from backpressure.presentation.terminal import new_console
 from backpressure.program import check_output
 
 __all__ = ["run", "scenarios"]
@@ -149,8 +149,8 @@ def show(name: str) -> None:
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
     if quiet:
         return nullcontext(RunLines(lambda _: None))
-    output = console()
-    return RunLive(output) if output.is_terminal else nullcontext(RunLines(say))
+    output = new_console()
+    return RunLive(output) if output.is_terminal else nullcontext(RunLines(click.echo))
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from backpressure.dashboards.run_verdict import verdict
-from backpressure.dashboards.terminal import console, may_fail
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.junit import junit_error, to_junit
 from backpressure.experiments.summary import Summary, Verdict
+from backpressure.presentation.terminal import new_console
 
 __all__ = ["EXIT_CODES", "JUnitFile", "command_line", "from_here", "print_outcome"]
 
@@ -21,13 +21,12 @@ EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3,
 
 def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:
     """Print the verdict, with all figures unless ``quiet``, and the path of the report."""
-    output = console(highlight=False)
-    with may_fail():
-        if quiet:
-            output.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
-        else:
-            output.print(verdict(summary.model_dump()))
-        output.print(f"report: {from_here(report)}", soft_wrap=True, markup=False)
+    output = new_console(highlight=False)
+    if quiet:
+        output.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
+    else:
+        output.print(verdict(summary.model_dump()))
+    output.print(f"report: {from_here(report)}", soft_wrap=True, markup=False)
 
 
 def from_here(path: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from backpressure.core.snapshot import QueueState, Snapshot
-from backpressure.dashboards.format import amount, duration, percent, rate
+from backpressure.presentation.numbers import amount, duration, percent, rate
 
 __all__ = ["advise"]
 

@@ -18,7 +18,7 @@ from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
 from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queues
 from backpressure.dashboards.cards_loop import Card, flow_card, header, law_card
-from backpressure.dashboards.format import clean
+from backpressure.program import printable
 
 __all__ = ["Cards"]
 
@@ -97,5 +97,5 @@ def _advice_card(seen: Snapshot) -> list[Card]:
     sentences = advise(seen)
     if not sentences:
         return []
-    text = Text("\n").join(Text(f"→ {clean(sentence)}") for sentence in sentences)
+    text = Text("\n").join(Text(f"→ {printable(sentence)}") for sentence in sentences)
     return [Card(text, "What to do", "yellow")]

@@ -13,7 +13,8 @@ from rich.segment import Segment
 
 from backpressure.core.snapshot import Client, Connection, Event, EventKind, ProcessState, QueueState, Snapshot
 from backpressure.dashboards.cards_loop import Card, severity
-from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, duration, percent, rate
+from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
+from backpressure.program import printable
 
 __all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
 
@@ -92,7 +93,7 @@ def processes(seen: Snapshot) -> RowCard:
     def row(process: ProcessState) -> Row:
         return (
             process.role,
-            clean(process.id),
+            printable(process.id),
             str(process.pid),
             rate(process.rate_per_s),
             binary_bytes(process.rss_bytes),
@@ -113,7 +114,7 @@ def events(seen: Snapshot) -> RowCard:
     def row(event: Event) -> Row:
         colour = "red" if event.kind.bad else "green" if event.kind in _GOOD else "none"
         at = datetime.fromtimestamp(event.at_ns / 1e9, UTC).astimezone()
-        return (f"{at:%H:%M:%S}", "dim"), (clean(event.text), colour)
+        return (f"{at:%H:%M:%S}", "dim"), (printable(event.text), colour)
 
     return _listing("Events", (("", "word"), ("", "name")), seen.events[::-1], row)
 
@@ -125,9 +126,9 @@ def consumers(seen: Snapshot) -> RowCard:
 
     def row(client: Client) -> Row:
         return (
-            clean(client.queue),
-            clean(client.tag),
-            clean(client.peer) or UNKNOWN,
+            printable(client.queue),
+            printable(client.tag),
+            printable(client.peer) or UNKNOWN,
             amount(client.prefetch or _reported_prefetch(seen, client)),
             "manual" if client.ack_required else "auto",
         )
@@ -141,11 +142,11 @@ def connections(seen: Snapshot) -> RowCard:
 
     def row(connection: Connection) -> Row:
         return (
-            clean(connection.name),
-            clean(connection.user),
-            clean(connection.peer) or UNKNOWN,
+            printable(connection.name),
+            printable(connection.user),
+            printable(connection.peer) or UNKNOWN,
             amount(connection.channels),
-            (clean(connection.state), "none" if connection.state == "running" else "red"),
+            (printable(connection.state), "none" if connection.state == "running" else "red"),
         )
 
     columns = (("connection", "name"), ("user", "word"), ("from", "word"), ("ch", "number"), ("state", "word"))
@@ -163,7 +164,7 @@ def _queue_row(queue: QueueState, limit: float, *, consumed: bool) -> Row:
     depth = amount(queue.depth) if queue.unacked is not None else f"≥{amount(queue.depth)}"
     return (
         (sign, colour),
-        clean(queue.name),
+        printable(queue.name),
         (depth, colour),
         amount(queue.ready),
         amount(queue.unacked),

@@ -9,7 +9,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot, Threshold
-from backpressure.dashboards.format import UNKNOWN, amount, binary_bytes, clean, duration, percent, rate
+from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
+from backpressure.program import printable
 
 __all__ = ["Card", "flow_card", "header", "law_card"]
 
@@ -78,9 +79,9 @@ def header(seen: Snapshot, clock: str) -> RenderableType:
     line = Text().append("Monitor ", "bold")
     if broker is not None and broker.ok:
         product = "" if seen.broker is None else f" {seen.broker.product} {seen.broker.version}"
-        line.append("● ", "green").append(clean(seen.address + product))
+        line.append("● ", "green").append(printable(seen.address + product))
     else:
-        line.append("■ ", "red").append(f"waiting for {clean(seen.address)}")
+        line.append("■ ", "red").append(f"waiting for {printable(seen.address)}")
     return _Header(line, clock)
 
 
@@ -124,14 +125,14 @@ def law_card(seen: Snapshot) -> list[Card]:
     allowed, target = seen.pacing_rate_per_s or 0.0, seen.target_rate_per_s or 0.0
     share = min(1.0, allowed / target) if target else 1.0
     filled = round(share * _BAR_CELLS)
-    text = Text().append(f"{clean(law.strategy)} ", "bold")
+    text = Text().append(f"{printable(law.strategy)} ", "bold")
     text.append(f"allows {rate(allowed)} of {rate(target)} offered ")
     text.append("█" * filled, "green").append("░" * (_BAR_CELLS - filled), "dim")
     text.append(f" {percent(share)}")
     if seen.bottleneck_per_s is not None:
         text.append(f"  bottleneck {rate(seen.bottleneck_per_s)}")
     if law.reason:
-        text.append(f"\n{clean(law.id)}: {clean(law.reason)}")
+        text.append(f"\n{printable(law.id)}: {printable(law.reason)}")
     return [Card(text, "Law")]
 
 

@@ -21,10 +21,11 @@ from typing import Any
 from backpressure.config import replaced
 from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards import window
-from backpressure.dashboards.format import UNKNOWN, amount, clean, duration
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.tally import Consumed
 from backpressure.errors import PaceError, WindowUnavailableError
+from backpressure.presentation.numbers import UNKNOWN, amount, duration
+from backpressure.program import printable
 
 __all__ = ["MessageFeed", "WindowLink", "opened_window"]
 
@@ -133,7 +134,7 @@ class WindowLink:
         report = self._engine.report()
         self._lately.append(report)
         return {
-            "title": f"{clean(report.id)} takes {clean(report.queue)}",
+            "title": f"{printable(report.id)} takes {printable(report.queue)}",
             "facts": _facts(report, self._lately[0]),
             "paused": report.paused,
             "notice": self._notice,
@@ -156,11 +157,11 @@ def _facts(report: ConsumerReport, before: ConsumerReport) -> str:
 
 def _row(at_s: float, consumed: Consumed) -> Row:
     metadata, body = consumed.metadata, consumed.delivery.message.body
-    preview = clean(body[:_PREVIEW_BYTES].decode("utf-8", "replace"))
+    preview = printable(body[:_PREVIEW_BYTES].decode("utf-8", "replace"))
     return (
         f"{datetime.fromtimestamp(at_s, UTC).astimezone():%H:%M:%S.%f}"[:-3],
         consumed.outcome.name.lower().replace("_", "-"),
-        clean(metadata.producer_id or "unknown"),
+        printable(metadata.producer_id or "unknown"),
         UNKNOWN if metadata.sequence is None else str(metadata.sequence),
         duration(consumed.queue_wait_s),
         preview if len(body) <= _PREVIEW_BYTES else f"{preview}… ({len(body)} bytes)",

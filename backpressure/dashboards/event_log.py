@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from backpressure.core.snapshot import Event, Glance, Source
-from backpressure.dashboards.format import clean
+from backpressure.program import printable
 
 __all__ = ["EventLines", "log_events"]
 
@@ -55,10 +55,10 @@ class EventLines:
         for event in events:
             if event.at_ns > told_until_ns:
                 self._told_until_ns = event.at_ns
-                yield logging.WARNING if event.kind.bad else logging.INFO, clean(event.text)
+                yield logging.WARNING if event.kind.bad else logging.INFO, printable(event.text)
         for source in sources:
             if source.ok:
                 self._refused[source.name] = ""  # from now on it is lost and found by events
             elif self._refused.get(source.name) not in {"", source.error} and source.error != "connecting":
                 self._refused[source.name] = source.error
-                yield logging.WARNING, clean(f"{source.name}: {source.error}")
+                yield logging.WARNING, printable(f"{source.name}: {source.error}")

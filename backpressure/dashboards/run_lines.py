@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from backpressure.core.snapshot import Snapshot
-from backpressure.dashboards.format import amount, clean, duration
+from backpressure.presentation.numbers import amount, duration
+from backpressure.program import printable
 
 __all__ = ["RunLines"]
 
@@ -46,7 +47,7 @@ class RunLines:
 
     def noted(self, text: str) -> None:
         """Write it."""
-        self._write(f"· {clean(text)}")
+        self._write(f"· {printable(text)}")
 
     def _state(self, snapshot: Snapshot) -> str:
         queue, rates = snapshot.queues.get(self._queue), snapshot.rates

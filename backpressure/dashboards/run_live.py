@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
-from backpressure.dashboards.format import amount, clean, duration
-from backpressure.dashboards.terminal import may_fail
+from backpressure.presentation.numbers import amount, duration
+from backpressure.program import printable
 
 __all__ = ["RunLive", "progress_bar", "sparkline"]
 
@@ -78,17 +78,15 @@ class RunLive:
         self._events: deque[str] = deque(maxlen=_EVENTS)
 
     def __enter__(self) -> Self:
-        with may_fail():
-            self._live.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with may_fail():
-            self._live.stop()
+        self._live.stop()
 
     def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
         """Name the run."""
-        self._title, self._broker, self._queue, self._phases = clean(title), broker, queue, phases
+        self._title, self._broker, self._queue, self._phases = printable(title), broker, queue, phases
 
     def phase_began(self, index: int, share_done: Callable[[Snapshot], float | None]) -> None:
         """Move on to the next phase; ``share_done`` tells how much of what it waits for is done, None: time tells."""
@@ -102,7 +100,7 @@ class RunLive:
 
     def noted(self, text: str) -> None:
         """Show it among the latest events."""
-        self._events.append(clean(text))
+        self._events.append(printable(text))
         self._draw(now=True)
 
     def _remember(self, snapshot: Snapshot) -> None:
@@ -127,8 +125,7 @@ class RunLive:
         moment = time.monotonic()
         if now or moment - self._drawn_at >= _REDRAW_S:
             self._drawn_at = moment
-            with may_fail():
-                self._live.update(self._picture(moment), refresh=True)
+            self._live.update(self._picture(moment), refresh=True)
 
     def _picture(self, moment: float) -> RenderableType:
         events = Text("\n".join(f"· {event}" for event in self._events), "dim", no_wrap=True, overflow="ellipsis")
@@ -184,8 +181,8 @@ class RunLive:
             return Text("no producer", "dim")
         decision = f"allows {amount(law.pacing_rate_per_s)} of {amount(law.target_rate_per_s)} msg/s"
         parts: list[str | tuple[str, str]] = [
-            (f"law {clean(law.strategy)} ", "bold"),
-            f"{decision}: {clean(law.reason)}",
+            (f"law {printable(law.strategy)} ", "bold"),
+            f"{decision}: {printable(law.reason)}",
         ]
         if law.blocked:
             parts.append(("  the broker blocks publishing", "bold red"))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from backpressure.presentation.numbers import figure
+
 __all__ = ["verdict"]
 
+_figure = partial(figure, group="")  # what stands in a terminal may be searched and copied
 _COLOURS = {"passed": "bold green", "failed": "bold red", "interrupted": "bold yellow", "error": "bold red"}
 
 
@@ -35,13 +39,13 @@ def _expectations(summary: Mapping[str, Any]) -> Table:
         if held["metric"].rpartition(".")[2] == "lost" and discarded:
             mark = Text("▲", "yellow") if held["held"] else mark
             note.append(f", but {discarded}", "yellow")
-        table.add_row(mark, held["metric"], _number(held["value"]), note)
+        table.add_row(mark, held["metric"], _figure(held["value"]), note)
     return table
 
 
 def _discarded(totals: Mapping[str, Any]) -> str:
     """Return what is neither processed nor lost nor in a queue: the broker refused it or dropped it, and said so."""
-    return ", ".join(f"{_number(totals[name])} {name}" for name in ("rejected", "dropped", "returned") if totals[name])
+    return ", ".join(f"{_figure(totals[name])} {name}" for name in ("rejected", "dropped", "returned") if totals[name])
 
 
 def _phases(phases: list[Mapping[str, Any]]) -> Table:
@@ -53,7 +57,7 @@ def _phases(phases: list[Mapping[str, Any]]) -> Table:
         wait = phase["wait_ms"]
         keys = ("publish_rate", "process_rate", "utilisation")
         figures = [*(phase[key] for key in keys), wait["p50"], wait["p99"], phase["depth_max"], phase["settle_s"]]
-        table.add_row(phase["name"], *(_number(figure) for figure in figures))
+        table.add_row(phase["name"], *(_figure(value) for value in figures))
     return table
 
 
@@ -67,10 +71,4 @@ def _totals(summary: Mapping[str, Any]) -> Text:
 
 
 def _named(totals: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return "".join(f"{name.replace('_', ' ')} {_number(totals[name])}  " for name in names).rstrip()
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+    return "".join(f"{name.replace('_', ' ')} {_figure(totals[name])}  " for name in names).rstrip()

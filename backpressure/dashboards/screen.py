@@ -15,9 +15,8 @@ from rich.segment import Segment
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards import Cards
-from backpressure.dashboards.palette import PALETTE
 from backpressure.dashboards.status_lines import StatusLines
-from backpressure.dashboards.terminal import accept_any_character
+from backpressure.presentation.terminal import new_console
 
 __all__ = ["print_frame", "show"]
 
@@ -26,7 +25,7 @@ _FIRST_LOOKS_S = 0.25  # until the broker has answered, the picture is worth red
 
 async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
     """Show a ``snapshot`` every ``every_s`` seconds until ``stopping`` is set."""
-    console = _console()
+    console = new_console()
     if console.is_terminal and not console.is_dumb_terminal:
         await _show_cards(console, snapshot, every_s, stopping)
     else:
@@ -35,12 +34,7 @@ async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: async
 
 def print_frame(seen: Snapshot) -> None:
     """Print one frame, as long as it needs to be."""
-    _console().print(Cards(seen, limited=False))
-
-
-def _console() -> Console:
-    accept_any_character()
-    return Console(soft_wrap=False, theme=PALETTE)
+    new_console().print(Cards(seen, limited=False))
 
 
 async def _show_cards(

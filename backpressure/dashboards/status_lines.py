@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from backpressure.core.snapshot import Snapshot
-from backpressure.dashboards.format import amount, clean, duration, rate
+from backpressure.presentation.numbers import amount, duration, rate
+from backpressure.program import printable
 
 __all__ = ["StatusLines"]
 
@@ -21,7 +22,7 @@ class StatusLines:
         """Yield what happened since the last snapshot, then how things are."""
         for event in seen.events:
             if event.at_ns > self._told_until_ns:
-                yield f"{_clock(event.at_ns)} {clean(event.text)}"
+                yield f"{_clock(event.at_ns)} {printable(event.text)}"
         if seen.events:
             self._told_until_ns = seen.events[-1].at_ns
         yield f"{_clock(seen.at_ns)} {_status(seen)}"
@@ -30,13 +31,13 @@ class StatusLines:
 def _status(seen: Snapshot) -> str:
     broker = next((source for source in seen.sources if source.name == "broker"), None)
     if broker is None or not broker.ok:
-        return f"waiting for {clean(seen.address)}"
+        return f"waiting for {printable(seen.address)}"
     work = seen.work
     if work is None:
-        return f"{clean(seen.work_queue)} does not exist yet"
+        return f"{printable(seen.work_queue)} does not exist yet"
     unacked = "unacked unknown" if work.unacked is None else f"{amount(work.unacked)} unacked"
     return (
-        f"{clean(work.name)} depth={amount(work.depth)} ({unacked})"
+        f"{printable(work.name)} depth={amount(work.depth)} ({unacked})"
         f" in={rate(work.published_per_s)} out={rate(work.acked_per_s)}"
         f" allowed={rate(seen.pacing_rate_per_s)} wait_p99={duration(seen.queue_wait.p99_s)}"
     )

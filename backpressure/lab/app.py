@@ -81,7 +81,7 @@ def lab_app(lab: Lab) -> FastAPI:
 def assets() -> Mapping[str, Path]:
     """Return the page's files by the name they are served under; the looks are those of the monitor's page."""
     own = {path.name: path for path in Path(__file__).with_name("page").iterdir()}
-    return {"page.css": web.assets()["page.css"], **own}
+    return {name: web.assets()[name] for name in ("page.css", "numbers.js")} | own
 
 
 def _board_status(board: Board | None, missing: str = "") -> BoardStatus:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
+
+from backpressure.presentation.numbers import amount, binary_bytes, duration, percent, rate
 
 if TYPE_CHECKING:
     from chromium import Chromium
@@ -86,6 +89,35 @@ def test_the_page_fits_a_phone_and_a_desk_light_and_dark(
             wait_until(lambda: chromium.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out")
     assert len(grounds) == 2
     assert chromium.complaints == []
+
+
+def test_numbers_are_written_in_a_browser_as_on_a_terminal(
+    chromium: Chromium, start: Any, broker: Any, wait_until: Wait
+) -> None:
+    monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui")
+    chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
+    wait_until(lambda: chromium.run("document.readyState === 'complete'"), "the page is there")
+    values = [0, 0.4, 1, 7.24, 9.94, 9.96, 99.96, 950, 999.4, 999.6, 1500, 99_940, 999_500, 2.34e9]
+    values += [
+        0.000_25,
+        0.000_999_51,
+        0.012_5,
+        0.099_96,
+        0.12,
+        0.999_9,
+        3.21,
+        45,
+        119.7,
+        240,
+        7200,
+        512,
+        1536,
+        48 << 20,
+    ]
+    names = {"amount": amount, "rate": rate, "duration": duration, "binaryBytes": binary_bytes, "percent": percent}
+    for name, write in names.items():
+        script = f"import('/assets/numbers.js').then((numbers) => {json.dumps([None, *values])}.map(numbers.{name}))"
+        assert chromium.run(script) == [write(value) for value in (None, *values)]
 
 
 def test_the_producers_own_reference_sends_what_its_forms_say(

@@ -1,7 +1,8 @@
 // The live page: draws what the monitor streams. Everything that comes from other processes is set as text, never as HTML.
 
+import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
+
 const KEPT_MS = 15 * 60 * 1000;
-const UNKNOWN = "–";
 const OLD_S = 2; // a queue of the loop is read every second at least: an older count is worth a word
 const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
 const CHARTS = {
@@ -14,26 +15,6 @@ const CHARTS = {
 let points = [];
 
 const element = (id) => document.getElementById(id);
-
-function amount(value) {
-  if (value === null || value === undefined) return UNKNOWN;
-  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["K", 1e3]]) {
-    const scaled = value / size;
-    if (scaled >= 0.9995) return scaled.toFixed(scaled < 99.95 ? 1 : 0).replace(/\.0$/, "") + unit;
-  }
-  return value.toFixed(value > 0 && value < 9.95 ? 1 : 0).replace(/\.0$/, "");
-}
-
-const rate = (value) => (value === null ? UNKNOWN : `${amount(value)}/s`);
-const mebibytes = (bytes) => (bytes === null ? UNKNOWN : `${(bytes / 1048576).toFixed(0)} MiB`);
-const percent = (share) => (share === null ? UNKNOWN : `${(100 * share).toFixed(0)} %`);
-
-function duration(seconds) {
-  if (seconds === null) return UNKNOWN;
-  if (seconds < 0.001) return `${(seconds * 1e6).toFixed(0)} µs`;
-  if (seconds < 1) return `${(seconds * 1e3).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
-  return seconds < 120 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : `${(seconds / 60).toFixed(0)} min`;
-}
 
 function say(id, text, mood = "") {
   element(id).textContent = text;
@@ -82,7 +63,7 @@ function showState(now) {
   const broker = brokerOf(now);
   say("state", broker.ok ? "live" : `waiting: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
   const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
-  const memory = now.broker?.memory_percent == null ? "" : ` · memory ${now.broker.memory_percent.toFixed(0)} % of its limit`;
+  const memory = now.broker?.memory_percent == null ? "" : ` · memory ${percent(now.broker.memory_percent / 100)} of its limit`;
   element("address").textContent = now.address + product + memory;
 }
 
@@ -126,7 +107,7 @@ function showTables(now) {
     ]));
   showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],
     now.processes.map((process) => [
-      process.role, process.id, process.pid, rate(process.rate_per_s), mebibytes(process.rss_bytes),
+      process.role, process.id, process.pid, rate(process.rate_per_s), binaryBytes(process.rss_bytes),
       percent(process.cpu_share), `${duration(process.age_s)} ago`,
     ]));
 }

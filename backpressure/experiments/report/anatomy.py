@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backpressure.experiments.anatomy import PARTS, Band
-from backpressure.experiments.report.tables import number
+from backpressure.presentation.numbers import figure
 
 __all__ = ["wait_anatomy"]
 
@@ -21,14 +21,14 @@ def wait_anatomy(bands: Sequence[Band]) -> str:
         f'<span><i style="background:var(--{hue})"></i>{part}</span>' for part, hue in zip(PARTS, _HUES, strict=True)
     )
     rows = "".join(
-        f"<tr><td>p{100 * band.lower:g} – p{100 * band.upper:g}</td><td class=n>{number(band.total_ms, 'ms')}</td>"
+        f"<tr><td>p{100 * band.lower:g} – p{100 * band.upper:g}</td><td class=n>{figure(band.total_ms, 'ms')}</td>"
         f"<td class=bars>{_bar(band, longest_ms)}</td></tr>"
         for band in bands
     )
     return (
         f"<p class=legend>{legend}</p><div class=scroll><table class=anatomy><thead><tr><th>messages</th>"
         f"<th class=n>end to end, mean</th><th>where the time went</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        f"<p><small>A sample of {number(sum(band.messages for band in bands))} messages, sorted by their end-to-end "
+        f"<p><small>A sample of {figure(sum(band.messages for band in bands))} messages, sorted by their end-to-end "
         "time. Held back: by pace and confirm window. Taken: until the broker confirmed (or delivered) it. Prefetched: "
         "in the consumer's buffer.</small></p>"
     )
@@ -37,6 +37,6 @@ def wait_anatomy(bands: Sequence[Band]) -> str:
 def _bar(band: Band, longest_ms: float) -> str:
     return "".join(
         f'<i style="width:{100 * part_ms / longest_ms:.2f}%;background:var(--{hue})" '
-        f'title="{part}: {number(part_ms, "ms")}"></i>'
+        f'title="{part}: {figure(part_ms, "ms")}"></i>'
         for part, part_ms, hue in zip(PARTS, band.parts_ms, _HUES, strict=True)
     )

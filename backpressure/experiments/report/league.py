@@ -13,6 +13,7 @@ from backpressure.experiments.report.series import thinned
 from backpressure.experiments.report.side_by_side import side_by_side
 from backpressure.experiments.report.tables import escape
 from backpressure.experiments.summary import Summary
+from backpressure.presentation.numbers import figure, percent
 
 __all__ = ["render_comparison", "render_league"]
 
@@ -97,32 +98,22 @@ def _table(league: League) -> str:
 
 
 def _row(standing: Standing) -> str:
-    figures = (
-        _percent(standing.utilisation),
-        _percent(standing.of_achievable),
-        _number(standing.wait_p50_ms),
-        _number(standing.wait_p95_ms),
-        _number(standing.wait_p99_ms),
-        _number(standing.wait_ratio),
-        _number(standing.settle_s),
-        _number(standing.depth_max),
-        _number(standing.rejected),
-        _number(standing.lost),
-        _number(standing.producer_cpu_s),
+    cells = (
+        percent(standing.utilisation, 1),
+        percent(standing.of_achievable, 1),
+        figure(standing.wait_p50_ms),
+        figure(standing.wait_p95_ms),
+        figure(standing.wait_p99_ms),
+        figure(standing.wait_ratio),
+        figure(standing.settle_s),
+        figure(standing.depth_max),
+        figure(standing.rejected),
+        figure(standing.lost),
+        figure(standing.producer_cpu_s),
     )
     name = escape(standing.law)
     first = f"<td>{f'<b>{name}</b>' if standing.on_front else name}</td>"
-    return f"<tr>{first}{''.join(f'<td class=n>{figure}</td>' for figure in figures)}</tr>"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+    return f"<tr>{first}{''.join(f'<td class=n>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _data(league: League, recordings: Mapping[str, Recording], capacities: Mapping[str, Recording]) -> dict[str, Any]:

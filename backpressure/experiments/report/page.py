@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
-from backpressure.errors import ExperimentError
+from backpressure.presentation.installed import chart_script
 
 __all__ = ["asset", "fill", "plotly_script"]
 
@@ -26,8 +25,5 @@ def fill(template: str, parts: Mapping[str, str]) -> str:
 
 
 def plotly_script() -> str:
-    """Return plotly's JavaScript from the installed package, without importing it; raises `ExperimentError`."""
-    spec = find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise ExperimentError("plotly is not installed, so there is no script for the charts: pip install plotly")
-    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    """Return the text of Plotly's script; raises `PaceError`."""
+    return chart_script().read_text(encoding="utf-8")

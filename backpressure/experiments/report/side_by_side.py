@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from backpressure.experiments.report.tables import beside, demand, escape, mark, number, table
+from backpressure.experiments.report.tables import beside, demand, escape, mark, table
 from backpressure.experiments.summary import Held, Summary, Totals
+from backpressure.presentation.numbers import figure
 
 __all__ = ["side_by_side"]
 
@@ -17,10 +18,10 @@ def side_by_side(summaries: Mapping[str, Summary]) -> str:
         ["verdict", *(f'<span class="{_VERDICT[run.verdict]}">{run.verdict}</span>' for run in runs)],
         ["law", *(escape(run.strategy) for run in runs)],
         ["broker", *(escape(f"{run.broker} {run.broker_version}") for run in runs)],
-        ["duration", *(number(run.duration_s, "s") for run in runs)],
+        ["duration", *(figure(run.duration_s, "s") for run in runs)],
     ]
     totals = [
-        [name.replace("_", " "), *(number(getattr(run.totals, name)) for run in runs)] for name in Totals.model_fields
+        [name.replace("_", " "), *(figure(getattr(run.totals, name)) for run in runs)] for name in Totals.model_fields
     ]
     found = table(["", *(escape(name) for name in summaries)], [*facts, *_expectations(runs), *totals])
     return f'<div class="side">{found}</div>'
@@ -45,4 +46,4 @@ def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
 def _measured(run: Summary, held: Held | None) -> str:
     if held is None:
         return "not demanded"
-    return f"{mark(held, run)} {number(held.value)}{beside(held, run)}"
+    return f"{mark(held, run)} {figure(held.value)}{beside(held, run)}"

@@ -8,6 +8,7 @@ from html import escape
 from backpressure.experiments.events import Note
 from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Held, Summary
+from backpressure.presentation.numbers import figure
 
 __all__ = [
     "beside",
@@ -18,7 +19,6 @@ __all__ = [
     "ledger",
     "mark",
     "notes",
-    "number",
     "phases",
     "processes",
     "setup",
@@ -35,14 +35,6 @@ _VERDICTS = {
 _MOST_NOTES = 500
 
 
-def number(value: float | None, unit: str = "") -> str:
-    """Return a figure as people read it, "–" when it was not measured."""
-    if value is None:
-        return "–"
-    digits = 0 if value >= 100 or float(value).is_integer() else 1 if value >= 10 else 2
-    return f"{value:,.{digits}f}".replace(",", "\u2009") + (f"\u202f{unit}" if unit else "")
-
-
 def header(summary: Summary, description: str) -> str:
     """Return verdict, name and circumstances."""
     held = sum(check.held for check in summary.expectations)
@@ -50,7 +42,7 @@ def header(summary: Summary, description: str) -> str:
         f"{held} of {len(summary.expectations)} expectations held",
         f"law {summary.strategy}",
         f"{summary.broker} {summary.broker_version}".rstrip(),
-        number(summary.duration_s, "s"),
+        figure(summary.duration_s, "s"),
         *([summary.started_at.replace("T", " ")[:19] + " UTC"] if summary.started_at else []),
     )
     return (
@@ -69,7 +61,7 @@ def expectations(summary: Summary) -> str:
             mark(check, summary, words=True),
             f"<code>{escape(check.metric)}</code>",
             escape(demand(check)),
-            number(check.value) + beside(check, summary),
+            figure(check.value) + beside(check, summary),
         ]
         for check in summary.expectations
     ]
@@ -88,7 +80,7 @@ def beside(check: Held, summary: Summary) -> str:
     """Return what stands beside the number of lost messages: those refused, dropped or returned, and not lost."""
     totals = summary.totals
     counts = {"rejected": totals.rejected, "dropped": totals.dropped, "returned": totals.returned}
-    told = ", ".join(f"{number(count)} {name}" for name, count in counts.items() if count)
+    told = ", ".join(f"{figure(count)} {name}" for name, count in counts.items() if count)
     return f" ({told})" if told and check.metric.rpartition(".")[2] == "lost" else ""
 
 
@@ -96,13 +88,13 @@ def tiles(summary: Summary) -> str:
     """Return the figures people ask for first."""
     share = None if summary.utilisation is None else summary.utilisation * 100
     figures = [
-        ("capacity used", number(share, "%")),
-        ("queue wait p50", number(summary.wait_ms.p50, "ms")),
-        ("queue wait p99", number(summary.wait_ms.p99, "ms")),
-        ("deepest queue", number(summary.depth.max)),
-        ("processed", number(summary.totals.processed)),
-        ("lost", number(summary.totals.lost)),
-        ("rejected or dropped", number(summary.totals.rejected + (summary.totals.dropped or 0))),
+        ("capacity used", figure(share, "%")),
+        ("queue wait p50", figure(summary.wait_ms.p50, "ms")),
+        ("queue wait p99", figure(summary.wait_ms.p99, "ms")),
+        ("deepest queue", figure(summary.depth.max)),
+        ("processed", figure(summary.totals.processed)),
+        ("lost", figure(summary.totals.lost)),
+        ("rejected or dropped", figure(summary.totals.rejected + (summary.totals.dropped or 0))),
     ]
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
 
@@ -113,16 +105,16 @@ def phases(summary: Summary) -> str:
     rows = [
         [
             escape(phase.name),
-            f"{number(phase.start_s)} – {number(phase.end_s, 's')}",
-            number(phase.publish_rate),
-            number(phase.process_rate),
-            number(None if phase.utilisation is None else phase.utilisation * 100, "%"),
-            number(phase.wait_ms.p50),
-            number(phase.wait_ms.p99),
-            number(phase.wait_bound_ms),
-            number(phase.depth_max),
-            number(phase.settle_s, "s"),
-            *([number(phase.fairness_jain)] if shared else []),
+            f"{figure(phase.start_s)} – {figure(phase.end_s, 's')}",
+            figure(phase.publish_rate),
+            figure(phase.process_rate),
+            figure(None if phase.utilisation is None else phase.utilisation * 100, "%"),
+            figure(phase.wait_ms.p50),
+            figure(phase.wait_ms.p99),
+            figure(phase.wait_bound_ms),
+            figure(phase.depth_max),
+            figure(phase.settle_s, "s"),
+            *([figure(phase.fairness_jain)] if shared else []),
         ]
         for phase in summary.phases
     ]
@@ -154,7 +146,7 @@ def ledger(summary: Summary) -> str:
         ("returned", totals.returned),
         ("lost", totals.lost),
     ]
-    rows = [[name, number(value), _share(value, totals.published)] for name, value in states]
+    rows = [[name, figure(value), _share(value, totals.published)] for name, value in states]
     other = [
         ("offered by the schedule", totals.offered),
         ("confirmed by the broker", totals.confirmed),
@@ -170,12 +162,12 @@ def ledger(summary: Summary) -> str:
         ("age of the signals the law acted on", summary.signal_age_ms),
         ("lateness of the control loop", summary.tick_lateness_ms),
     ]
-    latency = [[name, *(number(value) for value in (p.p50, p.p95, p.p99, p.max))] for name, p in spreads]
-    fairness = f"<p>Fairness between producers (Jain): {number(summary.fairness_jain)}</p>"
+    latency = [[name, *(figure(value) for value in (p.p50, p.p95, p.p99, p.max))] for name, p in spreads]
+    fairness = f"<p>Fairness between producers (Jain): {figure(summary.fairness_jain)}</p>"
     return (
-        f"<p>Each of {number(totals.published)} published messages, followed by its id, ended in one state:</p>"
+        f"<p>Each of {figure(totals.published)} published messages, followed by its id, ended in one state:</p>"
         + table(["state", "messages", "share"], rows)
-        + table(["counted", "messages"], [[name, number(value)] for name, value in other])
+        + table(["counted", "messages"], [[name, figure(value)] for name, value in other])
         + table(["milliseconds", "p50", "p95", "p99", "max"], latency)
         + fairness
     )
@@ -184,7 +176,7 @@ def ledger(summary: Summary) -> str:
 def processes(summary: Summary) -> str:
     """Return what every process cost."""
     rows = [
-        [escape(process.id), str(process.pid), number(process.cpu_s, "s"), number(process.rss_max_mb, "MB")]
+        [escape(process.id), str(process.pid), figure(process.cpu_s, "s"), figure(process.rss_max_mb, "MB")]
         for process in summary.processes
     ]
     return table(["process", "pid", "processor time", "memory, largest"], rows)
@@ -194,7 +186,7 @@ def notes(events: Sequence[Note], start_ns: int) -> str:
     """Return what happened, in order."""
     if not events:
         return "<p>Nothing worth a line.</p>"
-    shown = [[number(max(0.0, (event.at_ns - start_ns) / 1e9), "s"), escape(event.text)] for event in events]
+    shown = [[figure(max(0.0, (event.at_ns - start_ns) / 1e9), "s"), escape(event.text)] for event in events]
     more = f"<p>… and {len(shown) - _MOST_NOTES} more in events.jsonl</p>" if len(shown) > _MOST_NOTES else ""
     return table(["time", "event"], shown[:_MOST_NOTES], text_columns=2) + more
 
@@ -216,11 +208,11 @@ def demand(check: Held) -> str:
     if isinstance(check.limit, tuple):
         return f"between {check.limit[0]:g} and {check.limit[1]:g}"
     signs = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
-    return f"{signs.get(check.op, check.op)} {number(check.limit)}"
+    return f"{signs.get(check.op, check.op)} {figure(check.limit)}"
 
 
 def _share(value: int | None, whole: int) -> str:
-    return "–" if value is None or not whole else number(100 * value / whole, "%")
+    return "–" if value is None or not whole else figure(100 * value / whole, "%")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:

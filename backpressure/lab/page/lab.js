@@ -1,11 +1,13 @@
 // The lab's page: buttons that post, and what came of it, once a second. What others wrote is set as text, never as HTML.
 
+import { duration } from "/assets/numbers.js";
+
 const EVERY_MS = 1000;
 
 const element = (id) => document.getElementById(id);
 const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
+const took = (value) => (value === null ? "" : duration(value));
 const clock = (at) => (at ? new Date(at).toLocaleTimeString() : "");
-const seconds = (value) => (value === null ? "" : `${value.toFixed(1)} s`);
 
 function say(text, mood) {
   element("answer").textContent = text;
@@ -87,7 +89,7 @@ function showTasks({ tasks, workers }) {
   ]));
   table(element("results"), ["task", "complexity", "worker", "waited", "took", ""], tasks.results.toReversed().map((result) => [
     `${result.type} ${result.data}`, String(result.complexity), result.worker,
-    seconds(result.waited_s), seconds(result.processing_time_s), result.redelivered ? "second attempt" : "",
+    took(result.waited_s), took(result.processing_time_s), result.redelivered ? "second attempt" : "",
   ]));
 }
 

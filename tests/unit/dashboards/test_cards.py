@@ -12,7 +12,7 @@ from rich.console import Console
 
 from backpressure.core.snapshot import Quantiles, QueueState, Rates, Snapshot, Source, Threshold
 from backpressure.dashboards.cards import Cards
-from backpressure.dashboards.palette import PALETTE
+from backpressure.presentation.terminal import PALETTE
 
 Make = Callable[..., Snapshot]
 MakeQueues = Callable[..., dict[str, QueueState]]

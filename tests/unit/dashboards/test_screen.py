@@ -33,7 +33,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
 ) -> None:
     file = io.StringIO()
     dumb = Console(file=file, force_terminal=True, _environ={"TERM": "dumb"})
-    monkeypatch.setattr(screen, "_console", lambda: dumb)
+    monkeypatch.setattr(screen, "new_console", lambda: dumb)
 
     async def story() -> None:
         stopping = asyncio.Event()

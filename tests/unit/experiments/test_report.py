@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-import pytest
-
 from backpressure.experiments.junit import junit_error, to_junit
 from backpressure.experiments.report.series import thinned
 from backpressure.experiments.report.side_by_side import side_by_side
-from backpressure.experiments.report.tables import expectations, header, number, tiles
+from backpressure.experiments.report.tables import expectations, header, tiles
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.summary import Depth, Held, Percentiles, Summary, Totals, Verdict
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0, "0"), (0.123, "0.12"), (12.34, "12.3"), (1234.5, "1\u2009234"), (7.0, "7")]
-)
-def test_a_figure_is_shown_as_people_read_it(value: float | None, text: str) -> None:
-    assert number(value) == text
 
 
 def test_thinning_keeps_every_peak_of_the_queue() -> None:

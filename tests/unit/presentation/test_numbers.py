@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.dashboards.format import amount, binary_bytes, clean, duration, percent, rate
+from backpressure.presentation.numbers import amount, binary_bytes, duration, figure, percent, rate
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,18 @@ def test_memory_is_counted_in_binary_units(value: int | None, text: str) -> None
     assert binary_bytes(value) == text
 
 
-def test_a_name_cannot_steer_the_terminal() -> None:
-    assert clean("al\x1b[2Jice\r\n\x07") == "al·[2Jice···"
-    assert clean("Zoë λ") == "Zoë λ"
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"), (0, "0"), (7.0, "7"), (0.123, "0.123"), (0.000_12, "0.00012"), (12.34, "12.3"), (99.96, "100"),
+        (1234.5, "1\u2009234"), (-1_234_567, "-1\u2009234\u2009567"),
+    ],
+)  # fmt: skip
+def test_a_result_has_three_digits_or_is_whole(value: float | None, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_a_result_has_a_unit_and_can_be_written_without_groups() -> None:
+    assert figure(2.5, "ms") == "2.5\u202fms"
+    assert figure(None, "ms") == "–"
+    assert figure(1234.5, group="") == "1234"

@@ -1,4 +1,4 @@
-"""The colours of a terminal, readable on white and on black; nothing here knows what they are used for.
+"""Consoles, and the colours of a terminal, readable on white and on black.
 
 A terminal's own sixteen are made for one background: yellow, green and cyan all but vanish on white, blue on black.
 These are fixed entries of the 256-colour palette in between, with a contrast of at least 3.9 to 1 on either side (the
@@ -7,11 +7,12 @@ most there can be is 4.6). A terminal of sixteen colours gets the nearest of its
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+from rich.console import Console
 from rich.theme import Theme
 
-__all__ = ["PALETTE"]
+__all__ = ["PALETTE", "new_console"]
 
 _COLOURS = {
     "red": "color(196)",
@@ -24,3 +25,8 @@ _COLOURS = {
 
 PALETTE: Final = Theme(_COLOURS | {f"bold {name}": f"bold {colour}" for name, colour in _COLOURS.items()})
 """For a console that draws on any background."""
+
+
+def new_console(**options: Any) -> Console:
+    """Return a console for standard output in these colours; ``options`` are those of rich's."""
+    return Console(theme=PALETTE, **options)

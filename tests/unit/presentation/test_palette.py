@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.color import Color
 
-from backpressure.dashboards.palette import PALETTE
+from backpressure.presentation.terminal import PALETTE
 
 LEAST = 3.9
 

@@ -1,10 +1,14 @@
-"""Numbers as people read them: 10K, 1.5M, 12.5 ms. What is unknown is a dash, never a zero."""
+"""Numbers as people read them, on every terminal, page and report: 10K, 1.5M, 12.5 ms.
+
+What is unknown is a dash, never a zero. `amount` is for what changes under the reader's eyes, `figure` for results that
+are compared. ``numbers.js`` beside this file does the same in a browser; a test holds one against the other.
+"""
 
 from __future__ import annotations
 
 from math import isinf
 
-__all__ = ["UNKNOWN", "amount", "binary_bytes", "clean", "duration", "percent", "rate"]
+__all__ = ["UNKNOWN", "amount", "binary_bytes", "duration", "figure", "percent", "rate"]
 
 UNKNOWN = "–"
 
@@ -53,11 +57,17 @@ def binary_bytes(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 0) -> str:
     """Return a share of 1 in percent: 12 %."""
-    return UNKNOWN if share is None else f"{100 * share:.0f} %"
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
 
 
-def clean(text: str) -> str:
-    """Return ``text`` without control characters: names come from other processes and must not steer the terminal."""
-    return "".join(character if character.isprintable() else "·" for character in text)
+def figure(value: float | None, unit: str = "", *, group: str = "\u2009") -> str:
+    """Return a result with its ``unit``: whole from 100 on, with ``group`` between thousands, else three digits."""
+    if value is None:
+        return UNKNOWN
+    if abs(value) >= 99.95 or float(value).is_integer():
+        text = f"{value:,.0f}".replace(",", group)
+    else:
+        text = f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.6f}".rstrip("0").rstrip(".")
+    return f"{text}\u202f{unit}" if unit else text
