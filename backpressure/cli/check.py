@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from backpressure.cli import options
 from backpressure.cli.options import setting
-from backpressure.cli.process import logging_options, settings_from
+from backpressure.cli.process import settings_from
 from backpressure.cli.system_check import CheckOutcome, CheckPlan, SystemCheck
 from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError
@@ -45,7 +46,7 @@ _WORDS = {
     metavar="SECONDS",
     help="Wait at most this long for the delivery.",
 )
-@logging_options
+@options.logs
 @click.pass_context
 def check(
     context: click.Context,

@@ -6,9 +6,9 @@ import asyncio
 
 import click
 
+from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
-from backpressure.cli.options import connection, setting
-from backpressure.cli.process import logging_options, settings_from
+from backpressure.cli.process import settings_from
 from backpressure.errors import ConfigError
 from backpressure.program import printable
 from backpressure.settings import MOST_NAME_OCTETS, Settings
@@ -36,9 +36,9 @@ _RUNNING = "feedback-"  # every program that runs has a connection of this name,
     help="Exchanges that nothing is bound to, and no running program of ours publishes to.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@connection
-@setting("--management-url", key="broker.management_url")
-@logging_options
+@options.connection
+@options.management_url
+@options.logs
 @click.pass_context
 def cleanup(
     context: click.Context,

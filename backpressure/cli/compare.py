@@ -15,6 +15,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from backpressure.cli import options
 from backpressure.cli.run_outcome import from_here
 from backpressure.core.controllers import LAWS
 from backpressure.dashboards.run_lines import RunLines
@@ -48,15 +49,9 @@ _PIPED_WIDTH = 110
 @click.option("--laws", default=",".join(LAWS), show_default=True, metavar="A,B,…", help="Which laws to compare.")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1, 100), help="Runs a law; medians count.")
 @click.option("--simulate", "virtual", is_flag=True, help="In virtual time: seconds instead of minutes, no broker.")
-@click.option(
-    "--broker", default="embedded", show_default=True, help="embedded, rabbitmq, kafka (private ones) or a URL."
-)
-@click.option(
-    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the folder is made."
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. consumer.rate=50 (repeatable)."
-)
+@options.broker_choice
+@options.runs_folder
+@options.assignments
 def compare(
     scenario: str, *, laws: str, repeat: int, virtual: bool, broker: str, runs: Path, assignments: tuple[str, ...]
 ) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
+from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
-from backpressure.cli.options import connection, queue, setting
-from backpressure.cli.process import logging_options, run_engine, serving, settings_from
+from backpressure.cli.options import setting, switch
+from backpressure.cli.process import run_engine, serving, settings_from
 from backpressure.core.reports import ConsumerReport
 from backpressure.dashboards.consumer_window import MessageFeed, opened_window
 from backpressure.engines.clock import Clock
@@ -28,29 +29,21 @@ __all__ = ["consume", "consumer"]
 
 
 @click.command()
-@connection
-@queue
+@options.connection
+@options.queue
 @setting("--name", key="consumer.name")
 @setting("--rate", key="consumer.rate")
 @setting("--prefetch", key="consumer.prefetch", metavar="N|auto")
 @setting("--expect", key="consumer.expect")
 @setting("--progress-every", key="consumer.progress_every")
-@setting("--verbose", key="consumer.verbose", is_flag=True, flag_value=True)
+@switch("--verbose", {"consumer.verbose": True})
 @click.option(
     "--window",
     is_flag=True,
     help="Show messages live in a window, with pause and prefetch; closing it stops the consumer",
 )
-@setting("--api-port", key="api.consumer_port", help="Port of the control API; 0: any free one")
-@setting(
-    "--no-api",
-    key="api.enabled",
-    is_flag=True,
-    flag_value=True,
-    assign=lambda _: {"api.enabled": False},
-    help="Serve no control API",
-)
-@logging_options
+@options.control_api("api.consumer_port")
+@options.logs
 @click.pass_context
 def consumer(context: click.Context, /, window: bool, **_: object) -> None:
     """Work on messages at a steady rate and acknowledge each after the work.

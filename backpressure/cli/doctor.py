@@ -15,10 +15,10 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from backpressure.cli import options
 from backpressure.cli.cleanup import ours_on_kafka
 from backpressure.cli.local_brokers import discovered
-from backpressure.cli.options import connection, setting
-from backpressure.cli.process import logging_options, settings_from
+from backpressure.cli.process import settings_from
 from backpressure.config import replaced
 from backpressure.core.local_http import is_loopback
 from backpressure.errors import PaceError
@@ -55,9 +55,9 @@ class Finding:
 
 
 @click.command()
-@connection
-@setting("--management-url", key="broker.management_url")
-@logging_options
+@options.connection
+@options.management_url
+@options.logs
 @click.pass_context
 def doctor(context: click.Context, /, **_: object) -> None:
     """Check Python, libraries, ports, the broker, its management API and the queues; changes nothing.

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered_for_lab
-from backpressure.cli.options import connection, setting
-from backpressure.cli.process import logging_options, run_engine, settings_from
+from backpressure.cli.options import setting
+from backpressure.cli.process import run_engine, settings_from
 from backpressure.config import as_environment, replaced
 from backpressure.engines.clock import Clock
 from backpressure.environment import PREFIX
@@ -31,10 +32,10 @@ __all__ = ["lab", "worker"]
 
 
 @click.command()
-@connection
+@options.connection
 @setting("--kafka-url", key="lab.kafka_url")
 @setting("--api-port", key="api.lab_port", help="Port of the lab service; 0: any free one")
-@logging_options
+@options.logs
 @click.pass_context
 def lab(context: click.Context, /, **_: object) -> None:
     """Serve the lab: a page and an HTTP API to try queues with.
@@ -47,7 +48,7 @@ def lab(context: click.Context, /, **_: object) -> None:
 
 @click.command(hidden=True)
 @click.argument("name")
-@logging_options
+@options.logs
 @click.pass_context
 def worker(context: click.Context, /, name: str, **_: object) -> None:
     """Work on the lab's tasks until standard input ends: `pace lab` starts these."""

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import click
 
+from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
-from backpressure.cli.options import setting
-from backpressure.cli.process import logging_options, run_engine, settings_from
+from backpressure.cli.options import setting, switch
+from backpressure.cli.process import run_engine, settings_from
 from backpressure.config import replaced
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
@@ -39,33 +40,16 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
 
 @click.command()
 @setting("--watch", key="monitor.watch_s", help="Redraw the cards every so many seconds; 0: one frame, then end")
-@setting(
-    "--once",
-    key="monitor.watch_s",
-    is_flag=True,
-    flag_value=True,
-    assign=lambda _: {"monitor.watch_s": 0},
-    help="Print one frame and end (exit 3 when there is no broker); nothing is served",
-)
+@switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 when there is no broker); nothing is served")
 @setting(
     "--host", key="broker.management_url", help="Management API, e.g. http://localhost:15672; empty: found by itself"
 )
-@setting("--url", key="broker.url", help="Broker URL: amqp://user:pass@host:port/vhost or amqps://…")
-@setting("--username", key="broker.username")
-@setting(
-    "--password", key="broker.password", help="Its password; better in RABBITMQ_PASS, where no process list shows it"
-)
+@options.url
+@options.login
 @setting("--port", key="monitor.port", help="Port of /metrics and the live page; 0: any free one")
 @click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines; events go to the log")
-@setting(
-    "--no-wait",
-    key="broker.wait",
-    is_flag=True,
-    flag_value=True,
-    assign=lambda _: {"broker.wait": False},
-    help="Fail at once (exit 3) when there is no broker, instead of waiting for one",
-)
-@logging_options
+@options.no_wait
+@options.logs
 @click.pass_context
 def monitor(context: click.Context, /, no_ui: bool, **_: object) -> None:
     """Watch queues, rates, waits and back-pressure, from outside.

@@ -1,24 +1,49 @@
-"""Command-line flags that are views of settings: help, type and default come from the setting's declaration.
+"""The options of all commands.
 
-`setting` makes one; `overrides` collects what the user gave as dotted keys for `backpressure.config.load`.
+Most are views of settings: help text, type and default come from the setting's declaration. `setting` declares one,
+`switch` one that takes no value, and `overrides` collects what the user gave as dotted keys for
+`backpressure.config.load`. What several commands share is a decorator here; what one command has alone stands with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 import click
 from pydantic import SecretStr
 
 from backpressure.config import find_field
 
-__all__ = ["SettingOption", "connection", "overrides", "queue", "setting"]
-
-_PASSWORD = "Its password; better in RABBITMQ_PASS, where no process list shows it"  # noqa: S105 - a help text
+__all__ = [
+    "SettingOption",
+    "assignments",
+    "broker_choice",
+    "connection",
+    "control_api",
+    "login",
+    "logs",
+    "management_url",
+    "no_wait",
+    "overrides",
+    "queue",
+    "quiet",
+    "runs_folder",
+    "setting",
+    "strategy",
+    "switch",
+    "url",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Assign = Callable[[Any], Mapping[str, Any]]
+
+
+class Decorator(Protocol):
+    """Adds an option to a command."""
+
+    def __call__(self, command: Command, /) -> Command: ...
 
 
 class SettingOption(click.Option):
@@ -48,7 +73,7 @@ def setting(
     assign: Assign | None = None,
     help: str | None = None,  # noqa: A002 - click's own name for it
     **attributes: Any,
-) -> Callable[[Command], Command]:
+) -> Decorator:
     """Return a decorator that adds an option for the setting ``key``.
 
     Args:
@@ -83,53 +108,21 @@ def overrides(context: click.Context) -> dict[str, Any]:
     return result
 
 
-def connection(command: Command) -> Command:
-    """Add ``--host --port --username --password --url --no-wait`` to a command."""
-    for decorate in (
-        setting(
-            "--no-wait",
-            key="broker.wait",
-            is_flag=True,
-            flag_value=True,
-            assign=lambda _: {"broker.wait": False},
-            help="Fail at once (exit 3) when there is no broker, instead of waiting for one",
-        ),
-        setting("--url", key="broker.url", help="Broker URL: amqp://user:pass@host:port/vhost, amqps://… or kafka://…"),
-        setting("--password", key="broker.password", help=_PASSWORD),
-        setting("--username", key="broker.username"),
-        setting("--port", key="broker.port"),
-        setting("--host", key="broker.host"),
-    ):
-        command = decorate(command)
-    return command
+def switch(flag: str, changes: Mapping[str, Any], help: str | None = None) -> Decorator:  # noqa: A002 - as above
+    """Return a decorator that adds an option without a value; given, it makes the ``changes`` (by dotted key)."""
+    key = next(iter(changes))
+    return setting(flag, key=key, assign=lambda _: changes, help=help, is_flag=True, flag_value=True)
 
 
-def queue(command: Command) -> Command:
-    """Add ``--queue --lazy --durable`` to a command."""
-    for decorate in (
-        setting("--durable/--no-durable", key="queue.durable"),
-        setting(
-            "--lazy",
-            key="queue.type",
-            is_flag=True,
-            flag_value="lazy",
-            assign=lambda _: {"queue.type": "lazy", "queue.max_length": None},
-            help="Keep the queues on disk, without a bound, for large volumes (as RabbitMQ does anyway from 3.12 on)",
-        ),
-        setting(
-            "--queue",
-            key="queue.work",
-            assign=_queue_names,
-            help="Work queue; any other than work.queue gets a routing key and a dead-letter queue of its own",
-        ),
-    ):
-        command = decorate(command)
-    return command
+def _together(*options: Decorator) -> Decorator:
+    """Return a decorator that adds several options, which the help lists in this order."""
 
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
 
-def _queue_names(name: str) -> dict[str, Any]:
-    key = "work" if name == "work.queue" else name
-    return {"queue.work": name, "queue.dead_letter": f"{name}.dlq", "queue.routing_key": key}
+    return decorate
 
 
 def _type(annotation: Any) -> click.ParamType[Any]:
@@ -156,3 +149,90 @@ def _default(value: object) -> str:
 def _capitalised(text: str | None) -> str:
     text = text or ""
     return text[:1].upper() + text[1:]
+
+
+# -- where the broker is -----------------------------------------------------------------------------------------------
+
+url = setting("--url", key="broker.url", help="Broker URL: amqp://user:pass@host:port/vhost, amqps://… or kafka://…")
+
+login = _together(
+    setting("--username", key="broker.username"),
+    setting(
+        "--password",
+        key="broker.password",
+        help="Its password; better in RABBITMQ_PASS, where no process list shows it",
+    ),
+)
+
+no_wait = switch(
+    "--no-wait", {"broker.wait": False}, "Fail at once (exit 3) when there is no broker, instead of waiting for one"
+)
+
+connection = _together(setting("--host", key="broker.host"), setting("--port", key="broker.port"), login, url, no_wait)
+
+management_url = setting("--management-url", key="broker.management_url")
+
+# -- what a program does ----------------------------------------------------------------------------------------------
+
+
+def _queue_names(name: str) -> dict[str, Any]:
+    key = "work" if name == "work.queue" else name
+    return {"queue.work": name, "queue.dead_letter": f"{name}.dlq", "queue.routing_key": key}
+
+
+queue = _together(
+    setting(
+        "--queue",
+        key="queue.work",
+        assign=_queue_names,
+        help="Work queue; any other than work.queue gets a routing key and a dead-letter queue of its own",
+    ),
+    switch(
+        "--lazy",
+        {"queue.type": "lazy", "queue.max_length": None},
+        "Keep the queues on disk, without a bound, for large volumes (as RabbitMQ does anyway from 3.12 on)",
+    ),
+    setting("--durable/--no-durable", key="queue.durable"),
+)
+
+
+def control_api(port_key: str) -> Decorator:
+    """Return a decorator that adds ``--api-port``, for the setting ``port_key``, and ``--no-api``."""
+    return _together(
+        setting("--api-port", key=port_key, help="Port of the control API; 0: any free one"),
+        switch("--no-api", {"api.enabled": False}, "Serve no control API"),
+    )
+
+
+logs = _together(
+    click.option(
+        "--config",
+        "config_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Settings file  [default: $PACE_CONFIG, else config.py in this folder]",
+    ),
+    setting("--log-level", key="log.level"),
+    setting("--log-format", key="log.format"),
+)
+
+# -- experiments -------------------------------------------------------------------------------------------------------
+
+broker_choice = click.option(
+    "--broker", default="embedded", show_default=True, help="embedded, rabbitmq, kafka (private ones) or a URL."
+)
+
+runs_folder = click.option(
+    "--runs",
+    default="runs",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where the folder with the results is made.",
+)
+
+assignments = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. producer.rate=500 (repeatable)."
+)
+
+strategy = click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
+
+quiet = click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")

@@ -11,12 +11,11 @@ import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
 
-from backpressure.cli.options import overrides, setting
+from backpressure.cli.options import overrides
 from backpressure.config import load
 from backpressure.environment import without_injected
 from backpressure.errors import PortTakenError
@@ -24,7 +23,7 @@ from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.settings import ApiSettings, LogSettings, Settings
 from backpressure.telemetry import logs
 
-__all__ = ["Engine", "logging_options", "run_engine", "serving", "settings_from"]
+__all__ = ["Engine", "run_engine", "serving", "settings_from"]
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +46,6 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Disconnect."""
-
-
-def logging_options(command: Command) -> Command:
-    """Add ``--config --log-level --log-format`` to a command."""
-    for decorate in (
-        setting("--log-format", key="log.format"),
-        setting("--log-level", key="log.level"),
-        click.option(
-            "--config",
-            "config_file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="Settings file  [default: $PACE_CONFIG, else config.py in this folder]",
-        ),
-    ):
-        command = decorate(command)
-    return command
 
 
 def settings_from(

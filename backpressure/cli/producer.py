@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
+from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
-from backpressure.cli.options import connection, queue, setting
-from backpressure.cli.process import logging_options, run_engine, serving, settings_from
+from backpressure.cli.options import setting, switch
+from backpressure.cli.process import run_engine, serving, settings_from
 from backpressure.core.reports import ProducerReport
 from backpressure.engines.clock import Clock
 from backpressure.engines.producer import ProducerEngine
@@ -25,8 +26,8 @@ __all__ = ["produce", "producer"]
 
 
 @click.command()
-@connection
-@queue
+@options.connection
+@options.queue
 @setting(
     "--audit-queue",
     key="queue.audit",
@@ -37,22 +38,14 @@ __all__ = ["produce", "producer"]
 @setting("--rate", key="producer.rate")
 @setting("--strategy", key="producer.strategy")
 @setting("--batch-size", key="producer.batch_size")
-@setting("--purge", key="producer.purge", is_flag=True, flag_value=True)
+@switch("--purge", {"producer.purge": True})
 @setting("--progress-every", key="producer.progress_every")
 @setting("--producer-id", key="producer.producer_id")
 @setting("--text", key="producer.text")
 @setting("--payload-bytes", key="producer.payload_bytes")
 @setting("--weight", key="producer.weight")
-@setting("--api-port", key="api.producer_port", help="Port of the control API; 0: any free one")
-@setting(
-    "--no-api",
-    key="api.enabled",
-    is_flag=True,
-    flag_value=True,
-    assign=lambda _: {"api.enabled": False},
-    help="Serve no control API",
-)
-@logging_options
+@options.control_api("api.producer_port")
+@options.logs
 @click.pass_context
 def producer(context: click.Context, /, **_: object) -> None:
     """Send messages at the pace the consumer can take.

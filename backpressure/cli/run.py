@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from backpressure.cli import options
 from backpressure.cli.run_outcome import EXIT_CODES, JUnitFile, command_line, from_here, print_outcome
 from backpressure.dashboards.run_lines import RunLines
 from backpressure.dashboards.run_live import RunLive
@@ -36,17 +37,11 @@ __all__ = ["run", "scenarios"]
 
 @click.command()
 @click.argument("scenario", default=library.DEFAULT_SCENARIO)
-@click.option(
-    "--broker", default="embedded", show_default=True, help="embedded, rabbitmq, kafka (private ones) or a URL."
-)
-@click.option(
-    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the run's folder is made."
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. producer.rate=500 (repeatable)."
-)
-@click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
-@click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")
+@options.broker_choice
+@options.runs_folder
+@options.assignments
+@options.strategy
+@options.quiet
 @click.option(
     "--junit",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
+from backpressure.cli import options
 from backpressure.cli.run_outcome import EXIT_CODES, command_line, print_outcome
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
@@ -27,14 +28,10 @@ __all__ = ["simulate"]
 
 @click.command()
 @click.argument("scenario", default=library.DEFAULT_SCENARIO)
-@click.option(
-    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where the run's folder is made."
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. producer.rate=500 (repeatable)."
-)
-@click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
-@click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")
+@options.runs_folder
+@options.assignments
+@options.strategy
+@options.quiet
 def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strategy: str, quiet: bool) -> None:
     """Simulate SCENARIO in virtual time: a minute takes less than a second, and no broker is needed.
 

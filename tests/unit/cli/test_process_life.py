@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from backpressure.cli import options
 from backpressure.cli.commands import Failure
-from backpressure.cli.process import logging_options, run_engine, settings_from
+from backpressure.cli.process import run_engine, settings_from
 from backpressure.errors import BrokerUnavailableError, ConfigError
 from backpressure.settings import LogSettings
 from backpressure.telemetry import logs
@@ -44,7 +45,7 @@ def test_what_is_wrong_with_the_settings_comes_in_the_form_that_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @click.command()
-    @logging_options
+    @options.logs
     @click.pass_context
     def program(context: click.Context, **_: object) -> None:
         settings_from(context)
