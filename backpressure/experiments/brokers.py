@@ -16,7 +16,7 @@ from secrets import token_hex
 
 from backpressure.config import replaced
 from backpressure.errors import ConfigError
-from backpressure.experiments.faults.operator import BrokerOperator, EmbeddedOperator, RabbitMQOperator
+from backpressure.experiments.broker_operators import BrokerOperator, EmbeddedOperator, RabbitMQOperator
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.watch import watching

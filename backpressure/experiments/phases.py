@@ -15,7 +15,7 @@ from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Snapshot, Totals
 from backpressure.engines.observer import Observer
 from backpressure.experiments.events import PhaseBegan, PhaseEnded
-from backpressure.experiments.faults import Injection, Stage
+from backpressure.experiments.fault_effects import Injection, Stage
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Phase, Until
 from backpressure.transports.base import QueueAdmin

@@ -25,11 +25,11 @@ from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
 from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
-from backpressure.experiments.faults import Stage
-from backpressure.experiments.faults.proxy import Proxy
+from backpressure.experiments.fault_effects import Stage
 from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.interrupts import catching
 from backpressure.experiments.phases import Conductor, share_done
+from backpressure.experiments.proxy import Proxy
 from backpressure.experiments.recorder import Recorder
 from backpressure.experiments.remains import read_remains
 from backpressure.experiments.rundir import RunDirectory, RunFacts

@@ -14,22 +14,24 @@ from typing import Any, Protocol
 
 from backpressure.core.plant import Plant
 from backpressure.engines.composer import message_bytes
-from backpressure.experiments.faults import Fault
-from backpressure.experiments.faults.broker_hang import BrokerHang
-from backpressure.experiments.faults.broker_kill import BrokerKill
-from backpressure.experiments.faults.broker_restart import BrokerRestart
-from backpressure.experiments.faults.clock_jump import ClockJump
-from backpressure.experiments.faults.consumer_kill import ConsumerKill
-from backpressure.experiments.faults.consumer_stop import ConsumerStop
-from backpressure.experiments.faults.memory_alarm import MemoryAlarm
-from backpressure.experiments.faults.nacks import Nacks
-from backpressure.experiments.faults.network_bandwidth import NetworkBandwidth
-from backpressure.experiments.faults.network_cut import NetworkCut
-from backpressure.experiments.faults.network_delay import NetworkDelay
-from backpressure.experiments.faults.network_half_open import NetworkHalfOpen
-from backpressure.experiments.faults.poison import Poison
-from backpressure.experiments.faults.processing_failures import ProcessingFailures
-from backpressure.experiments.faults.producer_kill import ProducerKill
+from backpressure.experiments.faults import (
+    BrokerHang,
+    BrokerKill,
+    BrokerRestart,
+    ClockJump,
+    ConsumerKill,
+    ConsumerStop,
+    Fault,
+    MemoryAlarmFault,
+    Nacks,
+    NetworkBandwidth,
+    NetworkCut,
+    NetworkDelay,
+    NetworkHalfOpen,
+    Poison,
+    ProcessingFailures,
+    ProducerKill,
+)
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.outage import pauses
@@ -122,7 +124,7 @@ def _half_open(_: NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_alarm(_: MemoryAlarm, stage: SimulatedStage) -> Iterator[None]:
+def _memory_alarm(_: MemoryAlarmFault, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.set_queue(replace(stage.plant.queue.bound, blocked=True))
     yield
     stage.plant.set_queue(replace(stage.plant.queue.bound, blocked=False))
@@ -172,7 +174,7 @@ _MODELS: Mapping[type[Fault], _Model] = {
     BrokerRestart: _outage,
     BrokerKill: _outage,
     BrokerHang: _broker_hang,
-    MemoryAlarm: _memory_alarm,
+    MemoryAlarmFault: _memory_alarm,
     Nacks: _nacks,
     NetworkCut: _outage,
     NetworkHalfOpen: _half_open,

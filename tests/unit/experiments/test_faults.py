@@ -12,7 +12,8 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded
-from backpressure.experiments.faults import FAULTS, Fault, Injection, Stage, check, parse
+from backpressure.experiments.fault_effects import EFFECTS, Injection, Stage
+from backpressure.experiments.faults import FAULTS, Fault, check, parse
 from backpressure.experiments.scenario import build
 
 DOCS = (Path(__file__).parents[3] / "docs" / "faults.md").read_text()
@@ -31,20 +32,33 @@ class Recorded(Fault):
     gate: ClassVar[asyncio.Event]
     ended: ClassVar[asyncio.Event]
 
-    @asynccontextmanager
-    async def injected(self, stage: Stage) -> AsyncIterator[None]:
-        self.done.append("begin")
-        try:
-            await self.gate.wait()
-            self.done.append("done")
-            yield
-        finally:
-            self.done.append("undone")
-            self.ended.set()
+
+class Broken(Fault):
+    """Cannot be done."""
+
+    name: ClassVar[str] = "broken"
+
+
+@asynccontextmanager
+async def record(fault: Recorded, _: Stage) -> AsyncIterator[None]:
+    fault.done.append("begin")
+    try:
+        await fault.gate.wait()
+        fault.done.append("done")
+        yield
+    finally:
+        fault.done.append("undone")
+        fault.ended.set()
+
+
+def break_off(_: Broken, stage: Stage) -> AbstractAsyncContextManager[None]:
+    raise ConfigError("fault", "broken", f"not on {stage.proxy}")
 
 
 @pytest.fixture
-def events() -> list[Event]:
+def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    monkeypatch.setitem(EFFECTS, Recorded, record)
+    monkeypatch.setitem(EFFECTS, Broken, break_off)
     Recorded.done.clear()
     return []
 
@@ -104,17 +118,15 @@ def test_an_undoing_that_is_interrupted_goes_on_and_can_be_awaited_again(events:
 
 
 def test_what_goes_wrong_within_a_fault_is_raised_when_it_is_undone(events: list[Event]) -> None:
-    class Broken(Fault):
-        name: ClassVar[str] = "broken"
-
-        def injected(self, stage: Stage) -> AbstractAsyncContextManager[None]:
-            raise ConfigError("fault", "broken", f"not on {stage.proxy}")
-
     async def scene() -> None:
         with pytest.raises(ConfigError):
             await Injection(Broken(), stage(events)).undo()
 
     asyncio.run(scene())
+
+
+def test_every_fault_has_an_effect_on_a_run() -> None:
+    assert EFFECTS.keys() == set(FAULTS.values())
 
 
 def test_a_fault_is_read_with_its_parameters() -> None:

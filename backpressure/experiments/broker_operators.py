@@ -1,21 +1,19 @@
-"""Who can do to a private broker what an operator can: stop, crash, start or suspend it, raise its memory alarm.
+"""What an operator can do to a private broker: stop, crash, start or suspend it, raise its memory alarm.
 
-Each kind of broker has one. A broker that was there before the run has none: it is not ours to disturb.
+Each kind of broker has an operator. A broker that was there before the run has none: it is not ours to disturb.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import httpx
 
 from backpressure.errors import ExperimentError
-
-if TYPE_CHECKING:
-    from backpressure.experiments.supervisor import Supervisor
-    from backpressure.transports.rabbitmq_node import PrivateNode
+from backpressure.experiments.supervisor import Supervisor
+from backpressure.transports.rabbitmq_node import PrivateNode
 
 __all__ = ["BrokerOperator", "EmbeddedOperator", "RabbitMQOperator"]
 

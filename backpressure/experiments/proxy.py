@@ -21,7 +21,7 @@ _Road = asyncio.Queue[tuple[float, bytes]]
 
 
 @dataclass(eq=False, slots=True)
-class _Connection:
+class _ProxiedConnection:
     """``broker`` is None where the broker's side was never there; ``ways`` forward, one in each direction."""
 
     client: asyncio.StreamWriter
@@ -52,7 +52,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._silent = False
-        self._connections: set[_Connection] = set()
+        self._connections: set[_ProxiedConnection] = set()
         self.delay_s = 0.0
         self.bytes_per_s = 0.0
 
@@ -105,7 +105,7 @@ class Proxy:
         self._port = int(self._server.sockets[0].getsockname()[1])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(writer)
+        connection = _ProxiedConnection(writer)
         self._connections.add(connection)
         try:
             if not self._silent:
@@ -119,7 +119,7 @@ class Proxy:
             writer.transport.abort()
             connection.ended.set()
 
-    async def _join(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+    async def _join(self, connection: _ProxiedConnection, reader: asyncio.StreamReader) -> None:
         """Forward both ways until one side ends, then end the other, unless the client is not to know."""
         from_broker, to_broker = await asyncio.open_connection(self._url.hostname, self._url.port or 5672)
         connection.broker = to_broker

@@ -1,0 +1,258 @@
+"""What each fault does to a run, and how it is undone: one table, `EFFECTS`.
+
+A fault reaches the run through a `Stage` only. `Injection` begins it in the background and undoes it after its time, at
+the end of its phase or when the run ends. A task of its own does both, so that a run that is interrupted half-way
+through either can still wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from backpressure.engines.clock import Clock
+from backpressure.experiments.broker_operators import BrokerOperator, EmbeddedOperator
+from backpressure.experiments.events import Event, FaultBegan, FaultEnded, Note
+from backpressure.experiments.faults import (
+    BrokerHang,
+    BrokerKill,
+    BrokerRestart,
+    ClockJump,
+    ConsumerKill,
+    ConsumerStop,
+    Fault,
+    MemoryAlarmFault,
+    Nacks,
+    NetworkBandwidth,
+    NetworkCut,
+    NetworkDelay,
+    NetworkFault,
+    NetworkHalfOpen,
+    Poison,
+    ProcessingFailures,
+    ProcessKill,
+    ProducerKill,
+)
+from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.proxy import Proxy
+from backpressure.experiments.supervisor import Supervisor
+
+__all__ = ["EFFECTS", "Effect", "Injection", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What faults can reach. ``operator`` and ``proxy`` are there when a fault of the scenario needs them."""
+
+    fleet: Fleet
+    supervisor: Supervisor
+    operator: BrokerOperator | None
+    proxy: Proxy | None
+    clock: Clock
+    record: Callable[[Event], None]
+    tell: Callable[[str], None]
+
+    def happened(self, text: str) -> None:
+        """Write down what a fault has just done, and what the consumers can do since."""
+        now_ns = self.clock.wall_ns()
+        self.record(Note(at_ns=now_ns, text=text))
+        self.record(self.fleet.load(now_ns))
+        self.tell(text)
+
+
+class Injection:
+    """A fault at work; it begins at once."""
+
+    def __init__(self, fault: Fault, stage: Stage) -> None:
+        """``fault`` is done to ``stage``."""
+        self._over = asyncio.Event()
+        self._task = asyncio.create_task(self._hold(fault, stage), name=fault.name)
+
+    async def undo(self) -> None:
+        """Return when it is undone; raises what went wrong. May be awaited again when it was cancelled."""
+        self._over.set()
+        await asyncio.wait({self._task})
+        self._task.result()
+
+    async def _hold(self, fault: Fault, stage: Stage) -> None:
+        async with EFFECTS[type(fault)](fault, stage):
+            stage.record(FaultBegan(at_ns=stage.clock.wall_ns(), name=fault.name))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(fault.for_s):
+                    await self._over.wait()
+        stage.record(FaultEnded(at_ns=stage.clock.wall_ns(), name=fault.name))
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _process_kill(fault: ProcessKill, stage: Stage) -> AsyncIterator[None]:
+    killed = stage.supervisor.of(fault.role)[: fault.count]
+    await stage.supervisor.kill_now(killed)
+    for child in killed:
+        stage.happened(f"{child.id} killed (SIGKILL)")
+    yield
+    for child in await stage.fleet.replace(killed):
+        stage.happened(f"{child.id} started in place of a killed one")
+
+
+@asynccontextmanager
+async def _consumer_stop(fault: ConsumerStop, stage: Stage) -> AsyncIterator[None]:
+    hung = stage.supervisor.of("consumer")[: fault.count]
+    try:
+        for child in hung:
+            stage.supervisor.suspend(child)
+            stage.happened(f"{child.id} hangs (SIGSTOP)")
+        yield
+    finally:
+        for child in hung:
+            stage.supervisor.go_on(child)
+            stage.happened(f"{child.id} goes on (SIGCONT)")
+
+
+@asynccontextmanager
+async def _poison(fault: Poison, stage: Stage) -> AsyncIterator[None]:
+    async with stage.fleet.overriding({"consumer.poison_rate": fault.share}):
+        stage.happened(f"{fault.share:.0%} of the messages are poison")
+        yield
+    stage.happened("no message is poison any more")
+
+
+@asynccontextmanager
+async def _processing_failures(fault: ProcessingFailures, stage: Stage) -> AsyncIterator[None]:
+    async with stage.fleet.overriding({"consumer.failure_rate": fault.share}):
+        stage.happened(f"{fault.share:.0%} of the attempts fail")
+        yield
+    stage.happened("attempts fail no more than the settings say")
+
+
+@asynccontextmanager
+async def _clock_jump(fault: ClockJump, stage: Stage) -> AsyncIterator[None]:
+    try:
+        stage.fleet.move_clock(fault.role, fault.by_s)
+        stage.happened(f"the wall clock of every {fault.role} jumps by {fault.by_s:+g} s")
+        yield
+    finally:
+        stage.fleet.move_clock(fault.role, 0.0)
+        stage.happened(f"the wall clock of every {fault.role} is right again")
+
+
+# --- broker -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _broker_restart(_: BrokerRestart, stage: Stage) -> AsyncIterator[None]:
+    assert stage.operator is not None
+    try:
+        await stage.operator.stop()
+        stage.happened("broker stopped")
+        yield
+    finally:
+        await stage.operator.start()
+        stage.happened("broker started again")
+
+
+@asynccontextmanager
+async def _broker_kill(_: BrokerKill, stage: Stage) -> AsyncIterator[None]:
+    assert stage.operator is not None
+    try:
+        await stage.operator.kill()
+        stage.happened("broker killed (SIGKILL)")
+        yield
+    finally:
+        await stage.operator.revive()
+        stage.happened("broker started again")
+
+
+@asynccontextmanager
+async def _broker_hang(_: BrokerHang, stage: Stage) -> AsyncIterator[None]:
+    assert stage.operator is not None
+    try:
+        stage.operator.suspend()
+        stage.happened("broker hangs (SIGSTOP)")
+        yield
+    finally:
+        stage.operator.go_on()
+        stage.happened("broker goes on (SIGCONT)")
+
+
+@asynccontextmanager
+async def _memory_alarm(_: MemoryAlarmFault, stage: Stage) -> AsyncIterator[None]:
+    assert stage.operator is not None
+    try:
+        await stage.operator.set_alarm(raised=True)
+        stage.happened("memory alarm raised")
+        yield
+    finally:
+        await stage.operator.set_alarm(raised=False)
+        stage.happened("memory alarm cleared")
+
+
+@asynccontextmanager
+async def _nacks(fault: Nacks, stage: Stage) -> AsyncIterator[None]:
+    assert isinstance(stage.operator, EmbeddedOperator)
+    try:
+        await stage.operator.misbehave(nack_share=fault.share)
+        stage.happened(f"broker refuses {fault.share:.0%} of what is published")
+        yield
+    finally:
+        await stage.operator.misbehave(nack_share=0.0)
+        stage.happened("broker refuses nothing any more")
+
+
+# --- network ------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _network(fault: NetworkFault, stage: Stage) -> AsyncIterator[None]:
+    assert stage.proxy is not None
+    try:
+        stage.happened(f"network: {await _disturb(stage.proxy, fault)}")
+        yield
+    finally:
+        await stage.proxy.mend()
+        stage.happened("network whole again")
+
+
+async def _disturb(proxy: Proxy, fault: NetworkFault) -> str:
+    """Do it and say what was done."""
+    match fault:
+        case NetworkDelay():
+            proxy.delay_s = fault.ms / 1000
+            return f"{fault.ms:g} ms slower each way"
+        case NetworkBandwidth():
+            proxy.bytes_per_s = fault.kb_per_s * 1000
+            return f"{fault.kb_per_s:g} kB/s at most"
+        case NetworkHalfOpen():
+            proxy.half_open()
+            return "half open"
+        case _:
+            await proxy.cut()
+            return "cut"
+
+
+Effect = Callable[[Any, Stage], AbstractAsyncContextManager[None]]
+"""Does a fault of its kind to a stage, and undoes it on leaving. Raises `PaceError` when either is impossible."""
+
+EFFECTS: dict[type[Fault], Effect] = {
+    ConsumerKill: _process_kill,
+    ConsumerStop: _consumer_stop,
+    ProducerKill: _process_kill,
+    BrokerRestart: _broker_restart,
+    BrokerKill: _broker_kill,
+    BrokerHang: _broker_hang,
+    MemoryAlarmFault: _memory_alarm,
+    Nacks: _nacks,
+    NetworkCut: _network,
+    NetworkHalfOpen: _network,
+    NetworkDelay: _network,
+    NetworkBandwidth: _network,
+    Poison: _poison,
+    ProcessingFailures: _processing_failures,
+    ClockJump: _clock_jump,
+}

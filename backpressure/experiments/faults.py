@@ -1,0 +1,276 @@
+"""The faults that a phase of a scenario can ask for, as data: ``fault = "consumer-kill"`` or ``"nacks:share=0.2"``.
+
+A fault is a name and checked parameters. `parse` reads it from a scenario, `check` says whether the chosen broker can
+have it. What it does is elsewhere: `fault_effects` does it to a run, `simulated_faults` to a simulation. Nothing that
+runs is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from backpressure.errors import ConfigError
+
+__all__ = [
+    "FAULTS",
+    "BrokerHang",
+    "BrokerKill",
+    "BrokerRestart",
+    "ClockJump",
+    "ConsumerKill",
+    "ConsumerStop",
+    "Fault",
+    "MemoryAlarmFault",
+    "Nacks",
+    "NetworkBandwidth",
+    "NetworkCut",
+    "NetworkDelay",
+    "NetworkFault",
+    "NetworkHalfOpen",
+    "Poison",
+    "ProcessKill",
+    "ProcessingFailures",
+    "ProducerKill",
+    "check",
+    "parse",
+]
+
+_YEAR_S = 31_536_000
+
+
+class Fault(BaseModel):
+    """One kind of failure; its fields are its parameters.
+
+    Attributes:
+        name: what a scenario calls it.
+        brokers: the kinds of broker that can have it; None: all.
+        through_proxy: whether the processes under test must reach their broker through our proxy.
+        restarts_broker: whether the broker must keep durable messages on disk.
+        moves_clocks: whether the processes under test must run on a wall clock that we can move.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: ClassVar[str]
+    brokers: ClassVar[frozenset[str] | None] = None
+    through_proxy: ClassVar[bool] = False
+    restarts_broker: ClassVar[bool] = False
+    moves_clocks: ClassVar[bool] = False
+
+    for_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="seconds until it is undone; left out: when the phase ends"
+    )
+
+    def restarted(self, role: str) -> int:  # noqa: ARG002 - for those that do
+        """Return how many processes of ``role`` are started to replace killed ones."""
+        return 0
+
+
+class ProcessKill(Fault):
+    """``kill -9`` of the oldest processes of one role; as many new ones start when it is undone."""
+
+    role: ClassVar[str]
+
+    count: int = Field(1, ge=1, description="how many, the oldest first")
+
+    def restarted(self, role: str) -> int:
+        """See `Fault.restarted`."""
+        return self.count if role == self.role else 0
+
+
+class ConsumerKill(ProcessKill):
+    """Consumers crash: what they held goes back to the queue, what they had done counts."""
+
+    name: ClassVar[str] = "consumer-kill"
+    role: ClassVar[str] = "consumer"
+
+
+class ConsumerStop(Fault):
+    """Consumers hang (SIGSTOP … SIGCONT): connected, they hold their messages and do nothing."""
+
+    name: ClassVar[str] = "consumer-stop"
+
+    count: int = Field(1, ge=1, description="how many, the oldest first")
+
+
+class ProducerKill(ProcessKill):
+    """Producers crash: what the broker had confirmed must still arrive. The new ones send what is left to send."""
+
+    name: ClassVar[str] = "producer-kill"
+    role: ClassVar[str] = "producer"
+
+
+class _PrivateBrokerFault(Fault):
+    """Needs a broker that the run has started itself."""
+
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq"})
+
+
+class BrokerRestart(_PrivateBrokerFault):
+    """The broker stops in order, telling its clients, and starts again with what was durable."""
+
+    name: ClassVar[str] = "broker-restart"
+    restarts_broker: ClassVar[bool] = True
+
+
+class BrokerKill(_PrivateBrokerFault):
+    """``kill -9`` of the broker, which starts again with what it had on disk: all confirmed persistent messages."""
+
+    name: ClassVar[str] = "broker-kill"
+    restarts_broker: ClassVar[bool] = True
+
+
+class BrokerHang(_PrivateBrokerFault):
+    """The broker stands still (SIGSTOP … SIGCONT): connected, it takes, confirms, delivers and answers nothing.
+
+    So does a broker whose disk does not answer, which collects garbage for long, or whose virtual machine is paused.
+    """
+
+    name: ClassVar[str] = "broker-hang"
+
+
+class MemoryAlarmFault(_PrivateBrokerFault):
+    """The broker runs out of memory and blocks every connection that publishes (``connection.blocked``)."""
+
+    name: ClassVar[str] = "memory-alarm"
+
+
+class Nacks(Fault):
+    """The broker refuses an evenly spread share of the publishes; only the embedded one can be told to."""
+
+    name: ClassVar[str] = "nacks"
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded"})
+
+    share: float = Field(0.1, gt=0, le=1, description="share of the publishes that is refused")
+
+
+class NetworkFault(Fault):
+    """Something happens to the proxy between clients and broker; undone, the network is whole again."""
+
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq", "external"})
+    through_proxy: ClassVar[bool] = True
+
+
+class NetworkCut(NetworkFault):
+    """Every connection ends, and new ones are refused."""
+
+    name: ClassVar[str] = "network-cut"
+
+
+class NetworkHalfOpen(NetworkFault):
+    """The broker's side of every connection ends; the clients' side, and every new one, stays open and silent."""
+
+    name: ClassVar[str] = "network-half-open"
+
+
+class NetworkDelay(NetworkFault):
+    """Bytes take longer, in both directions."""
+
+    name: ClassVar[str] = "network-delay"
+
+    ms: float = Field(50.0, gt=0, le=60_000, description="delay of each direction, milliseconds")
+
+
+class NetworkBandwidth(NetworkFault):
+    """Each direction of each connection carries only so much."""
+
+    name: ClassVar[str] = "network-bandwidth"
+
+    kb_per_s: float = Field(100.0, gt=0, le=1e6, description="kilobytes a second, each direction")
+
+
+class Poison(Fault):
+    """A share of the messages, chosen by their ids, fails at every attempt and at every consumer.
+
+    Each must end among the dead letters and hold up no other.
+    """
+
+    name: ClassVar[str] = "poison"
+
+    share: float = Field(0.05, gt=0, le=1, description="share of the messages that is poisoned")
+
+
+class ProcessingFailures(Fault):
+    """A share of the attempts fails at random, as when a database behind the consumer does; another may succeed."""
+
+    name: ClassVar[str] = "processing-failures"
+
+    share: float = Field(0.1, gt=0, le=1, description="share of the attempts that fails")
+
+
+class ClockJump(Fault):
+    """The wall clock of all processes of one role jumps, as when NTP steps it: no figure, pace or order may change.
+
+    Processes that start while it lasts have the wrong time too.
+    """
+
+    name: ClassVar[str] = "clock-jump"
+    moves_clocks: ClassVar[bool] = True
+
+    by_s: float = Field(60.0, ge=-_YEAR_S, le=_YEAR_S, description="seconds ahead; negative: back")
+    role: Literal["consumer", "producer"] = Field("consumer", description="whose clock: consumer or producer")
+
+
+_ALL: tuple[type[Fault], ...] = (
+    ConsumerKill,
+    ConsumerStop,
+    ProducerKill,
+    BrokerRestart,
+    BrokerKill,
+    BrokerHang,
+    MemoryAlarmFault,
+    Nacks,
+    NetworkCut,
+    NetworkHalfOpen,
+    NetworkDelay,
+    NetworkBandwidth,
+    Poison,
+    ProcessingFailures,
+    ClockJump,
+)
+FAULTS = {fault.name: fault for fault in _ALL}
+"""Every fault by the name a scenario calls it."""
+
+
+def parse(text: str, key: str, source: str) -> Fault:
+    """Return the fault that ``text`` asks for; ``key`` and ``source`` are for errors. Raises `ConfigError`."""
+    name, _, rest = text.partition(":")
+    kind = FAULTS.get(name.strip())
+    if kind is None:
+        near = difflib.get_close_matches(name, FAULTS, n=2)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(key, text, f"no such fault; {hint}there are {', '.join(FAULTS)}", source)
+    given: dict[str, str] = {}
+    for assignment in filter(None, map(str.strip, rest.split(","))):
+        parameter, equals, value = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise ConfigError(key, text, f"expected {kind.name}:parameter=value,…; {_parameters(kind)}", source)
+        if parameter not in kind.model_fields:
+            raise ConfigError(key, text, f"unknown parameter {parameter}; {_parameters(kind)}", source)
+        given[parameter] = value
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = str(first["msg"])
+        raise ConfigError(key, text, f"{first['loc'][0]}: {message[0].lower()}{message[1:]}", source) from None
+
+
+def check(faults: Iterable[Fault], kind: str, url: str) -> None:
+    """Raise `ConfigError` when a broker of ``kind`` (at ``url``, if it is external) cannot have one of ``faults``."""
+    for fault in faults:
+        if fault.brokers is not None and kind not in fault.brokers:
+            yours = "the broker at a URL is not ours to disturb" if kind == "external" else f"{kind} cannot do it"
+            raise ConfigError("fault", fault.name, f"{yours}: use --broker {' or '.join(sorted(fault.brokers))}")
+        if fault.through_proxy and url and not url.startswith("amqp://"):
+            raise ConfigError(
+                "fault", fault.name, "the network can be disturbed for amqp:// only, not for TLS or Kafka"
+            )
+
+
+def _parameters(kind: type[Fault]) -> str:
+    return f"{kind.name} takes {', '.join(kind.model_fields)}"
