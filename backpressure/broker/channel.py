@@ -31,6 +31,7 @@ from backpressure.broker.replies import (
     not_implemented,
     precondition_failed,
 )
+from backpressure.broker.transaction import Transaction
 
 if TYPE_CHECKING:
     from pamqp import base
@@ -99,6 +100,7 @@ class Channel:
         """Give back what the channel holds."""
         self.closing = True
         self.publishing.drop_pieces()
+        self.publishing.roll_back()
         self.consuming.close()
 
     def _method(self, payload: bytes) -> None:
@@ -185,12 +187,36 @@ class Channel:
 
     @_handles(commands.Confirm.Select)
     def _confirm_select(self, method: commands.Confirm.Select) -> None:
+        if self.publishing.transaction is not None:
+            raise precondition_failed("cannot switch from tx to confirm mode")
         self.publishing.confirming = True
         self._reply(method, commands.Confirm.SelectOk())
 
     @_handles(commands.Tx.Select)
-    def _transaction(self, _method: base.Frame) -> None:
-        raise not_implemented("transactions: use publisher confirms")
+    def _tx_select(self, _method: commands.Tx.Select) -> None:
+        if self.publishing.confirming:
+            raise precondition_failed("cannot switch from confirm to tx mode")
+        if self.publishing.transaction is None:
+            self.publishing.transaction = self.consuming.transaction = Transaction()
+        self._send(commands.Tx.SelectOk())
+
+    @_handles(commands.Tx.Commit)
+    def _tx_commit(self, _method: commands.Tx.Commit) -> None:
+        self._check_transactional()
+        self.publishing.commit()
+        self.consuming.commit()
+        self._send(commands.Tx.CommitOk())
+
+    @_handles(commands.Tx.Rollback)
+    def _tx_rollback(self, _method: commands.Tx.Rollback) -> None:
+        self._check_transactional()
+        self.publishing.roll_back()
+        self.consuming.roll_back()
+        self._send(commands.Tx.RollbackOk())
+
+    def _check_transactional(self) -> None:
+        if self.publishing.transaction is None:
+            raise precondition_failed("channel is not transactional")
 
     # -- exchange ------------------------------------------------------------------------------------------------
 

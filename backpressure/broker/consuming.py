@@ -16,6 +16,7 @@ from backpressure.amqp.methods import method_frame
 from backpressure.amqp.tables import Long, encode_value, short_string
 from backpressure.broker.direct_reply import ReplyConsumer
 from backpressure.broker.replies import precondition_failed
+from backpressure.broker.transaction import Settled, Settling, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,6 +102,7 @@ class Consuming:
         self.prefetch = 0
         self.shared_prefetch = Prefetch()
         self.reply_consumer: ReplyConsumer | None = None
+        self.transaction: Transaction | None = None
         self._last_tag = 0
         self._totals = (counters.totals, session.vhost.counters.totals)
 
@@ -176,17 +178,30 @@ class Consuming:
 
     def ack(self, tag: int, *, multiple: bool) -> None:
         """Settle deliveries for good; 406 for a tag that is not outstanding."""
-        deliveries = self._resolve(tag, multiple=multiple)
-        for queue, entry, _ in deliveries:
-            queue.settle(entry)
-            queue.counters.totals["ack"] += 1
-        self._add("ack", len(deliveries))
-        self._pump(deliveries)
+        if self.transaction is not None:
+            self._set_aside("ack", tag, multiple=multiple)
+            return
+        self._settle("ack", self._resolve(tag, multiple=multiple))
 
     def refuse(self, tag: int, *, multiple: bool, requeue: bool) -> None:
         """Nack or reject: back to the queue, or to its dead-letter exchange."""
-        deliveries = self._resolve(tag, multiple=multiple)
-        if requeue:
+        how: Settling = "requeue" if requeue else "discard"
+        if self.transaction is not None:
+            self._set_aside(how, tag, multiple=multiple)
+            return
+        self._settle(how, self._resolve(tag, multiple=multiple))
+
+    def _settle(self, how: Settling, deliveries: list[Delivery]) -> None:
+        for _, _, consumer in deliveries:
+            if consumer is not None:
+                consumer.prefetch.unacked -= 1
+                self.shared_prefetch.unacked -= 1
+        if how == "ack":
+            for queue, entry, _ in deliveries:
+                queue.settle(entry)
+                queue.counters.totals["ack"] += 1
+            self._add("ack", len(deliveries))
+        elif how == "requeue":
             _requeue(deliveries)
         else:
             for queue, entry, _ in deliveries:
@@ -195,7 +210,7 @@ class Consuming:
 
     def recover(self) -> None:
         """Requeue everything that is unacknowledged."""
-        self.refuse(0, multiple=True, requeue=True)
+        self._settle("requeue", self._resolve(0, multiple=True))
 
     def _resolve(self, tag: int, *, multiple: bool) -> list[Delivery]:
         unacked = self.unacked
@@ -211,11 +226,31 @@ class Consuming:
                 deliveries.append(delivery)
         else:
             deliveries = [unacked.pop(tag)]
-        for _, _, consumer in deliveries:
-            if consumer is not None:
-                consumer.prefetch.unacked -= 1
-                self.shared_prefetch.unacked -= 1
         return deliveries
+
+    # -- transactions --------------------------------------------------------------------------------------------
+
+    def _set_aside(self, how: Settling, tag: int, *, multiple: bool) -> None:
+        """Take deliveries out of those that can be settled, until the transaction ends."""
+        assert self.transaction is not None
+        if tag not in self.unacked and not (multiple and tag == 0):
+            raise precondition_failed(f"unknown delivery tag {tag}")
+        tags = [known for known in self.unacked if not tag or known <= tag] if multiple else [tag]
+        self.transaction.settled.append(Settled(how, {known: self.unacked.pop(known) for known in tags}))
+
+    def commit(self) -> None:
+        """Settle what the transaction holds."""
+        for settled in self.transaction.take_settled() if self.transaction is not None else ():
+            self._settle(settled.how, list(settled.deliveries.values()))
+
+    def roll_back(self) -> None:
+        """Make what the transaction holds unacknowledged again."""
+        deliveries = dict(self.unacked)
+        for settled in self.transaction.take_settled() if self.transaction is not None else ():
+            deliveries.update(settled.deliveries)
+        self.unacked = OrderedDict(sorted(deliveries.items(), key=lambda item: item[0]))
+
+    # -- windows -------------------------------------------------------------------------------------------------
 
     def _pump(self, deliveries: list[Delivery]) -> None:
         """Windows have room again: serve the queues that may have waited for it."""
@@ -252,7 +287,9 @@ class Consuming:
         self._end_replies()
         for tag in list(self.consumers):
             self.cancel(tag)
-        _requeue(self._resolve(0, multiple=True))
+        if self.transaction is not None:
+            self.roll_back()
+        self._settle("requeue", self._resolve(0, multiple=True))
 
 
 def _requeue(deliveries: Iterable[Delivery]) -> None:

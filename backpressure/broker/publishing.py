@@ -26,11 +26,16 @@ from backpressure.broker.replies import (
     precondition_failed,
     unexpected_frame,
 )
+from backpressure.broker.transaction import Routed, Transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backpressure.broker.consuming import Consuming
     from backpressure.broker.counters import Counters
+    from backpressure.broker.exchange import Exchange
     from backpressure.broker.peer import Peer
+    from backpressure.broker.queue import Queue
 
 __all__ = ["PublishMethod", "Publishing"]
 
@@ -98,6 +103,7 @@ class Publishing:
         self.confirming = False
         self._confirmed = 0
         self._outcomes: list[bool] = []
+        self.transaction: Transaction | None = None
 
     @property
     def unconfirmed(self) -> int:
@@ -203,25 +209,48 @@ class Publishing:
         totals = vhost.counters.totals
         totals["publish"] += 1
         queues = vhost.route(exchange, message)
-        if self.confirming and vhost.faults.refuses_publish():
-            accepted = False
-        elif queues:
-            exchange.counters.totals["publish_out"] += len(queues)
-            accepted = vhost.publish(queues, message)
+        if self.transaction is not None:
+            vhost.memory.add(message.cost_bytes)
+            self.transaction.published.append(Routed(message, exchange, queues, method.mandatory))
+        elif not self.confirming:
+            self._enqueue(exchange, message, queues, mandatory=method.mandatory)
         else:
-            accepted = True
-            if method.routing_key.startswith(REPLY_TO) and not method.exchange:
-                vhost.direct_replies.deliver(message)
-            if method.mandatory:
-                totals["return_unroutable"] += 1
-                self._return(message)
-            else:
-                totals["drop_unroutable"] += 1
-        if self.confirming:
+            refused = vhost.faults.refuses_publish()
+            accepted = not refused and self._enqueue(exchange, message, queues, mandatory=method.mandatory)
             self._outcomes.append(accepted)
             session.confirm_later(self)
         if vhost.memory.active:
             session.block()
+
+    def _enqueue(self, exchange: Exchange, message: QueuedMessage, queues: Sequence[Queue], *, mandatory: bool) -> bool:
+        """Put a message into its queues, or return it; False when a queue rejects it."""
+        vhost = self._vhost
+        if queues:
+            exchange.counters.totals["publish_out"] += len(queues)
+            return vhost.publish(queues, message)
+        if message.routing_key.startswith(REPLY_TO) and not message.exchange:
+            vhost.direct_replies.deliver(message)
+        if mandatory:
+            vhost.counters.totals["return_unroutable"] += 1
+            self._return(message)
+        else:
+            vhost.counters.totals["drop_unroutable"] += 1
+        return True
+
+    def commit(self) -> None:
+        """Enqueue what the transaction holds."""
+        for routed in self._released():
+            queues = [queue for queue in routed.queues if not queue.deleted]
+            self._enqueue(routed.exchange, routed.message, queues, mandatory=routed.mandatory)
+
+    def roll_back(self) -> None:
+        """Forget what the transaction holds."""
+        self._released()
+
+    def _released(self) -> list[Routed]:
+        published = self.transaction.take_published() if self.transaction is not None else []
+        self._vhost.memory.add(-sum(routed.message.cost_bytes for routed in published))
+        return published
 
     def _with_reply_address(self, properties: Properties) -> bytes:
         consumer = self._consuming.reply_consumer

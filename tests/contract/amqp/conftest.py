@@ -28,7 +28,6 @@ DIFFERENCES = {
     "whoever consumes what was dead-lettered with it (541); the embedded broker refuses it when it is declared",
     "policies that do not fit": "RabbitMQ takes any number and any text in a policy; the embedded broker refuses what "
     "could not work later",
-    "transactions": "the embedded broker has publisher confirms only; tx.select is answered 540",
 }
 
 _numbers = count(1)

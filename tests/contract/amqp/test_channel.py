@@ -159,12 +159,3 @@ def test_a_publish_into_an_exchange_that_does_not_exist_closes_the_channel(confi
     closed = confirming.expect(commands.Channel.Close)
     assert (closed.reply_code, closed.reply_text) == (404, "NOT_FOUND - no exchange 'contract.missing' in vhost '/'")
     assert (closed.class_id, closed.method_id) == (60, 40)
-
-
-def test_transactions(broker: Any, raw_open: Any) -> None:
-    raw_open.send(commands.Tx.Select(), channel=1)
-    answer = raw_open.receive()
-    assert isinstance(
-        answer,
-        broker.by_kind("transactions", embedded=commands.Connection.Close, rabbitmq=commands.Tx.SelectOk),
-    )
