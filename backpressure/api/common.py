@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
-from backpressure.api.body_limit import BodyLimit
 from backpressure.api.pages import serve_reference
+from backpressure.api.serving import BodyLimit
 from backpressure.config import find_field
 from backpressure.errors import (
     ConfigError,
@@ -86,8 +86,11 @@ class Problem(BaseModel):
     msg: str
 
 
-class Refusal(BaseModel):
+class RefusedRequest(BaseModel):
     """Why a request is refused: its form, part by part, or in one sentence a setting that is not allowed."""
+
+    __qualname__ = "Refusal"  # its name in the OpenAPI document
+    model_config = ConfigDict(title="Refusal")
 
     detail: list[Problem] | str
     key: str | None = None
@@ -96,7 +99,7 @@ class Refusal(BaseModel):
 
 def create_app(title: str, summary: str) -> FastAPI:
     """Return an app whose errors are answers: 422: not allowed, 429: too much, 503: the broker is away."""
-    refusal: dict[str, Any] = {"model": Refusal, "description": "Not understood, or not allowed"}
+    refusal: dict[str, Any] = {"model": RefusedRequest, "description": "Not understood, or not allowed"}
     app = FastAPI(
         title=title, summary=summary, version=__version__, responses={422: refusal}, docs_url=None, redoc_url=None
     )

@@ -36,10 +36,12 @@ _SETTINGS = {
 }
 
 
-class ConfigRequest(RequestBody):
+class ConsumerConfigRequest(RequestBody):
     """Any of these; all are applied, or none."""
 
+    __qualname__ = "ConfigRequest"  # its name in the OpenAPI document
     model_config = ConfigDict(
+        title="ConfigRequest",
         json_schema_extra={
             "examples": [
                 {"processing_time_ms": 100},
@@ -115,7 +117,7 @@ def consumer_app(engine: ConsumerEngine) -> FastAPI:
         return ConsumerStatus.of(engine)
 
     @app.post("/admin/config")
-    async def configure(request: ConfigRequest) -> Changed:
+    async def configure(request: ConsumerConfigRequest) -> Changed:
         """Change settings of the running consumer: all that are named, or none."""
         before, factor = engine.settings, engine.slow_down_factor
         with named_as_sent(request, request.sent()):

@@ -17,8 +17,7 @@ from pydantic import SecretStr
 
 from backpressure.api.common import create_app, serve_basics
 from backpressure.api.monitor_control import serve_control
-from backpressure.api.monitor_feed import LiveFeed
-from backpressure.api.monitor_json import plain
+from backpressure.api.monitor_feed import LiveFeed, plain
 from backpressure.api.pages import Page
 from backpressure.core.snapshot import Snapshot
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose

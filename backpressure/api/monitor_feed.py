@@ -1,17 +1,19 @@
-"""The live page's memory: one point a second for fifteen minutes, streamed to every page that is open."""
+"""A snapshot as JSON, and the live page's memory: a point a second for 15 minutes, streamed to every open page."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from math import isfinite
 from typing import Any
 
-from backpressure.api.monitor_json import plain, point
-from backpressure.core.snapshot import Snapshot
+from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Snapshot, Threshold
 
-__all__ = ["LiveFeed"]
+__all__ = ["LiveFeed", "plain", "point"]
 
 _INTERVAL_S = 1.0
 _KEPT_S = 900
@@ -76,3 +78,66 @@ class LiveFeed:
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+_DERIVED = {
+    Snapshot: ("overall",),
+    QueueState: ("depth", "worst_partition"),
+    Threshold: ("breached",),
+    BrokerState: ("memory_percent",),
+}
+
+
+def plain(snapshot: Snapshot) -> dict[str, Any]:
+    """Return ``snapshot`` as objects, arrays, numbers and strings; null is unknown.
+
+    Histograms stay out: whoever wants distributions reads the metrics.
+    """
+    content: dict[str, Any] = _plain(snapshot)
+    return content
+
+
+def point(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what the page's charts show of one moment."""
+    queue = snapshot.work
+    content: dict[str, Any] = {
+        "at_ms": snapshot.at_ns // 1_000_000,
+        "ready": None if queue is None else queue.ready,
+        "unacked": None if queue is None else queue.unacked,
+        "offered_per_s": snapshot.rates.offered_per_s,
+        "confirmed_per_s": snapshot.rates.confirmed_per_s,
+        "processed_per_s": snapshot.rates.processed_per_s,
+        "allowed_per_s": snapshot.pacing_rate_per_s,
+        "target_per_s": snapshot.target_rate_per_s,
+        "bottleneck_per_s": snapshot.bottleneck_per_s,
+        "wait_p50_s": snapshot.queue_wait.p50_s,
+        "wait_p95_s": snapshot.queue_wait.p95_s,
+        "wait_p99_s": snapshot.queue_wait.p99_s,
+        "memory_bytes": _memory(snapshot.processes),
+    }
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _memory(processes: Iterable[ProcessState]) -> dict[str, int]:
+    named = [(f"{process.role} {process.id} ({process.pid})", process) for process in processes]
+    times = Counter(name for name, _ in named)  # in containers every process is number 1, and scaled ones share a name
+    return {name if times[name] == 1 else f"{name} on {p.host}": p.rss_bytes for name, p in named}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        kind: Any = type(value)
+        return {name: _plain(getattr(value, name)) for name in _told(kind)}
+    return value
+
+
+@cache
+def _told(kind: Any) -> tuple[str, ...]:
+    told = (spec.name for spec in fields(kind) if not str(spec.type).startswith("Histogram"))
+    return (*told, *_DERIVED.get(kind, ()))

@@ -20,9 +20,9 @@ from backpressure.api.common import Changed, create_app, named_as_sent, serve_ba
 from backpressure.api.producer_models import (
     BatchProduced,
     BatchRequest,
-    ConfigRequest,
     NotTaken,
     Produced,
+    ProducerConfigRequest,
     ProduceRequest,
     Purged,
     Unsent,
@@ -99,7 +99,7 @@ def producer_app(engine: ProducerEngine) -> FastAPI:
         return ProducerStatus.of(engine)
 
     @app.post("/admin/config", responses={**away, **fixed})
-    async def configure(request: ConfigRequest) -> Changed:
+    async def configure(request: ProducerConfigRequest) -> Changed:
         """Change settings of the running producer: all that are named, or none."""
         async with one_at_a_time:
             before = engine.settings

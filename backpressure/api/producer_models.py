@@ -12,10 +12,10 @@ from backpressure.api.common import WHOLE, RequestBody, checked_live
 __all__ = [
     "BatchProduced",
     "BatchRequest",
-    "ConfigRequest",
     "NotTaken",
     "ProduceRequest",
     "Produced",
+    "ProducerConfigRequest",
     "Purged",
     "Unsent",
 ]
@@ -90,10 +90,12 @@ class BatchRequest(RequestBody):
     messages: list[Item] = Field(min_length=1, max_length=_MOST_AT_ONCE)
 
 
-class ConfigRequest(RequestBody):
+class ProducerConfigRequest(RequestBody):
     """Any of these; all are applied, or none."""
 
+    __qualname__ = "ConfigRequest"  # its name in the OpenAPI document
     model_config = ConfigDict(
+        title="ConfigRequest",
         json_schema_extra={"examples": [{"queue_mode": "bounded", "max_queue_size": 100}, {"production_rate": 50}]},
     )
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from backpressure.cli import options
 from backpressure.cli.run_outcome import from_here
 from backpressure.core.controllers import LAWS
-from backpressure.dashboards.run_lines import RunLines
+from backpressure.dashboards.lines import RunLines
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise

@@ -20,8 +20,8 @@ from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.tally import Consumed
 from backpressure.program import printable
 from backpressure.settings import ApiSettings, Settings
-from backpressure.telemetry.announce import announce
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
+from backpressure.telemetry.own_process import announce
 from backpressure.telemetry.tracing import tracing
 from backpressure.transports.factory import connect
 

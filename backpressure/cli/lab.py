@@ -23,7 +23,7 @@ from backpressure.lab.service import Board, Lab
 from backpressure.lab.tasks import Tasks, WorkerPool
 from backpressure.lab.worker import TaskWorker
 from backpressure.settings import Settings
-from backpressure.telemetry.announce import announce
+from backpressure.telemetry.own_process import announce
 from backpressure.transports.base import Transport
 from backpressure.transports.factory import connect
 from backpressure.transports.rabbitmq import RabbitMQTransport
@@ -56,7 +56,7 @@ def worker(context: click.Context, /, name: str, **_: object) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    from backpressure.api.server import ApiServer
+    from backpressure.api.serving import ApiServer
     from backpressure.lab.app import lab_app
 
     engine = _engine(settings)

@@ -16,7 +16,7 @@ from backpressure.cli.process import run_engine, settings_from
 from backpressure.config import replaced
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
-from backpressure.dashboards.event_log import log_events
+from backpressure.dashboards.lines import log_events
 from backpressure.dashboards.screen import print_frame, show
 from backpressure.dashboards.web import assets
 from backpressure.engines.clock import Clock
@@ -24,8 +24,8 @@ from backpressure.engines.observer import Observer
 from backpressure.errors import TransportError
 from backpressure.program import check_output
 from backpressure.settings import Settings
-from backpressure.telemetry.announce import announce
 from backpressure.telemetry.metrics_monitor import monitor_registry
+from backpressure.telemetry.own_process import announce
 from backpressure.transports.factory import connect
 from backpressure.transports.management import ManagementClient
 
@@ -129,7 +129,7 @@ async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]
     """Serve metrics and the live page, and yield the URL."""
     from backpressure.api.monitor import monitor_app  # FastAPI is imported only where it serves
     from backpressure.api.monitor_feed import LiveFeed
-    from backpressure.api.server import ApiServer
+    from backpressure.api.serving import ApiServer
 
     feed = LiveFeed(observer.snapshot, advise)
     host, port, token = settings.monitor.host, settings.monitor.port, settings.api.token

@@ -109,7 +109,7 @@ async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> A
     if not api.enabled:
         yield ""
         return
-    from backpressure.api.server import ApiServer  # costs 48 MB: only where it serves
+    from backpressure.api.serving import ApiServer  # costs 48 MB: only where it serves
 
     try:
         server = ApiServer(app(), host=api.host, port=port, token=api.token, key="api.host", flag="--api-port")

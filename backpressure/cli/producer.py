@@ -17,8 +17,8 @@ from backpressure.core.reports import ProducerReport
 from backpressure.engines.clock import Clock
 from backpressure.engines.producer import ProducerEngine
 from backpressure.settings import ApiSettings, Settings
-from backpressure.telemetry.announce import announce
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
+from backpressure.telemetry.own_process import announce
 from backpressure.telemetry.tracing import tracing
 from backpressure.transports.factory import connect
 

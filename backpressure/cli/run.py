@@ -15,8 +15,8 @@ import click
 
 from backpressure.cli import options
 from backpressure.cli.run_outcome import EXIT_CODES, JUnitFile, command_line, from_here, print_outcome
-from backpressure.dashboards.run_lines import RunLines
-from backpressure.dashboards.run_live import RunLive
+from backpressure.dashboards.lines import RunLines
+from backpressure.dashboards.run_view import RunLive
 from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.brokers import BrokerChoice, parse_choice

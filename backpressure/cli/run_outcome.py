@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from backpressure.dashboards.run_verdict import verdict
+from backpressure.dashboards.run_view import verdict
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.junit import junit_error, to_junit
 from backpressure.experiments.summary import Summary, Verdict

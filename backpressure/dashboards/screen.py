@@ -15,7 +15,7 @@ from rich.segment import Segment
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards import Cards
-from backpressure.dashboards.status_lines import StatusLines
+from backpressure.dashboards.lines import StatusLines
 from backpressure.presentation.terminal import new_console
 
 __all__ = ["print_frame", "show"]

@@ -20,8 +20,8 @@ from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
 from backpressure.engines.workbench import Workbench
 from backpressure.settings import Settings
-from backpressure.telemetry.journal import JournalWriter
-from backpressure.telemetry.process import ProcessCost
+from backpressure.telemetry.journal_file import JournalWriter
+from backpressure.telemetry.own_process import ProcessCost
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
 

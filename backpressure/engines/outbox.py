@@ -16,7 +16,7 @@ from backpressure.core.histogram import Histogram
 from backpressure.core.journal import Outcome, ProducerRecord
 from backpressure.core.message import Message
 from backpressure.engines.clock import Clock
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.tracing import SendSpan
 from backpressure.transports.base import FULL, Cause, Refusal
 

@@ -23,8 +23,8 @@ from backpressure.engines.requests import Requests
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
-from backpressure.telemetry.journal import JournalWriter
-from backpressure.telemetry.process import ProcessCost
+from backpressure.telemetry.journal_file import JournalWriter
+from backpressure.telemetry.own_process import ProcessCost
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import QueueReading, Transport
 

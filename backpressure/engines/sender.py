@@ -23,7 +23,7 @@ from backpressure.engines.topology import QueueKeeper
 from backpressure.engines.waker import Waker
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import FULL, Cause, Refusal, Transport
 

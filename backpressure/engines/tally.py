@@ -12,7 +12,7 @@ from backpressure.core.message import Delivery, Metadata
 from backpressure.core.value import value
 from backpressure.engines.clock import Clock
 from backpressure.engines.work import Work
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 
 __all__ = ["Consumed", "Job", "Tally"]
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import BrokerState, EventKind, ProcessState, QueueState, Rates, Snapshot, Totals
 from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
-from backpressure.telemetry.process import ProcessCost
+from backpressure.telemetry.own_process import ProcessCost
 
 __all__ = ["MONITOR_COST_METRICS", "MONITOR_METRICS", "monitor_registry"]
 

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
 from backpressure.api.monitor_control import serve_control
-from backpressure.api.server import ApiServer
+from backpressure.api.serving import ApiServer
 from backpressure.core.controllers import LAWS
 from backpressure.core.reports import ConsumerReport, ProducerReport
 

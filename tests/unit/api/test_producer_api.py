@@ -16,9 +16,9 @@ from calling import IDLE, calling, producer_api, routes
 from stage import WORK, LateTransport, RecordingBroker, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
-from backpressure.api.body_limit import MAX_BODY_BYTES
 from backpressure.api.producer import producer_app
 from backpressure.api.producer_models import Purged, Unsent
+from backpressure.api.serving import MAX_BODY_BYTES
 from backpressure.api.status import ProducerStatus, State
 from backpressure.config import find_field, load
 from backpressure.core.controllers import LAWS

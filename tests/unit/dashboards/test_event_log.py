@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from backpressure.core.snapshot import Event, EventKind, Source
-from backpressure.dashboards.event_log import EventLines
+from backpressure.dashboards.lines import EventLines
 
 APPEARED = Event(1, EventKind.APPEARED, "producer \x1balice appeared")
 BLOCKED = Event(2, EventKind.BLOCKED, "the broker blocks alice")

@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 
 from backpressure.core.snapshot import Event, EventKind, Snapshot, Totals
-from backpressure.dashboards.run_lines import RunLines
-from backpressure.dashboards.run_live import RunLive, progress_bar, sparkline
-from backpressure.dashboards.run_verdict import verdict
+from backpressure.dashboards.lines import RunLines
+from backpressure.dashboards.run_view import RunLive, progress_bar, sparkline, verdict
 
 Make = Callable[..., Snapshot]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backpressure.core.snapshot import Event, EventKind, Snapshot, Source
-from backpressure.dashboards.status_lines import StatusLines
+from backpressure.dashboards.lines import StatusLines
 
 Make = Callable[..., Snapshot]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from backpressure import program
 from backpressure.core.snapshot import Snapshot
-from backpressure.dashboards.run_live import RunLive
+from backpressure.dashboards.run_view import RunLive
 
 
 def test_a_terminal_that_goes_away_does_not_stop_what_it_shows(snapshot: Callable[..., Snapshot]) -> None:

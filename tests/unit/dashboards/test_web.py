@@ -15,8 +15,7 @@ import pytest
 from backpressure.api import consumer as consumer_api
 from backpressure.api import producer as producer_api
 from backpressure.api.monitor import monitor_app
-from backpressure.api.monitor_feed import LiveFeed
-from backpressure.api.monitor_json import point
+from backpressure.api.monitor_feed import LiveFeed, point
 from backpressure.core.snapshot import QueueState, Snapshot, Source
 from backpressure.dashboards.web import assets
 from backpressure.settings import LIVE
@@ -85,8 +84,8 @@ def test_what_the_controls_send_is_what_the_control_apis_take() -> None:
     assert set(re.findall(r'ask\(process, "([\w-]+)"', script)) == {"config", "slow-down"}
     assert set(re.findall(r'value = paused \? "(\w+)" : "(\w+)"', script)) == {("resume", "pause")}
     ((producer, consumer),) = re.findall(r'\? "(\w+)" : "(\w+)"\]: Number', script)
-    assert producer in producer_api.ConfigRequest.model_fields
-    assert consumer in consumer_api.ConfigRequest.model_fields
+    assert producer in producer_api.ProducerConfigRequest.model_fields
+    assert consumer in consumer_api.ConsumerConfigRequest.model_fields
     assert set(re.findall(r'settings: \{ "([\w.]+)"', script)) <= LIVE["producer"]
     assert set(re.findall(r'"slow-down", \{ (\w+):', script)) <= set(consumer_api.SlowDownRequest.model_fields)
 

@@ -21,7 +21,7 @@ from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.sample import Sample
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 T0_NS = 1_000_000_000_000

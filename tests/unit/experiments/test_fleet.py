@@ -19,7 +19,7 @@ from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.supervisor import Child
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 
 PHASES = """
 name = "x"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from backpressure.dashboards.run_lines import RunLines
+from backpressure.dashboards.lines import RunLines
 from backpressure.experiments import library
 from backpressure.experiments.brokers import BrokerChoice
 from backpressure.experiments.rundir import create

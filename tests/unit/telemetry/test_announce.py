@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backpressure.telemetry.announce import announce
+from backpressure.telemetry.own_process import announce
 
 
 def test_the_facts_and_the_pid_are_in_the_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from backpressure.core.journal import RECORD_BYTES, Outcome, ProducerRecord, read_records
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 
 PER_STEP = (1 << 20) // RECORD_BYTES
 
@@ -63,7 +63,7 @@ WRITES_UNTIL_KILLED = """
 import os, signal, sys
 from pathlib import Path
 from backpressure.core.journal import Outcome, ProducerRecord
-from backpressure.telemetry.journal import JournalWriter
+from backpressure.telemetry.journal_file import JournalWriter
 
 journal = JournalWriter(Path(sys.argv[1]))
 for sequence in range(1000):

@@ -1,10 +1,15 @@
-"""What this process costs: memory and processor time, read at most once a second."""
+"""What a process tells of itself: that it is ready and under which addresses, and what it costs."""
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+from typing import Any
+
 import psutil
 
-__all__ = ["ProcessCost"]
+__all__ = ["ProcessCost", "announce"]
 
 _FRESH_S = 1.0
 
@@ -29,3 +34,13 @@ class ProcessCost:
         cpu_s = float(times.user + times.system)
         self.cpu_percent = round(100 * (cpu_s - self.cpu_s) / (now - self._read_at), 1)
         self.cpu_s, self._read_at = cpu_s, now
+
+
+def announce(path: str, **facts: Any) -> None:
+    """Write ``facts`` and this process's pid to the file ``path`` as JSON, atomically; "" writes nothing."""
+    if not path:
+        return
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"pid": os.getpid(), "ready": True, **facts}), encoding="utf-8")
+    partial.replace(target)

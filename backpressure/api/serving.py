@@ -18,7 +18,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
+from fastapi import HTTPException
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backpressure.core.addresses import bracketed
 from backpressure.core.local_http import is_from_other_site, is_loopback, names_this_machine
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
     Next = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["ApiServer"]
+__all__ = ["MAX_BODY_BYTES", "ApiServer", "BodyLimit"]
 
 _STOP_TIMEOUT_S = 3
 
@@ -165,3 +168,32 @@ def _given_token(authorization: str) -> bytes:
     except ValueError:
         return b""
     return password
+
+
+MAX_BODY_BYTES = 8 << 20
+_TOO_LARGE = f"at most {MAX_BODY_BYTES} bytes"
+
+
+class BodyLimit:
+    """Answers 413 to a body that is said to be too large, and to one that turns out to be."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; see ASGI."""
+        length = Headers(scope=scope).get("content-length", "0") if scope["type"] == "http" else "0"
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            await JSONResponse({"detail": _TOO_LARGE}, 413)(scope, receive, send)
+            return
+        read_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal read_bytes
+            message = await receive()
+            read_bytes += len(message.get("body", b""))
+            if read_bytes > MAX_BODY_BYTES:
+                raise HTTPException(413, _TOO_LARGE)
+            return message
+
+        await self._app(scope, counted, send)
