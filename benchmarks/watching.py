@@ -44,7 +44,7 @@ from backpressure.settings import Settings
 from backpressure.telemetry.metrics import expose
 from backpressure.telemetry.metrics_monitor import monitor_registry
 from backpressure.transports.factory import connect
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.rabbitmq_node import PrivateNode, find_rabbitmq, private_node
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from backpressure.errors import ConfigError
 from backpressure.program import printable
 from backpressure.settings import MOST_NAME_OCTETS, Settings
 from backpressure.transports.factory import connect
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 
 __all__ = ["cleanup", "ours_on_kafka"]
 

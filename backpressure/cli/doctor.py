@@ -27,7 +27,7 @@ from backpressure.program import check_output, printable_lines
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.kafka_node import OLDEST_JAVA, find_kafka, java_release, left_over
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 __all__ = ["doctor"]

@@ -27,7 +27,7 @@ from backpressure.settings import Settings
 from backpressure.telemetry.metrics_monitor import monitor_registry
 from backpressure.telemetry.own_process import announce
 from backpressure.transports.factory import connect
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 
 __all__ = ["monitor", "watch"]
 

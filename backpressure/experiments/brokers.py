@@ -22,7 +22,7 @@ from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.watch import watching
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
-from backpressure.transports.management import management_url
+from backpressure.transports.management_client import management_url
 from backpressure.transports.private_process import PrivateProcess
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 

@@ -14,7 +14,7 @@ __all__ = [
     "ExchangeInfo",
     "NodeInfo",
     "Overview",
-    "Policy",
+    "PolicyInfo",
     "QueueInfo",
 ]
 
@@ -161,7 +161,7 @@ class BindingInfo(_Info):
     routing_key: str = ""
 
 
-class Policy(_Info):
+class PolicyInfo(_Info):
     """Settings that the broker lays over all queues whose name matches ``pattern``; the highest priority wins."""
 
     name: str

@@ -24,9 +24,8 @@ except ModuleNotFoundError as error:
 
 from backpressure.transports.kafka.admin import KafkaAdmin
 from backpressure.transports.kafka.feedback import KafkaFeedback
-from backpressure.transports.kafka.names import Routes
 from backpressure.transports.kafka.probe import KafkaProbe
-from backpressure.transports.kafka.publisher import KafkaPublisher
+from backpressure.transports.kafka.publisher import KafkaPublisher, Routes
 from backpressure.transports.kafka.records import dead_letter
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
 

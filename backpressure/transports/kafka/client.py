@@ -1,7 +1,7 @@
-"""librdkafka clients: how they are configured, how they get connected, and how an outage shows.
+"""librdkafka clients: how they are configured and connected, how an outage shows, and requests to the cluster.
 
 librdkafka connects, reconnects and resends by itself, with the pauses of our settings; what it cannot reach it reports
-to ``error_cb``, in the thread that polls the client.
+to ``error_cb``, in the thread that polls the client. The admin client polls itself.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
+from backpressure.core.kafka_names import topic_name
 from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
@@ -26,11 +28,11 @@ from backpressure.errors import (
     TransportError,
 )
 from backpressure.settings import BrokerSettings
-from backpressure.transports.kafka.failures import dial_error, reason_of
+from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
 from backpressure.transports.outage import Outage, pauses
 from backpressure.transports.tls import tls_context
 
-__all__ = ["Link", "PolledClient", "client_configuration", "cluster_id"]
+__all__ = ["KafkaLink", "KafkaRequests", "PolledClient", "client_configuration", "cluster_id"]
 
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _REFRESH_METADATA_MS = 1000  # a topic that is deleted, or comes back, is noticed within this
@@ -90,7 +92,7 @@ def cluster_id(url: str) -> str | None:
         return None
 
 
-class Link:
+class KafkaLink:
     """Whether the broker answers one client: how to get there, and who is told when it goes and comes back.
 
     Give `on_error` to the client as its ``error_cb``. A client that is polled in a thread calls `look_again` there
@@ -197,3 +199,51 @@ def _refusal(failure: OSError | None) -> str:
         return "host name unknown"
     number = re.search(r"\[Errno (\d+)\]", str(failure))
     return os.strerror(int(number[1])).lower() if number else "no answer in time"
+
+
+Result = TypeVar("Result")
+
+
+class KafkaRequests:
+    """One admin client."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+        self.address = broker.address()
+        self.timeout_s = broker.connect_timeout_s
+        self._link = KafkaLink(broker, outage)
+        self._configuration = client_configuration(broker, name) | {"error_cb": self._link.on_error}
+        self._client: AdminClient | None = None
+
+    @property
+    def client(self) -> AdminClient:
+        """The client, connected once; raises `NotConnectedError` before and after."""
+        if self._client is None:
+            raise NotConnectedError(f"not connected to the broker at {self.address}")
+        return self._client
+
+    async def start(self) -> None:
+        """Connect; raises `TransportError`."""
+        client = AdminClient(self._configuration)
+        await self._link.dial(client)
+        self._client = client
+
+    async def stop(self) -> None:
+        """Close."""
+        await asyncio.to_thread(self._release)
+
+    async def answer(self, future: Future[Result], queue: str = "") -> Result:
+        """Return the cluster's answer about ``queue``; raises `TransportError` with its reason."""
+        try:
+            return await asyncio.wrap_future(future)
+        except KafkaException as error:
+            raise kafka_error(error.args[0], self.address, queue) from error
+
+    async def partitions(self, queue: str) -> list[TopicPartition]:
+        """Return the partitions of the queue's topic; raises `QueueNotFoundError`."""
+        topic = topic_name(queue)
+        asked = self.client.describe_topics(TopicCollection([topic]), request_timeout=self.timeout_s)
+        described: Any = await self.answer(asked[topic], queue)
+        return [TopicPartition(topic, partition.id) for partition in described.partitions]
+
+    def _release(self) -> None:
+        self._client = None  # destroying it joins its threads

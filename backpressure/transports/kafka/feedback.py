@@ -15,9 +15,8 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, Topi
 from backpressure.core.kafka_names import topic_name
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.kafka.client import Link, client_configuration
-from backpressure.transports.kafka.requests import Requests
-from backpressure.transports.kafka.topics import Topic, create_topics
+from backpressure.transports.kafka.admin import Topic, create_topics
+from backpressure.transports.kafka.client import KafkaLink, KafkaRequests, client_configuration
 from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaFeedback"]
@@ -34,8 +33,8 @@ class KafkaFeedback:
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str) -> None:
         self._topic = topic_name(exchange)
-        self._requests = Requests(broker, outage, name)
-        self._link = Link(broker, outage, on_up=self._after_outage)
+        self._requests = KafkaRequests(broker, outage, name)
+        self._link = KafkaLink(broker, outage, on_up=self._after_outage)
         self._configuration = client_configuration(broker, name) | {"error_cb": self._link.on_error}
         self._timeout_s = broker.connect_timeout_s
         self._polling = threading.Thread(target=self._poll_until_stopped, name=name, daemon=True)

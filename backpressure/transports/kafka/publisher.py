@@ -15,19 +15,35 @@ from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException
 
+from backpressure.core.kafka_names import topic_name
 from backpressure.core.message import Message
 from backpressure.errors import NotConnectedError
-from backpressure.settings import BrokerSettings
+from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import PublisherListener
 from backpressure.transports.kafka.failures import MISSING, reason_of, refusal_of
-from backpressure.transports.kafka.names import Routes
+from backpressure.transports.kafka.producer_thread import ProducerThread, Report
 from backpressure.transports.kafka.records import content_of
-from backpressure.transports.kafka.sender import Report, Sender
 from backpressure.transports.outage import Outage
 
-__all__ = ["KafkaPublisher"]
+__all__ = ["KafkaPublisher", "Routes"]
 
 _NO_ROUTE = "NO_ROUTE (312)"  # as AMQP has it
+
+
+class Routes:
+    """The bindings of one experiment."""
+
+    def __init__(self, queue: QueueSettings) -> None:
+        self._bound = (queue.exchange, queue.routing_key)
+        self._topics = tuple(
+            topic_name(name) for name in ([queue.work, queue.audit] if queue.auditing else [queue.work])
+        )
+
+    def topics(self, exchange: str, routing_key: str) -> tuple[str, ...]:
+        """Return the topics: the default exchange reaches the queue named by the key, any other those bound to it."""
+        if not exchange:
+            return (topic_name(routing_key),)
+        return self._topics if (exchange, routing_key) == self._bound else ()
 
 
 @dataclass(slots=True)
@@ -48,7 +64,7 @@ class KafkaPublisher:
         self._name = name
         self._routes = routes
         self._listener: PublisherListener
-        self._sender: Sender | None = None
+        self._sender: ProducerThread | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._epoch = 0
         self._last_tag = 0
@@ -101,7 +117,7 @@ class KafkaPublisher:
 
     async def _connect(self) -> None:
         self._epoch += 1
-        sender = Sender(
+        sender = ProducerThread(
             self._broker,
             self._outage,
             self._name,
@@ -149,7 +165,7 @@ class KafkaPublisher:
         self._listener.on_lost(loss)
         self._renewal = asyncio.create_task(self._renew(sender), name=f"renew {self._name}")
 
-    async def _renew(self, sender: Sender) -> None:
+    async def _renew(self, sender: ProducerThread) -> None:
         await asyncio.to_thread(sender.close, 0.0)
         await self._connect()
 

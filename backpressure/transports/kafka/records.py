@@ -18,7 +18,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE
 from confluent_kafka import Message as Record
 
 from backpressure.core.message import Delivery, HeaderValue, Message
-from backpressure.transports.dead_letters import death_headers
+from backpressure.transports.deaths import death_headers
 
 __all__ = ["Headers", "content_of", "dead_letter", "headers_of", "message_from"]
 

@@ -21,9 +21,8 @@ from backpressure.core.message import Delivery
 from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
-from backpressure.transports.kafka.dead_letters import DeadLetterTopic
-from backpressure.transports.kafka.membership import Membership
-from backpressure.transports.kafka.polling import weight_of
+from backpressure.transports.kafka.dead_letter_topic import DeadLetterTopic
+from backpressure.transports.kafka.group import Membership, weight_of
 from backpressure.transports.kafka.records import message_from
 from backpressure.transports.kafka.settled import Commit, Mark, PartitionProgress
 from backpressure.transports.outage import Outage

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.settings import Settings
-from backpressure.transports.dead_letters import dead_letter
+from backpressure.transports.deaths import dead_letter
 from backpressure.transports.memory.admin import MemoryAdmin, MemoryFeedback, MemoryProbe
-from backpressure.transports.memory.broker import MemoryBroker
+from backpressure.transports.memory.memory_broker import MemoryBroker
 from backpressure.transports.memory.publisher import MemoryPublisher
 from backpressure.transports.memory.subscriber import MemorySubscriber
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from backpressure.core.message import Delivery
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import BrokerIdentity, QueueReading
-from backpressure.transports.memory.broker import MemoryBroker, MemoryQueue
-from backpressure.transports.topology import bound_policy, queue_declarations
+from backpressure.transports.memory.memory_broker import MemoryBroker, MemoryQueue
+from backpressure.transports.queue_declarations import bound_policy, queue_declarations
 from backpressure.version import __version__
 
 __all__ = ["MemoryAdmin", "MemoryFeedback", "MemoryProbe"]

@@ -7,7 +7,7 @@ import asyncio
 from backpressure.core.message import Message
 from backpressure.errors import NotConnectedError
 from backpressure.transports.base import PublisherListener
-from backpressure.transports.memory.broker import MemoryBroker
+from backpressure.transports.memory.memory_broker import MemoryBroker
 
 __all__ = ["MemoryPublisher"]
 
@@ -57,7 +57,7 @@ class MemoryPublisher:
             self._broker.clients.remove(self)
 
     def lose(self, reason: str) -> None:
-        """See `Client.lose`."""
+        """See `MemoryClient.lose`."""
         self.ready = False
         self._epoch += 1
         self._held.clear()
@@ -65,7 +65,7 @@ class MemoryPublisher:
         asyncio.get_running_loop().call_soon(self._connect)
 
     def on_alarm_over(self) -> None:
-        """See `Client.on_alarm_over`."""
+        """See `MemoryClient.on_alarm_over`."""
         if not self._held:
             return
         for publication in self._held:

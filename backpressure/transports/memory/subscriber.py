@@ -8,7 +8,7 @@ import time
 from backpressure.core.message import Delivery
 from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.transports.base import SubscriberListener
-from backpressure.transports.memory.broker import Entry, MemoryBroker
+from backpressure.transports.memory.memory_broker import MemoryBroker, MemoryEntry
 
 __all__ = ["MemorySubscriber"]
 
@@ -25,7 +25,7 @@ class MemorySubscriber:
         self._prefetch = 1
         self._epoch = 0
         self._tag = 0
-        self._unsettled: dict[int, Entry] = {}
+        self._unsettled: dict[int, MemoryEntry] = {}
         self._paused = False
         self._connected = False
 
@@ -78,11 +78,11 @@ class MemorySubscriber:
             self._broker.clients.remove(self)
 
     def has_room(self) -> bool:
-        """See `Consumer.has_room`."""
+        """See `MemoryConsumer.has_room`."""
         return self._connected and not self._paused and len(self._unsettled) < self._prefetch
 
-    def take(self, entry: Entry) -> None:
-        """See `Consumer.take`."""
+    def take(self, entry: MemoryEntry) -> None:
+        """See `MemoryConsumer.take`."""
         self._tag += 1
         self._unsettled[self._tag] = entry
         delivery = Delivery(
@@ -97,11 +97,11 @@ class MemorySubscriber:
         self._listener.on_delivery(delivery)
 
     def on_queue_deleted(self) -> None:
-        """See `Consumer.on_queue_deleted`."""
+        """See `MemoryConsumer.on_queue_deleted`."""
         self._lose(QueueNotFoundError(self._queue))
 
     def lose(self, reason: str) -> None:
-        """See `Client.lose`."""
+        """See `MemoryClient.lose`."""
         self._lose(NotConnectedError(f"lost the broker in this process ({reason})"))
 
     def on_alarm_over(self) -> None:

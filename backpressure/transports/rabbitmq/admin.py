@@ -20,11 +20,11 @@ from backpressure.errors import (
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.outage import Outage
+from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, queue_declarations
 from backpressure.transports.rabbitmq.failures import request_error
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
 from backpressure.transports.rabbitmq.queue_bound import BOUND_ARGUMENTS, BoundPolicy
 from backpressure.transports.rabbitmq.wire import read_elsewhere
-from backpressure.transports.topology import QueueDeclaration, bound_policy, queue_declarations
 
 __all__ = ["RabbitMQAdmin"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError, UnsupportedError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.management import ManagementClient, Policy, QueueInfo
+from backpressure.transports.management_client import ManagementClient, PolicyInfo, QueueInfo
 
 __all__ = ["BOUND_ARGUMENTS", "BoundPolicy"]
 
@@ -50,7 +50,7 @@ class BoundPolicy:
         assert self._management is not None, "ask is_possible() first"
         if definition:
             pattern = f"^{re.escape(queue)}$"
-            await self._management.set_policy(Policy(name=_name(queue), pattern=pattern, definition=definition))
+            await self._management.set_policy(PolicyInfo(name=_name(queue), pattern=pattern, definition=definition))
         else:
             await self._management.delete_policy(_name(queue))
 
@@ -86,7 +86,7 @@ def _name(queue: str) -> str:
     return f"pace-bound-{queue}"
 
 
-def _matches(policy: Policy, queue: str) -> bool:
+def _matches(policy: PolicyInfo, queue: str) -> bool:
     try:
         return re.search(policy.pattern, queue) is not None
     except re.error:  # valid for Erlang, not for Python: it may match

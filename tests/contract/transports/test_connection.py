@@ -12,7 +12,7 @@ import pytest
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, NotConnectedError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 
 Play = Callable[..., None]
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 
 Play = Callable[..., None]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backpressure.errors import AccessRefusedError, QueueNotFoundError
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 
 Play = Callable[..., None]
 

@@ -13,7 +13,7 @@ from backpressure.cli.commands import pace
 from backpressure.errors import AccessRefusedError, PreconditionFailedError
 from backpressure.settings import QueueSettings, Settings
 from backpressure.transports.factory import connect
-from backpressure.transports.management import ManagementClient
+from backpressure.transports.management_client import ManagementClient
 
 Play = Callable[..., None]
 

@@ -20,7 +20,7 @@ from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import AccessRefusedError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
-from backpressure.transports.management import ManagementClient, Policy
+from backpressure.transports.management_client import ManagementClient, PolicyInfo
 
 Play = Callable[..., None]
 
@@ -79,7 +79,7 @@ def test_without_a_management_api_the_bound_is_an_argument_and_the_error_says_wh
     play(story, max_length=3)
 
 
-async def applying(management: ManagementClient, bench: Any) -> list[Policy]:
+async def applying(management: ManagementClient, bench: Any) -> list[PolicyInfo]:
     """Return the policies for the story's own queue: other tests leave theirs on the node."""
     return [policy for policy in await management.policies() if re.search(policy.pattern, bench.queue.work)]
 
@@ -87,7 +87,7 @@ async def applying(management: ManagementClient, bench: Any) -> list[Policy]:
 def test_a_policy_of_somebody_else_is_not_hidden_by_ours(play: Play) -> None:
     async def story(bench: Any) -> None:
         async with ManagementClient(bench.broker.management_url) as management:
-            theirs = Policy(name="theirs", pattern=f"^{bench.queue.work}", definition={"max-length": 100})
+            theirs = PolicyInfo(name="theirs", pattern=f"^{bench.queue.work}", definition={"max-length": 100})
             await bench.admin.delete(bench.queue.work)
             await management.set_policy(theirs)
             try:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.management import ConnectionInfo, ManagementClient, QueueInfo, management_url
+from backpressure.transports.management_client import ConnectionInfo, ManagementClient, QueueInfo, management_url
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.settings import QueueSettings
-from backpressure.transports.topology import QueueDeclaration, bound_policy, queue_declarations
+from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, queue_declarations
 
 DEAD_LETTERS = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work.queue.dlq"}
 

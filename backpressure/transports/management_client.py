@@ -24,7 +24,7 @@ from backpressure.transports.management_models import (
     ExchangeInfo,
     NodeInfo,
     Overview,
-    Policy,
+    PolicyInfo,
     QueueInfo,
 )
 
@@ -37,7 +37,7 @@ __all__ = [
     "ManagementClient",
     "NodeInfo",
     "Overview",
-    "Policy",
+    "PolicyInfo",
     "QueueInfo",
     "management_url",
 ]
@@ -150,11 +150,11 @@ class ManagementClient:
         """Return all bindings of the virtual host."""
         return await self._get(f"/api/bindings/{self._virtual_host}", list[BindingInfo])
 
-    async def policies(self) -> list[Policy]:
+    async def policies(self) -> list[PolicyInfo]:
         """Return all policies of the virtual host."""
-        return await self._get(f"/api/policies/{self._virtual_host}", list[Policy])
+        return await self._get(f"/api/policies/{self._virtual_host}", list[PolicyInfo])
 
-    async def set_policy(self, policy: Policy) -> None:
+    async def set_policy(self, policy: PolicyInfo) -> None:
         """Create or replace a policy; queues follow within moments."""
         document = policy.model_dump(exclude={"name", "apply_to"}) | {"apply-to": policy.apply_to}
         await self._request("PUT", f"/api/policies/{self._virtual_host}/{_path(policy.name)}", document)

@@ -15,13 +15,13 @@ from typing import Protocol
 
 from backpressure.core.message import Message
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError
-from backpressure.transports.dead_letters import dead_letter
+from backpressure.transports.deaths import dead_letter
 
-__all__ = ["Client", "Consumer", "Entry", "MemoryBroker", "MemoryQueue"]
+__all__ = ["MemoryBroker", "MemoryClient", "MemoryConsumer", "MemoryEntry", "MemoryQueue"]
 
 
 @dataclass(slots=True)
-class Entry:
+class MemoryEntry:
     """A message in a queue. ``order`` is its place, which it keeps when it is requeued."""
 
     order: int
@@ -32,7 +32,7 @@ class Entry:
     redelivered: bool = False
 
 
-class Client(Protocol):
+class MemoryClient(Protocol):
     """Something connected that can lose its connection."""
 
     def lose(self, reason: str) -> None:
@@ -42,13 +42,13 @@ class Client(Protocol):
         """The broker takes messages again."""
 
 
-class Consumer(Protocol):
+class MemoryConsumer(Protocol):
     """Something that takes messages from a queue."""
 
     def has_room(self) -> bool:
         """Whether one more unsettled delivery is allowed."""
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: MemoryEntry) -> None:
         """Accept one delivery."""
 
     def on_queue_deleted(self) -> None:
@@ -63,10 +63,10 @@ class MemoryQueue:
     durable: bool
     arguments: Mapping[str, str | int]
     bound: Mapping[str, str | int] = field(default_factory=dict)
-    ready: deque[Entry] = field(default_factory=deque)
+    ready: deque[MemoryEntry] = field(default_factory=deque)
     ready_bytes: int = 0
     unacked: int = 0
-    consumers: deque[Consumer] = field(default_factory=deque)
+    consumers: deque[MemoryConsumer] = field(default_factory=deque)
 
     @property
     def overflow(self) -> str:
@@ -80,7 +80,7 @@ class MemoryQueue:
             or self.ready_bytes + extra_bytes > int(self.bound.get("max-length-bytes", 1 << 62))
         )  # fmt: skip
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: MemoryEntry) -> None:
         """Put a message in its place: at the end for a new one, before its successors for a requeued one."""
         place = len(self.ready)
         if self.ready and self.ready[-1].order > entry.order:
@@ -88,7 +88,7 @@ class MemoryQueue:
         self.ready.insert(place, entry)
         self.ready_bytes += len(entry.message.body)
 
-    def pop(self) -> Entry:
+    def pop(self) -> MemoryEntry:
         """Take the oldest message."""
         entry = self.ready.popleft()
         self.ready_bytes -= len(entry.message.body)
@@ -101,7 +101,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.queues: dict[str, MemoryQueue] = {}
         self.bindings: dict[str, list[tuple[str, str]]] = {}
-        self.clients: list[Client] = []
+        self.clients: list[MemoryClient] = []
         self.listeners: dict[str, list[Callable[[bytes], None]]] = {}
         self.alarm = ""
         self._orders = itertools.count()
@@ -170,7 +170,7 @@ class MemoryBroker:
         accepted = [self._offer(queue, message, exchange, routing_key) for queue in targets]
         return bool(targets), all(accepted)
 
-    def requeue(self, name: str, entry: Entry) -> None:
+    def requeue(self, name: str, entry: MemoryEntry) -> None:
         """Put an unsettled message back in its place, marked as redelivered."""
         if (queue := self.queues.get(name)) is not None:
             queue.unacked -= 1
@@ -178,7 +178,7 @@ class MemoryBroker:
             queue.add(entry)
             self.pump_soon(queue)
 
-    def settle(self, name: str, entry: Entry, *, dead_letter: bool = False) -> None:
+    def settle(self, name: str, entry: MemoryEntry, *, dead_letter: bool = False) -> None:
         """Forget an unsettled message, or send it to the queue's dead letters as rejected."""
         if (queue := self.queues.get(name)) is not None:
             queue.unacked -= 1
@@ -209,7 +209,7 @@ class MemoryBroker:
         lifetimes_ms = [message.expiration_ms, queue.arguments.get("x-message-ttl")]
         lifetime_ms = min((int(known) for known in lifetimes_ms if known is not None), default=None)
         expires_at = float("inf") if lifetime_ms is None else asyncio.get_running_loop().time() + lifetime_ms / 1000
-        entry = Entry(next(self._orders), message, exchange, routing_key, expires_at)
+        entry = MemoryEntry(next(self._orders), message, exchange, routing_key, expires_at)
         if queue.overflow != "drop-head" and queue.is_over(1, len(message.body)):
             if queue.overflow == "reject-publish-dlx":
                 self._dead_letter(queue, entry, "maxlen")
@@ -228,7 +228,7 @@ class MemoryBroker:
         while queue.ready and queue.ready[0].expires_at <= now:
             self._dead_letter(queue, queue.pop(), "expired")
 
-    def _dead_letter(self, queue: MemoryQueue, entry: Entry, reason: str) -> None:
+    def _dead_letter(self, queue: MemoryQueue, entry: MemoryEntry, reason: str) -> None:
         routing_key = str(queue.arguments.get("x-dead-letter-routing-key", entry.routing_key))
         if "x-dead-letter-exchange" not in queue.arguments:
             return

@@ -1,13 +1,17 @@
-"""The member of a consumer group: one librdkafka consumer and the thread that polls it.
+"""The member of a consumer group: one librdkafka consumer, the thread that polls it, and how long it lasts.
 
 The thread never stops polling, however long the work takes, so the group never takes this member for dead. What it
 fetches ahead is bounded: while the buffer on the event loop is full it fetches nothing, and if that lasts it pauses the
-partitions. Rebalances happen in the thread; before a partition is given up the event loop is asked what to commit.
+partitions. Rebalances happen in the thread; before it gives up a partition it asks the event loop what to commit.
+
+`Membership` waits until the group lets a member in. When the thread of a member has ended, another one takes its place
+after a pause.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -22,16 +26,15 @@ from confluent_kafka import Message as Record
 from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.kafka.client import Link, client_configuration
+from backpressure.transports.kafka.client import KafkaLink, client_configuration
 from backpressure.transports.kafka.failures import MISSING, REFUSED, kafka_error
 from backpressure.transports.kafka.settled import Commit, Mark
-from backpressure.transports.outage import Outage
+from backpressure.transports.outage import Outage, pauses
 
-__all__ = ["POLL_S", "SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "weight_of"]
+__all__ = ["POLL_S", "SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "Membership", "weight_of"]
 
 SESSION_TIMEOUT_S = 6.0
 """A member that was killed keeps its partitions for this long: the shortest that brokers allow by default."""
-
 POLL_S = 0.02  # a commit waits for the end of a poll: only the thread that polls a consumer may do anything with it
 _BATCH = 100
 _FULL, _LOW = 200, 100  # fetched and not delivered: messages, of 64 KiB at most
@@ -47,6 +50,8 @@ _OPTIONS = {
     "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 10,
 }
+_log = logging.getLogger("backpressure")
+_JOIN_WITHIN_S = 30.0  # a new group waits for 3 s by default, and for a dead member's session, 6 s
 
 
 class GroupListener(Protocol):
@@ -87,7 +92,7 @@ class GroupMember:
         self._queue = queue
         self._topic = topic_name(queue)
         self._listener = listener
-        self._link = Link(broker, outage)
+        self._link = KafkaLink(broker, outage)
         self._loop = asyncio.get_running_loop()
         self._consumer = Consumer(
             client_configuration(broker, name)
@@ -105,7 +110,7 @@ class GroupMember:
         self._look_at = 0.0
 
     async def start(self) -> None:
-        """Connect; raises `QueueNotFoundError` and whatever `Link.dial` does."""
+        """Connect; raises `QueueNotFoundError` and whatever `KafkaLink.dial` does."""
         metadata = await self._link.dial(self._consumer)
         if self._topic not in metadata.topics:
             raise QueueNotFoundError(self._queue)
@@ -248,3 +253,87 @@ class GroupMember:
 def weight_of(record: Record) -> int:
     """Return what a record counts for in the buffer: large ones for more than one."""
     return 1 + len(record.value() or b"") // 65_536
+
+
+class Membership:
+    """One member after the other; there is always one to ask."""
+
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, queue: str, listener: GroupListener) -> None:
+        self._broker = broker
+        self._outage = outage
+        self._name = name
+        self._queue = queue
+        self._listener = listener
+        self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pauses = pauses(broker.reconnect_min_s, broker.reconnect_max_s)
+        self._rejoining: asyncio.Task[None] | None = None
+        self._said_refused = False
+        self.member = self._new_member()
+
+    async def join(self) -> None:
+        """Connect, and return when the group has let us in.
+
+        Raises `TransportError` when it refuses, or when it takes its time and nobody is to wait.
+        """
+        await self.member.start()
+        while not (await asyncio.wait({self._joined}, timeout=_JOIN_WITHIN_S))[0]:
+            error = NotConnectedError(
+                f"the group {group_id(self._queue)!r} at {self._broker.address()} has let nobody in for "
+                f"{_JOIN_WITHIN_S:g} s"
+            )
+            if not self._broker.wait:
+                raise error
+            _log.warning("%s: still waiting", error)
+        self._joined.result()
+
+    def assigned(self) -> bool:
+        """The group has given us partitions, or told that there are none; return whether that let us in."""
+        if self._joined.done():
+            return False
+        self._joined.set_result(None)
+        self._outage.end()
+        return True
+
+    def refused(self, error: TransportError) -> None:
+        """The broker lets us not join, or not read: final for who waits to join, and worth a line later."""
+        if not self._joined.done():
+            self._joined.set_exception(error)
+        elif not self._said_refused:
+            self._said_refused = True
+            _log.warning("%s", error)
+
+    def received(self) -> None:
+        """Messages come: nobody refuses anything."""
+        self._said_refused = False
+
+    def died(self, error: TransportError) -> bool:
+        """The member cannot go on: another one joins, if this one had; return whether that was so."""
+        if not self._joined.done():
+            self._joined.set_exception(error)
+            return False
+        self._outage.begin(error)
+        self._joined = asyncio.get_running_loop().create_future()
+        self._rejoining = asyncio.create_task(self._rejoin(), name=f"rejoin {self._name}")
+        return True
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+        await self.member.stop()
+
+    async def _rejoin(self) -> None:
+        while True:
+            await asyncio.sleep(next(self._pauses))
+            self.member = self._new_member()
+            try:
+                await self.join()
+            except TransportError as error:
+                _log.warning("%s: joining again", error)
+                await self.member.stop()
+                self._joined = asyncio.get_running_loop().create_future()
+            else:
+                return
+
+    def _new_member(self) -> GroupMember:
+        return GroupMember(self._broker, self._outage, self._name, self._queue, self._listener)

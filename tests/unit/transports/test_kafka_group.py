@@ -11,9 +11,7 @@ from virtual_time import run_virtually
 
 from backpressure.errors import AccessRefusedError, NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.kafka import polling
-from backpressure.transports.kafka.membership import Membership
-from backpressure.transports.kafka.polling import GroupMember
+from backpressure.transports.kafka.group import GroupMember, Membership
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
 from backpressure.transports.outage import Outage
 
@@ -36,7 +34,7 @@ class FakeMember:
 @pytest.fixture(autouse=True)
 def made(monkeypatch: pytest.MonkeyPatch) -> list[FakeMember]:
     FakeMember.made = []
-    monkeypatch.setattr("backpressure.transports.kafka.membership.GroupMember", FakeMember)
+    monkeypatch.setattr("backpressure.transports.kafka.group.GroupMember", FakeMember)
     return FakeMember.made
 
 
@@ -140,7 +138,7 @@ def test_what_the_polling_thread_is_refused_or_ends_by_reaches_the_loop(monkeypa
     def fail(_: GroupMember) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(polling.GroupMember, "_poll_until_stopped", fail)
+    monkeypatch.setattr(GroupMember, "_poll_until_stopped", fail)
 
     async def story() -> list[TransportError]:
         told: list[TransportError] = []

@@ -6,24 +6,23 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from backpressure.settings import BrokerSettings
-from backpressure.transports.kafka.client import Link, client_configuration
-from backpressure.transports.kafka.spread import Spread
+from backpressure.transports.kafka.client import KafkaLink, client_configuration
 from backpressure.transports.outage import Outage
 
-__all__ = ["Report", "Sender"]
+__all__ = ["ProducerThread", "Report", "Spread"]
 
 Report = tuple[int, KafkaError | None]
 """The tag of a message, and why it was not written if it was not."""
-
 _POLL_S = 0.1
 _PARTITIONS_KNOWN_FOR_S = 5.0  # some may be added while we send
 _LOOK_S = 0.5
@@ -37,7 +36,33 @@ _OPTIONS = {
 }
 
 
-class Sender:
+class Spread:
+    """Whose turn it is, topic by topic."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[str, list[int]] = {}
+        self._turns: dict[str, Iterator[int]] = {}
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics in use: `learn` should be told of theirs now and then."""
+        return tuple(self._turns)
+
+    def learn(self, topic: str, partitions: Iterable[int]) -> None:
+        """Take note that ``topic`` has these partitions now; none when it is missing."""
+        numbers = sorted(partitions)
+        if self._partitions.get(topic) != numbers:
+            self._partitions[topic] = numbers
+            self._turns.pop(topic, None)
+
+    def next(self, topic: str) -> int | None:
+        """Return the partition for the next message of ``topic``, or None while its partitions are unknown."""
+        if topic not in self._turns:
+            self._turns[topic] = cycle(self._partitions.get(topic, ()))
+        return next(self._turns[topic], None)
+
+
+class ProducerThread:
     """Sends until closed; all callbacks run on the event loop."""
 
     def __init__(
@@ -52,7 +77,7 @@ class Sender:
         on_fatal: Callable[[KafkaError], None],
     ) -> None:
         """``on_reports`` gets delivery reports in batches; after ``on_fatal`` nothing can be sent any more."""
-        self._link = Link(broker, outage, on_down=on_blocked, on_up=on_unblocked)
+        self._link = KafkaLink(broker, outage, on_down=on_blocked, on_up=on_unblocked)
         self._on_reports = on_reports
         self._on_fatal = on_fatal
         self._reports: deque[Report] = deque()
