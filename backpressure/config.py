@@ -24,7 +24,8 @@ from pydantic_core import ErrorDetails
 from backpressure.derived import bound_of_strategy
 from backpressure.environment import NESTED, PREFIX, dotenv, without_injected
 from backpressure.errors import ConfigError
-from backpressure.settings import Section, Settings
+from backpressure.knobs import Section
+from backpressure.settings import Settings
 
 __all__ = ["allowed", "as_environment", "find_field", "load", "render", "replaced"]
 

@@ -11,25 +11,29 @@ import getpass
 import re
 from collections.abc import Collection
 from math import inf
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
+from typing import Annotated, Literal, Self
+from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from backpressure.core.addresses import bracketed
+from backpressure.knobs import (
+    MOST_NAME_OCTETS,
+    BrokerUrl,
+    Host,
+    KafkaUrl,
+    Name,
+    Port,
+    Prefetch,
+    Rate,
+    Section,
+    http_url,
+    knob,
+    octets,
 )
-
-from backpressure.core.addresses import bracketed, plain_host
 
 __all__ = [
     "LIVE",
-    "MOST_NAME_OCTETS",
     "ApiSettings",
     "BrokerSettings",
     "ConsumerSettings",
@@ -42,89 +46,26 @@ __all__ = [
     "ProducerSettings",
     "QueueSettings",
     "RetrySettings",
-    "Section",
     "Settings",
     "TracingSettings",
     "is_live",
-    "knob",
 ]
-
-
-def knob(default: Any, unit: str, reason: str, *, word: str = "", **limits: Any) -> Any:
-    """Declare a setting: its default, its unit ("" for none), one line of reason, and pydantic's limits.
-
-    ``word`` is a text that is allowed in place of a number.
-    """
-    extra: dict[str, Any] = {"unit": unit, "word": word} if word else {"unit": unit}
-    return Field(default, description=reason, json_schema_extra=extra, **limits)
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values stay validated when they are changed."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_unicode(cls, value: object) -> object:
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError("is no text: it has bytes that are not UTF-8, or half of a surrogate pair")
-        return value
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-def _octets(most: int) -> AfterValidator:
-    """Limit a text that AMQP or Kafka counts in octets of UTF-8, not in letters."""
-
-    def check(text: str) -> str:
-        if len(text.encode()) > most:
-            raise ValueError(f"expected at most {most} octets in UTF-8, and these are {len(text.encode())}")
-        return text
-
-    return AfterValidator(check)
-
-
-MOST_NAME_OCTETS = 255
-"""Longest name of a queue, an exchange or a virtual host in AMQP."""
-
-Name = Annotated[str, Field(min_length=1), _octets(200)]  # we append to some of them
-Host = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(plain_host)]
-
-
-def _auto_or_number(value: object) -> object:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    if value != "auto" and not (type(value) is int and 1 <= value <= 65535):
-        raise ValueError("expected a whole number ≥ 1 and ≤ 65535, or auto")
-    return value
-
-
-Prefetch = Annotated[Annotated[int, Field(ge=1, le=65535)] | Literal["auto"], BeforeValidator(_auto_or_number)]
-
-
-_MAX = "max"
-
-
-def _zero_for_max(value: object) -> object:
-    return 0.0 if isinstance(value, str) and value.strip().lower() == _MAX else value
-
-
-Rate = Annotated[float, BeforeValidator(_zero_for_max)]
-"""Messages per second; 0, or "max", is as fast as can be."""
 
 
 class BrokerSettings(Section):
     """Where the broker is and how patiently to look for it."""
 
-    url: str = knob("", "", "a full URL (amqp[s]:// kafka[+ssl]://) wins over host, port and user; empty: use those")
+    url: BrokerUrl = knob(
+        "", "", "a full URL (amqp[s]:// kafka[+ssl]://) wins over host, port and user; empty: use those"
+    )
     host: Host = knob("localhost", "", "machine the broker runs on")
     port: Port = knob(5672, "", "AMQP port")
     username: str = knob("guest", "", "RabbitMQ lets guest in from localhost only")
     password: SecretStr = knob(SecretStr("guest"), "", "never shown in logs, reports or /status")
-    virtual_host: Annotated[str, _octets(MOST_NAME_OCTETS)] = knob("/", "", "name space of queues and exchanges")
-    management_url: str = knob("", "", "management API, e.g. http://localhost:15672; empty: found from the host")
+    virtual_host: Annotated[str, octets(MOST_NAME_OCTETS)] = knob("/", "", "name space of queues and exchanges")
+    management_url: Annotated[str, http_url("http://localhost:15672", optional=True)] = knob(
+        "", "", "management API, e.g. http://localhost:15672; empty: found from the host"
+    )
     heartbeat_s: int = knob(30, "s", "a dead peer is noticed after about two of these", ge=0, le=600)
     connect_timeout_s: float = knob(5.0, "s", "one attempt to connect may take this long", gt=0, le=120)
     blocked_timeout_s: float = knob(300.0, "s", "give up on a connection the broker keeps blocked", gt=0)
@@ -137,30 +78,6 @@ class BrokerSettings(Section):
     ca_file: str = knob("", "", "certificate authority for amqps://; empty: the system's")
     cert_file: str = knob("", "", "client certificate for amqps://")
     key_file: str = knob("", "", "its private key")
-
-    @field_validator("url")
-    @classmethod
-    def _known_scheme(cls, value: str) -> str:
-        _refuse_cut_login(value)
-        if value and _parts(value).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
-            raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
-        if value.startswith("amqp"):
-            _refuse_bad_address(value)
-            if len(unquote_to_bytes(urlsplit(value).path[1:])) > MOST_NAME_OCTETS:
-                raise ValueError(f"expected a virtual host of at most {MOST_NAME_OCTETS} octets in UTF-8")
-        if value.startswith("kafka"):
-            _refuse_bad_servers(value)
-        return value
-
-    @field_validator("management_url")
-    @classmethod
-    def _is_http(cls, value: str) -> str:
-        _refuse_cut_login(value)
-        if value:
-            _refuse_bad_address(value)
-        if value and (urlsplit(value).scheme not in {"http", "https"} or urlsplit(value).port == 0):
-            raise ValueError("expected http:// or https://, for example http://localhost:15672")
-        return value
 
     @model_validator(mode="after")
     def _ordered_pauses(self) -> Self:
@@ -186,41 +103,6 @@ class BrokerSettings(Section):
         default = {"amqps": 5671}.get(parts.scheme, 5672)
         path = "" if unquote(parts.path) in {"/", "//", ""} else parts.path
         return f"{parts.scheme}://{bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
-
-
-def _refuse_cut_login(url: str) -> None:
-    """Refuse a login that these characters cut in two: what follows them would count, and show, as the address."""
-    if "@" in "".join(re.split("[/?#]", url.partition("://")[2], maxsplit=1)[1:]):
-        raise ValueError("in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
-
-
-def _refuse_bad_address(url: str) -> None:
-    parts = _parts(url)
-    try:
-        _ = parts.port
-        if parts.hostname:
-            plain_host(parts.hostname)
-    except ValueError:
-        raise ValueError(_ADDRESS_EXPECTED) from None
-
-
-def _parts(url: str) -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError:  # half of the brackets
-        raise ValueError(_ADDRESS_EXPECTED) from None
-
-
-_ADDRESS_EXPECTED = "expected host:port, with an IPv6 address in brackets, for example [::1]:5672"
-
-
-def _refuse_bad_servers(url: str) -> None:
-    for server in urlsplit(url).netloc.rpartition("@")[2].split(","):
-        found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?", server)
-        if found is None or not 0 < int(found[1] or 9092) <= 65535:
-            raise ValueError(
-                "expected servers as host:port, with commas between them, for example kafka://one:9092,two"
-            )
 
 
 class QueueSettings(Section):
@@ -261,7 +143,7 @@ class ProducerSettings(Section):
         1000.0,
         "msg/s",
         "offered load: ten times what one consumer can do, the mismatch we study; 0 or max: as fast as can be",
-        word=_MAX,
+        word="max",
         ge=0,
         le=1e7,
     )
@@ -315,7 +197,7 @@ class ConsumerSettings(Section):
         100.0,
         "msg/s",
         "what one consumer can do: 10 ms of work a message; 0 or max: as fast as can be",
-        word=_MAX,
+        word="max",
         ge=0,
         le=1e6,
     )
@@ -325,7 +207,7 @@ class ConsumerSettings(Section):
     processing_min_ms: float = knob(5.0, "ms", "shortest work when the distribution is uniform", ge=0)
     processing_max_ms: float = knob(15.0, "ms", "longest work when the distribution is uniform", ge=0)
     prefetch: Prefetch = knob("auto", "messages", "unsettled at most; auto: rate × round trip + a few, measured")
-    name: Annotated[str, _octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<pid>")
+    name: Annotated[str, octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<pid>")
     failure_rate: float = knob(
         0.0, "", "share of attempts that fail on purpose, to see retry and dead letters", ge=0, le=1
     )
@@ -423,8 +305,10 @@ class ApiSettings(Section):
 class LabSettings(Section):
     """The lab service (`pace lab`)."""
 
-    kafka_url: str = knob("", "", "broker of the /kafka endpoints, e.g. kafka://localhost:9092; empty: they answer 503")
-    prefix: Annotated[str, Field(min_length=1, max_length=100)] = knob(
+    kafka_url: KafkaUrl = knob(
+        "", "", "broker of the /kafka endpoints, e.g. kafka://localhost:9092; empty: they answer 503"
+    )
+    prefix: Annotated[str, Field(min_length=1), octets(100)] = knob(
         "lab", "", "first word of the lab's exchanges and queues"
     )
     kept_messages: int = knob(
@@ -433,16 +317,6 @@ class LabSettings(Section):
     seconds_per_complexity: float = knob(1.0, "s", "a task of complexity 3 takes three times this", gt=0, le=60)
     max_workers: int = knob(16, "processes", "task workers at most", ge=1, le=256)
     max_subscribers: int = knob(20, "subscribers", "each has a queue and a connection of its own", ge=1, le=1000)
-
-    @field_validator("kafka_url")
-    @classmethod
-    def _is_kafka(cls, value: str) -> str:
-        _refuse_cut_login(value)
-        if value and _parts(value).scheme not in {"kafka", "kafka+ssl"}:
-            raise ValueError("expected kafka://, for example kafka://localhost:9092")
-        if value:
-            _refuse_bad_servers(value)
-        return value
 
 
 class LogSettings(Section):
@@ -461,20 +335,12 @@ class TracingSettings(Section):
     """Traces of single messages, from publishing to processed, over OTLP/HTTP; needs the extra `otel`."""
 
     enabled: bool = knob(False, "", "off costs nothing")
-    endpoint: str = knob(
+    endpoint: Annotated[str, http_url("http://localhost:4318")] = knob(
         "http://localhost:4318", "", "a collector that speaks OTLP/HTTP, e.g. Jaeger; /v1/traces is added"
     )
     sample_ratio: float = knob(
         1.0, "", "share of messages that are traced; the producer decides, consumers follow", ge=0, le=1
     )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_http(cls, value: str) -> str:
-        _refuse_bad_address(value)
-        if urlsplit(value).scheme not in {"http", "https"}:
-            raise ValueError("expected http:// or https://, for example http://localhost:4318")
-        return value
 
 
 class ProcessSettings(Section):

@@ -10,8 +10,9 @@ from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.process import settings_from
 from backpressure.errors import ConfigError
+from backpressure.knobs import MOST_NAME_OCTETS
 from backpressure.program import printable
-from backpressure.settings import MOST_NAME_OCTETS, Settings
+from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management_client import ManagementClient
 

@@ -1,0 +1,169 @@
+"""How a setting is declared: `knob` and `Section`, and the types that several sections share.
+
+A type here checks a value wherever it comes from, and its error says what is allowed, with an example.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from backpressure.core.addresses import plain_host
+
+__all__ = [
+    "MOST_NAME_OCTETS",
+    "BrokerUrl",
+    "Host",
+    "KafkaUrl",
+    "Name",
+    "Port",
+    "Prefetch",
+    "Rate",
+    "Section",
+    "http_url",
+    "knob",
+    "octets",
+]
+
+
+def knob(default: Any, unit: str, reason: str, *, word: str = "", **limits: Any) -> Any:
+    """Declare a setting: its default, its unit ("" for none), one line of reason, and pydantic's limits.
+
+    ``word`` is a text that is allowed in place of a number.
+    """
+    extra: dict[str, Any] = {"unit": unit, "word": word} if word else {"unit": unit}
+    return Field(default, description=reason, json_schema_extra=extra, **limits)
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values stay validated when they are changed."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_unicode(cls, value: object) -> object:
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("is no text: it has bytes that are not UTF-8, or half of a surrogate pair")
+        return value
+
+
+# -- numbers and names -------------------------------------------------------------------------------------------------
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def octets(most: int) -> AfterValidator:
+    """Limit a text that AMQP or Kafka counts in octets of UTF-8, not in letters."""
+
+    def check(text: str) -> str:
+        if len(text.encode()) > most:
+            raise ValueError(f"expected at most {most} octets in UTF-8, and these are {len(text.encode())}")
+        return text
+
+    return AfterValidator(check)
+
+
+MOST_NAME_OCTETS = 255
+"""Longest name of a queue, an exchange or a virtual host in AMQP."""
+
+Name = Annotated[str, Field(min_length=1), octets(200)]  # we append to some of them
+Host = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(plain_host)]
+
+
+def _auto_or_number(value: object) -> object:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if value != "auto" and not (type(value) is int and 1 <= value <= 65535):
+        raise ValueError("expected a whole number ≥ 1 and ≤ 65535, or auto")
+    return value
+
+
+Prefetch = Annotated[Annotated[int, Field(ge=1, le=65535)] | Literal["auto"], BeforeValidator(_auto_or_number)]
+
+
+def _zero_for_max(value: object) -> object:
+    return 0.0 if isinstance(value, str) and value.strip().lower() == "max" else value
+
+
+Rate = Annotated[float, BeforeValidator(_zero_for_max)]
+"""Messages per second; 0, or "max", is as fast as can be."""
+
+
+# -- URLs --------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_cut_login(url: str) -> None:
+    """Refuse a login that these characters cut in two: what follows them would count, and show, as the address."""
+    if "@" in "".join(re.split("[/?#]", url.partition("://")[2], maxsplit=1)[1:]):
+        raise ValueError("in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
+
+
+def _refuse_bad_address(url: str) -> None:
+    parts = _parts(url)
+    try:
+        _ = parts.port
+        if parts.hostname:
+            plain_host(parts.hostname)
+    except ValueError:
+        raise ValueError(_ADDRESS_EXPECTED) from None
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # half of the brackets
+        raise ValueError(_ADDRESS_EXPECTED) from None
+
+
+_ADDRESS_EXPECTED = "expected host:port, with an IPv6 address in brackets, for example [::1]:5672"
+
+
+def _refuse_bad_servers(url: str) -> None:
+    for server in urlsplit(url).netloc.rpartition("@")[2].split(","):
+        found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?", server)
+        if found is None or not 0 < int(found[1] or 9092) <= 65535:
+            raise ValueError(
+                "expected servers as host:port, with commas between them, for example kafka://one:9092,two"
+            )
+
+
+def _broker_url(url: str) -> str:
+    _refuse_cut_login(url)
+    if url and _parts(url).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
+        raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
+    if url.startswith("amqp"):
+        _refuse_bad_address(url)
+        if len(unquote_to_bytes(_parts(url).path[1:])) > MOST_NAME_OCTETS:
+            raise ValueError(f"expected a virtual host of at most {MOST_NAME_OCTETS} octets in UTF-8")
+    if url.startswith("kafka"):
+        _refuse_bad_servers(url)
+    return url
+
+
+def _kafka_url(url: str) -> str:
+    if url and _parts(url).scheme not in {"kafka", "kafka+ssl"}:
+        raise ValueError("expected kafka://, for example kafka://localhost:9092")
+    return _broker_url(url)
+
+
+def http_url(example: str, *, optional: bool = False) -> AfterValidator:
+    """Return the check of an HTTP URL, whose error gives the ``example``; ``optional``: empty is allowed too."""
+
+    def check(url: str) -> str:
+        if optional and not url:
+            return url
+        _refuse_cut_login(url)
+        _refuse_bad_address(url)
+        if _parts(url).scheme not in {"http", "https"} or _parts(url).port == 0:
+            raise ValueError(f"expected http:// or https://, for example {example}")
+        return url
+
+    return AfterValidator(check)
+
+
+BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
+KafkaUrl = Annotated[str, AfterValidator(_kafka_url)]
