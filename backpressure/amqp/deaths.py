@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.tables import Long, Timestamp, decode_value, encode_value, join_tables, split_array, split_table
+from backpressure.amqp.field_tables import (
+    Long,
+    Timestamp,
+    decode_value,
+    encode_value,
+    join_tables,
+    split_array,
+    split_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backpressure.amqp.field_tables import RawTable
     from backpressure.amqp.properties import Properties
-    from backpressure.amqp.tables import RawTable
 
 __all__ = ["deaths_of", "is_cycle", "record_death"]
 

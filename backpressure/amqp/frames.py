@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from backpressure.amqp.errors import bad_frame
+from backpressure.amqp.decode_errors import bad_frame
 
 __all__ = [
     "ACK",

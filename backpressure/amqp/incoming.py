@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import cast
 
+from backpressure.amqp.field_tables import value_end
 from backpressure.amqp.frames import (
     ACK,
     BASIC,
@@ -30,7 +31,6 @@ from backpressure.amqp.frames import (
 )
 from backpressure.amqp.properties import FLAGS
 from backpressure.amqp.reading import UNREADABLE, read_properties, read_value
-from backpressure.amqp.tables import value_end
 from backpressure.core.message import HeaderValue, Message
 
 __all__ = ["NEEDS_MORE", "NOT_OURS", "Incoming", "OnConfirm", "OnMessage", "OnReturn", "message_from"]

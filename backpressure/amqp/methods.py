@@ -15,9 +15,9 @@ from typing import Any
 
 from pamqp import base, commands
 
-from backpressure.amqp.errors import bad_syntax, bad_text, unknown_method
+from backpressure.amqp.decode_errors import bad_syntax, bad_text, unknown_method
+from backpressure.amqp.field_tables import FieldTable, octets_of, short_string
 from backpressure.amqp.frames import FRAME_METHOD, frame
-from backpressure.amqp.tables import FieldTable, octets_of, short_string
 
 __all__ = ["decode_method", "encode_method", "method_frame", "queue_declare_ok", "read_short"]
 

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Mapping
 from functools import lru_cache
 
+from backpressure.amqp.field_tables import encode_value, short_string
 from backpressure.amqp.frames import BASIC, FRAME_METHOD, FRAME_OVERHEAD, PUBLISH, content_frames, frame
 from backpressure.amqp.properties import FLAGS
-from backpressure.amqp.tables import encode_value, short_string
 from backpressure.core.message import HeaderValue, Message
 
 __all__ = ["publish_frames"]

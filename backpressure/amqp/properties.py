@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from backpressure.amqp.tables import RawTable, check_table, join_table, split_table
+from backpressure.amqp.field_tables import RawTable, check_table, join_table, split_table
 
 __all__ = ["FLAGS", "LAYOUT", "Properties"]
 

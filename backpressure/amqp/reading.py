@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from backpressure.amqp.field_tables import MAX_DEPTH, decode_value, value_end
 from backpressure.amqp.properties import LAYOUT
-from backpressure.amqp.tables import MAX_DEPTH, decode_value, value_end
 
 __all__ = ["UNREADABLE", "read_properties", "read_table", "read_value"]
 

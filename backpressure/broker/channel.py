@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from backpressure.amqp.errors import bad_syntax
+from backpressure.amqp.decode_errors import bad_syntax
 from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, FRAME_METHOD, frame
 from backpressure.amqp.methods import decode_method, method_frame, queue_declare_ok
 from backpressure.broker.consuming import Consumer, Consuming

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from pamqp import commands
 
+from backpressure.amqp.field_tables import Long, encode_value, short_string
 from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
 from backpressure.amqp.methods import method_frame
-from backpressure.amqp.tables import Long, encode_value, short_string
 from backpressure.broker.direct_reply import ReplyConsumer
 from backpressure.broker.replies import precondition_failed
 from backpressure.broker.transaction import Settled, Settling, Transaction
@@ -21,7 +21,7 @@ from backpressure.broker.transaction import Settled, Settling, Transaction
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
     from backpressure.broker.counters import Counters
     from backpressure.broker.entries import Entry, QueuedMessage
     from backpressure.broker.peer import Peer

@@ -11,7 +11,7 @@ from backpressure.amqp.deaths import deaths_of, is_cycle, record_death
 from backpressure.broker.entries import QueuedMessage
 
 if TYPE_CHECKING:
-    from backpressure.amqp.tables import RawTable
+    from backpressure.amqp.field_tables import RawTable
 
 __all__ = ["DeadLetter"]
 

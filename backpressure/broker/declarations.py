@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.tables import octets_of, split_table
+from backpressure.amqp.field_tables import octets_of, split_table
 from backpressure.broker.policy import MAX_NAME_OCTETS, MAX_TTL_MS, OVERFLOWS, QUEUE_MODES, is_name
 from backpressure.broker.replies import inequivalent, precondition_failed, resource_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
     from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.tables import short_string
+from backpressure.amqp.field_tables import short_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable

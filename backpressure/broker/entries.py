@@ -10,13 +10,13 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING
 
+from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.properties import Properties
-from backpressure.amqp.tables import short_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backpressure.amqp.tables import RawTable
+    from backpressure.amqp.field_tables import RawTable
 
 __all__ = ["ENTRY_COST_BYTES", "Backlog", "Entry", "QueuedMessage"]
 

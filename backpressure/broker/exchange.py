@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.tables import decode_value, octets_of, split_table
+from backpressure.amqp.field_tables import decode_value, octets_of, split_table
 from backpressure.broker.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
     from backpressure.broker.entries import QueuedMessage
     from backpressure.broker.policy import Policy
     from backpressure.broker.queue import Queue

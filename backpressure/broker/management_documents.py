@@ -19,7 +19,7 @@ from backpressure.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
     from backpressure.broker.channel import Channel
     from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session

@@ -16,7 +16,7 @@ from backpressure.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
 
 __all__ = ["MAX_NAME_OCTETS", "MAX_TTL_MS", "OVERFLOWS", "QUEUE_MODES", "Limits", "Policy", "is_name", "matching"]
 

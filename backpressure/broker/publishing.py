@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.errors import bad_syntax
+from backpressure.amqp.decode_errors import bad_syntax
+from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
-from backpressure.amqp.tables import short_string
 from backpressure.broker.direct_reply import REPLY_TO
 from backpressure.broker.entries import QueuedMessage
 from backpressure.broker.policy import MAX_TTL_MS

@@ -15,7 +15,7 @@ from backpressure.broker.policy import Limits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
     from backpressure.broker.alarms import MemoryAlarm
     from backpressure.broker.entries import QueuedMessage
     from backpressure.broker.policy import Policy

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from backpressure.amqp.errors import DecodeError
+from backpressure.amqp.decode_errors import DecodeError
 from backpressure.amqp.frames import (
     FRAME_HEARTBEAT,
     FRAME_METHOD,

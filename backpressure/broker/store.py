@@ -17,8 +17,8 @@ import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from backpressure.amqp.field_tables import FieldTable, octets_of
 from backpressure.amqp.methods import read_short
-from backpressure.amqp.tables import FieldTable, octets_of
 from backpressure.broker.entries import Entry, QueuedMessage
 from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.policy import Policy

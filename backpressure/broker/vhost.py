@@ -33,7 +33,7 @@ from backpressure.broker.timers import Timers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backpressure.amqp.tables import Table
+    from backpressure.amqp.field_tables import Table
     from backpressure.broker.entries import QueuedMessage
 
 __all__ = ["VirtualHost"]

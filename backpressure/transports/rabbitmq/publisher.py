@@ -15,10 +15,10 @@ from pika.channel import Channel as PikaChannel
 from pika.spec import Basic
 
 from backpressure.amqp.deaths import record_death
+from backpressure.amqp.field_tables import encode_value
 from backpressure.amqp.outgoing import publish_frames
 from backpressure.amqp.properties import Properties
 from backpressure.amqp.reading import read_value
-from backpressure.amqp.tables import encode_value
 from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.errors import NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pamqp import commands
 from pamqp import frame as pamqp_frame
 
-from backpressure.amqp.errors import DecodeError
+from backpressure.amqp.decode_errors import DecodeError
+from backpressure.amqp.field_tables import FieldTable
 from backpressure.amqp.methods import decode_method, encode_method, method_frame
-from backpressure.amqp.tables import FieldTable
 
 ALL_KINDS = [
     commands.Connection.Start(server_properties={"capabilities": {"basic.nack": True}, "product": "x"}),

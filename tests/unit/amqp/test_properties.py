@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands, header
 
+from backpressure.amqp.field_tables import decode_value
 from backpressure.amqp.properties import Properties
-from backpressure.amqp.tables import decode_value
 
 shorts = st.text(max_size=20)
 values = st.recursive(

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backpressure.amqp.field_tables import encode_table, short_string
 from backpressure.amqp.properties import Properties
 from backpressure.amqp.reading import UNREADABLE, read_properties, read_table, read_value
-from backpressure.amqp.tables import encode_table, short_string
 
 SHORTS = st.text(max_size=20)
 DECIMALS = st.builds(

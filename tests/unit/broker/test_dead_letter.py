@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pamqp import commands, header
 
-from backpressure.amqp.tables import decode_value, split_array
+from backpressure.amqp.field_tables import decode_value, split_array
 from backpressure.broker.dead_letter import DeadLetter
 from backpressure.broker.entries import QueuedMessage
 

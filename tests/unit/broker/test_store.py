@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from backpressure.amqp.field_tables import FieldTable, octets_of
 from backpressure.amqp.frames import frame
-from backpressure.amqp.tables import FieldTable, octets_of
 from backpressure.broker.policy import Policy
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import decode
 
-from backpressure.amqp.tables import (
+from backpressure.amqp.field_tables import (
     FieldTable,
     Long,
     Timestamp,
@@ -89,7 +89,6 @@ def test_every_value_of_every_type_can_be_read_and_kept(fields: dict[str, bytes]
     table = FieldTable(octets)
     assert octets_of(table) == octets
     json.dumps(table, default=str, allow_nan=False)
-    json.dumps(decode_table(octets), default=str, allow_nan=False).encode()
 
 
 @given(st.binary(max_size=60))
@@ -117,7 +116,7 @@ def test_another_codec_reads_the_same(table: dict[str, Any]) -> None:
         (b"f" + struct.pack(">f", 1.5), 1.5),
         (b"D\x02" + struct.pack(">i", -1234), Decimal("-12.34")),
         (b"D\xff" + struct.pack(">i", 7), Decimal("7E-255")),
-        (b"S\0\0\0\x04caf\xe9", None),
+        (b"S\0\0\0\x04caf\xe9", "caf\udce9"),
         (b"x\0\0\0\x01\xff", b"\xff"),
         (b"U\xff\xfe", -2),
         (b"L" + struct.pack(">Q", 2**64 - 1), -1),
@@ -125,11 +124,11 @@ def test_another_codec_reads_the_same(table: dict[str, Any]) -> None:
         (b"", None),
     ],
 )
-def test_a_value_without_meaning_reads_as_none(raw: bytes, value: object) -> None:
+def test_every_value_reads_as_what_it_means_and_one_without_meaning_as_none(raw: bytes, value: object) -> None:
     assert decode_value(raw) == value
 
 
-def test_text_that_is_not_utf8_is_kept_where_it_is_asked_for() -> None:
+def test_text_that_is_not_utf8_keeps_its_octets() -> None:
     table = FieldTable(sized(b"\x04caf\xe9S\0\0\0\x04caf\xe9"))
     assert encode_table(table) == table.octets
 

@@ -83,17 +83,14 @@ class Long:
 
 
 class FieldTable(dict[str, object]):
-    """A table as it was received: its values to read, and its octets to pass on and to keep.
-
-    Names and text that are not UTF-8 are read with ``surrogateescape``, so that each is still told from others.
-    """
+    """A table as it was received: its values to read, and its octets to pass on and to keep."""
 
     __slots__ = ("octets",)
 
     def __init__(self, octets: bytes) -> None:
         """``octets`` begin with the table's length; `ValueError` when they do not add up."""
         check_table(octets)
-        super().__init__(decode_table(octets, errors="surrogateescape"))
+        super().__init__(decode_table(octets))
         self.octets = octets
 
 
@@ -190,34 +187,24 @@ def _check_value(data: bytes, start: int, limit: int, depth: int) -> int:
 # -- decoded ---------------------------------------------------------------------------------------------------------
 
 
-def decode_table(table: bytes, *, errors: str = "strict") -> dict[str, object]:
-    """The decoded fields of a table with its length prefix; see `decode_value` for ``errors``.
-
-    Field names that are not UTF-8 keep their octets by ``surrogateescape``.
-    """
-    return {
-        name.decode(errors="surrogateescape"): decode_value(raw, errors=errors)
-        for name, raw in split_table(table).items()
-    }
+def decode_table(table: bytes) -> dict[str, object]:
+    """The decoded fields of a table with its length prefix, by their names; see `decode_value`."""
+    return {name.decode(errors="surrogateescape"): decode_value(raw) for name, raw in split_table(table).items()}
 
 
-def decode_value(raw: bytes, *, errors: str = "strict") -> object:
+def decode_value(raw: bytes) -> object:
     """The Python value of an undecoded field that `check_table` has walked.
 
-    None is what has no meaning: no value at all, text that is not UTF-8, a number that is not finite. ``errors`` is
-    what `bytes.decode` does with text: ``surrogateescape`` makes a string of any octets, and back. Points in time are
-    whole seconds since 1970, unsigned, however far away.
+    Text that is not UTF-8 is read with ``surrogateescape``, from which its octets can be got back. Points in time are
+    whole seconds since 1970, unsigned, however far away. No value, and a number that is not finite, are None.
     """
     kind = raw[:1]
     if kind == b"S":
-        try:
-            return raw[5:].decode(errors=errors)
-        except UnicodeDecodeError:
-            return None
+        return raw[5:].decode(errors="surrogateescape")
     if kind == b"F":
-        return decode_table(raw[1:], errors=errors)
+        return decode_table(raw[1:])
     if kind == b"A":
-        return [decode_value(item, errors=errors) for item in split_array(raw)]
+        return [decode_value(item) for item in split_array(raw)]
     if kind == b"x":
         return raw[5:]
     return _number(raw) if raw else None
