@@ -24,9 +24,12 @@ __all__ = [
     "FRAME_METHOD",
     "FRAME_MIN_SIZE",
     "FRAME_OVERHEAD",
+    "GET_OK",
     "HEARTBEAT",
+    "NACK",
     "PROTOCOL_HEADER",
     "PUBLISH",
+    "REJECT",
     "RETURN",
     "Frame",
     "FrameReader",
@@ -46,7 +49,7 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 BASIC = 60
 """The class whose methods carry messages."""
-PUBLISH, RETURN, DELIVER, ACK = (BASIC << 16 | number for number in (40, 50, 60, 80))
+PUBLISH, RETURN, DELIVER, GET_OK, ACK, REJECT, NACK = (BASIC << 16 | number for number in (40, 50, 60, 71, 80, 90, 120))
 """The methods that come with every message: class and method number, as they begin the payload of a method frame."""
 
 _HEAD = struct.Struct(">BHI")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pamqp import commands
 
 from backpressure.amqp.decode_errors import bad_syntax
-from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, FRAME_METHOD, frame
+from backpressure.amqp.frames import ACK, FRAME_BODY, FRAME_HEADER, FRAME_METHOD, NACK, PUBLISH, REJECT, frame
 from backpressure.amqp.methods import decode_method, method_frame, queue_declare_ok
 from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.counters import Counters
 from backpressure.broker.declarations import check_consumer_arguments
 from backpressure.broker.direct_reply import REPLY_TO
-from backpressure.broker.publishing import PUBLISH_INDEX, Publishing
+from backpressure.broker.publishing import Publishing
 from backpressure.broker.replies import (
     ChannelRefusal,
     ConnectionRefusal,
@@ -45,7 +45,6 @@ Handler = Callable[["Channel", Any], None]
 
 _INDEX = struct.Struct(">I")
 _TAG_AND_BITS = struct.Struct(">QB")
-_ACK_INDEX, _REJECT_INDEX, _NACK_INDEX = 0x003C0050, 0x003C005A, 0x003C0078
 
 _ACCESS_REQUEST_INDEX, _ACCESS_REQUEST_OK = 0x001E000A, b"\x00\x1e\x00\x0b\x00\x01"
 
@@ -108,9 +107,9 @@ class Channel:
         if len(payload) < 4:
             raise bad_syntax()
         (index,) = _INDEX.unpack_from(payload)
-        if index == PUBLISH_INDEX:
+        if index == PUBLISH:
             self.publishing.method(payload)
-        elif index in {_ACK_INDEX, _REJECT_INDEX, _NACK_INDEX}:
+        elif index in {ACK, REJECT, NACK}:
             self._acknowledgement(index, payload)
         elif index == _ACCESS_REQUEST_INDEX:  # AMQP 0-8's, which old clients still send: every ticket is the same
             self.session.send(frame(FRAME_METHOD, self.number, _ACCESS_REQUEST_OK))
@@ -126,9 +125,9 @@ class Channel:
             tag, bits = _TAG_AND_BITS.unpack_from(payload, 4)
         except struct.error as cause:
             raise bad_syntax(index) from cause
-        if index == _ACK_INDEX:
+        if index == ACK:
             self.consuming.ack(tag, multiple=bool(bits & 1))
-        elif index == _NACK_INDEX:
+        elif index == NACK:
             self.consuming.refuse(tag, multiple=bool(bits & 1), requeue=bool(bits & 2))
         else:
             self.consuming.refuse(tag, multiple=False, requeue=bool(bits & 1))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pamqp import commands
 
 from backpressure.amqp.field_tables import Long, encode_value, short_string
-from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
+from backpressure.amqp.frames import DELIVER, FRAME_METHOD, GET_OK, content_frames, frame
 from backpressure.amqp.methods import method_frame
 from backpressure.broker.direct_reply import ReplyConsumer
 from backpressure.broker.replies import precondition_failed
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Consumer", "Consuming", "Prefetch"]
 
-_DELIVER = b"\x00\x3c\x00\x3c"
-_GET_OK = b"\x00\x3c\x00\x47"
+_DELIVER, _GET_OK = DELIVER.to_bytes(4, "big"), GET_OK.to_bytes(4, "big")
 _TAG = struct.Struct(">QB")
 _COUNT = struct.Struct(">I")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from backpressure.amqp.decode_errors import bad_syntax
 from backpressure.amqp.field_tables import short_string
-from backpressure.amqp.frames import FRAME_METHOD, content_frames, frame
+from backpressure.amqp.frames import ACK, FRAME_METHOD, NACK, PUBLISH, RETURN, content_frames, frame
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
 from backpressure.broker.direct_reply import REPLY_TO
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PublishMethod", "Publishing"]
 
-PUBLISH_INDEX = 0x003C0028
 MAX_METHOD_BYTES = 4 + 2 + 256 + 256 + 1
 """A publish method without octets behind its arguments."""
 SMALL_MESSAGE_BYTES = 4096
@@ -48,8 +47,7 @@ BASIC_CLASS = 60
 _CLASS_AND_WEIGHT = struct.pack(">HH", BASIC_CLASS, 0)
 _REPLY_TO = short_string(REPLY_TO)
 _CONFIRM = struct.Struct(">IQB")
-_ACK_INDEX, _NACK_INDEX = 0x003C0050, 0x003C0078
-_RETURN_NO_ROUTE = b"\x00\x3c\x00\x32" + struct.pack(">H", 312) + short_string("NO_ROUTE")
+_RETURN_NO_ROUTE = RETURN.to_bytes(4, "big") + struct.pack(">H", 312) + short_string("NO_ROUTE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class PublishMethod:
             routing_key, position = read_short(payload, position)
             bits = payload[position]
         except IndexError as cause:
-            raise bad_syntax(PUBLISH_INDEX) from cause
+            raise bad_syntax(PUBLISH) from cause
         if bits & 2:
             raise not_implemented("immediate=true")
         return cls(_text(exchange), _text(routing_key), payload[6:position], mandatory=bool(bits & 1))
@@ -134,7 +132,7 @@ class Publishing:
         try:
             self._properties = Properties.parse(payload)
         except ValueError as cause:
-            raise bad_syntax(PUBLISH_INDEX) from cause
+            raise bad_syntax(PUBLISH) from cause
         self._header = payload
         self._missing = self._properties.body_size
         limit = self._session.config.max_message_bytes
@@ -156,7 +154,7 @@ class Publishing:
         if self._missing > 0:
             self._pieces.append(payload)
         elif self._missing < 0:
-            raise ConnectionRefusal(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH_INDEX)
+            raise ConnectionRefusal(501, "FRAME_ERROR", "content body is larger than its header says", PUBLISH)
         elif self._pieces:
             self._complete(b"".join((*self._pieces, payload)))
         else:
@@ -280,7 +278,7 @@ class Publishing:
             while end < total and outcomes[end] is accepted:
                 end += 1
             self._confirmed += end - start
-            index = _ACK_INDEX if accepted else _NACK_INDEX
+            index = ACK if accepted else NACK
             self._totals["confirm"] += end - start
             self._vhost.counters.totals["confirm"] += end - start
             multiple = end - start > 1
