@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from textwrap import dedent
 
@@ -64,6 +65,13 @@ def test_without_the_cycle_the_contract_is_kept(tmp_path: Path) -> None:
     lint = _lint(tmp_path, "NOTHING = 1")
     assert lint.returncode == 0, lint.stdout
     assert "No import cycles KEPT" in lint.stdout
+
+
+def test_this_project_is_checked_with_all_its_imports() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [contract for contract in settings["contracts"] if contract["type"] == "no_cycles"]
+    assert contract.keys() == {"name", "type"}  # nothing is ignored
+    assert "exclude_type_checking_imports" not in settings
 
 
 def _lint(folder: Path, back: str) -> subprocess.CompletedProcess[str]:
