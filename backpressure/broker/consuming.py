@@ -101,7 +101,7 @@ class Consuming:
         self.prefetch = 0
         self.shared_prefetch = Prefetch()
         self.reply_consumer: ReplyConsumer | None = None
-        self.transaction: Transaction | None = None
+        self.transaction: Transaction[Delivery] | None = None
         self._last_tag = 0
         self._totals = (counters.totals, session.vhost.counters.totals)
 

@@ -9,7 +9,7 @@ import re
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backpressure.amqp.decode_errors import bad_syntax
 from backpressure.amqp.field_tables import short_string
@@ -101,7 +101,7 @@ class Publishing:
         self.confirming = False
         self._confirmed = 0
         self._outcomes: list[bool] = []
-        self.transaction: Transaction | None = None
+        self.transaction: Transaction[Any] | None = None
 
     @property
     def unconfirmed(self) -> int:

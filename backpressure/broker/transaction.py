@@ -2,18 +2,17 @@
 
 As in RabbitMQ, messages are routed when they are published, a wrong delivery tag is refused at once, and only a commit
 gives room in prefetch windows. It is a way to publish and settle together, not isolation: each queue acts by itself.
-May not know: frames, how a message is enqueued or settled.
+May not know: frames, what a delivery is made of, how a message is enqueued or settled.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backpressure.broker.consuming import Delivery
     from backpressure.broker.entries import QueuedMessage
     from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Routed", "Settled", "Settling", "Transaction"]
 
 Settling = Literal["ack", "requeue", "discard"]
+AnyDelivery = TypeVar("AnyDelivery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,26 @@ class Routed:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Generic[AnyDelivery]):
     """Deliveries by their tags, and what is to become of them."""
 
     how: Settling
-    deliveries: dict[int, Delivery]
+    deliveries: dict[int, AnyDelivery]
 
 
 @dataclass(slots=True)
-class Transaction:
+class Transaction(Generic[AnyDelivery]):
     """Everything since the last commit or rollback."""
 
     published: list[Routed] = field(default_factory=list)
-    settled: list[Settled] = field(default_factory=list)
+    settled: list[Settled[AnyDelivery]] = field(default_factory=list)
 
     def take_published(self) -> list[Routed]:
         """The messages, which are then somebody else's."""
         taken, self.published = self.published, []
         return taken
 
-    def take_settled(self) -> list[Settled]:
+    def take_settled(self) -> list[Settled[AnyDelivery]]:
         """The deliveries, which are then somebody else's."""
         taken, self.settled = self.settled, []
         return taken
