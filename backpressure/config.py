@@ -7,39 +7,26 @@ value remembers its source, so that an error can say what to change where.
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import runpy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from backpressure.catalogue import allowed, each, find_field, find_section, value_of
 from backpressure.derived import bound_of_strategy
-from backpressure.environment import NESTED, PREFIX, dotenv, without_injected
+from backpressure.environment import dotenv, from_common_names, from_environment, without_injected
 from backpressure.errors import ConfigError
-from backpressure.knobs import Section
 from backpressure.settings import Settings
 
-__all__ = ["allowed", "as_environment", "find_field", "load", "render", "replaced"]
+__all__ = ["load", "replaced"]
 
-_COMMON_NAMES = {
-    "RABBITMQ_HOST": "broker.host",
-    "RABBITMQ_PORT": "broker.port",
-    "RABBITMQ_USER": "broker.username",
-    "RABBITMQ_PASS": "broker.password",
-    "LOG_LEVEL": "log.level",
-}
-_NOT_SETTINGS = {"PACE_CONFIG", "PACE_REQUIRE_BROKERS", "PACE_REQUIRE_TOOLS"}
 _FILE = 0  # the weakest layer of `load`
 _BOUND = ("queue.max_length", "queue.overflow")
-_HIDDEN = {"process"}  # set by `pace run`, of no use in a config file
 
 
 def load(
@@ -65,8 +52,8 @@ def load(
     variables, _ = without_injected(dotenv(Path(".env")) | dict(os.environ if environ is None else environ))
     layers = (
         _from_file(_config_path(config_file, variables)),
-        _from_common_names(variables),
-        _from_environment(variables, flags),
+        from_common_names(variables),
+        from_environment(variables, flags),
         ((key, value, "command line") for key, value in flags.items()),
     )
     values: dict[str, tuple[Any, str]] = {}
@@ -81,7 +68,7 @@ def load(
         strength |= dict.fromkeys(found, rank)
     settings = _validated(values)
     for key in _BOUND if strength.get("producer.strategy") == _FILE else ():
-        if strength.get(key) == _FILE and _value(settings, key) == find_field(key).default:
+        if strength.get(key) == _FILE and value_of(settings, key) == find_field(key).default:
             del strength[key]  # `pace init` writes every default into the file: only what differs was chosen there
     settings = _with_bound_of_strategy(settings, strength)
     if discover is not None and (changes := discover(settings, _names_broker(settings, strength))):
@@ -95,73 +82,21 @@ def _with_bound_of_strategy(settings: Settings, strength: Mapping[str, int]) -> 
     bound = {
         key: value
         for key, value in bound_of_strategy(strategy, settings.queue).items()
-        if value != _value(settings, key) and strength.get(key, -1) < strength.get("producer.strategy", -1)
+        if value != value_of(settings, key) and strength.get(key, -1) < strength.get("producer.strategy", -1)
     }
     return replaced(settings, bound, f"the strategy {strategy}") if bound else settings
 
 
 def replaced(settings: Settings, changes: Mapping[str, Any], source: str = "request") -> Settings:
     """Return ``settings`` with the dotted keys of ``changes`` replaced, all or none; raises `ConfigError`."""
-    values = {key: (value, "settings") for key, value in _flat(settings)}
+    values = {key: (value, "settings") for key, value in each(settings)}
     return _validated(values | {key: (value, source) for key, value in changes.items()})
-
-
-def as_environment(settings: Settings) -> dict[str, str]:
-    """Return the ``PACE_…`` variables that give another process exactly these settings.
-
-    All of them, the defaults too: the other process has an environment and a ``.env`` of its own to be overruled.
-    """
-    return {"PACE_CONFIG": ""} | {_variable(key): _as_text(value) for key, value in _flat(settings)}
-
-
-def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
-    """Return the declaration of the setting with the dotted ``key``; raises `ConfigError` with the nearest names.
-
-    ``value`` and ``source`` only complete that error.
-    """
-    section, _, name = key.partition(".")
-    models = _sections()
-    if section not in models:
-        namesakes = [f"{other}.{section}" for other, model in models.items() if section in model.model_fields]
-        raise ConfigError(key, value, _unknown(section, models, namesakes), source)
-    fields = models[section].model_fields
-    if name not in fields:
-        raise ConfigError(key, value, _unknown(name, fields), source)
-    return fields[name]
-
-
-def allowed(field: FieldInfo) -> str:
-    """Return in words what a setting may be, e.g. "a number > 0 and ≤ 1000 (msg/s)"."""
-    unit, word = _extra(field, "unit"), _extra(field, "word")
-    return (
-        _described(field.annotation, field.metadata) + (f", or {word}" if word else "") + (f" ({unit})" if unit else "")
-    )
-
-
-def render() -> str:
-    """Return the text of a ``config.py`` with every setting at its default: what `pace init` writes."""
-    lines = [
-        '"""Every knob of the experiment: value, unit, reason.',
-        "",
-        "A flag (--rate 500) is stronger than an environment variable (PACE_PRODUCER__RATE=500), which is stronger than",
-        "this file. Leave out what you do not change: the defaults fill the gaps. A wrong value is named when you start.",
-        '"""',
-    ]
-    for name, model in _sections().items():
-        if name in _HIDDEN:
-            continue
-        lines += ["", "", f"class {name}:", f'    """{(model.__doc__ or "").strip()}"""', ""]
-        for key, field in model.model_fields.items():
-            unit = _extra(field, "unit")
-            reason = f"{unit} · {field.description}" if unit else field.description
-            lines.append(f"    {f'{key} = {_literal(field.default)}':<38} # {reason}")
-    return "\n".join(lines) + "\n"
 
 
 def _names_broker(settings: Settings, strength: Mapping[str, int]) -> bool:
     """Return whether a source says where the broker is; a default in a file, as `pace init` writes it, does not."""
     for key in ("broker.host", "broker.port"):
-        if strength.get(key, _FILE) > _FILE or _value(settings, key) != find_field(key).default:
+        if strength.get(key, _FILE) > _FILE or value_of(settings, key) != find_field(key).default:
             return True
     return bool(settings.broker.url)
 
@@ -189,17 +124,10 @@ def _from_file(path: Path | None) -> Iterator[tuple[str, Any, str]]:
     for name, section in content.items():
         if not isinstance(section, type) or section.__module__ != "<run_path>":
             continue
-        if name not in _sections():
-            raise ConfigError(name, "class", _unknown(name, _sections()), path.name)
+        find_section(name, path.name)
         for key, value in vars(section).items():
             if not key.startswith("_"):
                 yield f"{name}.{key}", value, path.name
-
-
-def _from_common_names(variables: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    for name, key in _COMMON_NAMES.items():
-        if variables.get(name):
-            yield key, variables[name], f"environment, {name}"
 
 
 def _names_a_host(url: object) -> bool:
@@ -208,20 +136,6 @@ def _names_a_host(url: object) -> bool:
         return isinstance(url, str) and bool(urlsplit(url).hostname)
     except ValueError:  # half of an IPv6 address: it is refused where it is checked
         return False
-
-
-def _from_environment(variables: Mapping[str, str], overridden: Collection[str]) -> Iterator[tuple[str, Any, str]]:
-    for name, text in variables.items():
-        if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
-            key = name[len(PREFIX) :].lower().replace(NESTED, ".", 1)
-            source = f"environment, {name}"
-            field = find_field(key, text, source)
-            if key in overridden:
-                continue  # whatever it is
-            try:
-                yield key, _from_text(field, text), source
-            except json.JSONDecodeError as error:
-                raise ConfigError(key, text, f"expected {allowed(field)} as JSON: {error}", source) from None
 
 
 def _validated(values: Mapping[str, tuple[Any, str]]) -> Settings:
@@ -261,73 +175,3 @@ def _as_config_error(error: ValidationError, values: Mapping[str, tuple[Any, str
     return ConfigError(key, value, problem, source)
 
 
-def _sections() -> dict[str, type[Section]]:
-    return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]  # all are sections
-
-
-def _flat(settings: Settings) -> Iterator[tuple[str, Any]]:
-    for section in _sections():
-        for name in _sections()[section].model_fields:
-            key = f"{section}.{name}"
-            yield key, _value(settings, key)
-
-
-def _value(settings: Settings, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
-
-
-def _variable(key: str) -> str:
-    return PREFIX + key.replace(".", NESTED).upper()
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, dict):
-        return json.dumps(value)
-    return "none" if value is None else str(value)
-
-
-def _from_text(field: FieldInfo, text: str) -> Any:
-    if text.lower() == "none" and NoneType in get_args(field.annotation):
-        return None
-    return json.loads(text) if get_origin(field.annotation) is dict else text
-
-
-def _unknown(name: str, known: Iterable[str], namesakes: Sequence[str] = ()) -> str:
-    near = namesakes or difflib.get_close_matches(name, known, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"unknown setting; {hint}"
-
-
-def _described(annotation: Any, rules: Sequence[Any]) -> str:
-    if get_origin(annotation) is Annotated:
-        base, declared = get_args(annotation)
-        return _described(base, declared.metadata)
-    if get_origin(annotation) is Literal:
-        return " or ".join(get_args(annotation))
-    if get_origin(annotation) in {Union, UnionType}:
-        return " or ".join(_described(part, rules) for part in get_args(annotation))
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none", dict: "a table"}
-    kind = kinds.get(get_origin(annotation) or annotation, "text")
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"} if annotation in {int, float} else {}
-    limits = [
-        f"{sign} {getattr(rule, name):.12g}" for rule in rules for name, sign in signs.items() if hasattr(rule, name)
-    ]
-    return " ".join([kind, " and ".join(limits)]).rstrip()
-
-
-def _extra(field: FieldInfo, name: str) -> str:
-    extra = field.json_schema_extra
-    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
-        return f"{value:_}"
-    return repr(value)

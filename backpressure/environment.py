@@ -1,4 +1,4 @@
-"""What the environment says: the process's own variables and those of a ``.env`` file, less what is not meant for us.
+"""Settings in the environment: in the process's own variables and in those of a ``.env`` file.
 
 Kubernetes and Docker links announce every service to every container in variables named after it. A service called
 ``rabbitmq`` or ``pace-broker`` so sets names that look like settings; `without_injected` recognises and drops them.
@@ -7,18 +7,34 @@ Kubernetes and Docker links announce every service to every container in variabl
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from dotenv import dotenv_values
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
+from backpressure.catalogue import allowed, each, find_field
 from backpressure.errors import ConfigError
+from backpressure.settings import Settings
 
-__all__ = ["NESTED", "PREFIX", "dotenv", "without_injected"]
+__all__ = ["NESTED", "PREFIX", "as_environment", "dotenv", "from_common_names", "from_environment", "without_injected"]
 
 PREFIX = "PACE_"
 NESTED = "__"
+
+_COMMON_NAMES = {
+    "RABBITMQ_HOST": "broker.host",
+    "RABBITMQ_PORT": "broker.port",
+    "RABBITMQ_USER": "broker.username",
+    "RABBITMQ_PASS": "broker.password",
+    "LOG_LEVEL": "log.level",
+}
+_NOT_SETTINGS = {"PACE_CONFIG", "PACE_REQUIRE_BROKERS", "PACE_REQUIRE_TOOLS"}
 
 _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
 _SERVICE = re.compile(rf"((?:{PREFIX.rstrip('_')}|RABBITMQ)(?:_(?!_)\w+?)?)_(?:SERVICE_HOST|(?P<port>PORT))")
@@ -66,3 +82,51 @@ def _is_member(name: str, value: str, service: str) -> bool:
     if not name.startswith(service) or not _MEMBER.fullmatch(name, len(service)):
         return False
     return name != f"{service}_PORT" or _ADDRESS.match(value) is not None
+
+
+def from_common_names(variables: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and source of what has a name that other programs use as well."""
+    for name, key in _COMMON_NAMES.items():
+        if variables.get(name):
+            yield key, variables[name], f"environment, {name}"
+
+
+def from_environment(variables: Mapping[str, str], overridden: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and source of each ``PACE_SECTION__KEY`` not ``overridden``; raises `ConfigError`."""
+    for name, text in variables.items():
+        if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
+            key = name[len(PREFIX) :].lower().replace(NESTED, ".", 1)
+            source = f"environment, {name}"
+            field = find_field(key, text, source)
+            if key in overridden:
+                continue  # whatever it is
+            try:
+                yield key, _from_text(field, text), source
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(key, text, f"expected {allowed(field)} as JSON: {error}", source) from None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the ``PACE_…`` variables that give another process exactly these settings.
+
+    All of them, the defaults too: the other process has an environment and a ``.env`` of its own to be overruled.
+    """
+    return {"PACE_CONFIG": ""} | {_variable(key): _as_text(value) for key, value in each(settings)}
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.replace(".", NESTED).upper()
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return "none" if value is None else str(value)
+
+
+def _from_text(field: FieldInfo, text: str) -> Any:
+    if text.lower() == "none" and NoneType in get_args(field.annotation):
+        return None
+    return json.loads(text) if get_origin(field.annotation) is dict else text

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
+from backpressure.catalogue import allowed
 from backpressure.cli.commands import pace
-from backpressure.config import allowed, as_environment
+from backpressure.environment import as_environment
 from backpressure.settings import Settings
 
 _CONFIGURATION = """\

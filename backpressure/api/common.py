@@ -20,7 +20,7 @@ from starlette.routing import Match, Route
 
 from backpressure.api.pages import serve_reference
 from backpressure.api.serving import BodyLimit
-from backpressure.config import find_field
+from backpressure.catalogue import find_field
 from backpressure.errors import (
     ConfigError,
     PaceError,

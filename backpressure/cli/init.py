@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from backpressure.config import render
+from backpressure.catalogue import render
 from backpressure.errors import ConfigError
 
 __all__ = ["init"]

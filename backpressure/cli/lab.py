@@ -13,9 +13,9 @@ from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered_for_lab
 from backpressure.cli.options import setting
 from backpressure.cli.process import run_engine, settings_from
-from backpressure.config import as_environment, replaced
+from backpressure.config import replaced
 from backpressure.engines.clock import Clock
-from backpressure.environment import PREFIX
+from backpressure.environment import PREFIX, as_environment
 from backpressure.errors import ConfigError
 from backpressure.lab.pubsub import PubSub
 from backpressure.lab.queues import queue_named

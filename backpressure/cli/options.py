@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin
 import click
 from pydantic import SecretStr
 
-from backpressure.config import find_field
+from backpressure.catalogue import find_field
 
 __all__ = [
     "SettingOption",

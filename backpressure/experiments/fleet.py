@@ -12,7 +12,8 @@ from struct import Struct
 from typing import Any
 from zlib import crc32
 
-from backpressure.config import as_environment, replaced
+from backpressure.config import replaced
+from backpressure.environment import as_environment
 from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.rundir import RunDirectory

@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from backpressure.config import find_field, replaced
+from backpressure.catalogue import find_field
+from backpressure.config import replaced
 from backpressure.core.controllers import create
 from backpressure.engines.pacing import law_config
 from backpressure.errors import ConfigError

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
+from backpressure.catalogue import find_field
 from backpressure.cli.commands import pace
-from backpressure.config import find_field
 from backpressure.errors import ConfigError, PreconditionFailedError
 from backpressure.settings import Settings
 

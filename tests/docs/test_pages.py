@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
+from backpressure.catalogue import find_field
 from backpressure.cli.commands import pace
-from backpressure.config import find_field
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, PortTakenError, PreconditionFailedError
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from backpressure.config import allowed, as_environment, find_field, load, render, replaced
+from backpressure.catalogue import allowed, find_field, render
+from backpressure.config import load, replaced
+from backpressure.environment import as_environment
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 

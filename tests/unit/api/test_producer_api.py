@@ -20,7 +20,8 @@ from backpressure.api.producer import producer_app
 from backpressure.api.producer_models import Purged, Unsent
 from backpressure.api.serving import MAX_BODY_BYTES
 from backpressure.api.status import ProducerStatus, State
-from backpressure.config import find_field, load
+from backpressure.catalogue import find_field
+from backpressure.config import load
 from backpressure.core.controllers import LAWS
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import NotConnectedError, TransportError, UnsupportedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.config import find_field
+from backpressure.catalogue import find_field
 from backpressure.errors import PreconditionFailedError
 from backpressure.settings import QueueSettings
 from backpressure.transports.conflicts import advised

@@ -1,0 +1,130 @@
+"""What there is to set: settings found by their dotted names, described in words, written down as a ``config.py``.
+
+It knows the declarations in `backpressure.settings` and nothing of where values come from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from backpressure.errors import ConfigError
+from backpressure.knobs import Section
+from backpressure.settings import Settings
+
+__all__ = ["allowed", "each", "find_field", "find_section", "render", "value_of"]
+
+_HEADER = '''\
+"""Every knob of the experiment: value, unit, reason.
+
+A flag (--rate 500) is stronger than an environment variable (PACE_PRODUCER__RATE=500), which is stronger than
+this file. Leave out what you do not change: the defaults fill the gaps. A wrong value is named when you start.
+"""'''
+_HIDDEN = {"process"}  # set by `pace run`, of no use in a config file
+
+
+def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
+    """Return the declaration of the setting with the dotted ``key``; raises `ConfigError` with the nearest names.
+
+    ``value`` and ``source`` only complete that error.
+    """
+    section, _, name = key.partition(".")
+    models = _sections()
+    if section not in models:
+        namesakes = [f"{other}.{section}" for other, model in models.items() if section in model.model_fields]
+        raise ConfigError(key, value, _unknown(section, models, namesakes), source)
+    fields = models[section].model_fields
+    if name not in fields:
+        raise ConfigError(key, value, _unknown(name, fields), source)
+    return fields[name]
+
+
+def find_section(name: str, source: str) -> type[Section]:
+    """Return the section ``name``; raises `ConfigError` with the nearest names."""
+    models = _sections()
+    if name not in models:
+        raise ConfigError(name, "class", _unknown(name, models), source)
+    return models[name]
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return in words what a setting may be, e.g. "a number > 0 and ≤ 1000 (msg/s)"."""
+    unit, word = _extra(field, "unit"), _extra(field, "word")
+    return (
+        _described(field.annotation, field.metadata) + (f", or {word}" if word else "") + (f" ({unit})" if unit else "")
+    )
+
+
+def render() -> str:
+    """Return the text of a ``config.py`` with every setting at its default: what `pace init` writes."""
+    lines = [_HEADER]
+    for name, model in _sections().items():
+        if name in _HIDDEN:
+            continue
+        lines += ["", "", f"class {name}:", f'    """{(model.__doc__ or "").strip()}"""', ""]
+        for key, field in model.model_fields.items():
+            unit = _extra(field, "unit")
+            reason = f"{unit} · {field.description}" if unit else field.description
+            lines.append(f"    {f'{key} = {_literal(field.default)}':<38} # {reason}")
+    return "\n".join(lines) + "\n"
+
+
+def each(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name of every setting and its value."""
+    for section in _sections():
+        for name in _sections()[section].model_fields:
+            key = f"{section}.{name}"
+            yield key, value_of(settings, key)
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    """Return the value of the setting with the dotted ``key``."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
+
+
+def _sections() -> dict[str, type[Section]]:
+    return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]  # all are sections
+
+
+def _unknown(name: str, known: Iterable[str], namesakes: Sequence[str] = ()) -> str:
+    near = namesakes or difflib.get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"unknown setting; {hint}"
+
+
+def _described(annotation: Any, rules: Sequence[Any]) -> str:
+    if get_origin(annotation) is Annotated:
+        base, declared = get_args(annotation)
+        return _described(base, declared.metadata)
+    if get_origin(annotation) is Literal:
+        return " or ".join(get_args(annotation))
+    if get_origin(annotation) in {Union, UnionType}:
+        return " or ".join(_described(part, rules) for part in get_args(annotation))
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none", dict: "a table"}
+    kind = kinds.get(get_origin(annotation) or annotation, "text")
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"} if annotation in {int, float} else {}
+    limits = [
+        f"{sign} {getattr(rule, name):.12g}" for rule in rules for name, sign in signs.items() if hasattr(rule, name)
+    ]
+    return " ".join([kind, " and ".join(limits)]).rstrip()
+
+
+def _extra(field: FieldInfo, name: str) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
+        return f"{value:_}"
+    return repr(value)
