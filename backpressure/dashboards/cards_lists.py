@@ -209,7 +209,7 @@ def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_
 class _Rows:
     """Columns that leave out the spare ones, the last first, while they would cost a name its end.
 
-    A row is a few pieces of one line: rich's own tables cost twenty times as much, and this is drawn again and again.
+    A row is a few pieces of one line; `cards_loop` says what rich's own tables would cost.
     """
 
     def __init__(self, columns: Columns, rows: Sequence[Row], *, headed: bool) -> None:

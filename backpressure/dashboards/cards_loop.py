@@ -1,4 +1,9 @@
-"""The cards about the loop as a whole: where we look, what flows, how long messages wait, and what the law decided."""
+"""The cards about the loop as a whole: where we look, what flows, how long messages wait, and what the law decided.
+
+Frames and columns are drawn here and in `cards_lists`, not by rich's `Panel` and `Table`: with those a frame of 30
+queues takes 10.1 ms at 120 x 40 (5.5 ms at 80 x 24, 18 ms at 200 x 60), with these 1.2 ms (0.8 ms, 1.9 ms), measured in
+one run. While it draws, the monitor reads no reports and answers no requests.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ _HIGH = 0.5  # share of a threshold from which a value is worth a yellow sign
 
 
 class Card:
-    """Content in a frame with a title; rich's own panel goes through all that is inside two more times."""
+    """Content in a frame with a title."""
 
     def __init__(self, content: RenderableType, title: str, style: str = "dim") -> None:
         """Draw the frame around ``content`` in ``style``."""
@@ -48,7 +53,7 @@ def severity(value: float | None, limit: float) -> tuple[str, str]:
 
 
 class _Labelled:
-    """Facts beside their labels, wrapped where they are long; rich's own grid costs three times as much."""
+    """Facts beside their labels, wrapped where they are long."""
 
     def __init__(self, rows: Sequence[tuple[str, Text]]) -> None:
         self._rows = rows

@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
+from backpressure.dashboards.cards_loop import Card
 from backpressure.presentation.numbers import amount, duration, figure
 from backpressure.program import printable
 
@@ -137,11 +137,9 @@ class RunLive:
         if self._snapshot is None:
             return events
         width = self._console.width - 4
-        return Panel(
+        return Card(
             Group(self._progress(moment, width), "", self._loop(self._snapshot, width), "", self._law(), "", events),
-            title=self._title.partition(":")[0],
-            subtitle=self._broker,
-            border_style="dim",
+            f"{self._title.partition(':')[0]} on {self._broker}",
         )
 
     def _progress(self, moment: float, width: int) -> Text:
