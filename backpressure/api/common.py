@@ -55,13 +55,13 @@ def _without_zeros(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_without_zeros)
-"""Beside the type of a whole number in a request: JSON has one kind of number, so 3.0 is 3."""
+"""Annotation for whole numbers in a request: JSON has one kind of number, so 3.0 is 3."""
 
 
 class RequestBody(BaseModel):
-    """What a client sends: nothing unknown, every value of its own type, and only what JSON and Unicode know.
+    """A request body: no unknown fields, strict types, and only valid JSON and Unicode.
 
-    So no text for a number, no NaN, no half of a surrogate pair.
+    So no text for a number, no NaN, no lone surrogate.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -98,7 +98,7 @@ class RefusedRequest(BaseModel):
 
 
 def create_app(title: str, summary: str) -> FastAPI:
-    """Return an app whose errors are answers: 422: not allowed, 429: too much, 503: the broker is away."""
+    """Return an app that answers errors with status codes: 422 not allowed, 429 too much, 503 the broker is away."""
     refusal: dict[str, Any] = {"model": RefusedRequest, "description": "Not understood, or not allowed"}
     app = FastAPI(
         title=title, summary=summary, version=__version__, responses={422: refusal}, docs_url=None, redoc_url=None
@@ -140,7 +140,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(PreconditionFailedError)
     @app.exception_handler(UnsupportedError)
-    async def not_possible(_: Request, error: TransportError) -> JSONResponse:  # to wait for either is no use
+    async def not_possible(_: Request, error: TransportError) -> JSONResponse:  # a later attempt cannot succeed
         return JSONResponse({"detail": str(error)}, 409)
 
     @app.exception_handler(RefusedError)
@@ -157,7 +157,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings as JSON, without anything secret in them."""
+    """Return the settings as JSON, without secrets."""
     content = settings.model_dump(mode="json", exclude={"process", "lab"})
     content["broker"]["url"] = settings.broker.address()
     content["broker"]["management_url"] = re.sub("//.*@", "//", settings.broker.management_url)
@@ -180,7 +180,7 @@ class Changed(BaseModel):
 
     @classmethod
     def between(cls, old: Settings, new: Settings) -> Changed:
-        """Return what differs; nothing secret is told."""
+        """Return what differs, without secrets."""
         before, after = public_settings(old), public_settings(new)
         return cls(
             changed={
@@ -203,7 +203,7 @@ def checked_live(settings: dict[str, Any], role: Literal["producer", "consumer"]
 
 @contextmanager
 def named_as_sent(request: BaseModel, sent: Mapping[str, str]) -> Iterator[None]:
-    """Let an error name the field and the value of ``request`` that it is about, not the setting these stand for.
+    """Make errors name the field and value of ``request``, not the setting that the field stands for.
 
     ``sent`` has the names of the fields by the dotted names of their settings.
     """
@@ -271,7 +271,7 @@ def serve_basics(app: FastAPI, registry: CollectorRegistry, obstacle: Obstacle) 
             status = response.status_code
             return response
         finally:
-            # Only the app's own routes become labels: what strangers ask for must not grow the registry.
+            # Only the app's own routes become labels: requested paths must not grow the registry.
             path = getattr(request.scope.get("route"), "path", None)
             method = request.method if path and request.method in _METHODS else "other"
             requests.observe(method, path or "other", status, time.monotonic() - started)

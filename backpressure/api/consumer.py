@@ -76,7 +76,7 @@ class ConsumerConfigRequest(RequestBody):
         if self.variable_processing is not None:
             changes["consumer.distribution"] = "uniform" if self.variable_processing else "fixed"
         elif self.processing_time_ms is not None or (
-            self.rate is not None and current.consumer.distribution == "uniform"  # whose mean no rate would change
+            self.rate is not None and current.consumer.distribution == "uniform"  # a rate would not change its mean
         ):
             changes["consumer.distribution"] = "fixed"
         return changes | checked_live(self.settings, "consumer")

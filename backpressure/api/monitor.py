@@ -1,7 +1,7 @@
 """What the monitor serves: metrics for a scraper, JSON for a program, the live page with its controls for a person.
 
 ``/metrics`` is always Prometheus text. ``/`` is the page for a browser (one that accepts HTML) and the same text for
-everybody else, so that ``curl localhost:8000`` shows numbers. The page and its assets are handed in, not imported.
+all other clients, so that ``curl localhost:8000`` shows numbers. The page and its assets are handed in, not imported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def monitor_app(
         registry: what ``/metrics`` tells.
         feed: what the page streams.
         assets: the page's files by name; ``index.html`` is the page itself.
-        token: what the control APIs of producers and consumers want to see, if anything.
+        token: the token that the control APIs of producers and consumers require, if any.
     """
     app = create_app("Pace Matching: monitor", "Queues, rates, waits and events of the loop, as text, JSON and a page.")
 

@@ -1,9 +1,9 @@
 """The live page's controls: requests handed on to the control APIs of producers and consumers on this machine.
 
-A page may only call the server it came from, so the monitor calls for it. Where a process is reached is what it said of
-itself, and a report can come from anybody: only a plain address on the loopback of this very machine is called, and
-only the few paths that change the pace. The token is shown to nobody but a process of this user's own that listens at
-its address. What keeps a process from being controlled is told before anybody tries.
+A page may only call the server it came from, so the monitor forwards its requests. The address of a process comes from
+its report, and anyone can send a report: the monitor calls plain loopback addresses of this machine only, and only the
+paths that change the pace. It sends the token only to a process of the same user that listens at that address. The page
+says in advance why a process cannot be controlled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from backpressure.core.snapshot import Snapshot
 
 __all__ = ["serve_control"]
 
-_TIMEOUT_S = 10.0  # a change of the queue's bound takes the broker a while
+_TIMEOUT_S = 10.0  # changing the queue's bound can take the broker seconds
 _LOOK_TIMEOUT_S = 1.0
 
 
 def serve_control(app: FastAPI, snapshot: Callable[[], Snapshot], token: SecretStr) -> None:
-    """Add ``/api/control`` for the live processes of ``snapshot``; ``token`` is the one their APIs want, if any."""
+    """Add ``/api/control`` for the live processes of ``snapshot``; ``token`` is the one their APIs require, if any."""
     secret = token.get_secret_value()
     plain = {"content-type": "application/json"}
     headers = httpx.Headers(plain | {"authorization": f"Bearer {secret}"} if secret else plain, encoding="utf-8")
@@ -123,7 +123,7 @@ async def _look(report: Report, kept_from: str, client: httpx.AsyncClient) -> tu
 
 
 def _out_of_reach(report: Report, here: str) -> str:
-    """Return why the process may not be called at all: only ``http://<loopback>:<port>`` on this very machine may."""
+    """Return why the process may not be called: only ``http://<loopback>:<port>`` on this machine is allowed."""
     if not report.api_url:
         return "it serves no control API"
     if report.host != here:
@@ -138,7 +138,7 @@ def _out_of_reach(report: Report, here: str) -> str:
 
 
 def _is_ours(report: Report) -> bool:
-    """Return whether the process runs as this user, who can read the token anyway, and listens at its address."""
+    """Return whether the process belongs to this user, who can read the token anyway, and listens at its address."""
     url = urlsplit(report.api_url)
     hosts = {"127.0.0.1", "::1"} if url.hostname == "localhost" else {url.hostname}
     try:

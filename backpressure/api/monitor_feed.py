@@ -91,7 +91,7 @@ _DERIVED = {
 def plain(snapshot: Snapshot) -> dict[str, Any]:
     """Return ``snapshot`` as objects, arrays, numbers and strings; null is unknown.
 
-    Histograms stay out: whoever wants distributions reads the metrics.
+    Histograms are left out: distributions are in the metrics.
     """
     content: dict[str, Any] = _plain(snapshot)
     return content
@@ -120,7 +120,9 @@ def point(snapshot: Snapshot) -> dict[str, Any]:
 
 def _memory(processes: Iterable[ProcessState]) -> dict[str, int]:
     named = [(f"{process.role} {process.id} ({process.pid})", process) for process in processes]
-    times = Counter(name for name, _ in named)  # in containers every process is number 1, and scaled ones share a name
+    times = Counter(
+        name for name, _ in named
+    )  # every process of a container has pid 1, and scaled services share a name
     return {name if times[name] == 1 else f"{name} on {p.host}": p.rss_bytes for name, p in named}
 
 

@@ -30,7 +30,7 @@ _REFERENCE = """<!doctype html>
 
 
 def security_headers(*, styles: str = "'self'") -> dict[str, str]:
-    """Return the headers of a page that loads nothing from elsewhere, and that nobody shows within a page of theirs."""
+    """Return headers that allow no other origin: neither to load from, nor to embed the page."""
     return {
         "Content-Security-Policy": (
             f"default-src 'self'; style-src {styles}; img-src 'self' data:; "
@@ -61,8 +61,8 @@ class Page:
 def serve_reference(app: FastAPI) -> None:
     """Add ``GET /docs``: Swagger UI with every operation of ``app``, from its OpenAPI document.
 
-    FastAPI's own page loads Swagger UI from elsewhere: blank without a network, and a stranger's code beside our
-    controls. This one takes the files from the installed package fastapi-swagger (2 MB), which it does not import.
+    FastAPI's own page loads Swagger UI from another server: it is blank without a network, and runs foreign code with
+    access to the controls. This one takes the files from the installed package fastapi-swagger, without importing it.
     """
     headers = security_headers()
 

@@ -42,7 +42,7 @@ from backpressure.transports.base import Cause
 __all__ = ["producer_app"]
 
 Responses = dict[int | str, dict[str, Any]]
-_FOR_GOOD = {Cause.TOO_LARGE, Cause.FORBIDDEN}  # to try again is no use
+_FOR_GOOD = {Cause.TOO_LARGE, Cause.FORBIDDEN}  # sending it again cannot succeed
 _MOST_IDS = 100
 
 
@@ -159,7 +159,7 @@ class _Strategy:
 
 
 def _refuse_paths(changes: dict[str, Any], laws: Sequence[str]) -> None:
-    """Refuse a law that is none of ``laws``: a path would import, and so run, any module that is installed."""
+    """Refuse a law that is not in ``laws``: a path would import, and so run, any installed module."""
     law = changes.get("producer.strategy")
     if law is not None and law not in laws:
         allowed = (
@@ -169,7 +169,7 @@ def _refuse_paths(changes: dict[str, Any], laws: Sequence[str]) -> None:
 
 
 def _valid(traceparent: str | None) -> str:
-    """Return the header, or nothing: one that is not valid is to be ignored, as if the caller were in no trace."""
+    """Return the header, or "" when it is not valid, as if the caller were in no trace."""
     return traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else ""
 
 

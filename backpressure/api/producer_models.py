@@ -20,7 +20,7 @@ __all__ = [
     "Unsent",
 ]
 
-_MOST_AT_ONCE = 10_000  # an answer within a few seconds: clients give up waiting
+_MOST_AT_ONCE = 10_000  # so that the answer takes a few seconds at most
 _MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 _SETTINGS = {
     "queue_mode": "producer.strategy",
@@ -149,7 +149,7 @@ class NotTaken(BaseModel):
     messages_produced: int
     refused: list[str] = Field(description="not in the queue")
     unconfirmed: list[str] = Field(
-        description="perhaps in the queue, or on the way: who sends them again may double them"
+        description="perhaps in the queue, or on the way: sending them again may duplicate them"
     )
 
 

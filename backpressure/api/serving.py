@@ -1,9 +1,9 @@
 """Serves one FastAPI app inside a running event loop, on loopback unless a token protects it.
 
 A token comes as ``Authorization: Bearer <token>`` from programs, and as the password of HTTP Basic (any user name) from
-browsers, which ask for it themselves. A browser sends it along with what pages of other sites make it send, so a
-request that changes anything is refused when a page of another origin sends it. Without a token nothing is answered
-under another name than this machine's own.
+browsers, which ask for it themselves. A browser also adds it to requests that pages of other sites
+trigger, so requests that change anything are refused when they come from another origin. Without a token, only requests
+to this machine's own names are answered.
 """
 
 from __future__ import annotations
@@ -117,10 +117,10 @@ def _bind(host: str, port: int, key: str, flag: str) -> socket.socket:
 
 
 def _refuse_other_origins(app: FastAPI, *, any_name: bool) -> None:
-    """Refuse changes that another site's page asks for.
+    """Refuse requests from other sites' pages that change anything.
 
-    Without a token the name asked for must be this machine's own, too, whatever is asked: a site can give its own name
-    our address, and then its pages may read our answers.
+    Without a token, every request must use one of this machine's own names: a site can point its name at our address,
+    and its pages could then read our answers.
     """
 
     @app.middleware("http")
@@ -175,7 +175,7 @@ _TOO_LARGE = f"at most {MAX_BODY_BYTES} bytes"
 
 
 class BodyLimit:
-    """Answers 413 to a body that is said to be too large, and to one that turns out to be."""
+    """Answers 413 to a body that is too large, by its header or as it arrives."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

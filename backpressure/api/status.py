@@ -1,4 +1,4 @@
-"""What producer and consumer say of themselves: ``GET /status``, and the answers to pause and resume."""
+"""The status of producer and consumer: ``GET /status``, and the answers to pause and resume."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """What people look at: cards and lines on a terminal, the live page, a run while it goes on.
 
-Snapshots in, pictures out: nothing here connects to a broker or decides anything. The consumer's window alone also
-passes on what its buttons ask for.
+Snapshots in, pictures out: nothing here connects to a broker or decides anything. Only the consumer's window
+also sends requests, from its buttons.
 """

@@ -1,7 +1,7 @@
-"""What to do, at the moment it applies: troubleshooting advice for what a snapshot shows.
+"""Troubleshooting advice for what a snapshot shows.
 
 Each rule looks at one snapshot and returns a sentence or nothing; the most urgent come first. A sentence says what is
-the matter, then what to type.
+wrong, then what to do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from backpressure.presentation.numbers import amount, duration, percent, rate
 
 __all__ = ["advise"]
 
-_GROWING = 1.05  # publishing beyond this share of settling is growth, not noise
+_GROWING = 1.05  # a smaller difference between in and out is noise
 
 
 def advise(seen: Snapshot) -> list[str]:
@@ -26,7 +26,7 @@ def _no_broker(seen: Snapshot) -> Iterator[str]:
         if source.name != "broker" or source.ok or source.error == "connecting":
             continue
         if source.refused:
-            yield f"The broker is there and lets nobody in: {source.error}."
+            yield f"The broker is running but refuses access ({source.error})."
         else:
             start = "pace broker kafka" if seen.address.startswith("kafka") else "pace broker"
             yield f"The broker does not answer ({source.error}). Start one ({start}) or name it with --url."
@@ -156,14 +156,14 @@ def _breached(seen: Snapshot, name: str) -> bool:
 
 
 def _growth_per_s(work: QueueState | None) -> float:
-    """Return by how much the queue grows while it is consumed; 0 for what is noise, or not known."""
+    """Return how fast the queue grows while it is consumed; 0 when it is noise or unknown."""
     if work is None or not work.consumers or work.published_per_s is None or work.acked_per_s is None:
         return 0.0
     return work.published_per_s - work.acked_per_s if work.published_per_s > _GROWING * work.acked_per_s else 0.0
 
 
 def _all_follow(seen: Snapshot) -> bool:
-    """Return whether every producer that reports uses the law that is advised to the others."""
+    """Return whether every producer already uses the law that the advice recommends."""
     return bool(seen.producers) and all(producer.strategy == "pace" for producer in seen.producers)
 
 

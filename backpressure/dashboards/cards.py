@@ -1,7 +1,7 @@
 """The monitor's terminal frame: one snapshot as cards that fit the terminal, whatever its size.
 
-The cards stand one above the other, from 150 columns on in two columns. Lists give way when the height runs out,
-the least important first. Meaning is never in colour alone: every state has a sign of its own.
+The cards stand one above the other, from 150 columns on in two columns. Lists are shortened when the height is not
+enough, the least important first. Every state has a sign as well as a colour.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Lines = list[list[Segment]]
 
 
 class Cards:
-    """A frame that lays itself out anew each time it is drawn, so it follows every resize."""
+    """A frame whose layout is computed each time it is drawn, so it follows every resize."""
 
     def __init__(self, seen: Snapshot, *, limited: bool = True) -> None:
         """Draw ``seen``; ``limited`` to the terminal's height, or as long as it needs (to be scrolled)."""

@@ -26,7 +26,7 @@ Columns = Sequence[tuple[str, str]]
 """Heading and kind of each column: a *spare* is a number that is left out before a *name* is cut."""
 
 _UNEVEN = 1.2  # what goes in and what goes out differ by more than noise
-_OLD_S = 2.0  # a queue of the loop is read every second at least: an older count is worth a word
+_OLD_S = 2.0  # a queue of the loop is read at least every second: say so when the count is older
 _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKind.SOURCE_BACK}
 
 
@@ -122,7 +122,7 @@ def events(seen: Snapshot) -> RowCard:
 def consumers(seen: Snapshot) -> RowCard:
     """Return the active consumers with their connections, as the broker lists them."""
     found = seen.broker.consumers if seen.broker else ()
-    listed = [client for client in found if client.queue in seen.queues]  # not every process's ear on the feedback
+    listed = [client for client in found if client.queue in seen.queues]  # not the feedback queue of each process
 
     def row(client: Client) -> Row:
         return (
@@ -182,7 +182,7 @@ def _worst(queue: QueueState) -> str:
 
 
 def _activity(queue: QueueState, *, consumed: bool) -> Cell:
-    """Return what happens in a queue; one that is to be ``consumed`` is not idle while messages wait and nobody is."""
+    """Return what happens in a queue; ``consumed``: it should have consumers while messages wait."""
     if queue.watched and queue.age_s > _OLD_S:
         return f"{duration(queue.age_s)} ago", "red"
     if queue.published_per_s is None and queue.acked_per_s is None:
@@ -207,7 +207,7 @@ def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_
 
 
 class _Rows:
-    """Columns that leave out the spare ones, the last first, while they would cost a name its end.
+    """Columns; the spare ones are left out, the last first, when a name would be cut.
 
     A row is a few pieces of one line; `cards_loop` says what rich's own tables would cost.
     """
@@ -225,7 +225,7 @@ class _Rows:
             for n, width in self._fitting(options.max_width).items()
         ]
         for row in self._rows:
-            plain = ""  # what is in no style of its own is put together
+            plain = ""  # text without a style is joined
             for n, width, is_number in shown:
                 text, style = row[n]
                 room = width - cell_len(text)

@@ -1,4 +1,4 @@
-"""The cards about the loop as a whole: where we look, what flows, how long messages wait, and what the law decided.
+"""The cards about the loop as a whole: the broker, the rates, how long messages wait, and what the law decided.
 
 Frames and columns are drawn here and in `cards_lists`, not by rich's `Panel` and `Table`: with those a frame of 30
 queues takes 10.1 ms at 120 x 40 (5.5 ms at 80 x 24, 18 ms at 200 x 60), with these 1.2 ms (0.8 ms, 1.9 ms), measured in
@@ -20,7 +20,7 @@ from backpressure.program import printable
 __all__ = ["Card", "flow_card", "header", "law_card"]
 
 _BAR_CELLS = 10
-_HIGH = 0.5  # share of a threshold from which a value is worth a yellow sign
+_HIGH = 0.5  # from this share of its threshold a value is yellow
 
 
 class Card:

@@ -1,7 +1,7 @@
 """The consumer's end of its window: hands over the latest messages and counters, and does what the window asks for.
 
-The window is a process of its own (`window`). It is given an update a few times a second, and none while it has not
-read the last one, so that neither a slow display nor a thousand messages a second costs the consumer more than that.
+The window is a process of its own (`window`). It gets an update a few times a second, and none before it has
+read the last one, so that neither a slow display nor a high message rate slows the consumer down.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class WindowLink:
                 self._notice = ""
             except PaceError as error:
                 self._notice = str(error)
-        if not self._engine.stopping:  # a second signal would end it at once, with what it holds unacknowledged
+        if not self._engine.stopping:  # a second signal would end it at once and leave messages unacknowledged
             signal.raise_signal(signal.SIGINT)
 
     async def _do(self, request: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class RunLines:
 
 
 class StatusLines:
-    """Turns snapshots into lines; remembers which events were told already."""
+    """Turns snapshots into lines; remembers which events it has reported."""
 
     def __init__(self) -> None:
         self._told_until_ns = 0
@@ -128,14 +128,14 @@ async def log_events(observer: EventSource, stopping: asyncio.Event) -> None:
 
 
 class EventLines:
-    """Turns events and sources into lines; remembers what was told already."""
+    """Turns events and sources into lines; remembers what it has reported."""
 
     def __init__(self) -> None:
         self._told_until_ns = 0
         self._refused: dict[str, str] = {}
 
     def of(self, events: Iterable[Event], sources: Iterable[Source]) -> Iterator[Line]:
-        """Yield what happened since the last call, and which source has not answered so far, once for each reason."""
+        """Yield new events, and each source that has not answered yet, once for each reason."""
         told_until_ns = self._told_until_ns
         for event in events:
             if event.at_ns > told_until_ns:
@@ -143,7 +143,7 @@ class EventLines:
                 yield logging.WARNING if event.kind.bad else logging.INFO, printable(event.text)
         for source in sources:
             if source.ok:
-                self._refused[source.name] = ""  # from now on it is lost and found by events
+                self._refused[source.name] = ""  # from now on, events report it
             elif self._refused.get(source.name) not in {"", source.error} and source.error != "connecting":
                 self._refused[source.name] = source.error
                 yield logging.WARNING, printable(f"{source.name}: {source.error}")

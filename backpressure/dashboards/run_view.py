@@ -1,7 +1,7 @@
 """A run on a terminal: while it goes on, redrawn in place, and its verdict at the end.
 
-The live view says where the run is, what the loop does, and what the law decided, and why. The verdict comes first in
-the end, then what was expected, then the figures people ask for.
+The live view shows the phase, the loop, and what the law decided and why. At the end come the verdict, the
+expectations, and the main figures.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class RunLive:
         self._title, self._broker, self._queue, self._phases = printable(title), broker, queue, phases
 
     def phase_began(self, index: int, share_done: Callable[[Snapshot], float | None]) -> None:
-        """Move on to the next phase; ``share_done`` tells how much of what it waits for is done, None: time tells."""
+        """Begin the next phase; ``share_done`` returns how much of it is done, or None when only time counts."""
         self._phase, self._phase_began, self._share_done = index, time.monotonic(), share_done
 
     def sampled(self, snapshot: Snapshot) -> None:
@@ -192,7 +192,7 @@ class RunLive:
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-_figure = partial(figure, group="")  # what stands in a terminal may be searched and copied
+_figure = partial(figure, group="")  # without thin spaces: people search and copy terminal output
 _VERDICT_COLOURS = {"passed": "bold green", "failed": "bold red", "interrupted": "bold yellow", "error": "bold red"}
 
 
@@ -222,7 +222,7 @@ def _expectations(summary: Mapping[str, Any]) -> Table:
 
 
 def _discarded(totals: Mapping[str, Any]) -> str:
-    """Return what is neither processed nor lost nor in a queue: the broker refused it or dropped it, and said so."""
+    """Return the messages that the broker refused or dropped: neither processed, nor in a queue, nor lost."""
     return ", ".join(f"{_figure(totals[name])} {name}" for name in ("rejected", "dropped", "returned") if totals[name])
 
 

@@ -20,7 +20,7 @@ from backpressure.presentation.terminal import new_console
 
 __all__ = ["print_frame", "show"]
 
-_FIRST_LOOKS_S = 0.25  # until the broker has answered, the picture is worth redrawing often
+_FIRST_LOOKS_S = 0.25  # redraw often until the broker has answered
 
 
 async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
@@ -52,7 +52,7 @@ async def _show_cards(
 
 
 class _Screenful:
-    """A frame in place of the last one; rich's own live display goes through all of it three more times."""
+    """A frame that replaces the last one; rich's own live display would process it three more times."""
 
     def __init__(self, cards: Cards) -> None:
         self._cards = cards
@@ -101,7 +101,7 @@ async def _first_of(*events: asyncio.Event, timeout_s: float) -> None:
 
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
-    # A log line on the same terminal would tear the picture; what it says is on the cards.
+    # A log line on the same terminal would garble the cards, which show the same facts.
     if not sys.stderr.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""The consumer's window: a program of its own, so that nothing a window does can hold up the consumer.
+"""The consumer's window: a separate program, so that the window cannot slow the consumer down.
 
 It reads what to show from standard input and writes what was asked for to standard output, a JSON object a line, and
 imports nothing of this package: `consumer_window` is the other end. It ends with its input, or when it is closed.
@@ -21,7 +21,7 @@ __all__ = ["MOST_ROWS", "ConsumerWindow", "main"]
 
 MOST_ROWS = 500
 _LOOK_MS = 50
-_BEHIND = 4  # updates that may wait: then the pipe fills, and the consumer leaves some out
+_BEHIND = 4  # updates that may wait; beyond that the pipe fills and the consumer skips some
 _COLUMNS = (("time", 110), ("outcome", 100), ("from", 130), ("number", 80), ("age", 80), ("body", 420))
 
 Send = Callable[[dict[str, Any]], None]
@@ -77,7 +77,7 @@ class ConsumerWindow:
         self._notice.set(update["notice"])
         self._paused = update["paused"]
         self.pause.configure(text="Resume" if self._paused else "Pause")
-        follows = self.rows.yview()[1] >= 1.0  # who has scrolled up wants to read
+        follows = self.rows.yview()[1] >= 1.0  # keep the position of a reader who has scrolled up
         for row in update["rows"][-MOST_ROWS:]:
             self.rows.insert("", "end", values=row, tags=() if row[1] == "processed" else ("bad",))
         shown = self.rows.get_children()
@@ -95,7 +95,7 @@ class ConsumerWindow:
 
 def main(given: TextIO, asked: TextIO) -> int:
     """Show what is ``given`` until it ends or the window is closed; returns the exit code, 3 without a display."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the consumer, who ends the input when it is done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the consumer, which then closes the input
 
     def send(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=asked, flush=True)

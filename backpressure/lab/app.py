@@ -79,7 +79,7 @@ def lab_app(lab: Lab) -> FastAPI:
 
 
 def assets() -> Mapping[str, Path]:
-    """Return the page's files by the name they are served under; the looks are those of the monitor's page."""
+    """Return the page's files by the names they are served under; it shares the style of the monitor's page."""
     own = {path.name: path for path in Path(__file__).with_name("page").iterdir()}
     return {name: web.assets()[name] for name in ("page.css", "numbers.js")} | own
 

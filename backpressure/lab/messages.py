@@ -1,4 +1,4 @@
-"""What travels in the lab: notes (or whatever a foreign producer put into the queue), tasks and their results."""
+"""The messages of the lab: notes (or whatever another producer put into the queue), tasks and their results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backpressure.core.message import Delivery, Message, Metadata
 __all__ = ["MOST_CHARACTERS", "MOST_COMPLEX", "LabNote", "ReceivedNote", "Task", "TaskResult"]
 
 MOST_CHARACTERS = 10_000
-"""The longest text a store keeps: what is bounded in number only is not bounded."""
+"""The longest text that is kept: a limit on the number of messages alone would not limit the memory."""
 
 _FIELDS = ("message", "timestamp", "source", "importance")
 
@@ -51,11 +51,11 @@ class ReceivedNote(LabNote):
 
     @classmethod
     def read(cls, delivery: Delivery) -> ReceivedNote:
-        """Return what ``delivery`` says; a body that is none of ours is its own message."""
+        """Return the note in ``delivery``; any other body becomes the text of a note."""
         text = delivery.message.body.decode("utf-8", "replace")
         try:
             fields = _fields(text)
-        except (ValueError, RecursionError):  # no JSON, or nested without end
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply
             fields = {"message": text[:MOST_CHARACTERS]}
         return cls(
             **{"message": "", **fields},
@@ -98,10 +98,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a worker did, and when, on its clock.
+    """What a worker did, and when, by its own clock.
 
     ``waited_s`` from submission to the start of the work (None: unknown). ``redelivered``: another worker had the task
-    before and did not finish it, or at least did not live to acknowledge it.
+    before and ended without acknowledging it.
     """
 
     task_id: Text

@@ -142,7 +142,7 @@ class PublishedAnswer(Done):
 
 
 class SubscribersAnswer(BaseModel):
-    """Everybody who is subscribed."""
+    """All subscribers."""
 
     subscribers: list[SubscriberView]
 

@@ -63,7 +63,7 @@ class PubSub:
         self._lab = lab
         self._subscriptions: dict[str, _Subscription] = {}
         self._sender = LabSender(transport, self._declare)
-        self._changing = asyncio.Lock()  # who is subscribed changes by one request at a time
+        self._changing = asyncio.Lock()  # one request at a time changes the subscriptions
         self._published = 0
 
     @property
@@ -72,7 +72,7 @@ class PubSub:
         return self._published
 
     async def subscribe(self, subscriber_id: str | None = None) -> SubscriberView:
-        """Create a subscriber (None: under a new UUID) and its queue; one that an earlier lab left is taken over.
+        """Create a subscriber (None: under a new UUID) and its queue; a queue left by an earlier lab is reused.
 
         Raises `TransportError`, and `PaceError` for a name that is taken or one subscriber too many.
         """
@@ -100,7 +100,7 @@ class PubSub:
         async with self._changing:
             subscription = self._find(subscriber_id)
             async with opened(self._transport.admin()) as admin:
-                await subscription.receiver.stop()  # before its queue goes, or it would look for it for ever
+                await subscription.receiver.stop()  # first: otherwise it would wait for its deleted queue
                 await admin.delete(subscription.queue)
             del self._subscriptions[subscriber_id]
 
@@ -121,7 +121,7 @@ class PubSub:
         return SubscriberMessages(**asdict(self._view(subscriber_id)), messages=received.newest(newest))
 
     async def stop(self) -> None:
-        """Remove the subscribers' queues, if the broker is there to be asked, and close the connections."""
+        """Remove the subscribers' queues, if the broker can be reached, and close the connections."""
         subscriptions = self._subscriptions.values()
         await asyncio.gather(self._sender.stop(), *(subscription.receiver.stop() for subscription in subscriptions))
         if subscriptions:

@@ -35,7 +35,7 @@ async def opened(admin: Admin) -> AsyncIterator[Admin]:
 
 
 class LabSender(ConfirmingPublisher):
-    """Declares what it publishes to, and keeps nobody waiting. Its transport should not wait for a broker either."""
+    """Declares what it publishes to, and fails instead of waiting, as its transport should."""
 
     def __init__(self, transport: Transport, declare: Callable[[], Awaitable[None]]) -> None:
         """``declare`` creates what is published to; it runs before the first message, and again after a loss."""
@@ -72,11 +72,11 @@ class LabSender(ConfirmingPublisher):
                 f"{self._address} did not confirm within {_PATIENCE_S:g} s: the message may still arrive"
             ) from None
         if not routed:
-            self._declared = False  # somebody deleted what was declared: it is made again before the next message
+            self._declared = False  # the queue was deleted: declare it again before the next message
         return routed
 
     async def put(self, message: Message, queue: QueueSettings) -> None:
-        """Publish to ``queue`` as `send` does; raises `QueueNotFoundError` as well, when somebody has deleted it."""
+        """Publish to ``queue`` as `send` does; raises `QueueNotFoundError` as well, when it has been deleted."""
         if not await self.send(message, exchange=queue.exchange, routing_key=queue.routing_key):
             raise QueueNotFoundError(queue.work)
 
@@ -85,7 +85,7 @@ class LabSender(ConfirmingPublisher):
         self._blocked = ""
 
     def on_blocked(self, reason: str) -> None:
-        """An alarm: what is in flight arrives when it is over, but nobody should wait for that."""
+        """An alarm: what is in flight arrives when it is over, but no caller waits that long."""
         self._blocked = f"{self._address} takes no messages now ({reason}); what was sent may arrive later"
         self.give_up(TransportError(self._blocked))
 
@@ -146,7 +146,7 @@ class LabReceiver:
         self._subscriber.ack(delivery)
 
     def on_lost(self, error: Exception) -> None:
-        """The subscriber comes back by itself; what it had not acknowledged is delivered again."""
+        """The subscriber reconnects by itself; what it had not acknowledged is delivered again."""
 
 
 Item = TypeVar("Item")
@@ -161,11 +161,11 @@ class NewestItems(Generic[Item]):
 
     @property
     def dropped(self) -> int:
-        """How many were here and are not any more."""
+        """How many items were dropped to make room."""
         return self.total - len(self._items)
 
     def add(self, item: Item) -> None:
-        """Keep ``item``, in the place of the oldest when there is no room."""
+        """Keep ``item``; drop the oldest when there is no room."""
         self._items.append(item)
         self.total += 1
 

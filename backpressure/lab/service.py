@@ -20,7 +20,7 @@ from backpressure.transports.base import Transport
 
 __all__ = ["Board", "BoardView", "Lab"]
 
-_KNOWN_FOR_S = 1.0  # each look is a connection: not more than one a second, however many ask
+_KNOWN_FOR_S = 1.0  # each check opens a connection: at most one a second
 _LOOK_TIMEOUT_S = 2.0
 
 
@@ -61,7 +61,7 @@ class Board:
         await self._receiver.start(self._queue.work)
 
     async def obstacle(self) -> str:
-        """Return why the broker cannot be reached; empty: it can."""
+        """Return why the broker cannot be reached, or ""."""
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_S), opened(self._transport.admin()):
                 return ""
@@ -122,7 +122,7 @@ class Lab:
         self._stopping.set()
 
     async def obstacle(self) -> str:
-        """Return why RabbitMQ, which all but the Kafka board needs, cannot be used now; empty: it can."""
+        """Return why RabbitMQ cannot be used now, or "". Everything but the Kafka board needs it."""
         if self._stopping.is_set():
             return "it is stopping"
         async with self._one_look:

@@ -1,7 +1,7 @@
 """Tasks: submitted to a queue, done by worker processes one at a time each, their results collected.
 
 Workers are started, listed, stopped, and killed to see what happens to their tasks. A worker stops when its standard
-input ends, so it never outlives the lab, however that ends.
+input ends, so it ends with the lab, even when the lab is killed.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class WorkerPool:
         ]
 
     async def start(self, count: int) -> None:
-        """Start ``count`` more workers and return when all take tasks; raises `PaceError`, and then stops those."""
+        """Start ``count`` more workers and return when all take tasks; on failure, stop these and raise `PaceError`."""
         async with self._changing:
             self._forget_ended()
             if len(self._workers) + count > self._most:
@@ -157,9 +157,9 @@ class WorkerPool:
                 raise
 
     async def stop(self) -> int:
-        """End all workers and return how many there were; each may finish what it is at, within ten seconds.
+        """End all workers and return how many there were; each may finish its task within ten seconds.
 
-        One that takes longer is killed: what it is at was not acknowledged, so another worker gets it.
+        A worker that takes longer is killed; its task was not acknowledged, so another worker gets it.
         """
         async with self._changing:
             self._forget_ended()
@@ -169,7 +169,7 @@ class WorkerPool:
         return count
 
     def kill(self, name: str) -> None:
-        """End a worker at once, in the middle of whatever it does; raises `UnknownNameError`."""
+        """Kill a worker at once, even in the middle of a task; raises `UnknownNameError`."""
         worker = self._workers.get(name)
         if worker is None or worker.process.returncode is not None:
             raise UnknownNameError(f"no worker {name!r} runs")

@@ -1,7 +1,7 @@
 """A task worker: takes one task, works as long as its complexity says, reports the result, then acknowledges.
 
-In this order, so that a worker that is killed loses nothing: the broker gives its task to another. Should it die
-between report and acknowledgement, the task is done twice, and both results say so.
+This order loses nothing when a worker is killed: the broker gives its task to another. When it is killed between report
+and acknowledgement, the task is done twice, and the second result is marked as redelivered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def declare_tasks(transport: Transport, lab: LabSettings) -> None:
 
 
 class TaskWorker:
-    """One worker. `run` it until `stop` is called; what it works on then is finished first."""
+    """One worker. `run` it until `stop` is called; the current task is finished first."""
 
     def __init__(self, transport: Transport, lab: LabSettings, name: str, clock: Clock) -> None:
         """``name`` is what results call it."""
@@ -47,7 +47,7 @@ class TaskWorker:
         self._deliveries: asyncio.Queue[Delivery | None] = asyncio.Queue()
 
     async def start(self) -> None:
-        """Connect; raises `TransportError`. Prefetch 1: who is busy is given no second task."""
+        """Connect; raises `TransportError`. Prefetch 1: a busy worker gets no second task."""
         await self._sender.prepare()
         await self._subscriber.start(self, queue=queue_named(self._lab, TASKS).work, prefetch=1)
 
@@ -68,7 +68,7 @@ class TaskWorker:
     async def _work(self, delivery: Delivery) -> None:
         task = Task.read(delivery.message)
         if task is None:
-            self._subscriber.nack(delivery, requeue=False)  # nobody could do it: to the dead letters
+            self._subscriber.nack(delivery, requeue=False)  # not a task: dead-letter it
             return
         started_ns, sent_ns = self._clock.wall_ns(), Metadata.read(delivery.message).sent_ns
         await asyncio.sleep(task.complexity * self._lab.seconds_per_complexity)
@@ -101,4 +101,4 @@ class TaskWorker:
         self._deliveries.put_nowait(delivery)
 
     def on_lost(self, error: Exception) -> None:
-        """What was not acknowledged goes to another worker, or comes again."""
+        """What was not acknowledged is delivered again, to this or another worker."""

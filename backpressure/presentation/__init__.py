@@ -1,1 +1,1 @@
-"""What everything that is shown has in common: numbers, colours, and files of installed packages."""
+"""Shared presentation: numbers, colours and consoles, and files of installed packages."""

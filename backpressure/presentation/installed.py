@@ -1,4 +1,4 @@
-"""Files that installed packages bring along: scripts for browsers, found without importing the package."""
+"""Files of installed packages, such as scripts for browsers, found without importing the package."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Numbers as people read them, on every terminal, page and report: 10K, 1.5M, 12.5 ms.
 
-What is unknown is a dash, never a zero. `amount` is for what changes under the reader's eyes, `figure` for results that
-are compared. ``numbers.js`` beside this file does the same in a browser; a test holds one against the other.
+An unknown value is a dash, never a zero. `amount` is for live values, `figure` for results. ``numbers.js`` beside this
+file does the same in a browser; a test compares the two.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Consoles, and the colours of a terminal, readable on white and on black.
 
-A terminal's own sixteen are made for one background: yellow, green and cyan all but vanish on white, blue on black.
-These are fixed entries of the 256-colour palette in between, with a contrast of at least 3.9 to 1 on either side (the
-most there can be is 4.6). A terminal of sixteen colours gets the nearest of its own.
+The sixteen standard colours suit one background only: yellow, green and cyan are hard to read on white, blue on black.
+These are entries of the 256-colour palette with a contrast of at least 3.9 to 1 against both (4.6 is the maximum
+possible). A terminal with sixteen colours uses the nearest of its own.
 """
 
 from __future__ import annotations

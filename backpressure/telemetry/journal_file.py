@@ -37,7 +37,7 @@ class JournalWriter:
 
     def _grow(self) -> None:
         size = len(self._map) + _STEP_BYTES
-        self._map.close()  # mapped anew rather than resized: not every system can resize a mapping
+        self._map.close()  # a new mapping: not every system can resize one
         self._file.truncate(size)
         self._map = mmap.mmap(self._file.fileno(), size)
 

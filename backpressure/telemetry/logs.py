@@ -1,6 +1,7 @@
-"""Logging of a process: one line per event worth a line, on standard error; never payloads, never secrets.
+"""Logging of a process: one line per event, on standard error; never payloads, never secrets.
 
-What goes wrong a thousand times a second is said a few times and then counted: a log must not become the load.
+A warning that repeats a thousand times a second is logged a few times and then counted, so that logging does not become
+the load.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Window:
 class _Repeats(logging.Filter):
     """Lets at most five warnings of one kind through in ten seconds; the next one says how many it left out.
 
-    A kind is a logger and a text before its values are filled in: the same complaint about another message is a repeat.
+    A kind is a logger and a text before its values are filled in: the same warning about another message is a repeat.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class _Repeats(logging.Filter):
         if window is None or record.created - window.begun_at >= _WINDOW_S:
             left_out = window.left_out if window is not None else 0
             if len(self._windows) >= _MOST_KINDS:
-                self._windows.clear()  # texts without end, from a library that fills values in itself
+                self._windows.clear()  # a library that formats its messages itself has endlessly many
             window = self._windows[kind] = _Window(record.created)
         if window.said >= _BURST:
             window.left_out += 1
@@ -83,12 +84,12 @@ class _Repeats(logging.Filter):
 
 
 def for_machines() -> bool:
-    """Return whether the log is written for machines: then nothing else may be, on standard error."""
+    """Return whether the log is JSON for machines: then nothing else may be written to standard error."""
     return any(isinstance(handler.formatter, _JsonLines) for handler in logging.root.handlers)
 
 
 def configure(settings: LogSettings) -> None:
-    """Send the package's log to standard error; other libraries only speak up when something is wrong."""
+    """Send the package's log to standard error; of other libraries, warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     text = _TextLines("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonLines() if settings.format == "json" else text)

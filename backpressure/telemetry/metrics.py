@@ -1,8 +1,8 @@
-"""How metrics are declared and exposed: one line each, read from a report when somebody scrapes.
+"""How metrics are declared and exposed: one line each, read from a report at scrape time.
 
 Every process has a registry of its own, so several can live in one interpreter. Nothing is counted for the sake of
 metrics alone: the engines keep counters and histograms anyway, and a collector reads them at scrape time, so watching
-costs the hot path nothing. The one exception is the duration of HTTP requests, which nobody else keeps.
+costs the hot path nothing. The one exception is the duration of HTTP requests.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ HTTP_REQUEST_DURATION = "http_request_duration_seconds"
 class RequestMetrics:
     """Durations of HTTP requests by method, endpoint and status.
 
-    The endpoint is the *route* (``/queues/{name}``, never the path that was asked for), so strangers cannot add labels.
+    The endpoint is the *route* (``/queues/{name}``, never the requested path), so clients cannot add labels.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

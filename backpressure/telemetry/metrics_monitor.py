@@ -1,7 +1,7 @@
 """The monitor's metrics: queues, and the loop as a whole, read from one snapshot a scrape.
 
 What is summed over all processes is named ``pace_observed_…``: producers and consumers expose the same facts about
-themselves under other names, so that adding up over jobs never counts a message twice.
+themselves under other names, so that a sum over jobs never counts a message twice.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["MONITOR_COST_METRICS", "MONITOR_METRICS", "monitor_registry"]
 
 _STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
 _PRODUCED = {spec.name for spec in fields(ProducerReport)}
-_MOST_PROCESSES = 64  # anybody can report under ever new names; those that serve metrics tell their own cost
-_MOST_PARTITIONS = 64  # a topic may have ten thousand, a time series database should not
+_MOST_PROCESSES = 64  # reports with ever new names must not add labels without limit
+_MOST_PARTITIONS = 64  # a topic may have ten thousand partitions: too many time series
 
 
 def _by_queue(name: str, text: str, read: Callable[[QueueState], float | None]) -> Family[Snapshot]:

@@ -1,4 +1,4 @@
-"""What a process tells of itself: that it is ready and under which addresses, and what it costs."""
+"""What a process reports about itself: that it is ready, at which addresses, and its memory and processor time."""
 
 from __future__ import annotations
 

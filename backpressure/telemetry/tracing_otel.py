@@ -98,7 +98,7 @@ class OpenTelemetryTracer:
         try:
             with use_span(span, record_exception=False, set_status_on_exception=False):
                 yield _ProcessSpan(span)
-        except BaseException as error:  # the attempt was cancelled, and nobody else ends its span
+        except BaseException as error:  # the attempt was cancelled: end its span here
             span.set_attribute("error.type", type(error).__qualname__)
             span.set_status(StatusCode.ERROR)
             span.end()

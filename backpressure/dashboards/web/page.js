@@ -1,9 +1,9 @@
-// The live page: draws what the monitor streams. Everything that comes from other processes is set as text, never as HTML.
+// The live page: draws what the monitor streams. Text from other processes is set as text, never as HTML.
 
 import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
 
 const KEPT_MS = 15 * 60 * 1000;
-const OLD_S = 2; // a queue of the loop is read every second at least: an older count is worth a word
+const OLD_S = 2; // a queue of the loop is read at least every second: say so when the count is older
 const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
 const CHARTS = {
   "chart-depth": [["ready", "ready"], ["unacked", "unacked"]],
@@ -112,7 +112,7 @@ function showTables(now) {
     ]));
 }
 
-// Controls: one form a process, kept from tick to tick, so that nobody loses what they are typing.
+// Controls: one form for each process, kept from tick to tick, so that typed text is not lost.
 
 let laws = [];
 let learnt = new Map();
@@ -144,7 +144,7 @@ async function ask(process, action, body) {
 function choice(label, act) {
   const select = make("select");
   select.addEventListener("change", async () => {
-    select.disabled = true; // until it is done, what the process reports is what was
+    select.disabled = true; // until then the process reports the old value
     await act(select.value);
     await learn();
     select.disabled = false;
@@ -152,7 +152,7 @@ function choice(label, act) {
   return make("label", {}, label, select);
 }
 
-// Show what is, whoever changed it, but for one who is choosing right now.
+// Show the current value, whoever changed it, unless the user is choosing one now.
 function showChoice(select, options, value) {
   if (select.disabled || document.activeElement === select) return;
   const offered = options.some(([known]) => known === value) ? options : [[value, value], ...options];

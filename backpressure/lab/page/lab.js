@@ -1,4 +1,4 @@
-// The lab's page: buttons that post, and what came of it, once a second. What others wrote is set as text, never as HTML.
+// The lab's page: buttons that post, and the results once a second. Text from messages is set as text, never as HTML.
 
 import { duration } from "/assets/numbers.js";
 
@@ -75,7 +75,7 @@ function showBoard(id, { address, missing, board }) {
   for (const control of section.querySelectorAll("input, button")) control.disabled = !board;
   if (!board) return;
   section.querySelector(".counts").textContent =
-    `${board.sent} sent, ${board.received} received${dropped(board.dropped)}; ${board.consuming ? "consuming" : "nobody consumes: what is sent waits"}`;
+    `${board.sent} sent, ${board.received} received${dropped(board.dropped)}; ${board.consuming ? "consuming" : "no consumer: messages wait"}`;
   showMessages(section.querySelector(".messages"), board.messages);
 }
 
@@ -93,7 +93,7 @@ function showTasks({ tasks, workers }) {
   ]));
 }
 
-// Cards are kept from one look to the next, so that a button under the pointer stays there.
+// Cards are kept between refreshes, so that a button stays under the pointer.
 function subscriberCard(id) {
   const known = [...element("subscribers").children].find((card) => card.dataset.id === id);
   if (known) return known;
@@ -130,7 +130,7 @@ async function refresh() {
     if (!response.ok) throw new Error(`answer ${response.status}`);
     const text = await response.text();
     [pill.textContent, pill.className] = ["live", "pill good"];
-    if (text === shown) return; // nothing moves under the pointer when nothing has happened
+    if (text === shown) return; // nothing moves under the pointer when nothing has changed
     shown = text;
     const status = JSON.parse(text);
     showBoard("rabbitmq", status.rabbitmq);
