@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "run": ("run:run", "Run a scenario with real processes, judge it and write a report."),
-    "scenarios": ("run:scenarios", "List the scenarios that ship, or print one."),
+    "scenarios": ("shipped:scenarios", "List the scenarios that ship, or print one."),
     "report": ("report:report", "Analyse a recorded run again, or show two side by side."),
     "compare": ("compare:compare", "Rank the control laws on one scenario."),
     "simulate": ("simulate:simulate", "Run a scenario in virtual time, without a broker."),
@@ -27,8 +27,8 @@ _COMMANDS = {
     "monitor": ("monitor:monitor", "Watch queues, rates, waits and back-pressure."),
     "broker": ("broker:broker", "Run the embedded AMQP broker, or a private RabbitMQ or Kafka."),
     "lab": ("lab:lab", "Serve a page and an HTTP API to try queues with."),
-    "init": ("init:init", "Write a config.py with every setting at its default."),
-    "laws": ("laws:laws", "List the rate-control laws, or describe some of them."),
+    "init": ("shipped:init", "Write a config.py with every setting at its default."),
+    "laws": ("shipped:laws", "List the rate-control laws, or describe some of them."),
     "cleanup": ("cleanup:cleanup", "Delete queues and exchanges that are left over."),
     "doctor": ("doctor:doctor", "Check this machine, the broker and the permissions on it."),
     "check": ("check:check", "Test a running stack, from health to delivery."),
@@ -74,6 +74,10 @@ class PaceGroup(click.Group):
             return super().invoke(ctx)
         except PaceError as error:
             raise Failure(error) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise Failure(PaceError(f"{error.filename}: {error.strerror}")) from error
         except KeyboardInterrupt:
             raise SystemExit(program.interrupted_code()) from None
         except click.Abort as abort:  # a question was answered with Ctrl-C, or not at all

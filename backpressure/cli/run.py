@@ -1,4 +1,4 @@
-"""``pace run`` and ``pace scenarios``: experiments from the command line."""
+"""``pace run``: an experiment with real processes, its verdict and its report."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
 from backpressure.experiments.watcher import Watcher
 from backpressure.presentation.terminal import new_console
-from backpressure.program import check_output
 
-__all__ = ["run", "scenarios"]
+__all__ = ["run"]
 
 
 @click.command()
@@ -121,26 +120,6 @@ def _conclude(directory: RunDirectory, failure: PaceError | None) -> Summary:
     raise ExperimentError(f"{reasons}; once it can be: pace report {shlex.quote(str(from_here(directory.path)))}")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def scenarios(context: click.Context) -> None:
-    """List the scenarios that ship; `pace scenarios show NAME` prints one, to start your own from."""
-    if context.invoked_subcommand is None:
-        for name in library.shipped():
-            plan = library.load(name)
-            default = " (default)" if name == library.DEFAULT_SCENARIO else ""
-            click.echo(f"{name:<16} {plan.duration_s:>4.0f} s  {plan.summary}{default}")
-        check_output()
-
-
-@scenarios.command()
-@click.argument("name")
-def show(name: str) -> None:
-    """Print the scenario NAME."""
-    click.echo(library.read(name), nl=False)
-    check_output()
-
-
 def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
     if quiet:
         return nullcontext(RunLines(lambda _: None))
@@ -152,11 +131,11 @@ def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
 def _logs_to(watcher: Watcher) -> Iterator[None]:
     """Let ``watcher`` show what our own connections log: printed by themselves, such lines would tear its picture."""
 
-    class Handler(logging.Handler):
+    class ToWatcher(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             watcher.noted(record.getMessage())
 
-    logger, handler = logging.getLogger("backpressure"), Handler(logging.WARNING)
+    logger, handler = logging.getLogger("backpressure"), ToWatcher(logging.WARNING)
     logger.addHandler(handler)
     logger.propagate = False
     try:
