@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-_SECRETS = ("password", "pass", "token", "secret")
+_SECRETS = ("password", "token", "secret")
 
 
 class PaceError(Exception):
@@ -60,7 +60,8 @@ class ConfigError(PaceError):
 
 def _presentable(key: str, value: object) -> object:
     """Hide secrets, under a misspelled name too, and the user and password within a URL."""
-    if any(difflib.get_close_matches(word, _SECRETS, cutoff=0.8) for word in re.split("[^a-z]+", key.lower())):
+    words = re.split("[^a-z]+", key.lower())
+    if "pass" in words or any(difflib.get_close_matches(word, _SECRETS, cutoff=0.8) for word in words):
         return "***"
     return re.sub(r"//.*@", "//***@", value) if isinstance(value, str) else value
 

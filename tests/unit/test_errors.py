@@ -35,11 +35,18 @@ def test_a_config_error_names_key_value_source_and_what_is_allowed() -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["broker.password", "api.token", "broker.pasword", "api.tokens", "PACE_API__TOKEN"])
+@pytest.mark.parametrize(
+    "key", ["broker.password", "api.token", "broker.pasword", "api.tokens", "PACE_API__TOKEN", "RABBITMQ_PASS"]
+)
 def test_a_value_that_may_be_a_secret_is_not_shown(key: str) -> None:
     error = ConfigError(key, "hunter2", "unknown setting")
     assert "hunter2" not in str(error)
     assert error.value == "***"
+
+
+@pytest.mark.parametrize("key", ["phases", "queue.passive", "control.setpoint"])
+def test_a_name_that_merely_looks_like_one_hides_nothing(key: str) -> None:
+    assert "[1, 2]" in str(ConfigError(key, [1, 2], "unknown setting"))
 
 
 @pytest.mark.parametrize("url", ["http://guest:hunter2@host/", "amqp://guest:hunter2/@@host:1/v", "//x:hunter2@h"])

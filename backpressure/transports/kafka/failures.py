@@ -35,6 +35,8 @@ REFUSED = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
+_LOGIN_FAILED = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001 -- see above
+_HOW_TO_LOG_IN = "the user and password are part of the URL: kafka://user:password@host:9092"
 _AWAY = frozenset(
     {
         KafkaError._TRANSPORT,  # noqa: SLF001 -- see above
@@ -73,6 +75,8 @@ def dial_error(error: KafkaError | None, address: str) -> TransportError:
         return BrokerUnavailableError(
             address, "no answer in time; does it want TLS (kafka+ssl://…) or a login (user:password@…)?"
         )
+    if error.code() in _LOGIN_FAILED:
+        return AccessRefusedError(address, f"{reason_of(error)}; {_HOW_TO_LOG_IN}")
     if error.code() in REFUSED or reason_of(error) in _UNTRUSTED.values():
         return AccessRefusedError(address, reason_of(error))
     return BrokerUnavailableError(address, reason_of(error))

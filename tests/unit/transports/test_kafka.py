@@ -163,6 +163,7 @@ def test_who_was_refused_with_others_may_be_innocent() -> None:
 
 def test_who_may_not_log_in_need_not_wait() -> None:
     assert type(dial_error(KafkaError(KafkaError._AUTHENTICATION, "no"), ADDRESS)) is AccessRefusedError
+    assert "part of the URL: kafka://user:password@" in str(dial_error(KafkaError(KafkaError._AUTHENTICATION), ADDRESS))
     untrusted = KafkaError(KafkaError._SSL, "SSL handshake failed: certificate verify failed: broker …")
     assert type(dial_error(untrusted, ADDRESS)) is AccessRefusedError
 
