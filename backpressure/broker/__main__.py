@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pathlib import Path  # noqa: PLC0415
 
     from backpressure.broker.faults import FaultSettings, parse_fault  # noqa: PLC0415
+    from backpressure.broker.handshake import SessionConfig, parse_user  # noqa: PLC0415
     from backpressure.broker.server import BrokerConfig, serve  # noqa: PLC0415
     from backpressure.errors import PaceError  # noqa: PLC0415
 
@@ -46,8 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="start with a fault, such as nack_share=0.1 or memory_alarm=true; may be repeated",
     )
+    parser.add_argument(
+        "--user",
+        action="append",
+        default=[],
+        metavar="NAME:PASSWORD",
+        help="a user beside guest, for AMQP and the management API; may be repeated",
+    )
+    parser.add_argument(
+        "--own-name",
+        action="store_true",
+        help="tell clients this broker's own name and version, not those of the RabbitMQ that it behaves like",
+    )
     options = parser.parse_args(arguments)
     try:
+        users = {"guest": "guest", **dict(map(parse_user, options.user))}
         faults = FaultSettings().updated(dict(map(parse_fault, options.fault)))
     except PaceError as error:
         sys.stderr.write(f"{error}\n")
@@ -60,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         max_connections=options.max_connections,
         data_dir=options.data_dir,
         faults=faults,
+        session=SessionConfig(users=users, own_name=options.own_name),
     )
     try:
         with program.interruptible():

@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
+from backpressure.amqp.field_tables import FieldTable
 from backpressure.amqp.frames import FRAME_MIN_SIZE
 from backpressure.broker.replies import ConnectionRefusal, not_allowed
+from backpressure.errors import ConfigError
 from backpressure.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PRODUCT", "SessionConfig", "can", "check_open", "check_tune", "log_in", "start", "tune"]
+__all__ = ["PRODUCT", "SessionConfig", "can", "check_open", "check_tune", "log_in", "parse_user", "start", "tune"]
 
 PRODUCT = "Pace Matching embedded broker"
+RABBITMQ_VERSION = "3.10.8"
+"""The RabbitMQ whose behaviour this broker has. Clients decide by product and version what they may expect."""
 _SERVER_PROPERTIES: Any = {
-    "product": PRODUCT,
-    "version": __version__,
+    "implementation": PRODUCT,
+    "implementation_version": __version__,
     "platform": "Python",
     "copyright": "MIT licence",
     "information": "For experiments on one machine; not durable unless started with a data directory",
@@ -36,6 +40,7 @@ _SERVER_PROPERTIES: Any = {
         "consumer_priorities": True,
         "authentication_failure_close": True,
         "per_consumer_qos": True,
+        "direct_reply_to": True,
     },
 }
 
@@ -49,11 +54,28 @@ class SessionConfig:
     channel_max: int = 2047
     heartbeat_s: int = 60
     max_message_bytes: int = 134_217_728
+    own_name: bool = False
+    """Whether product and version are this broker's own, and not those of the RabbitMQ that it behaves like."""
+
+    @property
+    def product(self) -> tuple[str, str]:
+        """The name and the version that clients are told."""
+        return (PRODUCT, __version__) if self.own_name else ("RabbitMQ", RABBITMQ_VERSION)
 
 
-def start() -> commands.Connection.Start:
+def parse_user(option: str) -> tuple[str, str]:
+    """Return name and password of ``NAME:PASSWORD``; `ConfigError` without a colon or a name."""
+    name, colon, password = option.partition(":")
+    if not name or not colon:
+        raise ConfigError("--user", name, "must be NAME:PASSWORD")
+    return name, password
+
+
+def start(config: SessionConfig) -> commands.Connection.Start:
     """The server's first word."""
-    return commands.Connection.Start(server_properties=_SERVER_PROPERTIES)
+    product, version = config.product
+    properties = {"product": product, "version": version, **_SERVER_PROPERTIES}
+    return commands.Connection.Start(server_properties=properties, mechanisms="PLAIN AMQPLAIN")
 
 
 def can(client_properties: Mapping[str, Any], capability: str) -> bool:
@@ -64,15 +86,32 @@ def can(client_properties: Mapping[str, Any], capability: str) -> bool:
 
 def log_in(config: SessionConfig, method: commands.Connection.StartOk) -> str:
     """The user who logged in; `ConnectionRefusal` 403 for a wrong name, password or mechanism."""
-    _, _, credentials = str(method.response).partition("\0")
-    user, _, password = credentials.partition("\0")
-    if method.mechanism != "PLAIN" or config.users.get(user) != password:
+    user, password = _credentials(method)
+    if password is None or config.users.get(user) != password:
         raise ConnectionRefusal(
             403,
             "ACCESS_REFUSED",
             f"Login was refused using authentication mechanism {method.mechanism}. For details see the broker logfile.",
         )
     return user
+
+
+def _credentials(method: commands.Connection.StartOk) -> tuple[str, str | None]:
+    """Name and password; None for what was not given."""
+    response = str(method.response)
+    if method.mechanism == "PLAIN":
+        _, _, credentials = response.partition("\0")
+        user, _, password = credentials.partition("\0")
+        return user, password
+    if method.mechanism == "AMQPLAIN":  # a table without its length
+        octets = response.encode(errors="surrogateescape")
+        try:
+            table = FieldTable(len(octets).to_bytes(4, "big") + octets)
+        except ValueError:
+            return "", None
+        login, given = table.get("LOGIN"), table.get("PASSWORD")
+        return str(login), given if isinstance(given, str) else None
+    return "", None
 
 
 def tune(config: SessionConfig) -> commands.Connection.Tune:

@@ -24,6 +24,7 @@ from backpressure.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from backpressure.broker.handshake import SessionConfig
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
@@ -45,19 +46,19 @@ class ManagementApi:
     def __init__(
         self,
         vhost: VirtualHost,
-        users: Mapping[str, str],
+        config: SessionConfig,
         clock: Callable[[], float],
         sessions: Callable[[], Collection[Session]],
     ) -> None:
-        """``clock`` reads the loop's seconds, ``users`` are those that AMQP accepts, ``sessions`` who is connected."""
+        """``clock`` reads the loop's seconds, ``config`` is what AMQP offers, ``sessions`` who is connected."""
         self._vhost = vhost
         self._sessions = sessions
-        self._users = users
+        self._users = config.users
         self._clock = clock
         self._started_at_s = clock()
         route = re.compile
         self._routes: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = [
-            ("GET", route("overview"), lambda **_: documents.overview(vhost, sessions())),
+            ("GET", route("overview"), lambda **_: documents.overview(vhost, sessions(), config.product)),
             ("GET", route("whoami"), lambda user, **_: {"name": user, "tags": ["administrator"]}),
             ("GET", route("nodes"), lambda **_: [documents.node_document(vhost, self._started_at_s)]),
             ("GET", route(f"nodes/{documents.NODE}"), lambda **_: documents.node_document(vhost, self._started_at_s)),

@@ -40,15 +40,17 @@ __all__ = [
 NODE = "embedded@localhost"
 
 
-def overview(vhost: VirtualHost, sessions: Collection[Session]) -> Table:
+def overview(vhost: VirtualHost, sessions: Collection[Session], product: tuple[str, str]) -> Table:
     """``GET /api/overview``."""
     queues = vhost.queues.values()
     ready, unacked = sum(map(len, queues)), sum(queue.unacked for queue in queues)
     return {
-        "product_name": PRODUCT,
-        "product_version": __version__,
-        "management_version": __version__,
-        "rabbitmq_version": __version__,
+        "product_name": product[0],
+        "product_version": product[1],
+        "management_version": product[1],
+        "rabbitmq_version": product[1],
+        "implementation": PRODUCT,
+        "implementation_version": __version__,
         "cluster_name": NODE,
         "node": NODE,
         "queue_totals": _depth(ready, unacked),

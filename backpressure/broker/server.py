@@ -161,7 +161,7 @@ class Server:
         self._awake: dict[Session, None] = {}
         self._flush_scheduled = False
         self._servers: list[asyncio.Server] = []
-        self._management = ManagementApi(self.vhost, config.session.users, self.now, self._sessions)
+        self._management = ManagementApi(self.vhost, config.session, self.now, self._sessions)
         self._stopping = asyncio.Event()
         self._deserted = asyncio.Event()
         self._sample()

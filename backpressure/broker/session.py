@@ -149,7 +149,7 @@ class Session:
                 return False
             if header == PROTOCOL_HEADER:
                 self.state = SessionState.START
-                self.send(method_frame(0, handshake.start()))
+                self.send(method_frame(0, handshake.start(self.config)))
             else:  # another protocol or version: say which one is spoken here
                 self.send(PROTOCOL_HEADER)
                 self.lost()

@@ -63,6 +63,18 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     metavar="NAME=VALUE",
     help="Start with a fault, e.g. nack_share=0.1 or memory_alarm=true (repeatable); see docs/embedded-broker.md.",
 )
+@click.option(
+    "--user",
+    "users",
+    multiple=True,
+    metavar="NAME:PASSWORD",
+    help="A user beside guest, for AMQP and the management API (repeatable).",
+)
+@click.option(
+    "--own-name",
+    is_flag=True,
+    help="Tell clients this broker's own name and version, not those of the RabbitMQ that it behaves like.",
+)
 @_unlisted
 @click.pass_context
 def broker(
@@ -72,6 +84,8 @@ def broker(
     memory_limit_mb: float,
     announce: Path | None,
     faults: tuple[str, ...],
+    users: tuple[str, ...],
+    own_name: bool,
     unlisted: bool,
     **listening: Any,
 ) -> None:
@@ -84,11 +98,13 @@ def broker(
         _refuse_options_of_embedded(context, context.invoked_subcommand)
         return
     from backpressure.broker.faults import FaultSettings, parse_fault
+    from backpressure.broker.handshake import SessionConfig, parse_user
     from backpressure.broker.server import Announcement, BrokerConfig, serve
 
     config = BrokerConfig(
         memory_limit_bytes=int(memory_limit_mb * 1_000_000),
         faults=FaultSettings().updated(dict(map(parse_fault, faults))),
+        session=SessionConfig(users={"guest": "guest", **dict(map(parse_user, users))}, own_name=own_name),
         **listening,
     )
     with ExitStack() as stack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "BindingInfo",
@@ -34,8 +34,8 @@ class _Info(BaseModel):
 class Overview(_Info):
     """The broker as a whole; rates per second over all queues."""
 
-    product: str = Field(default="RabbitMQ", validation_alias="product_name")
-    version: str = Field(default="", validation_alias="rabbitmq_version")
+    product: str = Field(default="RabbitMQ", validation_alias=AliasChoices("implementation", "product_name"))
+    version: str = Field(default="", validation_alias=AliasChoices("implementation_version", "rabbitmq_version"))
     node: str = ""
     cluster_name: str = ""
     publish_rate: float = _at("message_stats", "publish_details", "rate")

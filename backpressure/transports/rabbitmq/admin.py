@@ -47,8 +47,8 @@ class RabbitMQAdmin:
     async def identity(self) -> BrokerIdentity:
         """See `QueueAdmin.identity`."""
         return BrokerIdentity(
-            product=self._property("product") or "unknown",
-            version=self._property("version") or "unknown",
+            product=self._property("implementation") or self._property("product") or "unknown",
+            version=self._property("implementation_version") or self._property("version") or "unknown",
             address=self._requests.link.address,
         )
 

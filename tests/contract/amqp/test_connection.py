@@ -10,6 +10,9 @@ import pytest
 from pamqp import commands, header
 from pika.exceptions import ProbableAccessDeniedError, ProbableAuthenticationError
 
+from backpressure.amqp.field_tables import encode_table
+from backpressure.amqp.methods import method_frame
+
 if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
 
@@ -37,6 +40,7 @@ def test_the_server_starts_with_version_0_9_and_offers_plain_login(raw: Any) -> 
         "consumer_priorities",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ],
 )
 def test_the_server_announces_its_capability(raw: Any, capability: str) -> None:
@@ -46,9 +50,10 @@ def test_the_server_announces_its_capability(raw: Any, capability: str) -> None:
 @pytest.mark.parametrize(
     "greeting", [b"AMQP\x00\x00\x09\x02", b"AMQP\x07\x00\x00\x00", b"GET / HTTP/1.1\r\n\r\n"], ids=repr
 )
-def test_another_protocol_is_told_the_right_one_and_disconnected(raw: Any, greeting: bytes) -> None:
+def test_another_protocol_is_told_the_right_one_and_disconnected(broker: Any, raw: Any, greeting: bytes) -> None:
     raw.send(greeting)
-    assert raw.socket.recv(100) == b"AMQP\x00\x00\x09\x01"
+    of_4 = b"AMQP\x00\x00\x09\x01" if greeting.startswith(b"AMQP\x00") else b"AMQP\x03\x01\x00\x00"
+    assert raw.socket.recv(100) == broker.since_4(of_4, before=b"AMQP\x00\x00\x09\x01")
     assert raw.receive() is None
 
 
@@ -268,3 +273,29 @@ def test_arguments_are_taken_whatever_their_values(raw_open: Any) -> None:
     raw_open.expect(commands.Basic.ConsumeOk)
     raw_open.send(latin1(0x00320032, b"\0\0\x0ccontract.odd\x09amq.topic\x01k" + table))
     raw_open.expect(commands.Queue.UnbindOk)
+
+
+def test_the_server_calls_itself_rabbitmq(broker: Any, raw: Any) -> None:
+    properties = start(raw).server_properties
+    assert properties["product"] == "RabbitMQ"
+    assert tuple(map(int, properties["version"].split(".")[:2])) == broker.version
+
+
+def amqplain(**fields: Any) -> Any:
+    """The answer to the greeting with such a login; its text is sent octet by octet."""
+    login = commands.Connection.StartOk({}, "AMQPLAIN", "")
+    login.response = encode_table(fields)[4:].decode(errors="surrogateescape")
+    return method_frame(0, login)
+
+
+def test_amqplain_logs_in_too(raw: Any) -> None:
+    assert "AMQPLAIN" in start(raw).mechanisms.split()
+    raw.send(amqplain(LOGIN="guest", PASSWORD="guest"))
+    raw.expect(commands.Connection.Tune)
+
+
+@pytest.mark.parametrize("fields", [{"LOGIN": "guest", "PASSWORD": "wrong"}, {"LOGIN": "guest"}, {}])
+def test_amqplain_with_a_wrong_password_or_none_is_refused(raw: Any, fields: Any) -> None:
+    start(raw)
+    raw.send(amqplain(**fields))
+    assert raw.receive() is None

@@ -15,6 +15,8 @@ import pika
 import pytest
 from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker, NackError
 
+from backpressure.broker.__main__ import main
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -74,8 +76,31 @@ def test_the_announcement_says_where_the_broker_is(start: Any) -> None:
     connect(about["url"]).close()
     with httpx.Client(auth=("guest", "guest"), trust_env=False) as client:
         answer = client.get(f"http://127.0.0.1:{about['management_port']}/api/overview")
-    assert answer.json()["product_name"] == "Pace Matching embedded broker"
-    assert answer.json()["product_version"] == about["version"]
+    assert (answer.json()["product_name"], answer.json()["rabbitmq_version"]) == ("RabbitMQ", "3.10.8")
+    assert answer.json()["implementation"] == "Pace Matching embedded broker"
+    assert answer.json()["implementation_version"] == about["version"]
+
+
+def test_it_tells_its_own_name_when_it_is_to(start: Any) -> None:
+    _, about = start("--own-name")
+    connection = connect(about["url"])
+    properties = connection._impl.server_properties
+    assert (properties["product"], properties["version"]) == ("Pace Matching embedded broker", about["version"])
+    connection.close()
+
+
+def test_a_user_of_ones_own_logs_in_to_both_ports(start: Any) -> None:
+    _, about = start("--user", "ana:s3cret:word")
+    connect(about["url"].replace("guest:guest", "ana:s3cret%3Aword")).close()
+    answer = httpx.get(
+        f"http://127.0.0.1:{about['management_port']}/api/whoami", auth=("ana", "s3cret:word"), trust_env=False
+    )
+    assert answer.json()["name"] == "ana"
+
+
+def test_a_user_without_a_password_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--user", "ana"]) == 2
+    assert "NAME:PASSWORD" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

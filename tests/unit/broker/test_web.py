@@ -12,6 +12,7 @@ import h11
 import pytest
 
 from backpressure.broker import web
+from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management import ManagementApi
 from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import WebServer
@@ -132,7 +133,7 @@ def loop() -> Loop:
 
 @pytest.fixture
 def server(loop: Loop) -> WebServer:
-    api = ManagementApi(VirtualHost(), {"guest": "guest"}, lambda: loop.now, list)
+    api = ManagementApi(VirtualHost(), SessionConfig(), lambda: loop.now, list)
     return WebServer(api.handle, loop.call_later)
 
 
