@@ -1,8 +1,7 @@
-"""``pace compare``: the league of control laws on identical traces."""
+"""``pace compare``: several control laws on identical traces."""
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,14 +21,13 @@ from backpressure.dashboards.lines import RunLines
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.brokers import BrokerChoice, parse_choice
-from backpressure.experiments.conclude import conclude
+from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
+from backpressure.experiments.comparison import Comparison, Standing, rank
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.league import League, Standing, rank
 from backpressure.experiments.oracle import TOO_LONG, oracles
-from backpressure.experiments.preflight import check_broker, check_laws
 from backpressure.experiments.recording import Recording
-from backpressure.experiments.report.league import render_league
+from backpressure.experiments.report import conclude
+from backpressure.experiments.report.comparison_page import render_laws
 from backpressure.experiments.rundir import create
 from backpressure.experiments.runner import Runner
 from backpressure.experiments.scenario import Scenario
@@ -67,7 +65,7 @@ def compare(
         return library.load(scenario, (*assignments, f"seed={base.seed + number}"), law)
 
     for law in names:
-        check_laws(plan(law, 0))
+        library.check_laws(plan(law, 0))
         simulate(plan(law, 0).shortened(_TRIAL_S))  # an unknown law or parameter shows now, not an hour later
     choice = parse_choice(broker)
     if not virtual:
@@ -87,21 +85,21 @@ def compare(
         failure = error if isinstance(error, PaceError) else ExperimentError("interrupted")
         if not found:
             raise failure from None
-    league = _ranked(base, found, oracles(plan(names[0], number) for number in range(repeat)))
-    page = render_league(
-        league,
+    comparison = _ranked(base, found, oracles(plan(names[0], number) for number in range(repeat)))
+    page = render_laws(
+        comparison,
         {law: results[0][1] for law, results in found.items()},
         description=base.summary,
         command=shlex.join(["pace", *sys.argv[1:]]),
     )
-    directory.write_page("league.json", league.model_dump_json(indent=2) + "\n")
+    directory.write_page("league.json", comparison.model_dump_json(indent=2) + "\n")
     directory.write_page("league.html", page)
-    _print(league, folder / "league.html")
+    _print(comparison, folder / "league.html")
     if failure is not None:
         raise ExperimentError(f"{failure}; the table is of the runs that were finished") from failure
 
 
-def _ranked(base: Scenario, found: Mapping[str, list[tuple[Summary, Recording]]], best: list[Summary]) -> League:
+def _ranked(base: Scenario, found: Mapping[str, list[tuple[Summary, Recording]]], best: list[Summary]) -> Comparison:
     sample = next(iter(found.values()))[0][0]
     return rank(
         base.name,
@@ -112,11 +110,11 @@ def _ranked(base: Scenario, found: Mapping[str, list[tuple[Summary, Recording]]]
     )
 
 
-def _print(league: League, page: Path) -> None:
+def _print(comparison: Comparison, page: Path) -> None:
     output = new_console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-    output.print(_table(league))
-    if league.oracle_note:
-        output.print(league.oracle_note, soft_wrap=True)
+    output.print(_table(comparison))
+    if comparison.oracle_note:
+        output.print(comparison.oracle_note, soft_wrap=True)
     output.print(f"page: {from_here(page)}", soft_wrap=True, markup=False)
 
 
@@ -133,7 +131,7 @@ def _simulated(plan: Scenario) -> tuple[Summary, Recording]:
 
 
 class _Real:
-    """Plays a scenario with real processes, each run in a folder of its own under the league's."""
+    """Plays a scenario with real processes, each run in a folder of its own under the comparison's."""
 
     def __init__(self, choice: BrokerChoice, folder: Path) -> None:
         self._choice = choice
@@ -144,7 +142,7 @@ class _Real:
         directory = create(self._folder, f"{plan.name}-{law.replace(':', '-')}", datetime.now().astimezone())
         directory.write_scenario(to_toml(plan.document))
         command = shlex.join(["pace", "run", str(directory.path / "scenario.toml"), "--broker", self._choice.label])
-        outcome = asyncio.run(Runner(plan, directory, self._choice, RunLines(lambda _: None), command).run())
+        outcome = Runner(plan, directory, self._choice, RunLines(lambda _: None), command).conduct()
         summary = conclude(directory)
         if outcome != "finished":
             raise ExperimentError(f"{outcome} during the run of {law}; what was measured is in {self._folder}")
@@ -167,12 +165,14 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
         yield advance
 
 
-def _table(league: League) -> Table:
-    table = Table(box=None, header_style="dim", title=f"{league.scenario} · {league.broker}", title_justify="left")
+def _table(comparison: Comparison) -> Table:
+    table = Table(
+        box=None, header_style="dim", title=f"{comparison.scenario} · {comparison.broker}", title_justify="left"
+    )
     table.add_column("law", no_wrap=True)
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
-    for standing in (*league.standings, league.oracle):
+    for standing in (*comparison.standings, comparison.oracle):
         table.add_row(standing.law, *_figures(standing), style="bold" if standing.on_front else None)
     return table
 

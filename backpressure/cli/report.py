@@ -11,10 +11,10 @@ import click
 from backpressure.cli.run_outcome import EXIT_CODES, from_here, print_outcome
 from backpressure.errors import ConfigError
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.conclude import conclude
-from backpressure.experiments.league import League, rank
+from backpressure.experiments.comparison import Comparison, rank
 from backpressure.experiments.oracle import TOO_LONG, oracles
-from backpressure.experiments.report.league import render_comparison
+from backpressure.experiments.report import conclude
+from backpressure.experiments.report.comparison_page import render_runs
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Summary
 
@@ -46,8 +46,8 @@ def report(run_folder: Path, other_folder: Path | None) -> None:
     runs = dict(zip(_labels(directory, other), (directory, other), strict=True))
     recordings = {name: run.recording() for name, run in runs.items()}
     summaries = {name: summarise(recording) for name, recording in recordings.items()}
-    page = render_comparison(
-        _league(runs, summaries),
+    page = render_runs(
+        _compared(runs, summaries),
         recordings,
         summaries,
         description="; ".join(dict.fromkeys(f"{r.scenario} under {r.strategy}" for r in recordings.values())),
@@ -64,7 +64,7 @@ def _labels(*directories: RunDirectory) -> list[str]:
     return names if len(set(names)) == len(names) else [str(from_here(directory.path)) for directory in directories]
 
 
-def _league(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> League:
+def _compared(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> Comparison:
     """Rank the runs, each against what could be achieved in it: they need not be of one scenario."""
     own = {name: oracles([run.scenario()]) for name, run in runs.items()}
     figures = [found.model_copy(update={"scenario": ""}) for best in own.values() for found in best]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shlex
 import sys
@@ -19,16 +18,13 @@ from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import RunLive
 from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments import library
-from backpressure.experiments.brokers import BrokerChoice, parse_choice
-from backpressure.experiments.conclude import conclude
+from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.interrupts import held_back
-from backpressure.experiments.preflight import check_broker, check_laws
+from backpressure.experiments.report import conclude
 from backpressure.experiments.rundir import RunDirectory, create
-from backpressure.experiments.runner import TOO_SOON, Runner
+from backpressure.experiments.runner import TOO_SOON, Runner, Watcher
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
-from backpressure.experiments.watcher import Watcher
 from backpressure.presentation.terminal import new_console
 
 __all__ = ["run"]
@@ -67,7 +63,7 @@ def run(
         plan = library.load(scenario, assignments, strategy)
         choice = parse_choice(broker)
         check_broker(plan, choice)
-        check_laws(plan)
+        library.check_laws(plan)
         directory = create(runs, plan.name, datetime.now().astimezone())
         directory.write_scenario(to_toml(plan.document))
         command = command_line(["pace", "run", scenario, "--broker", choice.label], assignments, strategy)
@@ -95,8 +91,8 @@ def _conduct(
 ) -> PaceError | None:
     """Run it and return what ended it early, if anything did; raises that where nothing was measured."""
     try:
-        with _watching(quiet=quiet) as watcher, _logs_to(watcher), held_back():
-            asyncio.run(Runner(plan, directory, choice, watcher, command).run())
+        with _watching(quiet=quiet) as watcher, _logs_to(watcher):
+            Runner(plan, directory, choice, watcher, command).conduct()
     except PaceError as error:
         if not directory.has_begun:
             raise

@@ -14,7 +14,6 @@ from backpressure.cli.run_outcome import EXIT_CODES, command_line, print_outcome
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.preflight import check_laws
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report import render
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
@@ -39,7 +38,7 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
     leaves out (processor time, memory) is absent from the summary. Exit codes are those of `pace run`.
     """
     plan = library.load(scenario, assignments, strategy)
-    check_laws(plan)
+    library.check_laws(plan)
     directory = create(runs, f"{plan.name}-simulated", datetime.now().astimezone())
     with Progress(disable=quiet or not sys.stdout.isatty(), transient=True) as progress:
         task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)

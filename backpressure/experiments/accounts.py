@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.core.ledger import Ledger, OrderTracker
-from backpressure.experiments.anatomy import Anatomy
+from backpressure.experiments.latency_breakdown import LatencyBreakdown
 
 __all__ = ["Accounts", "ConfirmTimes", "Durations", "Stays"]
 
@@ -93,7 +93,7 @@ class Accounts:
 
     Attributes:
         ledger: where every message ended.
-        anatomy: where the time of a sample of the messages went.
+        breakdown: where the time of a sample of the messages went.
         waits: queue wait (sent → work starts) of every processed message, at the time its work started.
         end_to_end: intended → done, at the time it was done.
         confirms: sent → confirmed, at the time of the confirm.
@@ -105,9 +105,9 @@ class Accounts:
     """
 
     def __init__(self, sampled_share: float = 1.0) -> None:
-        """``sampled_share``: of how many messages all times are kept, for the anatomy."""
+        """``sampled_share``: of how many messages all times are kept, for the breakdown."""
         self.ledger = Ledger()
-        self.anatomy = Anatomy(sampled_share)
+        self.breakdown = LatencyBreakdown(sampled_share)
         self.waits = Durations()
         self.end_to_end = Durations()
         self.confirms = Durations()
@@ -133,7 +133,7 @@ class Accounts:
             if record.outcome is Outcome.CONFIRMED:
                 confirmed_ns.append(record.settled_ns)
                 self.confirms.add(record.settled_ns, record.settled_ns - record.sent_ns)
-                self.anatomy.confirmed(record)
+                self.breakdown.confirmed(record)
         # One that got nothing confirmed counts for fairness too.
         self.confirmed_by.setdefault(process, ConfirmTimes()).extend(confirmed_ns)
 
@@ -159,7 +159,7 @@ class Accounts:
             if known:
                 self.ledger.add_processed(record.session, record.sequence)
                 order.observe(record.session, record.sequence)
-                self.anatomy.processed(record)
+                self.breakdown.processed(record)
         self.out_of_order += order.out_of_order
 
     def add_left(self, records: Iterable[ProducerRecord]) -> None:

@@ -18,11 +18,11 @@ from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.summary import (
     Depth,
+    MessageTotals,
     Percentiles,
     PhaseSummary,
     ProcessSummary,
     Summary,
-    Totals,
     Verdict,
 )
 
@@ -89,7 +89,7 @@ def percentiles_over_time(durations: Durations, start_ns: int, step_s: float) ->
         yield round((number + 0.5) * step_s, 3), percentiles(bins[number])
 
 
-def _totals(recording: Recording) -> Totals:
+def _totals(recording: Recording) -> MessageTotals:
     accounts = recording.accounts
     ledger = accounts.ledger.totals()
     offered = max((sample.offered_total for sample in recording.samples), default=0)
@@ -97,7 +97,7 @@ def _totals(recording: Recording) -> Totals:
     found = ledger.processed + ledger.dead_lettered + ledger.dropped + ledger.left_in_queue
     published = found + ledger.lost + ledger.returned + never_confirmed
     read = recording.queues_read
-    return Totals(
+    return MessageTotals(
         offered=max(offered, published),
         published=published,
         confirmed=ledger.confirmed,
@@ -125,7 +125,7 @@ def _depth(recording: Recording, stays: Stays | None, start_ns: int, end_ns: int
         mean, most = stays.present(start_ns, end_ns)
         return Depth(mean=round(mean, 2), max=most)
     start_s, end_s = ((at_ns - recording.start_ns) / _NS for at_ns in (start_ns, end_ns))
-    depths = [s.depth for s in recording.samples if s.depth is not None and start_s <= s.t_s <= end_s]
+    depths = [s.depth for s in recording.measured if s.depth is not None and start_s <= s.t_s <= end_s]
     return Depth(mean=round(fmean(depths), 2), max=max(depths)) if depths else Depth()
 
 

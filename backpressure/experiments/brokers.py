@@ -1,4 +1,4 @@
-"""Where the broker of a run comes from: started for it alone, or one that is there already.
+"""The broker of a run: started for it alone, or one that is there already, and whether it is fit for the scenario.
 
 On a private broker the queues have their usual names. On one that others use too, every name is the run's own, and the
 runner removes what it created there.
@@ -6,27 +6,33 @@ runner removes what it created there.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
 
+import psutil
+
 from backpressure.config import replaced
 from backpressure.errors import ConfigError
 from backpressure.experiments.broker_operators import BrokerOperator, EmbeddedOperator, RabbitMQOperator
+from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.rundir import RunDirectory
+from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
-from backpressure.experiments.watch import watching
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
 from backpressure.transports.management_client import management_url
 from backpressure.transports.private_process import PrivateProcess
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
-__all__ = ["BrokerChoice", "RunBroker", "open_broker", "parse_choice"]
+__all__ = ["BrokerChoice", "RunBroker", "check_broker", "open_broker", "parse_choice", "watching"]
+
+_POLL_S = 0.1
 
 _PRIVATE: dict[str, Callable[[], PrivateProcess]] = {"rabbitmq": private_node, "kafka": private_kafka}
 _KINDS = ("embedded", *_PRIVATE)
@@ -133,3 +139,58 @@ async def _start_embedded(
     command = [sys.executable, "-m", "backpressure.broker", *ports, *options]
     announce = ["--announce", str(directory.announcement(process_id))]
     return await supervisor.start("broker", process_id, [*command, *announce], {})
+
+
+def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
+    """Raise `ConfigError` when the broker cannot do what a phase asks of it."""
+    check_faults(scenario.faults, choice.kind, choice.url)
+    if choice.kind == "kafka" or choice.url.startswith("kafka"):
+        for phase in scenario.phases[1:]:
+            bound = next((key for key in phase.changes if key.startswith("queue.")), None)
+            if bound is not None:
+                allowed = "Kafka's topics have no such bound, so it cannot change: leave it out, or use another broker"
+                raise ConfigError(f"phase.{phase.name}.{bound}", phase.changes[bound], allowed)
+
+
+@asynccontextmanager
+async def watching(broker: PrivateProcess, supervisor: Supervisor) -> AsyncIterator[None]:
+    """Meanwhile, tell ``supervisor`` of every process that ``broker`` becomes, and fail it when one dies unasked.
+
+    Such a process is no child of the supervisor, so its end has to be looked for. ``broker.pid`` is 0 while it is meant
+    to be away.
+    """
+    watch = asyncio.create_task(_watch(broker, supervisor), name="broker watch")
+    try:
+        yield
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+
+
+async def _watch(broker: PrivateProcess, supervisor: Supervisor) -> None:
+    process_id, pid = "", 0
+    try:
+        while True:
+            if broker.pid != pid:
+                if pid:
+                    supervisor.on_exit(process_id, None)
+                pid = broker.pid
+                if pid:
+                    process_id = supervisor.next_id("broker")
+                    supervisor.on_ready("broker", process_id, pid)
+            elif pid and _has_ended(pid):
+                said = broker.tail() or "  (it wrote nothing)"
+                supervisor.fail(f"the {broker.product} died, though no fault had killed it; its last words:\n{said}")
+                return
+            await asyncio.sleep(_POLL_S)
+    finally:
+        if pid:
+            supervisor.on_exit(process_id, None)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,16 +1,19 @@
-"""Finding scenarios: the ones that ship, by name, and the user's own, by path."""
+"""Finding scenarios: the ones that ship, by name, and the user's own, by path; and checking laws of the user's own."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backpressure.core.controllers import create
+from backpressure.engines.pacing import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import merge, parse, parse_assignment
 from backpressure.experiments.scenario import Scenario, build
 
-__all__ = ["DEFAULT_SCENARIO", "load", "read", "shipped"]
+__all__ = ["DEFAULT_SCENARIO", "check_laws", "load", "read", "shipped"]
 
 DEFAULT_SCENARIO = "recovery"
 
@@ -53,3 +56,14 @@ def _path(target: str) -> Path:
     near = difflib.get_close_matches(target, known, n=2)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ConfigError("scenario", target, f"no such file or scenario; {hint}there are {', '.join(known)}")
+
+
+def check_laws(scenario: Scenario) -> None:
+    """Raise `ConfigError` when a law of the user's own (``module:Class``) cannot be had in the producers of a run."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # as the producers will
+    for phase in scenario.phases:
+        name = phase.settings.producer.strategy
+        if ":" in name:  # the others are checked with the scenario
+            create(name, law_config(phase.settings))

@@ -16,12 +16,12 @@ from math import ceil
 
 from backpressure.core.plant import QueueBound, WorkQueue
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.fleet import load_of
 from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.scenario import Phase, Scenario
 from backpressure.experiments.simulate import service_times, workers_of
 from backpressure.experiments.simulated_accounts import accounts_of
 from backpressure.experiments.summary import Summary
+from backpressure.experiments.workload import load_of
 
 __all__ = ["TOO_LONG", "oracle", "oracles"]
 

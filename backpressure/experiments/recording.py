@@ -76,3 +76,9 @@ class Recording:
     def end_ns(self) -> int:
         """When the last phase ended."""
         return self.phases[-1].end_ns if self.phases else 0
+
+    @property
+    def measured(self) -> list[Sample]:
+        """The samples that were taken while phases went on: the last one of all is of what came after."""
+        end_s = (self.end_ns - self.start_ns) / 1e9
+        return [sample for sample in self.samples if sample.t_s <= end_s + 1e-3]

@@ -49,17 +49,17 @@ from backpressure.experiments.sample import Sample
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.summary import Summary
 
-__all__ = ["REMAINS", "RunDirectory", "RunFacts", "create"]
+__all__ = ["LEFTOVER_STATES", "RunDirectory", "RunFacts", "create"]
 
 Line = TypeVar("Line")
 Record = TypeVar("Record", ProducerRecord, ConsumerRecord)
 
 _CHUNK_BYTES = RECORD_BYTES << 14
-_MOST_SAMPLED = 40_000  # records, of producers and consumers: twice the messages whose anatomy is shown
+_MOST_SAMPLED = 40_000  # records, of producers and consumers: twice the messages whose latency is broken down
 
-_REMAINING = re.compile(r"(\d+),(\d+),(left_in_queue|dead_lettered|dropped)\n")
+_LEFTOVER = re.compile(r"(\d+),(\d+),(left_in_queue|dead_lettered|dropped)\n")
 
-REMAINS = ("left_in_queue", "dead_lettered", "dropped")
+LEFTOVER_STATES = ("left_in_queue", "dead_lettered", "dropped")
 """What may be found in the queues at the end: the third column of ``remains.csv``."""
 
 
@@ -171,7 +171,7 @@ class RunDirectory:
         self._append("samples.jsonl", sample.to_json())
 
     @contextmanager
-    def writing_remains(self) -> Iterator[Callable[[int, int, str], None]]:
+    def writing_leftovers(self) -> Iterator[Callable[[int, int, str], None]]:
         """Provide a function that writes session, sequence and state of a message that a queue still held.
 
         The file appears when all of them are written, or not at all: half of it would make messages look lost.
@@ -217,9 +217,9 @@ class RunDirectory:
                 else:
                     accounts.add_consumer(_records(path, ConsumerRecord))
         ledger = accounts.ledger
-        sets = dict(zip(REMAINS, (ledger.left_in_queue, ledger.dead_lettered, ledger.dropped), strict=True))
+        sets = dict(zip(LEFTOVER_STATES, (ledger.left_in_queue, ledger.dead_lettered, ledger.dropped), strict=True))
         with self._reading("remains.csv"):
-            for session, sequence, state in self._remains():
+            for session, sequence, state in self._leftovers():
                 sets[state].add(session, sequence)
         if len(ledger.left_in_queue):
             for path in journals:
@@ -263,12 +263,12 @@ class RunDirectory:
             accounts=self.accounts(),
         )
 
-    def _remains(self) -> Iterator[tuple[int, int, str]]:
+    def _leftovers(self) -> Iterator[tuple[int, int, str]]:
         path = self.path / "remains.csv"
         if path.exists():
             with path.open(encoding="ascii") as file:
                 for number, line in enumerate(file, start=1):
-                    found = _REMAINING.fullmatch(line)
+                    found = _LEFTOVER.fullmatch(line)
                     if found is None:
                         raise ValueError(f"line {number} is not a session, a sequence number and a state")
                     yield int(found[1]), int(found[2]), found[3]

@@ -10,12 +10,13 @@ import contextlib
 import itertools
 import os
 import platform
-from collections.abc import Callable, Coroutine, Iterator
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from backpressure.config import replaced
 from backpressure.core.snapshot import Snapshot
@@ -27,27 +28,46 @@ from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
 from backpressure.experiments.fault_effects import Stage
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.interrupts import catching
+from backpressure.experiments.leftovers import read_leftovers
 from backpressure.experiments.phases import Conductor, share_done
 from backpressure.experiments.proxy import Proxy
-from backpressure.experiments.recorder import Recorder
-from backpressure.experiments.remains import read_remains
 from backpressure.experiments.rundir import RunDirectory, RunFacts
+from backpressure.experiments.sample import Recorder
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
-from backpressure.experiments.watcher import Watcher
+from backpressure.program import on_stop_signals
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin
 from backpressure.transports.factory import connect
 from backpressure.version import __version__
 
-__all__ = ["TOO_SOON", "Runner"]
+__all__ = ["TOO_SOON", "Runner", "ShareDone", "Watcher"]
 
 Result = TypeVar("Result")
 
 TOO_SOON = "interrupted before the first phase had begun: nothing was measured"
 _SAMPLE_S = 0.1
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SALVAGE_S = 30.0
+
+ShareDone = Callable[[Snapshot], float | None]
+"""From 0 to 1; None where a phase waits for time to pass, or for what cannot be counted."""
+
+
+class Watcher(Protocol):
+    """Who shows a run while it goes on."""
+
+    def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
+        """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
+
+    def phase_began(self, index: int, share_done: ShareDone) -> None:
+        """The phase with this index begins; ``share_done`` tells how much of what it waits for is done."""
+
+    def sampled(self, snapshot: Snapshot) -> None:
+        """The loop now; ten times a second."""
+
+    def noted(self, text: str) -> None:
+        """Something happened that is worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,7 @@ class _InterruptedError(Exception):
 
 
 class Runner:
-    """One run; `run` it once."""
+    """One run; `conduct` it once."""
 
     def __init__(
         self, scenario: Scenario, directory: RunDirectory, choice: BrokerChoice, watcher: Watcher, command: str
@@ -83,17 +103,25 @@ class Runner:
         self._recorder = Recorder(scenario.settings.queue.work)
         self._start_ns = 0
 
-    async def run(self) -> Outcome:
+    def conduct(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
 
-        A first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once.
+        A first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once. None of them arrives before that is
+        prepared: a `KeyboardInterrupt` while an event loop is made leaves half of one behind.
         """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        try:
+            return asyncio.run(self._run())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    async def _run(self) -> Outcome:
         self._interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         outcome: Outcome = "error"
         reason = ""
         try:
             async with Supervisor(self._directory, self._process_started, self._process_ended) as self._supervisor:
-                with catching(self._on_signal()):
+                with _stop_signals(self._on_signal()):
                     outcome = await self._conduct()
         except PaceError as error:
             reason = str(error)
@@ -121,7 +149,7 @@ class Runner:
             except PaceError:
                 with contextlib.suppress(PaceError, TimeoutError):  # the error that ended the run is the one to tell
                     async with asyncio.timeout(_SALVAGE_S):
-                        await self._wind_down(run)
+                        await self._wind_down(run, patience_s=0.0)
                 raise
             await self._wind_down(run)
             return outcome
@@ -233,13 +261,13 @@ class Runner:
         with self._failing():
             self._directory.append_sample(self._recorder.sample(t_s, snapshot, self._pids))
 
-    async def _wind_down(self, run: _Run) -> None:
+    async def _wind_down(self, run: _Run, *, patience_s: float = 20.0) -> None:
         """Stop producers, then consumers, then see what the queues still hold."""
         await run.stage.fleet.stop()
         self._take_sample(run.observer.snapshot())  # with what the last reports of the producers say was offered
-        with self._directory.writing_remains() as write:
-            async for session, sequence, state in read_remains(run.admin, run.settings.queue):
-                write(session, sequence, state)
+        with self._directory.writing_leftovers() as write:
+            async for found in read_leftovers(run.admin, run.settings.queue, patience_s=patience_s):
+                write(*found)
 
     def _record(self, event: Event) -> None:
         with self._failing():
@@ -292,6 +320,19 @@ class Runner:
                 main.cancel()
 
         return on_signal
+
+
+@contextlib.contextmanager
+def _stop_signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile, call ``on_signal`` when the run is told to stop."""
+    loop = asyncio.get_running_loop()
+    numbers = on_stop_signals(loop, on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float | None:

@@ -21,12 +21,12 @@ from backpressure.engines.pacing import law_config
 from backpressure.engines.workbench import retry_policy
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
-from backpressure.experiments.fleet import load_of, process_seed, service
 from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, nanoseconds
 from backpressure.experiments.scenario import Phase, Scenario, Until
 from backpressure.experiments.simulated_accounts import accounts_of, samples_of
 from backpressure.experiments.simulated_faults import simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
+from backpressure.experiments.workload import load_of, process_seed, service
 from backpressure.settings import Settings
 
 __all__ = ["service_times", "simulate", "workers_of"]

@@ -14,9 +14,9 @@ from backpressure.core.signals import Law
 from backpressure.engines.composer import retries
 from backpressure.engines.pacing import own_limit_per_s
 from backpressure.experiments.accounts import ConfirmTimes
-from backpressure.experiments.fleet import process_seed
 from backpressure.experiments.recording import RecordedProcess, nanoseconds
 from backpressure.experiments.scenario import Phase
+from backpressure.experiments.workload import process_seed
 from backpressure.settings import Settings
 
 __all__ = ["MODELLED_PRODUCERS", "Killed", "SimulatedProducers"]

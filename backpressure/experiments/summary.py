@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "Depth",
     "Held",
+    "MessageTotals",
     "Percentiles",
     "PhaseSummary",
     "ProcessSummary",
     "Summary",
-    "Totals",
+    "SummaryModel",
     "Verdict",
     "find_metric",
     "metric_paths",
@@ -27,11 +28,13 @@ __all__ = [
 Verdict = Literal["passed", "failed", "interrupted", "error"]
 
 
-class _Model(BaseModel):
+class SummaryModel(BaseModel):
+    """What every part of a summary has in common: fields that are all declared, and fixed once known."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Held(_Model):
+class Held(SummaryModel):
     """An expectation and what became of it; ``limit`` is a pair for "between"."""
 
     metric: str
@@ -41,7 +44,7 @@ class Held(_Model):
     held: bool
 
 
-class Totals(_Model):
+class MessageTotals(SummaryModel):
     """Messages, by id. published = processed + dead_lettered + dropped + left_in_queue + rejected + returned + lost.
 
     ``dead_lettered``, ``dropped``, ``left_in_queue`` and ``lost`` are None when the queues could not be read.
@@ -63,7 +66,7 @@ class Totals(_Model):
     left_in_queue: int | None
 
 
-class Percentiles(_Model):
+class Percentiles(SummaryModel):
     """Of durations in milliseconds, exact (nearest rank)."""
 
     p50: float | None = None
@@ -72,14 +75,14 @@ class Percentiles(_Model):
     max: float | None = None
 
 
-class Depth(_Model):
+class Depth(SummaryModel):
     """Messages ready + unacked in the work queue, sampled."""
 
     mean: float | None = None
     max: int | None = None
 
 
-class PhaseSummary(_Model):
+class PhaseSummary(SummaryModel):
     """One phase; rates in messages a second."""
 
     name: str
@@ -98,7 +101,7 @@ class PhaseSummary(_Model):
     """Whether the ``until`` of the phase came in time; None without one."""
 
 
-class ProcessSummary(_Model):
+class ProcessSummary(SummaryModel):
     """One process of the run: CPU seconds used, and the largest resident memory seen; None: it was gone too soon."""
 
     role: str
@@ -108,7 +111,7 @@ class ProcessSummary(_Model):
     rss_max_mb: float | None
 
 
-class Summary(_Model):
+class Summary(SummaryModel):
     """All of ``summary.json``."""
 
     scenario: str
@@ -119,7 +122,7 @@ class Summary(_Model):
     duration_s: float
     verdict: Verdict
     expectations: list[Held]
-    totals: Totals
+    totals: MessageTotals
     utilisation: float | None
     wait_ms: Percentiles
     end_to_end_ms: Percentiles
@@ -147,7 +150,7 @@ def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
             paths += [f"{name}.{leaf}" for leaf in _numbers(field.annotation)]
         elif _is_number(field.annotation):
             paths.append(name)
-    return [*Totals.model_fields, *paths]
+    return [*MessageTotals.model_fields, *paths]
 
 
 def find_metric(summary: Mapping[str, Any], path: str) -> float | None:
@@ -156,7 +159,7 @@ def find_metric(summary: Mapping[str, Any], path: str) -> float | None:
     None when it was not measured, or belongs to a phase or process that the run did not get to. Raises `KeyError` for a
     path that is none.
     """
-    value: Any = summary["totals"] if path in Totals.model_fields else summary
+    value: Any = summary["totals"] if path in MessageTotals.model_fields else summary
     for part in path.split("."):
         value = _entry(value, part) if isinstance(value, Sequence) else value[part]
         if value is None:

@@ -1,7 +1,7 @@
 """Starts, watches and stops the processes of a run, and leaves none behind.
 
 Every child leads a session of its own, so that Ctrl-C on the terminal reaches us alone and we stop them in order:
-producers first, then consumers, then the rest. On Linux a child also dies with us when we are killed (`tether`).
+producers first, then consumers, then the rest. On Linux a child also dies with us when we are killed (`parent_death`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from backpressure.experiments.rundir import RunDirectory
 __all__ = ["STOP_ORDER", "Child", "Supervisor"]
 
 STOP_ORDER = ("producer", "consumer", "monitor", "broker")
-_TETHER = Path(__file__).with_name("tether.py")
+_DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02
 _TAIL_LINES = 12
 _LITTLE_BYTES = 1 << 20  # journals grow by as much at a time; a process that finds no space for one is killed (SIGBUS)
@@ -124,7 +124,7 @@ class Supervisor:
         """Start a child and return it once it has announced itself; raises `ExperimentError` when it does not."""
         log = self._directory.log(process_id)
         if sys.platform == "linux":
-            command = [sys.executable, "-IS", str(_TETHER), str(os.getpid()), *command]
+            command = [sys.executable, "-IS", str(_DIES_WITH_US), str(os.getpid()), *command]
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from backpressure.errors import ExperimentError
+from backpressure.experiments.brokers import watching
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.supervisor import Child, Supervisor
-from backpressure.experiments.watch import watching
 
 READY = """
 import json, os, pathlib, signal, sys, time

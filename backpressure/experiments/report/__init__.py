@@ -1,23 +1,45 @@
 """The report of a run: one HTML file that explains itself, offline, light or dark, on a screen or a phone.
 
-`tables` writes what can be read without JavaScript, `series` the data that ``page.js`` draws. Plotly's script is read
-from the installed package, never imported: that would cost seconds.
+`sections` writes what can be read without JavaScript, `series` the data that ``page.js`` draws, `comparison_page` the
+pages of several runs. `conclude` is what happens at the end of a run, and again whenever `pace report` asks for it.
 """
 
 from __future__ import annotations
 
 import json
 
-from backpressure.experiments.events import Note
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.document import to_toml
+from backpressure.experiments.events import Note, RunEnded
 from backpressure.experiments.recording import Recording
-from backpressure.experiments.report import tables
-from backpressure.experiments.report.anatomy import wait_anatomy
-from backpressure.experiments.report.page import asset, fill, plotly_script
+from backpressure.experiments.report import sections
 from backpressure.experiments.report.series import chart_data
-from backpressure.experiments.rundir import RunFacts
+from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.summary import Summary
 
-__all__ = ["render"]
+__all__ = ["conclude", "render"]
+
+
+def conclude(directory: RunDirectory) -> Summary:
+    """Analyse the run, write both files, return the summary; raises `ConfigError` when there is no run to analyse."""
+    recording, scenario = directory.recording(), directory.scenario()
+    summary = summarise(recording)
+    directory.write_summary(summary)
+    events = directory.events()
+    notes = [event for event in events if isinstance(event, Note)]
+    notes += [
+        Note(at_ns=e.at_ns, text=f"the run ended: {e.reason}") for e in events if isinstance(e, RunEnded) and e.reason
+    ]
+    page = render(
+        summary,
+        recording,
+        directory.facts(),
+        notes,
+        scenario_toml=to_toml(scenario.document),
+        description=scenario.summary,
+    )
+    directory.write_report(page)
+    return summary
 
 
 def render(
@@ -26,19 +48,19 @@ def render(
     """Return the page; ``description`` is the scenario's own sentence about itself."""
     data = json.dumps(chart_data(recording, summary.phases), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
-        "title": tables.escape(f"{summary.scenario}: {summary.verdict}"),
-        "style": asset("page.css"),
-        "header": tables.header(summary, description),
-        "expectations": tables.expectations(summary),
-        "tiles": tables.tiles(summary),
-        "phases": tables.phases(summary),
-        "anatomy": wait_anatomy(recording.accounts.anatomy.bands()),
-        "ledger": tables.ledger(summary),
-        "processes": tables.processes(summary),
-        "notes": tables.notes(notes, recording.start_ns),
-        "setup": tables.setup(facts, scenario_toml),
+        "title": sections.escape(f"{summary.scenario}: {summary.verdict}"),
+        "style": sections.asset("page.css"),
+        "header": sections.header(summary, description),
+        "expectations": sections.expectations(summary),
+        "tiles": sections.tiles(summary),
+        "phases": sections.phases(summary),
+        "breakdown": sections.latency_breakdown(recording.accounts.breakdown.bands()),
+        "ledger": sections.ledger(summary),
+        "processes": sections.processes(summary),
+        "notes": sections.notes(notes, recording.start_ns),
+        "setup": sections.setup(facts, scenario_toml),
         "data": data,
-        "plotly": plotly_script(),
-        "script": asset("page.js"),
+        "plotly": sections.plotly_script(),
+        "script": sections.asset("page.js"),
     }
-    return fill(asset("page.html"), parts)
+    return sections.fill(sections.asset("page.html"), parts)

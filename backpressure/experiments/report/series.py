@@ -20,7 +20,7 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary]) -> dict[str
     bounded = [phase for phase in phases if phase.wait_bound_ms is not None]
     start_ns, end_ns = recording.start_ns, recording.end_ns
     length_s = max(1.0, (end_ns - start_ns) / 1e9)
-    samples = thinned([sample for sample in recording.samples if sample.t_s <= length_s])
+    samples = thinned(recording.measured)
     wait_t, waits = _waits(recording, step_s=max(1.0, round(length_s / _MOST_POINTS)))
     loads = [load for load in recording.loads if load.at_ns <= end_ns]
     processes = list(dict.fromkeys(name for sample in samples for name in sample.rss_mb))

@@ -70,7 +70,7 @@ def recorded(runs: str, *, seconds: int, law: str = "pace") -> RunDirectory:
         for n in range(seconds):
             journal.write(ConsumerRecord(1, n, Outcome.PROCESSED, ns(n), ns(n), ns(n), ns(n + 0.2), ns(n + 0.3)))
     directory.append_event(PhaseEnded(at_ns=ns(seconds), name="normal"))
-    with directory.writing_remains():
+    with directory.writing_leftovers():
         pass
     directory.append_event(RunEnded(at_ns=ns(seconds), outcome="finished"))
     return directory

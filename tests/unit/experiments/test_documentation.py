@@ -12,13 +12,21 @@ from pydantic import BaseModel
 from backpressure.experiments.document import parse
 from backpressure.experiments.library import shipped
 from backpressure.experiments.scenario import build
-from backpressure.experiments.summary import Depth, Held, Percentiles, PhaseSummary, ProcessSummary, Summary, Totals
+from backpressure.experiments.summary import (
+    Depth,
+    Held,
+    MessageTotals,
+    Percentiles,
+    PhaseSummary,
+    ProcessSummary,
+    Summary,
+)
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
 def fields() -> Iterator[str]:
-    models: list[type[BaseModel]] = [Depth, Held, Percentiles, PhaseSummary, ProcessSummary, Summary, Totals]
+    models: list[type[BaseModel]] = [Depth, Held, Percentiles, PhaseSummary, ProcessSummary, Summary, MessageTotals]
     for model in models:
         yield from model.model_fields
 

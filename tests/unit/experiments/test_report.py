@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from backpressure.experiments.junit import junit_error, to_junit
+from backpressure.cli.run_outcome import junit_error, to_junit
+from backpressure.experiments.report.comparison_page import side_by_side
+from backpressure.experiments.report.sections import expectations, header, tiles
 from backpressure.experiments.report.series import thinned
-from backpressure.experiments.report.side_by_side import side_by_side
-from backpressure.experiments.report.tables import expectations, header, tiles
 from backpressure.experiments.sample import Sample
-from backpressure.experiments.summary import Depth, Held, Percentiles, Summary, Totals, Verdict
+from backpressure.experiments.summary import Depth, Held, MessageTotals, Percentiles, Summary, Verdict
 
 
 def test_thinning_keeps_every_peak_of_the_queue() -> None:
@@ -35,7 +35,7 @@ def summary(verdict: Verdict, *held: bool) -> Summary:
         duration_s=1.5,
         verdict=verdict,
         expectations=[Held(metric="lost", op="==", limit=0, value=float(not ok), held=ok) for ok in held],
-        totals=Totals(**dict.fromkeys(Totals.model_fields, 0)),
+        totals=MessageTotals(**dict.fromkeys(MessageTotals.model_fields, 0)),
         utilisation=None,
         wait_ms=Percentiles(),
         end_to_end_ms=Percentiles(),

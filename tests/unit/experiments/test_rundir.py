@@ -12,7 +12,6 @@ import pytest
 
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.errors import ConfigError, ExperimentError
-from backpressure.experiments.conclude import conclude
 from backpressure.experiments.events import (
     LoadChanged,
     Note,
@@ -23,6 +22,7 @@ from backpressure.experiments.events import (
     RunEnded,
 )
 from backpressure.experiments.library import read
+from backpressure.experiments.report import conclude
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
 from backpressure.experiments.sample import Sample
 from backpressure.telemetry.journal_file import JournalWriter
@@ -69,7 +69,7 @@ def recorded_run(runs: Path) -> RunDirectory:
 def finish(directory: RunDirectory) -> None:
     directory.append_event(PhaseEnded(at_ns=ns(10), name="normal"))
     directory.append_event(ProcessEnded(at_ns=ns(11), id="producer-1", code=0))
-    with directory.writing_remains() as write:
+    with directory.writing_leftovers() as write:
         write(1, 9, "left_in_queue")
     directory.append_event(RunEnded(at_ns=ns(12), outcome="finished"))
 
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_is_interrupted_and_calls_nothing_lost(tmp_path: P
 
 def test_remains_that_were_not_read_to_the_end_do_not_count(tmp_path: Path) -> None:
     directory = recorded_run(tmp_path)
-    with pytest.raises(ZeroDivisionError), directory.writing_remains() as write:
+    with pytest.raises(ZeroDivisionError), directory.writing_leftovers() as write:
         write(1, 1 // 0, "left_in_queue")
     assert directory.recording().queues_read is False
 

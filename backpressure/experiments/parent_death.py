@@ -1,4 +1,4 @@
-"""Runs a command that dies with its parent: ``python -IS tether.py PARENT_PID COMMAND…`` (Linux).
+"""Runs a command that dies with its parent: ``python -IS parent_death.py PARENT_PID COMMAND…`` (Linux).
 
 A supervisor that is killed cannot stop its children; the kernel can. The wish survives ``exec``, so that the process
 *is* the command afterwards, under the same pid. Imports nothing of the package: it runs before anything else does.

@@ -1,9 +1,9 @@
 """Ranking laws: medians, the front, and how the oracle's figures are used."""
 
-from backpressure.experiments.league import rank
-from backpressure.experiments.summary import Depth, Percentiles, PhaseSummary, ProcessSummary, Summary, Totals
+from backpressure.experiments.comparison import rank
+from backpressure.experiments.summary import Depth, MessageTotals, Percentiles, PhaseSummary, ProcessSummary, Summary
 
-TOTALS = Totals(
+TOTALS = MessageTotals(
     offered=100,
     published=90,
     confirmed=90,

@@ -1,21 +1,22 @@
-"""The page of a league: the table first, then the trade-off, then every law over time."""
+"""The pages that compare: several laws on one scenario, or single runs side by side.
+
+Both begin with the table, then show the trade-off, then every law or run over time.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from backpressure.experiments.league import League, Standing
+from backpressure.experiments.comparison import Comparison, Standing
 from backpressure.experiments.recording import Recording
-from backpressure.experiments.report.page import asset, fill, plotly_script
+from backpressure.experiments.report.sections import asset, beside, demand, escape, fill, mark, plotly_script, table
 from backpressure.experiments.report.series import thinned
-from backpressure.experiments.report.side_by_side import side_by_side
-from backpressure.experiments.report.tables import escape
-from backpressure.experiments.summary import Summary
+from backpressure.experiments.summary import Held, MessageTotals, Summary
 from backpressure.presentation.numbers import figure, percent
 
-__all__ = ["render_comparison", "render_league"]
+__all__ = ["render_laws", "render_runs", "side_by_side"]
 
 _MOST_POINTS = 600
 _LEAST_MS = 0.1  # the axis is logarithmic
@@ -35,23 +36,23 @@ _COLUMNS = (
 )
 
 
-def render_league(league: League, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
+def render_laws(comparison: Comparison, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
     """Return the page; ``recordings`` holds one run of each law."""
-    runs = "1 run" if league.repeat == 1 else f"medians of {league.repeat} runs"
-    facts = f"{league.broker} · {runs} a law · same seeds for all"
+    runs = "1 run" if comparison.repeat == 1 else f"medians of {comparison.repeat} runs"
+    facts = f"{comparison.broker} · {runs} a law · same seeds for all"
     capacities = {"capacity": next(iter(recordings.values()))}  # all had the same consumers
     parts = {
-        "title": f"League: {league.scenario}",
+        "title": f"Comparison: {comparison.scenario}",
         "facts": facts,
-        "shown": "Of several runs the first." if league.repeat > 1 else "",
+        "shown": "Of several runs the first." if comparison.repeat > 1 else "",
         "description": description,
         "command": command,
     }
-    return _page(parts, league, recordings, capacities)
+    return _page(parts, comparison, recordings, capacities)
 
 
-def render_comparison(
-    league: League,
+def render_runs(
+    comparison: Comparison,
     recordings: Mapping[str, Recording],
     summaries: Mapping[str, Summary],
     *,
@@ -61,39 +62,42 @@ def render_comparison(
     """Return the page of single runs side by side; recordings, summaries and standings go by the runs' names."""
     parts = {
         "title": " against ".join(recordings),
-        "facts": league.broker,
+        "facts": comparison.broker,
         "shown": "",
         "description": description,
         "command": command,
     }
     capacities = {f"capacity of {name}": recording for name, recording in recordings.items()}
-    return _page(parts, league, recordings, capacities, side_by_side(summaries))
+    return _page(parts, comparison, recordings, capacities, side_by_side(summaries))
 
 
 def _page(
     parts: Mapping[str, str],
-    league: League,
+    comparison: Comparison,
     recordings: Mapping[str, Recording],
     capacities: Mapping[str, Recording],
     runs: str = "",
 ) -> str:
     return fill(
-        asset("league.html"),
+        asset("comparison.html"),
         {name: escape(text) for name, text in parts.items()}
         | {
             "style": asset("page.css"),
             "runs": f"<section><h2>Runs</h2>{runs}</section>" if runs else "",
-            "standings": _table(league) + (f"<p>{escape(league.oracle_note)}.</p>" if league.oracle_note else ""),
-            "data": json.dumps(_data(league, recordings, capacities), separators=(",", ":")).replace("<", "\\u003c"),
+            "standings": _table(comparison)
+            + (f"<p>{escape(comparison.oracle_note)}.</p>" if comparison.oracle_note else ""),
+            "data": json.dumps(_data(comparison, recordings, capacities), separators=(",", ":")).replace(
+                "<", "\\u003c"
+            ),
             "plotly": plotly_script(),
-            "script": asset("league.js"),
+            "script": asset("comparison.js"),
         },
     )
 
 
-def _table(league: League) -> str:
+def _table(comparison: Comparison) -> str:
     head = "".join(f"<th{'' if column == 'law' else ' class=n'}>{column}</th>" for column in _COLUMNS)
-    rows = "".join(_row(standing) for standing in (*league.standings, league.oracle))
+    rows = "".join(_row(standing) for standing in (*comparison.standings, comparison.oracle))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
@@ -116,13 +120,15 @@ def _row(standing: Standing) -> str:
     return f"<tr>{first}{''.join(f'<td class=n>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _data(league: League, recordings: Mapping[str, Recording], capacities: Mapping[str, Recording]) -> dict[str, Any]:
+def _data(
+    comparison: Comparison, recordings: Mapping[str, Recording], capacities: Mapping[str, Recording]
+) -> dict[str, Any]:
     length_s = max((recording.end_ns - recording.start_ns) / 1e9 for recording in recordings.values())
-    rows = [*league.standings, league.oracle.model_copy(update={"on_front": True})]
+    rows = [*comparison.standings, comparison.oracle.model_copy(update={"on_front": True})]
     return {
         "length_s": length_s,
         "capacities": [_capacity(name, recording) for name, recording in capacities.items()],
-        "oracle": league.oracle.law,
+        "oracle": comparison.oracle.law,
         "points": [
             {
                 "law": standing.law,
@@ -134,7 +140,7 @@ def _data(league: League, recordings: Mapping[str, Recording], capacities: Mappi
             for hue, standing in enumerate(rows)
             if standing.utilisation is not None and standing.wait_p99_ms is not None  # what was not measured is no 0
         ],
-        "laws": [_series(standing.law, recordings[standing.law]) for standing in league.standings],
+        "laws": [_series(standing.law, recordings[standing.law]) for standing in comparison.standings],
     }
 
 
@@ -150,7 +156,7 @@ def _capacity(name: str, recording: Recording) -> dict[str, Any]:
 
 
 def _series(law: str, recording: Recording) -> dict[str, Any]:
-    samples = thinned(recording.samples, _MOST_POINTS)
+    samples = thinned(recording.measured, _MOST_POINTS)
     return {
         "law": law,
         "t": [sample.t_s for sample in samples],
@@ -158,3 +164,42 @@ def _series(law: str, recording: Recording) -> dict[str, Any]:
         "processed": [sample.processed_per_s for sample in samples],
         "allowed": [sample.allowed_per_s for sample in samples],
     }
+
+
+def side_by_side(summaries: Mapping[str, Summary]) -> str:
+    """Return a table with a column for each of ``summaries``, which go by the runs' names."""
+    runs = summaries.values()
+    facts = [
+        ["verdict", *(f'<span class="{_VERDICT[run.verdict]}">{run.verdict}</span>' for run in runs)],
+        ["law", *(escape(run.strategy) for run in runs)],
+        ["broker", *(escape(f"{run.broker} {run.broker_version}") for run in runs)],
+        ["duration", *(figure(run.duration_s, "s") for run in runs)],
+    ]
+    totals = [
+        [name.replace("_", " "), *(figure(getattr(run.totals, name)) for run in runs)]
+        for name in MessageTotals.model_fields
+    ]
+    found = table(["", *(escape(name) for name in summaries)], [*facts, *_expectations(runs), *totals])
+    return f'<div class="side">{found}</div>'
+
+
+_VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad"}
+
+
+def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
+    """Return a row for everything that any of the runs demands, with what each measured."""
+    checks = [(run, {(held.metric, demand(held)): held for held in run.expectations}) for run in runs]
+    rows = dict.fromkeys(key for _, found in checks for key in found)
+    return [
+        [
+            f"<code>{escape(metric)}</code> {escape(text)}",
+            *(_measured(run, found.get((metric, text))) for run, found in checks),
+        ]
+        for metric, text in rows
+    ]
+
+
+def _measured(run: Summary, held: Held | None) -> str:
+    if held is None:
+        return "not demanded"
+    return f"{mark(held, run)} {figure(held.value)}{beside(held, run)}"

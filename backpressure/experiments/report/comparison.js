@@ -1,5 +1,5 @@
 "use strict";
-// Draws the league: one point a law for the trade-off, one line a law over time, in the page's own colours.
+// Draws a comparison: one point a law for the trade-off, one line a law over time, in the page's own colours.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

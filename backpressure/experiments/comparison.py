@@ -1,4 +1,4 @@
-"""The league: the same scenario under several laws, ranked beside what could be achieved at all.
+"""The comparison: the same scenario under several laws, ranked beside what could be achieved at all.
 
 Pure: summaries in, standings out. Each figure is the median of a law's runs, because machines are noisy and one lucky
 run proves nothing. A law is *on the front* (Pareto) when no other one both uses more of the capacity and waits less.
@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from pydantic import BaseModel, ConfigDict
+from backpressure.experiments.summary import Summary, SummaryModel
 
-from backpressure.experiments.summary import Summary
-
-__all__ = ["League", "Standing", "rank"]
+__all__ = ["Comparison", "Standing", "rank"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Standing(_Model):
+class Standing(SummaryModel):
     """A law's medians over ``runs`` runs; None where there was nothing to measure.
 
     Attributes:
@@ -51,7 +45,7 @@ class Standing(_Model):
     on_front: bool
 
 
-class League(_Model):
+class Comparison(SummaryModel):
     """The table, best first: those on the front by their waits, then the others.
 
     ``oracle_note`` says why the figures of the ``oracle`` are None, where they are.
@@ -73,8 +67,8 @@ def rank(
     *,
     own: Mapping[str, Sequence[Summary]] | None = None,
     oracle_note: str = "",
-) -> League:
-    """Return the league of ``runs`` (law → its summaries) beside those of the ``oracle`` on the same scenario.
+) -> Comparison:
+    """Return the comparison of ``runs`` (law → its summaries) beside those of the ``oracle`` on the same scenario.
 
     Args:
         scenario: its name.
@@ -89,7 +83,7 @@ def rank(
     standings = [_standing(law, summaries, bests.get(law, best)) for law, summaries in runs.items()]
     marked = [standing.model_copy(update={"on_front": _on_front(standing, standings)}) for standing in standings]
     marked.sort(key=lambda standing: (not standing.on_front, _worst(standing.wait_p99_ms)))
-    return League(
+    return Comparison(
         scenario=scenario,
         broker=broker,
         repeat=max((len(summaries) for summaries in runs.values()), default=0),

@@ -8,8 +8,8 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
-from backpressure.experiments.brokers import BrokerChoice
-from backpressure.experiments.preflight import check_broker, check_laws
+from backpressure.experiments.brokers import BrokerChoice, check_broker
+from backpressure.experiments.library import check_laws
 
 CHANGES_BOUND = """
 name = "x"

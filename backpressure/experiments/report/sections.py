@@ -1,25 +1,36 @@
-"""The parts of a report that are text and tables, as HTML. Everything that comes from outside is escaped here."""
+"""The sections of a report that are text and tables, as HTML, and the template that they fill.
+
+Everything that comes from outside is escaped here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from backpressure.experiments.events import Note
+from backpressure.experiments.latency_breakdown import PARTS, Band
 from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Held, Summary
+from backpressure.presentation.installed import chart_script
 from backpressure.presentation.numbers import figure
 
 __all__ = [
+    "asset",
     "beside",
     "demand",
     "escape",
     "expectations",
+    "fill",
     "header",
+    "latency_breakdown",
     "ledger",
     "mark",
     "notes",
     "phases",
+    "plotly_script",
     "processes",
     "setup",
     "table",
@@ -33,6 +44,9 @@ _VERDICTS = {
     "error": "the run could not finish; what was measured until then is below",
 }
 _MOST_NOTES = 500
+_HERE = Path(__file__).parent
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+_HUES = ("orange", "grey", "blue", "violet", "green")
 
 
 def header(summary: Summary, description: str) -> str:
@@ -134,6 +148,36 @@ def phases(summary: Summary) -> str:
     return table(heads, rows)
 
 
+def latency_breakdown(bands: Sequence[Band]) -> str:
+    """Return one bar for each band, as long as its share of the slowest one's time, in the colours of the parts."""
+    if not bands:
+        return "<p>No message was processed whose times are known.</p>"
+    longest_ms = max(band.total_ms for band in bands) or 1.0
+    legend = "".join(
+        f'<span><i style="background:var(--{hue})"></i>{part}</span>' for part, hue in zip(PARTS, _HUES, strict=True)
+    )
+    rows = "".join(
+        f"<tr><td>p{100 * band.lower:g} – p{100 * band.upper:g}</td><td class=n>{figure(band.total_ms, 'ms')}</td>"
+        f"<td class=bars>{_bar(band, longest_ms)}</td></tr>"
+        for band in bands
+    )
+    return (
+        f"<p class=legend>{legend}</p><div class=scroll><table class=breakdown><thead><tr><th>messages</th>"
+        f"<th class=n>end to end, mean</th><th>where the time went</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<p><small>A sample of {figure(sum(band.messages for band in bands))} messages, sorted by their end-to-end "
+        "time. Held back: by pace and confirm window. Taken: until the broker confirmed (or delivered) it. Prefetched: "
+        "in the consumer's buffer.</small></p>"
+    )
+
+
+def _bar(band: Band, longest_ms: float) -> str:
+    return "".join(
+        f'<i style="width:{100 * part_ms / longest_ms:.2f}%;background:var(--{hue})" '
+        f'title="{part}: {figure(part_ms, "ms")}"></i>'
+        for part, part_ms, hue in zip(PARTS, band.parts_ms, _HUES, strict=True)
+    )
+
+
 def ledger(summary: Summary) -> str:
     """Return where every message ended, and the balance."""
     totals = summary.totals
@@ -224,3 +268,18 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: 
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<div class=scroll><table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def asset(name: str) -> str:
+    """Return the text of a file of this folder."""
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def fill(template: str, parts: Mapping[str, str]) -> str:
+    """Return ``template`` with every ``{{name}}`` replaced; what is filled in is not looked at again."""
+    return _PLACEHOLDER.sub(lambda match: parts[match[1]], template)
+
+
+def plotly_script() -> str:
+    """Return the text of Plotly's script; raises `PaceError`."""
+    return chart_script().read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from backpressure.core.message import Delivery, HeaderValue, Message, message_id
-from backpressure.errors import QueueNotFoundError
-from backpressure.experiments import remains
-from backpressure.experiments.remains import dead_letter_state, read_remains
+from backpressure.errors import NotConnectedError, QueueNotFoundError
+from backpressure.experiments import leftovers
+from backpressure.experiments.leftovers import dead_letter_state, read_leftovers
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import QueueAdmin
 
@@ -55,7 +55,7 @@ class Shelf:
 def test_both_queues_are_emptied_twice_because_killed_consumers_give_back_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remains, "_REQUEUE_S", 0)
+    monkeypatch.setattr(leftovers, "_REQUEUE_S", 0)
     shelf = Shelf(
         work=[[Message(b"", message_id(1, 1)), Message(b"foreign")], [Message(b"", message_id(1, 2))]],
         dead=[[Message(b"", message_id(1, 3), headers=death("maxlen"))]],
@@ -63,15 +63,44 @@ def test_both_queues_are_emptied_twice_because_killed_consumers_give_back_late(
 
     async def scene() -> list[tuple[int, int, str]]:
         settings = QueueSettings(work="work", dead_letter="dead")
-        return [found async for found in read_remains(cast("QueueAdmin", shelf), settings)]
+        return [found async for found in read_leftovers(cast("QueueAdmin", shelf), settings)]
 
     assert asyncio.run(scene()) == [(1, 1, "left_in_queue"), (1, 3, "dropped"), (1, 2, "left_in_queue")]
 
 
+def test_a_broker_that_has_just_come_back_is_waited_for_and_then_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "_REQUEUE_S", 0)
+    monkeypatch.setattr(leftovers, "_POLL_S", 0)
+
+    class ComingBack(Shelf):
+        away = 3
+
+        async def drain(self, queue: str) -> AsyncIterator[Delivery]:
+            async for delivery in super().drain(queue):
+                yield delivery
+            self.away -= 1
+            if self.away >= 0:
+                raise NotConnectedError("broker")
+
+    def read(patience_s: float) -> list[tuple[int, int, str]]:
+        shelf = ComingBack(work=[[Message(b"", message_id(1, 1))], [Message(b"", message_id(1, 2))]], dead=[])
+
+        async def scene() -> list[tuple[int, int, str]]:
+            settings = QueueSettings(work="work", dead_letter="dead")
+            found = read_leftovers(cast("QueueAdmin", shelf), settings, patience_s=patience_s)
+            return [message async for message in found]
+
+        return asyncio.run(scene())
+
+    assert read(60) == [(1, 1, "left_in_queue"), (1, 2, "left_in_queue")]
+    with pytest.raises(NotConnectedError):
+        read(0)  # as after a broker that died: nobody will bring it back
+
+
 def test_a_queue_that_does_not_exist_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remains, "_REQUEUE_S", 0)
+    monkeypatch.setattr(leftovers, "_REQUEUE_S", 0)
 
     async def scene() -> list[tuple[int, int, str]]:
-        return [found async for found in read_remains(cast("QueueAdmin", Shelf()), QueueSettings())]
+        return [found async for found in read_leftovers(cast("QueueAdmin", Shelf()), QueueSettings())]
 
     assert asyncio.run(scene()) == []

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from backpressure.core.journal import ConsumerRecord, ProducerRecord
 
-__all__ = ["PARTS", "Anatomy", "Band"]
+__all__ = ["PARTS", "Band", "LatencyBreakdown"]
 
 PARTS = ("held back", "taken", "queued", "prefetched", "worked on")
 
@@ -43,7 +43,7 @@ class Band:
         return sum(self.parts_ms)
 
 
-class Anatomy:
+class LatencyBreakdown:
     """Collects the times of sampled messages from the records of producers and consumers."""
 
     def __init__(self, share: float = 1.0) -> None:
