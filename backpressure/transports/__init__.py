@@ -1,4 +1,4 @@
-"""Brokers, each behind the protocols of `base`.
+"""Brokers, each behind the protocols in `base`.
 
-Concrete transports are imported by name only where one is chosen (`factory`); the engines see `base` alone.
+Only `factory` imports the concrete transports; the engines know nothing but `base`.
 """

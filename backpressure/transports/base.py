@@ -1,9 +1,9 @@
-"""What the engines know of a broker: a small family of protocols, the same for every backend.
+"""What the engines know of a broker: a small family of protocols, the same for every broker.
 
-All objects live on one asyncio event loop and call their listener on it; none of the callbacks may block. A transport
-keeps its connections alive by itself: after a loss it reconnects with exponential back-off and jitter, for ever or
-(``wait=False``) not at all on the first attempt, and says so through the listener. It never republishes or re-acks by
-itself: what to do about messages in flight is the engine's decision.
+All objects live on one asyncio event loop and call their listener on it; a callback must not block. A transport keeps
+its connections alive: after a loss it tells the listener and reconnects with exponential back-off and jitter, for ever.
+With ``wait=False`` the first attempt must succeed. A transport never publishes or acknowledges a message again: the
+engine decides what to do about messages in flight.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class BrokerIdentity:
-    """Who answers: ``product`` as in "RabbitMQ", its ``version``, and the address without credentials."""
+    """Which broker this is: ``product`` (such as "RabbitMQ"), ``version``, and the address without credentials."""
 
     product: str
     version: str
@@ -46,9 +46,9 @@ class BrokerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class QueueReading:
-    """A queue at one moment. ``unacked`` is None where the broker does not tell (AMQP passive declare).
+    """A queue at one moment. ``unacked`` is None where the broker does not report it (AMQP passive declare).
 
-    ``lag_by_partition``: Kafka only; what is not settled yet in each partition.
+    ``lag_by_partition``: Kafka only; the unsettled messages of each partition.
     """
 
     ready: int
@@ -58,7 +58,7 @@ class QueueReading:
 
 
 class Cause(Enum):
-    """Why a broker will not have a message."""
+    """Why a broker refuses a message."""
 
     FULL = "full"
     FAILED = "failed"
@@ -69,7 +69,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a nack means; AMQP's says nothing, and as a rule a full queue is what is behind it."""
+    """What a nack means. AMQP's gives no reason; as a rule the queue is full."""
 
     cause: Cause
     reason: str
@@ -90,7 +90,7 @@ class PublisherListener(Protocol):
         """A (new) channel is open in confirm mode; tags count from 1 again."""
 
     def on_confirmed(self, tag: int, multiple: bool) -> None:
-        """The broker took message ``tag`` (``multiple``: and every earlier one)."""
+        """The broker accepted message ``tag`` (``multiple``: and every earlier one)."""
 
     def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
         """The broker refused message ``tag`` (``multiple``: and every earlier one still open)."""
@@ -99,13 +99,13 @@ class PublisherListener(Protocol):
         """The message could not be routed; its confirm follows."""
 
     def on_blocked(self, reason: str) -> None:
-        """The broker reads no more of what this connection publishes (an alarm)."""
+        """The broker has stopped reading from this connection (an alarm)."""
 
     def on_unblocked(self) -> None:
         """The alarm is over."""
 
     def on_lost(self, error: Exception) -> None:
-        """The channel is gone; nothing in flight on it will be settled. Reconnecting has begun."""
+        """The channel is lost, and nothing in flight on it will be settled. Reconnecting has begun."""
 
 
 class Publisher(Protocol):
@@ -123,13 +123,13 @@ class Publisher(Protocol):
         """Connect; returns when ready. Raises `TransportError` only when the transport does not wait for a broker."""
 
     def publish(self, message: Message, *, exchange: str, routing_key: str) -> int:
-        """Hand over one message (mandatory) and return its tag.
+        """Send one message (mandatory) and return its tag.
 
         Raises `NotConnectedError`, or `ValueError` for a message that this broker can never carry.
         """
 
     async def stop(self) -> None:
-        """Flush what was handed over, close, stop reconnecting."""
+        """Send what is buffered, close, stop reconnecting."""
 
 
 class SubscriberListener(Protocol):
@@ -142,7 +142,7 @@ class SubscriberListener(Protocol):
         """A message arrived; its ``received_ns`` is on the monotonic clock."""
 
     def on_lost(self, error: Exception) -> None:
-        """The channel is gone: unsettled deliveries will come again with ``redelivered`` set."""
+        """The channel is lost: unsettled deliveries will come again with ``redelivered`` set."""
 
 
 class Subscriber(Protocol):
@@ -152,26 +152,26 @@ class Subscriber(Protocol):
         """Connect and consume; returns when ready. Raises as `Publisher.start` does."""
 
     def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
-        """Settle as done; False when its channel is gone (it will be redelivered)."""
+        """Acknowledge; False when the channel of the delivery is lost (the message will be redelivered)."""
 
     def nack(self, delivery: Delivery, *, requeue: bool) -> bool:
-        """Give back to the queue, or to its dead-letter exchange; False when its channel is gone."""
+        """Return to the queue, or to its dead-letter exchange; False when the channel of the delivery is lost."""
 
     def set_prefetch(self, count: int) -> None:
         """Allow ``count`` unsettled deliveries from now on."""
 
     async def pause(self) -> None:
-        """Stop new deliveries; those already here can still be settled."""
+        """Stop new deliveries; those that have arrived can still be settled."""
 
     async def resume(self) -> None:
         """Consume again."""
 
     async def stop(self) -> None:
-        """Send the acknowledgements handed over, close; unsettled deliveries return to the queue."""
+        """Send pending acknowledgements and close; unsettled deliveries return to the queue."""
 
 
 class QueueProbe(Protocol):
-    """Reads queue depths, cheaply enough for ten times a second, on a connection that is never blocked."""
+    """Reads queue depths, cheap enough for ten times a second, on a connection that is never blocked."""
 
     async def start(self) -> None:
         """Connect; raises as `Publisher.start` does."""
@@ -187,7 +187,7 @@ class FeedbackBus(Protocol):
     """The fanout on which every process reports: fresh or dropped, never queued up."""
 
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
-        """Connect; with ``on_report`` every report of every process (this one included) is handed to it."""
+        """Connect; ``on_report`` is called with every report of every process, this one included."""
 
     def send(self, payload: bytes) -> bool:
         """Publish one report, or drop it (False) when there is no open, unblocked channel."""
@@ -203,7 +203,7 @@ class QueueAdmin(Protocol):
         """Connect; raises as `Publisher.start` does."""
 
     async def identity(self) -> BrokerIdentity:
-        """Say who answers."""
+        """Return which broker this is."""
 
     async def missing(self, queue: QueueSettings) -> list[str]:
         """Return the names that `declare` would create; changes nothing.
@@ -227,20 +227,20 @@ class QueueAdmin(Protocol):
         """Remove the exchange if it exists."""
 
     async def set_bound(self, queue: str, *, max_length: int | None, overflow: str) -> None:
-        """Change the bound of a live queue (None: no bound); raises `TransportError` saying what to do instead.
+        """Change the bound of a live queue (None: no bound); raises `TransportError` that says what to do instead.
 
-        Where no queue can have a bound, None is what there is anyway.
+        A broker without bounded queues accepts None only.
         """
 
     def drain(self, queue: str) -> AsyncIterator[Delivery]:
-        """Take every ready message off the queue, acknowledging as it goes, until it is empty."""
+        """Yield and acknowledge every ready message until the queue is empty."""
 
     async def stop(self) -> None:
         """Close."""
 
 
 class Transport(Protocol):
-    """One broker's whole family. Each product has a connection of its own: publishing never shares with consuming."""
+    """All products for one broker. Each has a connection of its own, so publishing and consuming never share one."""
 
     address: str
     """The broker's URL without its password."""
@@ -264,10 +264,10 @@ class Transport(Protocol):
         """Return a new, unstarted admin."""
 
     def dead_letter(self, delivery: Delivery, queue: str, headers: Mapping[str, HeaderValue]) -> Message:
-        """Return what to publish when ``delivery`` from ``queue`` was given up: all that came, and ``headers``.
+        """Return the message to publish when ``delivery`` from ``queue`` is given up, with ``headers`` added.
 
-        Its history is in the header ``x-death``, its expiration too: a dead letter does not expire. Raises `ValueError`
-        for a message that only the broker itself can hand on (`Subscriber.nack`).
+        It keeps everything it came with, except for its expiration, which goes into the header ``x-death``. Raises
+        `ValueError` for a message that only the broker itself can dead-letter (`Subscriber.nack`).
         """
 
 

@@ -1,4 +1,4 @@
-"""What a broker without a wire format of its own for it says of a dead letter: RabbitMQ's header ``x-death``."""
+"""The header ``x-death`` of RabbitMQ, for dead letters on brokers that do not write it: in memory and on Kafka."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dead_letter(
     routing_key: str,
     headers: Mapping[str, HeaderValue] | None = None,
 ) -> Message:
-    """Return ``message`` as it leaves ``queue`` for its dead letters, with ``headers``: it does not expire any more."""
+    """Return ``message`` as a dead letter of ``queue``, with ``headers`` added and without an expiration."""
     deaths = death_headers(
         message.headers,
         queue=queue,
@@ -41,7 +41,7 @@ def death_headers(
     routing_key: str,
     expiration_ms: int | None = None,
 ) -> dict[str, HeaderValue]:
-    """Return the headers that tell where and why a message with ``headers`` died: the latest death first."""
+    """Return the headers that say where and why a message with ``headers`` died, the latest death first."""
     earlier = headers.get("x-death")
     deaths = [death for death in earlier if isinstance(death, dict)] if isinstance(earlier, list) else []
     death = next((each for each in deaths if (each.get("queue"), each.get("reason")) == (queue, reason)), None)

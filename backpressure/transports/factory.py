@@ -11,9 +11,9 @@ __all__ = ["connect"]
 
 
 def connect(settings: Settings) -> Transport:
-    """Return the transport for ``settings.broker``; nothing is dialled before a product of it starts.
+    """Return the transport for ``settings.broker``; it connects when a product of it starts.
 
-    Clients are imported here, when chosen: who stays in memory need not wait for pika, nor a Kafka user have it.
+    Client libraries are imported only when they are needed.
     """
     scheme = urlsplit(settings.broker.full_url()).scheme
     if scheme == "memory":

@@ -1,6 +1,6 @@
-"""A Kafka broker of one's own: one KRaft process that is broker and controller at once.
+"""A private Kafka broker: one KRaft process that is broker and controller.
 
-It needs Java 17 and Kafka's jars, which ``make kafka`` fetches; no service, no ZooKeeper, no configuration.
+It needs Java 17 and Kafka's jars, which ``make kafka`` fetches, but no service, ZooKeeper or configuration.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["KafkaMissingError", "PrivateKafka", "find_kafka", "java_release", "l
 OLDEST_JAVA = 17
 _PROPERTIES = "kafka.properties"
 
-# $1: java, $2: configuration, $3: cluster id. The heap is small because the page cache is what a broker works with. The
-# simpler compiler and collector are for brokers that live for minutes, beside clients, on few processors: the others
-# would be busy with themselves for the first of these minutes. One in 64 cluster ids begins with "-", hence the "=".
+# $1: java, $2: configuration, $3: cluster id. The heap is small because a broker works in the page cache. The simple
+# compiler and collector suit a broker that runs for minutes beside its clients on few processors: the others would use
+# the first minute for themselves. One in 64 cluster ids begins with "-", hence the "=".
 _JAVA = '"$1" -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms256m -Xmx512m -Dlog4j2.level=WARN'
 _SCRIPT = f'{_JAVA} kafka.tools.StorageTool format --cluster-id="$3" --config "$2" && exec {_JAVA} kafka.Kafka "$2"'
 _CONFIGURATION = """\
@@ -47,7 +47,7 @@ log.cleaner.dedupe.buffer.size=4194304
 
 
 class KafkaMissingError(TransportError):
-    """Java or Kafka's jars are not here."""
+    """Java or Kafka's jars are missing."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -69,7 +69,7 @@ def find_kafka() -> Path | None:
 
 
 def java_release() -> int | None:
-    """Return the release of Java, as in 17, or None when there is none that says so. Blocks for a moment."""
+    """Return the release of Java (such as 17), or None when there is none. Blocks for a moment."""
     java = _java()
     if java is None:
         return None
@@ -79,15 +79,15 @@ def java_release() -> int | None:
 
 
 def left_over() -> dict[Path, list[int]]:
-    """Return the directories of private brokers whose shell is gone, with the processes that still run in them.
+    """Return the directories of private brokers whose shell has ended, with the processes that still run in them.
 
-    The shell takes both away whatever happens to us, unless it is killed itself.
+    The shell removes both however our process ends, unless it is killed itself.
     """
     inhabitants: dict[Path, list[psutil.Process]] = {
         path.parent: [] for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_PROPERTIES}")
     }
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # gone meanwhile, or somebody else's
+        with suppress(psutil.Error):  # it has ended, or belongs to another user
             if (directory := Path(process.cwd())) in inhabitants:
                 inhabitants[directory].append(process)
     return {
@@ -100,7 +100,7 @@ def left_over() -> dict[Path, list[int]]:
 def private_kafka(port: int = 0, *, advertised_port: int | None = None) -> PrivateKafka:
     """Return a broker, to be started by ``with`` or ``async with``; a port of 0 is any free one.
 
-    Clients are sent to ``advertised_port``, when it is given, instead of the broker's own: to what stands in between.
+    The broker tells its clients to connect to ``advertised_port``, if given: to a proxy in front of it.
     """
     return PrivateKafka(port, advertised_port)
 
@@ -136,7 +136,7 @@ class PrivateKafka(PrivateProcess):
         )
 
     def _configuration(self) -> str:
-        """Choose ports and return the broker's properties, of which the last of one name counts."""
+        """Choose ports and return the broker's properties; of two with the same name the last one counts."""
         port, controller = reserved_ports(self._wanted_ports)
         self.url = f"kafka://127.0.0.1:{port}"
         return _CONFIGURATION.format(

@@ -1,6 +1,6 @@
-"""A thin client of RabbitMQ's management HTTP API (the embedded broker serves the same subset).
+"""A thin client of RabbitMQ's management HTTP API; the embedded broker serves the same subset.
 
-Its statistics are up to five seconds old: good for cards, clean-up and policies, never for a control loop.
+Its statistics are up to five seconds old: good enough for display, clean-up and policies, but not for a control loop.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _GUESSED_PORTS = {("amqp", 5672): ("http", 15672), ("amqps", 5671): ("https", 15671)}
 
 _T = TypeVar("_T")
-_adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)  # to build one takes longer than to use it
+_adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)  # building it takes longer than using it
 
 
 def management_url(broker: BrokerSettings) -> str:
-    """Return where the management API is, or "" when that cannot be known, or the broker has none: only AMQP's have.
+    """Return the address of the management API, or "" when it is unknown, or the broker is not an AMQP broker.
 
-    It is guessed for the default AMQP ports only: beside any other port it would be somebody else's broker that answers
-    on 15672, and gets our policies.
+    It is guessed for the default AMQP ports only: for any other port, a different broker could answer on 15672 and get
+    our policies.
     """
     url = urlsplit(broker.full_url())
     if url.scheme not in _DEFAULT_PORTS:
@@ -66,10 +66,10 @@ def management_url(broker: BrokerSettings) -> str:
 
 
 class ManagementClient:
-    """Asks one broker, in one virtual host.
+    """A client for one virtual host of one broker.
 
-    Every method raises `BrokerUnavailableError` when nobody answers, `AccessRefusedError` when the user may not, and
-    `TransportError` with the broker's reason otherwise.
+    Every method raises `BrokerUnavailableError` when there is no answer, `AccessRefusedError` when the user lacks the
+    right, and `TransportError` with the broker's reason otherwise.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class ManagementClient:
         virtual_host: str = "/",
         timeout_s: float = 5.0,
     ) -> None:
-        """``url`` may hold a user and a password, which go before the others; nobody is told of them."""
+        """``url`` may hold a user and a password, which take precedence; they are never shown."""
         parts = urlsplit(url)
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         username, password = unquote(parts.username or username), unquote(parts.password or password)
         self._virtual_host = _path(virtual_host)
-        # trust_env off: a proxy configured for the web has no business between us and the broker
+        # no trust_env: a proxy configured for the web must not come between us and the broker
         self._http = httpx.AsyncClient(base_url=self.url, auth=(username, password), timeout=timeout_s, trust_env=False)
 
     @classmethod
     def of(cls, broker: BrokerSettings) -> Self | None:
-        """Return a client with the broker's own credentials; None where there is no management API to know of."""
+        """Return a client with the broker's credentials; None where no management API is known."""
         address = management_url(broker)
         if not address:
             return None

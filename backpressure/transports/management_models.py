@@ -18,7 +18,7 @@ __all__ = [
     "QueueInfo",
 ]
 
-# Erlang has one empty value for lists and objects, and the API one for "nothing": [] where an object belongs.
+# Erlang has one empty value for lists and objects, so the API reports [] for an empty object.
 _Object = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
 _Text = Annotated[str, BeforeValidator(lambda value: value or "")]
 
@@ -162,7 +162,7 @@ class BindingInfo(_Info):
 
 
 class PolicyInfo(_Info):
-    """Settings that the broker lays over all queues whose name matches ``pattern``; the highest priority wins."""
+    """Settings that apply to all queues whose name matches ``pattern``; the highest priority wins."""
 
     name: str
     pattern: str

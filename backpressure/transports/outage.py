@@ -1,4 +1,4 @@
-"""What all transports do about a broker that is away: pause ever longer, and say so in two lines at most."""
+"""What all transports do while the broker is away: pause longer and longer, and log two lines at most."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger("backpressure")
 def pauses(min_s: float, max_s: float, uniform: Callable[[float, float], float] = random.uniform) -> Iterator[float]:
     """Yield the seconds to wait before each attempt: doubling, the upper half at random.
 
-    Without the randomness all clients of a restarted broker would come back in the same instant, again and again.
+    Without the randomness all clients of a restarted broker would reconnect at the same moments.
     """
     pause = min_s
     while True:
@@ -26,14 +26,14 @@ def pauses(min_s: float, max_s: float, uniform: Callable[[float, float], float] 
 
 
 class Outage:
-    """Says once that the broker is away and once that it is back, however many connections notice it."""
+    """Logs once that the broker is away and once that it is back, however many connections notice."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._since: float | None = None
 
     def begin(self, error: TransportError) -> None:
-        """Report a failure; the first one of an outage is worth a line."""
+        """Report a failure; the first one of an outage is logged."""
         if self._since is not None:
             return
         self._since = time.monotonic()

@@ -1,8 +1,8 @@
-"""A broker of one's own: started in a temporary directory on free loopback ports, and removed without a trace.
+"""A private broker process: started in a temporary directory on free loopback ports, and removed completely.
 
-What is common to all of them lives here: waiting until it is ready, saying why it did not start, and taking it away.
-Each runs under a shell that ends the whole process group when our end of its pipe closes, so even a killed parent
-leaves nothing behind.
+This module has what all of them share: waiting until the broker is ready, saying why it did not start, and removing it.
+Each runs under a shell that ends the whole process group when our end of its pipe closes, so nothing is left behind
+even when our process is killed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["PREFIX", "PrivateProcess", "free_ports", "reserved_ports"]
 PREFIX = "pace-"
 """What the names of the temporary directories begin with."""
 
-# `read` returns when the pipe from our process closes, however that came about; then the directory (where this runs)
-# and the whole process group go, this shell included. The data is temporary: nothing is worth an orderly stop.
+# `read` returns when the pipe from our process closes, for whatever reason. Then the shell removes the directory, in
+# which it runs, and kills the whole process group, itself included. The data is temporary: no orderly stop is needed.
 _LIFELINE = 'read _; rm -rf "$PWD"; kill -KILL 0'
 _HOST = "127.0.0.1"
 _READY_TIMEOUT_S = 90.0
@@ -62,7 +62,7 @@ class PrivateProcess(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Ask who listens: an open port alone may be another process that was faster. May block for a while."""
+        """Whether this broker answers; an open port may belong to another process. May block for a while."""
 
     def __enter__(self) -> Self:
         try:
@@ -92,7 +92,7 @@ class PrivateProcess(ABC):
         await asyncio.to_thread(self._remove)
 
     def kill(self) -> None:
-        """End it at once, as a crash would; ports and data stay its own. Killing twice is harmless."""
+        """End it at once, as a crash would; it keeps its ports and data. Killing twice is harmless."""
         self.pid = 0
         if self._process is not None:
             assert self._process.stdin is not None
@@ -103,22 +103,22 @@ class PrivateProcess(ABC):
             self._process = None
 
     def suspend(self) -> None:
-        """Let it stand still (SIGSTOP), with all its connections, until `go_on`."""
+        """Suspend it (SIGSTOP), with its connections open, until `go_on`."""
         if self.pid:
             os.kill(self.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on after `suspend` (SIGCONT)."""
+        """Resume it after `suspend` (SIGCONT)."""
         if self.pid:
             os.kill(self.pid, signal.SIGCONT)
 
     def tail(self) -> str:
-        """Return the end of what it has written."""
+        """Return the end of its output."""
         return (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
 
     async def until_ended(self) -> None:
-        """Return when the broker itself has ended, while nobody here asked it to; `tail` says what it wrote last."""
-        while self.pid and _runs(self.pid):  # noqa: ASYNC110 -- it is no child of ours: nothing tells us
+        """Return when the broker has ended by itself; `tail` returns its last output."""
+        while self.pid and _runs(self.pid):  # noqa: ASYNC110 -- not a child of ours, so there is no event
             await asyncio.sleep(_WATCH_S)
 
     async def _until_ready(self) -> None:
@@ -169,10 +169,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def reserved_ports(wanted: Sequence[tuple[int, str]]) -> list[int]:
-    """Return distinct ports that are free now: all are held until the last is found.
+    """Return distinct ports that are free; each is reserved until the last is found.
 
-    Each of ``wanted`` is a port (0: any) and the flag that chose it, for the error when it cannot be had. Raises
-    `PortTakenError`, or `ConfigError` when this user may not listen there.
+    Each of ``wanted`` is a port (0: any) and the flag that chose it, for the error. Raises `PortTakenError`, or
+    `ConfigError` when this user may not listen there.
     """
     listeners: dict[int, socket.socket] = {}
     try:

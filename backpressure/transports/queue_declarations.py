@@ -1,11 +1,11 @@
-"""Exchange, queues and bindings of an experiment, as data: pure, so that it can be tested without a broker.
+"""Exchange, queues and bindings of an experiment as data, without I/O.
 
 ::
 
     direct.exchange ──work──▶ work.queue ──full (drop-head), expired, rejected──▶ work.queue.dlq
                     └─work──▶ audit.queue (when auditing)
 
-Dead letters travel through the default exchange, which exists everywhere and cannot be misconfigured.
+Dead letters go through the default exchange, which every broker has and nobody can misconfigure.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class QueueDeclaration:
 
 
 def queue_declarations(queue: QueueSettings, *, bound_by_policy: bool) -> list[QueueDeclaration]:
-    """Return what to declare, the dead-letter queue first: nothing may be dead-lettered into the void.
+    """Return what to declare, the dead-letter queue first: no message must be dead-lettered before it exists.
 
-    With ``bound_by_policy`` the work queue's bound stays out of its arguments: an argument can never be raised while
-    the queue lives, because the broker takes the smaller of argument and policy.
+    With ``bound_by_policy`` the work queue's bound is not among its arguments: an argument can never be raised while
+    the queue exists, because the broker applies the smaller of argument and policy.
 
     Raises `ConfigError` for what no broker can do.
     """
@@ -40,7 +40,7 @@ def queue_declarations(queue: QueueSettings, *, bound_by_policy: bool) -> list[Q
         raise ConfigError("queue.overflow", queue.overflow, "a quorum queue knows reject-publish and drop-head only")
     kinds: dict[str, dict[str, str | int]] = {
         "quorum": {"x-queue-type": "quorum"},
-        "lazy": {"x-queue-mode": "lazy"},  # the copies and the dead letters too: any of them may grow long
+        "lazy": {"x-queue-mode": "lazy"},  # all three: any of them may grow long
     }
     kind = kinds.get(queue.type, {})
     work: dict[str, str | int] = {

@@ -1,7 +1,7 @@
-"""A RabbitMQ node of one's own: started in a temporary directory on free loopback ports, and removed without a trace.
+"""A private RabbitMQ node: started in a temporary directory on free loopback ports, and removed completely.
 
-It needs an installed ``rabbitmq-server`` but no service, no configuration and no special user, and collides with
-nothing that runs already.
+It needs an installed ``rabbitmq-server``, but no service, configuration or special user, and does not conflict with a
+node that runs already.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _numbers = itertools.count(1)
 
 
 class RabbitMQMissingError(TransportError):
-    """``rabbitmq-server`` is not installed here."""
+    """``rabbitmq-server`` is not installed."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class RabbitMQMissingError(TransportError):
 def find_rabbitmq() -> Path | None:
     """Return the inner start script, or None when RabbitMQ (with Erlang) is not installed.
 
-    The one on ``PATH`` is often a wrapper that insists on being root or the user rabbitmq.
+    The one on ``PATH`` is often a wrapper that must run as root or as the user rabbitmq.
     """
     if shutil.which("erl") is None or _epmd() is None:
         return None
@@ -80,8 +80,8 @@ class PrivateNode(PrivateProcess):
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` against this node and return what it prints; raises `TransportError` when it fails.
 
-        For example ``ctl("set_vm_memory_high_watermark", "absolute", "1MB")`` raises the memory alarm. Blocks for about
-        a second: from a coroutine call it in a thread.
+        For example ``ctl("set_vm_memory_high_watermark", "absolute", "1MB")`` raises the memory alarm. It blocks for
+        about a second, so call it in a thread from a coroutine.
         """
         command = [str(self._sbin / "rabbitmqctl"), "--quiet", "-n", self.node_name, *arguments]
         try:
@@ -123,7 +123,7 @@ class PrivateNode(PrivateProcess):
             "disk_free_limit.absolute = 50MB\n",
             encoding="utf-8",
         )
-        (directory / "rabbitmq-env.conf").touch()  # an empty one keeps the machine's own from being read
+        (directory / "rabbitmq-env.conf").touch()  # an empty file, so that the one of the machine is not read
         (directory / "enabled_plugins").write_text("[rabbitmq_management].\n", encoding="utf-8")
         inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         return inherited | {
@@ -162,5 +162,5 @@ class PrivateNode(PrivateProcess):
 
 
 def _epmd() -> str | None:
-    """Return Erlang's port mapper: we run our own, in our process group, because the node's would outlive it."""
+    """Return Erlang's port mapper. We run our own in our process group: one started by the node would outlive it."""
     return shutil.which("epmd")

@@ -1,4 +1,4 @@
-"""TLS as the settings ask for it, for whichever client."""
+"""TLS contexts from the settings, for every client library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["tls_context"]
 
 
 def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
-    """Return a context that verifies the broker and shows our certificate, if there is one.
+    """Return a context that verifies the broker and presents our certificate, if there is one.
 
     Raises `ConfigError` for a file that cannot be used.
     """

@@ -1,8 +1,8 @@
-"""Kafka, by way of confluent-kafka (librdkafka).
+"""Kafka, through confluent-kafka (librdkafka).
 
-The client is known here and nowhere else. A queue is a topic and one consumer group; an exchange is nothing, and a
-routing key names a topic. librdkafka calls back in the thread that polls it: ``publisher`` and ``polling`` have one
-each and hand everything over to the event loop in batches; ``requests`` asks, and needs none.
+No other package imports the client. A queue is a topic and one consumer group. There are no exchanges: a routing key
+names a topic. librdkafka calls back in the thread that polls it, so ``producer_thread`` and ``group`` have a thread
+each, which passes everything to the event loop in batches. ``client`` has requests, which need no thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["KafkaTransport"]
 
 
 class KafkaTransport:
-    """The family of products for one cluster."""
+    """All products for one cluster."""
 
     bounds_queues = False
 

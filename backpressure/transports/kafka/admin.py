@@ -29,7 +29,7 @@ __all__ = ["KafkaAdmin", "Topic", "create_topics", "topics_of"]
 
 _VISIBLE_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.05
-_FOR_EVER = {"retention.ms": "-1"}  # a topic that forgets on its own loses messages nobody has processed
+_FOR_EVER = {"retention.ms": "-1"}  # retention would delete messages before they are processed
 _log = logging.getLogger("backpressure")
 _GONE_WITHIN_S = 10.0
 
@@ -44,11 +44,11 @@ class Topic:
 
 
 def topics_of(queue: QueueSettings) -> list[Topic]:
-    """Return the topics to create, the dead-letter topic first: nothing may be dead-lettered into the void."""
+    """Return the topics to create, the dead-letter topic first: no message must be dead-lettered before it exists."""
     retention = _FOR_EVER
     if queue.message_ttl_ms is not None:
         ttl_ms = str(queue.message_ttl_ms)
-        retention = {"retention.ms": ttl_ms, "segment.ms": ttl_ms}  # only whole segments are forgotten
+        retention = {"retention.ms": ttl_ms, "segment.ms": ttl_ms}  # only whole segments are deleted
     topics = [
         Topic(topic_name(queue.dead_letter), 1, _FOR_EVER),
         Topic(topic_name(queue.work), queue.partitions, retention),
@@ -57,9 +57,9 @@ def topics_of(queue: QueueSettings) -> list[Topic]:
 
 
 async def create_topics(requests: KafkaRequests, topics: Iterable[Topic]) -> list[Topic]:
-    """Create what is not there, wait until it can be used, and return those that were there before.
+    """Create topics, wait until they can be used, and return those that existed before.
 
-    Raises `TransportError`; then nothing that was created stays.
+    Raises `TransportError` after removing those that it has created.
     """
     by_name = {topic.name: topic for topic in topics}
     if not by_name:
@@ -89,7 +89,7 @@ async def create_topics(requests: KafkaRequests, topics: Iterable[Topic]) -> lis
 
 
 async def _wait_until_visible(requests: KafkaRequests, name: str) -> None:
-    """The controller has it; brokers learn of it a moment later."""
+    """Wait: the controller knows the topic, the brokers learn of it a moment later."""
     try:
         async with asyncio.timeout(_VISIBLE_WITHIN_S):
             while True:
@@ -124,7 +124,7 @@ class KafkaAdmin:
         _say_unbounded(queue.work, queue.max_length, queue.max_length_bytes)
         missing = await self.missing(queue)
         if await create_topics(self._requests, [topic for topic in topics_of(queue) if topic.name in missing]):
-            await self.missing(queue)  # another process was faster: compare with what it made
+            await self.missing(queue)  # another process was faster: compare with its topics
 
     async def missing(self, queue: QueueSettings) -> list[str]:
         """See `QueueAdmin.missing`."""
@@ -141,16 +141,16 @@ class KafkaAdmin:
         return names
 
     async def _partitions(self, topic: str) -> int:
-        """Return how many partitions there are; 0: no such topic."""
+        """Return the number of partitions; 0 when there is no such topic."""
         try:
             return len(await self._requests.partitions(topic))
         except QueueNotFoundError:
             return 0
 
     async def queues(self) -> list[str]:
-        """Return what is there of ours, by name: topics of ``pace.…``, and all whose consumers are a group of ours.
+        """Return our queues by name: topics of ``pace.…``, and those that one of our groups consumes.
 
-        On a cluster that others use too, nothing else may be taken for ours.
+        Others may use the cluster too, so nothing else counts as ours.
         """
         client, timeout_s = self._requests.client, self._requests.timeout_s
         metadata = await asyncio.to_thread(client.list_topics, timeout=timeout_s)
@@ -177,7 +177,7 @@ class KafkaAdmin:
             await self._delete_topic(queue)
         group = group_id(queue)
         asked = self._requests.client.delete_consumer_groups([group], request_timeout=self._requests.timeout_s)
-        with suppress(KafkaException):  # none, or consumers are in it: it vanishes when they leave
+        with suppress(KafkaException):  # there is none, or it has consumers and is deleted when they leave
             await asyncio.wrap_future(asked[group])
 
     async def delete_exchange(self, exchange: str) -> None:
@@ -217,12 +217,12 @@ class KafkaAdmin:
         asked = self._requests.client.delete_topics([topic], request_timeout=self._requests.timeout_s)
         await self._requests.answer(asked[topic], queue)
         async with asyncio.timeout(_GONE_WITHIN_S):
-            while True:  # it raises when the topic is gone
+            while True:  # raises when the topic is deleted
                 await self._requests.partitions(queue)
                 await asyncio.sleep(_LOOK_EVERY_S)
 
 
-@cache  # once a process is enough
+@cache  # once per process is enough
 def _say_unbounded(queue: str, *bounds: int | None) -> None:
     if any(bounds):
         _log.info(

@@ -1,7 +1,7 @@
 """librdkafka clients: how they are configured and connected, how an outage shows, and requests to the cluster.
 
-librdkafka connects, reconnects and resends by itself, with the pauses of our settings; what it cannot reach it reports
-to ``error_cb``, in the thread that polls the client. The admin client polls itself.
+librdkafka connects, reconnects and resends by itself, with the pauses from our settings. It reports failures to
+``error_cb``, in the thread that polls the client. The admin client polls itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from backpressure.transports.tls import tls_context
 __all__ = ["KafkaLink", "KafkaRequests", "PolledClient", "client_configuration", "cluster_id"]
 
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-_REFRESH_METADATA_MS = 1000  # a topic that is deleted, or comes back, is noticed within this
+_REFRESH_METADATA_MS = 1000  # how soon a topic is noticed that is deleted or created again
 _LOOK_S = 0.5
 
 
@@ -50,10 +50,10 @@ class PolledClient(Protocol):
 
 
 def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
-    """Return what every librdkafka client of ours is configured with.
+    """Return the configuration of every librdkafka client of ours; raises `ConfigError`.
 
-    ``kafka+ssl://`` encrypts; a user in the URL logs in by SASL PLAIN, or by the mechanism in ``?sasl=SCRAM-SHA-512``,
-    with the password beside it or, better hidden, that of the settings. Raises `ConfigError`.
+    ``kafka+ssl://`` encrypts. A user in the URL logs in by SASL PLAIN, or by the mechanism in ``?sasl=SCRAM-SHA-512``,
+    with the password in the URL, or else that of the settings, where it is less visible.
     """
     url = urlsplit(broker.full_url())
     encrypted, login = url.scheme == "kafka+ssl", bool(url.username)
@@ -66,8 +66,8 @@ def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": max(1000, int(broker.connect_timeout_s * 1000)),
         "topic.metadata.refresh.interval.ms": _REFRESH_METADATA_MS,
         "topic.metadata.propagation.max.ms": _REFRESH_METADATA_MS,
-        "allow.auto.create.topics": False,  # producers may, by default: a deleted topic came back with other properties
-        "log_level": 0,  # what matters arrives as an error, and is said once
+        "allow.auto.create.topics": False,  # producers would create a deleted topic again, with other properties
+        "log_level": 0,  # errors that matter reach `error_cb`, and are logged once
     }
     if login:
         mechanism = parse_qs(url.query).get("sasl", [_MECHANISMS[0]])[0]
@@ -77,7 +77,7 @@ def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
         configuration["sasl.username"] = unquote(url.username or "")
         configuration["sasl.password"] = unquote(url.password or "") or broker.password.get_secret_value()
     if encrypted:
-        tls_context(broker)  # librdkafka does not name the file that it cannot use
+        tls_context(broker)  # unlike librdkafka it names the file that cannot be used
         files = {"ca": broker.ca_file, "certificate": broker.cert_file, "key": broker.key_file}
         configuration |= {f"ssl.{kind}.location": path for kind, path in files.items() if path}
     return configuration
@@ -93,7 +93,7 @@ def cluster_id(url: str) -> str | None:
 
 
 class KafkaLink:
-    """Whether the broker answers one client: how to get there, and who is told when it goes and comes back.
+    """Whether the broker answers one client: dials it, and calls back when it is lost and when it is back.
 
     Give `on_error` to the client as its ``error_cb``. A client that is polled in a thread calls `look_again` there
     while `down`; both callbacks run on the event loop.
@@ -117,7 +117,7 @@ class KafkaLink:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def on_error(self, error: KafkaError) -> None:
-        """Take note of what librdkafka reports; any thread."""
+        """Handle an error that librdkafka reports, in any thread."""
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 -- librdkafka's own codes begin so
             self._error = error
         elif not self.down and self._loop is not None:
@@ -125,7 +125,7 @@ class KafkaLink:
             self._loop.call_soon_threadsafe(self._went_down)
 
     def look_again(self, client: PolledClient) -> None:
-        """Ask whether the broker is back; blocks for half a second at most. In the thread that polls ``client``."""
+        """Check whether the broker is back; blocks for half a second at most. For the thread that polls ``client``."""
         try:
             client.list_topics(timeout=_LOOK_S)
         except KafkaException:
@@ -135,9 +135,9 @@ class KafkaLink:
         self._loop.call_soon_threadsafe(self._came_up)
 
     async def dial(self, client: PolledClient) -> ClusterMetadata:
-        """Return the cluster's metadata when a broker has answered for the first time.
+        """Connect, and return the cluster's metadata.
 
-        Raises `TransportError` when that failed and waiting is no use, or not wanted.
+        Raises `TransportError` when that failed and waiting does not help, or is not wanted.
         """
         pause_s = pauses(self._broker.reconnect_min_s, self._broker.reconnect_max_s)
         while True:
@@ -156,12 +156,12 @@ class KafkaLink:
     async def _attempt(self, client: PolledClient) -> ClusterMetadata:
         await self._knock()
         deadline = time.monotonic() + self._broker.connect_timeout_s
-        patience_s = _LOOK_S  # in growing portions: a refusal is final, and shows only between them
+        patience_s = _LOOK_S  # in growing portions: a refusal is final, and is noticed only between them
         while True:
             try:
                 return await asyncio.to_thread(client.list_topics, timeout=patience_s)
             except KafkaException as error:
-                await asyncio.to_thread(client.poll, 0)  # fetches the errors that say why
+                await asyncio.to_thread(client.poll, 0)  # polls for the errors that say why
                 failure = dial_error(self._error, self.address)
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or isinstance(failure, AccessRefusedError):
@@ -169,7 +169,7 @@ class KafkaLink:
             patience_s = min(2 * patience_s, left_s)
 
     async def _knock(self) -> None:
-        """See whether anybody listens: librdkafka would try until the time is up, however plain the refusal."""
+        """Check that the port is open: librdkafka keeps trying until its timeout, even when the port is closed."""
         failure: OSError | None = None
         for server in self.address.partition("://")[2].split(","):
             host, _, port = server.rpartition(":")
@@ -194,7 +194,7 @@ class KafkaLink:
 
 
 def _refusal(failure: OSError | None) -> str:
-    """Say why nobody answered; asyncio wraps the system's error in text when a name has several addresses."""
+    """Return why nothing answered. For a name with several addresses asyncio has the system's error as text only."""
     if isinstance(failure, socket.gaierror):
         return "host name unknown"
     number = re.search(r"\[Errno (\d+)\]", str(failure))
@@ -216,7 +216,7 @@ class KafkaRequests:
 
     @property
     def client(self) -> AdminClient:
-        """The client, connected once; raises `NotConnectedError` before and after."""
+        """The client; raises `NotConnectedError` before `start` and after `stop`."""
         if self._client is None:
             raise NotConnectedError(f"not connected to the broker at {self.address}")
         return self._client
@@ -246,4 +246,4 @@ class KafkaRequests:
         return [TopicPartition(topic, partition.id) for partition in described.partitions]
 
     def _release(self) -> None:
-        self._client = None  # destroying it joins its threads
+        self._client = None  # its destructor joins its threads

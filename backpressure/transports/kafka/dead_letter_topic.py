@@ -1,4 +1,4 @@
-"""The dead-letter topic, for what a subscriber gives back for good."""
+"""The dead-letter topic, for messages that a subscriber rejects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DeadLetterTopic"]
 
 
 class DeadLetterTopic:
-    """Connects at the first message. Rare by nature, so each is written and waited for by itself, in a thread."""
+    """Connects at the first message. Dead letters are rare, so each is written and awaited in a thread."""
 
     def __init__(self, broker: BrokerSettings, name: str, queue: str) -> None:
         self._broker = broker
@@ -44,7 +44,7 @@ class DeadLetterTopic:
         address, topic = self._broker.address(), topic_name(self._queue)
         try:
             producer.produce(topic, on_delivery=on_delivery, **content_of(message))
-        except KafkaException as error:  # with the headers it has become too large, for instance
+        except KafkaException as error:  # for instance, the new headers have made it too large
             raise kafka_error(error.args[0], address, self._queue) from error
         producer.flush()
         if not outcome:

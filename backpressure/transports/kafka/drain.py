@@ -1,4 +1,4 @@
-"""Taking everything off a queue, in place of its consumers."""
+"""Consuming everything in a queue, on behalf of its consumers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["drain"]
 
 _BATCH = 500
 _POLL_S = 0.05
-_CLAIM_WITHIN_S = 2 * SESSION_TIMEOUT_S  # a consumer that was killed leaves the group after its session
+_CLAIM_WITHIN_S = 2 * SESSION_TIMEOUT_S  # a killed consumer stays in the group until its session ends
 _CLAIM_EVERY_S = 0.25
 _STILL_THERE = {
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -33,9 +33,9 @@ _STILL_THERE = {
 
 
 async def drain(broker: BrokerSettings, name: str, queue: str) -> AsyncIterator[Delivery]:
-    """Yield every message that is not settled, and settle it when the next one is asked for; see `QueueAdmin.drain`.
+    """Yield every unsettled message, and settle it when the next one is requested; see `QueueAdmin.drain`.
 
-    Only an empty group lets somebody else commit for it: raises `TransportError` when its consumers do not leave.
+    Others can commit for a group only when it has no members: raises `TransportError` when its consumers do not leave.
     """
     reader = LagReader(broker, name, queue)
     try:
@@ -88,7 +88,7 @@ class _Drained:
         self._lags = lags
 
     async def claim(self, address: str, queue: str) -> None:
-        """Commit what is committed already, until the group allows it."""
+        """Commit the current offsets again, until the group allows it."""
         places = [
             TopicPartition(self._topic, each.partition, each.start, str(each.mark) if each.mark else "")
             for each in self._lags

@@ -1,4 +1,4 @@
-"""From librdkafka's errors to ours: what went wrong in one short sentence, and whether waiting could help."""
+"""Translates librdkafka's errors into ours: what went wrong in one short sentence, and whether waiting can help."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ _UNTRUSTED = {
 
 
 def dial_error(error: KafkaError | None, address: str) -> TransportError:
-    """Say why no connection came about: `AccessRefusedError` where waiting is pointless."""
-    if error is None:  # librdkafka keeps to itself that the broker hangs up on it
+    """Return why the connection failed: an `AccessRefusedError` where waiting does not help."""
+    if error is None:  # librdkafka does not report that the broker closes the connection
         return BrokerUnavailableError(
             address, "no answer in time; does it want TLS (kafka+ssl://…) or a login (user:password@…)?"
         )
@@ -83,7 +83,7 @@ def dial_error(error: KafkaError | None, address: str) -> TransportError:
 
 
 def kafka_error(error: KafkaError, address: str, queue: str = "") -> TransportError:
-    """Say why a request about ``queue`` failed."""
+    """Return why a request about ``queue`` failed."""
     if error.code() in MISSING:
         return QueueNotFoundError(queue)
     if error.code() in REFUSED:
@@ -94,9 +94,10 @@ def kafka_error(error: KafkaError, address: str, queue: str = "") -> TransportEr
 
 
 def refusal_of(error: KafkaError, *, alone: bool = True) -> Refusal:
-    """Say why a message was not written, and whether it would be another time.
+    """Return why a message was not written, and whether it may succeed later.
 
-    A broker refuses a whole batch for one message, or for the size of all: who was not ``alone`` may be innocent.
+    A broker refuses a whole batch because of one message, or because of its size. So a message that was not ``alone``
+    in its batch may be fine.
     """
     cause = _CAUSES.get(error.code(), Cause.FAILED)
     if not alone and cause in {Cause.TOO_LARGE, Cause.INVALID}:
@@ -106,7 +107,7 @@ def refusal_of(error: KafkaError, *, alone: bool = True) -> Refusal:
 
 
 def reason_of(error: KafkaError | None) -> str:
-    """Return librdkafka's sentence without its address, its timings and its own layers' names."""
+    """Return librdkafka's sentence without addresses, timings and the names of its layers."""
     if error is None or error.code() == KafkaError._TIMED_OUT:  # noqa: SLF001 -- see above
         return "no answer in time"
     for words, sentence in _UNTRUSTED.items():

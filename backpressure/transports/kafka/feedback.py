@@ -1,7 +1,7 @@
-"""The topic of counters: fresh or dropped, never queued up.
+"""The topic for reports: a report arrives soon or is dropped.
 
-A report that the broker does not take within a second is dropped, and a listener begins at the end of the topic, again
-after every outage. The topic forgets after a minute.
+A report that the broker does not accept within a second is dropped. A listener begins at the end of the topic, also
+after an outage. The topic keeps reports for a minute.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class KafkaFeedback:
         try:
             _first, place.offset = consumer.get_watermark_offsets(place, timeout=self._timeout_s)
         except KafkaException:
-            place.offset = OFFSET_END  # the broker went away just now: what is sent meanwhile is not for us
+            place.offset = OFFSET_END  # the broker has just gone: reports sent until it is back are skipped
         consumer.assign([place])
 
     def _poll_until_stopped(self) -> None:
@@ -130,8 +130,8 @@ class KafkaFeedback:
 
     async def _create_topic(self) -> None:
         try:
-            if not await self._exists():  # only who may create topics is told that it exists
+            if not await self._exists():  # a user without the right to create is refused even if the topic exists
                 await create_topics(self._requests, [Topic(self._topic, 1, _RETENTION)])
         except TransportError:
             if self._producer is None:
-                raise  # else the broker went away again: the next return will do
+                raise  # else the broker is away again, and this is repeated when it is back

@@ -1,11 +1,11 @@
 """The member of a consumer group: one librdkafka consumer, the thread that polls it, and how long it lasts.
 
-The thread never stops polling, however long the work takes, so the group never takes this member for dead. What it
-fetches ahead is bounded: while the buffer on the event loop is full it fetches nothing, and if that lasts it pauses the
-partitions. Rebalances happen in the thread; before it gives up a partition it asks the event loop what to commit.
+The thread polls however long the work takes, so the group never takes this member for dead. What it fetches ahead is
+bounded: while the buffer on the event loop is full it fetches nothing, and if that lasts it pauses the partitions.
+Rebalances happen in the thread; before it gives up a partition it asks the event loop what to commit.
 
-`Membership` waits until the group lets a member in. When the thread of a member has ended, another one takes its place
-after a pause.
+`Membership` waits until the group admits a member. When the thread of a member has ended, a new member joins after a
+pause.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ __all__ = ["POLL_S", "SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "Membe
 
 SESSION_TIMEOUT_S = 6.0
 """A member that was killed keeps its partitions for this long: the shortest that brokers allow by default."""
-POLL_S = 0.02  # a commit waits for the end of a poll: only the thread that polls a consumer may do anything with it
+POLL_S = 0.02  # a commit waits for the end of a poll, because only the polling thread may use the consumer
 _BATCH = 100
-_FULL, _LOW = 200, 100  # fetched and not delivered: messages, of 64 KiB at most
+_FULL, _LOW = 200, 100  # fetched but not delivered; a message counts once for each 64 KiB
 _ASK_S = 5.0
 _WIND_DOWN_S = 2.0
 _LOOK_EVERY_S = 0.2
 _OPTIONS = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
-    "partition.assignment.strategy": "cooperative-sticky",  # who joins or leaves takes nothing from those who stay
+    "partition.assignment.strategy": "cooperative-sticky",  # the others keep theirs when one joins or leaves
     "session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
     "heartbeat.interval.ms": 1000,
     "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 10,
 }
 _log = logging.getLogger("backpressure")
-_JOIN_WITHIN_S = 30.0  # a new group waits for 3 s by default, and for a dead member's session, 6 s
+_JOIN_WITHIN_S = 30.0  # a group waits for 3 s by default when it is new, and 6 s for the session of a dead member
 
 
 class GroupListener(Protocol):
-    """What the member tells; all on the event loop."""
+    """The callbacks of a member, all on the event loop."""
 
     def on_assigned(self, marks: Mapping[int, Mark | None]) -> None:
-        """These partitions are ours from now on, with what the last commit of each says; none is an answer too."""
+        """These partitions are ours from now on, with the mark of each one's last commit; there may be none."""
 
     def on_records(self, records: list[Record]) -> None:
         """Messages were fetched; `GroupMember.took` counts those that have left the buffer."""
 
     def wind_down(self, partitions: Iterable[int], done: Future[None]) -> None:
-        """These partitions are about to go: deliver nothing more of them, and say when nothing of them is held."""
+        """These partitions will be revoked: deliver no more of them, and report when nothing of them is held."""
 
     def hand_back(self, partitions: Iterable[int]) -> Mapping[int, Commit]:
-        """These partitions are ours no longer: return what is to be committed."""
+        """These partitions are revoked: return what to commit."""
 
     def on_missing(self) -> None:
         """The topic was deleted."""
@@ -76,13 +76,13 @@ class GroupListener(Protocol):
         """The topic is there again, empty."""
 
     def on_commit_failed(self) -> None:
-        """A commit did not get through; a later one will do."""
+        """A commit failed; a later one may succeed."""
 
     def on_refused(self, error: TransportError) -> None:
-        """The broker does not let us into the group, or not read the topic; told as often as it is."""
+        """The broker does not let us join the group, or read the topic; called each time it refuses."""
 
     def on_died(self, error: TransportError) -> None:
-        """The thread has ended by a failure of its own: nothing more comes, nothing is committed."""
+        """The thread has failed: no more messages come, and nothing is committed."""
 
 
 class GroupMember:
@@ -117,13 +117,13 @@ class GroupMember:
         self._polling.start()
 
     def took(self, weight: int) -> None:
-        """Take note that so much has left the buffer; see `weight_of`."""
+        """Count what has left the buffer; see `weight_of`."""
         self._taken += weight
         if self._fetched - self._taken <= _LOW:
             self._room.set()
 
     def commit(self, commits: Mapping[int, Commit]) -> None:
-        """Send these commits in a moment, without waiting for the answer."""
+        """Send these commits soon, without waiting for the answer."""
         self._to_commit.append(commits)
 
     async def stop(self) -> None:
@@ -137,7 +137,7 @@ class GroupMember:
         try:
             self._poll_until_stopped()
         except Exception as error:  # noqa: BLE001 -- whatever it is, somebody has to learn of it
-            with suppress(Exception):  # the group learns of it after the session, then
+            with suppress(Exception):  # then the group notices when the session ends
                 self._consumer.close()
             if not self._loop.is_closed():
                 death = NotConnectedError(f"the consumer at {self._link.address} cannot go on ({error!r})")
@@ -159,10 +159,10 @@ class GroupMember:
         self._consumer.close()
 
     def _patience_s(self) -> float:
-        """Wait for room in the buffer; return how long to wait for a message then."""
+        """Wait for room in the buffer; return how long to wait for a message."""
         if self._is_full():
             self._room.clear()
-            if self._is_full():  # asked again, now that a change cannot be missed
+            if self._is_full():  # checked again, now that no change can be missed
                 self._room.wait(POLL_S)
         full = self._is_full()
         if full != self._halted:
@@ -187,7 +187,7 @@ class GroupMember:
             self._loop.call_soon_threadsafe(self._listener.on_refused, refusal)
 
     def _look_for_topic(self) -> None:
-        """See whether the topic is there: errors arrive late, and repeatedly."""
+        """Check whether the topic exists: errors arrive late, and repeatedly."""
         if time.monotonic() < self._look_at:
             return
         try:
@@ -204,11 +204,11 @@ class GroupMember:
         while self._to_commit:
             commits |= self._to_commit.popleft()
         if commits:
-            with suppress(KafkaException):  # not ours any more: what is not committed will be delivered again
+            with suppress(KafkaException):  # the partition was revoked: what is not committed will be delivered again
                 self._consumer.commit(offsets=self._offsets(commits), asynchronous=True)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        with suppress(KafkaException):  # it begins at the committed offsets all the same, only without their metadata
+        with suppress(KafkaException):  # then it begins at the committed offsets without their metadata
             partitions = consumer.committed(partitions, timeout=_ASK_S) if partitions else []
         consumer.incremental_assign([TopicPartition(self._topic, each.partition, each.offset) for each in partitions])
         if self._halted:
@@ -220,7 +220,7 @@ class GroupMember:
         done: Future[None] = Future()
         numbers = [each.partition for each in partitions]
         self._loop.call_soon_threadsafe(self._listener.wind_down, numbers, done)
-        with suppress(TimeoutError):  # what is not finished by then will be delivered to somebody else as well
+        with suppress(TimeoutError):  # what is unfinished by then will be delivered to another consumer as well
             done.result(_WIND_DOWN_S)
         commits = self._hand_back(partitions)
         if commits:
@@ -235,7 +235,7 @@ class GroupMember:
         numbers = [each.partition for each in partitions]
         self._loop.call_soon_threadsafe(lambda: answer.set_result(self._listener.hand_back(numbers)))
         commits = answer.result(_ASK_S)
-        for _ in range(len(self._to_commit)):  # what was to be committed for these is older
+        for _ in range(len(self._to_commit)):  # pending commits of these partitions are older
             earlier = self._to_commit.popleft()
             self._to_commit.append({number: earlier[number] for number in earlier if number not in numbers})
         return commits
@@ -251,12 +251,12 @@ class GroupMember:
 
 
 def weight_of(record: Record) -> int:
-    """Return what a record counts for in the buffer: large ones for more than one."""
+    """Return how much of the buffer a record takes: large ones count more than once."""
     return 1 + len(record.value() or b"") // 65_536
 
 
 class Membership:
-    """One member after the other; there is always one to ask."""
+    """Replaces a member that has failed, so there is always one."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str, queue: str, listener: GroupListener) -> None:
         self._broker = broker
@@ -271,9 +271,9 @@ class Membership:
         self.member = self._new_member()
 
     async def join(self) -> None:
-        """Connect, and return when the group has let us in.
+        """Connect, and return when the group has admitted us.
 
-        Raises `TransportError` when it refuses, or when it takes its time and nobody is to wait.
+        Raises `TransportError` when it refuses, or when it takes long and ``broker.wait`` is off.
         """
         await self.member.start()
         while not (await asyncio.wait({self._joined}, timeout=_JOIN_WITHIN_S))[0]:
@@ -287,7 +287,7 @@ class Membership:
         self._joined.result()
 
     def assigned(self) -> bool:
-        """The group has given us partitions, or told that there are none; return whether that let us in."""
+        """The group has assigned partitions, or none; return whether this admitted us."""
         if self._joined.done():
             return False
         self._joined.set_result(None)
@@ -295,7 +295,7 @@ class Membership:
         return True
 
     def refused(self, error: TransportError) -> None:
-        """The broker lets us not join, or not read: final for who waits to join, and worth a line later."""
+        """The broker does not let us join or read: an error while joining, later it is logged."""
         if not self._joined.done():
             self._joined.set_exception(error)
         elif not self._said_refused:
@@ -303,11 +303,11 @@ class Membership:
             _log.warning("%s", error)
 
     def received(self) -> None:
-        """Messages come: nobody refuses anything."""
+        """Messages arrive, so nothing is refused any more."""
         self._said_refused = False
 
     def died(self, error: TransportError) -> bool:
-        """The member cannot go on: another one joins, if this one had; return whether that was so."""
+        """The member has failed: a new one joins if this one had joined; return whether it had."""
         if not self._joined.done():
             self._joined.set_exception(error)
             return False

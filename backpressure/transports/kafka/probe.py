@@ -1,8 +1,8 @@
 """Reading the lag, ten times a second and more.
 
-Depth is the lag: what lies between the group's commits and the ends of the partitions, less what was settled out of
-order. Commits of ours tell delivered messages from waiting ones (see ``settled``); of a foreign consumer only the lag
-is known.
+Depth is the lag: the messages between the group's commits and the ends of the partitions, minus those that were settled
+out of order. Our commits tell delivered messages from waiting ones (see ``settled``); of a foreign consumer only the
+lag is known.
 
 The ends are those of the moment, but commits report settled messages a while later: at 300 messages a second an empty
 queue would seem to hold ten, and a law that keeps it short would keep it empty. So that many messages, at the rate of
@@ -38,18 +38,18 @@ from backpressure.transports.outage import Outage
 __all__ = ["KafkaProbe", "LagReader", "PartitionLag", "Progress"]
 
 _PARTITIONS_KNOWN_FOR_S = 5.0
-_BEGINNINGS_KNOWN_FOR_S = 1.0  # only a purge or retention moves them
+_BEGINNINGS_KNOWN_FOR_S = 1.0  # only a purge or retention changes them
 _CONSUMERS_KNOWN_FOR_S = 0.5
 _RATE_WINDOW_S = 0.5
 _TOLD_AFTER_S = (COMMIT_AFTER_S + POLL_S) / 2
-"""How long a settled message waits to be told of, on average."""
+"""The mean time from settling a message to its commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """One partition: where unsettled messages begin, where the next message goes, what the last commit says.
+    """One partition: the offset where unsettled messages begin, that of the next message, and the last commit's mark.
 
-    ``mark`` is None where nothing was ever committed, or by a consumer that is not ours (``foreign``).
+    ``mark`` is None when nothing was committed, or when the consumer is not ours (``foreign``).
     """
 
     partition: int
@@ -60,17 +60,17 @@ class PartitionLag:
 
     @property
     def lag(self) -> int:
-        """Messages that are not settled, delivered or not."""
+        """Unsettled messages, delivered or not."""
         return self.end - self.start - (self.mark.settled_from(self.start) if self.mark else 0)
 
     @property
     def settled(self) -> int:
-        """Messages that are done with: it only grows, until the partition begins anew."""
+        """Settled messages; it only grows, until the partition is created again."""
         return self.end - self.lag
 
     @property
     def unacked(self) -> int:
-        """Those of them that a consumer holds."""
+        """Delivered messages that are unsettled."""
         if self.mark is None or not self.mark.held:
             return 0
         delivered = min(self.mark.delivered, self.end) - self.start
@@ -78,7 +78,7 @@ class PartitionLag:
 
 
 class LagReader:
-    """Answers for one queue; connects when it is first asked."""
+    """Reads the lag of one queue; connects at the first `read`."""
 
     def __init__(self, broker: BrokerSettings, name: str, queue: str) -> None:
         self._queue = queue
@@ -93,7 +93,7 @@ class LagReader:
     async def read(self) -> list[PartitionLag]:
         """Return the lag now; raises `QueueNotFoundError`, or `TransportError` when the broker does not answer.
 
-        Who asks while a question is open shares its answer: a broker that is away holds up one thread, not many.
+        Calls during a request share its answer, so a broker that is away blocks one thread at most.
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(asyncio.to_thread(self._ask))
@@ -140,7 +140,7 @@ class LagReader:
 
 
 def _take_note(answer: asyncio.Future[list[PartitionLag]]) -> None:
-    """Look at a failure that nobody waited for, lest asyncio complain of it."""
+    """Retrieve the exception, so that asyncio does not log it as never retrieved."""
     if not answer.cancelled():
         answer.exception()
 
@@ -152,13 +152,13 @@ def _lag(committed: TopicPartition, beginning: int, end: int) -> PartitionLag:
 
 
 class Progress:
-    """How fast a total grows, over the last half second."""
+    """The rate at which a total grows, over the last half second."""
 
     def __init__(self) -> None:
         self._history: deque[tuple[float, int]] = deque()
 
     def rate_per_s(self, total: int, now: float) -> float:
-        """Take note of ``total`` and return its rate; 0 after it fell, as when a topic begins anew."""
+        """Record ``total`` and return its rate; 0 after it fell, as it does when a topic is created again."""
         if self._history and total < self._history[-1][1]:
             self._history.clear()
         self._history.append((now, total))
@@ -189,7 +189,7 @@ class KafkaProbe:
             self._readers[queue] = LagReader(self._broker, self._name, queue)
         lags = await self._readers[queue].read()
         consumers = await self._consumers_of(queue, lags)
-        unacked = sum(each.unacked for each in lags) if consumers else 0  # whoever vanished could not say so
+        unacked = sum(each.unacked for each in lags) if consumers else 0  # a killed one cannot commit that
         ready = sum(each.lag for each in lags) - unacked
         foreign = any(each.foreign for each in lags)
         if not foreign:
@@ -209,7 +209,7 @@ class KafkaProbe:
         await self._requests.stop()
 
     async def _consumers_of(self, queue: str, lags: Sequence[PartitionLag]) -> int:
-        """Ask twice a second, and whenever the commits tell of consumers that came or went."""
+        """Ask twice a second, and when the commits show that consumers came or went."""
         read_at, consumers = self._consumers.get(queue, (0.0, 0))
         held = any(each.mark is not None and each.mark.held for each in lags)
         if held is not (consumers > 0) or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:

@@ -24,15 +24,15 @@ __all__ = ["ProducerThread", "Report", "Spread"]
 Report = tuple[int, KafkaError | None]
 """The tag of a message, and why it was not written if it was not."""
 _POLL_S = 0.1
-_PARTITIONS_KNOWN_FOR_S = 5.0  # some may be added while we send
+_PARTITIONS_KNOWN_FOR_S = 5.0  # partitions may be added later
 _LOOK_S = 0.5
 _ANY_PARTITION = -1  # librdkafka chooses
 _OPTIONS = {
     "enable.idempotence": True,  # implies acks=all, and order within a partition
-    "linger.ms": 1,  # what is handed over in one go travels in one batch; more would only add latency
-    "message.timeout.ms": 0,  # never give up by itself: a message reported as failed might have been written
-    "sticky.partitioning.linger.ms": 0,  # while the partitions are unknown: message by message, not batch by batch
-    "queue.buffering.max.messages": 1_000_000,  # the largest confirm window there is
+    "linger.ms": 1,  # messages sent together travel in one batch; a longer time would only add latency
+    "message.timeout.ms": 0,  # never give up: a message reported as failed might have been written
+    "sticky.partitioning.linger.ms": 0,  # with unknown partitions, choose one for each message, not each batch
+    "queue.buffering.max.messages": 1_000_000,  # the largest possible confirm window
 }
 
 
@@ -45,11 +45,11 @@ class Spread:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics in use: `learn` should be told of theirs now and then."""
+        """The topics in use; call `learn` for each now and then."""
         return tuple(self._turns)
 
     def learn(self, topic: str, partitions: Iterable[int]) -> None:
-        """Take note that ``topic`` has these partitions now; none when it is missing."""
+        """Set the partitions of ``topic``; none when it is missing."""
         numbers = sorted(partitions)
         if self._partitions.get(topic) != numbers:
             self._partitions[topic] = numbers
@@ -96,7 +96,7 @@ class ProducerThread:
         self._polling.start()
 
     def send(self, tag: int, topic: str, content: Mapping[str, Any]) -> None:
-        """Hand one message over, given as `Producer.produce` takes it.
+        """Send one message, given as keyword arguments of `Producer.produce`.
 
         Raises `BufferError` when there is no room, `KafkaException` after a fatal error.
         """
@@ -106,7 +106,7 @@ class ProducerThread:
         self._producer.produce(topic, partition=partition, on_delivery=report, **content)
 
     def close(self, timeout_s: float) -> None:
-        """Wait so long for what is in flight, then end; blocks."""
+        """Wait that long for messages in flight, then end; blocks."""
         self._producer.flush(timeout_s)
         self._closed = True
         self._polling.join()
@@ -124,7 +124,7 @@ class ProducerThread:
 
     def _look_at_partitions(self) -> None:
         for topic in self._spread.topics:
-            with suppress(KafkaException):  # next time, then
+            with suppress(KafkaException):  # then the next time
                 found = self._producer.list_topics(topic, timeout=_LOOK_S).topics[topic]
                 if not self._loop.is_closed():
                     self._loop.call_soon_threadsafe(self._spread.learn, topic, found.partitions)

@@ -1,9 +1,8 @@
 """Publishing with delivery reports as confirms.
 
-librdkafka rides out an outage by itself: what is in flight stays in flight and is written exactly once when the broker
-is back. So an outage is not a loss here but a *blockage* (`PublisherListener.on_blocked`). Only when the producer can
-never go on (a fatal error, for instance after the broker forgot what it had acknowledged) is everything in flight lost
-and a new producer made.
+librdkafka survives an outage: messages in flight stay in flight and are written exactly once when the broker is back.
+So an outage is not a loss but a *blockage* (`PublisherListener.on_blocked`). Only after a fatal error, for instance
+when the broker has lost what it had acknowledged, are all messages in flight lost, and a new producer is created.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaPublisher", "Routes"]
 
-_NO_ROUTE = "NO_ROUTE (312)"  # as AMQP has it
+_NO_ROUTE = "NO_ROUTE (312)"  # the same text as with AMQP
 
 
 class Routes:
@@ -48,7 +47,7 @@ class Routes:
 
 @dataclass(slots=True)
 class _Open:
-    """A message that is not settled: how many topics it still has to reach, and what it weighs."""
+    """An unsettled message: how many topics it still has to reach, and its size."""
 
     topics: int
     size_bytes: int
@@ -78,7 +77,7 @@ class KafkaPublisher:
 
     @property
     def write_buffer_bytes(self) -> int:
-        """Bytes accepted by `publish` and not confirmed: librdkafka does not tell what the socket has taken."""
+        """Bytes accepted by `publish` and not confirmed; librdkafka does not report what the socket has taken."""
         return self._open_bytes
 
     async def start(self, listener: PublisherListener) -> None:
@@ -131,7 +130,7 @@ class KafkaPublisher:
         self._listener.on_ready()
 
     def _report_soon(self, error: KafkaError) -> None:
-        """Settle the last message as librdkafka would have, had it got that far."""
+        """Settle the last message as librdkafka would have done."""
         asyncio.get_running_loop().call_soon(self._on_reports, self._epoch, [(self._last_tag, error)])
 
     def _on_reports(self, epoch: int, reports: Sequence[Report]) -> None:
@@ -170,7 +169,7 @@ class KafkaPublisher:
         await self._connect()
 
     def _forget(self) -> None:
-        """Nothing that is still open will be settled."""
+        """Forget the unsettled messages: none of them will be settled."""
         self._epoch += 1
         self._last_tag = 0
         self._open.clear()

@@ -1,8 +1,8 @@
-"""Between our messages and Kafka's records: a body and headers of bytes.
+"""Converts our messages to Kafka's records, which have a body and headers of bytes, and back.
 
-A header keeps its name, its text is UTF-8 and any other value is JSON, so that everybody can read it. What JSON cannot
-tell apart is told by one header more, ``pace.types``: which names are JSON and which plain bytes. It marks a record as
-ours; in a foreign one every header is bytes, and the record's own timestamp is the message's.
+Text in a header is UTF-8 and any other value is JSON, so that every program can read it. One more header,
+``pace.types``, tells which are text, JSON or plain bytes. It marks a record as ours; in a foreign record every header
+is bytes, and its timestamp is that of the message.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def headers_of(message: Message) -> Headers:
 
 
 def content_of(message: Message) -> dict[str, Any]:
-    """Return what `Producer.produce` gets of ``message``: its value and headers; the rest too where it is handed on."""
+    """Return the arguments of `Producer.produce` for ``message``, key and time included if it is handed on."""
     if isinstance(message.native, dict):
         return message.native
     return {"value": message.body, "headers": headers_of(message)}
@@ -67,7 +67,7 @@ def message_from(record: Record) -> Message:
     headers = {name: _bytes(value) for name, value in _headers(record)}
     try:
         return _ours(record, dict(headers)) if _TYPES in headers else _foreign(record, headers)
-    except (ValueError, RecursionError):  # somebody else uses these names for something else
+    except (ValueError, RecursionError):  # another program uses these names for something else
         return _foreign(record, headers)
 
 
@@ -100,7 +100,7 @@ def dead_letter(delivery: Delivery, queue: str, more: Mapping[str, HeaderValue])
         "headers": [*kept, *added, (_TYPES, json.dumps(types, separators=(",", ":")).encode())],
     }
     kind, timestamp_ms = record.timestamp()
-    if kind != TIMESTAMP_NOT_AVAILABLE and 0 < timestamp_ms <= time.time() * 1000:  # a broker refuses the future
+    if kind != TIMESTAMP_NOT_AVAILABLE and 0 < timestamp_ms <= time.time() * 1000:  # brokers refuse the future
         native["timestamp"] = timestamp_ms
     return Message(received.body, received.message_id, headers=received.headers, native=native)
 
@@ -108,7 +108,7 @@ def dead_letter(delivery: Delivery, queue: str, more: Mapping[str, HeaderValue])
 def _headers(record: Record) -> Headers:
     """Return the record's headers; none when a name is not UTF-8, which the client cannot read.
 
-    It then raises once, and the next time hands out tuples with a hole in them, which end the process when touched.
+    The client then raises once. The next time it returns tuples with a NULL in them, and using one ends the process.
     """
     try:
         return cast("Headers", record.headers() or [])
@@ -161,7 +161,7 @@ def _decoded(kind: str, value: bytes) -> HeaderValue:
             return value
 
 
-@lru_cache(maxsize=64)  # a producer's messages all have the same headers
+@lru_cache(maxsize=64)  # all messages of a producer have the same headers
 def _types(kinds: Iterable[tuple[str, str]]) -> bytes:
     return json.dumps(dict(kinds), separators=(",", ":")).encode()
 
@@ -175,7 +175,7 @@ def _kinds(types: bytes) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """Stand in for bytes within lists, which JSON does not have."""
+    """Return text for bytes within lists, which JSON does not have."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 

@@ -1,8 +1,8 @@
-"""Which release of Kafka a broker is.
+"""Which release of Kafka a broker runs.
 
-The protocol names no version, but since KRaft every release supports a level of the feature ``metadata.version`` that
-no earlier one does (KIP-584, KIP-778), and ApiVersions (KIP-511) tells it to anybody. librdkafka keeps the answer to
-itself, so it is asked for here: one request, one answer.
+The protocol has no version number, but since KRaft each release supports a new level of the feature
+``metadata.version`` (KIP-584, KIP-778), and the answer to ApiVersions (KIP-511) contains it. librdkafka does not expose
+the answer, so this module makes the request itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def api_versions_request() -> bytes:
 
 
 def release_of(response: bytes) -> str:
-    """Return the release that ``response`` (without its size) speaks of."""
+    """Return the release according to ``response`` (without its size)."""
     try:
         level = _Fields(response).metadata_level()
     except (IndexError, struct.error):

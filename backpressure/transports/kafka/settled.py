@@ -1,14 +1,14 @@
-"""Which messages of a partition are settled, and how a commit tells it to whoever comes next. Pure.
+"""Which messages of a partition are settled, and how a commit says it to the next consumer. Without I/O.
 
-Kafka commits one offset: everything before it is done. Work is settled in any order, so the commit's metadata tells
-the rest, as text::
+Kafka commits one offset: everything before it is settled. Messages are settled in any order, so the metadata of the
+commit has the rest, as text::
 
     held 120 105-107,110
 
-says that everything below 120 has been delivered, that of what lies beyond the committed offset 105 to 107 and 110
-are settled, and that their consumer still holds the others ("returned": it has left). So whoever takes over skips what
-is done, knows what is a redelivery, and a probe can tell what waits from what is being worked on. (The Confluent
-Parallel Consumer commits such "offset maps" too.)
+means that everything below 120 has been delivered, that beyond the committed offset 105 to 107 and 110 are settled, and
+that the consumer still holds the others ("returned": it has left). So the next consumer skips what is settled and knows
+what is a redelivery, and a probe can tell waiting messages from delivered ones. (The Confluent Parallel Consumer
+commits such "offset maps" too.)
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ class Commit:
 
 
 class PartitionProgress:
-    """One partition from the offset where it was taken over."""
+    """One partition, from the offset where its consumer began."""
 
     def __init__(self, mark: Mark | None) -> None:
-        """``mark`` is what the consumer before left in the commit."""
+        """``mark`` is that of the previous consumer's last commit."""
         mark = mark or Mark()
         self._done_before = mark.ranges
         self._delivered_before = self._delivered = mark.delivered
-        self._received: deque[int] = deque()  # from the first that is not settled, in order
+        self._received: deque[int] = deque()  # in order, from the first unsettled one
         self._settled: set[int] = set()
         self._next: int | None = None
 
     def receive(self, offset: int) -> bool:
-        """Take note of a message that was fetched; False when it was settled before."""
+        """Record a fetched message; False when it was settled before."""
         self._next = offset + 1
         done = any(first <= offset <= last for first, last in self._done_before)
         if not done or self._received:
@@ -87,16 +87,16 @@ class PartitionProgress:
         return not done
 
     def restarted(self, offset: int) -> bool:
-        """Return whether a message at ``offset`` means that the partition was emptied and began anew."""
+        """Return whether a message at ``offset`` means that the partition was emptied or created again."""
         return self._next is not None and offset < self._next
 
     def deliver(self, offset: int) -> bool:
-        """Take note of a delivery; return whether it is a redelivery."""
+        """Record a delivery; return whether it is a redelivery."""
         self._delivered = max(self._delivered, offset + 1)
         return offset < self._delivered_before
 
     def settle(self, offset: int) -> None:
-        """The message at ``offset`` is done."""
+        """Record that the message at ``offset`` is settled."""
         self._settled.add(offset)
         while self._received and self._received[0] in self._settled:
             self._settled.discard(self._received.popleft())

@@ -1,7 +1,7 @@
-"""Consuming one queue with an acknowledgement for every message, on top of a log that only knows offsets.
+"""Consuming one queue with an acknowledgement for every message, on top of a log that has only offsets.
 
-Messages may be settled in any order (see ``settled``). Prefetch counts deliveries that are not settled; what is fetched
-beyond that waits here, undelivered. A requeued message is delivered again from here: its partition is nobody else's.
+Messages may be settled in any order (see ``settled``). Prefetch counts unsettled deliveries; messages that were fetched
+beyond it wait here. A requeued message is delivered again from here, because its partition belongs to this consumer.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from backpressure.transports.outage import Outage
 __all__ = ["COMMIT_AFTER_S", "KafkaSubscriber"]
 
 _log = logging.getLogger("backpressure")
-COMMIT_AFTER_S = 0.05  # half as old as a probe's reading: every commit costs the broker a millisecond of work
+COMMIT_AFTER_S = 0.05  # half the age of a probe's reading; each commit costs the broker a millisecond
 _COMMIT_AGAIN_S = 0.2
 
 
 @dataclass(order=True, slots=True)
 class _Entry:
-    """A fetched message; ``order`` is its place, which it keeps when it is requeued."""
+    """A fetched message; ``order`` is its position, which it keeps when it is requeued."""
 
     order: int
     partition: int
@@ -50,7 +50,7 @@ class KafkaSubscriber:
     """A `Subscriber` in the consumer group that stands for the queue."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str, dead_letter: str) -> None:
-        """``dead_letter`` is the queue for what is given back for good."""
+        """``dead_letter`` is the queue for rejected messages."""
         self._broker = broker
         self._outage = outage
         self._name = name
@@ -172,7 +172,7 @@ class KafkaSubscriber:
         self._going -= numbers
         known = {number: self._partitions.pop(number) for number in numbers if number in self._partitions}
         if self._drop(numbers) and not self._held and not self._stopping:
-            # Nothing that the engine holds counts any more: better it starts nothing of it.
+            # The engine cannot settle what it holds any more, so it should not begin work on it.
             self._listener.on_lost(NotConnectedError(f"other consumers took over the partitions of {self._queue!r}"))
             self._listener.on_ready()
         commits = {number: progress.commit(held=False) for number, (_, progress) in known.items()}
@@ -209,7 +209,7 @@ class KafkaSubscriber:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        """Hand over what there is room for. A listener may settle at once: that must not nest."""
+        """Deliver as many messages as prefetch allows. A listener may settle at once, which must not recurse."""
         if self._delivering:
             return
         self._delivering = True
@@ -244,7 +244,7 @@ class KafkaSubscriber:
 
     def _requeue(self, entry: _Entry) -> None:
         if entry.partition in self._going:
-            return  # whoever is next will get it
+            return  # the next consumer will get it
         entry.redelivered = entry.requeued = True
         heapq.heappush(self._waiting, entry)
 
@@ -274,12 +274,12 @@ class KafkaSubscriber:
         return self._partitions.get(entry.partition, (0, None))[0] == entry.epoch
 
     def _begin_anew(self, partition: int) -> None:
-        """The partition was emptied or created again: what was delivered of it settles nothing any more."""
+        """The partition was emptied or created again: its deliveries cannot be settled any more."""
         self._drop({partition})
         self._partitions[partition] = (next(self._epochs), PartitionProgress(None))
 
     def _drop(self, partitions: set[int]) -> bool:
-        """Forget the deliveries and messages of these partitions; return whether any was held."""
+        """Forget the deliveries and messages of these partitions; return whether there were deliveries."""
         held = {tag: entry for tag, entry in self._held.items() if entry.partition not in partitions}
         any_held = len(held) < len(self._held)
         self._held = held

@@ -1,6 +1,6 @@
-"""A whole broker inside this process, for tests of one's own and for trying the library without any server.
+"""A broker inside this process, for unit tests and for trying the library without a server.
 
-``memory://name`` is the same broker for everybody in the process who asks for that name.
+Within a process ``memory://name`` is always the same broker.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _brokers: dict[str, MemoryBroker] = {}
 
 
 class MemoryTransport:
-    """The family of products for one broker."""
+    """All products for one broker."""
 
     bounds_queues = True
 
     def __init__(self, settings: Settings, broker: MemoryBroker | None = None) -> None:
-        """``broker``: a broker of one's own instead of the one that goes by the URL."""
+        """``broker``: the broker to use instead of the one named by the URL."""
         self.address = settings.broker.full_url()
         self.broker = broker or _brokers.setdefault(self.address, MemoryBroker())
         self._feedback_exchange = settings.feedback.exchange

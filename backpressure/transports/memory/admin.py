@@ -1,4 +1,4 @@
-"""Creating, watching and removing what is in a broker in this process."""
+"""Administration, probe and feedback of a broker in this process."""
 
 from __future__ import annotations
 

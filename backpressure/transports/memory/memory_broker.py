@@ -1,7 +1,7 @@
 """A broker in this process: exchanges, bounded queues, dead letters, prefetch, redelivery; no sockets, no disk.
 
-It behaves as RabbitMQ does in all that the protocols of `base` can show, and in nothing else. All methods run on the
-event loop; deliveries and confirms are handed over by ``call_soon``, never from within the call that caused them.
+It behaves like RabbitMQ as far as the protocols in `base` can tell. All methods run on the event loop; deliveries and
+confirms are passed on by ``call_soon``, never within the call that caused them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["MemoryBroker", "MemoryClient", "MemoryConsumer", "MemoryEntry", "Mem
 
 @dataclass(slots=True)
 class MemoryEntry:
-    """A message in a queue. ``order`` is its place, which it keeps when it is requeued."""
+    """A message in a queue. ``order`` is its position, which it keeps when it is requeued."""
 
     order: int
     message: Message
@@ -33,31 +33,31 @@ class MemoryEntry:
 
 
 class MemoryClient(Protocol):
-    """Something connected that can lose its connection."""
+    """A connected product, which can lose its connection."""
 
     def lose(self, reason: str) -> None:
-        """The connection is gone; a new one follows at once."""
+        """The connection is lost; a new one follows at once."""
 
     def on_alarm_over(self) -> None:
-        """The broker takes messages again."""
+        """The broker accepts messages again."""
 
 
 class MemoryConsumer(Protocol):
-    """Something that takes messages from a queue."""
+    """A consumer of a queue."""
 
     def has_room(self) -> bool:
-        """Whether one more unsettled delivery is allowed."""
+        """Whether the prefetch limit allows one more delivery."""
 
     def take(self, entry: MemoryEntry) -> None:
         """Accept one delivery."""
 
     def on_queue_deleted(self) -> None:
-        """The queue is gone."""
+        """The queue was deleted."""
 
 
 @dataclass
 class MemoryQueue:
-    """One queue: ``ready`` in order, ``unacked`` counted, the bound changeable at any time."""
+    """One queue: its ``ready`` messages in order, the number of ``unacked`` ones, and a bound that may change."""
 
     name: str
     durable: bool
@@ -74,14 +74,14 @@ class MemoryQueue:
         return str(self.bound.get("overflow", "drop-head"))
 
     def is_over(self, extra_messages: int = 0, extra_bytes: int = 0) -> bool:
-        """Whether so much more would exceed the bound; only ready messages count."""
+        """Whether the ready messages, and so many more, exceed the bound."""
         return (
             len(self.ready) + extra_messages > int(self.bound.get("max-length", 1 << 62))
             or self.ready_bytes + extra_bytes > int(self.bound.get("max-length-bytes", 1 << 62))
         )  # fmt: skip
 
     def add(self, entry: MemoryEntry) -> None:
-        """Put a message in its place: at the end for a new one, before its successors for a requeued one."""
+        """Put a new message at the end, a requeued one back in its position."""
         place = len(self.ready)
         if self.ready and self.ready[-1].order > entry.order:
             place = next(index for index, other in enumerate(self.ready) if other.order > entry.order)
@@ -106,15 +106,15 @@ class MemoryBroker:
         self.alarm = ""
         self._orders = itertools.count()
 
-    # -- what tests and labs do to it
+    # -- faults, for tests and labs
 
     def disconnect(self, reason: str = "connection closed by the broker") -> None:
-        """Drop every client; each comes back at once."""
+        """Close every client's connection; each reconnects at once."""
         for client in list(self.clients):
             client.lose(reason)
 
     def block(self, reason: str = "low on memory") -> None:
-        """Raise the alarm: what is published waits."""
+        """Raise the alarm: messages that are published wait."""
         self.alarm = reason
 
     def unblock(self) -> None:
@@ -126,13 +126,13 @@ class MemoryBroker:
     # -- topology
 
     def declare(self, queue: MemoryQueue) -> None:
-        """Create a queue, or give the one of that name a new bound; raises `PreconditionFailedError`."""
+        """Create a queue, or change the bound of the existing one; raises `PreconditionFailedError`."""
         self.compare(queue)
         self.queues.setdefault(queue.name, queue)
         self.set_bound(queue.name, queue.bound)
 
     def compare(self, queue: MemoryQueue) -> None:
-        """Compare a queue with the one of that name, if there is one; raises `PreconditionFailedError`."""
+        """Compare a queue with the existing one, if there is one; raises `PreconditionFailedError`."""
         existing = self.queues.get(queue.name, queue)
         if existing.durable != queue.durable:
             raise _inequivalent(queue.name, "durable", queue.durable, existing.durable)
@@ -142,14 +142,14 @@ class MemoryBroker:
                 raise _inequivalent(queue.name, key, wanted, current)
 
     def queue(self, name: str) -> MemoryQueue:
-        """Return a queue, rid of expired messages; raises `QueueNotFoundError`."""
+        """Return a queue after removing its expired messages; raises `QueueNotFoundError`."""
         if name not in self.queues:
             raise QueueNotFoundError(name)
         self._expire(self.queues[name])
         return self.queues[name]
 
     def set_bound(self, name: str, bound: Mapping[str, str | int]) -> None:
-        """Change the bound; a queue that drops its head and is now too long loses its oldest messages."""
+        """Change the bound; a queue that is too long then loses its oldest messages, if it drops its head."""
         queue = self.queue(name)
         queue.bound = bound
         self._shorten(queue)
@@ -165,13 +165,13 @@ class MemoryBroker:
     # -- messages
 
     def publish(self, message: Message, exchange: str, routing_key: str) -> tuple[bool, bool]:
-        """Route one message; return whether it reached a queue at all and whether every such queue took it."""
+        """Route one message; return whether it reached any queue, and whether every such queue accepted it."""
         targets = list(self._route(exchange, routing_key))
         accepted = [self._offer(queue, message, exchange, routing_key) for queue in targets]
         return bool(targets), all(accepted)
 
     def requeue(self, name: str, entry: MemoryEntry) -> None:
-        """Put an unsettled message back in its place, marked as redelivered."""
+        """Return an unsettled message to its position, marked as redelivered."""
         if (queue := self.queues.get(name)) is not None:
             queue.unacked -= 1
             entry.redelivered = True
@@ -179,14 +179,14 @@ class MemoryBroker:
             self.pump_soon(queue)
 
     def settle(self, name: str, entry: MemoryEntry, *, dead_letter: bool = False) -> None:
-        """Forget an unsettled message, or send it to the queue's dead letters as rejected."""
+        """Remove an unsettled message, or dead-letter it as rejected."""
         if (queue := self.queues.get(name)) is not None:
             queue.unacked -= 1
             if dead_letter:
                 self._dead_letter(queue, entry, "rejected")
 
     def pump_soon(self, queue: MemoryQueue) -> None:
-        """Deliver what can be delivered, in a moment."""
+        """Schedule the delivery of ready messages."""
         asyncio.get_running_loop().call_soon(self._pump, queue)
 
     def _pump(self, queue: MemoryQueue) -> None:
@@ -195,7 +195,7 @@ class MemoryBroker:
             consumer = next((consumer for consumer in queue.consumers if consumer.has_room()), None)
             if consumer is None:
                 return
-            queue.consumers.remove(consumer)  # to the end of the line: consumers take turns
+            queue.consumers.remove(consumer)  # to the end: consumers take turns
             queue.consumers.append(consumer)
             queue.unacked += 1
             consumer.take(queue.pop())

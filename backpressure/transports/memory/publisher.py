@@ -13,7 +13,7 @@ __all__ = ["MemoryPublisher"]
 
 
 class MemoryPublisher:
-    """A `Publisher`. Messages reach the broker in the next loop iteration, confirms come from there."""
+    """A `Publisher`. Messages reach the broker, and are confirmed, in the next iteration of the event loop."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -25,7 +25,7 @@ class MemoryPublisher:
 
     @property
     def write_buffer_bytes(self) -> int:
-        """Bytes that wait for the end of an alarm."""
+        """Bytes that are held back by an alarm."""
         return sum(len(message.body) for _tag, message, _exchange, _key in self._held)
 
     async def start(self, listener: PublisherListener) -> None:
@@ -50,7 +50,7 @@ class MemoryPublisher:
 
     async def stop(self) -> None:
         """See `Publisher.stop`."""
-        await asyncio.sleep(0)  # what was published just now reaches the broker
+        await asyncio.sleep(0)  # let the last messages reach the broker
         self.ready = False
         self._epoch += 1
         if self in self._broker.clients:
@@ -82,7 +82,7 @@ class MemoryPublisher:
     def _hand_over(self, epoch: int, publication: tuple[int, Message, str, str]) -> None:
         tag, message, exchange, routing_key = publication
         if epoch != self._epoch:
-            return  # it went down with its connection
+            return  # it was lost with its connection
         if exchange and exchange not in self._broker.bindings:
             self.lose(f"NOT_FOUND - no exchange '{exchange}' in vhost '/'")
             return

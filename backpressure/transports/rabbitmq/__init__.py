@@ -23,7 +23,7 @@ __all__ = ["RabbitMQTransport"]
 
 
 class RabbitMQTransport:
-    """The family of products for one broker."""
+    """All products for one broker."""
 
     bounds_queues = True
 

@@ -1,4 +1,4 @@
-"""Creating, emptying and removing what an experiment needs."""
+"""Creating, emptying and removing the exchange and the queues of an experiment."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RabbitMQAdmin:
             await self._requests.call("queue_bind", queue=declaration.name, **binding)
         except AccessRefusedError:
             if new:
-                raise  # what was there before was bound by those who made it
+                raise  # queues that existed before are bound already
 
     async def _bounds_by_policy(self, queue: QueueSettings) -> bool:
         return await self._bound.is_possible(queue.work, self._property("cluster_name"))
@@ -89,8 +89,8 @@ class RabbitMQAdmin:
     async def _compare(self, queue: QueueSettings, *, by_policy: bool) -> tuple[list[str], list[QueueDeclaration]]:
         """Return what is not there, and the declarations that agree with what is; changes nothing.
 
-        Raises `PreconditionFailedError` when something exists with other arguments. Only a user with the right to
-        configure can tell: for anyone else, what exists will do.
+        Raises `PreconditionFailedError` when something exists with other arguments. Only a user with configure rights
+        can compare the arguments: for others, whatever exists is accepted.
         """
         absent = []
         if await self._exists("exchange_declare", exchange=queue.exchange):
@@ -105,7 +105,7 @@ class RabbitMQAdmin:
         except PreconditionFailedError as error:
             if not by_policy or error.argument not in BOUND_ARGUMENTS:
                 raise
-            # A process without a management API declared the queue first: its bound will do when it is the same.
+            # A process without a management API declared the queue first: accept its bound if it is the same.
             declarations = queue_declarations(queue, bound_by_policy=False)
             await self._declare_queues(declarations, absent)
         return absent, declarations
@@ -121,7 +121,7 @@ class RabbitMQAdmin:
         await self._requests.call("exchange_declare", exchange=queue.exchange, exchange_type="direct", durable=True)
 
     async def _declare_queues(self, declarations: list[QueueDeclaration], absent: list[str]) -> None:
-        """Declare those that exist already, which compares them and changes nothing."""
+        """Declare those that exist: the broker compares the arguments and changes nothing."""
         for declaration in declarations:
             if declaration.name not in absent:
                 with suppress(AccessRefusedError):
@@ -132,7 +132,7 @@ class RabbitMQAdmin:
         await self._requests.call("queue_declare", queue=declared.name, **arguments)
 
     async def _take_back(self, queue: QueueSettings, made: list[str]) -> None:
-        """Remove what was ``made`` by a declaration that failed, unless somebody uses it already."""
+        """Remove what a failed declaration has ``made``, unless it is in use already."""
         for name in made:
             with suppress(TransportError):
                 if name == queue.exchange:
@@ -191,7 +191,7 @@ class RabbitMQAdmin:
             await channel.call("basic_consume", queue=queue, on_message_callback=read_elsewhere)
             try:
                 while True:
-                    # Deliveries precede the reply on the channel: nothing ready and nothing arrived is truly empty.
+                    # Deliveries precede the reply on the channel: the queue is empty if nothing has arrived either.
                     ready = (await channel.call("queue_declare", queue=queue, passive=True)).message_count
                     if not ready and arrived.empty():
                         return
@@ -216,6 +216,6 @@ class RabbitMQAdmin:
         await self._requests.link.stop()
 
     def _property(self, name: str) -> str:
-        """Return what the broker says of itself at login, or ""."""
+        """Return one of the properties that the broker sends at login, or ""."""
         properties = self._requests.link.connection.server_properties or {}
         return str(properties.get(name, ""))

@@ -1,4 +1,4 @@
-"""From pika's exceptions to ours: what went wrong in one short sentence, and whether waiting could help."""
+"""Translates pika's exceptions into ours: what went wrong in one short sentence, and whether waiting can help."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _REFUSALS = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDe
 
 
 def dial_error(error: BaseException, address: str) -> TransportError:
-    """Say why no connection came about: `AccessRefusedError` where waiting is pointless."""
+    """Return why the connection failed: an `AccessRefusedError` where waiting does not help."""
     reason = _reason(error)
     if isinstance(error, exceptions.AuthenticationError) or _is_untrusted(error):
         return AccessRefusedError(address, reason if _is_untrusted(error) else f"{reason}; {_HOW_TO_LOG_IN}")
-    # pika guesses "refused" from any end during the handshake; a broker that is going down ends it as well
+    # pika takes any end during the handshake for a refusal, also that of a broker which is shutting down
     if isinstance(error, _REFUSALS) and re.search(r"ACCESS_REFUSED|NOT_ALLOWED(?!.* is down)", reason):
         return AccessRefusedError(address, reason if "NOT_ALLOWED" in reason else f"{reason}; {_HOW_TO_LOG_IN}")
     return BrokerUnavailableError(address, reason)
@@ -60,7 +60,7 @@ def lost_error(error: BaseException, address: str) -> TransportError:
 
 
 def request_error(error: BaseException, address: str) -> TransportError:
-    """Say why the broker refused a method (it closes the channel to say so)."""
+    """Return why the broker refused a method, which it says by closing the channel."""
     if not isinstance(error, exceptions.ChannelClosedByBroker):
         return lost_error(error, address)
     text: str = error.reply_text
@@ -80,7 +80,7 @@ def request_error(error: BaseException, address: str) -> TransportError:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost cause as a person would put it."""
+    """Return the innermost cause as a short sentence."""
     cause = list(_causes(error))[-1]
     for kind, sentence in _SENTENCES:
         if isinstance(cause, kind):
@@ -99,7 +99,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _quoted_reply(cause: BaseException) -> str:
-    """Unwrap the broker's words from pika's guess: ``ConnectionClosedByBroker: (403) 'ACCESS_REFUSED - …'``."""
+    """Return the broker's words from pika's exception: ``ConnectionClosedByBroker: (403) 'ACCESS_REFUSED - …'``."""
     found = re.search(r"\((\d+)\) (['\"])(.*?)\2", str(cause), re.DOTALL)
     return f"{found.group(3)} ({found.group(1)})" if found else "the broker ended the login"
 

@@ -1,10 +1,10 @@
-"""The fanout of counters: fresh or dropped, never queued up.
+"""The fanout exchange for reports: a report arrives soon or is dropped.
 
-It has a connection of its own: under a memory alarm the broker stops reading from every connection that publishes, and
-neither acknowledgements nor probing may stall with it. Listeners have a short queue that drops its oldest report.
+It has a connection of its own: during a memory alarm the broker stops reading from every connection that publishes, and
+that must not stop acknowledgements and probing. Each listener has a short queue that drops its oldest report.
 
-A user may lack the rights for some of it. An exchange that exists need not be created; a process that may not create a
-queue hears nothing, and one that may not publish says nothing. Each is logged once, and the process works without.
+A user may lack rights. The exchange need not be created when it exists. A process that may not create a queue gets no
+reports, and one that may not publish sends none; each is logged once, and the process works without.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["RabbitMQFeedback"]
 
 _log = logging.getLogger("backpressure")
 _LISTENER_QUEUE_LENGTH = 1000
-_STALE_BYTES = 65_536  # more than this unsent means that the broker takes nothing: what is added would arrive too late
+_STALE_BYTES = 65_536  # if more than this is unsent, the broker does not read, and a report would arrive too late
 _ACCESS_REFUSED = 403
 
 

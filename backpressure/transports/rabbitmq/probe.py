@@ -1,6 +1,6 @@
 """Reading queue depths by passive declare, ten times a second and more.
 
-The connection never publishes, so a memory alarm never blocks it: it sees the queue when it matters most.
+The connection never publishes, so a memory alarm does not block it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["RabbitMQProbe"]
 
 
 class RabbitMQProbe:
-    """A `QueueProbe`. AMQP tells ready messages and consumers; what is unacked only the consumers know."""
+    """A `QueueProbe`. AMQP reports ready messages and consumers, but not unacked messages."""
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._requests = RabbitMQRequests(broker, outage, name, timeout_s=broker.connect_timeout_s)

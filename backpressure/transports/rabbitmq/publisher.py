@@ -1,4 +1,4 @@
-"""Publishing with confirms, without waiting for them; and what a received message is published as when it is given up.
+"""Publishing with confirms, without waiting for them; and the dead letters of received messages.
 
 A dead letter is octet for octet as it came, except for what a broker acts on when it is published. The expiration would
 let the dead letter vanish, so it moves into ``x-death``. The broker compares the user id with the login, so that of
@@ -104,13 +104,13 @@ def dead_letter_header(delivery: Delivery, queue: str, user: str, more: Mapping[
     """Return the content header of ``delivery`` as a dead letter of ``queue``, with the headers ``more``.
 
     Args:
-        delivery: what came, with its content header.
-        queue: where it came from.
-        user: whose login publishes it.
+        delivery: the received message, with its content header.
+        queue: the queue it came from.
+        user: the user that publishes the dead letter.
         more: headers to add.
 
     Raises:
-        ValueError: its properties cannot be told apart.
+        ValueError: the content header is malformed.
     """
     assert isinstance(delivery.native, bytes)
     properties = Properties.parse(delivery.native)

@@ -1,8 +1,8 @@
-"""The work queue's bound as a policy, so that it can change while the queue lives.
+"""The work queue's bound as a policy, so that it can change while the queue exists.
 
-An argument is fixed when the queue is declared, and where both exist the broker takes the smaller limit: a bound that
-was declared as an argument can never be raised. So the bound is a policy wherever the broker has a management API that
-lets us set one, and an argument elsewhere. The last process to declare the queue decides, as with any declaration.
+An argument is fixed when the queue is declared. With both an argument and a policy, the broker applies the smaller
+limit, so a bound that was declared as an argument can never be raised. The bound is a policy where the management API
+lets us set one, and an argument elsewhere. The last process that declares the queue decides.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class BoundPolicy:
     async def is_possible(self, queue: str, cluster_name: str) -> bool:
         """Whether a policy of ours can hold the bound of ``queue``.
 
-        Not when somebody else's policy matches it, because only one applies to a queue and ours would hide theirs; and
-        not when the management API turns out to belong to another broker than the one we are connected to.
+        Not when another policy matches it: only one applies to a queue, and ours would replace it. And not when the
+        management API belongs to another broker than the one we are connected to.
         """
         if self._management is None:
             return False
         try:
             overview, policies = await self._management.overview(), await self._management.policies()
-        except TransportError:  # not enabled, not for this user, not reachable: the bound becomes an argument
+        except TransportError:  # not enabled, not allowed, or not reachable: the bound becomes an argument
             return False
         same_broker = cluster_name in {"", overview.cluster_name}
         return same_broker and not any(policy.name != _name(queue) and _matches(policy, queue) for policy in policies)
@@ -78,7 +78,7 @@ class BoundPolicy:
             return
         try:
             await self._management.delete_policy(_name(queue))
-        except TransportError:  # then none of ours can be there
+        except TransportError:  # then we cannot have created one
             return
 
 
@@ -89,7 +89,7 @@ def _name(queue: str) -> str:
 def _matches(policy: PolicyInfo, queue: str) -> bool:
     try:
         return re.search(policy.pattern, queue) is not None
-    except re.error:  # valid for Erlang, not for Python: it may match
+    except re.error:  # valid in Erlang but not in Python: it may match
         return True
 
 

@@ -6,8 +6,8 @@ There are two kinds of prefetch limit:
 - per *consumer*: applies to consumers that start after it is set. Quorum queues have only this kind, so a change
   replaces the consumer; deliveries that are unsettled at that moment do not count against the new limit.
 
-An acknowledgement costs the broker nearly as much as a delivery, and one with ``multiple`` settles a run of deliveries.
-So acknowledgements are collected for one turn of the event loop (`Unsettled`).
+An acknowledgement costs the broker nearly as much as a delivery, but one with ``multiple`` settles many deliveries. So
+acknowledgements are collected for one iteration of the event loop (`Unsettled`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NOT_IMPLEMENTED, _INTERNAL_ERROR = 540, 541
 class Unsettled:
     """The unsettled delivery tags of one channel, oldest first, and which of them are acknowledged.
 
-    ``multiple`` settles everything before a tag, so it fits only as long as nothing older is open: a message that waits
-    for another attempt stays open, and those after it are acknowledged one by one.
+    ``multiple`` settles everything up to a tag, so it is used as long as nothing older is unsettled. A message that
+    waits for another attempt stays unsettled, and those after it are acknowledged one by one.
     """
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ class RabbitMQSubscriber:
         channel.raw.basic_cancel(tag, callback=on_ok)
 
     def _acknowledge(self) -> None:
-        """Send the acknowledgements of this turn of the event loop."""
+        """Send the acknowledgements of this iteration of the event loop."""
         self._acknowledging = False
         if self._channel is not None and self._channel.is_open:
             for tag, multiple in self._unsettled.take_acks():
