@@ -23,6 +23,7 @@ class MemoryAlarm:
     def __init__(self, limit_bytes: int, on_change: Callable[[bool], None]) -> None:
         """``limit_bytes`` 0 disables the gauge; the alarm can then only be forced."""
         self.limit_bytes = limit_bytes
+        self._ends_at_bytes = limit_bytes * CLEAR_BELOW
         self._on_change = on_change
         self._forced = False
         self.used_bytes = 0
@@ -40,12 +41,15 @@ class MemoryAlarm:
 
     def add(self, delta_bytes: int) -> None:
         """Account for bytes queued (positive) or released (negative)."""
-        self.used_bytes += delta_bytes
-        if self.limit_bytes:
+        used_bytes = self.used_bytes = self.used_bytes + delta_bytes
+        if self.active:
+            if used_bytes <= self._ends_at_bytes:
+                self._judge()
+        elif used_bytes > self.limit_bytes:
             self._judge()
 
     def _judge(self) -> None:
-        threshold = self.limit_bytes * (CLEAR_BELOW if self.active else 1.0)
+        threshold = self._ends_at_bytes if self.active else self.limit_bytes
         active = self._forced or (self.limit_bytes > 0 and self.used_bytes > threshold)
         if active != self.active:
             self.active = active
