@@ -1,7 +1,7 @@
 """The history of a dead letter: the header ``x-death`` and its companions, written as RabbitMQ writes them.
 
 Works on raw property lists, so everything else keeps the type and octets its publisher gave it.
-May not know: queues, exchanges, routing. Source: RabbitMQ 3.10, ``rabbit_dead_letter``, and what it was seen to do.
+Must not know: queues, exchanges, routing. Source: RabbitMQ 3.10, ``rabbit_dead_letter``, and what it was seen to do.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def record_death(
 
 
 def is_cycle(deaths: Sequence[RawTable], destination: str) -> bool:
-    """Whether a dead letter would return to a queue in which it died, and nobody rejected it since."""
+    """Whether a dead letter would return to a queue that it was dead-lettered from, without a rejection since."""
     rejected, there = encode_value("rejected"), encode_value(destination)
     for death in deaths:
         if death.get(b"reason") == rejected:
@@ -94,6 +94,6 @@ def _merged(deaths: list[RawTable]) -> list[RawTable]:
 
 
 def _count(death: RawTable) -> int:
-    """How often the message died there; 0 when nobody can tell."""
+    """How often the message was dead-lettered there; 0 if that is unknown."""
     count = decode_value(death.get(b"count", b""))
     return count if isinstance(count, int) and 0 <= count < 2**62 else 0

@@ -1,8 +1,8 @@
 """Field tables and their values, decoded and in their octets.
 
-Two views of one table. Undecoded (`split_table`) every value keeps the exact type and octets its sender gave it; that
-is what is passed on. Decoded (`decode_table`) it is read: whatever has no meaning in Python is None, so that no value
-of a stranger's message is an exception.
+A table has two views. Undecoded (`split_table`), every value keeps the type and octets that its sender chose; this
+view is passed on. Decoded (`decode_table`), values are read; one without a meaning in Python is None, so that reading
+never fails.
 
 Source: AMQP 0-9-1 section 4.2.5.5, with RabbitMQ's errata of the field types.
 """
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 MAX_DEPTH = 220
-"""Tables and arrays nested more deeply are refused: nobody means them, and every reader is recursive."""
+"""Tables and arrays nested more deeply are refused, because readers are recursive."""
 
 Table = Mapping[str, object]
 RawTable = dict[bytes, bytes]
@@ -77,13 +77,13 @@ class Timestamp:
 
 @dataclass(frozen=True, slots=True)
 class Long:
-    """A number to be encoded in 64 bits however small it is, as RabbitMQ does in its own headers."""
+    """An integer that is always encoded in 64 bits, as RabbitMQ does in its own headers."""
 
     number: int
 
 
 class FieldTable(dict[str, object]):
-    """A table as it was received: its values to read, and its octets to pass on and to keep."""
+    """A received table: its values for reading, and its octets for storing and passing on."""
 
     __slots__ = ("octets",)
 
@@ -95,7 +95,7 @@ class FieldTable(dict[str, object]):
 
 
 def octets_of(table: Table) -> bytes:
-    """The octets of a table with its length prefix: those it came in, or else its encoding."""
+    """Return the octets of a table with its length prefix: as received, or else encoded."""
     return table.octets if isinstance(table, FieldTable) else encode_table(table)
 
 

@@ -1,7 +1,7 @@
 """AMQP 0-9-1 frames: a byte stream to frames, and frames to bytes.
 
 Three outcomes of reading are distinct: a frame, more bytes needed, and bytes that are no AMQP (`DecodeError`).
-May not know: what is in a frame, sessions, sockets.
+Must not know: what is in a frame, sessions, sockets.
 
 Source: AMQP 0-9-1 specification, sections 2.3 (framing) and 4.2 (wire level).
 """
@@ -98,7 +98,7 @@ class FrameReader:
 
         Raises `DecodeError` (501) on an unknown type, a payload beyond ``frame_max`` or a wrong end octet.
         """
-        if self._held < self._wanted:  # joining anew for each octet of a slow peer would be quadratic
+        if self._held < self._wanted:  # joining the chunks for each octet of a slow peer would be quadratic
             return
         self._wanted = FRAME_OVERHEAD
         data = self._joined()

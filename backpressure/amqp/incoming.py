@@ -71,7 +71,7 @@ _Delivered = tuple[Message, int, bool, str, str, bytes]  # what `OnMessage` is c
 
 
 class Incoming:
-    """Calls whoever asked for the messages and confirms of a channel; one for each connection."""
+    """Calls the listeners of each channel with its messages and confirms; one for each connection."""
 
     def __init__(self) -> None:
         self._wants_messages: dict[int, OnMessage] = {}

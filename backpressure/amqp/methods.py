@@ -1,8 +1,8 @@
 """The arguments of methods, in the payload of their frames.
 
-``pamqp`` knows which arguments a method has and of which types; reading and writing them is done here. Its own codec
-takes no name with a character outside a short list, and raises five kinds of exceptions for one malformed octet. What
-comes with every message (publish, deliver, acknowledgements) is read by hand where it is needed.
+``pamqp`` defines which arguments a method has and their types; this module reads and writes them. The codec of
+``pamqp`` accepts few characters in names, and raises five kinds of exceptions for malformed octets. The frequent
+methods (publish, deliver, acknowledgements) are read where they are needed.
 
 Source: AMQP 0-9-1 sections 4.2.3 to 4.2.5.
 """
@@ -114,7 +114,7 @@ def method_frame(channel: int, method: base.Frame) -> bytes:
 
 
 def queue_declare_ok(channel: int, queue: str, ready: int, consumers: int) -> bytes:
-    """The answer to ``queue.declare``, which is how clients watch a queue: by hand, because it is often asked for."""
+    """The answer to ``queue.declare``, which is how clients watch a queue: by hand, because it is frequent."""
     counts = ready.to_bytes(4, "big") + consumers.to_bytes(4, "big")
     return frame(FRAME_METHOD, channel, b"\x00\x32\x00\x0b" + short_string(queue) + counts)
 

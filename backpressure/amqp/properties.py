@@ -3,7 +3,7 @@
 A message's properties travel from publisher to consumer undecoded. The few that must be understood (delivery mode,
 expiration, headers) are found by walking lengths; the few that must be changed (``x-death``, ``x-delivery-count``) are
 spliced in, so every other value keeps the exact type and octets its publisher gave it.
-May not know: frames, messages, queues.
+Must not know: frames, messages, queues.
 
 Source: AMQP 0-9-1 section 4.2.6.1.
 """

@@ -1,9 +1,9 @@
 """Properties and headers of a received message as Python values, read without ever failing.
 
-What other programs publish may be anything: a time beyond the calendar, text that is not UTF-8, a type nobody knows.
-Reading takes what it can and leaves out the rest, because a message that is delivered must be worked on whatever its
-metadata says. Times are `datetime`, and a long string that is not UTF-8 is bytes, as client libraries have them.
-May not know: frames, methods.
+Other programs may publish anything: a time beyond the calendar, text that is not UTF-8, an unknown type. Reading
+takes what it can and leaves out the rest, because a delivered message must be processed in spite of bad metadata.
+Times are `datetime`, and a long string that is not UTF-8 is bytes, as client libraries have them.
+Must not know: frames, methods.
 
 Source: AMQP 0-9-1 sections 4.2.5 and 4.2.6, with RabbitMQ's errata of the field types.
 """

@@ -1,16 +1,18 @@
 """The embedded broker: a real AMQP 0-9-1 server for experiments, tests and teaching.
 
-Layers, bottom up. Only the last two own sockets; everything above them is bytes in, bytes out, with time passed in.
+The modules, from bottom to top; none imports one further up. Only `server`, `web` and `descriptors` use sockets. All
+others work on bytes, and time is passed in.
 
-- ``replies``: error codes and texts; the octets of AMQP are `backpressure.amqp`'s
-- ``timers``, ``counters``, ``alarms``, ``qos``: small mechanisms without knowledge of AMQP
-- ``message``, ``backlog``, ``rotation``, ``queue``, ``exchange``, ``dead_letter``, ``policy``, ``declarations``: what a
-  broker is made of
-- ``vhost``: all queues, exchanges, bindings and policies of a broker, and the routing between them; ``faults``: what
-  goes wrong on demand; ``store``: what survives a restart
-- ``handshake``, ``session``, ``channel``, ``publishing``, ``consuming``: one client's conversation with all that
-- ``reports``: the state as the management API's documents
-- ``server``: the TCP listener and the event loop; ``management``: the HTTP API
+- ``replies``: refusals, with RabbitMQ's codes and texts
+- ``timers``, ``counters``, ``alarms``, ``patterns``: small mechanisms without knowledge of AMQP
+- ``entries``, ``queue``, ``exchange``, ``dead_letter``, ``policy``, ``declarations``: messages, queues, exchanges
+- ``faults``: failures on demand
+- ``vhost``: all queues, exchanges, bindings and policies of a broker, and the routing between them
+- ``store``, ``write_ahead_log``: what survives a restart
+- ``handshake``, ``peer``, ``direct_reply``, ``transaction``, ``publishing``, ``consuming``, ``channel``, ``session``:
+  the conversation with one client
+- ``management_documents``, ``management``, ``web``: the HTTP API
+- ``server``: the TCP listeners and the event loop
 
 The package imports ``backpressure.amqp``, ``backpressure.core`` and ``backpressure.errors`` only: never a transport,
 never an AMQP client.

@@ -1,6 +1,6 @@
 """``python -m backpressure.broker``: the embedded broker in a process of its own.
 
-Imports as little as possible, for it stands in front of every experiment's start; ``pace broker`` has the same options.
+It imports as little as possible, because every experiment waits for it to start. ``pace broker`` has the same options.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with program.interruptible():
             asyncio.run(serve(config, announce=options.announce))
-    except KeyboardInterrupt:  # before it listened
+    except KeyboardInterrupt:  # it was not listening yet
         return program.INTERRUPTED
     except PaceError as error:
         sys.stderr.write(f"{error}\n")

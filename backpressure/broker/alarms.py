@@ -1,7 +1,7 @@
 """The memory alarm: while messages in memory exceed the limit, publishers are blocked.
 
-What is counted is what the queues hold (content octets plus a fixed cost per entry), not the process's RSS: Python
-gives freed memory back late, and an alarm on RSS might never clear. May not know: who publishes, how they are blocked.
+It counts what the queues hold (content octets plus a fixed cost per entry), not the process's RSS: Python returns freed
+memory late, so an alarm on RSS might never end. Must not know: who publishes, how publishers are blocked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryAlarm"]
 
 CLEAR_BELOW = 0.95
-"""The alarm ends at this share of the limit, so that it does not flap with every message."""
+"""The alarm ends at this share of the limit, so that it does not start and end with every message."""
 
 
 class MemoryAlarm:
@@ -31,7 +31,7 @@ class MemoryAlarm:
 
     @property
     def forced(self) -> bool:
-        """Whether the alarm is held on whatever memory says: for experiments."""
+        """Whether the alarm is on regardless of memory; experiments set this."""
         return self._forced
 
     @forced.setter

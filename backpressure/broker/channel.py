@@ -1,7 +1,7 @@
 """A channel: one method after another, each answered, refused, or passed to the publishing or consuming half.
 
-Lives here: dispatch, and the methods on queues, exchanges and the channel itself.
-May not know: how bytes become frames, how the connection was opened.
+Contains the dispatch, and the methods on queues, exchanges and the channel itself.
+Must not know: how bytes become frames, how the connection was opened.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Channel:
         self._next_consumer = 1
 
     def handle(self, kind: int, payload: bytes) -> None:
-        """Take one frame; raises `ConnectionRefusal` for what costs the connection."""
+        """Handle one frame; raises `ConnectionRefusal` for an error that closes the connection."""
         if self.closing:
             self._await_close(kind, payload)
             return
@@ -96,7 +96,7 @@ class Channel:
             raise
 
     def close(self) -> None:
-        """Give back what the channel holds."""
+        """Release what the channel holds."""
         self.closing = True
         self.publishing.drop_pieces()
         self.publishing.roll_back()
@@ -111,7 +111,7 @@ class Channel:
             self.publishing.method(payload)
         elif index in {ACK, REJECT, NACK}:
             self._acknowledgement(index, payload)
-        elif index == _ACCESS_REQUEST_INDEX:  # AMQP 0-8's, which old clients still send: every ticket is the same
+        elif index == _ACCESS_REQUEST_INDEX:  # from AMQP 0-8; old clients still send it, and all tickets are equal
             self.session.send(frame(FRAME_METHOD, self.number, _ACCESS_REQUEST_OK))
         else:
             method = decode_method(payload)
@@ -133,7 +133,7 @@ class Channel:
             self.consuming.refuse(tag, multiple=False, requeue=bool(bits & 1))
 
     def _await_close(self, kind: int, payload: bytes) -> None:
-        """After a refusal everything is ignored until the client has seen it."""
+        """After a refusal, ignore everything until the client confirms the close."""
         if kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.CloseOk.index):
             self.session.forget(self.number)
         elif kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.Close.index):
@@ -155,7 +155,7 @@ class Channel:
             self._send(answer)
 
     def _queue(self, name: str) -> Queue:
-        """The queue a method names; an empty name is the last one declared on this channel."""
+        """Return the queue that a method names; an empty name means the last one declared on this channel."""
         return self._vhost.queue(self._queue_name(name), self.session)
 
     def _queue_name(self, name: str) -> str:
@@ -276,7 +276,7 @@ class Channel:
             queue = self._vhost.declare_queue(
                 name,
                 self.session,
-                durable=method.durable and not method.exclusive,  # it goes with its connection
+                durable=method.durable and not method.exclusive,  # an exclusive queue ends with its connection
                 exclusive=method.exclusive,
                 auto_delete=method.auto_delete,
                 arguments=method.arguments,

@@ -1,6 +1,6 @@
 """The consuming half of a channel: consumers, deliveries, acknowledgements.
 
-May not know: how frames are read, how a queue orders its messages.
+Must not know: how frames are read, how a queue orders its messages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COUNT = struct.Struct(">I")
 
 
 class Prefetch:
-    """How many deliveries a consumer, or a channel's consumers together, may hold unacknowledged; 0 is no limit."""
+    """The number of unacknowledged deliveries that a consumer or a channel may hold; 0 means no limit."""
 
     __slots__ = ("limit", "unacked")
 
@@ -56,7 +56,7 @@ class Consumer:
     def __init__(
         self, channel: Consuming, queue: Queue, tag: str, *, no_ack: bool, prefetch: int, arguments: Table
     ) -> None:
-        """``prefetch`` is this consumer's own limit, in messages; 0 is none."""
+        """``prefetch`` is this consumer's own limit, in messages; 0 means none."""
         self.queue = queue
         self.tag = tag
         self.no_ack = no_ack
@@ -70,7 +70,7 @@ class Consumer:
 
     @property
     def ready(self) -> bool:
-        """Whether its client reads, and its windows have room."""
+        """Whether the client reads, and its prefetch windows have room."""
         if self._session.congested:
             return False
         return self.no_ack or not (self.prefetch.full or self._channel.shared_prefetch.full)
@@ -80,7 +80,7 @@ class Consumer:
         self._channel.deliver(self, entry)
 
     def cancelled(self) -> None:
-        """The queue is gone: tell clients that understand it."""
+        """The queue was deleted: notify clients that support it."""
         self._channel.consumers.pop(self.tag, None)
         if self._session.can("consumer_cancel_notify"):
             self._session.send(method_frame(self._channel.number, commands.Basic.Cancel(self.tag, nowait=True)))
@@ -97,7 +97,7 @@ class Consuming:
         self.session = session
         self.number = number
         self.consumers: dict[str, Consumer] = {}
-        self.unacked: OrderedDict[int, Delivery] = OrderedDict()  # a plain dict is slow to take from at its front
+        self.unacked: OrderedDict[int, Delivery] = OrderedDict()  # taking the first item of a plain dict is slow
         self.prefetch = 0
         self.shared_prefetch = Prefetch()
         self.reply_consumer: ReplyConsumer | None = None
@@ -125,7 +125,7 @@ class Consuming:
             self.unacked[tag] = (queue, entry, consumer)
 
     def get(self, queue: Queue, *, no_ack: bool) -> bool:
-        """Send ``basic.get-ok`` with the oldest message; False when there is none."""
+        """Send ``basic.get-ok`` with the oldest message; return False if there is none."""
         queue.touch()
         entry = queue.take()
         if entry is None:
@@ -146,14 +146,14 @@ class Consuming:
         return True
 
     def consume_replies(self, tag: str) -> None:
-        """Subscribe to the answers that come straight to this channel; 406 when it is already."""
+        """Subscribe to replies sent directly to this channel; 406 if it is subscribed already."""
         if self.reply_consumer is not None:
             raise precondition_failed("reply consumer already set")
         self.reply_consumer = ReplyConsumer(tag, self._deliver_reply)
         self.session.vhost.direct_replies.add(self.reply_consumer)
 
     def _deliver_reply(self, message: QueuedMessage) -> None:
-        """Send an answer; its delivery tag stays free, since nothing is to be acknowledged."""
+        """Send a reply; it needs no acknowledgement, so its delivery tag is not kept."""
         assert self.reply_consumer is not None
         tag = _TAG.pack(self._last_tag + 1, 0)
         method = b"".join((_DELIVER, short_string(self.reply_consumer.tag), tag, message.route))
@@ -176,14 +176,14 @@ class Consuming:
     # -- acknowledgements ----------------------------------------------------------------------------------------
 
     def ack(self, tag: int, *, multiple: bool) -> None:
-        """Settle deliveries for good; 406 for a tag that is not outstanding."""
+        """Acknowledge deliveries; 406 for a tag that is not outstanding."""
         if self.transaction is not None:
             self._set_aside("ack", tag, multiple=multiple)
             return
         self._settle("ack", self._resolve(tag, multiple=multiple))
 
     def refuse(self, tag: int, *, multiple: bool, requeue: bool) -> None:
-        """Nack or reject: back to the queue, or to its dead-letter exchange."""
+        """Nack or reject: return messages to the queue, or dead-letter them."""
         how: Settling = "requeue" if requeue else "discard"
         if self.transaction is not None:
             self._set_aside(how, tag, multiple=multiple)
@@ -230,7 +230,7 @@ class Consuming:
     # -- transactions --------------------------------------------------------------------------------------------
 
     def _set_aside(self, how: Settling, tag: int, *, multiple: bool) -> None:
-        """Take deliveries out of those that can be settled, until the transaction ends."""
+        """Hold deliveries back from being settled until the transaction ends."""
         assert self.transaction is not None
         if tag not in self.unacked and not (multiple and tag == 0):
             raise precondition_failed(f"unknown delivery tag {tag}")
@@ -252,7 +252,7 @@ class Consuming:
     # -- windows -------------------------------------------------------------------------------------------------
 
     def _pump(self, deliveries: list[Delivery]) -> None:
-        """Windows have room again: serve the queues that may have waited for it."""
+        """Prefetch windows have room again: serve the queues that may have waited."""
         if self.shared_prefetch.limit:
             self.pump_all()
         elif len(deliveries) == 1:
@@ -262,14 +262,14 @@ class Consuming:
                 queue.pump()
 
     def pump_all(self) -> None:
-        """Serve every queue this channel consumes from."""
+        """Serve every queue that this channel consumes from."""
         for queue in {consumer.queue for consumer in self.consumers.values()}:
             queue.pump()
 
     # -- consumers -----------------------------------------------------------------------------------------------
 
     def cancel(self, tag: str) -> None:
-        """End a subscription; its unacknowledged deliveries stay with the channel."""
+        """End a subscription; the channel keeps its unacknowledged deliveries."""
         consumer = self.consumers.pop(tag, None)
         if consumer is not None:
             consumer.queue.unsubscribe(consumer)
@@ -300,7 +300,7 @@ def _requeue(deliveries: Iterable[Delivery]) -> None:
 
 
 def _header(queue: Queue, entry: Entry) -> bytes:
-    """The content header; redeliveries from a quorum queue tell how many there were."""
+    """Return the content header; redeliveries from a quorum queue carry their count."""
     if not (queue.is_quorum and entry.delivery_count):
         return entry.message.header
     properties = entry.message.properties()

@@ -1,6 +1,6 @@
-"""Totals, and the rates that follow from them.
+"""Totals, and rates computed from them.
 
-A rate is a difference of two readings of a total, never counted by itself. May not know: what is counted, or the clock.
+A rate is the difference of two readings of a total. Must not know: what is counted, the clock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter, deque
 __all__ = ["Counters"]
 
 WINDOW_S = 5.0
-"""Rates are averages over about this long; RabbitMQ's management plugin samples every 5 s as well."""
+"""Rates are averages over about this time; RabbitMQ's management plugin samples every 5 s too."""
 
 
 class Counters:
@@ -23,14 +23,14 @@ class Counters:
         self._history: deque[tuple[float, dict[str, int]]] = deque()
 
     def sample(self, now: float) -> None:
-        """Remember the totals as they stand at ``now`` (seconds); to be called about once a second."""
+        """Record the totals at ``now`` (seconds); call it about once a second."""
         history = self._history
-        history.append((now, dict(self.totals)))  # a copy of a Counter costs ten times as much
+        history.append((now, dict(self.totals)))  # copying a Counter takes ten times as long
         while len(history) > 1 and history[1][0] <= now - WINDOW_S:
             history.popleft()
 
     def rate(self, name: str, now: float) -> float:
-        """Events per second over the last few seconds; 0.0 before the first sample."""
+        """Return events per second over the last few seconds; 0.0 before the first sample."""
         if not self._history:
             return 0.0
         since, then = self._history[0]
@@ -38,7 +38,7 @@ class Counters:
         return (self.totals[name] - then.get(name, 0)) / elapsed_s if elapsed_s > 0 else 0.0
 
     def report(self, now: float) -> dict[str, object]:
-        """RabbitMQ's ``message_stats`` object: each total, and ``<name>_details.rate``."""
+        """Return Return RabbitMQ's ``message_stats`` object: each total, and ``<name>_details.rate``."""
         stats: dict[str, object] = {}
         for name, total in self.totals.items():
             stats[name] = total

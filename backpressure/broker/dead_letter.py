@@ -1,6 +1,6 @@
-"""Dead-lettering: what a message becomes when its queue gives it up.
+"""Dead-lettering: what becomes of a message that a queue rejects, expires or drops.
 
-May not know: queues, exchanges, routing. Source: RabbitMQ 3.10, ``rabbit_dead_letter`` and its documentation.
+Must not know: queues, exchanges, routing. Source: RabbitMQ 3.10, ``rabbit_dead_letter`` and its documentation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["DeadLetter"]
 
 
 class DeadLetter:
-    """A message that its queue gave up, ready to be routed."""
+    """A message to be routed to the dead-letter exchange."""
 
     def __init__(
         self, message: QueuedMessage, *, queue: str, reason: str, exchange: str, routing_key: str | None, epoch_s: int
@@ -45,5 +45,5 @@ class DeadLetter:
         self._deaths: list[RawTable] = [] if reason == "rejected" else deaths_of(properties.headers())
 
     def may_enter(self, queue: str) -> bool:
-        """Whether it was not there before, or a consumer rejected it since: nothing circles by itself."""
+        """Whether it has not been there before, or was rejected since; this prevents endless cycles."""
         return not is_cycle(self._deaths, queue)

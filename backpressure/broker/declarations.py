@@ -1,6 +1,6 @@
-"""What may be declared: argument checks, and whether a second declaration means the same thing.
+"""Checks of declarations: their arguments, and whether a second declaration equals the first.
 
-May not know: channels, frames, where things are kept.
+Must not know: channels, frames, where queues and exchanges are stored.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _FOREIGN = {
     ),
     "quorum": (*_OF_STREAMS, "x-max-priority", "x-queue-mode"),
 }
-"""Arguments that a queue of this type does not have."""
+"""Arguments that a queue of this type does not support."""
 _TYPE_NAMES = {
     "t": "bool",
     "b": "byte",
@@ -80,7 +80,7 @@ _TYPE_NAMES = {
 
 
 def check_queue_arguments(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
-    """Raise 406 for an argument RabbitMQ would refuse, or that could not work later; unknown ones pass, as there."""
+    """Raise 406 for an argument that RabbitMQ refuses or that could not work; unknown ones are accepted."""
     if arguments.get("x-queue-type") is not None:
         _check_text(name, "x-queue-type", arguments)
     _check_type(name, arguments, durable=durable, exclusive=exclusive)
@@ -98,7 +98,7 @@ def check_queue_arguments(name: str, arguments: Table, *, durable: bool, exclusi
 
 
 def check_exchange_arguments(name: str, arguments: Table) -> None:
-    """Raise 406 for an alternate exchange that cannot be one."""
+    """Raise 406 for an alternate exchange that is not a valid name."""
     key = "alternate-exchange"
     alternate = arguments.get(key)
     if alternate is None:
@@ -111,7 +111,7 @@ def check_exchange_arguments(name: str, arguments: Table) -> None:
 
 
 def check_binding_arguments(kind: str, arguments: Table) -> None:
-    """Raise 406 for an ``x-match`` that an exchange of type ``headers`` does not know."""
+    """Raise 406 for an ``x-match`` that headers exchanges do not support."""
     key = "x-match"
     if kind != "headers" or key not in arguments:
         return
@@ -126,7 +126,7 @@ def check_binding_arguments(kind: str, arguments: Table) -> None:
 
 
 def check_consumer_arguments(queue: str, arguments: Table) -> None:
-    """Raise 406 for an ``x-priority`` that is no whole number."""
+    """Raise 406 for an ``x-priority`` that is not an integer."""
     key = "x-priority"
     value = arguments.get(key, 0)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -220,7 +220,7 @@ def _default(key: str) -> object:
 
 
 def _term(value: object) -> str:
-    """A value as Erlang prints it."""
+    """Return a value as Erlang prints it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -236,7 +236,7 @@ def _described(arguments: Table, key: str) -> str:
 
 
 def _type(arguments: Table, key: str) -> str:
-    """RabbitMQ's name of an argument's type."""
+    """Return RabbitMQ's name for the type of an argument."""
     return _TYPE_NAMES.get(chr(split_table(octets_of(arguments))[key.encode()][0]), "unknown")
 
 

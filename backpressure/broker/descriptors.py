@@ -2,7 +2,7 @@
 
 In one turn of its loop asyncio accepts as many connections as may wait, before it closes a single one that is too many,
 and prints a traceback for each that finds no descriptor. Hence the reserve, few connections a turn, and one line.
-May not know: AMQP, HTTP, what a connection is for.
+Must not know: AMQP, HTTP, what a connection is for.
 """
 
 from __future__ import annotations

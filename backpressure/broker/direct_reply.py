@@ -1,8 +1,8 @@
-"""Direct reply-to: answers to requests that go straight to the channel that asked, without a queue.
+"""Direct reply-to: replies that go directly to the requesting channel, without a queue.
 
 A channel consumes from the pseudo-queue `REPLY_TO` and publishes requests with that ``reply_to``; the broker puts the
 channel's own address there, and what is published to an address on the default exchange is delivered to its channel.
-May not know: frames, how a channel delivers.
+Must not know: frames, how a channel delivers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DirectReplies:
         return name == REPLY_TO or name in self._consumers
 
     def deliver(self, message: QueuedMessage) -> None:
-        """Hand over what was published to an address on the default exchange; no channel there: it is lost."""
+        """Deliver what was published to an address on the default exchange; without a channel there, it is lost."""
         consumer = self._consumers.get(message.routing_key)
         if consumer is not None:
             consumer.deliver(message)

@@ -1,7 +1,7 @@
 """Messages in queues: what was published, its place in a queue, and the order of the ready ones.
 
-The content is opaque: header and body are the octets the publisher sent. May not know: consumers, limits, channels,
-frames, time.
+The content is opaque: header and body are the octets that the publisher sent. Must not know: consumers, limits,
+channels, frames, time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["ENTRY_COST_BYTES", "Backlog", "Entry", "QueuedMessage"]
 
 ENTRY_COST_BYTES = 400
-"""What an entry and its message cost besides their content: measured for small messages on CPython 3.11."""
+"""Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""
 
 
 class QueuedMessage:
-    """What was published: one object, shared by all queues it was routed to."""
+    """A published message: one object, shared by all queues it was routed to."""
 
     __slots__ = ("body", "exchange", "expiration_s", "header", "persistent", "route", "routing_key")
 
@@ -40,7 +40,7 @@ class QueuedMessage:
         persistent: bool = False,
         expiration_s: float | None = None,
     ) -> None:
-        """``header`` is the content header frame's payload; ``route`` exchange and key as two short strings."""
+        """``header`` is the content header frame's payload; ``route`` is exchange and key as short strings."""
         self.exchange = exchange
         self.routing_key = routing_key
         self.route = route or short_string(exchange) + short_string(routing_key)
@@ -51,11 +51,11 @@ class QueuedMessage:
 
     @property
     def cost_bytes(self) -> int:
-        """About what one queued copy costs in memory."""
+        """The approximate memory of one queued copy."""
         return len(self.header) + len(self.body) + ENTRY_COST_BYTES
 
     def properties(self) -> Properties:
-        """The properties, parsed anew."""
+        """Parse the properties."""
         return Properties.parse(self.header)
 
     def headers(self) -> RawTable:
@@ -69,7 +69,7 @@ class Entry:
     __slots__ = ("delivery_count", "expires_at_s", "message", "redelivered", "sequence", "stored")
 
     def __init__(self, sequence: int, message: QueuedMessage) -> None:
-        """``sequence`` orders the queue; ``expires_at_s`` is set by it, on the broker's clock."""
+        """``sequence`` is the position in the queue, which sets ``expires_at_s`` (the broker's clock)."""
         self.sequence = sequence
         self.message = message
         self.expires_at_s: float | None = None
@@ -82,9 +82,9 @@ class Entry:
 
 
 class Backlog:
-    """The ready messages, in order, whatever comes back: O(1) for fresh ones, O(log n) for returned ones.
+    """The ready messages in order, also after some were returned: O(1) for new ones, O(log n) for returned ones.
 
-    Messages never delivered wait in arrival order, returned ones in a heap; taking merges the two by sequence number.
+    New messages wait in arrival order, returned ones in a heap; `take` merges the two by sequence number.
     """
 
     __slots__ = ("_fresh", "_returned", "body_bytes")
@@ -102,23 +102,23 @@ class Backlog:
         return heapq.merge(sorted(self._returned), self._fresh)
 
     def append(self, entry: Entry) -> None:
-        """Add an entry that is younger than all others."""
+        """Add an entry that is newer than all others."""
         self._fresh.append(entry)
         self.body_bytes += len(entry.message.body)
 
     def give_back(self, entry: Entry) -> None:
-        """Return an entry to its place."""
+        """Put an entry back in its place."""
         heapq.heappush(self._returned, entry)
         self.body_bytes += len(entry.message.body)
 
     def head(self) -> Entry:
-        """The oldest entry, which stays; IndexError when there is none."""
+        """Return the oldest entry without removing it; IndexError if there is none."""
         if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
             return self._returned[0]
         return self._fresh[0]
 
     def take(self) -> Entry:
-        """Remove and return the oldest entry; IndexError when there is none."""
+        """Remove and return the oldest entry; IndexError if there is none."""
         if self._returned and (not self._fresh or self._returned[0] < self._fresh[0]):
             entry = heapq.heappop(self._returned)
         else:
@@ -127,7 +127,7 @@ class Backlog:
         return entry
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._fresh.clear()
         self._returned.clear()
         self.body_bytes = 0

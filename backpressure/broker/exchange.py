@@ -1,7 +1,7 @@
 """Exchanges: from a routing key or headers to the bindings that match.
 
-Each type is one predicate over a binding; what matched a routing key is remembered until a binding changes.
-May not know: queues' insides, channels, frames.
+Each type is one predicate over a binding. The matches of a routing key are cached until a binding changes.
+Must not know: how queues work, channels, frames.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _REMEMBERED_KEYS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Where an exchange sends what matches."""
+    """A destination, and which messages an exchange sends to it."""
 
     destination: Queue | Exchange
     routing_key: str
     arguments: Table = field(default_factory=dict, compare=False)
     words: tuple[str, ...] = field(init=False, compare=False)
     fields: frozenset[tuple[bytes, bytes]] = field(init=False)
-    """The arguments as they are compared: 1 and true differ, and the order of names does not matter."""
+    """The arguments for comparison: types matter (1 differs from true), the order of names does not."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(self.routing_key.split(".")))
@@ -71,14 +71,14 @@ class Exchange:
 
     @property
     def alternate(self) -> str | None:
-        """The exchange that gets what this one cannot route."""
+        """The exchange that receives what this one cannot route."""
         policy = self.policy.definition if self.policy else {}
         name = self.arguments.get("alternate-exchange", policy.get("alternate-exchange"))
         return name if isinstance(name, str) else None
 
     @property
     def is_kept(self) -> bool:
-        """Whether it outlives the broker's process."""
+        """Whether it survives a restart of the broker."""
         return self.durable
 
     def bind(self, binding: Binding) -> None:
@@ -99,7 +99,7 @@ class Exchange:
             self._remembered.clear()
 
     def unbind_all(self, destination: Queue | Exchange) -> bool:
-        """Remove what points to ``destination``; whether there was anything."""
+        """Remove all bindings to ``destination``; return whether there were any."""
         gone = self._by_destination.pop(destination, ())
         for binding in gone:
             del self.bindings[binding]
@@ -132,9 +132,9 @@ def _fanout(_binding: Binding, _message: QueuedMessage) -> bool:
 
 
 def _topic(binding: Binding, message: QueuedMessage) -> bool:
-    """``*`` stands for one word, ``#`` for any number; matched left to right with the set of possible positions."""
+    """``*`` matches one word, ``#`` any number of words. Tracks the set of possible positions from left to right."""
     pattern, words = binding.words, message.routing_key.split(".") if message.routing_key else []
-    positions = {0}  # how many words may be consumed so far
+    positions = {0}  # how many words may have been matched so far
     if binding.routing_key == "":
         return not words
     for part in pattern:
@@ -171,4 +171,4 @@ TYPES: dict[str, Callable[[Binding, QueuedMessage], bool]] = {
     "topic": _topic,
     "headers": _headers,
 }
-"""What matches, by exchange type."""
+"""The predicate of each exchange type."""

@@ -1,6 +1,6 @@
-"""Faults on demand: what goes wrong in real brokers, so that labs and tests can show what clients do about it.
+"""Faults on demand: failures of real brokers, so that labs and tests can show how clients react.
 
-May not know: HTTP, sockets, random numbers: a share of publishes is refused evenly, so that every run is the same.
+Must not know: HTTP, sockets, random numbers. A share of publishes is refused evenly, so that all runs are equal.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _LARGEST = 1e9
 
 @dataclass(frozen=True, slots=True)
 class FaultSettings:
-    """Everything that can go wrong; the defaults are a healthy broker."""
+    """All faults; the defaults are a healthy broker."""
 
     nack_share: float = 0.0
     """Share of the messages published in confirm mode that is refused, 0 to 1."""
     confirm_delay_ms: float = 0.0
-    """How much later confirms are sent."""
+    """Delay of confirms."""
     stall_reads: bool = False
-    """Nothing that clients send is read; heartbeats are still sent."""
+    """Input from clients is not read; heartbeats are still sent."""
     memory_alarm: bool = False
-    """Publishers are blocked, whatever memory says."""
+    """Publishers are blocked regardless of memory."""
     drop_every_s: float = 0.0
-    """Every connection is cut this often, without a word; 0 is never."""
+    """The interval at which all connections are cut without a close; 0 means never."""
 
     def updated(self, document: Mapping[str, object]) -> FaultSettings:
-        """With some values changed; ConfigError names a key or value that is not allowed."""
+        """Return a copy with some values changed; ConfigError names a key or value that is not allowed."""
         known = {field.name: type(field.default) for field in fields(self)}
         for name, value in document.items():
             if name not in known:
@@ -58,7 +58,7 @@ class FaultSettings:
 
 
 class Connected(Protocol):
-    """A client's connection, as far as everything that concerns all of them needs it."""
+    """A client's connection, as the virtual host and the faults see it."""
 
     def alarm_changed(self, *, active: bool) -> None:
         """The memory alarm began or ended."""
@@ -71,7 +71,7 @@ class Connected(Protocol):
 
 
 class FaultyHost(Protocol):
-    """What faults act upon."""
+    """What the faults need of the virtual host."""
 
     now: float
     timers: Timers
@@ -93,7 +93,7 @@ class Faults:
         self.settings = FaultSettings()
 
     def apply(self, settings: FaultSettings) -> None:
-        """Put other faults in force at once."""
+        """Replace the faults; takes effect at once."""
         before, self.settings = self.settings, settings
         self._host.memory.forced = settings.memory_alarm
         for session in list(self._host.sessions):
@@ -104,7 +104,7 @@ class Faults:
             self._plan_drop()
 
     def refuses_publish(self) -> bool:
-        """Whether this message is one of the share to be refused: every tenth, for a share of 0.1."""
+        """Whether to refuse this message: every tenth one, for a share of 0.1."""
         self._debt += self.settings.nack_share
         if self._debt < 1 - 1e-9:
             return False
@@ -112,7 +112,7 @@ class Faults:
         return True
 
     def drop_connections(self) -> int:
-        """Cut every connection; how many there were."""
+        """Cut every connection; return their number."""
         sessions = list(self._host.sessions)
         for session in sessions:
             session.lost()
@@ -129,7 +129,7 @@ class Faults:
 
 
 def parse_fault(option: str) -> tuple[str, object]:
-    """Return name and value of ``NAME=VALUE``: JSON where it is some; else the text, for `updated` to refuse."""
+    """Parse ``NAME=VALUE``; a value that is not JSON is returned as text, which `updated` refuses."""
     name, _, text = option.partition("=")
     try:
         return name.replace("-", "_"), json.loads(text)

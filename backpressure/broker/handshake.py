@@ -1,7 +1,7 @@
-"""How a connection begins: what the server offers, and what it accepts of the client's answers.
+"""The start of a connection: what the server offers, and which answers it accepts.
 
-Lives here: the server's properties and limits, and the checks of login, tuning and virtual host; each raises the
-refusal RabbitMQ gives. May not know: bytes, channels, queues.
+Contains the server's properties and limits, and the checks of login, tuning and virtual host. Each check raises the
+refusal that RabbitMQ gives. Must not know: bytes, channels, queues.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SERVER_PROPERTIES: Any = {
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """What every connection is offered: RabbitMQ's defaults."""
+    """What every connection is offered, with RabbitMQ's defaults."""
 
     users: Mapping[str, str] = field(default_factory=lambda: {"guest": "guest"})
     frame_max_bytes: int = 131_072
@@ -72,7 +72,7 @@ def parse_user(option: str) -> tuple[str, str]:
 
 
 def start(config: SessionConfig) -> commands.Connection.Start:
-    """The server's first word."""
+    """Return the server's first method."""
     product, version = config.product
     properties = {"product": product, "version": version, **_SERVER_PROPERTIES}
     return commands.Connection.Start(server_properties=properties, mechanisms="PLAIN AMQPLAIN")
@@ -85,7 +85,7 @@ def can(client_properties: Mapping[str, Any], capability: str) -> bool:
 
 
 def log_in(config: SessionConfig, method: commands.Connection.StartOk) -> str:
-    """The user who logged in; `ConnectionRefusal` 403 for a wrong name, password or mechanism."""
+    """Return the user's name; `ConnectionRefusal` 403 for a wrong name, password or mechanism."""
     user, password = _credentials(method)
     if password is None or config.users.get(user) != password:
         raise ConnectionRefusal(
@@ -115,12 +115,12 @@ def _credentials(method: commands.Connection.StartOk) -> tuple[str, str | None]:
 
 
 def tune(config: SessionConfig) -> commands.Connection.Tune:
-    """The limits the server offers."""
+    """Return the limits that the server offers."""
     return commands.Connection.Tune(config.channel_max, config.frame_max_bytes, config.heartbeat_s)
 
 
 def check_tune(config: SessionConfig, method: commands.Connection.TuneOk) -> None:
-    """`ConnectionRefusal` 530 for a client that wants more than it was offered, or frames too small to use."""
+    """Raise `ConnectionRefusal` 530 if a client wants more than was offered, or frames that are too small."""
     for name, asked, limit in (
         ("channel_max", method.channel_max, config.channel_max),
         ("frame_max", method.frame_max, config.frame_max_bytes),
@@ -135,6 +135,6 @@ def check_tune(config: SessionConfig, method: commands.Connection.TuneOk) -> Non
 
 
 def check_open(method: commands.Connection.Open) -> None:
-    """`ConnectionRefusal` 530 for a virtual host that does not exist: there is one."""
+    """Raise `ConnectionRefusal` 530 for any virtual host but ``/``."""
     if method.virtual_host != "/":
         raise not_allowed(f"vhost {method.virtual_host} not found")

@@ -1,7 +1,7 @@
 """The part of RabbitMQ's management HTTP API that monitors and clean-up use.
 
 Lives here: the routes and basic auth. What the documents contain is in `reports`; HTTP itself is in `web`.
-May not know: AMQP frames.
+Must not know: AMQP frames.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ManagementApi:
         clock: Callable[[], float],
         sessions: Callable[[], Collection[Session]],
     ) -> None:
-        """``clock`` reads the loop's seconds, ``config`` is what AMQP offers, ``sessions`` who is connected."""
+        """``clock`` is the event loop's, ``config`` is that of AMQP, ``sessions`` are the open connections."""
         self._vhost = vhost
         self._sessions = sessions
         self._users = config.users

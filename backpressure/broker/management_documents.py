@@ -1,6 +1,6 @@
 """The broker's state as the documents of RabbitMQ's management API: same field names, same units.
 
-May not know: HTTP. Everything here only reads.
+Must not know: HTTP. Everything here only reads.
 """
 
 from __future__ import annotations

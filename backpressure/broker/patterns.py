@@ -1,9 +1,9 @@
-"""Patterns of policies: regular expressions that no name can keep busy.
+"""Regular expressions of policies, matched in bounded time.
 
-Python's matcher backtracks: ``^(a+)+$`` takes longer than anybody lives for a name of forty letters, and meanwhile the
-broker is deaf. A pattern whose worst case is small is left to it. Any other one is matched here, by visiting each pair
-of place in the pattern and place in the name once; what cannot be matched in that way is refused. RabbitMQ lets its
-matcher give up after ten million steps. May not know: policies, queues.
+Python's matcher backtracks: for ``^(a+)+$`` and a name of forty letters it takes years, and blocks the broker.
+A pattern with a small worst case is left to Python. Any other one is matched here, by visiting each pair of a position
+in the pattern and a position in the name at most once. A pattern that needs backtracking is refused. RabbitMQ stops its
+matcher after ten million steps instead. Must not know: policies, queues.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from re import _constants as c  # type: ignore[attr-defined]  # the syntax tree is private; a test fails when it changes
+from re import _constants as c  # type: ignore[attr-defined]  # private; a test fails if it changes
 from re import _parser as parser  # type: ignore[attr-defined]  # as above
 from typing import Any
 
@@ -20,7 +20,7 @@ __all__ = ["Pattern", "PatternError"]
 
 LONGEST_NAME = 255
 CHEAP = LONGEST_NAME**2 * 16
-"""The backtracking matcher is trusted with this many ways through a pattern, and no more."""
+"""Python's matcher is used for patterns with at most this many ways through them."""
 LARGEST_PROGRAM = 5000
 
 _CATEGORIES: dict[Any, Callable[[str], object]] = {
@@ -42,7 +42,7 @@ _PLACES: dict[Any, re.Pattern[str]] = {
 
 
 class PatternError(ValueError):
-    """It is no regular expression, or none that can be matched in bounded time."""
+    """The text is not a regular expression, or cannot be matched in bounded time."""
 
 
 class Pattern:
@@ -53,7 +53,7 @@ class Pattern:
         self.text = text
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", FutureWarning)  # [[:alpha:]] would mean something else than it says
+                warnings.simplefilter("error", FutureWarning)  # [[:alpha:]] would have another meaning than in PCRE
                 expression = re.compile(text)
                 tree = parser.parse(text)
         except (re.error, FutureWarning, OverflowError, RecursionError) as cause:
@@ -69,7 +69,7 @@ class Pattern:
 
 
 def _choices(tree: Any) -> float:
-    """How many ways there are at most to go through this part of the pattern, over a name of full length."""
+    """Return an upper bound of the ways through this part of a pattern, for the longest name."""
     ways: float = 1
     for op, argument in tree:
         if op in {c.MAX_REPEAT, c.MIN_REPEAT}:
@@ -93,7 +93,7 @@ def _choices(tree: Any) -> float:
 
 
 class _Program:
-    """The pattern as steps: each one a test of a character, a test of a place, or a fork."""
+    """The pattern as a list of steps: test a character, test a position, or fork."""
 
     def __init__(self, tree: Any) -> None:
         self._steps: list[tuple[Any, ...]] = [("end",)]
@@ -139,7 +139,7 @@ class _Program:
         return len(self._steps) - 1
 
     def _compile(self, tree: Any, following: int, flags: int) -> int:
-        """The number of the step that begins ``tree`` and goes on with ``following``."""
+        """Return the number of the first step of ``tree``, after which ``following`` is next."""
         for op, argument in reversed(list(tree)):
             following = self._compile_one(op, argument, following, flags)
         return following
@@ -182,7 +182,7 @@ class _Program:
 
 
 def _character(op: Any, argument: Any, flags: int) -> Callable[[str], bool] | None:
-    """The test of one character, if ``op`` is one."""
+    """Return the test for a single character, or None if ``op`` is something else."""
     if op is c.ANY:
         return lambda char: char != "\n" or bool(flags & re.DOTALL)
     if op is c.LITERAL:

@@ -1,7 +1,6 @@
 """What a channel needs of the connection it belongs to.
 
-A protocol, so that the conversation is layered: publishing and consuming know it, a channel knows these two, and the
-session, which is one, knows channels.
+`Session` implements it. Publishing, consuming and the channel use this protocol instead, so that imports go one way.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ __all__ = ["Confirming", "Peer"]
 
 
 class Confirming(Protocol):
-    """A channel that owes its client confirms."""
+    """A channel with confirms to send."""
 
     def confirms(self) -> bytes:
-        """The frames for all outcomes since the last call."""
+        """Return the frames for all outcomes since the last call."""
 
 
 class Peer(Protocol):
-    """One client, as its channels see it."""
+    """A connection, as seen by its channels."""
 
     vhost: VirtualHost
     config: SessionConfig
@@ -31,7 +30,7 @@ class Peer(Protocol):
     user: str
     frame_max: int
     congested: bool
-    """It does not read: deliveries would only pile up."""
+    """Whether the client does not read, so that deliveries would pile up."""
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client."""
@@ -40,7 +39,7 @@ class Peer(Protocol):
         """Whether the client announced a capability."""
 
     def block(self) -> None:
-        """It publishes during a memory alarm: read no more from it."""
+        """Block a connection that publishes during a memory alarm."""
 
     def confirm_later(self, publishing: Confirming) -> None:
         """A channel has outcomes to confirm with the next output."""

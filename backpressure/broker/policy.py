@@ -1,7 +1,7 @@
-"""What bounds a queue: its own arguments merged with the policy that matches its name.
+"""Policies, and the limits of a queue: its arguments merged with the policy that matches its name.
 
-May not know: queues, exchanges, HTTP. Merging follows RabbitMQ: of two numbers the smaller one rules, of two other
-values the queue's own argument.
+Merging follows RabbitMQ: the smaller of two numbers applies, and for other values the queue's own argument.
+Must not know: queues, exchanges, HTTP.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["MAX_NAME_OCTETS", "MAX_TTL_MS", "OVERFLOWS", "QUEUE_MODES", "Limits", "Policy", "is_name", "matching"]
 
 MAX_TTL_MS = 315_360_000_000
-"""Ten years: more is a mistake, on RabbitMQ too."""
+"""Ten years, as in RabbitMQ."""
 MAX_NAME_OCTETS = 255
-"""What fits in a short string: no exchange has a longer name, and no message a longer routing key."""
+"""The longest short string: no exchange name and no routing key is longer."""
 OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
 QUEUE_MODES = ("default", "lazy")
 _NUMBERS = frozenset(("max-length", "max-length-bytes", "message-ttl", "expires", "delivery-limit"))
@@ -44,7 +44,7 @@ class Policy:
 
     @classmethod
     def parse(cls, name: str, document: Mapping[str, object]) -> Policy:
-        """Read the management API's JSON; ConfigError names the key that is wrong."""
+        """Parse the management API's JSON; ConfigError names the key that is wrong."""
         text = document.get("pattern")
         if not isinstance(text, str):
             raise ConfigError("pattern", text, "must be a string")
@@ -58,7 +58,7 @@ class Policy:
         for key, value in definition.items():
             _check(key, value)
         apply_to = document.get("apply-to", "all")
-        if apply_to not in ("all", "queues", "exchanges"):  # a tuple: what JSON has need not be hashable
+        if apply_to not in ("all", "queues", "exchanges"):  # a tuple, because JSON values need not be hashable
             raise ConfigError("apply-to", apply_to, "must be one of: all, queues, exchanges")
         priority = document.get("priority", 0)
         if isinstance(priority, bool) or not (isinstance(priority, int) or _is_finite(priority)):
@@ -66,7 +66,7 @@ class Policy:
         return cls(name, pattern, dict(definition), apply_to, priority)
 
     def document(self) -> Table:
-        """The management API's JSON."""
+        """Return the management API's JSON."""
         return {
             "vhost": "/",
             "name": self.name,
@@ -78,7 +78,7 @@ class Policy:
 
 
 def _check(key: str, value: object) -> None:
-    """Refuse what could not work later: there is nobody to tell then."""
+    """Refuse a value that could not work: later there is no client to tell."""
     name = f"definition.{key}"
     if key in _NUMBERS:
         least, most = _BOUNDS.get(key, (0, None))
@@ -101,7 +101,7 @@ def _is_finite(value: object) -> TypeGuard[float]:
 
 
 def is_name(text: str) -> bool:
-    """Whether an exchange or a routing key can have this name."""
+    """Whether this can be an exchange name or a routing key."""
     try:
         return len(text.encode(errors="surrogateescape")) <= MAX_NAME_OCTETS
     except UnicodeEncodeError:
@@ -109,14 +109,14 @@ def is_name(text: str) -> bool:
 
 
 def matching(policies: Iterable[Policy], kind: Literal["queues", "exchanges"], name: str) -> Policy | None:
-    """The one policy that applies: of those that match, the one with the highest priority."""
+    """Return the matching policy with the highest priority."""
     candidates = (p for p in policies if p.apply_to in {"all", kind} and p.pattern.found_in(name))
     return max(candidates, key=lambda policy: policy.priority, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds in force on one queue. None: no bound."""
+    """The limits of one queue; None means no limit."""
 
     max_length: int | None = None
     max_length_bytes: int | None = None

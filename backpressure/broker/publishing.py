@@ -1,6 +1,6 @@
-"""The publishing half of a channel: content is assembled, routed, returned or confirmed.
+"""The publishing half of a channel: it assembles, routes, returns and confirms messages.
 
-May not know: how frames are read, what a queue does with a message.
+Must not know: how frames are read, what a queue does with a message.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["PublishMethod", "Publishing"]
 
 MAX_METHOD_BYTES = 4 + 2 + 256 + 256 + 1
-"""A publish method without octets behind its arguments."""
+"""The largest publish method that has no extra octets after its arguments."""
 SMALL_MESSAGE_BYTES = 4096
-"""A message that is larger counts as memory from its header on, and not only once it is whole."""
+"""A larger message counts as memory from its header on, before its body has arrived."""
 BASIC_CLASS = 60
 _CLASS_AND_WEIGHT = struct.pack(">HH", BASIC_CLASS, 0)
 _REPLY_TO = short_string(REPLY_TO)
@@ -52,7 +52,7 @@ _RETURN_NO_ROUTE = RETURN.to_bytes(4, "big") + struct.pack(">H", 312) + short_st
 
 @dataclass(frozen=True, slots=True)
 class PublishMethod:
-    """The arguments of ``basic.publish``; ``route`` is exchange and key in their octets, reused on delivery."""
+    """The arguments of ``basic.publish``; ``route`` is the octets of exchange and key, reused on delivery."""
 
     exchange: str
     routing_key: str
@@ -61,7 +61,7 @@ class PublishMethod:
 
     @classmethod
     def parse(cls, payload: bytes) -> PublishMethod:
-        """Read a method frame's payload; `DecodeError` for no method, `ConnectionRefusal` 540 for ``immediate``."""
+        """Parse a method frame's payload; `DecodeError` if malformed, `ConnectionRefusal` 540 for ``immediate``."""
         try:
             exchange, position = read_short(payload, 6)
             routing_key, position = read_short(payload, position)
@@ -74,11 +74,11 @@ class PublishMethod:
 
 
 read_publish = lru_cache(maxsize=1024)(PublishMethod.parse)
-"""Publishers use few routes. Longer methods are not remembered: they would fill the memory."""
+"""Publishers use few routes, so parsed methods are cached; larger ones are not, because they would fill the memory."""
 
 
 def _text(octets: bytes) -> str:
-    """A name whose octets can be got back from it: RabbitMQ, too, takes routing keys that are not UTF-8."""
+    """Decode a name without loss: like RabbitMQ, the broker accepts routing keys that are not UTF-8."""
     return octets.decode(errors="surrogateescape")
 
 
@@ -105,24 +105,24 @@ class Publishing:
 
     @property
     def unconfirmed(self) -> int:
-        """Messages published in confirm mode whose outcome was not sent yet."""
+        """The number of messages whose confirm was not sent yet."""
         return len(self._outcomes)
 
     # -- content -------------------------------------------------------------------------------------------------
 
     def expect_no_content(self) -> None:
-        """A method arrived: raise 505 when content was due."""
+        """Raise 505 if a method arrives where content is expected."""
         if self._method is not None:
             raise unexpected_frame(self._due())
 
     def method(self, payload: bytes) -> None:
-        """``basic.publish`` opens a message."""
+        """Handle ``basic.publish``, which begins a message."""
         self._method = read_publish(payload) if len(payload) <= MAX_METHOD_BYTES else PublishMethod.parse(payload)
-        if self._vhost.memory.active:  # here, and never within a message: what has begun can always be finished
+        if self._vhost.memory.active:  # not within a message: its frames must still be read to finish it
             self._session.block()
 
     def header(self, payload: bytes) -> None:
-        """The content header: properties and body size."""
+        """Handle the content header: properties and body size."""
         if self._method is None or self._header:
             raise unexpected_frame(self._due())
         if not payload.startswith(_CLASS_AND_WEIGHT):
@@ -147,7 +147,7 @@ class Publishing:
             self._vhost.memory.add(self._reserved_bytes)
 
     def body(self, payload: bytes) -> None:
-        """A piece of the body."""
+        """Handle a body frame."""
         if not self._header:
             raise unexpected_frame(self._due())
         self._missing -= len(payload)
@@ -175,7 +175,7 @@ class Publishing:
         return method
 
     def drop_pieces(self) -> None:
-        """Forget an unfinished body."""
+        """Discard an unfinished body."""
         if self._reserved_bytes:
             self._vhost.memory.add(-self._reserved_bytes)
             self._reserved_bytes = 0
@@ -266,9 +266,9 @@ class Publishing:
     # -- confirms ------------------------------------------------------------------------------------------------
 
     def confirms(self) -> bytes:
-        """The frames for the outcomes gathered since the last call: one per run of equal ones.
+        """Return the frames for the outcomes since the last call: one for each run of equal outcomes.
 
-        Every message settles in the turn of its publish, hence in order, hence ``multiple`` covers each run.
+        Messages are settled in the order in which they are published, so ``multiple`` covers each run.
         """
         frames = []
         outcomes, self._outcomes = self._outcomes, []
@@ -288,7 +288,7 @@ class Publishing:
 
 
 def _expiration_s(text: str | None) -> float | None:
-    """The ``expiration`` property in seconds; 406 when it is no whole number of milliseconds, as Erlang reads one."""
+    """Return the ``expiration`` property in seconds; 406 unless Erlang reads it as a valid number of milliseconds."""
     if text is None:
         return None
     number = re.match(r"[+-]?[0-9]+", text)

@@ -1,7 +1,7 @@
-"""A queue: what waits, who takes it, and what happens at its bounds.
+"""A queue: its messages, its consumers and its limits.
 
-Lives here: the order of messages, the choice of the next consumer, overflow, expiry and requeueing.
-May not know: frames, channels, sockets, the clock: it asks its host for the time.
+Contains the choice of the next consumer, overflow, expiry and requeueing.
+Must not know: frames, channels, sockets, the clock (its host has the time).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Journal", "Queue", "QueueHost", "Rotation", "Taker"]
 
 
 class Taker(Protocol):
-    """A consumer, as its queue sees it."""
+    """A consumer, as seen by its queue."""
 
     priority: int
 
@@ -34,24 +34,24 @@ class Taker(Protocol):
         """Whether it can take one more message now."""
 
     def take(self, entry: Entry) -> None:
-        """Deliver the message; the entry is the consumer's to `Queue.settle` or `Queue.requeue`."""
+        """Deliver the message; the consumer must `Queue.settle` or `Queue.requeue` the entry."""
 
     def cancelled(self) -> None:
-        """The queue is gone."""
+        """The queue was deleted."""
 
 
 class Journal(Protocol):
-    """Where persistent messages of durable queues are kept; each call only takes note."""
+    """Records persistent messages of durable queues, to be written later."""
 
     def add(self, queue_id: int, entry: Entry) -> None:
-        """A message is to be kept."""
+        """A message must be kept."""
 
     def remove(self, queue_id: int, entry: Entry) -> None:
-        """A message is done with."""
+        """A message is no longer needed."""
 
 
 class QueueHost(Protocol):
-    """What a queue needs from the virtual host it belongs to."""
+    """What a queue needs of its virtual host."""
 
     now: float
     timers: Timers
@@ -59,13 +59,13 @@ class QueueHost(Protocol):
 
     @property
     def journal(self) -> Journal | None:
-        """Where messages are kept, if anywhere."""
+        """The journal of persistent messages, if there is one."""
 
     def dead_letter(self, queue: Queue, message: QueuedMessage, reason: str) -> None:
         """Route ``message`` to the queue's dead-letter exchange, if it has one."""
 
     def delete_queue(self, queue: Queue) -> int:
-        """Remove a queue that expired."""
+        """Delete a queue that expired."""
 
 
 class Queue:
@@ -82,7 +82,7 @@ class Queue:
         owner: object | None = None,
         arguments: Table | None = None,
     ) -> None:
-        """``owner`` is the session an exclusive queue belongs to; ``id`` tells it from others of its name, ever."""
+        """``owner`` is the session that an exclusive queue belongs to; an ``id`` is never used again."""
         self.name = name
         self.id = id
         self.durable = durable
@@ -108,7 +108,7 @@ class Queue:
         self.apply(None)
 
     def __len__(self) -> int:
-        """Ready messages: what ``queue.declare-ok`` and ``x-max-length`` count."""
+        """The number of ready messages, which ``queue.declare-ok`` and ``x-max-length`` count."""
         return len(self.ready)
 
     @property
@@ -117,7 +117,7 @@ class Queue:
         return self.durable and self.owner is None
 
     def apply(self, policy: Policy | None) -> None:
-        """Put the bounds of the queue's arguments and of ``policy`` in force at once."""
+        """Apply the limits of the queue's arguments and of ``policy``."""
         self.policy = policy
         self.limits = Limits.of(self.arguments, policy)
         self._drop_overflow()
@@ -126,7 +126,7 @@ class Queue:
     # -- in ------------------------------------------------------------------------------------------------------
 
     def push(self, message: QueuedMessage) -> bool:
-        """Enqueue; False when the bound rejects it."""
+        """Enqueue a message; return False if a limit rejects it."""
         limits, totals = self.limits, self.counters.totals
         if limits.bounded and limits.overflow != "drop-head" and self._would_overflow(message):
             if limits.overflow == "reject-publish-dlx":
@@ -146,14 +146,14 @@ class Queue:
         self.pump()
         if limits.bounded:
             self._drop_overflow()
-        if ttl_s is not None:  # only now: with a TTL of 0 a consumer that waits still gets the message
+        if ttl_s is not None:  # after delivery: with a TTL of 0, a waiting consumer still gets the message
             entry.expires_at_s = self._host.now + ttl_s
             self._has_ttl = True
             self._expire()
         return True
 
     def restore(self, entries: Sequence[Entry]) -> int:
-        """Take back what was kept when the broker ended; how many messages that were. Then `resume`."""
+        """Restore the messages of an earlier run and return their number; `resume` must follow."""
         for entry in entries:
             self._host.memory.add(entry.message.cost_bytes)
             self.ready.append(entry)
@@ -162,12 +162,12 @@ class Queue:
         return len(entries)
 
     def resume(self) -> None:
-        """Every queue of the broker is back: dead letters may leave for them."""
+        """Apply limits and expiry; only after all queues are restored, because dead letters go to them."""
         self._drop_overflow()
         self._expire()
 
     def requeue(self, entries: Iterable[Entry]) -> None:
-        """Put unacked entries back to their places, marked as redelivered."""
+        """Return unacked entries to their places, marked as redelivered."""
         limit = self.limits.delivery_limit if self.is_quorum else None
         for entry in entries:
             self._release(entry)
@@ -187,7 +187,7 @@ class Queue:
     # -- out -----------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Deliver while there are messages and consumers that can take one."""
+        """Deliver while there are messages and ready consumers."""
         while self.ready:
             consumer = self.consumers.next()
             if consumer is None:
@@ -198,7 +198,7 @@ class Queue:
             consumer.take(entry)
 
     def take(self) -> Entry | None:
-        """The oldest message that has not expired, now unacked; None when there is none."""
+        """Take the oldest message that has not expired, which is then unacked; None if there is none."""
         self._drop_expired()
         if not self.ready:
             return None
@@ -210,18 +210,18 @@ class Queue:
         return entry
 
     def settle(self, entry: Entry) -> None:
-        """An unacked entry is done with."""
+        """Remove an unacked entry."""
         self._release(entry)
         self._forget(entry)
 
     def discard(self, entry: Entry) -> None:
-        """An unacked entry was refused: dead-letter it."""
+        """Dead-letter an unacked entry that was rejected."""
         if not self.deleted:
             self._host.dead_letter(self, entry.message, "rejected")
         self.settle(entry)
 
     def purge(self) -> int:
-        """Forget all ready messages; how many there were."""
+        """Remove all ready messages; return their number."""
         count = len(self.ready)
         for entry in self.ready:
             self._forget(entry)
@@ -231,13 +231,13 @@ class Queue:
     # -- consumers -----------------------------------------------------------------------------------------------
 
     def subscribe(self, consumer: Taker, *, exclusive: bool = False) -> None:
-        """Add a consumer behind those of its priority; it is served by the next `pump`."""
+        """Add a consumer; the next `pump` serves it."""
         self.exclusive_consumer = exclusive
         self.consumers.add(consumer)
         self.touch()
 
     def unsubscribe(self, consumer: Taker) -> None:
-        """Remove a consumer; the last one of an auto-delete queue takes the queue along."""
+        """Remove a consumer; the last one of an auto-delete queue deletes the queue."""
         self.consumers.remove(consumer)
         self.exclusive_consumer = False
         if self.consumers:
@@ -248,7 +248,7 @@ class Queue:
             self.touch()
 
     def touch(self) -> None:
-        """The queue is in use: ``x-expires`` starts anew."""
+        """The queue is in use: restart ``x-expires``."""
         if self._unused_timer:
             self._unused_timer.cancel()
             self._unused_timer = None
@@ -260,10 +260,10 @@ class Queue:
         self._host.delete_queue(self)
 
     def close(self) -> int:
-        """The queue is deleted: drop what is ready, tell the consumers; how many messages were ready."""
+        """The queue is deleted: drop its messages, notify its consumers, and return the number of ready messages."""
         self.deleted = True
         self.touch()
-        self._journal = None  # it has forgotten the queue as a whole
+        self._journal = None  # it removes the queue as a whole
         count = self.purge()
         for consumer in list(self.consumers):
             self.consumers.remove(consumer)
@@ -303,7 +303,7 @@ class Queue:
         self._forget(entry)
 
     def _expire(self) -> None:
-        """Drop what has expired at the head, and come back when the next head does."""
+        """Drop expired messages at the head, and set the timer for the next one."""
         self._drop_expired()
         self._arm_expiry()
 
@@ -332,10 +332,10 @@ class Queue:
 
 
 class Rotation:
-    """Whose turn it is: the consumers, by priority, and in turn among equals."""
+    """The consumers of a queue, by priority, and round-robin among equal ones."""
 
     def __init__(self, *, single_active: bool = False) -> None:
-        """With ``single_active`` only the first is ever asked."""
+        """With ``single_active``, only the first consumer receives messages."""
         self.single_active = single_active
         self._takers: list[Taker] = []
 
@@ -346,22 +346,22 @@ class Rotation:
         return iter(self._takers)
 
     def active(self, taker: Taker) -> bool:
-        """Whether a taker of this line is asked when its turn comes."""
+        """Whether this consumer receives messages."""
         return not self.single_active or taker is self._takers[0]
 
     def add(self, taker: Taker) -> None:
-        """Line up behind those of the same priority."""
+        """Add a consumer behind those of the same priority."""
         place = len(self._takers)
         while place and self._takers[place - 1].priority < taker.priority:
             place -= 1
         self._takers.insert(place, taker)
 
     def remove(self, taker: Taker) -> None:
-        """Leave the line; ValueError for who does not stand in it."""
+        """Remove a consumer; ValueError if it is not there."""
         self._takers.remove(taker)
 
     def next(self) -> Taker | None:
-        """The first one that is ready, which then goes behind the others of its priority."""
+        """Return the first consumer that is ready, and move it behind the others of its priority."""
         takers = self._takers
         if self.single_active:
             return takers[0] if takers and takers[0].ready else None

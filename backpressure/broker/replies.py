@@ -1,8 +1,8 @@
-"""What the broker answers when it refuses: reply codes, and texts with the shape RabbitMQ gives them.
+"""The broker's refusals: reply codes, and texts in RabbitMQ's form.
 
 A `ChannelRefusal` closes the channel it happened on, a `ConnectionRefusal` the whole connection. Which of the two an
 error is, and its code, follow AMQP 0-9-1 section 1.2, and RabbitMQ 3.10's behaviour where the two differ.
-May not know: who raises them or how they reach the wire.
+Must not know: who raises them, how they are sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AmqpRefusal(Exception):  # noqa: N818 - AMQP speaks of replies, and a refu
     """A refusal with its reply code, its text and the method that caused it."""
 
     def __init__(self, code: int, name: str, detail: str, method_index: int = 0) -> None:
-        """``method_index`` is class id shifted left by 16, plus method id; 0 when no method is to blame."""
+        """``method_index`` is class id shifted left by 16, plus method id; 0 if no method caused it."""
         super().__init__(f"{name} - {detail}")
         self.code = code
         self.name = name
@@ -38,16 +38,16 @@ class AmqpRefusal(Exception):  # noqa: N818 - AMQP speaks of replies, and a refu
 
     @property
     def text(self) -> str:
-        """The reply text; a short string on the wire, hence cut at 255 octets."""
+        """The reply text, cut at the 255 octets of a short string."""
         return f"{self.name} - {self.detail}".encode(errors="surrogateescape")[:255].decode(errors="ignore")
 
 
 class ChannelRefusal(AmqpRefusal):
-    """An error that costs the client its channel only."""
+    """An error that closes the channel."""
 
 
 class ConnectionRefusal(AmqpRefusal):
-    """An error that costs the client its connection."""
+    """An error that closes the connection."""
 
 
 def no_queue(name: str) -> ChannelRefusal:
@@ -61,7 +61,7 @@ def no_exchange(name: str) -> ChannelRefusal:
 
 
 def access_refused(detail: str) -> ChannelRefusal:
-    """403 for what nobody may do: reserved names, the default exchange, a queue in exclusive use."""
+    """403 for what no user may do: reserved names, the default exchange, a queue in exclusive use."""
     return ChannelRefusal(403, "ACCESS_REFUSED", detail)
 
 
@@ -76,7 +76,7 @@ def resource_locked(queue: str) -> ChannelRefusal:
 
 
 def precondition_failed(detail: str) -> ChannelRefusal:
-    """406 for other arguments than declared, unknown delivery tags, and conditions that do not hold."""
+    """406 for arguments that differ from the declaration, unknown delivery tags, and failed conditions."""
     return ChannelRefusal(406, "PRECONDITION_FAILED", detail)
 
 
@@ -88,17 +88,17 @@ def inequivalent(argument: str, kind: str, name: str, received: str, current: st
 
 
 def not_allowed(detail: str) -> ConnectionRefusal:
-    """530 for breaking a rule of the protocol's entities, such as a consumer tag used twice."""
+    """530 for using protocol entities in a forbidden way, such as a consumer tag twice."""
     return ConnectionRefusal(530, "NOT_ALLOWED", detail)
 
 
 def not_implemented(detail: str) -> ConnectionRefusal:
-    """540 for what AMQP 0-9-1 has and neither RabbitMQ nor this broker offers."""
+    """540 for parts of AMQP 0-9-1 that neither RabbitMQ nor this broker implements."""
     return ConnectionRefusal(540, "NOT_IMPLEMENTED", detail)
 
 
 def command_invalid(detail: str) -> ConnectionRefusal:
-    """503 for a method that makes no sense now."""
+    """503 for a method that is not expected in this state."""
     return ConnectionRefusal(503, "COMMAND_INVALID", detail)
 
 

@@ -1,7 +1,7 @@
 """The embedded broker's process: TCP listeners, the clock, and the event loop.
 
-Lives here: everything that touches asyncio, signals and files on start-up. AMQP itself is in `session`, whose bytes
-this module only carries; nothing here decodes a frame.
+Contains everything that uses asyncio, signals, and files at start-up. AMQP itself is in `session`; this module carries
+its bytes and decodes no frame.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SAMPLE_PERIOD_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """Where to listen and what to allow."""
+    """Addresses, limits and options of a broker."""
 
     host: str = "127.0.0.1"
     port: int = 5672
@@ -54,13 +54,13 @@ class BrokerConfig:
     session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
-        if self.host.startswith("[") and self.host.endswith("]"):  # an address as a URL has it
+        if self.host.startswith("[") and self.host.endswith("]"):  # as in a URL
             object.__setattr__(self, "host", self.host[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Where a broker that is ready to accept can be found."""
+    """The address of a broker that accepts connections."""
 
     pid: int
     host: str
@@ -76,7 +76,7 @@ class Announcement:
         return f"http://{bracketed(self.host)}:{self.management_port}" if self.management_port else ""
 
     def write(self, path: Path) -> None:
-        """Write as JSON; a reader sees the whole file or none."""
+        """Write it as JSON, atomically."""
         draft = path.with_name(f".{path.name}.{self.pid}")
         draft.write_text(json.dumps({name: getattr(self, name) for name in self.__slots__}) + "\n")
         draft.replace(path)
@@ -114,7 +114,7 @@ class _AmqpConnection(asyncio.Protocol):
         self._server.dismiss(self)
 
     def flush(self) -> None:
-        """Send what the session has to say, then let it go on with what waited for that."""
+        """Send the session's output, then let it continue."""
         if self.transport.is_closing():
             return
         data = self.session.take_output()
@@ -122,13 +122,15 @@ class _AmqpConnection(asyncio.Protocol):
             self.transport.write(data)
         if self.session.closed:
             self.transport.close()
-            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.transport.abort)  # a peer that does not read
+            asyncio.get_running_loop().call_later(
+                CLOSE_TIMEOUT_S, self.transport.abort
+            )  # in case the peer does not read
             return
         self.session.go_on(self._server.now())
         self._follow()
 
     def _follow(self) -> None:
-        """Read from the peer exactly while the session wants its bytes."""
+        """Read from the socket only while the session accepts input."""
         if self.session.wants_input:
             self.transport.resume_reading()
         else:
@@ -139,7 +141,7 @@ class Server:
     """A virtual host, its connections and its management API, in one event loop."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Nothing listens before `start`; `ConfigError` for an address beyond this machine or an unusable data_dir."""
+        """Raises `ConfigError` for an address that is not loopback, or an unusable ``data_dir``."""
         _check_loopback(config.host)
         self.config = config
         self._loop = asyncio.get_running_loop()
@@ -168,11 +170,11 @@ class Server:
         self.vhost.faults.apply(config.faults)
 
     def now(self) -> float:
-        """The event loop's clock, in seconds."""
+        """Return the event loop's clock, in seconds."""
         return self._loop.time()
 
     async def start(self) -> Announcement:
-        """Listen; raises `PortTakenError` when somebody else does."""
+        """Start to listen; `PortTakenError` if a port is in use."""
         config = self.config
         amqp = await self._listen(lambda: _AmqpConnection(self), config.port, "--port")
         management = None
@@ -199,7 +201,7 @@ class Server:
         return int(server.sockets[0].getsockname()[1])
 
     def _answer(self, method: str, target: str, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        """What HTTP answers is kept before, as what AMQP confirms."""
+        """Answer an HTTP request after its changes are written, as confirms are sent after a write."""
         answer = self._management.handle(method, target, headers, body)
         if self._kept():
             return answer
@@ -210,7 +212,7 @@ class Server:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until `stop`, then tell every client and close; raises `StoreError` when data could not be kept."""
+        """Serve until `stop`, then close every connection; raises `StoreError` if data could not be written."""
         await self._stopping.wait()
         for server in self._servers:
             server.close()
@@ -230,7 +232,7 @@ class Server:
     # -- sessions ------------------------------------------------------------------------------------------------
 
     def admit(self, connection: _AmqpConnection) -> Session:
-        """A session for a new connection; beyond the limit it is closed at once."""
+        """Return a session for a new connection; beyond the limit, it is closed at once."""
         peer = connection.transport.get_extra_info("peername") or ("", 0)
         self.vhost.now = self.now()
         local = connection.transport.get_extra_info("sockname") or ("", 0)
@@ -241,7 +243,7 @@ class Server:
         return session
 
     def dismiss(self, connection: _AmqpConnection) -> None:
-        """A connection is gone."""
+        """A connection was closed."""
         self._connections.pop(connection.session, None)
         if not self._connections and self._stopping.is_set():
             self._deserted.set()
@@ -254,7 +256,7 @@ class Server:
         self._schedule_flush()
 
     def note_changes(self) -> None:
-        """Something may have to be kept, even if nothing is to be said: an acknowledgement has no answer."""
+        """Schedule a write: an acknowledgement changes what is kept, but produces no output."""
         if self._store is not None:
             self._schedule_flush()
 
@@ -264,7 +266,7 @@ class Server:
             self._loop.call_soon(self._flush)
 
     def _kept(self) -> bool:
-        """Whether all that is to be kept is written; if it cannot be, the broker ends before it confirms a loss."""
+        """Write all changes; return False and stop if that fails: what is not written must not be confirmed."""
         if self._store is None:
             return True
         try:
@@ -275,7 +277,7 @@ class Server:
         return self._failure is None
 
     def _flush(self) -> None:
-        """Once a loop tick: what is to be kept is written, then everything said leaves in one write per connection."""
+        """Once a tick: write changes to disk, then send the output of each connection in one write."""
         self._flush_scheduled = False
         if not self._kept():
             return
@@ -302,7 +304,7 @@ class Server:
         self._schedule_flush()
 
     def _sample(self) -> None:
-        """Once a second, for the rates of the management API."""
+        """Sample all counters once a second, for the rates of the management API."""
         now = self.vhost.now = self.now()
         self.vhost.counters.sample(now)
         for queue in self.vhost.queues.values():
@@ -317,7 +319,7 @@ class Server:
 
 
 def _check_loopback(host: str) -> None:
-    """Guest's password is known to everyone: nobody else's machine may get here."""
+    """Refuse other addresses than loopback, because the password of guest is well known."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -327,7 +329,7 @@ def _check_loopback(host: str) -> None:
 
 
 def _default_memory_limit_bytes() -> int:
-    """Two fifths of the machine's memory, as in RabbitMQ."""
+    """Return two fifths of the machine's memory, as in RabbitMQ."""
     return int(0.4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 

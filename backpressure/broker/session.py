@@ -1,10 +1,10 @@
 """One client's connection, without its socket: bytes in, bytes out.
 
-Lives here: the handshake, heartbeats, channels by number, and what holds a peer back (its own slow reading, the memory
-alarm). May not know: sockets, asyncio, the clock (``now`` comes with every call).
+Contains the handshake, heartbeats, the channels by number, and flow control (a peer that reads slowly, the memory
+alarm). Must not know: sockets, asyncio, the clock (``now`` is passed in).
 
-Three outcomes of `Session.receive` are distinct: output to send, nothing yet because bytes are missing, and the end of
-the connection (``closed``), before which the last output still has to be sent.
+`Session.receive` has three distinct outcomes: output to send; nothing yet, because bytes are missing; the end of the
+connection (``closed``), before which the last output must still be sent.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 __all__ = ["CLOSE_TIMEOUT_S", "Session", "SessionState"]
 
 OUTPUT_LIMIT_BYTES = 256 * 1024
-"""Output a session may hold before deliveries to it stop and its own requests wait."""
+"""With this much unsent output, deliveries to a session stop and its requests wait."""
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 
 
 class SessionState(Enum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
     PROTOCOL_HEADER = auto()
     START = auto()
@@ -77,9 +77,9 @@ class Session:
         peer: tuple[str, int] = ("", 0),
         local: tuple[str, int] = ("", 0),
     ) -> None:
-        """``wake`` is called when there is something to send or to go on with; it must not call back at once.
+        """``wake`` is called when there is output, or work that can continue; it must not call back immediately.
 
-        ``peer`` and ``local`` are the two ends, for reports.
+        ``peer`` and ``local`` are the addresses of both ends, for the management API.
         """
         self.vhost = vhost
         self.config = config
@@ -114,16 +114,16 @@ class Session:
 
     @property
     def wants_input(self) -> bool:
-        """Whether the peer's bytes should be read: not while it does not read ours, nor while it is blocked."""
+        """Whether input should be read: not while the peer does not read, nor while it is blocked."""
         return not (self.congested or self.blocked or self.stalled or self.state is SessionState.CLOSED)
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is to be dropped once its output is sent."""
+        """Whether the connection must be dropped once its output is sent."""
         return self.state is SessionState.CLOSED
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take what the peer sent, in pieces of any size."""
+        """Process input in pieces of any size."""
         self.vhost.now = self._heard_at_s = now
         self.received_bytes += len(data)
         self._reader.feed(data)
@@ -150,7 +150,7 @@ class Session:
             if header == PROTOCOL_HEADER:
                 self.state = SessionState.START
                 self.send(method_frame(0, handshake.start(self.config)))
-            else:  # another protocol or version: say which one is spoken here
+            else:  # another protocol or version: answer with the supported one
                 self.send(PROTOCOL_HEADER)
                 self.lost()
         return self.wants_input
@@ -222,7 +222,7 @@ class Session:
             raise channel_error("expected 'channel.open'")
         method = decode_method(payload)
         if isinstance(method, (commands.Channel.CloseOk, commands.Channel.Close)):
-            return  # both sides closed it at the same time
+            return  # both sides closed the channel at the same time
         if not isinstance(method, commands.Channel.Open):
             raise channel_error("expected 'channel.open'")
         if len(self.channels) >= self.channel_max:
@@ -240,7 +240,7 @@ class Session:
     # -- bytes out -----------------------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for the peer."""
+        """Queue output for the peer."""
         if not data:
             return
         if not self._output:
@@ -251,13 +251,13 @@ class Session:
             self.congested = True
 
     def confirm_later(self, publishing: Confirming) -> None:
-        """A channel has outcomes to confirm with the next output."""
+        """A channel has outcomes to confirm; they are part of the next output."""
         if not self._unconfirmed:
             self._wake(self)
         self._unconfirmed.add(publishing)
 
     def confirm_now(self, publishing: Confirming) -> None:
-        """Send a channel's outcomes, or later if a fault delays them; never before those delayed earlier."""
+        """Send a channel's outcomes; if a fault delays them, send them later and in order."""
         self._unconfirmed.discard(publishing)
         frames = publishing.confirms()
         now, delay_s = self.vhost.now, self.vhost.faults.settings.confirm_delay_ms / 1000
@@ -272,7 +272,7 @@ class Session:
             self.send(frames)
 
     def take_output(self) -> bytes:
-        """What is to be sent now; confirms gathered since the last call are part of it."""
+        """Return the output to send now, including the confirms since the last call."""
         for publishing in list(self._unconfirmed):
             self.confirm_now(publishing)
         data = b"".join(self._output)
@@ -284,7 +284,7 @@ class Session:
         return data
 
     def output_paused(self) -> None:
-        """The peer does not read: hold deliveries and its requests."""
+        """The peer does not read: stop deliveries, and let its requests wait."""
         self._write_paused = self.congested = True
 
     def output_resumed(self) -> None:
@@ -293,7 +293,7 @@ class Session:
         self._wake(self)
 
     def go_on(self, now: float) -> None:
-        """Output was sent, or an obstacle is gone: take up what waited."""
+        """Continue with what waited, after output was sent or an obstacle has gone."""
         self.vhost.now = now
         if self.closed:
             return
@@ -306,7 +306,7 @@ class Session:
     # -- holding publishers back ---------------------------------------------------------------------------------
 
     def block(self) -> None:
-        """The memory alarm is on and this connection publishes: tell it, and read no more from it."""
+        """Block a connection that publishes during a memory alarm: notify it and stop reading."""
         if not self.blocked:
             self.blocked = True
             if self.can("connection.blocked"):
@@ -322,7 +322,7 @@ class Session:
             self._wake(self)
 
     def stall(self, stalled: bool) -> None:
-        """Read no more from the peer, or again: a fault for experiments."""
+        """Stop or resume reading; a fault for experiments."""
         if self.stalled is not stalled:
             self.stalled = stalled
             self._heard_at_s = self.vhost.now
@@ -331,7 +331,7 @@ class Session:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _fail(self, fault: ConnectionRefusal) -> None:
-        """Before a client is logged in it learns no more than that it was wrong, unless it asked to be told."""
+        """Close with the reason; before login, only if the client asked for it in its capabilities."""
         logged_in = self.state in {SessionState.OPEN, SessionState.RUNNING}
         if logged_in or (self.state is SessionState.START and self.can("authentication_failure_close")):
             self.close(fault.code, fault.text, fault.method_index)
@@ -339,7 +339,7 @@ class Session:
             self.lost()
 
     def close(self, code: int, text: str, method_index: int = 0) -> None:
-        """Close from our side: release what the connection holds and wait for the peer to agree, but not for long."""
+        """Close from our side: release everything, and wait a limited time for the peer's answer."""
         if self.state in {SessionState.CLOSING, SessionState.CLOSED}:
             return
         self._release()
@@ -351,7 +351,7 @@ class Session:
         self._timer = self.vhost.timers.at(self.vhost.now + CLOSE_TIMEOUT_S, self.lost)
 
     def lost(self) -> None:
-        """The connection is over, whoever ended it."""
+        """The connection has ended."""
         if self.state is not SessionState.CLOSED:
             self._release()
             self.state = SessionState.CLOSED
@@ -360,7 +360,7 @@ class Session:
             self._wake(self)
 
     def _release(self) -> None:
-        """Cancel consumers before anything is requeued, lest it be delivered to the one that leaves."""
+        """Cancel all consumers before requeueing: nothing must be delivered to this connection again."""
         channels, self.channels = list(self.channels.values()), {}
         self.congested = True
         for channel in channels:
@@ -369,9 +369,9 @@ class Session:
             self.vhost.delete_queue(queue)
 
     def _beat(self) -> None:
-        """Twice an interval: speak if we were silent, and give up on a peer silent for two intervals.
+        """Run twice per heartbeat interval: send a heartbeat if needed, and drop a peer silent for two intervals.
 
-        A peer we do not listen to is not judged, unless it is because it does not read.
+        A peer whose input is not read is not dropped, unless the reason is that it does not read ours.
         """
         now, interval_s = self.vhost.now, self.heartbeat_s
         if (self.wants_input or self._write_paused) and now - self._heard_at_s > 2 * interval_s:

@@ -1,12 +1,12 @@
 """Durability: persistent messages in durable queues, and the topology, in one SQLite file.
 
-Changes gather in memory and are committed together, once a loop tick, before the confirms of that tick are sent. A
-message that is published and acknowledged within a tick is never written at all. Written ahead (WAL) and synced with
-every commit, what was confirmed survives the broker's sudden end and the machine's.
+Changes are collected in memory and committed once a tick of the event loop, before the confirms of that tick are sent.
+A message that is published and acknowledged within one tick is never written. The write-ahead log is synced with every
+commit, so confirmed messages survive a crash of the broker or the machine.
 
-Everything is kept in the octets it came in, so nothing that a client may send cannot be kept. Each message carries a
-checksum; a file that is damaged is refused, rather than served in part.
-May not know: sessions, frames, asyncio.
+Everything is stored as the octets that arrived, so there is nothing that cannot be stored. Each message has a checksum;
+a damaged file is refused instead of being used in part.
+Must not know: sessions, frames, asyncio.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _DAMAGED = "is damaged ({}): start with a copy of it, or with another directory"
 
 
 class StoreError(PaceError):
-    """The data directory cannot be written any more."""
+    """The data directory cannot be written."""
 
     def __init__(self, reason: str) -> None:
         """``reason`` says why."""
@@ -74,10 +74,10 @@ class StoreError(PaceError):
 
 
 class Store:
-    """The file that outlives the process."""
+    """The database file in the data directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or create ``directory``; `ConfigError` when that cannot be, or another broker uses it."""
+        """Open or create ``directory``; `ConfigError` if that fails, or another broker uses it."""
         self._directory = directory
         self._added: dict[tuple[int, int], Entry] = {}
         self._removed: list[tuple[int, int]] = []
@@ -106,7 +106,7 @@ class Store:
         return ConfigError("--data-dir", str(self._directory), reason)
 
     def _check_log(self) -> None:
-        """Refuse a write-ahead log that SQLite would read in part, before SQLite has seen it."""
+        """Refuse a write-ahead log that SQLite would silently read only in part."""
         log = self._directory / "broker.sqlite3-wal"
         octets = log.read_bytes() if log.exists() else b""
         if octets and not log.with_name("broker.sqlite3").exists():
@@ -138,11 +138,11 @@ class Store:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def add(self, queue_id: int, entry: Entry) -> None:
-        """A message is to be kept."""
+        """A message must be kept."""
         self._added[queue_id, entry.sequence] = entry
 
     def remove(self, queue_id: int, entry: Entry) -> None:
-        """A message is done with."""
+        """A message is no longer needed."""
         key = (queue_id, entry.sequence)
         if self._added.pop(key, None) is None:
             self._removed.append(key)
@@ -150,13 +150,13 @@ class Store:
     # -- topology ------------------------------------------------------------------------------------------------
 
     def exchange_declared(self, exchange: Exchange) -> None:
-        """A new exchange is to be kept, if it is durable."""
+        """Keep a new exchange if it is durable."""
         if exchange.durable:
             row = (exchange.name, exchange.kind, exchange.auto_delete, exchange.internal, octets_of(exchange.arguments))
             self._topology.append(("INSERT INTO exchanges VALUES (?, ?, ?, ?, ?)", row))
 
     def exchange_deleted(self, exchange: Exchange) -> None:
-        """An exchange is gone, and with it every binding from and to it."""
+        """Remove an exchange, with all bindings from and to it."""
         if exchange.durable:
             name = (exchange.name,)
             self._topology += [
@@ -166,13 +166,13 @@ class Store:
             ]
 
     def queue_declared(self, queue: Queue) -> None:
-        """A new queue is to be kept, if it is durable and nobody's own."""
+        """Keep a new queue if it is durable and not exclusive."""
         if queue.is_kept:
             row = (queue.id, queue.name, queue.auto_delete, octets_of(queue.arguments))
             self._topology.append(("INSERT INTO queues VALUES (?, ?, ?, ?)", row))
 
     def queue_deleted(self, queue: Queue) -> None:
-        """A queue is gone, and with it its messages and every binding to it."""
+        """Remove a queue, with its messages and all bindings to it."""
         if queue.is_kept:
             self._deleted_queues.add(queue.id)
             self._topology += [
@@ -182,31 +182,31 @@ class Store:
             ]
 
     def bound(self, source: Exchange, binding: Binding) -> None:
-        """A new binding is to be kept, if both its ends are."""
+        """Keep a new binding if both its ends are kept."""
         if source.durable and binding.destination.is_kept:
             self._topology.append(("INSERT OR IGNORE INTO bindings VALUES (?, ?, ?, ?, ?)", _row(source, binding)))
 
     def unbound(self, source: Exchange, binding: Binding) -> None:
-        """A binding is gone."""
+        """Remove a binding."""
         if source.durable and binding.destination.is_kept:
             which = "source = ? AND to_queue = ? AND destination = ? AND routing_key = ? AND arguments = ?"
             self._topology.append((f"DELETE FROM bindings WHERE {which}", _row(source, binding)))  # noqa: S608 -- constant
 
     def policy_set(self, policy: Policy) -> None:
-        """A policy is new or another."""
+        """Add or replace a policy."""
         row = (policy.name, json.dumps(policy.document()))
         self._topology.append(("INSERT OR REPLACE INTO policies VALUES (?, ?)", row))
 
     def policy_deleted(self, name: str) -> None:
-        """A policy is gone."""
+        """Remove a policy."""
         self._topology.append(("DELETE FROM policies WHERE name = ?", (name,)))
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def commit(self, vhost: VirtualHost) -> None:
-        """Write what changed since the last commit, in one transaction; nothing when nothing did.
+        """Write the changes since the last commit in one transaction, if there are any.
 
-        Raises `StoreError` when that fails, for whatever reason: then nothing may be confirmed any more.
+        Raises `StoreError` if that fails for any reason; after that, nothing must be confirmed.
         """
         if not (self._added or self._removed or self._topology):
             return
@@ -246,13 +246,13 @@ class Store:
         )
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._database.close()
 
     # -- recovery ------------------------------------------------------------------------------------------------
 
     def load(self, vhost: VirtualHost) -> int:
-        """Put back what was kept; how many messages that were. `ConfigError` when it is damaged."""
+        """Restore everything and return the number of messages; `ConfigError` if the file is damaged."""
         try:
             self._check_pages()
             self._load_topology(vhost)
@@ -299,7 +299,7 @@ class Store:
             yield from rows
 
     def _entries(self, vhost: VirtualHost, queue: Queue) -> list[Entry]:
-        """The queue's messages; whether a consumer saw them before is not known, so they say that one may have."""
+        """Return the queue's messages, all marked as redelivered, because a consumer may have seen them."""
         offset_s = vhost.epoch_s - vhost.now
         entries = []
         for sequence, route, header, body, expires_epoch_s, checksum in self._rows(

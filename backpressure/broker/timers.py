@@ -1,6 +1,6 @@
-"""Things to do at a point in time, without a clock: the owner says what time it is.
+"""Timers without a clock: the owner passes the time in.
 
-Lives here: one heap of deadlines. May not know: asyncio, or what the callbacks do.
+Must not know: asyncio, what the callbacks do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Timer", "Timers"]
 
 _TOLERATED = 64
-"""So many cancelled timers are kept before it is worth looking for them."""
+"""The number of cancelled timers that are not worth removing."""
 
 
 class Timer:
@@ -24,30 +24,30 @@ class Timer:
     __slots__ = ("_owner", "callback", "when_s")
 
     def __init__(self, owner: Timers, when_s: float, callback: Callable[[], None]) -> None:
-        """``when_s`` is on the owner's clock, in seconds."""
+        """``when_s`` is in seconds on the owner's clock."""
         self._owner = owner
         self.when_s = when_s
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Forget the callback; harmless when it already ran."""
+        """Drop the callback; has no effect if it ran already."""
         if self.callback is not None:
             self.callback = None
             self._owner.note_cancelled()
 
 
 class Timers:
-    """Deadlines in order."""
+    """A heap of deadlines."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
         self._cancelled = 0
         self.on_earlier: Callable[[], None] = lambda: None
-        """Called whenever a new deadline comes before all others: whoever sleeps must wake up then."""
+        """Called when a new deadline is earlier than all others, so that the owner can wake up in time."""
 
     def __len__(self) -> int:
-        """How many deadlines are held, cancelled ones included."""
+        """The number of deadlines, including cancelled ones."""
         return len(self._heap)
 
     def at(self, when_s: float, callback: Callable[[], None]) -> Timer:
@@ -59,7 +59,7 @@ class Timers:
         return timer
 
     def run(self, now: float) -> None:
-        """Run what is due at ``now``, oldest first, including what these callbacks add for now or earlier."""
+        """Run everything that is due at ``now``, earliest first, including what the callbacks add."""
         while self._heap and self._heap[0][0] <= now:
             timer = self._pop()
             if timer.callback is not None:
@@ -67,13 +67,13 @@ class Timers:
                 callback()
 
     def next_deadline(self) -> float | None:
-        """When `run` has something to do next, or None."""
+        """Return the time of the next deadline, or None."""
         while self._heap and self._heap[0][2].callback is None:
             self._pop()
         return self._heap[0][0] if self._heap else None
 
     def note_cancelled(self) -> None:
-        """A timer was cancelled. Deadlines that are set and cancelled all the time must not fill the memory."""
+        """Count a cancelled timer; many of them are removed, so that they do not fill the memory."""
         self._cancelled += 1
         if self._cancelled > _TOLERATED and 2 * self._cancelled > len(self._heap):
             self._heap = [held for held in self._heap if held[2].callback is not None]

@@ -2,7 +2,7 @@
 
 As in RabbitMQ, messages are routed when they are published, a wrong delivery tag is refused at once, and only a commit
 gives room in prefetch windows. It is a way to publish and settle together, not isolation: each queue acts by itself.
-May not know: frames, what a delivery is made of, how a message is enqueued or settled.
+Must not know: frames, what a delivery is made of, how a message is enqueued or settled.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Transaction(Generic[AnyDelivery]):
     settled: list[Settled[AnyDelivery]] = field(default_factory=list)
 
     def take_published(self) -> list[Routed]:
-        """The messages, which are then somebody else's."""
+        """Return the messages and forget them."""
         taken, self.published = self.published, []
         return taken
 
     def take_settled(self) -> list[Settled[AnyDelivery]]:
-        """The deliveries, which are then somebody else's."""
+        """Return the deliveries and forget them."""
         taken, self.settled = self.settled, []
         return taken

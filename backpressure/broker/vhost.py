@@ -1,7 +1,7 @@
 """The virtual host: every queue, exchange, binding and policy of a broker, and the routing between them.
 
-Lives here: declaring, deleting, binding, publishing. May not know: channels, frames, sockets, the clock (``now`` is set
-by whoever drives it).
+Contains declaring, deleting, binding and publishing. Must not know: channels, frames, sockets, the clock (the caller
+sets ``now``).
 """
 
 from __future__ import annotations
@@ -49,38 +49,38 @@ _BUILT_IN = (
 
 
 class TopologyJournal(Journal, Protocol):
-    """Where exchanges, queues, bindings and policies are kept too; each call only takes note."""
+    """Also records exchanges, queues, bindings and policies, to be written later."""
 
     def exchange_declared(self, exchange: Exchange) -> None:
-        """An exchange is new."""
+        """An exchange was created."""
 
     def exchange_deleted(self, exchange: Exchange) -> None:
-        """An exchange is gone, and with it every binding from and to it."""
+        """An exchange was deleted, with all bindings from and to it."""
 
     def queue_declared(self, queue: Queue) -> None:
-        """A queue is new."""
+        """A queue was created."""
 
     def queue_deleted(self, queue: Queue) -> None:
-        """A queue is gone, and with it its messages and every binding to it."""
+        """A queue was deleted, with its messages and all bindings to it."""
 
     def bound(self, source: Exchange, binding: Binding) -> None:
-        """A binding is wanted, and may be there already."""
+        """A binding was requested; it may exist already."""
 
     def unbound(self, source: Exchange, binding: Binding) -> None:
-        """A binding is gone, if it was there."""
+        """A binding was removed; it may not have existed."""
 
     def policy_set(self, policy: Policy) -> None:
-        """A policy is new or another."""
+        """A policy was added or replaced."""
 
     def policy_deleted(self, name: str) -> None:
-        """A policy is gone."""
+        """A policy was deleted."""
 
 
 class VirtualHost:
     """The state of one broker."""
 
     def __init__(self, *, memory_limit_bytes: int = 0, now: float = 0.0, epoch_s: float = 0.0) -> None:
-        """``now`` is the clock's reading, ``epoch_s`` the seconds since 1970 at that moment."""
+        """``now`` is the time on the clock, and ``epoch_s`` the same moment in seconds since 1970."""
         self.now = now
         self._epoch_offset_s = epoch_s - now
         self.timers = Timers()
@@ -98,18 +98,18 @@ class VirtualHost:
 
     @property
     def epoch_s(self) -> float:
-        """Wall clock time, in seconds since 1970."""
+        """The wall-clock time, in seconds since 1970."""
         return self.now + self._epoch_offset_s
 
     def advance(self, now: float) -> None:
-        """Let time pass: expire messages and queues that are due."""
+        """Advance the clock: expire messages and queues that are due."""
         self.now = now
         self.timers.run(now)
 
     # -- exchanges -----------------------------------------------------------------------------------------------
 
     def exchange(self, name: str) -> Exchange:
-        """The exchange called ``name``; 404 when there is none."""
+        """Return the exchange called ``name``; 404 if there is none."""
         try:
             return self.exchanges[name]
         except KeyError:
@@ -118,7 +118,7 @@ class VirtualHost:
     def declare_exchange(
         self, name: str, kind: str, *, durable: bool, auto_delete: bool, internal: bool, arguments: Table
     ) -> Exchange:
-        """Create an exchange, or check that the one that exists is the same."""
+        """Create an exchange, or check that an existing one is equal."""
         if kind not in TYPES:
             raise command_invalid(f"unknown exchange type '{kind}'")
         existing = self.exchanges.get(name)
@@ -144,7 +144,7 @@ class VirtualHost:
         return exchange
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
-        """Remove an exchange and its bindings; one that does not exist is no error."""
+        """Delete an exchange and its bindings; no error if it does not exist."""
         _refuse_default(name)
         if name.startswith("amq."):
             raise access_refused(f"deletion of system exchange '{name}' in vhost '/' not allowed")
@@ -159,7 +159,7 @@ class VirtualHost:
     # -- queues --------------------------------------------------------------------------------------------------
 
     def queue(self, name: str, session: object | None = None) -> Queue:
-        """The queue called ``name``; 404 when there is none, 405 when it belongs to another session."""
+        """Return the queue called ``name``; 404 if there is none, 405 if it belongs to another session."""
         queue = self.queues.get(name)
         if queue is None:
             raise no_queue(name)
@@ -177,7 +177,7 @@ class VirtualHost:
         auto_delete: bool,
         arguments: Table,
     ) -> Queue:
-        """Create a queue, or check that the one that exists is the same; an empty name asks for a new one."""
+        """Create a queue, or check that an existing one is equal; an empty name is replaced by a generated one."""
         _refuse_reserved("queue", name)
         if name in self.queues:
             queue = self.queue(name, session)
@@ -205,12 +205,12 @@ class VirtualHost:
         return queue
 
     def new_queue_id(self) -> int:
-        """A number that no queue of this broker, or of the one whose data it took over, has had while it ran."""
+        """Return an id that no queue of this broker, or of the data it started with, has used."""
         self.last_queue_id += 1
         return self.last_queue_id
 
     def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
-        """Remove a queue and its bindings; how many ready messages went with it."""
+        """Delete a queue and its bindings; return the number of ready messages in it."""
         if if_unused and queue.consumers:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' in use")
         if if_empty and queue.ready:
@@ -225,7 +225,7 @@ class VirtualHost:
     # -- bindings ------------------------------------------------------------------------------------------------
 
     def bind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
-        """Send what matches from exchange ``source`` to ``destination``."""
+        """Bind ``destination`` to the exchange ``source``."""
         _refuse_default(source)
         exchange, binding = self.exchange(source), Binding(destination, routing_key, arguments)
         declarations.check_binding_arguments(exchange.kind, arguments)
@@ -234,7 +234,7 @@ class VirtualHost:
             self.journal.bound(exchange, binding)
 
     def unbind(self, source: str, destination: Queue | Exchange | None, routing_key: str, arguments: Table) -> None:
-        """Take a binding back; that it, or one of its ends, does not exist is no error."""
+        """Remove a binding; no error if it, or one of its ends, does not exist."""
         _refuse_default(source)
         exchange = self.exchanges.get(source)
         if exchange is not None and destination is not None:
@@ -247,7 +247,7 @@ class VirtualHost:
                 self._unbind_everywhere(exchange)
 
     def _unbind_everywhere(self, destination: Queue | Exchange) -> None:
-        """Remove the bindings to what is deleted, then auto-delete exchanges left without any, and so on."""
+        """Remove all bindings to ``destination``, then auto-delete exchanges that have none left, and so on."""
         gone: list[Queue | Exchange] = [destination]
         while gone:
             target = gone.pop()
@@ -265,21 +265,21 @@ class VirtualHost:
     # -- policies ------------------------------------------------------------------------------------------------
 
     def set_policy(self, policy: Policy) -> None:
-        """Add or replace a policy; it is in force at once."""
+        """Add or replace a policy; it applies at once."""
         self.policies[policy.name] = policy
         if self.journal is not None:
             self.journal.policy_set(policy)
         self.apply_policies()
 
     def delete_policy(self, name: str) -> None:
-        """Remove a policy; KeyError when there is none."""
+        """Delete a policy; KeyError if there is none."""
         del self.policies[name]
         if self.journal is not None:
             self.journal.policy_deleted(name)
         self.apply_policies()
 
     def apply_policies(self) -> None:
-        """Match the policies with all queues and exchanges."""
+        """Apply the matching policy to each queue and exchange."""
         for queue in list(self.queues.values()):
             queue.apply(matching(self.policies.values(), "queues", queue.name))
         for exchange in self.exchanges.values():
@@ -288,7 +288,7 @@ class VirtualHost:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def route(self, exchange: Exchange, message: QueuedMessage) -> Sequence[Queue]:
-        """The queues a message reaches, each once, through exchange bindings and alternate exchanges too."""
+        """Return the queues that a message reaches, each once, also through other exchanges."""
         if not exchange.name:
             queue = self.queues.get(message.routing_key)
             return (queue,) if queue is not None else ()
@@ -311,7 +311,7 @@ class VirtualHost:
         return tuple(queues)
 
     def publish(self, queues: Sequence[Queue], message: QueuedMessage) -> bool:
-        """Enqueue in all of ``queues``; False when one of them rejects it."""
+        """Enqueue in all of ``queues``; return False if one of them rejects the message."""
         accepted = True
         for queue in queues:
             if not queue.push(message):
@@ -319,9 +319,9 @@ class VirtualHost:
         return accepted
 
     def dead_letter(self, queue: Queue, message: QueuedMessage, reason: str) -> None:
-        """Publish to the queue's dead-letter exchange; without one, or back in a circle, the message is gone.
+        """Publish to the queue's dead-letter exchange; without one, or in a cycle, the message is dropped.
 
-        One dead letter may push out the next: they are worked off in a loop, not in ever deeper calls.
+        One dead letter may cause the next: they are handled in a loop, not by recursion.
         """
         self._dead.append((queue, message, reason))
         if len(self._dead) == 1:

@@ -1,7 +1,7 @@
 """The HTTP server under the management API: h11 over asyncio, far lighter than a framework.
 
 Lives here: reading requests and writing answers, the limits on both, and whose requests are answered. Every request
-that arrives gets an answer, also one that cannot be read. May not know: what is served.
+that arrives gets an answer, also one that cannot be read. Must not know: what is served.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["MAX_CONNECTIONS", "Answer", "WebServer"]
 
 MAX_BODY_BYTES = 8 << 20
 MAX_CONNECTIONS = 64
-"""One more closes the one that was silent the longest: clients that come and say nothing lock nobody out."""
+"""One more closes the connection that was silent the longest, so that idle clients lock nobody out."""
 REQUEST_TIMEOUT_S = 10.0
 """From the connection, or a request's first octet, to its last."""
 IDLE_TIMEOUT_S = 60.0
@@ -87,7 +87,7 @@ class WebServer:
         self._connections.pop(connection, None)
 
     def answer(self, method: str, target: str, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        """Answer a request, whatever is in it."""
+        """Answer a request with any content."""
         host = headers.get(b"host", b"").decode("latin-1")
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not names_this_machine(host):

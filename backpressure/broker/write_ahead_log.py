@@ -1,8 +1,8 @@
 """Whether a write-ahead log of SQLite can be read to its end.
 
-SQLite reads a log up to the first frame whose checksum is wrong, and silently drops the rest: right after a sudden end,
-which leaves a part of the last write, and wrong for a log that was damaged later, in which confirmed messages follow.
-The two are told apart by whole writes behind the broken place. May not know: what is in the database.
+SQLite reads a log up to the first frame with a wrong checksum, and silently drops the rest. That is right after a crash
+in the middle of the last write, but wrong for a log that was damaged later, because confirmed messages may follow. In
+the second case there are complete writes after the broken place. Must not know: what is in the database.
 
 Source: the SQLite file format, chapter 4.
 """
@@ -22,7 +22,7 @@ _MASK = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class LogDamage:
-    """Where reading ends, and what stands behind."""
+    """Where reading ends, and how much is lost."""
 
     offset: int
     """The octet at which the first unreadable frame begins."""
@@ -33,7 +33,7 @@ class LogDamage:
 
 
 def find_damage(log: bytes) -> LogDamage | None:
-    """Return what is wrong with the log; None when nothing is, or only an unfinished last write."""
+    """Return the damage of a log; None if there is none, or only an unfinished last write."""
     if len(log) < _HEADER.size:
         return None
     magic, _, page_size, _, *rest = _HEADER.unpack_from(log)
