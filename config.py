@@ -72,11 +72,8 @@ class control:
     target_wait_ms = 20.0                  # ms · queue wait the law aims for; it never aims below the queue's natural spread
     floor_per_s = None                     # msg/s · never slower than this; None: the law's own (threshold: 100)
     ceiling_per_s = None                   # msg/s · never faster than this; None: the offered load
-    rate_limit = 100.0                     # msg/s · the fixed pace of the strategy rate_limited
-    reduction_factor = 0.8                 # threshold: multiply the rate by this under pressure
-    depth_threshold = 500                  # messages · threshold: a deeper queue counts as pressure
     tick_ms = 100.0                        # ms · how often the law decides
-    parameters = {}                        # per law, its own parameters, e.g. {'aimd': {'backoff': 0.9}}; see docs/laws.md
+    parameters = {}                        # per law, its own parameters, e.g. {'rate_limited': {'rate_per_s': 50}}; see docs/laws.md
 
 
 class retry:

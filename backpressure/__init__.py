@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from backpressure.config import load as load_settings
     from backpressure.core.board import OwnState, SignalBoard
     from backpressure.core.confirm_window import ConfirmWindow
-    from backpressure.core.controllers import LAWS, LawConfig, Parameter
-    from backpressure.core.controllers import create as create_law
+    from backpressure.core.controllers import LAWS, LawConfig, LawTraits, Parameter
     from backpressure.core.ledger import OrderTracker
     from backpressure.core.message import Delivery, Message, Metadata
     from backpressure.core.pacer import Pacer
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from backpressure.engines.producer import ProducerEngine
     from backpressure.engines.work import Handler
     from backpressure.errors import ConfigError, FeedbackError, PaceError, TransportError
+    from backpressure.laws import create as create_law
     from backpressure.settings import Settings
     from backpressure.transports.factory import connect
 
@@ -50,6 +50,7 @@ __all__ = [
     "Handler",
     "Law",
     "LawConfig",
+    "LawTraits",
     "Message",
     "Metadata",
     "OrderTracker",
@@ -82,6 +83,7 @@ _HOMES = {
     "Handler": "engines.work",
     "Law": "core.signals",
     "LawConfig": "core.controllers",
+    "LawTraits": "core.controllers",
     "Message": "core.message",
     "Metadata": "core.message",
     "OrderTracker": "core.ledger",
@@ -97,7 +99,7 @@ _HOMES = {
     "TokenBucket": "core.token_bucket",
     "TransportError": "errors",
     "connect": "transports.factory",
-    "create_law": "core.controllers:create",
+    "create_law": "laws:create",
     "load_settings": "config:load",
 }
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from backpressure.core.controllers import describe
 from backpressure.errors import ConfigError
-from backpressure.knobs import Section
-from backpressure.settings import Settings
+from backpressure.knobs import Section, knob
+from backpressure.settings import FORMER_PARAMETERS, Settings
 
 __all__ = ["allowed", "each", "find_field", "find_section", "render", "value_of"]
 
@@ -33,6 +35,8 @@ def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
 
     ``value`` and ``source`` only complete that error.
     """
+    if key in FORMER_PARAMETERS:
+        return _parameter(*FORMER_PARAMETERS[key])
     section, _, name = key.partition(".")
     models = _sections()
     if section not in models:
@@ -90,6 +94,14 @@ def value_of(settings: Settings, key: str) -> Any:
 
 def _sections() -> dict[str, type[Section]]:
     return {name: field.annotation for name, field in Settings.model_fields.items()}  # type: ignore[misc]  # all are sections
+
+
+def _parameter(law: str, name: str) -> FieldInfo:
+    """Return the declaration of a law's parameter in the form of a setting's."""
+    parameter = next(one for one in describe(law).parameters if one.name == name)
+    limits: dict[str, Any] = {"ge": parameter.minimum} | ({"le": parameter.maximum} if parameter.maximum < inf else {})
+    declared: Any = knob(parameter.default, parameter.unit, parameter.meaning, allow_inf_nan=False, **limits)
+    return FieldInfo.from_annotated_attribute(float, declared)
 
 
 def _unknown(name: str, known: Iterable[str], namesakes: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ value remembers its source, so that an error can say what to change where.
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,12 @@ from backpressure.catalogue import allowed, each, find_field, find_section, valu
 from backpressure.derived import bound_of_strategy
 from backpressure.environment import dotenv, from_common_names, from_environment, without_injected
 from backpressure.errors import ConfigError
+from backpressure.former_names import notices, renamed, with_present_names
 from backpressure.settings import Settings
 
 __all__ = ["load", "replaced"]
+
+log = logging.getLogger(__name__)
 
 _FILE = 0  # the weakest layer of `load`
 _BOUND = ("queue.max_length", "queue.overflow")
@@ -66,13 +70,15 @@ def load(
             values = {key: given for key, given in values.items() if key not in {"broker.host", "broker.port"}}
         values |= found
         strength |= dict.fromkeys(found, rank)
-    settings = _validated(values)
+    settings = _validated(with_present_names(values, strength))
     for key in _BOUND if strength.get("producer.strategy") == _FILE else ():
         if strength.get(key) == _FILE and value_of(settings, key) == find_field(key).default:
             del strength[key]  # `pace init` writes every default into the file: only what differs was chosen there
     settings = _with_bound_of_strategy(settings, strength)
     if discover is not None and (changes := discover(settings, _names_broker(settings, strength))):
         settings = replaced(settings, changes, "brokers of this machine")
+    for notice in notices(values):
+        log.warning("%s", notice)
     return settings
 
 
@@ -90,6 +96,7 @@ def _with_bound_of_strategy(settings: Settings, strength: Mapping[str, int]) -> 
 def replaced(settings: Settings, changes: Mapping[str, Any], source: str = "request") -> Settings:
     """Return ``settings`` with the dotted keys of ``changes`` replaced, all or none; raises `ConfigError`."""
     values = {key: (value, "settings") for key, value in each(settings)}
+    changes = renamed(changes, settings, source)
     return _validated(values | {key: (value, source) for key, value in changes.items()})
 
 

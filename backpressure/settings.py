@@ -33,6 +33,7 @@ from backpressure.knobs import (
 )
 
 __all__ = [
+    "FORMER_PARAMETERS",
     "LIVE",
     "ApiSettings",
     "BrokerSettings",
@@ -242,6 +243,14 @@ class RetrySettings(Section):
     jitter: float = knob(0.2, "", "pauses vary by this share, so that failures do not retry in step", ge=0, le=1)
 
 
+FORMER_PARAMETERS = {
+    "control.rate_limit": ("rate_limited", "rate_per_s"),
+    "control.reduction_factor": ("threshold", "reduction_factor"),
+    "control.depth_threshold": ("threshold", "pressure_depth"),
+}
+"""By the dotted name it had: the law and the parameter of it that a setting has become."""
+
+
 class ControlSettings(Section):
     """Back-pressure: how the producer finds the consumer's pace."""
 
@@ -252,12 +261,9 @@ class ControlSettings(Section):
         None, "msg/s", "never slower than this; None: the law's own (threshold: 100)", gt=0
     )
     ceiling_per_s: float | None = knob(None, "msg/s", "never faster than this; None: the offered load", gt=0)
-    rate_limit: float = knob(100.0, "msg/s", "the fixed pace of the strategy rate_limited", gt=0)
-    reduction_factor: float = knob(0.8, "", "threshold: multiply the rate by this under pressure", gt=0, lt=1)
-    depth_threshold: int = knob(500, "messages", "threshold: a deeper queue counts as pressure", ge=1)
     tick_ms: float = knob(100.0, "ms", "how often the law decides", ge=10, le=10_000)
     parameters: dict[str, dict[str, float]] = knob(
-        {}, "", "per law, its own parameters, e.g. {'aimd': {'backoff': 0.9}}; see docs/laws.md"
+        {}, "", "per law, its own parameters, e.g. {'rate_limited': {'rate_per_s': 50}}; see docs/laws.md"
     )
 
     @model_validator(mode="after")

@@ -29,12 +29,13 @@ from backpressure.api.producer_models import (
 )
 from backpressure.api.status import ProducerStatus, State
 from backpressure.config import replaced
-from backpressure.core.controllers import law_names, traits
+from backpressure.core.controllers import traits
 from backpressure.core.journal import Outcome
 from backpressure.derived import bound_of_strategy
-from backpressure.engines.outbox import Settlement
+from backpressure.engines.composer import Settlement
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import ConfigError, UnsupportedError
+from backpressure.laws import law_names
 from backpressure.settings import QueueSettings
 from backpressure.telemetry.metrics_processes import producer_registry
 from backpressure.transports.base import Cause

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from backpressure.catalogue import render
-from backpressure.core.controllers import describe, law_names
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
+from backpressure.laws import describe, law_names
 from backpressure.program import check_output
 
 __all__ = ["init", "laws", "scenarios"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from backpressure.core.controllers import traits
 from backpressure.core.snapshot import QueueState, Snapshot
 from backpressure.presentation.numbers import amount, duration, percent, rate
 
@@ -163,8 +164,8 @@ def _growth_per_s(work: QueueState | None) -> float:
 
 
 def _all_follow(seen: Snapshot) -> bool:
-    """Return whether every producer already uses the law that the advice recommends."""
-    return bool(seen.producers) and all(producer.strategy == "pace" for producer in seen.producers)
+    """Return whether the law of every producer that reports follows the consumers, as far as its name tells."""
+    return bool(seen.producers) and all(traits(producer.strategy).adapts for producer in seen.producers)
 
 
 _RULES: tuple[Callable[[Snapshot], Iterator[str]], ...] = (

@@ -1,53 +1,87 @@
-"""Composes a producer's messages: who sent them, under which id, with which number and body."""
+"""Composes a producer's messages (sender, id, number, body), each with what is remembered of it until it is settled."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from backpressure.core.journal import Outcome
 from backpressure.core.message import HeaderValue, Message, message_id
-from backpressure.engines.outbox import Outgoing
-from backpressure.settings import ProducerSettings, Settings
+from backpressure.derived import METADATA_BYTES, body_of
+from backpressure.settings import Settings
+from backpressure.telemetry.tracing import SendSpan
+from backpressure.transports.base import Cause
 
-__all__ = ["Composer", "message_bytes", "retries"]
-
-_METADATA_BYTES = 240
-_NEVER_RETRY = {"unbounded", "bounded", "rate_limited"}  # these laws do not adapt, so what is refused stays refused
-
-
-def retries(producer: ProducerSettings) -> bool:
-    """Return whether a refused message is sent again, rather than counted as rejected."""
-    return producer.on_nack == "retry" or (producer.on_nack == "auto" and producer.strategy not in _NEVER_RETRY)
+__all__ = ["Composer", "Outgoing", "Settlement"]
 
 
-def message_bytes(producer: ProducerSettings) -> int:
-    """Return about what a generated message weighs: body, properties and headers."""
-    return len(_body(producer)) + _METADATA_BYTES
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop.
+
+    ``cause`` is what kind of reason one was rejected for. One that is not confirmed ``may_have_arrived`` all the same
+    when the broker never answered for it, or not for an earlier attempt.
+    """
+
+    message_id: str
+    outcome: Outcome
+    reason: str = ""
+    cause: Cause | None = None
+    may_have_arrived: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """One message on its way."""
+
+    message: Message
+    sequence: int
+    intended_ns: int
+    sent_ns: int = 0
+    attempts: int = 0
+    returned: str = ""
+    may_retry: bool = True
+    result: asyncio.Future[Settlement] | None = None
+    span: SendSpan | None = None
+
+    def traced(self, span: SendSpan) -> None:
+        """Let ``span`` travel with the message, and last until it is settled."""
+        self.span = span
+        self.message = self.message.with_headers({"traceparent": span.traceparent})
+
+    def stamped(self, sent_ns: int) -> Message:
+        """Return the message with the time it is (again) sent at."""
+        self.sent_ns = sent_ns
+        self.attempts += 1
+        self.returned = ""
+        self.message = self.message.with_headers({"sent_ns": sent_ns})
+        return self.message
 
 
 class Composer:
     """Numbers messages from 0 within its session; ``settings`` may be exchanged at any time."""
 
-    def __init__(self, settings: Settings, session: int) -> None:
-        """``session`` identifies this producer process in every message id."""
+    def __init__(self, settings: Settings, session: int, *, retries: bool) -> None:
+        """``session`` identifies this producer process in every message id; ``retries``: see `use`."""
         self.session = session
         self.id = settings.producer.identity()
         self._host = socket.gethostname()
         self._sequence = 0
-        self.use(settings)
+        self.use(settings, retries=retries)
 
-    def use(self, settings: Settings) -> None:
-        """Compose by these settings from now on."""
+    def use(self, settings: Settings, *, retries: bool) -> None:
+        """Compose by these settings from now on; with ``retries`` a message that is refused is sent again."""
         producer = settings.producer
-        self.body = _body(producer)
-        self.retries = retries(producer)
+        self.body = body_of(producer)
+        self.retries = retries
         self._processing_time_s = producer.processing_time_s
         self._persistent = settings.queue.durable
 
     @property
     def message_bytes(self) -> int:
         """About what one message weighs in the broker: body, properties and headers."""
-        return len(self.body) + _METADATA_BYTES
+        return len(self.body) + METADATA_BYTES
 
     def scheduled(self, intended_ns: int) -> Outgoing:
         """Return the next generated message, due at ``intended_ns``."""
@@ -94,7 +128,3 @@ class Composer:
             persistent=self._persistent,
         )
         return Outgoing(message, sequence, intended_ns, may_retry=self.retries)
-
-
-def _body(producer: ProducerSettings) -> bytes:
-    return producer.text.encode().ljust(producer.payload_bytes, b".")

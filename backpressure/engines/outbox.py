@@ -7,63 +7,17 @@ connection. It counts, writes the journal, and knows nothing of rates.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from dataclasses import dataclass
 
 from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import Outcome, ProducerRecord
-from backpressure.core.message import Message
 from backpressure.engines.clock import Clock
+from backpressure.engines.composer import Outgoing, Settlement
 from backpressure.telemetry.journal_file import JournalWriter
-from backpressure.telemetry.tracing import SendSpan
 from backpressure.transports.base import FULL, Cause, Refusal
 
-__all__ = ["Outbox", "Outgoing", "Settlement"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop.
-
-    ``cause`` is what kind of reason one was rejected for. One that is not confirmed ``may_have_arrived`` all the same
-    when the broker never answered for it, or not for an earlier attempt.
-    """
-
-    message_id: str
-    outcome: Outcome
-    reason: str = ""
-    cause: Cause | None = None
-    may_have_arrived: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Outgoing:
-    """One message on its way."""
-
-    message: Message
-    sequence: int
-    intended_ns: int
-    sent_ns: int = 0
-    attempts: int = 0
-    returned: str = ""
-    may_retry: bool = True
-    result: asyncio.Future[Settlement] | None = None
-    span: SendSpan | None = None
-
-    def traced(self, span: SendSpan) -> None:
-        """Let ``span`` travel with the message, and last until it is settled."""
-        self.span = span
-        self.message = self.message.with_headers({"traceparent": span.traceparent})
-
-    def stamped(self, sent_ns: int) -> Message:
-        """Return the message with the time it is (again) sent at."""
-        self.sent_ns = sent_ns
-        self.attempts += 1
-        self.returned = ""
-        self.message = self.message.with_headers({"sent_ns": sent_ns})
-        return self.message
+__all__ = ["Outbox"]
 
 
 class Outbox:

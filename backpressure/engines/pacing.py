@@ -10,23 +10,25 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
-from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.cadence import decision_window, ticks_per_report
-from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
 from backpressure.core.recent import RecentValues
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
 from backpressure.core.signals import Decision, Law, Signals
+from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
+from backpressure.engines.sender import Sender
 from backpressure.errors import FeedbackError, TransportError
+from backpressure.laws import create
 from backpressure.settings import Settings
-from backpressure.transports.base import QueueReading, Transport
+from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading
 
-__all__ = ["PacedProducer", "Pacing", "law_config", "own_limit_per_s"]
+__all__ = ["Pacing"]
 
 log = logging.getLogger(__name__)
 
@@ -34,48 +36,11 @@ _LAST_ANSWER_WITHIN_S = 1.0
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
 
 
-class PacedProducer(Protocol):
-    """What the loop needs of the producer it paces."""
-
-    settings: Settings
-    session: int
-
-    def apply(self, decision: Decision) -> None:
-        """Send at this rate from now on."""
-
-    def take_application_limited(self) -> bool:
-        """Return whether there was less to send than allowed since the last call."""
-
-    def report(self) -> ProducerReport:
-        """Return the counters now."""
-
-
-def law_config(settings: Settings) -> LawConfig:
-    """Return what the law of ``settings.producer.strategy`` is configured with."""
-    control = settings.control
-    return LawConfig(
-        target_wait_s=control.target_wait_ms / 1000,
-        floor_per_s=control.floor_per_s,
-        ceiling_per_s=control.ceiling_per_s,
-        rate_limit_per_s=control.rate_limit,
-        reduction_factor=control.reduction_factor,
-        depth_threshold=control.depth_threshold,
-        tick_s=control.tick_ms / 1000,
-        report_interval_s=settings.feedback.interval_ms / 1000,
-        parameters=control.parameters.get(settings.producer.strategy, {}),
-    )
-
-
-def own_limit_per_s(settings: Settings) -> float:
-    """Return what a law may decide at most by these settings, whatever it sees; infinite without such a limit."""
-    fixed = settings.control.rate_limit if settings.producer.strategy == "rate_limited" else inf
-    return min(settings.control.ceiling_per_s or inf, fixed)
-
-
 class Pacing:
     """Signals in, decisions out, for one producer.
 
     Attributes:
+        law: the one that decides.
         reading: what the probe told last.
         decision: what the law decided last.
         signals: what it decided upon.
@@ -83,21 +48,42 @@ class Pacing:
         lateness_s: the same of the last tick; None before the first that was due at some time.
     """
 
-    def __init__(self, transport: Transport, settings: Settings, clock: Clock, producer: PacedProducer) -> None:
-        """Wire the loop; raises `ConfigError` for an unknown law or parameter."""
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        sender: Sender,
+        *,
+        law: Law,
+        probe: QueueProbe,
+        feedback: FeedbackBus,
+        report: Callable[[], ProducerReport],
+    ) -> None:
+        """Wire the loop; nothing connects yet.
+
+        Args:
+            settings: all knobs; the law is one for these.
+            clock: time.
+            sender: has the counters the law looks at, and applies what it decides.
+            law: decides.
+            probe: reads the depth of the queue.
+            feedback: brings the reports of all others, and takes this producer's.
+            report: returns what is reported of this producer.
+        """
         self.reading: QueueReading | None = None
         self.decision = Decision(inf, "starting")
         self.signals = Signals()
         self.lateness = Histogram()
         self.lateness_s: float | None = None
-        self._producer_law = (settings.producer.strategy, law_config(settings))
-        self._law: Law = create(*self._producer_law)
+        self.law = law
+        self._settings = settings
         self._clock = clock
-        self._producer = producer
-        self._probe = transport.probe()
-        self._feedback = transport.feedback()
-        self._board = SignalBoard(producer.session, settings.feedback.timeout_s)
-        self._latency = Histogram()
+        self._sender = sender
+        self._probe = probe
+        self._feedback = feedback
+        self._report = report
+        self._board = SignalBoard(sender.session, settings.feedback.timeout_s)
+        self._latencies = (0, 0.0)  # how many confirms there were at the last tick, and the sum of their latencies
         self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
         self._consumer_seen = False
         self._heard = asyncio.Event()
@@ -115,7 +101,7 @@ class Pacing:
         for number in itertools.count():
             started = self._clock.now()
             await self._tick()
-            settings = self._producer.settings
+            settings = self._settings
             tick_s, timeout_s = settings.control.tick_ms / 1000, settings.feedback.timeout_s
             if number % ticks_per_report(self.signals.producers, tick_s, timeout_s) == 0:
                 self.report()
@@ -123,7 +109,7 @@ class Pacing:
 
     async def _next_tick(self, started: float) -> None:
         """Wait about a tick, or for the report of a consumer that comes near its end."""
-        tick_s = self._producer.settings.control.tick_ms / 1000
+        tick_s = self._settings.control.tick_ms / 1000
         earliest, latest = decision_window(started, tick_s, self.signals.feedback_age_s)
         await asyncio.sleep(max(0.0, earliest - self._clock.now()))
         late_s = self._clock.now() - earliest
@@ -143,25 +129,26 @@ class Pacing:
         await self._probe.stop()
         await self._feedback.stop()
 
-    @staticmethod
-    def check(settings: Settings) -> None:
-        """Raise `ConfigError` for a law or a parameter that there is not."""
-        create(settings.producer.strategy, law_config(settings))
+    def law_for(self, settings: Settings) -> Law:
+        """Return the law of these settings, which is the present one where nothing about it differs.
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Go on with another law or other parameters; a law that stays as it is keeps its memory.
-
-        Raises `ConfigError` before anything has changed.
+        Raises `ConfigError` for a law or a parameter that there is not.
         """
-        law = (settings.producer.strategy, law_config(settings))
-        if law != self._producer_law:
-            self._law = create(*law)
-            self._producer_law = law
-            self._nacked_before = self._producer.report().nacked  # what the law before it met is not its business
+        wanted, config, present = settings.producer.strategy, law_config(settings), self._settings
+        if (wanted, config) == (present.producer.strategy, law_config(present)):
+            return self.law
+        return create(wanted, config)
+
+    def use(self, settings: Settings, law: Law) -> None:
+        """Go on with other settings and their law; one that stays keeps its memory."""
+        self._settings = settings
+        if law is not self.law:
+            self.law = law
+            self._nacked_before = self._sender.outbox.nacked  # what the law before it met is not its business
 
     def report(self) -> None:
         """Send the producer's counters to everybody."""
-        self._feedback.send(encode(self._producer.report()))
+        self._feedback.send(encode(self._report()))
 
     def _on_report(self, payload: bytes) -> None:
         try:
@@ -169,7 +156,7 @@ class Pacing:
         except FeedbackError as error:
             log.debug("ignoring a report: %s", error)
             return
-        if report.queue == self._producer.settings.queue.work:
+        if report.queue == self._settings.queue.work:
             self._board.on_report(report, self._clock.now())
             if isinstance(report, ConsumerReport):
                 self._heard.set()
@@ -178,8 +165,8 @@ class Pacing:
         await self.read_queue()
         now = self._clock.now()
         self.signals = self._board.signals(self._own_state(), now)
-        self.decision = self._unless_offline(self._law.update(self.signals, now))
-        self._producer.apply(self.decision)
+        self.decision = self._unless_offline(self.law.update(self.signals, now))
+        self._sender.apply(self.decision)
 
     def _unless_offline(self, decision: Decision) -> Decision:
         """Let a finite job be queued whole while no consumer has come yet: there is nobody whose pace could be matched.
@@ -187,14 +174,14 @@ class Pacing:
         Once there was one, its absence is a stop, and the law holds the queue short until it returns.
         """
         self._consumer_seen = self._consumer_seen or bool(self.signals.consumers)
-        if self._consumer_seen or self.signals.consumers is None or not self._producer.settings.producer.limit:
+        if self._consumer_seen or self.signals.consumers is None or not self._settings.producer.limit:
             return decision
         reason = "no consumer yet: queueing all that is asked for"
         return replace(decision, rate_per_s=inf, window=None, reason=reason)
 
     async def read_queue(self) -> None:
         """Probe the depth; an answer that takes longer than a tick counts when it comes."""
-        await self._answer(self._producer.settings.control.tick_ms / 1000)
+        await self._answer(self._settings.control.tick_ms / 1000)
 
     async def read_queue_anew(self) -> None:
         """Probe the depth as it is from now on: what was asked before may tell of what was there before."""
@@ -214,7 +201,7 @@ class Pacing:
     async def _ask(self) -> None:
         asked_at = self._clock.now()
         try:
-            reading = await self._probe.read(self._producer.settings.queue.work)
+            reading = await self._probe.read(self._settings.queue.work)
         except TransportError:
             return  # the board knows how old its last reading is
         self.reading = reading
@@ -222,22 +209,29 @@ class Pacing:
         self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at)
 
     def _own_state(self) -> OwnState:
-        report = self._producer.report()
-        recent = report.confirm_latency.since(self._latency).mean_s()
-        self._latency = report.confirm_latency
-        if recent is not None:
-            self._latencies_s.add(recent, self._clock.now())
+        sender, box = self._sender, self._sender.outbox
+        recent_s = self._recent_latency_s()
         least_s = self._latencies_s.least(inf)
         return OwnState(
-            confirmed=report.confirmed,
-            nacked=report.nacked - self._nacked_before,
-            returned=report.returned,
-            in_flight=report.in_flight,
-            window=report.window,
-            demand_per_s=report.target_rate_per_s,
-            application_limited=self._producer.take_application_limited(),
-            confirm_latency_s=recent,
+            confirmed=box.confirmed,
+            nacked=box.nacked - self._nacked_before,
+            returned=box.returned,
+            in_flight=len(box.in_flight),
+            window=box.in_flight.limit,
+            demand_per_s=sender.offered_per_s,
+            application_limited=sender.take_application_limited(),
+            confirm_latency_s=recent_s,
             confirm_latency_min_s=least_s if least_s < inf else None,
-            blocked=report.blocked,
-            weight=report.weight,
+            blocked=sender.blocked,
+            weight=self._settings.producer.weight,
         )
+
+    def _recent_latency_s(self) -> float | None:
+        """Return the mean time from sent to confirmed since the last tick; None: nothing was confirmed."""
+        latency, (count, total_s) = self._sender.outbox.confirm_latency, self._latencies
+        self._latencies = (latency.total, latency.sum_s)
+        if latency.total == count:
+            return None
+        mean_s = (latency.sum_s - total_s) / (latency.total - count)
+        self._latencies_s.add(mean_s, self._clock.now())
+        return mean_s

@@ -16,12 +16,14 @@ from math import isfinite
 from backpressure.core.message import MAX_SESSION
 from backpressure.core.reports import ProducerReport
 from backpressure.core.signals import Decision
+from backpressure.derived import law_config, own_limit_per_s, retries
 from backpressure.engines.clock import Clock
-from backpressure.engines.outbox import Settlement
-from backpressure.engines.pacing import Pacing, own_limit_per_s
-from backpressure.engines.requests import Requests
+from backpressure.engines.composer import Settlement
+from backpressure.engines.pacing import Pacing
 from backpressure.engines.sender import Sender
+from backpressure.engines.submissions import Submissions
 from backpressure.errors import NotConnectedError
+from backpressure.laws import create
 from backpressure.settings import Settings
 from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.own_process import ProcessCost
@@ -67,16 +69,30 @@ class ProducerEngine:
         self.api_url = ""
         self._clock = clock
         self._on_progress = on_progress
+        law = create(settings.producer.strategy, law_config(settings))
         self._sender = Sender(
-            transport, settings, self.session, clock, journal=journal, tracer=tracer, on_settled=self._progress
+            transport,
+            settings,
+            self.session,
+            clock,
+            retries=retries(settings, law),
+            journal=journal,
+            tracer=tracer,
+            on_settled=self._progress,
         )
-        self._requests = Requests(self._sender)
-        self._pacing = Pacing(transport, settings, clock, self)
+        self._submissions = Submissions(self._sender)
+        self._pacing = Pacing(
+            settings,
+            clock,
+            self._sender,
+            law=law,
+            probe=transport.probe(),
+            feedback=transport.feedback(),
+            report=self.report,
+        )
         self._cost = ProcessCost()
         self._host = socket.gethostname()
         self._next_progress = settings.producer.progress_every
-        self._stopping = False
-        self._limited = False
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -92,7 +108,7 @@ class ProducerEngine:
         sender = self._sender
         tick = asyncio.create_task(self._pacing.run(), name="pacing")
         try:
-            while not self._stopping and not (sender.limit_reached and not sender.outbox.open):
+            while not sender.stopping and not (sender.limit_reached and not sender.outbox.open):
                 if tick.done():
                     tick.result()  # a law of the user's may fail: better no producer than one out of control
                 sender.send_due()
@@ -111,12 +127,12 @@ class ProducerEngine:
 
     def stop(self) -> None:
         """Ask `run` to end."""
-        self._stopping = True
+        self._sender.stopping = True
         self._sender.waker.wake()
 
     async def close(self) -> None:
         """Journal what stayed open, send the last report, close the connections."""
-        self._stopping = True  # nothing requested from now on would ever be sent
+        self._sender.stopping = True  # nothing requested from now on would ever be sent
         self._sender.outbox.abandon()
         self._pacing.report()
         await self._sender.stop()
@@ -145,9 +161,9 @@ class ProducerEngine:
             NotConnectedError: no broker, or it blocks publishing, or the producer is about to end.
             RefusedError: too much was asked for and is not sent yet.
         """
-        if self._stopping:
+        if self._sender.stopping:
             raise NotConnectedError("the producer is stopping")
-        return await self._requests.submit(messages, traceparent, self.settings.producer.confirm_window)
+        return await self._submissions.submit(messages, traceparent, self.settings.producer.confirm_window)
 
     async def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings: rate, strategy and its parameters, queue bound, batch, window, payload.
@@ -158,12 +174,12 @@ class ProducerEngine:
             ConfigError, TransportError: nothing was changed.
         """
         old = self.settings.queue
-        self._pacing.check(settings)  # what can be wrong is found out before the broker is asked
+        law = self._pacing.law_for(settings)  # what can be wrong is found out before the broker is asked
         if (settings.queue.max_length, settings.queue.overflow) != (old.max_length, old.overflow):
             await self._sender.queues.set_bound(settings.queue)
         self.settings = settings
-        self._pacing.reconfigure(settings)
-        self._sender.use(settings)
+        self._pacing.use(settings, law)
+        self._sender.use(settings, retries=retries(settings, law))
 
     async def purge(self) -> int:
         """Drop what is ready in the work queue and return how many messages that were; raises `TransportError`."""
@@ -176,18 +192,6 @@ class ProducerEngine:
     def resume(self) -> None:
         """Offer messages again, from now on."""
         self._sender.resume()
-
-    # --- the loop that paces (PacedProducer) ------------------------------------------------------------------------
-
-    def apply(self, decision: Decision) -> None:
-        """Send at the law's rate from now on."""
-        self._sender.apply(decision)
-
-    def take_application_limited(self) -> bool:
-        """Return whether there was less to send than allowed since the last call."""
-        sender = self._sender
-        self._limited, sender.application_limited = sender.application_limited or sender.paused, False
-        return self._limited
 
     # --- what it looks like from outside ----------------------------------------------------------------------------
 
@@ -209,7 +213,7 @@ class ProducerEngine:
     @property
     def obstacle(self) -> str:
         """What keeps it from sending now; empty while nothing does."""
-        if self._stopping:
+        if self._sender.stopping:
             return "it is stopping"
         if not self._sender.connected:
             return "the broker is away"
@@ -252,7 +256,7 @@ class ProducerEngine:
         sender = self._sender
         if not sender.paused:
             sender.schedule.pending(now)
-        target = self.settings.producer.offered_per_s if self._offering else 0.0
+        target = sender.offered_per_s
         limit, offered = self.settings.producer.limit, sender.schedule.offered
         box, decision, age_s = sender.outbox, self._pacing.decision, self._pacing.signals.age_s
         return ProducerReport(
@@ -272,10 +276,10 @@ class ProducerEngine:
             in_flight=len(box.in_flight),
             window=box.in_flight.limit,
             target_rate_per_s=target,
-            usable_rate_per_s=min(target, own_limit_per_s(self.settings)),
+            usable_rate_per_s=min(target, own_limit_per_s(self.settings, self._pacing.law)),
             pacing_rate_per_s=min(decision.rate_per_s, self.settings.producer.offered_per_s),
             weight=self.settings.producer.weight,
-            application_limited=self._limited or not self._offering,
+            application_limited=sender.was_limited or target == 0,
             blocked=sender.blocked,
             blocked_events=sender.blocked_events,
             strategy=self.settings.producer.strategy,
@@ -290,10 +294,6 @@ class ProducerEngine:
             tick_lateness=self._pacing.lateness.copy(),
             api_url=self.api_url,
         )
-
-    @property
-    def _offering(self) -> bool:
-        return not (self.paused or self._stopping)
 
 
 def _unbounded(settings: Settings) -> Settings:

@@ -17,8 +17,8 @@ from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision
 from backpressure.core.token_bucket import TokenBucket
 from backpressure.engines.clock import Clock
-from backpressure.engines.composer import Composer
-from backpressure.engines.outbox import Outbox, Outgoing
+from backpressure.engines.composer import Composer, Outgoing
+from backpressure.engines.outbox import Outbox
 from backpressure.engines.topology import QueueKeeper
 from backpressure.engines.waker import Waker
 from backpressure.errors import NotConnectedError
@@ -47,9 +47,10 @@ class Sender:
         scheduled: how many of the offered messages have been taken on.
         queues: keeps the queues in place; nothing is sent while they may be gone.
         limiter_delay: for how long the law held each message back.
-        application_limited: whether there was something else than the law to keep it from sending more; set here only.
+        was_limited: whether, between the last two ticks, something else than the law kept it from sending more.
         waker: ends a pause when something has happened.
-        paused: nothing is offered; blocked, blocked_events: the broker's alarm, and how often there was one.
+        paused, stopping: nothing is offered for now, or any more.
+        blocked, blocked_events: the broker's alarm, and how often there was one.
     """
 
     def __init__(
@@ -59,11 +60,16 @@ class Sender:
         session: int,
         clock: Clock,
         *,
+        retries: bool,
         journal: JournalWriter | None,
         tracer: Tracer | None,
         on_settled: Callable[[], None],
     ) -> None:
-        """Wire it; nothing connects yet. ``on_settled`` is called after every answer of the broker."""
+        """Wire it; nothing connects yet.
+
+        ``retries``: a refused message is sent again. ``on_settled`` is called after every answer of the broker.
+        """
+        self.session = session
         self._settings = settings
         self._clock = clock
         self._tracer = tracer
@@ -71,7 +77,7 @@ class Sender:
         self._publisher = transport.publisher()
         self.waker = Waker()
         self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake)
-        self.composer = Composer(settings, session)
+        self.composer = Composer(settings, session, retries=retries)
         producer = settings.producer
         self.outbox = Outbox(session, producer.confirm_window, producer.nack_pause_ms / 1000, clock, journal)
         now = clock.now()
@@ -79,11 +85,13 @@ class Sender:
         self._bucket = TokenBucket(producer.offered_per_s, producer.burst_ms / 1000, now)
         self.limiter_delay = Histogram()
         self.scheduled = 0
-        self.application_limited = False
+        self.was_limited = False
         self.paused = producer.start_paused
+        self.stopping = False
         self.blocked = False
         self.blocked_events = 0
         self._connected = False
+        self._limited = False
         self._held_by_law = False
         self._said_refused_at: dict[Cause, float] = {}
 
@@ -96,8 +104,8 @@ class Sender:
         await self.queues.stop()
         await self._publisher.stop()
 
-    def use(self, settings: Settings) -> None:
-        """Go on with other settings: rate, arrivals, batch, burst, window, payload, names."""
+    def use(self, settings: Settings, *, retries: bool) -> None:
+        """Go on with other settings: rate, arrivals, batch, burst, window, payload, names, answer to a refusal."""
         producer, before, now = settings.producer, self._settings.producer, self._clock.now()
         self._settings = settings
         if (producer.arrivals, producer.burst_ms) != (before.arrivals, before.burst_ms):
@@ -108,7 +116,7 @@ class Sender:
         self.outbox.in_flight.limit = producer.confirm_window
         self.outbox.nack_pause_s = producer.nack_pause_ms / 1000
         self.queues.queue = settings.queue
-        self.composer.use(settings)
+        self.composer.use(settings, retries=retries)
         self.waker.wake()
 
     def apply(self, decision: Decision) -> None:
@@ -139,6 +147,16 @@ class Sender:
         self.waker.wake()
         return item
 
+    @property
+    def offered_per_s(self) -> float:
+        """The offered load: 0 while nothing is offered, infinite where it is as fast as can be."""
+        return 0.0 if self.paused or self.stopping else self._settings.producer.offered_per_s
+
+    def take_application_limited(self) -> bool:
+        """Return whether there was less to send than allowed since the last call; see ``was_limited``."""
+        self.was_limited, self._limited = self._limited or self.paused, False
+        return self.was_limited
+
     # --- sending --------------------------------------------------------------------------------------------------
 
     @property
@@ -160,7 +178,7 @@ class Sender:
         while self.outbox.urgent and self._may_send():
             self._send(self.outbox.next_urgent())
         if not self.connected:
-            self.application_limited = True  # an empty queue is no sign of fast consumers then
+            self._limited = True  # an empty queue is no sign of fast consumers then
         if self.paused:
             return
         sent = 0
@@ -174,13 +192,13 @@ class Sender:
                 self.scheduled += 1
                 self._send(self.composer.scheduled(self._clock.to_wall_ns(due)))
             else:
-                self.application_limited = True
+                self._limited = True
                 break
             sent += 1
         full = not self.outbox.in_flight.space
         self._held_by_law = full and self.outbox.in_flight.limit < self._settings.producer.confirm_window
         if full:
-            self.application_limited = True  # the broker's answers hold it back, and not the rate
+            self._limited = True  # the broker's answers hold it back, and not the rate
 
     def pause_s(self) -> float:
         """Return for how long nothing can be sent, unless something happens."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from backpressure.core.journal import Outcome
 from backpressure.core.message import Delivery, Metadata
-from backpressure.core.retry import RetryPolicy
+from backpressure.derived import retry_policy
 from backpressure.engines.clock import Clock
 from backpressure.engines.dead_letters import DeadLetters
 from backpressure.engines.prefetch import PrefetchControl
@@ -29,7 +29,7 @@ from backpressure.settings import Settings
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
 
-__all__ = ["Workbench", "retry_policy"]
+__all__ = ["Workbench"]
 
 log = logging.getLogger(__name__)
 
@@ -268,15 +268,3 @@ class Workbench:
         if self._current is not None:
             self._current.comes_again = True
         self.queues.lost()
-
-
-def retry_policy(settings: Settings) -> RetryPolicy:
-    """Return which pauses the settings ask for between attempts."""
-    retry = settings.retry
-    return RetryPolicy(
-        max_attempts=retry.max_attempts,
-        backoff_min_s=retry.backoff_min_ms / 1000,
-        backoff_max_s=retry.backoff_max_ms / 1000,
-        multiplier=retry.multiplier,
-        jitter=retry.jitter,
-    )

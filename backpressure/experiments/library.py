@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backpressure.core.controllers import create
-from backpressure.engines.pacing import law_config
+from backpressure.derived import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import merge, parse, parse_assignment
 from backpressure.experiments.scenario import Scenario, build
+from backpressure.laws import create
 
 __all__ = ["DEFAULT_SCENARIO", "check_laws", "load", "read", "shipped"]
 

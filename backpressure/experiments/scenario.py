@@ -17,14 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from backpressure.catalogue import find_field
 from backpressure.config import replaced
-from backpressure.core.controllers import create
-from backpressure.engines.pacing import law_config
+from backpressure.derived import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import dotted
 from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
 from backpressure.experiments.summary import metric_paths
+from backpressure.former_names import renamed
+from backpressure.laws import create
 from backpressure.settings import LIVE, Settings, is_live
 
 __all__ = [
@@ -139,7 +140,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
         fault = None if part.fault is None else parse_fault(part.fault, f"{where}.fault", source)
         if part.name in {phase.name for phase in phases}:
             raise ConfigError(f"{where}.name", part.name, "every phase needs a name of its own", source)
-        wanted = dict(_flat(table, f"{where}.", source))
+        wanted = renamed(dict(_flat(table, f"{where}.", source)), settings, source)
         changes = {key: value for key, value in wanted.items() if value != _value(settings, key)}
         settings = _changed(settings, wanted, where, source)
         if phases:

@@ -14,11 +14,9 @@ from math import ceil, inf
 from typing import Literal
 
 from backpressure.config import replaced
-from backpressure.core.controllers import create
 from backpressure.core.plant import Failures, Network, Plant, QueueBound, Workers
 from backpressure.core.signals import Law
-from backpressure.engines.pacing import law_config
-from backpressure.engines.workbench import retry_policy
+from backpressure.derived import law_config, retry_policy
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, nanoseconds
@@ -27,6 +25,7 @@ from backpressure.experiments.simulated_accounts import accounts_of, samples_of
 from backpressure.experiments.simulated_faults import simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.experiments.workload import load_of, process_seed, service
+from backpressure.laws import create
 from backpressure.settings import Settings
 
 __all__ = ["service_times", "simulate", "workers_of"]

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, Protocol
 
 from backpressure.core.plant import Plant
-from backpressure.engines.composer import message_bytes
+from backpressure.derived import message_bytes
 from backpressure.experiments.faults import (
     BrokerHang,
     BrokerKill,

@@ -11,8 +11,7 @@ from itertools import takewhile
 
 from backpressure.core.plant import Plant, PlantProducer
 from backpressure.core.signals import Law
-from backpressure.engines.composer import retries
-from backpressure.engines.pacing import own_limit_per_s
+from backpressure.derived import own_limit_per_s, retries
 from backpressure.experiments.accounts import ConfirmTimes
 from backpressure.experiments.recording import RecordedProcess, nanoseconds
 from backpressure.experiments.scenario import Phase
@@ -67,10 +66,11 @@ class SimulatedProducers:
             self._begin_anew(settings)
         if first or "producer.count" in phase.changes:
             self._scale(settings)
-        retry, burst_s = retries(settings.producer), settings.producer.burst_ms / 1000
+        burst_s = settings.producer.burst_ms / 1000
         for producer, members in self._groups:
             producer.demand_per_s = settings.producer.rate * members
             producer.confirm_window = settings.producer.confirm_window * members
+            retry = retries(settings, producer.law)
             producer.change(weight=settings.producer.weight * members, retry=retry, burst_s=burst_s, now=now)
         if not first and {"producer.arrivals", "producer.burst_ms"} & set(phase.changes):
             for number, (producer, _) in enumerate(self._groups, len(self._gone) + 1):
@@ -146,14 +146,14 @@ class SimulatedProducers:
             self._start(settings, members, settings.producer.limit * members)
 
     def _start(self, settings: Settings, members: int, limit: int) -> None:
-        producer = settings.producer
+        producer, law = settings.producer, self._law(settings, self._plant)
         added = self._plant.add_producer(
-            self._law(settings, self._plant),
+            law,
             producer.rate * members,
             weight=producer.weight * members,
-            retry=retries(producer),
+            retry=retries(settings, law),
             burst_s=producer.burst_ms / 1000,
-            own_limit_per_s=own_limit_per_s(settings) * members,
+            own_limit_per_s=own_limit_per_s(settings, law) * members,
             gap=self._gap(settings, len(self._gone) + len(self._groups) + 1),
         )
         added.limit = limit

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from statistics import median
+from typing import Any
 
 import pytest
 
-from backpressure.core.controllers import LawConfig, create
+from backpressure.core.controllers import LawConfig, create, limit_of
 from backpressure.core.plant import Plant, PlantProducer, Workers
 
 STEPS = [(100.0, 20.0), (20.0, 20.0), (100.0, 20.0), (300.0, 20.0), (100.0, 20.0)]
@@ -55,11 +56,11 @@ class Lab:
     def plant(self, seed: int, **changes: object) -> Plant:
         return Plant(random.Random(seed).random, **changes)  # type: ignore[arg-type]  # keyword arguments of Plant
 
-    def join(self, plant: Plant, law: str, demand_per_s: float = 1000.0, **changes: float) -> PlantProducer:
+    def join(self, plant: Plant, law: str, demand_per_s: float = 1000.0, **changes: Any) -> PlantProducer:
         weight = changes.pop("weight", 1.0)
-        config = LawConfig(**changes)  # type: ignore[arg-type]  # keyword arguments of LawConfig
-        limit = min(changes.get("ceiling_per_s", inf), changes.get("rate_limit_per_s", inf))
-        return plant.add_producer(create(law, config), demand_per_s, weight=weight, own_limit_per_s=limit)
+        created = create(law, LawConfig(**changes))
+        limit = min(changes.get("ceiling_per_s", inf), limit_of(created))
+        return plant.add_producer(created, demand_per_s, weight=weight, own_limit_per_s=limit)
 
     def phases(self, plant: Plant, phases: Sequence[tuple[float, float]], workers: Workers) -> Outcome:
         """Run ``(capacity, seconds)`` one after another; ``workers`` says everything else about the consumers."""

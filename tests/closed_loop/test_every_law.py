@@ -150,7 +150,7 @@ def test_unbounded_grows_for_ever_and_bounded_up_to_the_bound(lab: Any) -> None:
 
 def test_the_fixed_rate_is_right_for_one_capacity_only(lab: Any) -> None:
     plant = lab.plant(11, workers=Workers(rate_per_s=200))
-    lab.join(plant, "rate_limited", rate_limit_per_s=120.0)
+    lab.join(plant, "rate_limited", parameters={"rate_per_s": 120.0})
     assert processed_per_s(plant, 20) == pytest.approx(120, rel=0.02)
     plant.set_workers(Workers(rate_per_s=60))
     plant.run(20)

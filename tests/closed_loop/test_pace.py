@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backpressure.core.controllers.bound import wait_bound_s
+from backpressure.core.controllers.wait_bound import wait_bound_s
 from backpressure.core.plant import Network, Plant, QueueBound, Workers
 
 
@@ -192,7 +192,7 @@ def test_a_small_bound_is_respected_without_refusals_for_ever(lab: Any) -> None:
 def test_a_producer_that_does_not_report_is_left_room(lab: Any) -> None:
     plant = lab.plant(5)
     lab.join(plant, "pace")
-    stranger = lab.join(plant, "rate_limited", rate_limit_per_s=50.0)
+    stranger = lab.join(plant, "rate_limited", parameters={"rate_per_s": 50.0})
     stranger.next_report_s = float("inf")
     plant.run(30)
     warm = len(plant.queue.waits_s)

@@ -81,7 +81,7 @@ def test_what_a_rival_may_not_use_is_used_by_the_others(lab: Any) -> None:
     plant = lab.plant(1, workers=Workers(rate_per_s=300))
     lab.join(plant, "pace")
     capped = lab.join(plant, "pace", ceiling_per_s=30.0)
-    fixed = lab.join(plant, "rate_limited", rate_limit_per_s=20.0)
+    fixed = lab.join(plant, "rate_limited", parameters={"rate_per_s": 20.0})
     plant.run(15)
     before, busy_s = [capped.arrived, fixed.arrived], plant.queue.busy_s
     plant.run(20)

@@ -287,7 +287,7 @@ def test_a_share_of_what_is_published_is_refused_evenly_spread() -> None:
 
 def test_a_broker_that_stands_still_holds_up_messages_confirms_and_deliveries_and_loses_none(lab: Any) -> None:
     plant = lab.plant(1, workers=Workers(rate_per_s=100, prefetch=5))
-    producer = lab.join(plant, "rate_limited", rate_limit_per_s=90.0)
+    producer = lab.join(plant, "rate_limited", parameters={"rate_per_s": 90.0})
     plant.run(5)
     arrived, processed = producer.arrived, plant.queue.processed
     plant.stand_still()

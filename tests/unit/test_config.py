@@ -215,6 +215,45 @@ def test_as_fast_as_can_be_is_zero_or_max_wherever_it_comes_from(role: str, fold
     assert load(environ=as_environment(loaded[0])) == loaded[0]
 
 
+def test_what_has_become_a_parameter_of_a_law_is_read_under_its_former_name_with_a_notice(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = "class control:\n    rate_limit = 50\n    depth_threshold = 9\n"
+    (folder / "config.py").write_text(file, encoding="utf-8")
+    environ = {"PACE_CONTROL__REDUCTION_FACTOR": "0.5", "PACE_CONTROL__PARAMETERS": '{"aimd": {"backoff": 0.7}}'}
+    assert load({"control.rate_limit": 70}, environ=environ).control.parameters == {
+        "aimd": {"backoff": 0.7},
+        "rate_limited": {"rate_per_s": 70},
+        "threshold": {"reduction_factor": 0.5, "pressure_depth": 9},
+    }
+    assert sorted(caplog.messages) == [
+        "control.depth_threshold (from config.py) is read, but is now control.parameters.threshold.pressure_depth",
+        "control.rate_limit (from command line) is read, but is now control.parameters.rate_limited.rate_per_s",
+        (
+            "control.reduction_factor (from environment, PACE_CONTROL__REDUCTION_FACTOR) is read, but is now "
+            "control.parameters.threshold.reduction_factor"
+        ),
+    ]
+
+
+def test_between_a_parameter_and_its_former_name_the_stronger_source_wins(folder: Path) -> None:
+    (folder / "config.py").write_text("class control:\n    rate_limit = 50\n", encoding="utf-8")
+    present = '{"rate_limited": {"rate_per_s": 7}}'
+    assert load(environ={"PACE_CONTROL__PARAMETERS": present}).control.parameters["rate_limited"] == {"rate_per_s": 7}
+    (folder / "config.py").write_text(f"class control:\n    parameters = {present}\n", encoding="utf-8")
+    assert load(environ={"PACE_CONTROL__RATE_LIMIT": "8"}).control.parameters["rate_limited"] == {"rate_per_s": 8}
+    changed = replaced(load(environ={}), {"control.rate_limit": 9})
+    assert replaced(changed, {"control.rate_limit": 10}).control.parameters == {"rate_limited": {"rate_per_s": 10}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("control.rate_limit", 0), ("control.reduction_factor", 1.5), ("control.depth_threshold", "deep")],
+)
+def test_a_wrong_value_under_a_former_name_is_named_by_it(key: str, value: object) -> None:
+    assert refused({key: value}).startswith(f"{key} = {value!r} (from command line): expected a number ≥ ")
+
+
 MISTAKES = {
     "a number too small, from a flag": (
         {"producer.rate": -1},

@@ -57,7 +57,7 @@ def test_the_defaults_are_the_classic_mismatch() -> None:
     assert (settings.producer.rate, settings.consumer.rate, settings.producer.batch_size) == (1000, 100, 50)
     assert (settings.queue.max_length, settings.queue.overflow) == (10_000, "reject-publish")
     assert (settings.monitor.depth_threshold, settings.monitor.memory_threshold_percent) == (5_000, 80)
-    assert (settings.monitor.latency_threshold_ms, settings.control.reduction_factor) == (1_000, 0.8)
+    assert (settings.monitor.latency_threshold_ms, settings.control.target_wait_ms) == (1_000, 20)
     assert (settings.monitor.port, settings.api.producer_port, settings.api.consumer_port) == (8000, 5000, 8001)
 
 

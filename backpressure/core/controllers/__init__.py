@@ -1,28 +1,20 @@
 """Rate-control laws: each decides a rate from `Signals`; none enforces it, sleeps, or knows a broker.
 
-One law a file, its formula, regimes, parameters and source in its docstring. `create` builds one by name.
+Each class says its formula, regimes, parameters and source in its docstring. `create` builds one by name.
 """
 
-from backpressure.core.controllers.config import LawConfig, Parameter, Traits
-from backpressure.core.controllers.registry import (
-    ENTRY_POINTS,
-    LAWS,
-    LawDescription,
-    create,
-    describe,
-    law_names,
-    traits,
-)
+from backpressure.core.controllers.law_config import LawConfig, LawTraits, Parameter, limit_of, traits_of
+from backpressure.core.controllers.registry import LAWS, LawDescription, create, describe, traits
 
 __all__ = [
-    "ENTRY_POINTS",
     "LAWS",
     "LawConfig",
     "LawDescription",
+    "LawTraits",
     "Parameter",
-    "Traits",
     "create",
     "describe",
-    "law_names",
+    "limit_of",
     "traits",
+    "traits_of",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backpressure.core.controllers.config import LawConfig, Parameter
 from backpressure.core.controllers.in_system import InSystemMeter
+from backpressure.core.controllers.law_config import LawConfig, Parameter
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["Gradient2Law"]

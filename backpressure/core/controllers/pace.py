@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from math import inf, sqrt
 
-from backpressure.core.controllers.answering import Answering
 from backpressure.core.controllers.bottleneck import Bottleneck
-from backpressure.core.controllers.bound import inverse_loss
-from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.confirm_latency import ConfirmLatencyTracker
+from backpressure.core.controllers.law_config import LawConfig, Parameter
+from backpressure.core.controllers.wait_bound import inverse_loss
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["PaceLaw"]
@@ -79,7 +79,7 @@ class PaceLaw:
         self._cut_until = -inf
         self._cap = inf
         self._share = 1.0
-        self._answering = Answering()
+        self._confirms = ConfirmLatencyTracker()
         self._held = 0.0
 
     def update(self, signals: Signals, now: float) -> Decision:
@@ -87,8 +87,8 @@ class PaceLaw:
         elapsed_s = 0.0 if self._asked_at is None else now - self._asked_at
         self._asked_at = now
         bottleneck = self._bottleneck
-        self._answering.update(signals, elapsed_s)
-        bottleneck.update(signals, now, stood_still=self._answering.stood_still)
+        self._confirms.update(signals, elapsed_s)
+        bottleneck.update(signals, now, stood_still=self._confirms.stood_still)
         if signals.blocked:
             return self._decide(signals, "blocked: estimators frozen")
         self._share = signals.share if bottleneck.fresh else min(signals.share, self._share)
@@ -123,7 +123,7 @@ class PaceLaw:
 
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
         rate = self._config.clamp(self._share * self._total_per_s, floor_per_s=floor_per_s)
-        window = self._answering.window(signals, rate, self._share * self._held)
+        window = self._confirms.window(signals, rate, self._share * self._held)
         return Decision(rate, reason, window, self._bottleneck.rate_per_s)
 
     def _setpoint(self, rate_per_s: float) -> float:

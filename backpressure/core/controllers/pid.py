@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.core.controllers.config import LawConfig, Parameter
+from backpressure.core.controllers.law_config import LawConfig, Parameter
 from backpressure.core.filters import DepartureMeter
 from backpressure.core.signals import Decision, Signals
 

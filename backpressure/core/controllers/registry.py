@@ -1,29 +1,23 @@
-"""Finding and building laws by name: the ones that ship, and users' own by dotted path or entry point."""
+"""Building laws: those that ship by name, a user's own by the path to its class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from backpressure.core.controllers.aimd import AimdLaw
-from backpressure.core.controllers.bounded import BoundedLaw
-from backpressure.core.controllers.config import LawConfig, Parameter, Traits
 from backpressure.core.controllers.gradient2 import Gradient2Law
+from backpressure.core.controllers.law_config import LawConfig, LawTraits, Parameter, traits_of
+from backpressure.core.controllers.modes import BoundedLaw, RateLimitedLaw, UnboundedLaw
 from backpressure.core.controllers.pace import PaceLaw
 from backpressure.core.controllers.pid import PidLaw
-from backpressure.core.controllers.rate_limited import RateLimitedLaw
 from backpressure.core.controllers.threshold import ThresholdLaw
-from backpressure.core.controllers.unbounded import UnboundedLaw
 from backpressure.core.controllers.vegas import VegasLaw
 from backpressure.core.signals import Law
 from backpressure.errors import ConfigError
 
-__all__ = ["ENTRY_POINTS", "LAWS", "LawDescription", "create", "describe", "law_names", "traits"]
-
-ENTRY_POINTS = "backpressure.laws"
-"""Entry-point group under which packages offer laws of their own: ``name = "package.module:Class"``."""
+__all__ = ["LAWS", "LawDescription", "create", "describe", "traits"]
 
 LawFactory = Callable[[LawConfig], Law]
 
@@ -45,15 +39,16 @@ LAWS: tuple[str, ...] = tuple(_SHIPPED)
 
 @dataclass(frozen=True, slots=True)
 class LawDescription:
-    """A law in one line, and its parameters."""
+    """A law in one line, its parameters, and what else it says about itself."""
 
     name: str
     summary: str
     parameters: Sequence[Parameter]
+    traits: LawTraits
 
 
 def create(name: str, config: LawConfig | None = None) -> Law:
-    """Return a new law: a shipped one, one from an entry point, or ``package.module:Class`` of the user's own.
+    """Return a new law: a shipped one, or ``package.module:Class`` of the user's own.
 
     A class of the user's own is called with the `LawConfig` and must have `Law.update`. Raises `ConfigError` when there
     is no such law, or when it does not accept its parameters.
@@ -71,23 +66,18 @@ def create(name: str, config: LawConfig | None = None) -> Law:
 
 
 def describe(name: str) -> LawDescription:
-    """Return what the law called ``name`` says of itself: its docstring's first line and its declared parameters."""
+    """Return what the law called ``name`` says of itself: its docstring's first line, its parameters and traits."""
     factory = _find(name)
     lines = (factory.__doc__ or "").strip().splitlines()
-    return LawDescription(name, lines[0] if lines else "", getattr(factory, "PARAMETERS", ()))
+    return LawDescription(name, lines[0] if lines else "", getattr(factory, "PARAMETERS", ()), traits_of(factory))
 
 
-def traits(name: str) -> Traits:
-    """Return what the law called ``name`` says about itself; what a law of the user's own says is not looked up here.
+def traits(name: str) -> LawTraits:
+    """Return the traits of the law called ``name``; a law that does not ship is not imported for it: the defaults.
 
     Processes that never run the law ask this, too, and need not have the module it is in.
     """
-    return getattr(_SHIPPED.get(name), "TRAITS", Traits())
-
-
-def law_names() -> tuple[str, ...]:
-    """Return the names that need no path: the laws that ship, and those that installed packages offer."""
-    return (*LAWS, *sorted(entry_points(group=ENTRY_POINTS).names))
+    return traits_of(_SHIPPED.get(name))
 
 
 def _find(name: str) -> LawFactory:
@@ -95,11 +85,7 @@ def _find(name: str) -> LawFactory:
         return _SHIPPED[name]
     if ":" in name:
         return _load(name)
-    offered = entry_points(group=ENTRY_POINTS)
-    if name in offered.names:
-        return _load(offered[name].value)
-    known = ", ".join(law_names())
-    raise ConfigError("producer.strategy", name, f"expected one of {known}, or package.module:Class of your own")
+    raise ConfigError("producer.strategy", name, f"expected one of {', '.join(LAWS)}, or package.module:Class")
 
 
 def _load(path: str) -> LawFactory:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import ceil, log10
 
-from backpressure.core.controllers.config import LawConfig, Parameter
 from backpressure.core.controllers.in_system import InSystem, InSystemMeter
+from backpressure.core.controllers.law_config import LawConfig, Parameter
 from backpressure.core.signals import Decision, Signals
 
 __all__ = ["VegasLaw"]

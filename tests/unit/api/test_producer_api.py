@@ -539,16 +539,17 @@ def test_metrics_are_prometheus_text_and_count_what_was_produced_and_how_long_re
         ({"queue_mode": "unbounded"}, {"producer.strategy": "unbounded", "queue.max_length": None}),
         ({"queue_mode": "bounded"}, {"producer.strategy": "bounded", "queue.max_length": 50}),
         ({"queue_mode": "bounded", "max_queue_size": 9}, {"producer.strategy": "bounded", "queue.max_length": 9}),
-        ({"queue_mode": "rate_limited", "rate_limit": 33}, {"control.rate_limit": 33}),
+        ({"rate_limit": 33}, {"control.parameters": {"rate_limited": {"rate_per_s": 33}}}),
         ({"queue_mode": "pid"}, {"producer.strategy": "pid", "queue.max_length": 50}),
         ({"max_queue_size": 123}, {"queue.max_length": 123}),
         ({"production_rate": 17}, {"producer.rate": 17}),
         ({"production_rate": 0}, {"producer.rate": 0}),
         ({"production_rate": "max"}, {"producer.rate": 0}),
         ({"target_wait_ms": 5}, {"control.target_wait_ms": 5}),
-        ({"reduction_factor": 0.5}, {"control.reduction_factor": 0.5}),
+        ({"reduction_factor": 0.5}, {"control.parameters": {"threshold": {"reduction_factor": 0.5}}}),
         ({"floor_per_s": 3, "ceiling_per_s": 30}, {"control.floor_per_s": 3, "control.ceiling_per_s": 30}),
-        ({"depth_threshold": 9}, {"control.depth_threshold": 9}),
+        ({"depth_threshold": 9}, {"control.parameters": {"threshold": {"pressure_depth": 9}}}),
+        ({"settings": {"control.rate_limit": 8}}, {"control.parameters": {"rate_limited": {"rate_per_s": 8}}}),
         ({"parameters": {"aimd": {"backoff": 0.7}}}, {"control.parameters": {"aimd": {"backoff": 0.7}}}),
         ({"settings": {"producer.text": "new"}}, {"producer.text": "new"}),
         ({}, {}),
@@ -663,14 +664,14 @@ def test_a_change_that_is_not_allowed_names_the_key_and_what_is_and_changes_noth
             before = (
                 engine.settings,
                 broker.queues[WORK].bound,
-                engine._pacing._law,
+                engine._pacing.law,
                 engine._sender.schedule.rate_per_s,
             )
             answer = await client.post("/admin/config", json=body)
             after = (
                 engine.settings,
                 broker.queues[WORK].bound,
-                engine._pacing._law,
+                engine._pacing.law,
                 engine._sender.schedule.rate_per_s,
             )
             return answer.status_code, answer.json(), before == after

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from itertools import pairwise
 from math import inf
 from random import Random
+from types import ModuleType
 
 import pytest
 from stage import LateTransport, RecordingBroker, consuming, producing, settings_of, until
@@ -294,10 +296,15 @@ class BrokenLaw:
 def test_a_law_that_fails_ends_the_producer_with_its_error_instead_of_leaving_it_without_control(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("backpressure.core.controllers.registry._SHIPPED", {"broken": BrokenLaw})
+    module = ModuleType("laws_of_a_user")
+    module.BrokenLaw = BrokenLaw  # type: ignore[attr-defined]  # a module made on the spot
+    monkeypatch.setitem(sys.modules, module.__name__, module)
 
     async def story() -> None:
-        async with producing(settings_of(producer__strategy="broken"), RecordingBroker()) as (_, running):
+        async with producing(settings_of(producer__strategy="laws_of_a_user:BrokenLaw"), RecordingBroker()) as (
+            _,
+            running,
+        ):
             await asyncio.wait_for(running, 60)
 
     with pytest.raises(ZeroDivisionError, match="a mistake in a law"):

@@ -13,7 +13,7 @@ from virtual_time import run_virtually
 from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.core.message import MAX_SESSION, HeaderValue, Message, Metadata
-from backpressure.engines.outbox import Settlement
+from backpressure.engines.composer import Settlement
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import ConfigError, NotConnectedError, RefusedError, TransportError
 from backpressure.settings import Settings
@@ -253,7 +253,7 @@ def _everything(engine: ProducerEngine, broker: RecordingBroker) -> tuple[object
     return (
         engine.settings,
         broker.queues[WORK].bound,
-        engine._pacing._law,
+        engine._pacing.law,
         engine._sender.schedule.rate_per_s,
         engine.body,
         engine._sender.outbox.in_flight.limit,
@@ -336,11 +336,11 @@ def test_a_law_that_stays_as_it_is_keeps_what_it_has_learnt() -> None:
     async def story() -> tuple[bool, bool]:
         broker = RecordingBroker()
         async with producing(settings_of(), broker) as (engine, _):
-            law = engine._pacing._law
+            law = engine._pacing.law
             await engine.reconfigure(settings_of(producer__rate=900))
-            kept = engine._pacing._law is law
+            kept = engine._pacing.law is law
             await engine.reconfigure(settings_of(producer__rate=900, control__target_wait_ms=5))
-            return kept, engine._pacing._law is law
+            return kept, engine._pacing.law is law
 
     assert run_virtually(story()) == (True, False)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from itertools import pairwise
+from math import inf
+from types import ModuleType
 
 import pytest
 from stage import DEAD, WORK, LateTransport, RecordingBroker, Records, foreign, producing, put, settings_of, until
 from virtual_time import run_virtually
 
+from backpressure import Decision, LawConfig, LawTraits, Signals
 from backpressure.core.journal import Outcome
 from backpressure.core.message import Metadata
 from backpressure.engines.producer import ProducerEngine
@@ -104,6 +108,45 @@ def test_the_policy_says_whether_a_refused_message_is_given_up(strategy: str, on
     assert engine.report().rejected == outcomes[Outcome.REJECTED] == rejected
     assert outcomes[Outcome.CONFIRMED] == 5
     assert outcomes[Outcome.UNSETTLED] == 5 - rejected
+
+
+class GivesUp:
+    """A law of a user's that adapts to nothing, and says so."""
+
+    TRAITS = LawTraits(adapts=False, retries=False)
+    limit_per_s = 30.0
+
+    def __init__(self, _config: LawConfig) -> None:
+        """Take nothing from the configuration."""
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        return Decision(self.limit_per_s, "fixed")
+
+
+class Silent(GivesUp):
+    """The same law, of which nothing is said."""
+
+    TRAITS = LawTraits()
+    limit_per_s = inf
+
+
+@pytest.mark.parametrize(("law", "rejected", "usable"), [("GivesUp", 5, 30.0), ("Silent", 0, 1000.0)])
+def test_a_law_of_the_users_own_says_what_becomes_of_a_refusal_and_what_it_decides_at_most(
+    law: str, rejected: int, usable: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("laws_of_a_user")
+    vars(module).update(GivesUp=GivesUp, Silent=Silent)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    async def story() -> tuple[int, float]:
+        changes = {"queue__max_length": 5, "producer__limit": 10, "producer__strategy": f"laws_of_a_user:{law}"}
+        async with producing(settings_of(**changes), RecordingBroker()) as (engine, _):
+            usable = engine.report().usable_rate_per_s
+            await engine.reconfigure(engine.settings.model_copy(deep=True))  # what stays as it is keeps its law
+            await asyncio.sleep(5)
+            return engine.report().rejected, usable
+
+    assert run_virtually(story()) == (rejected, usable)
 
 
 def test_what_no_queue_takes_is_counted_and_told_as_returned() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backpressure.engines.composer import message_bytes
+from backpressure.derived import message_bytes
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.faults import FAULTS
 from backpressure.experiments.recording import Recording

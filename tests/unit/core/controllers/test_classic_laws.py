@@ -27,7 +27,7 @@ def test_bounded_leaves_the_rate_alone_and_says_how_much_was_refused(steady: Ste
 
 
 def test_rate_limited_keeps_its_fixed_rate(steady: Steady) -> None:
-    law = create("rate_limited", LawConfig(rate_limit_per_s=70.0))
+    law = create("rate_limited", LawConfig(parameters={"rate_per_s": 70.0}))
     assert {law.update(steady(t, depth=t * 100), t).rate_per_s for t in range(5)} == {70.0}
 
 
@@ -37,7 +37,7 @@ def test_a_ceiling_holds_for_laws_without_control_too(name: str) -> None:
 
 
 def test_threshold_cuts_by_the_factor_on_every_refusal_down_to_its_floor(steady: Steady) -> None:
-    law = create("threshold", LawConfig(reduction_factor=0.8))
+    law = create("threshold", LawConfig(parameters={"reduction_factor": 0.8}))
     rates = [law.update(steady(t / 10, depth=0, nacked_total=t), t / 10).rate_per_s for t in range(15)]
     assert rates[:4] == pytest.approx([1000.0, 800.0, 640.0, 512.0])
     assert rates[-1] == 100.0

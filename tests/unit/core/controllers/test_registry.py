@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from math import inf
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from backpressure.core.controllers import ENTRY_POINTS, LAWS, LawConfig, create, describe, law_names, registry
+from backpressure.core.controllers import (
+    LAWS,
+    LawConfig,
+    LawTraits,
+    create,
+    describe,
+    limit_of,
+    registry,
+    traits,
+    traits_of,
+)
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.errors import ConfigError
 
@@ -27,6 +37,7 @@ class HalfLaw:
 @pytest.fixture
 def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("laws_of_a_user")
+    module.FixedLaw = FixedLaw  # type: ignore[attr-defined]  # a module made on the spot
     module.HalfLaw = HalfLaw  # type: ignore[attr-defined]  # a module made on the spot
     module.not_a_law = lambda config: object()  # type: ignore[attr-defined]
     module.fails = lambda config: 1 / 0  # type: ignore[attr-defined]
@@ -115,10 +126,33 @@ def test_a_module_that_ends_the_process_when_it_is_imported_is_refused(
         create("law_that_leaves:Law")
 
 
-def test_an_entry_point_builds_a_law_by_its_name(own_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    offered = EntryPoints([EntryPoint("half", f"{own_module}:HalfLaw", ENTRY_POINTS)])
-    monkeypatch.setattr(registry, "entry_points", lambda group: offered.select(group=group))
-    assert isinstance(create("half"), HalfLaw)
-    assert law_names() == (*LAWS, "half")
-    with pytest.raises(ConfigError, match="pace, half, or"):
-        create("third")
+class FixedLaw:
+    """Twenty a second, whatever happens."""
+
+    TRAITS = LawTraits(adapts=False, retries=False)
+    limit_per_s = 20.0
+
+    def __init__(self, config: LawConfig) -> None:
+        self.config = config
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        return Decision(20.0, "fixed")
+
+
+def test_a_law_says_about_itself_whether_it_adapts_what_it_decides_at_most_and_whether_refusals_are_retried() -> None:
+    fixed, half = FixedLaw(LawConfig()), HalfLaw(LawConfig())
+    assert (traits_of(fixed), limit_of(fixed)) == (LawTraits(adapts=False, retries=False), 20.0)
+    assert (traits_of(half), limit_of(half)) == (LawTraits(), inf)
+    rated = create("rate_limited", LawConfig(parameters={"rate_per_s": 7}))
+    assert (limit_of(rated), traits_of(rated).adapts) == (7.0, False)
+
+
+def test_the_laws_that_ship_adapt_or_are_the_three_modes_of_the_classic_lab() -> None:
+    assert [name for name in LAWS if not traits(name).adapts] == ["unbounded", "bounded", "rate_limited"]
+    assert [name for name in LAWS if not traits(name).retries] == ["unbounded", "bounded", "rate_limited"]
+    assert [name for name in LAWS if traits(name).queue_bound != "as set"] == ["unbounded", "bounded"]
+
+
+def test_traits_are_told_without_importing_a_law_of_the_users_own(own_module: str) -> None:
+    assert traits("no_such_module_anywhere:Law") == LawTraits()
+    assert describe(f"{own_module}:FixedLaw").traits == FixedLaw.TRAITS

@@ -9,18 +9,18 @@ import asyncio
 from collections.abc import Sequence
 
 from backpressure.core.journal import Outcome
-from backpressure.engines.outbox import Outgoing, Settlement
+from backpressure.engines.composer import Outgoing, Settlement
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError, RefusedError
 
-__all__ = ["Requests"]
+__all__ = ["Submissions"]
 
 _PATIENCE_S = 10.0
 _WINDOWS = 10
 _MOST_BYTES = 64 << 20
 
 
-class Requests:
+class Submissions:
     """What was asked for and is open: waiting, or in flight."""
 
     def __init__(self, sender: Sender) -> None:

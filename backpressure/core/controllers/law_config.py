@@ -9,12 +9,12 @@ from typing import Literal
 
 from backpressure.errors import ConfigError
 
-__all__ = ["LawConfig", "Parameter", "Traits"]
+__all__ = ["LawConfig", "LawTraits", "Parameter", "limit_of", "traits_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What a law says about itself, as its class attribute ``TRAITS``.
+class LawTraits:
+    """What a law says about itself, as its class attribute ``TRAITS``; a law without one has these defaults.
 
     ``adapts``: it follows the consumers' pace. ``retries``: a message that the broker refuses is sent again, where the
     settings leave that to the law. ``queue_bound`` is the bound that goes with the law when it is chosen as a strategy:
@@ -24,6 +24,18 @@ class Traits:
     adapts: bool = True
     retries: bool = True
     queue_bound: Literal["as set", "none", "refusing"] = "as set"
+
+
+def traits_of(law: object) -> LawTraits:
+    """Return what a law (or the class of one) says about itself."""
+    traits = getattr(law, "TRAITS", None)
+    return traits if isinstance(traits, LawTraits) else LawTraits()
+
+
+def limit_of(law: object) -> float:
+    """Return the most that a law may ever decide by itself: its attribute ``limit_per_s``; infinite without one."""
+    limit_per_s = getattr(law, "limit_per_s", inf)
+    return float(limit_per_s) if isinstance(limit_per_s, (int, float)) else inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +54,14 @@ class Parameter:
 class LawConfig:
     """Settings of a law, in the units of its name.
 
-    ``target_wait_s`` is the queue wait to aim for. ``floor_per_s`` and ``ceiling_per_s`` bound this producer's own rate;
-    None leaves the floor to the law and the ceiling to the offered load. ``rate_limit_per_s`` is for ``rate_limited``,
-    ``reduction_factor`` and ``depth_threshold`` (messages) are for ``threshold``. ``tick_s`` is how often the law is
-    asked, ``report_interval_s`` how often consumers report. ``parameters`` are the law's own, by name.
+    ``target_wait_s`` is the queue wait to aim for. ``floor_per_s`` and ``ceiling_per_s`` bound this producer's rate;
+    None leaves the floor to the law and the ceiling to the offered load. ``tick_s`` is how often the law is asked,
+    ``report_interval_s`` how often consumers report. ``parameters`` are the law's own, by name.
     """
 
     target_wait_s: float = 0.02
     floor_per_s: float | None = None
     ceiling_per_s: float | None = None
-    rate_limit_per_s: float = 100.0
-    reduction_factor: float = 0.8
-    depth_threshold: int = 500
     tick_s: float = 0.1
     report_interval_s: float = 0.1
     parameters: Mapping[str, float] = field(default_factory=dict)

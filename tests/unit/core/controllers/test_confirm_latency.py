@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.controllers.answering import Answering
+from backpressure.core.controllers.confirm_latency import ConfirmLatencyTracker
 from backpressure.core.signals import Signals
 
 
-def answering(latency_s: float, rate_per_s: float = 1000.0, queued: float = 20.0) -> Answering:
+def answering(latency_s: float, rate_per_s: float = 1000.0, queued: float = 20.0) -> ConfirmLatencyTracker:
     """Return one that has seen ten seconds of confirms after ``latency_s``."""
-    broker = Answering()
+    broker = ConfirmLatencyTracker()
     for _ in range(100):
         broker.update(confirms(latency_s), 0.1)
         broker.window(confirms(latency_s), rate_per_s, queued)
@@ -22,7 +22,7 @@ def confirms(latency_s: float | None, in_flight: int = 0, least_s: float = 0.001
 
 
 def test_nothing_is_held_back_before_a_confirm_was_seen_or_a_queue_is_wanted() -> None:
-    assert Answering().window(confirms(None), 1000.0, 20.0) is None
+    assert ConfirmLatencyTracker().window(confirms(None), 1000.0, 20.0) is None
     assert answering(0.002).window(confirms(0.002), 1000.0, 0.0) is None
 
 

@@ -1,4 +1,4 @@
-"""What `pace` believes about the broker: how promptly it answers, and whether it stood still a moment ago."""
+"""What `pace` knows about the broker: how long confirms usually take, and whether it stood still a moment ago."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import ceil
 
 from backpressure.core.signals import Signals
 
-__all__ = ["Answering"]
+__all__ = ["ConfirmLatencyTracker"]
 
 _MEMORY_S = 1.0
 _SLOW_S = 0.1
@@ -15,7 +15,7 @@ _LONGEST_FLIGHT_S = 0.25
 _LEAST = 1
 
 
-class Answering:
+class ConfirmLatencyTracker:
     """Learns how long confirms usually take, and says how much may be unconfirmed.
 
     Formula: window = queued + 2·rate·L + 1, with L the usual latency: of two ticks in a row the quicker one counts, so
