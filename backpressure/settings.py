@@ -57,28 +57,28 @@ class BrokerSettings(Section):
     """Where the broker is and how patiently to look for it."""
 
     url: BrokerUrl = knob(
-        "", "", "a full URL (amqp[s]:// kafka[+ssl]://) wins over host, port and user; empty: use those"
+        "", "", "full URL (amqp[s]:// or kafka[+ssl]://), instead of host, port and user; empty: those are used"
     )
-    host: Host = knob("localhost", "", "machine the broker runs on")
+    host: Host = knob("localhost", "", "host name or address of the broker")
     port: Port = knob(5672, "", "AMQP port")
-    username: str = knob("guest", "", "RabbitMQ lets guest in from localhost only")
+    username: str = knob("guest", "", "RabbitMQ accepts guest from localhost only")
     password: SecretStr = knob(SecretStr("guest"), "", "never shown in logs, reports or /status")
-    virtual_host: Annotated[str, octets(MOST_NAME_OCTETS)] = knob("/", "", "name space of queues and exchanges")
+    virtual_host: Annotated[str, octets(MOST_NAME_OCTETS)] = knob("/", "", "namespace of queues and exchanges")
     management_url: Annotated[str, http_url("http://localhost:15672", optional=True)] = knob(
-        "", "", "management API, e.g. http://localhost:15672; empty: found from the host"
+        "", "", "URL of the management API, e.g. http://localhost:15672; empty: derived from the host"
     )
-    heartbeat_s: int = knob(30, "s", "a dead peer is noticed after about two of these", ge=0, le=600)
-    connect_timeout_s: float = knob(5.0, "s", "one attempt to connect may take this long", gt=0, le=120)
-    blocked_timeout_s: float = knob(300.0, "s", "give up on a connection the broker keeps blocked", gt=0)
-    reconnect_min_s: float = knob(0.2, "s", "first pause before connecting again; doubles each time", gt=0)
-    reconnect_max_s: float = knob(3.0, "s", "longest pause before connecting again", gt=0)
+    heartbeat_s: int = knob(30, "s", "a dead connection is detected after about two heartbeats", ge=0, le=600)
+    connect_timeout_s: float = knob(5.0, "s", "time limit for one connection attempt", gt=0, le=120)
+    blocked_timeout_s: float = knob(300.0, "s", "close a connection that the broker has blocked for this long", gt=0)
+    reconnect_min_s: float = knob(0.2, "s", "first pause before reconnecting; doubles with each attempt", gt=0)
+    reconnect_max_s: float = knob(3.0, "s", "longest pause before reconnecting", gt=0)
     discover: bool = knob(
-        True, "", "told of no broker, and none on the port: use the one that `pace broker` started here"
+        True, "", "if no broker is configured and none answers on the port, use one that `pace broker` started here"
     )
-    wait: bool = knob(True, "", "wait for a broker that is not there yet; off: fail at once")
-    ca_file: str = knob("", "", "certificate authority for amqps://; empty: the system's")
+    wait: bool = knob(True, "", "wait for a broker that is not available yet; off: fail at once")
+    ca_file: str = knob("", "", "certificate authority for amqps://; empty: those of the system")
     cert_file: str = knob("", "", "client certificate for amqps://")
-    key_file: str = knob("", "", "its private key")
+    key_file: str = knob("", "", "private key of the client certificate")
 
     @model_validator(mode="after")
     def _ordered_pauses(self) -> Self:
@@ -107,27 +107,31 @@ class BrokerSettings(Section):
 
 
 class QueueSettings(Section):
-    """The queue between the two, and what surrounds it."""
+    """The work queue, its exchange, and the dead-letter and audit queues."""
 
-    exchange: Name = knob("direct.exchange", "", "direct, durable; producers publish here, never to the queue itself")
-    routing_key: Name = knob("work", "", "binds the work queue (and the audit queue) to the exchange")
-    work: Name = knob("work.queue", "", "the queue that producer and consumer share")
-    dead_letter: Name = knob("work.queue.dlq", "", "where messages go that failed too often or were dropped")
-    audit: Name = knob("audit.queue", "", "receives a copy of every message when auditing is on")
-    auditing: bool = knob(False, "", "nobody empties the audit queue, so it is off until asked for")
-    audit_max_length: int = knob(1_000_000, "messages", "the audit queue drops its oldest beyond this", ge=1)
+    exchange: Name = knob("direct.exchange", "", "durable direct exchange that producers publish to")
+    routing_key: Name = knob("work", "", "binds the work queue and the audit queue to the exchange")
+    work: Name = knob("work.queue", "", "queue that producers and consumers share")
+    dead_letter: Name = knob("work.queue.dlq", "", "queue for messages that failed too often or were dropped")
+    audit: Name = knob("audit.queue", "", "queue that receives a copy of every message if auditing is on")
+    auditing: bool = knob(False, "", "copy every message to the audit queue, which nothing consumes")
+    audit_max_length: int = knob(1_000_000, "messages", "the audit queue drops its oldest messages beyond this", ge=1)
     type: Literal["classic", "quorum", "lazy"] = knob(
-        "classic", "", "quorum: replicated; lazy: on disk (RabbitMQ before 3.12; later classic queues always are)"
+        "classic", "", "quorum: replicated; lazy: on disk (from RabbitMQ 3.12 on classic queues are, too)"
     )
-    durable: bool = knob(True, "", "the queue and its persistent messages survive a broker restart")
-    max_length: int | None = knob(10_000, "messages", "bound of the work queue; None: unbounded", ge=1)
-    max_length_bytes: int | None = knob(None, "bytes", "bound of the work queue by size; None: unbounded", ge=1)
+    durable: bool = knob(True, "", "the queue and its persistent messages survive a restart of the broker")
+    max_length: int | None = knob(10_000, "messages", "maximum length of the work queue; None: unbounded", ge=1)
+    max_length_bytes: int | None = knob(None, "bytes", "maximum size of the work queue; None: unbounded", ge=1)
     overflow: Literal["reject-publish", "drop-head", "reject-publish-dlx"] = knob(
-        "reject-publish", "", "a full queue refuses new messages (nack), or drops its oldest"
+        "reject-publish", "", "a full queue refuses new messages (nack) or drops its oldest"
     )
-    message_ttl_ms: int | None = knob(None, "ms", "messages older than this are dead-lettered; None: never", ge=0)
+    message_ttl_ms: int | None = knob(None, "ms", "dead-letter messages older than this; None: never", ge=0)
     partitions: int = knob(
-        1, "", "Kafka only: at most this many consumers share the topic, order holds within each", ge=1, le=10_000
+        1,
+        "",
+        "Kafka only: at most this many consumers share the topic; order holds within a partition",
+        ge=1,
+        le=10_000,
     )
 
     @model_validator(mode="after")
@@ -138,12 +142,12 @@ class QueueSettings(Section):
 
 
 class ProducerSettings(Section):
-    """The fast side."""
+    """The producer, the fast side."""
 
     rate: Rate = knob(
         1000.0,
         "msg/s",
-        "offered load: ten times what one consumer can do, the mismatch we study; 0 or max: as fast as can be",
+        "offered load: ten times what one consumer can do; 0 or max: as fast as possible",
         word="max",
         ge=0,
         le=1e7,
@@ -151,39 +155,39 @@ class ProducerSettings(Section):
     strategy: Name = knob(
         "pace",
         "",
-        "law, and the queue's bound that goes with it; `pace laws` lists them; package.module:Class is your own",
+        "rate-control law, with its queue bound; `pace laws` lists them; package.module:Class: your own",
     )
     limit: int = knob(0, "messages", "stop after this many; 0: endless", ge=0)
-    batch_size: int = knob(50, "messages", "at most this many are written in one go", ge=1, le=10_000)
+    batch_size: int = knob(50, "messages", "maximum number of messages written at once", ge=1, le=10_000)
     burst_ms: float = knob(
-        100.0, "ms", "depth of the token bucket: what may be caught up after a stall", gt=0, le=10_000
+        100.0, "ms", "depth of the token bucket: how much can be caught up after a stall", gt=0, le=10_000
     )
     confirm_window: int = knob(
-        2000, "messages", "sent but unconfirmed at most; publishing pauses there", ge=1, le=1_000_000
+        2000, "messages", "maximum number of unconfirmed messages; publishing pauses there", ge=1, le=1_000_000
     )
     on_nack: Literal["auto", "retry", "reject"] = knob(
-        "auto", "", "a refused message is sent again, or given up; auto: retry where the law adapts"
+        "auto", "", "send a refused message again, or give it up; auto: retry if the law adapts"
     )
     nack_pause_ms: float = knob(100.0, "ms", "pause before a refused message is sent again", ge=0, le=60_000)
     arrivals: Literal["fixed", "poisson"] = knob(
-        "fixed", "", "offered load comes evenly, or at random with the same mean"
+        "fixed", "", "fixed: evenly spaced; poisson: at random with the same mean"
     )
-    payload_bytes: int = knob(0, "bytes", "pad the body to this size; 0: the text alone", ge=0, le=16_777_216)
+    payload_bytes: int = knob(0, "bytes", "pad the body to this size; 0: only the text", ge=0, le=16_777_216)
     text: str = knob("Hello World", "", "body of each message")
     processing_time_s: float | None = knob(
-        None, "s", "ask the consumer for this much work a message; None: its own", ge=0, le=3600
+        None, "s", "work per message that the consumer is asked for; None: its own", ge=0, le=3600
     )
-    producer_id: str = knob("", "", "who sent it, shown by the consumer; empty: your user name")
-    weight: float = knob(1.0, "", "share of the common rate against other producers", gt=0, le=1000)
+    producer_id: str = knob("", "", "sender, as the consumer shows it; empty: your user name")
+    weight: float = knob(1.0, "", "share of the total rate, relative to other producers", gt=0, le=1000)
     purge: bool = knob(False, "", "empty the queues before the first message")
-    progress_every: int = knob(10_000, "messages", "print a line each time this many are confirmed; 0: never", ge=0)
-    count: int = knob(1, "processes", "how many producers `pace run` starts", ge=0, le=1000)
+    progress_every: int = knob(10_000, "messages", "print a line after every so many confirms; 0: never", ge=0)
+    count: int = knob(1, "processes", "number of producers that `pace run` starts", ge=0, le=1000)
     start_paused: bool = knob(False, "", "connect, then wait for POST /admin/resume")
-    drain_timeout_s: float = knob(10.0, "s", "on stop, wait this long for outstanding confirms", ge=0)
+    drain_timeout_s: float = knob(10.0, "s", "when stopped, wait at most this long for outstanding confirms", ge=0)
 
     @property
     def offered_per_s(self) -> float:
-        """The offered load, messages per second; infinite when it is as fast as can be."""
+        """Offered load in messages per second; infinite for as fast as possible."""
         return self.rate or inf
 
     def identity(self) -> str:
@@ -192,32 +196,34 @@ class ProducerSettings(Section):
 
 
 class ConsumerSettings(Section):
-    """The slow side."""
+    """The consumer, the slow side."""
 
     rate: Rate = knob(
         100.0,
         "msg/s",
-        "what one consumer can do: 10 ms of work a message; 0 or max: as fast as can be",
+        "capacity of one consumer: 10 ms of work per message; 0 or max: as fast as possible",
         word="max",
         ge=0,
         le=1e6,
     )
     distribution: Literal["fixed", "exponential", "uniform"] = knob(
-        "fixed", "", "how service times vary around 1/rate (uniform: processing_min_ms … processing_max_ms)"
+        "fixed", "", "how service times vary around 1/rate (uniform: from processing_min_ms to processing_max_ms)"
     )
-    processing_min_ms: float = knob(5.0, "ms", "shortest work when the distribution is uniform", ge=0)
-    processing_max_ms: float = knob(15.0, "ms", "longest work when the distribution is uniform", ge=0)
-    prefetch: Prefetch = knob("auto", "messages", "unsettled at most; auto: rate × round trip + a few, measured")
+    processing_min_ms: float = knob(5.0, "ms", "shortest service time of the uniform distribution", ge=0)
+    processing_max_ms: float = knob(15.0, "ms", "longest service time of the uniform distribution", ge=0)
+    prefetch: Prefetch = knob(
+        "auto", "messages", "maximum number of unacknowledged messages; auto: measured rate × round trip + a few"
+    )
     name: Annotated[str, octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<pid>")
     failure_rate: float = knob(
-        0.0, "", "share of attempts that fail on purpose, to see retry and dead letters", ge=0, le=1
+        0.0, "", "share of attempts that fail on purpose, to show retries and dead letters", ge=0, le=1
     )
-    poison_rate: float = knob(0.0, "", "share of messages that fail at every attempt, chosen by their ids", ge=0, le=1)
+    poison_rate: float = knob(0.0, "", "share of messages that fail at every attempt, selected by id", ge=0, le=1)
     expect: int = knob(0, "messages", "stop after this many; 0: endless", ge=0)
-    progress_every: int = knob(10_000, "messages", "print a line each time this many are done; 0: never", ge=0)
-    count: int = knob(1, "processes", "how many consumers `pace run` starts", ge=0, le=1000)
-    verbose: bool = knob(False, "", "print a line for every message: from whom, how old")
-    drain_timeout_s: float = knob(10.0, "s", "on stop, finish at most this long what has been delivered", ge=0)
+    progress_every: int = knob(10_000, "messages", "print a line after every so many messages; 0: never", ge=0)
+    count: int = knob(1, "processes", "number of consumers that `pace run` starts", ge=0, le=1000)
+    verbose: bool = knob(False, "", "print a line for every message, with its sender and age")
+    drain_timeout_s: float = knob(10.0, "s", "when stopped, work at most this long on messages already delivered", ge=0)
 
     @model_validator(mode="after")
     def _ordered_range(self) -> Self:
@@ -227,20 +233,22 @@ class ConsumerSettings(Section):
 
     @property
     def mean_service_s(self) -> float:
-        """Mean work a message, in seconds; 0 when it is as fast as can be."""
+        """Mean service time in seconds; 0 for as fast as possible."""
         if self.distribution == "uniform":
             return (self.processing_min_ms + self.processing_max_ms) / 2000
         return 1 / self.rate if self.rate else 0.0
 
 
 class RetrySettings(Section):
-    """What happens to a message whose processing fails."""
+    """Retries of messages whose processing fails."""
 
-    max_attempts: int = knob(4, "attempts", "then the message is dead-lettered with the reason", ge=1, le=1000)
+    max_attempts: int = knob(
+        4, "attempts", "after this many the message is dead-lettered with the reason", ge=1, le=1000
+    )
     backoff_min_ms: float = knob(100.0, "ms", "pause before the second attempt", ge=0)
     backoff_max_ms: float = knob(5000.0, "ms", "longest pause between attempts", ge=0)
-    multiplier: float = knob(2.0, "", "each pause is this many times the one before", ge=1, le=100)
-    jitter: float = knob(0.2, "", "pauses vary by this share, so that failures do not retry in step", ge=0, le=1)
+    multiplier: float = knob(2.0, "", "factor from one pause to the next", ge=1, le=100)
+    jitter: float = knob(0.2, "", "random share of each pause, so that failures are not retried in step", ge=0, le=1)
 
 
 FORMER_PARAMETERS = {
@@ -252,18 +260,18 @@ FORMER_PARAMETERS = {
 
 
 class ControlSettings(Section):
-    """Back-pressure: how the producer finds the consumer's pace."""
+    """Rate control: how the producer finds the consumer's pace."""
 
     target_wait_ms: float = knob(
-        20.0, "ms", "queue wait the law aims for; it never aims below the queue's natural spread", gt=0, le=60_000
+        20.0, "ms", "queue wait the law aims for, but never below the natural variation of the queue", gt=0, le=60_000
     )
     floor_per_s: float | None = knob(
-        None, "msg/s", "never slower than this; None: the law's own (threshold: 100)", gt=0
+        None, "msg/s", "lower limit of the rate; None: that of the law (threshold: 100)", gt=0
     )
-    ceiling_per_s: float | None = knob(None, "msg/s", "never faster than this; None: the offered load", gt=0)
-    tick_ms: float = knob(100.0, "ms", "how often the law decides", ge=10, le=10_000)
+    ceiling_per_s: float | None = knob(None, "msg/s", "upper limit of the rate; None: the offered load", gt=0)
+    tick_ms: float = knob(100.0, "ms", "interval between two decisions of the law", ge=10, le=10_000)
     parameters: dict[str, dict[str, float]] = knob(
-        {}, "", "per law, its own parameters, e.g. {'rate_limited': {'rate_per_s': 50}}; see docs/laws.md"
+        {}, "", "parameters of the laws, e.g. {'rate_limited': {'rate_per_s': 50}}; see docs/laws.md"
     )
 
     @model_validator(mode="after")
@@ -274,37 +282,41 @@ class ControlSettings(Section):
 
 
 class FeedbackSettings(Section):
-    """The counters every process reports to all others."""
+    """The reports in which every process publishes its counters."""
 
-    exchange: Name = knob("pace.feedback", "", "fanout on which the reports travel")
-    interval_ms: float = knob(100.0, "ms", "how often each process reports: freshness matters most", ge=10, le=10_000)
-    timeout_s: float = knob(2.0, "s", "a process silent for this long is taken for gone", gt=0)
+    exchange: Name = knob("pace.feedback", "", "fanout exchange of the reports")
+    interval_ms: float = knob(
+        100.0, "ms", "interval between two reports of a process; old reports slow the control down", ge=10, le=10_000
+    )
+    timeout_s: float = knob(2.0, "s", "a process without a report for this long counts as gone", gt=0)
 
 
 class MonitorSettings(Section):
-    """What is watched, and when it is worth a warning."""
+    """What the monitor shows, and its warning thresholds."""
 
-    host: Host = knob("127.0.0.1", "", "address of /metrics and the page; any other than loopback needs api.token")
-    port: Port = knob(8000, "", "localhost:8000/metrics is Prometheus text")
-    watch_s: float = knob(3.0, "s", "redraw the cards this often; 0: once", ge=0, le=3600)
+    host: Host = knob("127.0.0.1", "", "address of /metrics and the live page; any but loopback needs api.token")
+    port: Port = knob(8000, "", "port of /metrics and the live page; 0: any free one")
+    watch_s: float = knob(3.0, "s", "interval between two redraws of the cards; 0: one frame, then end", ge=0, le=3600)
     probe_interval_ms: float = knob(
-        250.0, "ms", "how often the queue depth is read; nothing is decided by it", ge=10, le=60_000
+        250.0, "ms", "how often the queue depth is read, for display only", ge=10, le=60_000
     )
-    depth_threshold: int = knob(5_000, "messages", "a deeper queue is red", ge=1)
-    memory_threshold_percent: float = knob(80.0, "%", "more of the broker's memory limit is red", gt=0, le=100)
-    latency_threshold_ms: float = knob(1_000.0, "ms", "a longer queue wait (p99) is red", gt=0)
+    depth_threshold: int = knob(5_000, "messages", "a deeper queue is shown in red", ge=1)
+    memory_threshold_percent: float = knob(
+        80.0, "%", "a larger share of the broker's memory limit is shown in red", gt=0, le=100
+    )
+    latency_threshold_ms: float = knob(1_000.0, "ms", "a longer queue wait (p99) is shown in red", gt=0)
 
 
 class ApiSettings(Section):
-    """The control APIs."""
+    """The HTTP control APIs."""
 
     enabled: bool = knob(True, "", "serve the control API of producer and consumer")
-    host: Host = knob("127.0.0.1", "", "any other address than loopback needs a token")
-    producer_port: Port = knob(5000, "", "0: any free port, shown on start")
-    consumer_port: Port = knob(8001, "", "0: any free port, shown on start")
-    lab_port: Port = knob(8080, "", "lab service")
+    host: Host = knob("127.0.0.1", "", "address of the control APIs; any but loopback needs a token")
+    producer_port: Port = knob(5000, "", "0: any free port, printed at the start")
+    consumer_port: Port = knob(8001, "", "0: any free port, printed at the start")
+    lab_port: Port = knob(8080, "", "port of the lab service; 0: any free one")
     token: SecretStr = knob(
-        SecretStr(""), "", "clients send Authorization: Bearer <token>, browsers give it as password; empty: none"
+        SecretStr(""), "", "sent as Authorization: Bearer <token>, by browsers as the password; empty: none needed"
     )
 
 
@@ -315,21 +327,25 @@ class LabSettings(Section):
         "", "", "broker of the /kafka endpoints, e.g. kafka://localhost:9092; empty: they answer 503"
     )
     prefix: Annotated[str, Field(min_length=1), octets(100)] = knob(
-        "lab", "", "first word of the lab's exchanges and queues"
+        "lab", "", "prefix of the lab's exchanges and queues"
     )
     kept_messages: int = knob(
-        1000, "messages", "each list keeps the newest, and counts what it dropped", ge=1, le=100_000
+        1000, "messages", "each list keeps this many of the newest messages, and counts the others", ge=1, le=100_000
     )
-    seconds_per_complexity: float = knob(1.0, "s", "a task of complexity 3 takes three times this", gt=0, le=60)
-    max_workers: int = knob(16, "processes", "task workers at most", ge=1, le=256)
-    max_subscribers: int = knob(20, "subscribers", "each has a queue and a connection of its own", ge=1, le=1000)
+    seconds_per_complexity: float = knob(
+        1.0, "s", "duration of a task of complexity 1; one of complexity 3 takes three times as long", gt=0, le=60
+    )
+    max_workers: int = knob(16, "processes", "maximum number of task workers", ge=1, le=256)
+    max_subscribers: int = knob(
+        20, "subscribers", "maximum number of subscribers; each has its own queue and connection", ge=1, le=1000
+    )
 
 
 class LogSettings(Section):
-    """What is written to the terminal."""
+    """Logging to standard error."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob("INFO", "", "how much is worth a line")
-    format: Literal["text", "json"] = knob("text", "", "json: one object a line, for machines")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob("INFO", "", "least severe level that is logged")
+    format: Literal["text", "json"] = knob("text", "", "json: one object per line, for machines")
 
     @field_validator("level", mode="before")
     @classmethod
@@ -338,30 +354,28 @@ class LogSettings(Section):
 
 
 class TracingSettings(Section):
-    """Traces of single messages, from publishing to processed, over OTLP/HTTP; needs the extra `otel`."""
+    """Traces of single messages, from publishing to the end of processing, over OTLP/HTTP; needs the extra `otel`."""
 
-    enabled: bool = knob(False, "", "off costs nothing")
+    enabled: bool = knob(False, "", "record traces; no cost while off")
     endpoint: Annotated[str, http_url("http://localhost:4318")] = knob(
-        "http://localhost:4318", "", "a collector that speaks OTLP/HTTP, e.g. Jaeger; /v1/traces is added"
+        "http://localhost:4318", "", "OTLP/HTTP collector, e.g. Jaeger; /v1/traces is appended"
     )
-    sample_ratio: float = knob(
-        1.0, "", "share of messages that are traced; the producer decides, consumers follow", ge=0, le=1
-    )
+    sample_ratio: float = knob(1.0, "", "share of messages that are traced; the producer decides for each", ge=0, le=1)
 
 
 class ProcessSettings(Section):
-    """How a process stands within an experiment; `pace run` sets these, people rarely do."""
+    """The part of a process in an experiment; set by `pace run`, rarely by people."""
 
-    announce_file: str = knob("", "", "write pid, addresses and readiness here as JSON")
-    journal_file: str = knob("", "", "write a 64-byte record for every settled message here")
+    announce_file: str = knob("", "", "file for pid and addresses as JSON, written when the process is ready")
+    journal_file: str = knob("", "", "file for a 64-byte record of every settled message")
     seed: int | None = knob(None, "", "makes service times and failures repeatable; None: different each time", ge=0)
     clock_anchor_ns: int = knob(
-        0, "ns", "wall minus monotonic clock, common to one run; 0: read when the process starts"
+        0, "ns", "wall clock minus monotonic clock, the same for a whole run; 0: read at the start"
     )
 
 
 class Settings(Section):
-    """All sections. Constructing it reads nothing but its arguments: the environment is `backpressure.config`'s job."""
+    """All sections. Creating it reads only its arguments: other sources are read by `backpressure.config`."""
 
     producer: ProducerSettings = Field(default_factory=ProducerSettings)
     consumer: ConsumerSettings = Field(default_factory=ConsumerSettings)
@@ -396,9 +410,9 @@ LIVE: dict[Literal["producer", "consumer"], frozenset[str]] = {
         | _keys("consumer", "failure_rate", "poison_rate")
     ),
 }
-"""What a process changes while it runs: settings, and sections of which that is every setting."""
+"""What can be changed while a process runs: settings, and sections all of whose settings can."""
 
 
 def is_live(key: str, live: Collection[str]) -> bool:
-    """Return whether ``live`` holds the dotted ``key`` or its section."""
+    """Return whether ``live`` contains the dotted ``key`` or its section."""
     return key in live or key.partition(".")[0] in live
