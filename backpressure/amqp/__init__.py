@@ -1,13 +1,12 @@
 """AMQP 0-9-1 as octets, without I/O: used by the embedded broker and by the RabbitMQ transport.
 
-- ``frames``: a byte stream to frames, and back
+- ``frames``: a byte stream to frames, and back; the error for octets that are no AMQP
 - ``methods``: the arguments of a method, in the payload of its frame
 - ``properties``: the property list of a content header, kept in its octets
 - ``field_tables``: tables of named values, as declarations and headers have them
 - ``reading``: properties and headers of a received message as Python values
 - ``deaths``: the history of a dead letter
 - ``outgoing``, ``incoming``: what a client writes and reads with every message
-- ``decode_errors``: what is wrong with octets that are no AMQP
 
 Structure is checked: wrong lengths and unknown types raise `DecodeError`. Values are read leniently, because brokers
 accept text that is not UTF-8, times beyond any calendar, and numbers that are not finite. A value without a meaning is

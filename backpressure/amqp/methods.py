@@ -15,9 +15,8 @@ from typing import Any
 
 from pamqp import base, commands
 
-from backpressure.amqp.decode_errors import bad_syntax, bad_text, unknown_method
 from backpressure.amqp.field_tables import FieldTable, octets_of, short_string
-from backpressure.amqp.frames import FRAME_METHOD, frame
+from backpressure.amqp.frames import FRAME_METHOD, bad_syntax, bad_text, frame, unknown_method
 
 __all__ = ["decode_method", "encode_method", "method_frame", "queue_declare_ok", "read_short"]
 

@@ -4,8 +4,8 @@ The modules, from bottom to top; none imports one further up. Only `server`, `we
 others work on bytes, and time is passed in.
 
 - ``replies``: refusals, with RabbitMQ's codes and texts
-- ``timers``, ``counters``, ``alarms``, ``patterns``: small mechanisms without knowledge of AMQP
-- ``entries``, ``queue``, ``exchange``, ``dead_letter``, ``policy``, ``declarations``: messages, queues, exchanges
+- ``timers``, ``meters``, ``patterns``: small mechanisms without knowledge of AMQP
+- ``entries``, ``queue``, ``exchange``, ``policy``, ``declarations``: messages, queues, exchanges
 - ``faults``: failures on demand
 - ``vhost``: all queues, exchanges, bindings and policies of a broker, and the routing between them
 - ``store``, ``write_ahead_log``: what survives a restart

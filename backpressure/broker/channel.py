@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from backpressure.amqp.decode_errors import bad_syntax
-from backpressure.amqp.frames import ACK, FRAME_BODY, FRAME_HEADER, FRAME_METHOD, NACK, PUBLISH, REJECT, frame
+from backpressure.amqp.frames import (
+    ACK,
+    FRAME_BODY,
+    FRAME_HEADER,
+    FRAME_METHOD,
+    NACK,
+    PUBLISH,
+    REJECT,
+    bad_syntax,
+    frame,
+)
 from backpressure.amqp.methods import decode_method, method_frame, queue_declare_ok
 from backpressure.broker.consuming import Consumer, Consuming
-from backpressure.broker.counters import Counters
 from backpressure.broker.declarations import check_consumer_arguments
 from backpressure.broker.direct_reply import REPLY_TO
+from backpressure.broker.meters import Counters
 from backpressure.broker.publishing import Publishing
 from backpressure.broker.replies import (
     ChannelRefusal,

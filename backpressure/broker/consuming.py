@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from backpressure.amqp.field_tables import Table
-    from backpressure.broker.counters import Counters
     from backpressure.broker.entries import Entry, QueuedMessage
+    from backpressure.broker.meters import Counters
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 

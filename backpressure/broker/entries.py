@@ -1,4 +1,4 @@
-"""Messages in queues: what was published, its place in a queue, and the order of the ready ones.
+"""Messages in queues: what was published, dead letters, the place in a queue, and the order of the ready ones.
 
 The content is opaque: header and body are the octets that the publisher sent. Must not know: consumers, limits,
 channels, frames, time.
@@ -10,6 +10,7 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING
 
+from backpressure.amqp.deaths import deaths_of, is_cycle, record_death
 from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.properties import Properties
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import RawTable
 
-__all__ = ["ENTRY_COST_BYTES", "Backlog", "Entry", "QueuedMessage"]
+__all__ = ["ENTRY_COST_BYTES", "Backlog", "DeadLetter", "Entry", "QueuedMessage"]
 
 ENTRY_COST_BYTES = 400
 """Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""
@@ -61,6 +62,39 @@ class QueuedMessage:
     def headers(self) -> RawTable:
         """The headers table, values undecoded."""
         return self.properties().headers()
+
+
+class DeadLetter:
+    """A message to be routed to the dead-letter exchange."""
+
+    def __init__(
+        self, message: QueuedMessage, *, queue: str, reason: str, exchange: str, routing_key: str | None, epoch_s: int
+    ) -> None:
+        """``reason`` is ``maxlen``, ``expired``, ``rejected`` or ``delivery_limit``.
+
+        ``routing_key`` None keeps the message's own.
+        """
+        properties = message.properties()
+        record_death(
+            properties,
+            queue=queue,
+            reason=reason,
+            exchange=message.exchange,
+            routing_keys=[message.routing_key],
+            epoch_s=epoch_s,
+        )
+        self.message = QueuedMessage(
+            exchange,
+            message.routing_key if routing_key is None else routing_key,
+            properties.payload(),
+            message.body,
+            persistent=message.persistent,
+        )
+        self._deaths: list[RawTable] = [] if reason == "rejected" else deaths_of(properties.headers())
+
+    def may_enter(self, queue: str) -> bool:
+        """Whether it has not been there before, or was rejected since; this prevents endless cycles."""
+        return not is_cycle(self._deaths, queue)
 
 
 class Entry:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backpressure.amqp.field_tables import decode_value, octets_of, split_table
-from backpressure.broker.counters import Counters
+from backpressure.broker.meters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from backpressure.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableSet
 
-    from backpressure.broker.alarms import MemoryAlarm
+    from backpressure.broker.meters import MemoryAlarm
     from backpressure.broker.timers import Timer, Timers
 
 __all__ = ["Connected", "FaultSettings", "Faults"]

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from backpressure.amqp.decode_errors import bad_syntax
 from backpressure.amqp.field_tables import short_string
-from backpressure.amqp.frames import ACK, FRAME_METHOD, NACK, PUBLISH, RETURN, content_frames, frame
+from backpressure.amqp.frames import ACK, FRAME_METHOD, NACK, PUBLISH, RETURN, bad_syntax, content_frames, frame
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
 from backpressure.broker.direct_reply import REPLY_TO
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backpressure.broker.consuming import Consuming
-    from backpressure.broker.counters import Counters
     from backpressure.broker.exchange import Exchange
+    from backpressure.broker.meters import Counters
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 

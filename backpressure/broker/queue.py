@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from backpressure.broker.counters import Counters
 from backpressure.broker.entries import Backlog, Entry
+from backpressure.broker.meters import Counters
 from backpressure.broker.policy import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from backpressure.amqp.field_tables import Table
-    from backpressure.broker.alarms import MemoryAlarm
     from backpressure.broker.entries import QueuedMessage
+    from backpressure.broker.meters import MemoryAlarm
     from backpressure.broker.policy import Policy
     from backpressure.broker.timers import Timer, Timers
 

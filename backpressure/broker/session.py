@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from backpressure.amqp.decode_errors import DecodeError
 from backpressure.amqp.frames import (
     FRAME_HEARTBEAT,
     FRAME_METHOD,
     FRAME_MIN_SIZE,
     HEARTBEAT,
     PROTOCOL_HEADER,
+    DecodeError,
     FrameReader,
 )
 from backpressure.amqp.methods import decode_method, method_frame

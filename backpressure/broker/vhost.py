@@ -12,12 +12,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from backpressure.broker import declarations
-from backpressure.broker.alarms import MemoryAlarm
-from backpressure.broker.counters import Counters
-from backpressure.broker.dead_letter import DeadLetter
 from backpressure.broker.direct_reply import DirectReplies
+from backpressure.broker.entries import DeadLetter
 from backpressure.broker.exchange import TYPES, Binding, Exchange
 from backpressure.broker.faults import Connected, Faults
+from backpressure.broker.meters import Counters, MemoryAlarm
 from backpressure.broker.policy import Policy, matching
 from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (

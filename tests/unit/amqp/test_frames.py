@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backpressure.amqp.decode_errors import DecodeError
-from backpressure.amqp.frames import FrameReader, content_frames, frame
+from backpressure.amqp.frames import DecodeError, FrameReader, content_frames, frame
 
 payloads = st.lists(st.tuples(st.sampled_from([1, 2, 3, 8]), st.integers(0, 65535), st.binary(max_size=60)), max_size=8)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pamqp import commands
 from pamqp import frame as pamqp_frame
 
-from backpressure.amqp.decode_errors import DecodeError
 from backpressure.amqp.field_tables import FieldTable
+from backpressure.amqp.frames import DecodeError
 from backpressure.amqp.methods import decode_method, encode_method, method_frame
 
 ALL_KINDS = [

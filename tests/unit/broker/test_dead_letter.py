@@ -8,8 +8,7 @@ import pytest
 from pamqp import commands, header
 
 from backpressure.amqp.field_tables import decode_value, split_array
-from backpressure.broker.dead_letter import DeadLetter
-from backpressure.broker.entries import QueuedMessage
+from backpressure.broker.entries import DeadLetter, QueuedMessage
 
 
 def payload(**properties: Any) -> bytes:

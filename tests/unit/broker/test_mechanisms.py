@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from backpressure.broker.alarms import MemoryAlarm
 from backpressure.broker.consuming import Prefetch
-from backpressure.broker.counters import Counters
+from backpressure.broker.meters import Counters, MemoryAlarm
 from backpressure.broker.timers import Timers
 
 
