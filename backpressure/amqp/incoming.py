@@ -97,7 +97,13 @@ class Incoming:
             kind, channel, size, method = _METHOD_FRAME.unpack_from(data, at)
             if kind == FRAME_METHOD:
                 if method == DELIVER and channel in self._wants_messages:
-                    return self._take_delivery(data, at, channel, size)
+                    try:
+                        end, delivered = _delivery(data, at, channel, size)
+                    except _SENSELESS:
+                        return self._begin(data, at, channel, size)
+                    if delivered is not None:
+                        self._wants_messages[channel](*delivered)
+                    return end
                 if method == ACK and size == _ACK_SIZE and channel in self._wants_confirms:
                     tag, multiple, mark = _CONFIRMED.unpack_from(data, at + _METHOD_FRAME.size)
                     if mark == FRAME_END_OCTET:
@@ -107,15 +113,6 @@ class Incoming:
                     return self._begin(data, at, channel, size)
                 return NOT_OURS
         return self._go_on(data, at) if self._unfinished else NOT_OURS
-
-    def _take_delivery(self, data: bytes, at: int, channel: int, size: int) -> int:
-        try:
-            end, delivered = _delivery(data, at, channel, size)
-        except _SENSELESS:
-            return self._begin(data, at, channel, size)
-        if delivered is not None:
-            self._wants_messages[channel](*delivered)
-        return end
 
     def _begin(self, data: bytes, at: int, channel: int, size: int) -> int:
         """Take a method that a message follows."""

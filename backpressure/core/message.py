@@ -185,6 +185,8 @@ def _ids(headers: Mapping[str, HeaderValue]) -> tuple[int, int] | None:
 
 
 def _integer(value: object) -> int | None:
+    if type(value) is int:  # as a rule; the rest is what other programs send
+        return value
     if isinstance(value, float) and value.is_integer():  # JavaScript has no other numbers
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -192,7 +194,7 @@ def _integer(value: object) -> int | None:
 
 def _time(value: object) -> int | None:
     """Accept nanoseconds since the epoch; what is no time of our days (milliseconds taken for seconds) is unknown."""
-    time_ns = _integer(value)
+    time_ns = value if type(value) is int else _integer(value)
     return time_ns if time_ns is not None and 0 <= time_ns <= _MAX_TIME_NS else None
 
 
