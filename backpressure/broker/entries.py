@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from backpressure.amqp.deaths import deaths_of, is_cycle, record_death
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import RawTable
 
-__all__ = ["ENTRY_COST_BYTES", "Backlog", "DeadLetter", "Entry", "QueuedMessage"]
+__all__ = ["ENTRY_COST_BYTES", "Backlog", "DeadLetter", "Entry", "PriorityBacklog", "QueuedMessage"]
 
 ENTRY_COST_BYTES = 400
 """Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""
@@ -54,6 +55,11 @@ class QueuedMessage:
     def cost_bytes(self) -> int:
         """The approximate memory of one queued copy."""
         return len(self.header) + len(self.body) + ENTRY_COST_BYTES
+
+    @property
+    def priority(self) -> int:
+        """The property of that name; 0 when it is absent."""
+        return int.from_bytes(self.properties().raw.get("priority", b""), "big")
 
     def properties(self) -> Properties:
         """Parse the properties."""
@@ -165,3 +171,59 @@ class Backlog:
         self._fresh.clear()
         self._returned.clear()
         self.body_bytes = 0
+
+
+class PriorityBacklog:
+    """A backlog for each priority, of which the highest goes first: messages, and what is dropped at a bound."""
+
+    __slots__ = ("_highest", "_levels")
+
+    def __init__(self, highest: int) -> None:
+        """Messages of a priority above ``highest`` have that one."""
+        self._highest = highest
+        self._levels: dict[int, Backlog] = {}
+        """Those that are not empty, the highest first."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels.values()))
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every entry, in order."""
+        return chain.from_iterable(self._levels.values())
+
+    @property
+    def body_bytes(self) -> int:
+        """How much the bodies hold."""
+        return sum(level.body_bytes for level in self._levels.values())
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry that is younger than all others."""
+        self._level(entry).append(entry)
+
+    def give_back(self, entry: Entry) -> None:
+        """Return an entry to its place."""
+        self._level(entry).give_back(entry)
+
+    def _level(self, entry: Entry) -> Backlog:
+        priority = min(entry.message.priority, self._highest)
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = Backlog()
+            self._levels = dict(sorted(self._levels.items(), reverse=True))
+        return level
+
+    def head(self) -> Entry:
+        """The next entry, which stays; StopIteration when there is none."""
+        return next(iter(self._levels.values())).head()
+
+    def take(self) -> Entry:
+        """Remove and return the next entry; StopIteration when there is none."""
+        priority, level = next(iter(self._levels.items()))
+        entry = level.take()
+        if not level:
+            del self._levels[priority]
+        return entry
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._levels.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from backpressure.broker.entries import Backlog, Entry
+from backpressure.broker.entries import Backlog, Entry, PriorityBacklog
 from backpressure.broker.meters import Counters
 from backpressure.broker.policy import Limits
 
@@ -91,7 +91,8 @@ class Queue:
         self.arguments = arguments or {}
         self.policy: Policy | None = None
         self.limits = Limits()
-        self.ready = Backlog()
+        highest = self.arguments.get("x-max-priority")
+        self.ready = PriorityBacklog(highest) if isinstance(highest, int) else Backlog()
         self.unacked = 0
         self.unacked_bytes = 0
         self.consumers = Rotation(single_active=bool(self.arguments.get("x-single-active-consumer")))
