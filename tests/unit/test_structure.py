@@ -1,0 +1,45 @@
+"""Names are easy to find: a class name is defined once, and modules of one name mean the same."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "backpressure"
+
+SHARED_NAMES = {
+    "__init__": "packages",
+    "__main__": "`python -m` of a package",
+    "admin": "one for each transport",
+    "consumer": "the consumer: its command, its engine, its HTTP API",
+    "deaths": "the header x-death: its table in AMQP, and what transports do with it",
+    "failures": "one for each transport",
+    "faults": "what can be broken on purpose: in the embedded broker, and in a scenario",
+    "feedback": "one for each transport",
+    "lab": "the lab: its command and the package",
+    "monitor": "the monitor: its command and its HTTP API",
+    "prefetch": "the rule, and its use by the consumer",
+    "probe": "one for each transport",
+    "producer": "the producer: its command, its engine, its HTTP API",
+    "publisher": "one for each transport",
+    "simulate": "simulations: the command and what it runs",
+    "subscriber": "one for each transport",
+}
+"""Names that several modules have because they mean the same."""
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    found = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_modules_of_one_name_mean_the_same() -> None:
+    found = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found[path.stem].append(path.relative_to(PACKAGE).as_posix())
+    assert {name: places for name, places in found.items() if len(places) > 1 and name not in SHARED_NAMES} == {}
