@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from backpressure.core.recent import RecentHistogram
+from backpressure.core.histogram import RecentHistogram
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.engines.clock import Clock
 from backpressure.engines.company import Company

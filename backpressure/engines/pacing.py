@@ -16,8 +16,7 @@ from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.cadence import decision_window, ticks_per_report
-from backpressure.core.histogram import Histogram
-from backpressure.core.recent import RecentValues
+from backpressure.core.histogram import Histogram, RecentValues
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.derived import law_config

@@ -4,28 +4,29 @@ The round trip is measured where it shows: when the prefetch was used up, the ti
 delivery is one round trip, plus whatever time the queue was empty. The smallest of recent samples is therefore the
 round trip itself (the windowed minimum of BBR's RTprop; Cardwell et al., "BBR", ACM Queue 2016).
 
-A way that becomes longer in the middle of the work shows differently: the prefetch is never used up again, because part
-of it is always under way. But then the consumer runs dry, and what reaches it at last was sent before the
-acknowledgement that made room for it: that one it waited for, and the time since is a round trip.
+When the round trip becomes longer in the middle of the work, it shows in another way. Part of the prefetch is always
+under way, so the prefetch is never used up again. But the consumer runs out of messages, and the one it then waits for
+was sent before the acknowledgement that made room for it: the time since is a round trip.
 
-That is the least it can be. On a machine with other work to do, a process is now and then not run for tens of
-milliseconds, and whoever holds nothing then has lost that time for good. How long such stalls last shows in how late
+That is the least the prefetch can be. On a machine with other work to do, a process now and then does not run for tens
+of milliseconds, and a consumer that holds nothing then has lost that time. How long such stalls last shows in how late
 the process's own timers fire: the longest of the last seconds, twice (the broker is stalled too), is added.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from math import ceil
+from math import ceil, inf
 
-from backpressure.core.prefetch import PrefetchSizer
-from backpressure.core.recent import RecentValues
+from backpressure.core.histogram import RecentValues
 from backpressure.core.reports import ConsumerReport
 from backpressure.settings import ConsumerSettings
 from backpressure.transports.base import Subscriber
 
-__all__ = ["PrefetchControl"]
+__all__ = ["PrefetchControl", "PrefetchSizer"]
 
+_LARGEST = 65_535  # the field is 16 bits wide (AMQP 0-9-1, basic.qos)
+_SPARE = 2  # the one in work, and one against jitter
 _WINDOW_S = 10.0
 _ASIDE_STEP = 16  # room for failed messages grows in steps: each change costs a round trip
 _MOST_ASIDE = 1024
@@ -34,6 +35,45 @@ _ASSUMED_ROUND_TRIP_S = 0.005  # until it is measured
 _LEAST_CUSHION_S = 0.02  # timers of a quiet machine are a few milliseconds late
 _MOST_CUSHION_S = 0.2
 _UNPACED = 1000  # where the work takes no time: what a connection carries while an acknowledgement travels
+
+
+class PrefetchSizer:
+    """Adaptive prefetch by Little's law.
+
+    Formula: prefetch = ⌈rate · round trip⌉ + 2. While an acknowledgement travels to the broker and the next message
+    back, the consumer finishes rate · round trip messages: that many must be at hand, besides the one in work and one
+    against jitter. Every further one only waits where neither the broker nor the producer sees it.
+    Hysteresis: it rises at once, since starving costs capacity; it falls when fewer would have done for ``hold_s``.
+    Source: Little (1961); the bandwidth-delay product of TCP.
+    """
+
+    def __init__(self, hold_s: float = 5.0) -> None:
+        """Begin with the least."""
+        self._hold_s = hold_s
+        self._size = _SPARE
+        self._most_wanted = 0
+        self._lower_since = inf
+
+    def update(self, rate_per_s: float, round_trip_s: float, service_s: float, now: float) -> int:
+        """Return the prefetch to use from now on.
+
+        Args:
+            rate_per_s: messages the consumer finishes per second.
+            round_trip_s: from an acknowledgement to the delivery it makes room for, on an idle path.
+            service_s: mean service time; a consumer that has been starved could do 1/service_s a second.
+            now: seconds, monotonic.
+        """
+        possible_per_s = max(rate_per_s, 1 / service_s if service_s > 0 else 0.0)
+        wanted = min(_LARGEST, ceil(possible_per_s * round_trip_s - 1e-9) + _SPARE)
+        if wanted >= self._size:
+            self._size, self._lower_since = wanted, inf
+            return self._size
+        if self._lower_since == inf:
+            self._lower_since, self._most_wanted = now, wanted
+        self._most_wanted = max(self._most_wanted, wanted)
+        if now - self._lower_since >= self._hold_s:
+            self._size, self._lower_since = self._most_wanted, inf
+        return self._size
 
 
 class PrefetchControl:
@@ -55,7 +95,7 @@ class PrefetchControl:
     @property
     def count(self) -> int:
         """The prefetch in force: what work needs, and room for messages that wait for another attempt."""
-        return min(65535, self._base + self._aside)
+        return min(_LARGEST, self._base + self._aside)
 
     def reconfigure(self, settings: ConsumerSettings) -> None:
         """Go on with other settings."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.core.recent import RecentValues
+from backpressure.core.histogram import RecentValues
 
 
 def test_what_is_older_than_the_window_is_forgotten() -> None:

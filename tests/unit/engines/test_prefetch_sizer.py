@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.prefetch import PrefetchSizer
+from backpressure.engines.prefetch import PrefetchSizer
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.histogram import Histogram
-from backpressure.core.recent import RecentHistogram
+from backpressure.core.histogram import Histogram, RecentHistogram
 
 
 def test_what_is_older_than_the_window_is_forgotten_and_the_rest_is_not() -> None:
