@@ -1,7 +1,6 @@
-"""Experiments: a scenario in, real processes run against a real broker, a report and a verdict out.
+"""Experiments: scenarios are run with real processes on a real broker, measured and judged.
 
-`scenario` says what to do, `runner` does it with the processes of `supervisor` and the broker of `broker`, everything
-that happens is on disk in a `rundir.RunDirectory` the moment it happens, and `analysis` turns that directory (and
-nothing else) into a `summary.Summary`, which `report` shows. Knows no pika and no terminal: dashboards watch a run
-through `runner.Watcher`.
+`scenario` says what to do. `runner` does it, with the processes of `supervisor` and the broker of `brokers`. Everything
+that happens is written to a `rundir.RunDirectory` at once. `analysis` computes a `summary.Summary` from that directory
+alone, and `report` shows it. Nothing here knows pika or a terminal: dashboards watch a run through `runner.Watcher`.
 """

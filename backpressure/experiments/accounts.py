@@ -1,4 +1,4 @@
-"""What the journals of all processes say, gathered in one pass: the ledger, and every duration that is measured.
+"""The ledger and all measured durations, collected from the journals of all processes in one pass.
 
 Pure. Each message costs a few bits in the ledger and 80 bytes of times, so a million messages fit in 90 MB.
 """
@@ -19,7 +19,7 @@ _NEVER_NS = (1 << 63) - 1
 
 
 class Durations:
-    """Pairs of a moment and the duration that belongs to it, both in nanoseconds."""
+    """Moments and the duration that belongs to each, in nanoseconds."""
 
     def __init__(self) -> None:
         self.at_ns = array("q")
@@ -35,10 +35,10 @@ class Durations:
 
 
 class ConfirmTimes:
-    """When a producer got its messages confirmed; in a simulation one may stand for several that are equal."""
+    """When a producer's messages were confirmed. In a simulation one may stand for several equal producers."""
 
     def __init__(self, members: int = 1) -> None:
-        """``members``: how many producers it stands for."""
+        """``members``: how many producers this one stands for."""
         self._at_ns = array("q")
         self._members = members
 
@@ -47,12 +47,12 @@ class ConfirmTimes:
         self._at_ns = array("q", sorted([*self._at_ns, *at_ns]))
 
     def count(self, from_ns: int, to_ns: int) -> float:
-        """Return how many each member got confirmed in a stretch of time."""
+        """Return how many confirms each member got in a stretch of time."""
         return (bisect_left(self._at_ns, to_ns) - bisect_left(self._at_ns, from_ns)) / self._members
 
 
 class Stays:
-    """When each message came, and when it left."""
+    """When each message entered the work queue and when it left."""
 
     def __init__(self) -> None:
         self._came_ns = array("q")
@@ -60,7 +60,7 @@ class Stays:
         self._in_order = True
 
     def add(self, came_ns: int, left_ns: int = _NEVER_NS) -> None:
-        """Append one; without ``left_ns`` it never left."""
+        """Append one; without ``left_ns`` it is still there."""
         self._came_ns.append(came_ns)
         self._left_ns.append(left_ns)
         self._in_order = False
@@ -69,7 +69,7 @@ class Stays:
         return len(self._came_ns)
 
     def present(self, from_ns: int, to_ns: int) -> tuple[float, int]:
-        """Return how many there were in a stretch of time, on average and at most."""
+        """Return the mean and the largest number of messages present in a stretch of time."""
         if not self._in_order:
             self._came_ns, self._left_ns = array("q", sorted(self._came_ns)), array("q", sorted(self._left_ns))
             self._in_order = True
@@ -89,7 +89,7 @@ class Stays:
 
 
 class Accounts:
-    """Fed with records and with what the queues still held; asked by the analysis.
+    """Everything the analysis needs to know about the messages of a run.
 
     Attributes:
         ledger: where every message ended.
@@ -97,15 +97,15 @@ class Accounts:
         waits: queue wait (sent → work starts) of every processed message, at the time its work started.
         end_to_end: intended → done, at the time it was done.
         confirms: sent → confirmed, at the time of the confirm.
-        confirmed_by: when each producer process got its messages confirmed.
-        stays: how long every message was in the work queue: from when it was sent until its work was done. Those that
-            were dropped or lost are not in it, for nobody knows when.
-        delivered, redelivered: deliveries that were settled, and those of them that had been delivered before.
+        confirmed_by: when the messages of each producer process were confirmed.
+        stays: the time every message spent in the work queue: from sent to done. Dropped and lost messages are missing,
+            because it is not known when they left.
+        delivered, redelivered: settled deliveries, and how many of them had been delivered before.
         out_of_order: processed after a later message of the same producer, within one consumer process.
     """
 
     def __init__(self, sampled_share: float = 1.0) -> None:
-        """``sampled_share``: of how many messages all times are kept, for the breakdown."""
+        """``sampled_share``: the share of the messages whose times are all kept, for the latency breakdown."""
         self.ledger = Ledger()
         self.breakdown = LatencyBreakdown(sampled_share)
         self.waits = Durations()
@@ -134,17 +134,17 @@ class Accounts:
                 confirmed_ns.append(record.settled_ns)
                 self.confirms.add(record.settled_ns, record.settled_ns - record.sent_ns)
                 self.breakdown.confirmed(record)
-        # One that got nothing confirmed counts for fairness too.
+        # A producer without a single confirm counts for fairness too.
         self.confirmed_by.setdefault(process, ConfirmTimes()).extend(confirmed_ns)
 
     def add_consumer(self, records: Iterable[ConsumerRecord]) -> None:
-        """Add the journal of one consumer, whose records are in the order in which it finished messages."""
+        """Add the journal of one consumer; its records are in the order in which the messages were done."""
         order = OrderTracker()
         for record in records:
             self.delivered += 1
             self.redelivered += record.redelivered
             known = record.session != 0
-            # One that is delivered again after its work was done has stayed from then on.
+            # Done before, but its acknowledgement was lost: it stayed in the queue, at least since this delivery.
             again = known and (record.session, record.sequence) in self.ledger.processed
             self.stays.add(record.received_ns if again else record.sent_ns or record.received_ns, record.done_ns)
             if record.outcome is Outcome.DEAD_LETTERED:
@@ -163,7 +163,7 @@ class Accounts:
         self.out_of_order += order.out_of_order
 
     def add_left(self, records: Iterable[ProducerRecord]) -> None:
-        """Add, from the journal of one producer, the stays of messages that the ledger has as left in the queue."""
+        """Add, from a producer's journal, the stays of the messages that were left in the queue."""
         left = self.ledger.left_in_queue
         for record in records:
             if (record.session, record.sequence) in left:

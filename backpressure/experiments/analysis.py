@@ -1,6 +1,7 @@
-"""From everything a run recorded to its figures. Pure: no files, no clock; ``docs/summary.md`` defines each figure.
+"""Computes all figures of a run from its recording. ``docs/summary.md`` defines each figure.
 
-All durations are exact: percentiles are nearest-rank over every message, not estimates from histograms.
+Pure: no files, no clock. Durations are exact: percentiles are nearest-rank over every message, not estimates from
+histograms.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ def _totals(recording: Recording) -> MessageTotals:
 def _depth(recording: Recording, stays: Stays | None, start_ns: int, end_ns: int) -> Depth:
     """Return how many messages there were in the work queue.
 
-    By when each came and left it: a sample cannot see what is under way between a client and the broker. But where
-    messages were dropped or lost, or the queues could not be read, nobody knows when those left; then samples count.
+    This follows from when each message entered and left it: samples miss what is on its way between a client and the
+    broker. It is not known when dropped or lost messages left, nor what was left when the queues could not be read;
+    then the samples count.
     """
     if stays is not None and start_ns < end_ns:
         mean, most = stays.present(start_ns, end_ns)
@@ -174,7 +176,7 @@ def _phase(
 def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns: int, end_ns: int) -> float | None:
     """Return processed ÷ capacity over the stretches in which more is offered than can be done.
 
-    None when they add up to less than a second: that measures how processes start and stop.
+    None when these add up to less than a second: so short a figure would measure how processes start and stop.
     """
     processed = 0
     possible = 0.0
@@ -191,7 +193,7 @@ def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns:
 
 
 def _wait_bound_ms(recording: Recording, phase: RecordedPhase, start_s: float, end_s: float) -> float | None:
-    """Return the bound for the load with which the phase ended; None without overload, or when no law saw anything."""
+    """Return the bound for the load at the end of the phase; None without overload, or when no law had signals."""
     load = _final_load(recording.loads, phase)
     ages_ms = list(_signal_ages_ms(recording, start_s, end_s))
     if load is None or not ages_ms:
@@ -219,11 +221,12 @@ def _final_load(loads: Sequence[LoadChanged], phase: RecordedPhase) -> LoadChang
 
 
 def _settle_s(loads: Sequence[LoadChanged], done_ns: Sequence[int], phase: RecordedPhase) -> float | None:
-    """Return when the process rate had come to the capacity with which the phase ended, seconds after its start.
+    """Return how many seconds after the start of the phase the process rate had settled.
 
-    The rate is counted in windows of one second, a new one every tenth. Settled is the first moment from which all
-    windows of the next three seconds (or up to the end of the phase, if that is nearer) are within 10 % of the
-    capacity, or one message, or, where service times are random, three standard errors, whichever is most.
+    Settled means near the capacity with which the phase ended. The rate is counted in windows of one second, one
+    starting every tenth of a second. It has settled at the first window from which all windows of the next three
+    seconds (or up to the end of the phase, if that comes first) are within tolerance: 10 % of the capacity, or one
+    message, or three standard errors where service times are random, whichever is largest.
     """
     load = _final_load(loads, phase)
     if load is None:

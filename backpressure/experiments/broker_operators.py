@@ -19,7 +19,7 @@ __all__ = ["BrokerOperator", "EmbeddedOperator", "RabbitMQOperator"]
 
 
 class BrokerOperator(Protocol):
-    """All methods return when it is done, and raise `PaceError` when it cannot be."""
+    """All methods return when the work is done, and raise `PaceError` when it fails."""
 
     async def stop(self) -> None:
         """Shut it down in order."""
@@ -44,10 +44,10 @@ class BrokerOperator(Protocol):
 
 
 class EmbeddedOperator:
-    """A `BrokerOperator` of the embedded broker, a child of ours."""
+    """A `BrokerOperator` of the embedded broker, which is a child process of ours."""
 
     def __init__(self, supervisor: Supervisor, management_url: str, launch: Callable[[], Awaitable[object]]) -> None:
-        """``launch`` starts it again, on the ports it has had."""
+        """``launch`` starts it again, on the same ports as before."""
         self._supervisor = supervisor
         self._management_url = management_url
         self._launch = launch
@@ -83,7 +83,7 @@ class EmbeddedOperator:
         await self.misbehave(memory_alarm=raised)
 
     async def misbehave(self, **faults: object) -> None:
-        """Change faults of the broker's own; ``docs/embedded-broker.md`` lists them."""
+        """Change the broker's own faults; ``docs/embedded-broker.md`` lists them."""
         async with httpx.AsyncClient(auth=("guest", "guest"), timeout=10.0, trust_env=False) as client:
             try:
                 response = await client.put(f"{self._management_url}/api/faults", json=faults)

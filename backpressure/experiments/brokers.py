@@ -1,7 +1,7 @@
-"""The broker of a run: started for it alone, or one that is there already, and whether it is fit for the scenario.
+"""The broker of a run: a private one, started for it, or one that runs already; and whether it fits the scenario.
 
-On a private broker the queues have their usual names. On one that others use too, every name is the run's own, and the
-runner removes what it created there.
+On a private broker the queues have their usual names. On a shared broker every name is unique to the run, and the
+runner removes what it created.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BrokerChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunBroker:
-    """A broker that is ready; ``operator`` can disturb a private one."""
+    """A broker that is ready; ``operator`` controls a private one."""
 
     url: str
     management_url: str
@@ -68,8 +68,8 @@ class RunBroker:
     def settings(self, run_name: str) -> dict[str, object]:
         """Return the settings, by dotted key, with which a process of the run ``run_name`` uses it.
 
-        Where the management API is, is told even where it can be guessed: behind a proxy of ours it cannot be.
-        Folders of runs on other machines may have the same name, so that the names have some random letters too.
+        The address of the management API is always given, because it cannot be guessed behind our proxy. Run folders on
+        other machines may have the same name, so the queue names also get some random letters.
         """
         address = self.management_url
         if self.url.startswith("amqp"):
@@ -104,9 +104,9 @@ def parse_choice(text: str) -> BrokerChoice:
 async def open_broker(
     choice: BrokerChoice, supervisor: Supervisor, directory: RunDirectory, *, durable: bool = False
 ) -> AsyncIterator[RunBroker]:
-    """Provide the broker; a private one is gone afterwards. Raises `ExperimentError`, `TransportError`.
+    """Provide the broker; a private one is stopped afterwards. Raises `ExperimentError`, `TransportError`.
 
-    ``durable``: what should survive a restart must do so; the embedded broker keeps nothing on disk unless told to.
+    ``durable``: durable messages must survive a restart. The embedded broker stores nothing on disk unless told to.
     """
     if choice.kind == "embedded":
         options = ["--data-dir", str(directory.broker_data)] if durable else []
@@ -119,7 +119,7 @@ async def open_broker(
             url = str(child.announced["url"])
             yield RunBroker(url, management_url, private=True, operator=operator)
         finally:
-            await supervisor.stop(supervisor.of("broker"))  # before its data goes
+            await supervisor.stop(supervisor.of("broker"))  # before its data is removed
             directory.remove_broker_data()
     elif choice.kind in _PRIVATE:
         async with _PRIVATE[choice.kind]() as node:
@@ -142,7 +142,7 @@ async def _start_embedded(
 
 
 def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
-    """Raise `ConfigError` when the broker cannot do what a phase asks of it."""
+    """Raise `ConfigError` when the broker cannot do what a phase needs."""
     check_faults(scenario.faults, choice.kind, choice.url)
     if choice.kind == "kafka" or choice.url.startswith("kafka"):
         for phase in scenario.phases[1:]:
@@ -154,10 +154,10 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
 
 @asynccontextmanager
 async def watching(broker: PrivateProcess, supervisor: Supervisor) -> AsyncIterator[None]:
-    """Meanwhile, tell ``supervisor`` of every process that ``broker`` becomes, and fail it when one dies unasked.
+    """Report the processes of ``broker`` to ``supervisor``, and fail it when one dies that no fault has killed.
 
-    Such a process is no child of the supervisor, so its end has to be looked for. ``broker.pid`` is 0 while it is meant
-    to be away.
+    Such a process is no child of the supervisor, so its end has to be polled for. ``broker.pid`` is 0 while it is meant
+    to be down.
     """
     watch = asyncio.create_task(_watch(broker, supervisor), name="broker watch")
     try:

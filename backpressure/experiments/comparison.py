@@ -1,7 +1,7 @@
-"""The comparison: the same scenario under several laws, ranked beside what could be achieved at all.
+"""Compares several laws on the same scenario, and ranks them beside what was achievable at all.
 
-Pure: summaries in, standings out. Each figure is the median of a law's runs, because machines are noisy and one lucky
-run proves nothing. A law is *on the front* (Pareto) when no other one both uses more of the capacity and waits less.
+Pure: summaries in, a table out. Each figure is the median of a law's runs, because machines are noisy and one lucky run
+proves nothing. A law is *on the front* (Pareto) when no other law both uses more of the capacity and waits less.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Standing(SummaryModel):
 
 
 class Comparison(SummaryModel):
-    """The table, best first: those on the front by their waits, then the others.
+    """The table, best first: the laws on the front by their waits, then the others.
 
-    ``oracle_note`` says why the figures of the ``oracle`` are None, where they are.
+    ``oracle_note`` says why the figures of the ``oracle`` are None, if they are.
     """
 
     scenario: str
@@ -68,14 +68,14 @@ def rank(
     own: Mapping[str, Sequence[Summary]] | None = None,
     oracle_note: str = "",
 ) -> Comparison:
-    """Return the comparison of ``runs`` (law → its summaries) beside those of the ``oracle`` on the same scenario.
+    """Return the comparison of ``runs`` (law → its summaries) with those of the ``oracle`` on the same scenario.
 
     Args:
         scenario: its name.
         broker: where the runs took place.
         runs: the summaries of each law's runs.
-        oracle: what could be achieved, one summary a run; empty: not known, or not the same for all.
-        own: law → what could be achieved in its own runs, where that differs.
+        oracle: what was achievable, one summary per run; empty: not known, or not the same for all.
+        own: law → what was achievable in its own runs, where that differs.
         oracle_note: why ``oracle`` is empty.
     """
     best = _standing("oracle", oracle, None)
@@ -116,14 +116,14 @@ def _standing(law: str, summaries: Sequence[Summary], oracle: Standing | None) -
 
 
 def _median(summaries: Sequence[Summary], figure: Callable[[Summary], float | None]) -> float | None:
-    """Return the median, or None when any run lacks the figure: half a law's runs must not speak for it."""
+    """Return the median, or None when the figure is missing in any run: half of a law's runs would mislead."""
     figures = [figure(summary) for summary in summaries]
     known = [value for value in figures if value is not None]
     return round(median(known), 4) if known and len(known) == len(figures) else None
 
 
 def _slowest_settling(summary: Summary) -> float | None:
-    """Return the longest of the phases' settle times, or None when a phase with a capacity to find never found it."""
+    """Return the longest settle time of the phases, or None when an overloaded phase never settled."""
     tested = [phase for phase in summary.phases if phase.utilisation is not None]
     times = [phase.settle_s for phase in tested if phase.settle_s is not None]
     return max(times) if times and len(times) == len(tested) else None

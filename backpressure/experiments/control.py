@@ -1,4 +1,4 @@
-"""The control APIs of a run's processes, as far as a run uses them: pause, resume, change settings."""
+"""The parts of the processes' control APIs that a run uses: pause, resume, change settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RECONNECTING_S = 30.0
 
 
 class ProcessControl:
-    """Talks to children; an async context manager."""
+    """Sends requests to child processes; an async context manager."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """``transport`` carries the requests; None: TCP."""
@@ -36,7 +36,7 @@ class ProcessControl:
         await self._client.aclose()
 
     async def resume(self, children: Iterable[Child]) -> None:
-        """Let paused producers go, all at once."""
+        """Resume paused producers, all at once."""
         await asyncio.gather(*(self._post(child, "/admin/resume", None) for child in children))
 
     async def configure(self, children: Iterable[Child], changes: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class ProcessControl:
             response = await self._answer(child, path, body)
         except httpx.HTTPError as error:
             if await _ends(child):
-                return  # by itself, having reached its limit: nothing to change any more
+                return  # it has reached its limit and ends: there is nothing left to change
             raise ExperimentError(f"{child.id} does not answer at {child.api_url}{path}: {error!r}") from None
         if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
             raise ConfigError("scenario", body, f"{child.id} refused: {response.text}")
@@ -59,7 +59,7 @@ class ProcessControl:
             raise ExperimentError(f"{child.id} answered {response.status_code} to {path}: {response.text}")
 
     async def _answer(self, child: Child, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
-        """Ask again while the child has no broker: after an outage it takes a while to be connected again."""
+        """Retry while the child has no broker: after an outage it needs a while to reconnect."""
         loop = asyncio.get_running_loop()
         patience_ends = loop.time() + _RECONNECTING_S
         while True:

@@ -1,4 +1,4 @@
-"""A scenario as a plain document, before anybody checks what it means: TOML in, overrides applied, TOML out."""
+"""A scenario as a plain document, before its meaning is checked: read from TOML, overridden, written as TOML."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def to_toml(document: Mapping[str, Any]) -> str:
 def _expect(document: dict[str, Any], metric: str, value: object) -> None:
     """Set one expectation, however the file writes it: quoted, as nested tables, with or without "totals"."""
     stated = document.get("expect", {})
-    if isinstance(stated, dict):  # anything else is a mistake that is told when somebody checks what it means
+    if isinstance(stated, dict):  # anything else is reported when the meaning is checked
         others = {name: text for name, text in dotted(stated) if _figure(name) != _figure(metric)}
         document["expect"] = others | {metric: value}
 
@@ -83,7 +83,7 @@ def _phase_table(document: Mapping[str, Any], name: str, key: str, value: object
     raise ConfigError(key, value, f"{source} has no phase {name!r}; there are {names}", "--set")
 
 
-_WORD = re.compile(r'"([^"]*)"|([^."]+)')  # as TOML writes keys: one with dots of its own stands in quotes
+_WORD = re.compile(r'"([^"]*)"|([^."]+)')  # as in TOML, a key that contains dots is quoted
 
 
 def _assign(table: dict[str, Any], path: str, key: str, value: object) -> None:
@@ -121,5 +121,5 @@ def _key(key: str) -> str:
 
 
 def _value(value: object) -> str:
-    """Return JSON, which for numbers, booleans and strings is TOML too, but for one character that TOML forbids."""
+    """Return JSON. It is TOML too for numbers, booleans and strings, except for one character that TOML forbids."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -73,7 +73,7 @@ class ProcessStarted(_Event):
 class ProcessEnded(_Event):
     """A process is gone; ``code`` as `subprocess` reports it (negative: the signal that killed it).
 
-    None where nobody can tell: a private RabbitMQ or Kafka is not a child of ours.
+    None where it cannot be known: a private RabbitMQ or Kafka is not a child of ours.
     """
 
     kind: Literal["process_ended"] = "process_ended"

@@ -1,4 +1,4 @@
-"""Expectations: what a scenario demands of the figures, as texts such as ``"<= 300"`` or ``"between 95 and 105"``."""
+"""What a scenario expects of the figures, written as ``"<= 300"`` or ``"between 95 and 105"``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Expectation:
     limit: float | tuple[float, float]
 
     def check(self, summary: Mapping[str, Any]) -> Held:
-        """Hold the figures of a dumped summary against it; what was not measured does not hold."""
+        """Compare it with the figures of a dumped summary; a figure that was not measured does not hold."""
         value = find_metric(summary, self.metric)
         return Held(metric=self.metric, op=self.op, limit=self.limit, value=value, held=self._holds(value))
 
@@ -50,7 +50,7 @@ class Expectation:
 
 
 def parse_expectation(metric: str, text: object, known: Collection[str], source: str) -> Expectation:
-    """Return the expectation; raises `ConfigError` for an unknown metric or a text that is none of the forms."""
+    """Return the expectation; raises `ConfigError` for an unknown metric or a text of another form."""
     if metric not in known:
         near = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "docs/summary.md lists them"

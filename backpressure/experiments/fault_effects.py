@@ -1,8 +1,8 @@
 """What each fault does to a run, and how it is undone: one table, `EFFECTS`.
 
-A fault reaches the run through a `Stage` only. `Injection` begins it in the background and undoes it after its time, at
-the end of its phase or when the run ends. A task of its own does both, so that a run that is interrupted half-way
-through either can still wait for it.
+A fault reaches the run only through a `Stage`. An `Injection` begins it in the background and undoes it after its time,
+at the end of its phase or when the run ends. It uses a task of its own, so that an interrupted run can still wait until
+the fault is undone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stage:
     tell: Callable[[str], None]
 
     def happened(self, text: str) -> None:
-        """Write down what a fault has just done, and what the consumers can do since."""
+        """Record what a fault has just done, and what the consumers can do from now on."""
         now_ns = self.clock.wall_ns()
         self.record(Note(at_ns=now_ns, text=text))
         self.record(self.fleet.load(now_ns))
@@ -73,7 +73,7 @@ class Injection:
         self._task = asyncio.create_task(self._hold(fault, stage), name=fault.name)
 
     async def undo(self) -> None:
-        """Return when it is undone; raises what went wrong. May be awaited again when it was cancelled."""
+        """Return when the fault is undone; raises what went wrong. May be awaited again after it was cancelled."""
         self._over.set()
         await asyncio.wait({self._task})
         self._task.result()

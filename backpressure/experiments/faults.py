@@ -1,8 +1,8 @@
 """The faults that a phase of a scenario can ask for, as data: ``fault = "consumer-kill"`` or ``"nacks:share=0.2"``.
 
-A fault is a name and checked parameters. `parse` reads it from a scenario, `check` says whether the chosen broker can
-have it. What it does is elsewhere: `fault_effects` does it to a run, `simulated_faults` to a simulation. Nothing that
-runs is imported here.
+A fault is a name and checked parameters. `parse` reads it from a scenario; `check` says whether the chosen broker
+supports it. `fault_effects` applies it to a run, `simulated_faults` to a simulation. This module imports nothing that
+runs.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class BrokerKill(_PrivateBrokerFault):
 class BrokerHang(_PrivateBrokerFault):
     """The broker stands still (SIGSTOP … SIGCONT): connected, it takes, confirms, delivers and answers nothing.
 
-    So does a broker whose disk does not answer, which collects garbage for long, or whose virtual machine is paused.
+    A broker looks like this when its disk does not answer, in a long garbage collection, or when its virtual machine is
+    paused.
     """
 
     name: ClassVar[str] = "broker-hang"
@@ -205,7 +206,7 @@ class ProcessingFailures(Fault):
 class ClockJump(Fault):
     """The wall clock of all processes of one role jumps, as when NTP steps it: no figure, pace or order may change.
 
-    Processes that start while it lasts have the wrong time too.
+    It also applies to processes that start while it lasts.
     """
 
     name: ClassVar[str] = "clock-jump"

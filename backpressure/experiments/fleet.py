@@ -1,4 +1,4 @@
-"""The producers, consumers and the monitor of a run: as many as the phase asks for, each with the settings in force."""
+"""The producers, consumers and the monitor of a run: as many as the phase asks for, with the current settings."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Fleet:
         await self._control.resume(self._supervisor.of("producer"))
 
     async def configure(self, phase: Phase) -> Settings:
-        """Put the settings of ``phase`` in force in the processes that run, and return those that were before.
+        """Apply the settings of ``phase`` to the running processes and return the previous settings.
 
         Raises `ConfigError` when a process refuses them.
         """
@@ -77,16 +77,17 @@ class Fleet:
         return before
 
     async def scale(self, before: Settings) -> None:
-        """Start or stop as many processes as the settings ask for more or less than ``before``; the newest go first.
+        """Start or stop processes, by the difference between the settings and those ``before``; the newest stop first.
 
-        Differences count, not what is alive: a producer that has reached its limit is not replaced.
+        The number of live processes does not matter: a producer that has reached its limit is not replaced.
         """
         await asyncio.gather(*(self._scale(role, before) for role in _SECTIONS))
 
     async def replace(self, killed: Iterable[Child]) -> list[Child]:
-        """Start a process in the place of each that was killed and return them.
+        """Start a new process for each killed one and return the new ones.
 
-        A producer with a limit goes on with what the one before it had not settled; where nothing is left, none starts.
+        A producer with a limit continues with what its predecessor had not settled; if nothing is left, none is
+        started.
         """
         starts = []
         for child in killed:
@@ -99,7 +100,7 @@ class Fleet:
 
     @asynccontextmanager
     async def overriding(self, changes: Mapping[str, Any]) -> AsyncIterator[None]:
-        """Keep settings of consumers, by dotted key, in force in all that run or start meanwhile."""
+        """Override settings of consumers, by dotted key, also for consumers that start in the meantime."""
         self._overrides |= changes
         try:
             await self._control.configure(self._supervisor.of("consumer"), changes)
@@ -111,8 +112,8 @@ class Fleet:
             await self._control.configure(self._supervisor.of("consumer"), own)
 
     def move_clock(self, role: str, by_s: float) -> None:
-        """Let the wall clock of every process of ``role``, present and future, be wrong by ``by_s`` seconds."""
-        with self._directory.clock(role).open("r+b") as file:  # in place: they have mapped it
+        """Set the wall clock of every process of ``role``, running or started later, wrong by ``by_s`` seconds."""
+        with self._directory.clock(role).open("r+b") as file:  # in place: the processes have mapped the file
             file.write(_CLOCK.pack(round(by_s * 1e9)))
 
     async def stop(self) -> None:
@@ -122,18 +123,18 @@ class Fleet:
 
     @property
     def due(self) -> int:
-        """How many messages all producers ever started were to settle: up to its limit each, or until it was stopped.
+        """How many messages all producers have to settle: their limits, or what they had settled when they stopped.
 
-        Only with ``producer.limit``: without one, a producer is never done.
+        Only with ``producer.limit``: without one, a producer never finishes.
         """
         return sum(self._limits.values())
 
     def load(self, at_ns: int) -> LoadChanged:
-        """Return what the consumers that are ready can do, and what the producers that run offer."""
+        """Return the capacity of the ready consumers and the offered load of the running producers."""
         return load_of(self._settings, at_ns, self._working("consumer"), self._working("producer"))
 
     def _working(self, role: str) -> int:
-        """Return how many are ready, not counting those that hang or are about to be stopped."""
+        """Return how many are ready, without those that hang or are about to stop."""
         ready = [child for child in self._supervisor.of(role) if child.announced and not child.suspended]
         wanted: int = getattr(self._settings, role).count
         return min(len(ready), wanted)
@@ -149,12 +150,12 @@ class Fleet:
             await asyncio.gather(*(self._start(role) for _ in range(more)))
 
     def _is_done(self, child: Child) -> None:
-        """Expect no more of a producer that has a limit than what it has settled until now."""
+        """Expect no more of a producer with a limit than it has settled so far."""
         if self._limits.get(child.id):
             self._limits[child.id] = self._directory.outcomes(child.id).total()
 
     async def _start(self, role: str, *, paused: bool = False, limit: int = 0) -> Child:
-        """Start one; ``limit`` takes the place of ``producer.limit``, 0 leaves it as it is."""
+        """Start one; ``limit`` replaces ``producer.limit`` unless it is 0."""
         process_id = self._supervisor.next_id(role)
         own: dict[str, Any] = {
             "process.announce_file": str(self._directory.announcement(process_id)),

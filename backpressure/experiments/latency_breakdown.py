@@ -1,4 +1,4 @@
-"""Where the time of a message goes: its way cut into parts, for a sample of all messages. Pure.
+"""Where the time of a message goes, part by part, for a sample of all messages. Pure.
 
 The parts follow one another and add up to the end-to-end time:
 
@@ -24,7 +24,7 @@ __all__ = ["PARTS", "Band", "LatencyBreakdown"]
 PARTS = ("held back", "taken", "queued", "prefetched", "worked on")
 
 _EDGES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
-_SPREAD = 0x9E3779B1  # Knuth's multiplicative hash: no step of batches or prefetch windows falls in with it
+_SPREAD = 0x9E3779B1  # Knuth's multiplicative hash: it does not correlate with batches or prefetch windows
 _RANGE = 1 << 32
 
 
@@ -58,7 +58,7 @@ class LatencyBreakdown:
             self._confirmed_ns[record.session, record.sequence] = record.settled_ns
 
     def processed(self, record: ConsumerRecord) -> None:
-        """Note how a message of ours came through; of duplicates the first counts."""
+        """Note the times of a message of ours; of duplicates the first counts."""
         if self._is_sampled(record.sequence) and record.intended_ns:
             self._done.setdefault((record.session, record.sequence), record)
 
@@ -75,7 +75,7 @@ class LatencyBreakdown:
     def _parts_ns(self, key: tuple[int, int], record: ConsumerRecord) -> tuple[int, ...]:
         sent_ns = max(record.intended_ns, record.sent_ns)
         received_ns = max(sent_ns, record.received_ns)
-        # A message may be delivered before its confirm has come, or its producer was killed and nobody knows.
+        # The delivery may come before the confirm, and a killed producer has recorded none.
         taken_ns = min(max(sent_ns, self._confirmed_ns.get(key, received_ns)), received_ns)
         started_ns = max(received_ns, record.started_ns)
         times = (record.intended_ns, sent_ns, taken_ns, received_ns, started_ns, max(started_ns, record.done_ns))

@@ -21,10 +21,10 @@ async def read_leftovers(
 ) -> AsyncIterator[tuple[int, int, str]]:
     """Empty the work queue and the dead-letter queue; yield session, sequence and state of every message of ours.
 
-    States are those of `rundir.LEFTOVER_STATES`. A broker that was away may be back before our connection to it is:
-    ``patience_s`` is how long to wait for that. A message may then be yielded again. Raises `TransportError`.
+    States are those of `rundir.LEFTOVER_STATES`. After an outage our own connection may come back later than the
+    broker: ``patience_s`` is how long to wait for it. A message may then be yielded again. Raises `TransportError`.
     """
-    for again in (False, True):  # what a killed consumer held returns to its queue a moment after the connection closed
+    for again in (False, True):  # what a killed consumer held is requeued a moment after its connection closed
         if again:
             await asyncio.sleep(_REQUEUE_S)
         for name, is_work in ((queue.work, True), (queue.dead_letter, False)):

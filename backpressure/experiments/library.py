@@ -1,4 +1,4 @@
-"""Finding scenarios: the ones that ship, by name, and the user's own, by path; and checking laws of the user's own."""
+"""Finds scenarios, shipped ones by name and others by path, and checks laws that the user has written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(target: str, assignments: Sequence[str] = (), strategy: str = "") -> Sc
 def read(target: str) -> str:
     """Return the text of a scenario; raises `ConfigError`."""
     try:
-        return _path(target).read_text(encoding="utf-8-sig")  # Windows editors like to begin with a byte order mark
+        return _path(target).read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("scenario", target, f"cannot be read: {error}") from None
 
@@ -59,11 +59,11 @@ def _path(target: str) -> Path:
 
 
 def check_laws(scenario: Scenario) -> None:
-    """Raise `ConfigError` when a law of the user's own (``module:Class``) cannot be had in the producers of a run."""
+    """Raise `ConfigError` when the producers of a run could not load the user's own law (``module:Class``)."""
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # as the producers will
+        sys.path.append(here)  # as the producers do
     for phase in scenario.phases:
         name = phase.settings.producer.strategy
-        if ":" in name:  # the others are checked with the scenario
+        if ":" in name:  # other laws were checked with the scenario
             create(name, law_config(phase.settings))

@@ -1,9 +1,9 @@
 """Runs pace with a wall clock that another process can move: ``python -P movable_clock.py FILE ARGUMENTS…``.
 
-FILE holds one signed 64-bit number, the nanoseconds by which the date is wrong in this process; it is mapped into
-memory, so that a new number is in force at once. Monotonic clocks stay as they are, as when NTP steps the date. The
-functions are replaced before any other module can keep the true ones; `datetime.now` reads the clock in C, unmoved.
-Imports nothing of the package: it runs before anything else does.
+FILE holds one signed 64-bit number: by how many nanoseconds the date is wrong in this process. It is mapped into
+memory, so a new number takes effect at once. Monotonic clocks do not change, as when NTP steps the date. The functions
+are replaced before any other module can import the real ones; `datetime.now` reads the clock in C and is not moved.
+This script imports nothing of the package, because it must run first.
 """
 
 import mmap

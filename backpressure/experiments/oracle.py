@@ -1,11 +1,11 @@
-"""The oracle: what could be achieved by somebody who sees the consumers without any delay.
+"""The oracle: the best result possible, with a view of the consumers that has no delay.
 
-It sends the next message at the moment a consumer takes the one that was waiting, so that exactly one message waits for
-each consumer: none ever pauses, and nobody waits longer than one service takes. No law can use more, and one that hears
-of each message a feedback age too late has to keep more waiting where service times vary. Where they are fixed it may
-keep less: who knows when a message will be needed can send it just before, and a service of a slow consumer is long.
+It sends the next message at the moment a consumer takes the waiting one, so exactly one message waits for each
+consumer: no consumer pauses, and no message waits longer than one service. No law can use more of the capacity. A law
+that learns of each message with a delay must keep more messages waiting where service times vary. Where they are fixed
+it may keep fewer: it can send a message just before it is needed, and the services of slow consumers are long.
 
-It knows of no faults and no failing work, and is offered messages evenly.
+The oracle knows no faults and no failing work, and its messages are offered evenly.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ TOO_LONG = "No oracle: it looks at the consumers many times a message, and with 
 
 _LONGEST_STEP_S = 0.001
 _STEPS_PER_SERVICE = 5
-_MOST_STEPS = 5_000_000  # a quarter of a minute or so; a hundred minutes of a consumer that does 100 msg/s
+_MOST_STEPS = 5_000_000  # about 15 s of computing, for 100 minutes of a consumer that does 100 msg/s
 
 
 def oracles(scenarios: Iterable[Scenario]) -> list[Summary]:
-    """Return the figures of `oracle` for each; of none where it would take too long for one of them."""
+    """Return the figures of `oracle` for each scenario; an empty list where one of them would take too long."""
     plans = list(scenarios)
     return [oracle(plan) for plan in plans] if all(_steps(plan) <= _MOST_STEPS for plan in plans) else []
 

@@ -1,7 +1,8 @@
 """Runs a command that dies with its parent: ``python -IS parent_death.py PARENT_PID COMMAND…`` (Linux).
 
-A supervisor that is killed cannot stop its children; the kernel can. The wish survives ``exec``, so that the process
-*is* the command afterwards, under the same pid. Imports nothing of the package: it runs before anything else does.
+A killed supervisor cannot stop its children, but the kernel can: it sends them the parent-death signal. That survives
+``exec``, so the process becomes the command itself, with the same pid. This script imports nothing of the package,
+because it must run first.
 """
 
 import ctypes
@@ -13,6 +14,6 @@ _PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):  # it died before we asked
+    if os.getppid() != int(sys.argv[1]):  # the parent died before the signal was set
         sys.exit(1)
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - our own supervisor chose the command

@@ -1,7 +1,7 @@
 """Goes through the phases of a scenario on the run's clock.
 
-The boundaries of phases are computed from the first one, so that none is late because those before it were; whatever a
-phase changes is applied while it already runs.
+The boundaries are computed from the start of the first phase, so delays do not add up. What a phase changes is applied
+after it has begun.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Conductor:
                 changing = group.create_task(self._begin(phase, begin_ns) if first else self._apply(phase))
                 waiting = group.create_task(self._wait(phase, begin_ns, changing))
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # one is enough: the others are its consequences
+            raise errors.exceptions[0] from None  # the others are consequences of the first
         return waiting.result()
 
     async def _begin(self, phase: Phase, begin_ns: int) -> None:
@@ -98,9 +98,9 @@ class Conductor:
             self._injection = None
 
     async def _wait(self, phase: Phase, begin_ns: int, changing: asyncio.Task[None]) -> tuple[int, bool | None]:
-        """Return when the phase ended, and whether its ``until`` came true (None without one).
+        """Return when the phase ended, and whether its ``until`` was met (None without one).
 
-        It can come true once ``changing`` is over: an empty queue says nothing while producers are yet to be stopped.
+        It can be met only after ``changing`` is over: an empty queue says nothing before the producers have stopped.
         """
         end_ns = begin_ns + round(phase.duration_s * 1e9)
         if phase.until is None:
@@ -125,11 +125,12 @@ class Conductor:
 
 
 def is_reached(until: Until, snapshot: Snapshot, due: int, queue: str, changed_ns: int, outcomes: Outcomes) -> bool:
-    """Say whether what a phase waits for seems to be so, by counters and a reading of the queue after ``changed_ns``.
+    """Say whether the condition that a phase waits for seems to be met.
 
-    ``due`` is how many messages all producers were to settle. Counters of different processes are a moment apart, so it
-    has to stay so for a moment. What a killed process had not reported any more is missing in them for good: where they
-    fall short, its journal counts.
+    It uses counters and a reading of the queue that is newer than ``changed_ns``. ``due`` is how many messages all
+    producers have to settle. Counters of different processes are a moment apart, so the condition must hold for a
+    moment. A killed process has not reported its last messages; where counters fall short for that reason, its journal
+    counts.
     """
     state = snapshot.queues.get(queue)
     empty = state is not None and state.depth == 0 and snapshot.at_ns - state.age_s * 1e9 > changed_ns
@@ -150,7 +151,7 @@ def is_reached(until: Until, snapshot: Snapshot, due: int, queue: str, changed_n
 
 
 def share_done(until: Until | None, totals: Totals, due: int) -> float | None:
-    """Return how much of what a phase waits for is done, by counters; None where they cannot tell."""
+    """Return the share of the awaited messages that is done, by counters; None where they cannot tell."""
     if not due or until not in {"published", "consumed"}:
         return None
     done = _published(totals) if until == "published" else totals.processed + totals.dead_lettered
@@ -162,7 +163,7 @@ def _published(totals: Totals) -> int:
 
 
 def _missed(phase: Phase, snapshot: Snapshot, queue: str) -> str:
-    """Return why a phase that waited for something ends without it."""
+    """Return why a phase ends although its condition was not met."""
     state, totals = snapshot.queues.get(queue), snapshot.totals
     return (
         f'"{phase.until}" did not come true within the {phase.duration_s:g} s of phase {phase.name}: '

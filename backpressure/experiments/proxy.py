@@ -1,6 +1,6 @@
-"""A TCP proxy between the clients of a run and their broker, whose network can be made to fail.
+"""A TCP proxy between the clients of a run and their broker, to make the network fail.
 
-It moves bytes and knows nothing of what they mean. Loopback only.
+It forwards bytes without reading them, on loopback only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Road = asyncio.Queue[tuple[float, bytes]]
 
 @dataclass(eq=False, slots=True)
 class _ProxiedConnection:
-    """``broker`` is None where the broker's side was never there; ``ways`` forward, one in each direction."""
+    """``broker`` is None when the broker side was never opened; ``ways`` are the tasks that forward each direction."""
 
     client: asyncio.StreamWriter
     broker: asyncio.StreamWriter | None = None
@@ -30,7 +30,7 @@ class _ProxiedConnection:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end(self) -> None:
-        """End both sides at once; what is on its way does not arrive."""
+        """End both sides at once; bytes on their way are lost."""
         for way in self.ways:
             way.cancel()
         self.client.transport.abort()
@@ -42,12 +42,12 @@ class Proxy:
     """Forwards connections to one broker; an async context manager.
 
     Attributes:
-        delay_s: how much longer bytes take, each way.
-        bytes_per_s: what each direction of each connection can carry; 0: as much as there is.
+        delay_s: added to the time of every byte, each way.
+        bytes_per_s: the limit of each direction of each connection; 0: none.
     """
 
     def __init__(self, broker_url: str) -> None:
-        """``broker_url`` is where the broker listens, without TLS: its certificate would not be for us."""
+        """``broker_url`` is where the broker listens. TLS is not possible: the broker's certificate would not match."""
         self._url = urlsplit(broker_url)
         self._server: asyncio.Server | None = None
         self._port = 0
@@ -90,7 +90,7 @@ class Proxy:
                 connection.broker.transport.abort()
 
     async def mend(self) -> None:
-        """Make the network whole again; connections that have lost their other side end."""
+        """Restore the network; connections that have lost their other side end."""
         self.delay_s = self.bytes_per_s = 0.0
         if self._silent:
             self._silent = False
@@ -111,16 +111,16 @@ class Proxy:
             if not self._silent:
                 await self._join(connection, reader)
             while self._silent and not writer.transport.is_closing() and await reader.read(_CHUNK_BYTES):
-                pass  # nobody answers any more
+                pass  # read, and never answer
         except OSError:
-            pass  # it ended: that is what connections do here
+            pass  # the connection ended, as it should
         finally:
             self._connections.discard(connection)
             writer.transport.abort()
             connection.ended.set()
 
     async def _join(self, connection: _ProxiedConnection, reader: asyncio.StreamReader) -> None:
-        """Forward both ways until one side ends, then end the other, unless the client is not to know."""
+        """Forward both ways until one side ends, then end the other, unless the client must not notice."""
         from_broker, to_broker = await asyncio.open_connection(self._url.hostname, self._url.port or 5672)
         connection.broker = to_broker
         upward = asyncio.create_task(self._forward(reader, to_broker))
@@ -148,7 +148,7 @@ class Proxy:
             arrivals.cancel()
 
     async def _squeezed(self, chunk: bytes) -> AsyncIterator[bytes]:
-        """Yield ``chunk`` as fast as the bandwidth allows, piece by piece: a limit that is lifted holds up no more."""
+        """Yield ``chunk`` in pieces, at the bandwidth limit: when the limit is lifted, the rest follows at once."""
         while chunk:
             size = len(chunk)
             if self.bytes_per_s:
@@ -159,7 +159,7 @@ class Proxy:
 
 
 async def _arrive(road: _Road, sink: asyncio.StreamWriter) -> None:
-    """Hand on what has been on its way for long enough, in order, until the empty chunk that marks the end."""
+    """Hand on each piece when it is due, in order, until the empty one that marks the end."""
     loop = asyncio.get_running_loop()
     while True:
         due_at, chunk = await road.get()

@@ -1,4 +1,4 @@
-"""One run as data: what `rundir` reads and `simulate` makes, and what the analysis and the report are made of."""
+"""The data of one run: read by `rundir` or made by `simulate`, used by the analysis and the report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recording", "na
 
 
 def nanoseconds(seconds: float) -> int:
-    """Return a time of a simulation as a recording has it."""
+    """Return a simulation's time in the unit of recordings."""
     return round(seconds * 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedPhase:
-    """When a phase really began and ended."""
+    """When a phase actually began and ended."""
 
     name: str
     start_ns: int
@@ -30,7 +30,7 @@ class RecordedPhase:
 
 @dataclass(frozen=True, slots=True)
 class RecordedProcess:
-    """When a process was there."""
+    """When a process began and ended."""
 
     role: str
     id: str
@@ -50,7 +50,7 @@ class RecordedFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One run as data. ``queues_read`` is False when what the queues still held at the end is not known."""
+    """The data of one run. ``queues_read`` is False when it is not known what the queues still held at the end."""
 
     scenario: str
     strategy: str
@@ -79,6 +79,6 @@ class Recording:
 
     @property
     def measured(self) -> list[Sample]:
-        """The samples that were taken while phases went on: the last one of all is of what came after."""
+        """The samples taken during the phases. The last sample of a run is taken after them."""
         end_s = (self.end_ns - self.start_ns) / 1e9
         return [sample for sample in self.samples if sample.t_s <= end_s + 1e-3]

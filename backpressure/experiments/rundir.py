@@ -1,6 +1,6 @@
-"""The run directory: where everything a run sees is written the moment it happens, and read back as a `Recording`.
+"""The run directory: everything a run observes is written to it at once, and read back as a `Recording`.
 
-Valid at every moment: each file is complete up to the last line or record, so that a run that was killed can still be
+It is valid at every moment: each file is complete up to its last line or record, so a run that was killed can still be
 analysed. Layout: ``scenario.toml run.json events.jsonl samples.jsonl remains.csv journals/ logs/ announce/``, then
 ``summary.json report.html``.
 """
@@ -64,7 +64,7 @@ LEFTOVER_STATES = ("left_in_queue", "dead_lettered", "dropped")
 
 
 class RunFacts(BaseModel):
-    """``run.json``: what is known when the processes are ready. ``start_ns`` is the moment the first phase began."""
+    """``run.json``: what is known when the processes are ready. ``start_ns`` is when the first phase began."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -98,10 +98,10 @@ def create(runs: Path, name: str, now: datetime) -> RunDirectory:
 
 
 class RunDirectory:
-    """Paths, writers and readers of one run; writers raise `ExperimentError`, on a full disk for example."""
+    """Paths, writers and readers of one run. Writers raise `ExperimentError`, for example on a full disk."""
 
     def __init__(self, path: Path) -> None:
-        """``path`` may be relative: children get absolute ones."""
+        """``path`` may be relative; child processes get absolute paths."""
         self.path = path.resolve()
 
     def journal(self, process: str) -> Path:
@@ -113,23 +113,23 @@ class RunDirectory:
         return self.path / "logs" / f"{process}.log"
 
     def clock(self, role: str) -> Path:
-        """Where the processes of ``role`` read how wrong their wall clock is, in a run that moves clocks."""
+        """Where the processes of ``role`` read how wrong their wall clock is, in a run with moved clocks."""
         return self.path / f"{role}.clock"
 
     def announcement(self, process: str) -> Path:
-        """Where ``process`` says that it is ready."""
+        """Where ``process`` announces that it is ready."""
         return self.path / "announce" / f"{process}.json"
 
     @property
     def broker_data(self) -> Path:
-        """Where a broker of the run's own keeps what has to survive its restarts.
+        """Where a private embedded broker stores what must survive its restarts.
 
-        Here, and not in a temporary directory, because nobody could remove that after a run that was killed.
+        It is not a temporary directory, because a killed run could not remove that.
         """
         return self.path / "broker"
 
     def remove_broker_data(self) -> None:
-        """Remove what the broker kept: when the run is over, what its queues held is in ``remains.csv``."""
+        """Remove the broker's data; at the end of a run ``remains.csv`` says what its queues held."""
         rmtree(self.broker_data, ignore_errors=True)
 
     @property
@@ -143,7 +143,7 @@ class RunDirectory:
         return (self.path / "run.json").exists()
 
     def write_scenario(self, text: str) -> None:
-        """Keep the scenario as it is run, overrides included."""
+        """Save the scenario as it is run, overrides included."""
         self._replace("scenario.toml", text)
 
     def write_facts(self, facts: RunFacts) -> None:
@@ -172,9 +172,9 @@ class RunDirectory:
 
     @contextmanager
     def writing_leftovers(self) -> Iterator[Callable[[int, int, str], None]]:
-        """Provide a function that writes session, sequence and state of a message that a queue still held.
+        """Provide a function that writes session, sequence and state of a leftover message.
 
-        The file appears when all of them are written, or not at all: half of it would make messages look lost.
+        The file appears when all of them are written, or not at all: with half of them, messages would look lost.
         """
         part = self.path / "remains.csv.part"
         with self._writing("remains.csv"):
@@ -183,14 +183,14 @@ class RunDirectory:
             part.replace(self.path / "remains.csv")
 
     def facts(self) -> RunFacts:
-        """Read ``run.json``; raises `ConfigError` when this is not a run that got as far as its first phase."""
+        """Read ``run.json``; raises `ConfigError` when the run did not get as far as its first phase."""
         if not self.has_begun:
             raise ConfigError("run", str(self.path), "not the directory of a run that has begun")
         with self._reading("run.json") as path:
             return RunFacts.model_validate_json(path.read_bytes())
 
     def scenario(self) -> Scenario:
-        """Read ``scenario.toml``; raises `ConfigError`, as every method that reads does where a file is damaged."""
+        """Read ``scenario.toml``. Like all methods that read, raises `ConfigError` when the file is damaged."""
         with self._reading("scenario.toml") as path:
             return build(parse(path.read_text(encoding="utf-8-sig"), "scenario.toml"), "scenario.toml")
 
@@ -199,13 +199,13 @@ class RunDirectory:
         return self._lines("events.jsonl", read_event)
 
     def samples(self) -> list[Sample]:
-        """Read ``samples.jsonl``, which is there when the first sample is."""
+        """Read ``samples.jsonl``, which does not exist before the first sample."""
         if not (self.path / "samples.jsonl").exists():
             return []
         return self._lines("samples.jsonl", Sample.from_json)
 
     def accounts(self) -> Accounts:
-        """Read all journals, and what the queues still held."""
+        """Read all journals and the leftover messages."""
         with self._reading("journals") as folder:
             journals = sorted(folder.glob("*.journal"))
             records = max(1, sum(path.stat().st_size for path in journals) // RECORD_BYTES)
@@ -228,7 +228,7 @@ class RunDirectory:
         return accounts
 
     def outcomes(self, process: str) -> Counter[Outcome]:
-        """Count what ``process`` has settled by now, dead or alive; a pattern such as ``consumer-*`` names several."""
+        """Count what ``process`` has settled so far, running or not; a pattern such as ``consumer-*`` names several."""
         counted: Counter[Outcome] = Counter()
         for path in (self.path / "journals").glob(f"{process}.journal"):
             for chunk in _chunks(path):
@@ -241,7 +241,7 @@ class RunDirectory:
         for event in events:
             if isinstance(event, ProcessStarted) and event.role in {"producer", "consumer"}:
                 with self._reading(f"journals/{event.id}.journal") as path:
-                    path.stat()  # without it, all that this process did would look lost
+                    path.stat()  # without it, all messages of this process would look lost
         last_ns = max((event.at_ns for event in events), default=facts.start_ns)
         if samples:
             last_ns = max(last_ns, facts.start_ns + round(samples[-1].t_s * 1e9))
@@ -274,7 +274,7 @@ class RunDirectory:
                     yield int(found[1]), int(found[2]), found[3]
 
     def _lines(self, name: str, read: Callable[[bytes], Line]) -> list[Line]:
-        """Return every whole line of a file; a last one without its end was cut off by a kill."""
+        """Return every complete line of a file; a last line without its end was cut off when the process was killed."""
         lines: list[Line] = []
         with self._reading(name) as path, path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -286,12 +286,12 @@ class RunDirectory:
         return lines
 
     def _append(self, name: str, line: str) -> None:
-        """Append a whole line, or nothing."""
+        """Append a complete line, or nothing."""
         with self._writing(name), (self.path / name).open("ab", buffering=0) as file:
             data = f"{line}\n".encode()
             before = file.tell()
             if file.write(data) < len(data):
-                file.truncate(before)  # half a line would spoil the next one, should there be space again
+                file.truncate(before)  # half a line would spoil the next one, once there is space again
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _replace(self, name: str, text: str) -> None:
@@ -302,7 +302,7 @@ class RunDirectory:
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[Path]:
-        """Provide the path of a file; what is wrong with it is one line, and names it."""
+        """Provide the path of a file. Any problem with it becomes one line that names the file."""
         try:
             yield self.path / name
         except (OSError, ValueError, OverflowError) as error:
@@ -325,7 +325,7 @@ def _reason(error: Exception) -> str:
 
 
 def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of a journal without reading it into memory; raises `ValueError` where it is damaged."""
+    """Yield the records of a journal, piece by piece; raises `ValueError` where it is damaged."""
     ended = False
     for chunk in _chunks(path):
         read = 0
@@ -340,7 +340,7 @@ def _records(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """Yield a journal in pieces that are whole records. Not mapped: what was never written takes no space on a disk."""
+    """Yield a journal in pieces of whole records. It is not mapped: unwritten parts of the file take no disk space."""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
@@ -358,7 +358,7 @@ def _phases(events: list[Event], last_ns: int) -> list[RecordedPhase]:
 
 
 def _faults(events: list[Event], last_ns: int) -> list[RecordedFault]:
-    """Return the faults in order; one at a time, so each ends with the next end of its name."""
+    """Return the faults in order. Only one is active at a time, so each ends with the next end of its name."""
     faults: list[RecordedFault] = []
     for number, event in enumerate(events):
         if isinstance(event, FaultBegan):

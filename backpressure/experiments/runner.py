@@ -1,6 +1,6 @@
-"""Conducts one run: broker, processes, phases on a common clock, and an orderly end whatever happens.
+"""Conducts one run: broker, processes, phases on a common clock, and an orderly end in every case.
 
-Nothing is computed here: everything that happens is appended to the run directory, from which the analysis works.
+Nothing is computed here. Everything that happens is appended to the run directory, which the analysis reads.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ ShareDone = Callable[[Snapshot], float | None]
 
 
 class Watcher(Protocol):
-    """Who shows a run while it goes on."""
+    """Shows a run while it goes on."""
 
     def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
         """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
 
     def phase_began(self, index: int, share_done: ShareDone) -> None:
-        """The phase with this index begins; ``share_done`` tells how much of what it waits for is done."""
+        """The phase with this index begins; ``share_done`` returns the share of its condition that is met."""
 
     def sampled(self, snapshot: Snapshot) -> None:
-        """The loop now; ten times a second."""
+        """A new view of the loop, ten times a second."""
 
     def noted(self, text: str) -> None:
-        """Something happened that is worth a line."""
+        """Something worth a line has happened."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is open while a run goes on."""
+    """What is open during a run."""
 
     settings: Settings
     admin: QueueAdmin
@@ -82,16 +82,16 @@ class _Run:
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C, SIGTERM or SIGHUP, while something was going on."""
+    """Ctrl-C, SIGTERM or SIGHUP arrived."""
 
 
 class Runner:
-    """One run; `conduct` it once."""
+    """One run; call `conduct` once."""
 
     def __init__(
         self, scenario: Scenario, directory: RunDirectory, choice: BrokerChoice, watcher: Watcher, command: str
     ) -> None:
-        """``command`` is what to type to run it again."""
+        """``command`` is the command line that runs it again."""
         self._scenario = scenario
         self._directory = directory
         self._choice = choice
@@ -106,8 +106,8 @@ class Runner:
     def conduct(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
 
-        A first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once. None of them arrives before that is
-        prepared: a `KeyboardInterrupt` while an event loop is made leaves half of one behind.
+        The first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once. These signals are blocked until
+        their handlers are in place: a `KeyboardInterrupt` while the event loop is created would leave half of a loop.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
@@ -147,7 +147,7 @@ class Runner:
                 outcome = "interrupted"
                 self._watcher.noted("interrupted: stopping producers, then consumers (once more: at once)")
             except PaceError:
-                with contextlib.suppress(PaceError, TimeoutError):  # the error that ended the run is the one to tell
+                with contextlib.suppress(PaceError, TimeoutError):  # the error that ended the run is the one to report
                     async with asyncio.timeout(_SALVAGE_S):
                         await self._wind_down(run, patience_s=0.0)
                 raise
@@ -155,12 +155,12 @@ class Runner:
             return outcome
 
     async def _prepare(self, stack: AsyncExitStack) -> _Run:
-        """Open the broker, declare the queues, start every process; all of it is undone by ``stack``."""
+        """Open the broker, declare the queues, start all processes; ``stack`` undoes all of it."""
         self._watcher.noted(f"starting: broker {self._choice.kind}")
         broker = await stack.enter_async_context(self._open_broker())
         common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
         settings = replaced(self._scenario.settings, common)
-        # An experiment does not wait for its broker, and after an outage it is among the first to be back.
+        # An experiment does not wait for a broker to appear, and reconnects quickly after an outage.
         transport = connect(replaced(settings, {"broker.wait": False, "broker.reconnect_max_s": 1.0}))
         admin = transport.admin()
         stack.push_async_callback(admin.stop)
@@ -196,7 +196,7 @@ class Runner:
         return open_broker(self._choice, self._supervisor, self._directory, durable=durable)
 
     async def _measure(self, run: _Run) -> None:
-        """Go through the phases, sampling."""
+        """Go through the phases and take samples."""
         identity = run.identity
         self._start_ns = start_ns = self._clock.wall_ns()
         self._recorder = Recorder(run.settings.queue.work)
@@ -236,10 +236,10 @@ class Runner:
                 await sampling
 
     async def _sample(self, observer: Observer) -> None:
-        """Take samples until cancelled; whatever goes wrong ends the run, which would have gaps that nobody sees."""
+        """Take samples until cancelled. Any error ends the run: its samples would have a gap that is not visible."""
         try:
             await self._keep_sampling(observer)
-        except Exception as error:  # noqa: BLE001 - nobody awaits this task while the phases go on
+        except Exception as error:  # noqa: BLE001 - this task is not awaited during the phases
             self._supervisor.fail(f"sampling failed: {error!r}")
 
     async def _keep_sampling(self, observer: Observer) -> None:
@@ -247,7 +247,7 @@ class Runner:
             due_ns = self._start_ns + round(number * _SAMPLE_S * 1e9)
             now_ns = self._clock.wall_ns()
             if now_ns > due_ns + _SAMPLE_S * 1e9:
-                continue  # late by more than a sample: leave out what was missed
+                continue  # more than one sample late: skip the missed ones
             await asyncio.sleep((due_ns - now_ns) / 1e9)
             snapshot = observer.snapshot()
             self._take_sample(snapshot)
@@ -262,9 +262,9 @@ class Runner:
             self._directory.append_sample(self._recorder.sample(t_s, snapshot, self._pids))
 
     async def _wind_down(self, run: _Run, *, patience_s: float = 20.0) -> None:
-        """Stop producers, then consumers, then see what the queues still hold."""
+        """Stop producers, then consumers, then read what the queues still hold."""
         await run.stage.fleet.stop()
-        self._take_sample(run.observer.snapshot())  # with what the last reports of the producers say was offered
+        self._take_sample(run.observer.snapshot())  # it has the totals of the producers' last reports
         with self._directory.writing_leftovers() as write:
             async for found in read_leftovers(run.admin, run.settings.queue, patience_s=patience_s):
                 write(*found)
@@ -275,7 +275,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Let an error end the run where nobody awaits what raises it: a run directory on a full disk, for example."""
+        """Turn an error into the end of the run where no task awaits the code, for example on a full disk."""
         try:
             yield
         except ExperimentError as error:
@@ -324,7 +324,7 @@ class Runner:
 
 @contextlib.contextmanager
 def _stop_signals(on_signal: Callable[[], None]) -> Iterator[None]:
-    """Meanwhile, call ``on_signal`` when the run is told to stop."""
+    """Call ``on_signal`` instead of dying when the run is told to stop."""
     loop = asyncio.get_running_loop()
     numbers = on_stop_signals(loop, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
@@ -340,7 +340,7 @@ def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float 
 
 
 async def _remove_all(admin: QueueAdmin, settings: Settings) -> None:
-    """Leave nothing behind on a broker that is not ours."""
+    """Delete what the run has created on a shared broker."""
     queue = settings.queue
     for name in (queue.work, queue.dead_letter, queue.audit):
         await admin.delete(name)

@@ -1,4 +1,4 @@
-"""One line of ``samples.jsonl``: the loop and its processes at one moment, and how it is taken, ten times a second."""
+"""One line of ``samples.jsonl``: the loop and its processes at one moment; and how it is taken, ten times a second."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Recorder", "Sample"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Rates are messages a second over the last second; None is "unknown", and for ``allowed_per_s`` also "no limit".
+    """Rates are messages per second over the last second. None means "unknown", for ``allowed_per_s`` also "no limit".
 
     Attributes:
         t_s: seconds since the first phase began.
         ready, unacked: of the work queue; their sum is the depth.
         offered_total: messages that the schedules of all producers have asked for so far.
         in_flight: sent and unconfirmed, all producers.
-        signal_age_ms: how old the laws' view of the consumers was at their last decisions, mean over the producers.
-        tick_lateness_ms: how much later than due the producers' control loops ran last, the worst of them.
+        signal_age_ms: age of the laws' view of the consumers at their last decisions, mean over the producers.
+        tick_lateness_ms: how much later than due the last tick of a producer's control loop began, the worst of them.
         reason: why the law of the most restrained producer decided as it did.
         rss_mb, cpu_s: resident memory and CPU time used so far, by process id.
     """
@@ -70,7 +70,7 @@ _ADAPTER = TypeAdapter(Sample)
 
 
 class Recorder:
-    """Takes samples, and says what the observer has seen happen; one for a run."""
+    """Takes samples and reports new events of the observer; one for a run."""
 
     def __init__(self, work_queue: str) -> None:
         """``work_queue`` is the queue whose depth is recorded."""
@@ -107,7 +107,7 @@ class Recorder:
 
     def notes(self, snapshot: Snapshot) -> Iterator[Note]:
         """Yield the events that are new since the last call."""
-        fresh = [event for event in snapshot.events if event.at_ns > self._told_ns]  # several may share a moment
+        fresh = [event for event in snapshot.events if event.at_ns > self._told_ns]  # several may have the same time
         self._told_ns = max((event.at_ns for event in fresh), default=self._told_ns)
         yield from (Note(at_ns=event.at_ns, text=event.text) for event in fresh)
 

@@ -1,7 +1,7 @@
-"""The scenario model: what a TOML file means, and what is wrong with it.
+"""The scenario model: what a TOML file means, and which mistakes it contains.
 
-A `Scenario` is complete and checked: every phase carries the whole settings in force, so nothing can fail to make sense
-once processes run. Every mistake is a `ConfigError` that names file, key, value and what is allowed.
+A `Scenario` is complete and checked: every phase has all settings, so nothing can turn out invalid after the processes
+have started. Every mistake is a `ConfigError` that names file, key, value and what is allowed.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of the run under constant settings.
+    """A part of the run with constant settings.
 
-    ``changes`` are the dotted keys that differ from the phase before. With ``until`` the phase ends as soon as that is
-    true, and ``duration_s`` is the longest it may take; without, it lasts exactly ``duration_s``. ``fault`` is injected
-    at its beginning and undone at its end.
+    ``changes`` are the dotted keys that differ from the phase before. With ``until`` the phase ends when that condition
+    is met, after ``duration_s`` at the latest; without, it lasts exactly ``duration_s``. ``fault`` is injected at its
+    beginning and undone at its end.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A checked scenario. ``document`` is what it was built from, overrides included: writing it down reproduces it."""
+    """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario."""
 
     name: str
     summary: str
@@ -83,16 +83,16 @@ class Scenario:
 
     @property
     def faults(self) -> list[Fault]:
-        """All faults that are injected."""
+        """All faults of the phases."""
         return [phase.fault for phase in self.phases if phase.fault is not None]
 
     @property
     def duration_s(self) -> float:
-        """The longest the phases may take."""
+        """The longest time that all phases may take."""
         return sum(phase.duration_s for phase in self.phases)
 
     def shortened(self, duration_s: float) -> Scenario:
-        """Return the scenario with only ``duration_s`` of its first phase: to see whether it runs at all."""
+        """Return the scenario with only ``duration_s`` of its first phase, for a trial."""
         return replace(self, phases=(replace(self.phases[0], duration_s=duration_s),))
 
 
@@ -123,7 +123,7 @@ _ScenarioDocument = create_model(
 )
 
 
-_OFTEN = {"monitor.probe_interval_ms": 100.0}  # a run is sampled ten times a second, and its depth is as fresh
+_OFTEN = {"monitor.probe_interval_ms": 100.0}  # a run is sampled ten times a second, so its depth is read as often
 
 
 def build(document: Mapping[str, Any], source: str) -> Scenario:
@@ -157,20 +157,20 @@ def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) ->
     processes = [f"{role}-{n + 1}" for role in ("producer", "consumer") for n in range(_started(role, phases))]
     known = metric_paths([phase.name for phase in phases], [*processes, "monitor", "broker"])
     stated = [parse_expectation(metric, text, known, source) for metric, text in dotted(texts)]
-    # A phase that waits for something expects it: running into its duration is a failure, not a detail.
+    # A phase that waits for a condition expects it: to reach the end of its duration instead is a failure.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
     return (*stated, *implied)
 
 
 def _started(role: str, phases: list[Phase]) -> int:
-    """Return how many processes of ``role`` a run starts: one that returns in a later phase is a new process."""
+    """Return how many processes of ``role`` a run starts; one that returns in a later phase is a new process."""
     counts: list[int] = [0, *(getattr(phase.settings, role).count for phase in phases)]
     in_place = sum(phase.fault.restarted(role) for phase in phases if phase.fault is not None)
     return in_place + sum(max(0, after - before) for before, after in pairwise(counts))
 
 
 def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted settings keys of a table with their values; the text "none" unsets what may be unset."""
+    """Yield the dotted keys of a table with their values; the text "none" unsets a setting that may be unset."""
     for section in _SECTIONS:
         for name, value in table.get(section, {}).items():
             key = f"{section}.{name}"
@@ -193,12 +193,12 @@ def _changed(settings: Settings, wanted: Mapping[str, Any], where: str, source: 
 
 
 def _check_law(settings: Settings) -> None:
-    if ":" not in settings.producer.strategy:  # a class of the user's own is imported where it runs, in the producers
+    if ":" not in settings.producer.strategy:  # the user's own class is imported only where it runs, in the producers
         create(settings.producer.strategy, law_config(settings))
 
 
 def _check_work(settings: Settings) -> None:
-    """Refuse messages that ask for no work at all: nobody could say what a consumer can do."""
+    """Refuse messages without any work: the consumers would have no capacity to compare with."""
     asked_s, consumer = settings.producer.processing_time_s, settings.consumer
     if not settings.producer.rate:
         allowed = "a scenario needs an offered load to compare with: give it a number above 0, at most 1e7 msg/s"
@@ -234,7 +234,7 @@ def _checked(model: type[Any], table: Mapping[str, Any], prefix: str, source: st
         return model.model_validate(table)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        # A misspelt key is the reason why the right one is missing.
+        # A misspelt key explains why the correct one is missing.
         first = next((problem for problem in errors if problem["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(prefix + key, *_problem(model, key, first), source) from None

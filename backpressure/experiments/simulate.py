@@ -1,8 +1,8 @@
-"""Runs a scenario in virtual time: the same laws, the same `Summary`, no broker and no waiting.
+"""Runs a scenario in virtual time: the same laws and the same `Summary`, without a broker or waiting.
 
-The plant (`backpressure.core.plant`) models broker, consumers and feedback, `simulated_faults` what befalls them; what
-it counts becomes a `Recording`, so that one analysis and one report serve real and simulated runs. What a model cannot
-know (CPU, memory) is left out rather than invented.
+The plant (`backpressure.core.plant`) models broker, consumers and feedback, and `simulated_faults` the faults. The
+result is a `Recording`, so one analysis and one report serve real and simulated runs. Figures that a model cannot know
+(CPU, memory) are left out.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def simulate(
 
     Args:
         scenario: any scenario.
-        seed: other random numbers than the scenario's own.
+        seed: replaces the scenario's own seed.
         law: builds each producer's law; None: the scenario's strategy.
-        progress: told the virtual seconds that have passed, once per simulated second.
+        progress: called with the virtual seconds that have passed.
 
     Raises:
-        ConfigError: there is no such law, or it does not accept its parameters.
+        ConfigError: the law does not exist, or does not accept its parameters.
     """
     return _Simulation(scenario, scenario.seed if seed is None else seed, law or _configured, progress).run()
 
 
 class _Simulation:
-    """One simulated run, as `SimulatedStage` of its faults."""
+    """One simulated run; also the `SimulatedStage` of its faults."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class _Simulation:
         for phase in self._scenario.phases:
             self._begin(phase)
             began_s = self.plant.now
-            # From the due end of the phase before, so that the rounding to whole steps does not add up.
+            # Counted from the due end of the last phase, so that rounding to whole steps does not add up.
             self._phase_ends_s += phase.duration_s
             reached = self._wait(phase)
             self._phases.append(RecordedPhase(phase.name, nanoseconds(began_s), nanoseconds(self.plant.now), reached))
@@ -115,7 +115,7 @@ class _Simulation:
             self._inject(phase.fault)
 
     def _wait(self, phase: Phase) -> bool | None:
-        """Let the phase pass; return whether its ``until`` came true (None without one)."""
+        """Let the phase pass; return whether its ``until`` was met (None without one)."""
         while not self.plant.has_come_to(self._phase_ends_s):
             since_ns = self._now_ns
             self.plant.run_until(min(self.plant.now + _CHECK_S, self._phase_ends_s, self._undone_at_s))
@@ -197,7 +197,7 @@ class _Simulation:
 
 
 def service_times(seed: int) -> Callable[[], float]:
-    """Return the numbers that service times are made of: those of the first consumer of a real run with this seed."""
+    """Return the random numbers of service times: those of the first consumer of a real run with this seed."""
     return random.Random(process_seed(seed, "consumer-1")).random  # noqa: S311 - service times, not secrets
 
 
@@ -206,7 +206,7 @@ def _configured(settings: Settings, _plant: Plant) -> Law:
 
 
 def workers_of(settings: Settings, round_trip_s: float = _ROUND_TRIP_S) -> Workers:
-    """Return the consumers that ``settings`` ask for; an automatic prefetch is what such a broker makes of it."""
+    """Return the consumers of ``settings``; an automatic prefetch gets the size it would have on such a broker."""
     consumer = settings.consumer
     mean_s, _ = service(settings)
     spread = 0.0

@@ -1,4 +1,4 @@
-"""From what the plant counted to what a run records: accounts and samples."""
+"""Turns what the plant has counted into what a run records: accounts and samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["accounts_of", "samples_of"]
 
 
 class _CountedLedger:
-    """The plant knows of every message what became of it: its counts are the ledger."""
+    """The plant knows the end of every message, so its counts are the ledger."""
 
     def __init__(self, queue: WorkQueue, rejected: int) -> None:
         processed, left = queue.processed - queue.duplicates, queue.unprocessed
@@ -41,7 +41,7 @@ def accounts_of(
 ) -> Accounts:
     """Return the accounts of all messages that went through ``queue``.
 
-    ``confirmed_after_s`` says how long the confirm of a message takes that was sent at some time.
+    ``confirmed_after_s`` returns how long the confirm of a message took that was sent at a given time.
     """
     accounts = Accounts()
     for at_s, wait_s in zip(queue.starts_s, queue.waits_s, strict=True):
@@ -58,7 +58,7 @@ def accounts_of(
 
 
 def samples_of(samples: list[PlantSample]) -> Iterator[Sample]:
-    """Turn the plant's totals into a real run's samples, whose rates look back one second."""
+    """Convert the plant's totals to the samples of a real run, whose rates look back one second."""
     window: list[PlantSample] = []
     for sample in samples:
         window = [old for old in window if sample.at_s - old.at_s <= 1.0 + 1e-9] + [sample]

@@ -1,7 +1,7 @@
-"""The faults of a scenario in virtual time: what each does to the plant, and how it is undone.
+"""What each fault does to the plant, and how it is undone: one table, `_MODELS`.
 
-The same names and parameters as the real ones, done at once: no process needs time to die or to start, and no broker to
-stop. When all can connect again after an outage, they do so together, at the first attempt after its end.
+The faults have the names and parameters of the real ones, but take effect at once: processes need no time to die or
+start, nor does the broker. After an outage all clients reconnect together, at their first attempt after its end.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ __all__ = ["SimulatedStage", "reconnected_after_s", "simulated"]
 
 
 class SimulatedStage(Protocol):
-    """What faults can reach of a simulated run."""
+    """What faults can reach in a simulated run."""
 
     plant: Plant
     producers: SimulatedProducers
-    settings: Settings  # those in force
+    settings: Settings  # the current ones
 
     def man(self) -> None:
         """Have as many consumers as the settings ask for, each with the prefetch that the network needs."""
 
     def fail(self, changes: Mapping[str, float]) -> None:
-        """Let work fail by the settings, with these ``changes``."""
+        """Let work fail as the settings say, with these ``changes``."""
 
     def load_changed(self) -> None:
-        """Record what consumers can do, and producers offer, since."""
+        """Record the new capacity and offered load."""
 
 
 _Model = Callable[[Any, SimulatedStage], AbstractContextManager[None]]
 
 
 def simulated(fault: Fault, stage: SimulatedStage) -> AbstractContextManager[None]:
-    """Do ``fault`` to ``stage``; leaving undoes it."""
+    """Apply ``fault`` to ``stage``; leaving the context undoes it."""
     return _MODELS[type(fault)](fault, stage)
 
 
 def reconnected_after_s(outage_s: float, broker: BrokerSettings) -> float:
-    """Return how long after an outage clients are back that try again after pauses of mean length."""
+    """Return how long after an outage clients are back, when their pauses have the mean length."""
     knocked_s = 0.0
     for pause_s in pauses(broker.reconnect_min_s, broker.reconnect_max_s, lambda least, most: (least + most) / 2):
         knocked_s += pause_s
@@ -120,7 +120,9 @@ def _broker_hang(_: BrokerHang, stage: SimulatedStage) -> Iterator[None]:
 def _half_open(_: NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.cut(noticed=False)
     yield
-    stage.plant.connect(stage.settings.broker.reconnect_min_s)  # now the connections end: it is their first attempt
+    stage.plant.connect(
+        stage.settings.broker.reconnect_min_s
+    )  # the connections end only now, so this is the first attempt
 
 
 @contextmanager
@@ -164,7 +166,7 @@ def _failing(fault: Poison | ProcessingFailures, stage: SimulatedStage) -> Itera
 
 @contextmanager
 def _clock_jump(_: ClockJump, __: SimulatedStage) -> Iterator[None]:
-    yield  # virtual time has no date
+    yield  # virtual time has no wall clock
 
 
 _MODELS: Mapping[type[Fault], _Model] = {

@@ -1,4 +1,4 @@
-"""The producers of a simulated run: as many as the phase asks for, beyond some number as groups of equal ones."""
+"""The producers of a simulated run: as many as the phase asks for; many are modelled as groups of equal ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODELLED_PRODUCERS = 16
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """``ended`` of the ``members`` that ``producer`` stood for, and what they still ``owed`` of their limits."""
+    """``ended`` of the ``members`` that ``producer`` stands for, and how much of their limits they ``owed``."""
 
     producer: PlantProducer
     members: int
@@ -35,10 +35,10 @@ class Killed:
 
 
 class SimulatedProducers:
-    """Starts, changes and stops them, and remembers what each got confirmed when."""
+    """Starts, changes and stops producers, and records when their messages were confirmed."""
 
     def __init__(self, plant: Plant, seed: int, law: Callable[[Settings, Plant], Law]) -> None:
-        """``seed`` is the run's; ``law`` builds the law of each."""
+        """``seed`` is the run's; ``law`` builds the law of each producer."""
         self._plant = plant
         self._seed = seed
         self._law = law
@@ -56,14 +56,14 @@ class SimulatedProducers:
 
     @property
     def finished(self) -> bool:
-        """Whether all, those to come in the place of killed ones too, have reached their limits."""
+        """Whether all producers have reached their limits, also those that will replace killed ones."""
         return not self._owed and all(p.arrived + p.rejected >= p.limit for p, _ in self._groups)
 
     def use(self, phase: Phase, *, first: bool) -> None:
-        """Put the settings of ``phase`` in force."""
+        """Apply the settings of ``phase``."""
         settings, now = phase.settings, self._plant.now
         if any(key.startswith(("control.", "producer.strategy")) for key in phase.changes):
-            self._begin_anew(settings)
+            self._restart(settings)
         if first or "producer.count" in phase.changes:
             self._scale(settings)
         burst_s = settings.producer.burst_ms / 1000
@@ -77,7 +77,7 @@ class SimulatedProducers:
                 producer.arrive_by(self._gap(settings, number), now)
 
     def kill(self, count: int) -> list[Killed]:
-        """End the oldest ``count`` silently and return them."""
+        """End the oldest ``count`` without a last report and return them."""
         killed: list[Killed] = []
         for producer, members in self._groups:
             ended = min(count, members)
@@ -98,7 +98,7 @@ class SimulatedProducers:
         return killed
 
     def replace(self, killed: Iterable[Killed], settings: Settings) -> None:
-        """Start others in their place, each with what is left of the limit before it; where nothing is, none starts."""
+        """Start a new producer for each killed one, with what is left of its limit, unless nothing is left."""
         for one in killed:
             self._owed -= one.owed
             if one.ended < one.members and (one.producer, one.members - one.ended) in self._groups:
@@ -109,28 +109,28 @@ class SimulatedProducers:
                 self._start(settings, one.ended, one.owed)
 
     def note_confirms(self, at_ns: int) -> None:
-        """Count what was confirmed since the last time as confirmed at this time."""
+        """Record the confirms since the last call, with this time."""
         for producer, _ in self._groups:
             self._confirmed_ns[producer].extend([at_ns] * (producer.arrived - self._noted[producer]))
             self._noted[producer] = producer.arrived
 
     def processes(self) -> list[RecordedProcess]:
-        """Return when each was there."""
+        """Return when each began and ended."""
         return [
             RecordedProcess("producer", f"producer-{number}", 0, nanoseconds(self._begun[p]), nanoseconds(end_s))
             for number, (p, _, end_s) in enumerate(self._everyone(), 1)
         ]
 
     def confirmed_by(self) -> dict[str, ConfirmTimes]:
-        """Return when the members of each got messages confirmed."""
+        """Return when the messages of each were confirmed."""
         found: dict[str, ConfirmTimes] = {}
         for number, (producer, members, _) in enumerate(self._everyone(), 1):
             found[f"producer-{number}"] = times = ConfirmTimes(members)
             times.extend(self._confirmed_ns[producer])
         return found
 
-    def _begin_anew(self, settings: Settings) -> None:
-        """Put others, with another law, in the place of those that are there; each limit goes on with what is left."""
+    def _restart(self, settings: Settings) -> None:
+        """Replace all producers by ones with another law; each continues with what is left of its limit."""
         before = list(self._groups)
         self._remove(0)
         for old, members in before:
@@ -138,7 +138,7 @@ class SimulatedProducers:
                 self._start(settings, members, _left(old))
 
     def _scale(self, settings: Settings) -> None:
-        """Let producers join or leave, as the real ones do; those that stand for several are replaced by others."""
+        """Let producers join or leave, as real ones do; groups are replaced by groups of another size."""
         wanted, present = _grouped(settings.producer.count), [members for _, members in self._groups]
         same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(wanted, present, strict=False))))
         self._remove(same)
@@ -174,13 +174,13 @@ class SimulatedProducers:
         yield from ((producer, members, self._plant.now) for producer, members in self._groups)
 
     def _gap(self, settings: Settings, number: int) -> Callable[[], float] | None:
-        """Return what makes the gaps between arrivals random, as in a real producer; None: they are even."""
+        """Return the source of random gaps between arrivals, as in a real producer; None: they are even."""
         source = random.Random(process_seed(self._seed, f"producer-{number}"))  # noqa: S311 - arrivals, not secrets
         return (lambda: source.expovariate(1.0)) if settings.producer.arrivals == "poisson" else None
 
 
 def _left(producer: PlantProducer) -> int:
-    """Return how much of its limit a producer has yet to send; 0 without one."""
+    """Return how much of its limit a producer has still to send; 0 without a limit."""
     return producer.limit - producer.arrived - producer.rejected if producer.limit else 0
 
 

@@ -1,7 +1,7 @@
-"""The result of a run: every figure of ``summary.json``, named once, and how a dotted path finds one.
+"""The result of a run: every figure of ``summary.json``, and how a dotted path finds one.
 
-``docs/summary.md`` documents these models field by field. None means "not measured": there was nothing to measure it
-on, or the run ended too early. It never means 0.
+``docs/summary.md`` documents these models field by field. None means "not measured": there was nothing to measure, or
+the run ended too early. It never means 0.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Verdict = Literal["passed", "failed", "interrupted", "error"]
 
 
 class SummaryModel(BaseModel):
-    """What every part of a summary has in common: fields that are all declared, and fixed once known."""
+    """The base of all parts of a summary: no undeclared fields, and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Held(SummaryModel):
-    """An expectation and what became of it; ``limit`` is a pair for "between"."""
+    """An expectation and its result; ``limit`` is a pair for "between"."""
 
     metric: str
     op: str
@@ -76,14 +76,14 @@ class Percentiles(SummaryModel):
 
 
 class Depth(SummaryModel):
-    """Messages ready + unacked in the work queue, sampled."""
+    """Messages in the work queue: ready, unacked, or on their way between a client and the broker."""
 
     mean: float | None = None
     max: int | None = None
 
 
 class PhaseSummary(SummaryModel):
-    """One phase; rates in messages a second."""
+    """One phase; rates in messages per second."""
 
     name: str
     start_s: float
@@ -102,7 +102,7 @@ class PhaseSummary(SummaryModel):
 
 
 class ProcessSummary(SummaryModel):
-    """One process of the run: CPU seconds used, and the largest resident memory seen; None: it was gone too soon."""
+    """One process of the run: CPU seconds used and the largest resident memory; None: it ended before a sample."""
 
     role: str
     id: str
@@ -136,7 +136,7 @@ class Summary(SummaryModel):
 
 
 def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
-    """Return every path an expectation may name: totals also bare (``lost``), phases and processes by their name."""
+    """Return every path an expectation may name: totals also by their bare name, phases and processes by theirs."""
     paths: list[str] = []
     for name, field in Summary.model_fields.items():
         if name == "expectations":
@@ -156,8 +156,8 @@ def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
 def find_metric(summary: Mapping[str, Any], path: str) -> float | None:
     """Return the figure at ``path`` of a dumped summary.
 
-    None when it was not measured, or belongs to a phase or process that the run did not get to. Raises `KeyError` for a
-    path that is none.
+    None when it was not measured, or belongs to a phase or process that the run did not reach. Raises `KeyError` for a
+    path that does not exist.
     """
     value: Any = summary["totals"] if path in MessageTotals.model_fields else summary
     for part in path.split("."):

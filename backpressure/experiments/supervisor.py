@@ -1,7 +1,7 @@
-"""Starts, watches and stops the processes of a run, and leaves none behind.
+"""Starts, watches and stops the processes of a run; none is left behind.
 
-Every child leads a session of its own, so that Ctrl-C on the terminal reaches us alone and we stop them in order:
-producers first, then consumers, then the rest. On Linux a child also dies with us when we are killed (`parent_death`).
+Every child leads its own session, so Ctrl-C on the terminal reaches only us, and we stop the children in order:
+producers first, then consumers, then the rest. On Linux a child also dies when we are killed (`parent_death`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STOP_ORDER = ("producer", "consumer", "monitor", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02
 _TAIL_LINES = 12
-_LITTLE_BYTES = 1 << 20  # journals grow by as much at a time; a process that finds no space for one is killed (SIGBUS)
+_LITTLE_BYTES = 1 << 20  # journals grow in such steps; a process without space for one is killed (SIGBUS)
 
 
 @dataclass(eq=False)
 class Child:
-    """A process of ours. ``announced`` is what it said when it became ready."""
+    """A child process. ``announced`` is what it announced when it was ready."""
 
     role: str
     id: str
@@ -58,13 +58,13 @@ class Child:
         return str(self.announced["api_url"])
 
     def tail(self) -> str:
-        """Return the last lines it wrote."""
+        """Return its last lines of output."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (it wrote nothing)"
 
 
 class Supervisor:
-    """The processes of one run; leaving the context stops whatever still runs."""
+    """The processes of one run; leaving the context stops those that still run."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Supervisor:
         on_ready: Callable[[str, str, int], None],
         on_exit: Callable[[str, int | None], None],
     ) -> None:
-        """``on_ready`` hears of every process that is ready (role, id, pid), ``on_exit`` of its end (id, exit code)."""
+        """``on_ready`` is called for every child that is ready (role, id, pid), ``on_exit`` when it ends (id, code)."""
         self._directory = directory
         self.on_ready = on_ready
         self.on_exit = on_exit
@@ -80,7 +80,7 @@ class Supervisor:
         self._watches: set[asyncio.Task[None]] = set()
         self.children: list[Child] = []
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Raises `ExperimentError` as soon as a process has died that nobody stopped."""
+        """Raises `ExperimentError` as soon as a process has died that was not stopped."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,7 +93,7 @@ class Supervisor:
             self.kill()
         await asyncio.gather(*self._watches)
         if self.failure.done():
-            self.failure.exception()  # who awaited it has seen it; nobody else need hear of it
+            self.failure.exception()  # retrieved, so that asyncio does not warn about it
         self.failure.cancel()
 
     def kill(self) -> None:
@@ -108,7 +108,7 @@ class Supervisor:
         return [child for child in self.children if child.role == role and child.alive and not child.stopping]
 
     def next_id(self, role: str) -> str:
-        """Return an id for one more child of ``role``: numbered, but for the first of those that are usually alone."""
+        """Return the id of one more child of ``role``: numbered, except for the first monitor and broker."""
         self._started[role] = number = self._started.get(role, 0) + 1
         return f"{role}-{number}" if number > 1 or role in {"producer", "consumer"} else role
 
@@ -132,7 +132,7 @@ class Supervisor:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 env=_environment(variables),
-                cwd=self._directory.path,  # no .env or config.py of the user is read from there
+                cwd=self._directory.path,  # there the user's .env and config.py are not read
                 start_new_session=True,
             )
         child = Child(role, process_id, process, log)
@@ -145,7 +145,7 @@ class Supervisor:
         return child
 
     async def stop(self, children: Iterable[Child], *, grace_s: float = 15.0) -> None:
-        """Ask ``children`` to end and wait; who has not ended after ``grace_s`` is killed."""
+        """Ask ``children`` to end and wait; those that have not ended after ``grace_s`` are killed."""
         asked = [child for child in children if child.alive]
         for child in asked:
             child.stopping = True
@@ -155,29 +155,29 @@ class Supervisor:
             if ends:
                 await asyncio.wait(ends, timeout=grace_s)
         finally:
-            for child in asked:  # also the rest of its session, should it have started anything
+            for child in asked:  # also what it may have started in its session
                 _signal(child, signal.SIGKILL)
         await asyncio.gather(*ends)
 
     async def kill_now(self, children: Iterable[Child]) -> None:
-        """Kill ``children`` as a crash would, and wait for their end; nobody takes it for an accident."""
+        """Kill ``children`` as a crash would, and wait for their end, which does not fail the run."""
         for child in children:
             child.stopping = True
             _signal(child, signal.SIGKILL)
             await child.process.wait()
 
     def suspend(self, child: Child) -> None:
-        """Let ``child`` hang: it is there, and does nothing."""
+        """Let ``child`` hang (SIGSTOP)."""
         child.suspended = True
         _signal(child, signal.SIGSTOP)
 
     def go_on(self, child: Child) -> None:
-        """Let a child that hangs go on."""
+        """Let a child that hangs go on (SIGCONT)."""
         child.suspended = False
         _signal(child, signal.SIGCONT)
 
     def fail(self, reason: str) -> None:
-        """End the run: what it needs is gone. The first reason counts, the others are its consequences."""
+        """End the run with an error. The first reason counts: later ones are its consequences."""
         if not self.failure.done():
             self.failure.set_exception(ExperimentError(reason))
 
@@ -205,9 +205,9 @@ class Supervisor:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return our environment without settings of the user's, plus ``variables``."""
+    """Return our environment without the user's settings, plus ``variables``."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PACE_", "RABBITMQ_")) and k != "LOG_LEVEL"}
-    # A law of the user's own (package.module:Class) is importable for the children as it is for us.
+    # The user's own law (package.module:Class) must be importable in the children as it is here.
     paths = [str(Path.cwd()), *filter(None, [inherited.get("PYTHONPATH")])]
     return inherited | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"} | dict(variables)
 

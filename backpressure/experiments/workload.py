@@ -1,4 +1,4 @@
-"""What a run and a simulation derive from the settings alike: seeds, service times, offered load and capacity."""
+"""What runs and simulations both derive from the settings: seeds, service times, offered load and capacity."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["load_of", "process_seed", "service"]
 
 
 def process_seed(seed: int, process_id: str) -> int:
-    """Return the seed of a process: other random numbers for each, the same in every run with ``seed``."""
+    """Return the seed of a process: different for each, the same in every run with ``seed``."""
     return crc32(f"{seed}/{process_id}".encode())
 
 
 def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:
-    """Return what so many consumers can do and so many producers offer under ``settings``."""
+    """Return the capacity of so many consumers and the offered load of so many producers under ``settings``."""
     mean_s, cv = service(settings)
     return LoadChanged(
         at_ns=at_ns,
@@ -30,7 +30,7 @@ def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> L
 
 
 def service(settings: Settings) -> tuple[float, float]:
-    """Return mean (seconds) and coefficient of variation of the work a message asks for."""
+    """Return mean (seconds) and coefficient of variation of the work per message."""
     if settings.producer.processing_time_s is not None:
         return settings.producer.processing_time_s, 0.0
     consumer = settings.consumer

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that explains itself, offline, light or dark, on a screen or a phone.
+"""The report of a run: one self-contained HTML file, offline, light or dark, for a screen or a phone.
 
 `sections` writes what can be read without JavaScript, `series` the data that ``page.js`` draws, `comparison_page` the
-pages of several runs. `conclude` is what happens at the end of a run, and again whenever `pace report` asks for it.
+pages of several runs. `conclude` makes the report at the end of a run, and again for `pace report`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["conclude", "render"]
 
 
 def conclude(directory: RunDirectory) -> Summary:
-    """Analyse the run, write both files, return the summary; raises `ConfigError` when there is no run to analyse."""
+    """Analyse the run, write summary and report, return the summary; raises `ConfigError` when there is no run."""
     recording, scenario = directory.recording(), directory.scenario()
     summary = summarise(recording)
     directory.write_summary(summary)
@@ -45,7 +45,7 @@ def conclude(directory: RunDirectory) -> Summary:
 def render(
     summary: Summary, recording: Recording, facts: RunFacts, notes: list[Note], *, scenario_toml: str, description: str
 ) -> str:
-    """Return the page; ``description`` is the scenario's own sentence about itself."""
+    """Return the page; ``description`` is the scenario's summary of itself."""
     data = json.dumps(chart_data(recording, summary.phases), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": sections.escape(f"{summary.scenario}: {summary.verdict}"),

@@ -1,5 +1,5 @@
 "use strict";
-// Draws a comparison: one point a law for the trade-off, one line a law over time, in the page's own colours.
+// Draws a comparison, in the page's colours: a point per law for the trade-off, and a line per law over time.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -16,7 +16,7 @@
 
   const most = Math.max(1, ...data.capacities.flatMap((capacity) => capacity.capacity));
 
-  // A name stands on the side of its point where there is space, above and below in turn: some points are close together.
+  // Names stand beside their points where there is space, above and below in turn, since points may be close together.
   const waits = data.points.map((point) => Math.log(point.wait_ms));
   const middle = (Math.min(...waits) + Math.max(...waits)) / 2;
   const beside = (point, index) => `${index % 2 ? "bottom" : "top"} ${Math.log(point.wait_ms) > middle ? "left" : "right"}`;

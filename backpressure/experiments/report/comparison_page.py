@@ -39,7 +39,7 @@ _COLUMNS = (
 def render_laws(comparison: Comparison, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
     """Return the page; ``recordings`` holds one run of each law."""
     runs = "1 run" if comparison.repeat == 1 else f"medians of {comparison.repeat} runs"
-    facts = f"{comparison.broker} · {runs} a law · same seeds for all"
+    facts = f"{comparison.broker} · {runs} per law · same seeds for all"
     capacities = {"capacity": next(iter(recordings.values()))}  # all had the same consumers
     parts = {
         "title": f"Comparison: {comparison.scenario}",
@@ -59,7 +59,7 @@ def render_runs(
     description: str,
     command: str,
 ) -> str:
-    """Return the page of single runs side by side; recordings, summaries and standings go by the runs' names."""
+    """Return the page of single runs side by side; all mappings have the runs' names as keys."""
     parts = {
         "title": " against ".join(recordings),
         "facts": comparison.broker,
@@ -145,7 +145,7 @@ def _data(
 
 
 def _capacity(name: str, recording: Recording) -> dict[str, Any]:
-    """Return the steps of what the consumers could do until its end; none when it ended before they were known."""
+    """Return the steps of the consumers' capacity up to the end; none when the run ended before they were known."""
     loads = [load for load in recording.loads if load.at_ns <= recording.end_ns]
     length_s = (recording.end_ns - recording.start_ns) / 1e9
     return {
@@ -167,7 +167,7 @@ def _series(law: str, recording: Recording) -> dict[str, Any]:
 
 
 def side_by_side(summaries: Mapping[str, Summary]) -> str:
-    """Return a table with a column for each of ``summaries``, which go by the runs' names."""
+    """Return a table with a column for each run; ``summaries`` has the runs' names as keys."""
     runs = summaries.values()
     facts = [
         ["verdict", *(f'<span class="{_VERDICT[run.verdict]}">{run.verdict}</span>' for run in runs)],
@@ -187,7 +187,7 @@ _VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad
 
 
 def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
-    """Return a row for everything that any of the runs demands, with what each measured."""
+    """Return a row for each expectation of any run, with what each run measured."""
     checks = [(run, {(held.metric, demand(held)): held for held in run.expectations}) for run in runs]
     rows = dict.fromkeys(key for _, found in checks for key in found)
     return [
@@ -201,5 +201,5 @@ def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
 
 def _measured(run: Summary, held: Held | None) -> str:
     if held is None:
-        return "not demanded"
+        return "not expected"
     return f"{mark(held, run)} {figure(held.value)}{beside(held, run)}"

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the timeline: up to five charts over one time axis that zoom together, in the page's own colours.
+// Draws the timeline, in the page's colours: up to five charts over one time axis that zoom together.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -77,7 +77,7 @@
     };
   }
 
-  // A simulation has neither memory nor messages in flight: no chart of nothing.
+  // A simulation has neither memory nor messages in flight: leave out empty charts.
   const names = ["depth", "rates", "wait", "in_flight", "memory"].filter((name) => {
     const measured = traces(name).some((trace) => trace.y.some((value) => value !== null));
     if (!measured) document.getElementById(name).closest("figure").remove();
@@ -88,7 +88,7 @@
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
-  let following = false; // zooming one chart zooms the others, which must not answer
+  let following = false; // zooming one chart zooms the others, which must not zoom it in turn
   names.forEach((name) => document.getElementById(name).on("plotly_relayout", async (change) => {
     const zoomed = "xaxis.range[0]" in change || "xaxis.autorange" in change;
     if (following || !zoomed) return;

@@ -50,7 +50,7 @@ _HUES = ("orange", "grey", "blue", "violet", "green")
 
 
 def header(summary: Summary, description: str) -> str:
-    """Return verdict, name and circumstances."""
+    """Return the verdict, the name and the circumstances."""
     held = sum(check.held for check in summary.expectations)
     circumstances = (
         f"{held} of {len(summary.expectations)} expectations held",
@@ -67,7 +67,7 @@ def header(summary: Summary, description: str) -> str:
 
 
 def expectations(summary: Summary) -> str:
-    """Return what was demanded and what was measured."""
+    """Return what was expected and what was measured."""
     if not summary.expectations:
         return "<p>The scenario states none.</p>"
     rows = [
@@ -83,7 +83,7 @@ def expectations(summary: Summary) -> str:
 
 
 def mark(check: Held, summary: Summary, *, words: bool = False) -> str:
-    """Return the sign of how an expectation came out; "lost 0" is no success while messages were given up."""
+    """Return the sign of an expectation's result; "lost 0" is no success while messages were given up."""
     sign, word, style = ("✔", "held", "ok") if check.held else ("✘", "not held", "bad")
     if check.held and beside(check, summary):
         sign, style = "▲", "warn"
@@ -91,7 +91,7 @@ def mark(check: Held, summary: Summary, *, words: bool = False) -> str:
 
 
 def beside(check: Held, summary: Summary) -> str:
-    """Return what stands beside the number of lost messages: those refused, dropped or returned, and not lost."""
+    """Return what is shown beside the number of lost messages: those refused, dropped or returned."""
     totals = summary.totals
     counts = {"rejected": totals.rejected, "dropped": totals.dropped, "returned": totals.returned}
     told = ", ".join(f"{figure(count)} {name}" for name, count in counts.items() if count)
@@ -99,7 +99,7 @@ def beside(check: Held, summary: Summary) -> str:
 
 
 def tiles(summary: Summary) -> str:
-    """Return the figures people ask for first."""
+    """Return the most important figures."""
     share = None if summary.utilisation is None else summary.utilisation * 100
     figures = [
         ("capacity used", figure(share, "%")),
@@ -114,7 +114,7 @@ def tiles(summary: Summary) -> str:
 
 
 def phases(summary: Summary) -> str:
-    """Return one row for each phase; fairness where there is anybody to share with."""
+    """Return one row for each phase; with fairness where there are several producers."""
     shared = sum(process.role == "producer" for process in summary.processes) > 1
     rows = [
         [
@@ -149,7 +149,7 @@ def phases(summary: Summary) -> str:
 
 
 def latency_breakdown(bands: Sequence[Band]) -> str:
-    """Return one bar for each band, as long as its share of the slowest one's time, in the colours of the parts."""
+    """Return one bar for each band of messages, as long as its mean time, in the colours of its parts."""
     if not bands:
         return "<p>No message was processed whose times are known.</p>"
     longest_ms = max(band.total_ms for band in bands) or 1.0
@@ -179,7 +179,7 @@ def _bar(band: Band, longest_ms: float) -> str:
 
 
 def ledger(summary: Summary) -> str:
-    """Return where every message ended, and the balance."""
+    """Return where every message ended, the counters and the latencies."""
     totals = summary.totals
     states = [
         ("processed", totals.processed),
@@ -227,7 +227,7 @@ def processes(summary: Summary) -> str:
 
 
 def notes(events: Sequence[Note], start_ns: int) -> str:
-    """Return what happened, in order."""
+    """Return what happened, in order of time."""
     if not events:
         return "<p>Nothing worth a line.</p>"
     shown = [[figure(max(0.0, (event.at_ns - start_ns) / 1e9), "s"), escape(event.text)] for event in events]
@@ -236,7 +236,7 @@ def notes(events: Sequence[Note], start_ns: int) -> str:
 
 
 def setup(facts: RunFacts, scenario_toml: str) -> str:
-    """Return how to run it again, with what, and on what it ran."""
+    """Return the command that runs it again, the scenario, and the environment."""
     environment = [[escape(name), escape(value)] for name, value in facts.environment.items()]
     environment.append(["broker", escape(f"{facts.broker} {facts.broker_version} at {facts.broker_address}")])
     return (
@@ -248,7 +248,7 @@ def setup(facts: RunFacts, scenario_toml: str) -> str:
 
 
 def demand(check: Held) -> str:
-    """Return what was expected, as people write it."""
+    """Return the expected value, as people write it."""
     if isinstance(check.limit, tuple):
         return f"between {check.limit[0]:g} and {check.limit[1]:g}"
     signs = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
@@ -260,7 +260,7 @@ def _share(value: int | None, whole: int) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """Return a table whose cells are HTML already; the first ``text_columns`` are text, the others figures."""
+    """Return a table of cells that are HTML already; the first ``text_columns`` are text, the others figures."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         kinds = ("" if column < text_columns else " class=n" for column in range(len(row)))
@@ -276,7 +276,7 @@ def asset(name: str) -> str:
 
 
 def fill(template: str, parts: Mapping[str, str]) -> str:
-    """Return ``template`` with every ``{{name}}`` replaced; what is filled in is not looked at again."""
+    """Return ``template`` with every ``{{name}}`` replaced; what is filled in is not searched again."""
     return _PLACEHOLDER.sub(lambda match: parts[match[1]], template)
 
 

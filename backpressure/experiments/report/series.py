@@ -1,4 +1,4 @@
-"""The time series of a report as plain lists, thinned so that a day's run opens as fast as a minute's."""
+"""The time series of a report as plain lists, thinned so that the page of a day's run opens as fast as a minute's."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary]) -> dict[str
 
 
 def _waits(recording: Recording, *, step_s: float) -> tuple[list[float], list[Percentiles]]:
-    """Return times and percentiles; where nothing was worked on for a while stands one without figures, a gap."""
+    """Return times and percentiles; where no work began for a while, one without figures makes a gap."""
     times: list[float] = []
     figures: list[Percentiles] = []
     for t_s, found in percentiles_over_time(recording.accounts.waits, recording.start_ns, step_s):
@@ -68,7 +68,7 @@ def _waits(recording: Recording, *, step_s: float) -> tuple[list[float], list[Pe
 
 
 def thinned(samples: Sequence[Sample], most: int = _MOST_POINTS) -> list[Sample]:
-    """Return at most ``most`` samples; of neighbours the one with the deepest queue, so that no peak disappears."""
+    """Return at most ``most`` samples; of neighbours the one with the deepest queue, so that no peak is lost."""
     step = -(-len(samples) // most) if samples else 1
     return [
         max(samples[first : first + step], key=lambda sample: sample.depth or 0)

@@ -73,7 +73,7 @@ def test_a_comparison_lays_verdicts_expectations_and_totals_side_by_side() -> No
     assert ["verdict", "passed", "failed"] in rows
     assert ["a", "&lt;b&gt;"] in rows
     assert ["lost", "0", "0"] in rows
-    assert any(row[-2:] == ["not", "demanded"] for row in rows)
+    assert any(row[-2:] == ["not", "expected"] for row in rows)
 
 
 def test_the_time_axis_of_a_comparison_ends_with_the_longer_run() -> None:
