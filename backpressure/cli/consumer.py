@@ -67,7 +67,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
             settings,
             clock,
             journal=journal,
-            tracer=stack.enter_context(tracing(settings, "consumer")),
+            tracer=stack.enter_context(tracing(settings, "consumer", transport.destination)),
             on_progress=_print_progress,
             on_consumed=_watcher(verbose=settings.consumer.verbose, feed=feed),
         )

@@ -63,7 +63,7 @@ async def produce(settings: Settings) -> None:
     with ExitStack() as stack:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
-        tracer = stack.enter_context(tracing(settings, "producer"))
+        tracer = stack.enter_context(tracing(settings, "producer", transport.destination))
         engine = ProducerEngine(transport, settings, clock, journal=journal, tracer=tracer, on_progress=_print_progress)
         started = time.monotonic()
 

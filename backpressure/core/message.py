@@ -24,6 +24,7 @@ __all__ = [
     "MAX_SEQUENCE",
     "MAX_SESSION",
     "Delivery",
+    "Destination",
     "HeaderValue",
     "Message",
     "Metadata",
@@ -124,6 +125,16 @@ class Delivery:
     routing_key: str = ""
     received_ns: int = 0
     native: object = None
+
+
+@value
+class Destination:
+    """Where messages go to and come from, in the terms of traces (OpenTelemetry's conventions for messaging)."""
+
+    system: str
+    published_to: str
+    consumed_from: str
+    consumer_group: str = ""
 
 
 @value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
-from backpressure.core.message import Delivery, Message, Metadata
+from backpressure.core.message import Delivery, Destination, Message, Metadata
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 
@@ -46,7 +46,9 @@ class Tracer(Protocol):
 
 
 @contextmanager
-def tracing(settings: Settings, role: Literal["producer", "consumer"]) -> Iterator[Tracer | None]:
+def tracing(
+    settings: Settings, role: Literal["producer", "consumer"], destination: Destination
+) -> Iterator[Tracer | None]:
     """Yield the tracer of this process, or None when tracing is off; at the end of the block every span is sent.
 
     Raises:
@@ -61,7 +63,7 @@ def tracing(settings: Settings, role: Literal["producer", "consumer"]) -> Iterat
         raise ConfigError(
             "tracing.enabled", value=True, allowed="OpenTelemetry is missing: pip install 'pace-matching[otel]'"
         ) from error
-    tracer = OpenTelemetryTracer(settings, role)
+    tracer = OpenTelemetryTracer(settings, role, destination)
     try:
         yield tracer
     finally:

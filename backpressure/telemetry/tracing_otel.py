@@ -23,8 +23,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from backpressure.core.kafka_names import group_id, topic_name
-from backpressure.core.message import Delivery, HeaderValue, Message, Metadata
+from backpressure.core.message import Delivery, Destination, HeaderValue, Message, Metadata
 from backpressure.settings import Settings
 from backpressure.version import __version__
 
@@ -38,9 +37,9 @@ _READ_HEADER = TraceContextTextMapPropagator()
 class OpenTelemetryTracer:
     """The tracer of one process; see `backpressure.telemetry.tracing.Tracer`."""
 
-    def __init__(self, settings: Settings, role: str) -> None:
+    def __init__(self, settings: Settings, role: str, destination: Destination) -> None:
         """Start exporting to ``tracing.endpoint``; a collector that is away costs spans, never messages."""
-        tracing, queue = settings.tracing, settings.queue
+        tracing = settings.tracing
         resource = Resource.create(
             {
                 "service.name": f"pace-{role}",
@@ -54,16 +53,13 @@ class OpenTelemetryTracer:
         exporter = OTLPSpanExporter(f"{tracing.endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS))
         self._tracer = self._provider.get_tracer("backpressure", __version__)
-        common = _common(settings)
-        if common["messaging.system"] == "kafka":
-            published_to = consumed_from = topic_name(queue.work)
-            consuming: dict[str, AttributeValue] = {"messaging.consumer.group.name": group_id(queue.work)}
-        else:
-            published_to, consumed_from, consuming = f"{queue.exchange}:{queue.routing_key}", queue.work, {}
+        common = _common(settings, destination.system)
+        group = destination.consumer_group
+        consuming: dict[str, AttributeValue] = {"messaging.consumer.group.name": group} if group else {}
         self._sending: dict[str, AttributeValue] = common | {
             "messaging.operation.name": "publish",
             "messaging.operation.type": "send",
-            "messaging.destination.name": published_to,
+            "messaging.destination.name": destination.published_to,
         }
         self._processing: dict[str, AttributeValue] = (
             common
@@ -71,7 +67,7 @@ class OpenTelemetryTracer:
             | {
                 "messaging.operation.name": "process",
                 "messaging.operation.type": "process",
-                "messaging.destination.name": consumed_from,
+                "messaging.destination.name": destination.consumed_from,
             }
         )
 
@@ -140,9 +136,8 @@ def _under(traceparent: HeaderValue) -> Context:
     return _READ_HEADER.extract({"traceparent": traceparent}, Context()) if isinstance(traceparent, str) else Context()
 
 
-def _common(settings: Settings) -> dict[str, AttributeValue]:
+def _common(settings: Settings, system: str) -> dict[str, AttributeValue]:
     url = urlsplit(settings.broker.address())
-    system = "kafka" if url.scheme.startswith("kafka") else "rabbitmq"
     common: dict[str, AttributeValue] = {"messaging.system": system}
     if system == "rabbitmq":
         common["messaging.rabbitmq.destination.routing_key"] = settings.queue.routing_key

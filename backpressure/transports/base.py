@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from backpressure.core.message import Delivery, HeaderValue, Message
+from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import QueueSettings
 
 __all__ = [
@@ -247,6 +247,9 @@ class Transport(Protocol):
 
     bounds_queues: bool
     """Whether a queue can have a bound."""
+
+    destination: Destination
+    """Where messages are published to and consumed from."""
 
     def publisher(self) -> Publisher:
         """Return a new, unstarted publisher."""

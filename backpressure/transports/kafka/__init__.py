@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from backpressure.core.message import Delivery, HeaderValue, Message
+from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.transports.outage import Outage
@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
 
 from backpressure.transports.kafka.admin import KafkaAdmin
 from backpressure.transports.kafka.feedback import KafkaFeedback
+from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.probe import KafkaProbe
 from backpressure.transports.kafka.publisher import KafkaPublisher, Routes
 from backpressure.transports.kafka.records import dead_letter
@@ -41,6 +42,8 @@ class KafkaTransport:
         self.address = settings.broker.address()
         self._settings = settings
         self._outage = Outage(self.address)
+        topic = topic_name(settings.queue.work)
+        self.destination = Destination("kafka", topic, topic, group_id(settings.queue.work))
 
     def publisher(self) -> KafkaPublisher:
         """Return a new, unstarted publisher."""

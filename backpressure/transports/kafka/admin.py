@@ -13,7 +13,6 @@ from typing import Any
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import ConfigResource, NewTopic
 
-from backpressure.core.kafka_names import GROUPS, group_id, topic_name
 from backpressure.core.message import Delivery
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError, TransportError, UnsupportedError
 from backpressure.settings import BrokerSettings, QueueSettings
@@ -21,6 +20,7 @@ from backpressure.transports.base import BrokerIdentity
 from backpressure.transports.kafka.client import KafkaRequests
 from backpressure.transports.kafka.drain import drain
 from backpressure.transports.kafka.failures import kafka_error
+from backpressure.transports.kafka.kafka_names import GROUPS, group_id, topic_name
 from backpressure.transports.kafka.probe import LagReader
 from backpressure.transports.kafka.release import broker_release
 from backpressure.transports.outage import Outage

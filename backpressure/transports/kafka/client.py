@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata
 
-from backpressure.core.kafka_names import topic_name
 from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
@@ -29,6 +28,7 @@ from backpressure.errors import (
 )
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
+from backpressure.transports.kafka.kafka_names import topic_name
 from backpressure.transports.outage import Outage, pauses
 from backpressure.transports.tls import tls_context
 

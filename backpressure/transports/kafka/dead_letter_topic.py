@@ -7,12 +7,12 @@ import asyncio
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from backpressure.core.kafka_names import topic_name
 from backpressure.core.message import Delivery, Message
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import kafka_error
+from backpressure.transports.kafka.kafka_names import topic_name
 from backpressure.transports.kafka.records import content_of, dead_letter
 
 __all__ = ["DeadLetterTopic"]

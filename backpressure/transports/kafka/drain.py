@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.core.message import Delivery
 from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import kafka_error
 from backpressure.transports.kafka.group import SESSION_TIMEOUT_S
+from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.probe import LagReader, PartitionLag
 from backpressure.transports.kafka.records import message_from
 from backpressure.transports.kafka.settled import PartitionProgress

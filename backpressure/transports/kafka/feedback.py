@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, TopicPartition
 
-from backpressure.core.kafka_names import topic_name
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.admin import Topic, create_topics
 from backpressure.transports.kafka.client import KafkaLink, KafkaRequests, client_configuration
+from backpressure.transports.kafka.kafka_names import topic_name
 from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaFeedback"]

@@ -23,11 +23,11 @@ from typing import Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import KafkaLink, client_configuration
 from backpressure.transports.kafka.failures import MISSING, REFUSED, kafka_error
+from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark
 from backpressure.transports.outage import Outage, pauses
 

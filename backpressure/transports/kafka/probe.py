@@ -24,13 +24,13 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.errors import QueueNotFoundError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
 from backpressure.transports.kafka.client import KafkaRequests, client_configuration
 from backpressure.transports.kafka.failures import kafka_error
 from backpressure.transports.kafka.group import POLL_S
+from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.settled import Mark
 from backpressure.transports.kafka.subscriber import COMMIT_AFTER_S
 from backpressure.transports.outage import Outage

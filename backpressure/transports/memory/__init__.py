@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backpressure.core.message import Delivery, HeaderValue, Message
+from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import Settings
 from backpressure.transports.deaths import dead_letter
 from backpressure.transports.memory.admin import MemoryAdmin, MemoryFeedback, MemoryProbe
@@ -30,6 +30,8 @@ class MemoryTransport:
         self.address = settings.broker.full_url()
         self.broker = broker or _brokers.setdefault(self.address, MemoryBroker())
         self._feedback_exchange = settings.feedback.exchange
+        queue = settings.queue
+        self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.routing_key}", queue.work)
 
     def publisher(self) -> MemoryPublisher:
         """Return a new, unstarted publisher."""

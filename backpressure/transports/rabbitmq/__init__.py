@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from backpressure.core.message import Delivery, HeaderValue, Message
+from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import Settings
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
@@ -31,6 +31,8 @@ class RabbitMQTransport:
         self.address = settings.broker.address()
         self._settings = settings
         self._outage = Outage(self.address)
+        queue = settings.queue
+        self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.routing_key}", queue.work)
 
     def publisher(self) -> RabbitMQPublisher:
         """Return a new, unstarted publisher."""

@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -19,6 +21,7 @@ from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry import tracing_otel
 from backpressure.telemetry.tracing import Tracer, tracing
+from backpressure.transports.factory import connect
 
 Spans = Callable[[], tuple[ReadableSpan, ...]]
 
@@ -36,8 +39,17 @@ def sent(tracer: Tracer | None, failure: str) -> None:
     tracer.sending(Message(b"x", message_id="1"), at_ns=1).end(2, failure)
 
 
+def traced(
+    role: Literal["producer", "consumer"] = "producer", **changes: object
+) -> AbstractContextManager[Tracer | None]:
+    """Trace a process with these settings; ``broker__url="…"`` stands for ``broker.url``."""
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    settings = replaced(Settings(), {"tracing.enabled": True, **dotted})
+    return tracing(settings, role, connect(settings).destination)
+
+
 def test_by_default_there_is_no_tracer() -> None:
-    with tracing(Settings(), "producer") as tracer:
+    with traced(tracing__enabled=False) as tracer:
         assert tracer is None
 
 
@@ -45,9 +57,10 @@ def test_a_program_without_tracing_does_not_even_load_the_library() -> None:
     code = """
 import sys
 from backpressure.cli import consumer, producer
+from backpressure.transports.factory import connect
 from backpressure.settings import Settings
 from backpressure.telemetry.tracing import tracing
-with tracing(Settings(), "producer"):
+with tracing(Settings(), "producer", None):
     print([name for name in sys.modules if name.partition(".")[0] == "opentelemetry"])
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -56,13 +69,12 @@ with tracing(Settings(), "producer"):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "backpressure.telemetry.tracing_otel", None)
-    settings = replaced(Settings(), {"tracing.enabled": True})
-    with pytest.raises(ConfigError, match=r"tracing\.enabled.*pace-matching\[otel\]"), tracing(settings, "consumer"):
+    with pytest.raises(ConfigError, match=r"tracing\.enabled.*pace-matching\[otel\]"), traced("consumer"):
         pass
 
 
 def test_a_message_that_was_not_sent_is_an_error_of_a_kind(spans: Spans) -> None:
-    with tracing(replaced(Settings(), {"tracing.enabled": True}), "producer") as tracer:
+    with traced() as tracer:
         sent(tracer, "")
         sent(tracer, "the queue is full")
     well, full = spans()
@@ -80,7 +92,7 @@ def test_a_message_that_was_not_sent_is_an_error_of_a_kind(spans: Spans) -> None
     ],
 )
 def test_a_span_names_the_server_and_its_port(spans: Spans, url: str, address: str, port: int) -> None:
-    with tracing(replaced(Settings(), {"tracing.enabled": True, "broker.url": url}), "producer") as tracer:
+    with traced(broker__url=url) as tracer:
         sent(tracer, "")
     attributes = spans()[0].attributes or {}
     assert (attributes["server.address"], attributes["server.port"]) == (address, port)
@@ -96,8 +108,7 @@ def test_a_span_names_the_server_and_its_port(spans: Spans, url: str, address: s
 def test_a_span_names_where_a_message_goes_and_comes_from(
     spans: Spans, url: str, sent_to: str, worked_on: str, group: str | None
 ) -> None:
-    names = {"broker.url": url, "queue.work": "work/queue", "queue.routing_key": "to.work"}
-    with tracing(replaced(Settings(), {"tracing.enabled": True, **names}), "producer") as tracer:
+    with traced(broker__url=url, queue__work="work/queue", queue__routing_key="to.work") as tracer:
         sent(tracer, "")
         assert tracer is not None
         with tracer.processing(Delivery(Message(b"x"), tag=1, epoch=1, redelivered=False), Metadata(), 1) as span:
@@ -109,7 +120,7 @@ def test_a_span_names_where_a_message_goes_and_comes_from(
 
 def test_an_attempt_that_is_cancelled_ends_its_span_as_an_error(spans: Spans) -> None:
     delivery = Delivery(Message(b"x"), tag=1, epoch=1, redelivered=False)
-    with tracing(replaced(Settings(), {"tracing.enabled": True}), "consumer") as tracer:
+    with traced("consumer") as tracer:
         assert tracer is not None
         with pytest.raises(asyncio.CancelledError), tracer.processing(delivery, Metadata(), at_ns=1):
             raise asyncio.CancelledError

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from backpressure.core.kafka_names import group_id, topic_name
 from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
@@ -25,6 +24,7 @@ from backpressure.transports.factory import connect
 from backpressure.transports.kafka.admin import topics_of
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of, refusal_of
+from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.probe import PartitionLag, Progress
 from backpressure.transports.kafka.publisher import Routes
 from backpressure.transports.kafka.release import api_versions_request, release_of
