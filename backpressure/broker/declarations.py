@@ -25,6 +25,7 @@ __all__ = [
     "check_queue_arguments",
     "same_exchange",
     "same_queue",
+    "type_name",
 ]
 
 _COUNTS = ("x-max-length", "x-max-length-bytes", "x-message-ttl", "x-expires", "x-delivery-limit", "x-max-priority")
@@ -237,7 +238,12 @@ def _described(arguments: Table, key: str) -> str:
 
 def _type(arguments: Table, key: str) -> str:
     """Return RabbitMQ's name for the type of an argument."""
-    return _TYPE_NAMES.get(chr(split_table(octets_of(arguments))[key.encode()][0]), "unknown")
+    return type_name(split_table(octets_of(arguments))[key.encode()])
+
+
+def type_name(raw: bytes) -> str:
+    """RabbitMQ's name of an undecoded field's type."""
+    return _TYPE_NAMES.get(chr(raw[0]), "unknown")
 
 
 def _invalid(key: str, queue: str, reason: str) -> Exception:

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from backpressure.amqp.deaths import deaths_of, is_cycle, record_death
-from backpressure.amqp.field_tables import short_string
+from backpressure.amqp.field_tables import short_string, split_array
 from backpressure.amqp.properties import Properties
 
 if TYPE_CHECKING:
@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import RawTable
 
-__all__ = ["ENTRY_COST_BYTES", "Backlog", "DeadLetter", "Entry", "PriorityBacklog", "QueuedMessage"]
+__all__ = ["ENTRY_COST_BYTES", "Backlog", "DeadLetter", "Entry", "PriorityBacklog", "QueuedMessage", "keys_in"]
 
 ENTRY_COST_BYTES = 400
 """Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""
 
 
+def keys_in(headers: RawTable, name: bytes) -> tuple[str, ...]:
+    """The routing keys in the header ``CC`` or ``BCC``; what is no text there is none."""
+    items = split_array(headers.get(name, b""))
+    return tuple(item[5:].decode(errors="surrogateescape") for item in items if item[:1] == b"S")
+
+
 class QueuedMessage:
     """A published message: one object, shared by all queues it was routed to."""
 
-    __slots__ = ("body", "exchange", "expiration_s", "header", "persistent", "route", "routing_key")
+    __slots__ = ("body", "exchange", "expiration_s", "header", "other_keys", "persistent", "route", "routing_key")
 
     def __init__(
         self,
@@ -41,6 +47,7 @@ class QueuedMessage:
         route: bytes = b"",
         persistent: bool = False,
         expiration_s: float | None = None,
+        other_keys: tuple[str, ...] = (),
     ) -> None:
         """``header`` is the content header frame's payload; ``route`` is exchange and key as short strings."""
         self.exchange = exchange
@@ -50,6 +57,8 @@ class QueuedMessage:
         self.body = body
         self.persistent = persistent
         self.expiration_s = expiration_s
+        self.other_keys = other_keys
+        """Further routing keys, from the headers ``CC`` and ``BCC``."""
 
     @property
     def cost_bytes(self) -> int:
@@ -81,12 +90,16 @@ class DeadLetter:
         ``routing_key`` None keeps the message's own.
         """
         properties = message.properties()
+        headers = properties.headers()
+        copies = keys_in(headers, b"CC")
+        if routing_key is not None and headers.pop(b"CC", None) is not None:
+            properties.set_headers(headers)
         record_death(
             properties,
             queue=queue,
             reason=reason,
             exchange=message.exchange,
-            routing_keys=[message.routing_key],
+            routing_keys=[message.routing_key, *copies],
             epoch_s=epoch_s,
         )
         self.message = QueuedMessage(
@@ -95,6 +108,7 @@ class DeadLetter:
             properties.payload(),
             message.body,
             persistent=message.persistent,
+            other_keys=message.other_keys if routing_key is None else (),
         )
         self._deaths: list[RawTable] = [] if reason == "rejected" else deaths_of(properties.headers())
 

@@ -15,8 +15,9 @@ from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.frames import ACK, FRAME_METHOD, NACK, PUBLISH, RETURN, bad_syntax, content_frames, frame
 from backpressure.amqp.methods import read_short
 from backpressure.amqp.properties import Properties
+from backpressure.broker.declarations import type_name
 from backpressure.broker.direct_reply import REPLY_TO
-from backpressure.broker.entries import QueuedMessage
+from backpressure.broker.entries import QueuedMessage, keys_in
 from backpressure.broker.policy import MAX_TTL_MS
 from backpressure.broker.replies import (
     ConnectionRefusal,
@@ -192,6 +193,9 @@ class Publishing:
             raise precondition_failed(f"user_id property set to '{user}' but authenticated user was '{session.user}'")
         if properties.raw.get("reply_to") == _REPLY_TO:
             header = self._with_reply_address(properties)
+        other_keys: tuple[str, ...] = ()
+        if b"CC" in header:
+            header, other_keys = _carbon_copies(properties, header)
         message = QueuedMessage(
             method.exchange,
             method.routing_key,
@@ -200,6 +204,7 @@ class Publishing:
             route=method.route,
             persistent=properties.persistent,
             expiration_s=_expiration_s(properties.text("expiration")),
+            other_keys=other_keys,
         )
         self._totals["publish"] += 1
         exchange.counters.totals["publish_in"] += 1
@@ -284,6 +289,22 @@ class Publishing:
             frames.append(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))
             start = end
         return b"".join(frames)
+
+
+def _carbon_copies(properties: Properties, header: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """The content header without the header ``BCC``, and the routing keys in ``CC`` and ``BCC``."""
+    headers = properties.headers()
+    keys: tuple[str, ...] = ()
+    for name in (b"CC", b"BCC"):
+        if name in headers:
+            if headers[name][:1] != b"A":
+                problem = f'{{unacceptable_type_in_header,"{name.decode()}",{type_name(headers[name])}}}'
+                raise precondition_failed(f"invalid message: {problem}")
+            keys += keys_in(headers, name)
+    if headers.pop(b"BCC", None) is not None:
+        properties.set_headers(headers)
+        header = properties.payload()
+    return header, keys
 
 
 def _expiration_s(text: str | None) -> float | None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from backpressure.amqp.field_tables import FieldTable, octets_of
 from backpressure.amqp.methods import read_short
-from backpressure.broker.entries import Entry, QueuedMessage
+from backpressure.amqp.properties import Properties
+from backpressure.broker.entries import Entry, QueuedMessage, keys_in
 from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
@@ -318,6 +319,7 @@ class Store:
                 body,
                 route=route,
                 persistent=True,
+                other_keys=keys_in(Properties.parse(header).headers(), b"CC") if b"CC" in header else (),
             )
             entry = Entry(sequence, message)
             entry.expires_at_s = None if expires_epoch_s is None else expires_epoch_s - offset_s

@@ -290,6 +290,9 @@ class VirtualHost:
         """Return the queues that a message reaches, each once, also through other exchanges."""
         if not exchange.name:
             queue = self.queues.get(message.routing_key)
+            if message.other_keys:
+                keys = dict.fromkeys((message.routing_key, *message.other_keys))
+                return tuple(self.queues[key] for key in keys if key in self.queues)
             return (queue,) if queue is not None else ()
         found = exchange.route(message)
         if len(found) == 1 and isinstance(found[0], Queue):
