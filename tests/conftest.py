@@ -1,7 +1,7 @@
-"""What all tests share: a run ends by saying which brokers and tools it went without.
+"""Common to all tests: missing brokers and tools skip tests, and the summary of the run names them.
 
-What is not on this machine skips its share of the tests, unless ``PACE_REQUIRE_BROKERS`` or ``PACE_REQUIRE_TOOLS``
-(comma lists, as the continuous integration sets them) names it: then each of them fails.
+Tests that need what this machine lacks are skipped. They fail instead if ``PACE_REQUIRE_BROKERS`` or
+``PACE_REQUIRE_TOOLS`` names it (comma-separated lists, as the continuous integration sets them).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
-    """Keep away from the brokers that `pace broker` runs for this user: no program of a test is to find one."""
+    """Hide the brokers that `pace broker` runs for this user, so that no program of a test finds one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -39,7 +39,7 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory) -> Generator[None,
 
 @pytest.fixture(scope="session")
 def go_without() -> Callable[[str, str], NoReturn]:
-    """Return a function (name, what is missing) that skips the test, or fails it where that name is required."""
+    """Return a function (name, what is missing) that skips the test, or fails it if that name is required."""
 
     def give_up(name: str, missing: str) -> NoReturn:
         text = f"no {name} on this machine: {missing}"
@@ -53,7 +53,7 @@ def go_without() -> Callable[[str, str], NoReturn]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-    """Name what was missing, and how many tests that skipped, below everything else."""
+    """Print last what was missing, and how many tests were skipped for it."""
     yield
     skipped = Counter(
         match.groups()

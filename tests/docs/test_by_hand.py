@@ -1,4 +1,4 @@
-"""The ten thousand messages of docs/by-hand.md, with the commands as they stand there, on the embedded broker."""
+"""The ten thousand messages of docs/by-hand.md, with its commands unchanged, on the embedded broker."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def test_ten_thousand_are_published_and_then_consumed_as_the_page_shows(port: st
 
 
 def _counts(line: str) -> list[str]:
-    """Return what does not depend on the speed of the machine."""
+    """Return the figures that do not depend on the speed of the machine."""
     return re.findall(r"\b\w+[=≈]\d+(?=,)", line)

@@ -1,4 +1,4 @@
-"""The labs are true: every command of every exercise is typed as printed, and what the page promises comes about.
+"""The labs are true: every command of every exercise runs as printed, and what the page promises happens.
 
 One student, one desk: a broker, a monitor, a consumer and a producer as the set-up starts them, on free ports. Loops
 that watch are shortened and two limits lowered; nothing here sleeps for a result, it is polled for until it is there.
@@ -46,13 +46,13 @@ SHORTER = (
 
 
 def blocks(page: str) -> list[str]:
-    """Return the commands of a page, block by block, but for those that need Docker."""
+    """Return the commands of a page, block by block, except those that need Docker."""
     found: list[str] = BLOCK.findall((LABS / f"{page}.md").read_text(encoding="utf-8"))
     return [block for block in found if not IN_CONTAINERS.search(block)]
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
-    """Ask again and again until ``condition`` holds."""
+    """Wait until ``condition`` holds."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"it never came true that {what}"
@@ -63,7 +63,7 @@ class Desk:
     """The terminals of one student."""
 
     def __init__(self, folder: Path, collector_url: str) -> None:
-        """Nothing runs yet; ``folder`` is where the programs run and write."""
+        """Start with nothing running; the programs run and write in ``folder``."""
         self._folder = folder
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
         probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
@@ -95,7 +95,7 @@ class Desk:
         }
 
     def type(self, block: str) -> str:
-        """Run one block: a program is started, in place of the one that ran there; of all else, return the output.
+        """Run one block: start a program, replacing the one in that terminal, or return the output of commands.
 
         Commands wait until the programs that were started answer; programs wait for each other by themselves.
         """
@@ -132,7 +132,7 @@ class Desk:
 
     def _stop(self, program: str) -> None:
         process = self._programs.pop(program)
-        process.kill()  # ending in good order takes as long as the work that a slow consumer holds
+        process.kill()  # an orderly end would take as long as the work that a slow consumer holds
         process.wait(PATIENCE_S)
 
     def leave(self) -> None:
@@ -150,12 +150,12 @@ class Desk:
 
     @property
     def producer(self) -> dict[str, Any]:
-        """What the producer says of itself."""
+        """The status of the producer."""
         return self._status("fast_producer")
 
     @property
     def consumer(self) -> dict[str, Any]:
-        """What the consumer says of itself."""
+        """The status of the consumer."""
         return self._status("slow_consumer")
 
     def _status(self, program: str) -> dict[str, Any]:
@@ -166,12 +166,12 @@ class Desk:
 
     @property
     def size(self) -> int:
-        """The depth as the producer knows it; 0 while it does not."""
+        """The depth that the producer knows; 0 if unknown."""
         return int(self.producer["queue"]["size"] or 0)
 
     @property
     def processed(self) -> int:
-        """Messages that the consumer has done."""
+        """Messages that the consumer has processed."""
         return int(self.consumer["totals"]["processed"])
 
     def grows_beyond(self, size: int) -> None:
@@ -183,7 +183,7 @@ class Desk:
         eventually(lambda: self.size < size, f"the queue is shorter than {size}")
 
     def stays_below(self, size: int, while_processing: int) -> None:
-        """Watch the queue until so many messages are done; it may never reach ``size``."""
+        """Watch the queue until this many messages are processed; its depth must stay below ``size``."""
         end = self.processed + while_processing
 
         def done() -> bool:
@@ -194,7 +194,7 @@ class Desk:
 
 
 class Spans:
-    """A collector: the spans that it receives, as they come."""
+    """A collector, with the spans that it has received."""
 
     def __init__(self) -> None:
         received: list[bytes] = []
@@ -206,7 +206,7 @@ class Spans:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Stay silent."""
+                """Log nothing."""
 
         self._received = received
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -231,7 +231,7 @@ def spans() -> Iterator[Spans]:
 
 @pytest.fixture(scope="module")
 def set_up(tmp_path_factory: pytest.TempPathFactory, spans: Spans) -> Iterator[Desk]:
-    """Start what the set-up says, in its order."""
+    """Start the programs of the set-up, in its order."""
     desk = Desk(tmp_path_factory.mktemp("desk"), spans.url)
     try:
         for block in blocks("README"):
@@ -244,7 +244,7 @@ def set_up(tmp_path_factory: pytest.TempPathFactory, spans: Spans) -> Iterator[D
 
 @pytest.fixture
 def desk(set_up: Desk) -> Desk:
-    """Return to the baseline, as the set-up says how."""
+    """Return to the baseline, with the commands of the set-up."""
     [*_, baseline] = blocks("README")
 
     def is_back() -> bool:
@@ -257,7 +257,7 @@ def desk(set_up: Desk) -> Desk:
 
 @contextmanager
 def lesson(page: str, desk: Desk) -> Iterator[Callable[[], str]]:
-    """Yield what types the next block of ``page``; at the end, all must have been typed."""
+    """Yield a function that runs the next block of ``page``; at the end, all blocks must have run."""
     remaining = iter(blocks(page))
     yield lambda: desk.type(next(remaining))
     assert next(remaining, None) is None, f"a block of {page} was not tried"

@@ -1,4 +1,4 @@
-"""The examples of docs/library.md, run as they stand there against the embedded broker."""
+"""The examples of docs/library.md, run unchanged on the embedded broker."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def example(name: str) -> dict[str, Any]:
 
 @contextmanager
 def consuming(url: str, queue: str) -> Iterator[list[bytes]]:
-    """Take messages off ``queue`` in a thread, as the slow side would: with nobody there, no law sends much."""
+    """Consume ``queue`` in a thread: without a consumer, no law sends much."""
     bodies: list[bytes] = []
     ready = threading.Event()
 
@@ -101,7 +101,7 @@ def test_the_aio_pika_example_publishes_everything_in_order(broker_url: str) -> 
 
 @contextmanager
 def consuming_kafka(servers: str, topic: str, group: str) -> Iterator[list[bytes]]:
-    """Consume in a thread, and commit each message when it is done, as the example asks for."""
+    """Consume in a thread, and commit each message when it is done, as the example requires."""
     consumer = confluent_kafka.Consumer(
         {"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
     )

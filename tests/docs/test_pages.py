@@ -1,4 +1,4 @@
-"""README and docs/ are true: every command, flag, target, path and link that they mention exists."""
+"""README and docs/ are true: every command, flag, target, path and link in them exists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def name_of(page: Path) -> str:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Yield the words of every simple command in shell blocks and in the running text."""
+    """Yield the words of every simple command in shell blocks and in the text."""
     text = page.read_text(encoding="utf-8")
     blocks = "\n".join(block.replace("\\\n", " ") for block in SHELL_BLOCK.findall(text))
     for line in [*blocks.splitlines(), *INLINE.findall(text)]:

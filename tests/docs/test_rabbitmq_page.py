@@ -1,4 +1,4 @@
-"""The commands of docs/rabbitmq.md, run as they stand there against a private RabbitMQ node."""
+"""The commands of docs/rabbitmq.md, run unchanged on a private RabbitMQ node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md and docs/cli.md say what the settings and the commands say."""
+"""docs/configuration.md and docs/cli.md match the settings and the commands."""
 
 from __future__ import annotations
 

@@ -519,7 +519,7 @@ def test_without_a_broker_in_any_source_one_may_be_found(folder: Path) -> None:
         ({}, {"PACE_BROKER__URL": "amqp://mq/"}),
     ],
 )
-def test_whoever_names_a_broker_gets_that_one(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+def test_a_source_that_names_a_broker_is_obeyed(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     assert _is_named(flags, environ)
 
 

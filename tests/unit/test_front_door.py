@@ -1,4 +1,4 @@
-"""What a contributor meets first is true: workflow, templates and hooks name commands and files that exist."""
+"""The files for contributors are true: workflow, templates and hooks name commands and files that exist."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_issue_template_is_a_form_that_github_takes(path: Path) -> None:
     assert all({"type", "attributes"} <= field.keys() and field["attributes"]["label"] for field in form["body"])
 
 
-def test_whoever_adds_something_is_told_the_files() -> None:
+def test_the_page_names_the_files_for_each_kind_of_addition() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for what in ("law", "fault", "scenario", "broker"):
         section = page.partition(f"## How to add a {what}\n")[2].partition("\n## ")[0]

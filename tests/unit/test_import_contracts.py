@@ -1,4 +1,4 @@
-"""`make lint` refuses cycles of modules: the contract sees each kind of import, and names the cycle."""
+"""`make lint` refuses import cycles: the contract sees each kind of import, and names the cycle."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_cycles_that_share_no_module_are_two_groups() -> None:
     assert cycles(graph("a b", "b a", "c d", "d e", "e c", "b c")) == [{"a", "b"}, {"c", "d", "e"}]
 
 
-def test_the_shortest_cycle_of_a_group_is_told() -> None:
+def test_the_shortest_cycle_of_a_group_is_found() -> None:
     entangled = graph("a b", "b c", "c d", "d a", "c b")
     (group,) = cycles(entangled)
     assert group == {"a", "b", "c", "d"}
@@ -75,7 +75,7 @@ def test_this_project_is_checked_with_all_its_imports() -> None:
 
 
 def _lint(folder: Path, back: str) -> subprocess.CompletedProcess[str]:
-    """Run import-linter on a package of two modules that leans on the project's own contract type."""
+    """Run import-linter, with this contract type, on a package of two modules."""
     (folder / "made_up" / "inner").mkdir(parents=True)
     (folder / "made_up" / "__init__.py").touch()
     (folder / "made_up" / "inner" / "__init__.py").touch()

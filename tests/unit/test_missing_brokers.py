@@ -1,4 +1,4 @@
-"""A broker that is missing skips its tests, is named at the end of the run, and fails them where it is required."""
+"""Tests of a missing broker are skipped and the end of the run names it; if the broker is required, they fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a newcomer touches first: the Makefile, the pinned versions, the scripts of the continuous integration."""
+"""The Makefile, the pinned versions and the scripts of the continuous integration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TARGETS = [
 
 
 def make(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run make in this project; with ``path``, programs are looked for there first."""
+    """Run make in this project; ``path`` comes first in the search for programs."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     if path is not None:
         environ["PATH"] = f"{path}{os.pathsep}{environ['PATH']}"

@@ -51,7 +51,7 @@ def test_the_stack_is_complete() -> None:
     }
 
 
-def test_every_port_is_where_it_is_said_to_be() -> None:
+def test_every_port_is_where_the_pages_say() -> None:
     published = {name: [port.split(":")[1] for port in service.get("ports", [])] for name, service in SERVICES.items()}
     assert {name: ports for name, ports in published.items() if ports} == {
         "rabbitmq": ["5672", "15672"],
@@ -222,7 +222,7 @@ def test_the_memory_of_the_producer_is_bounded() -> None:
     assert SERVICES["producer"]["mem_limit"] == "256m"
 
 
-def test_the_image_is_slim_runs_as_nobody_special_and_says_how_it_is() -> None:
+def test_the_image_is_slim_runs_without_privileges_and_has_a_health_check() -> None:
     assert instructions("FROM") == ["python:3.13-slim"]
     assert instructions("USER") == ["pace"]
     assert "useradd --system" in DOCKERFILE
@@ -249,7 +249,7 @@ def test_the_example_environment_is_made_of_valid_settings(tmp_path: Path, monke
 
 
 class _Program(BaseHTTPRequestHandler):
-    """Stands in for one of the programs: it answers those who know the token."""
+    """Replaces one of the programs: it answers requests that have the token."""
 
     def do_GET(self) -> None:
         known = self.headers["Authorization"] == "Bearer lab"
@@ -257,7 +257,7 @@ class _Program(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Stay silent."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A broker that `pace broker` started is found by programs that are told of none; a dead one misleads nobody."""
+"""Programs without a configured broker find one that `pace broker` runs; entries of dead brokers are ignored."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_listed_broker_is_found_with_its_management_api_and_forgotten_afterwar
     assert list(directory.iterdir()) == []
 
 
-def test_a_program_that_is_told_of_a_broker_looks_for_no_other() -> None:
+def test_a_program_with_a_configured_broker_looks_for_no_other() -> None:
     with listed(broker()):
         assert discovered(Settings(), True) == {}
 
@@ -63,7 +63,7 @@ def test_a_broker_on_the_usual_port_comes_first(monkeypatch: pytest.MonkeyPatch)
         assert discovered(Settings(), False) == {}
 
 
-def test_of_a_listed_broker_on_the_usual_port_the_management_api_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_management_api_of_a_listed_broker_on_the_usual_port_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_brokers, "answers", lambda _host, _port: True)
     with listed(broker(port=5672)):
         assert discovered(Settings(), False) == {"broker.management_url": "http://127.0.0.1:40002"}
@@ -147,7 +147,7 @@ def test_the_lab_takes_an_amqp_and_a_kafka_broker_side_by_side(directory: Path) 
         assert discovered_for_lab(Settings(), True) == {"lab.kafka_url": "kafka://127.0.0.1:40003"}
 
 
-def test_the_usual_port_is_asked_for_real() -> None:
+def test_a_port_that_accepts_connections_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert _answers("127.0.0.1", port)
