@@ -14,7 +14,7 @@ from backpressure.amqp.field_tables import decode_value, octets_of, split_table
 from backpressure.broker.meters import Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from backpressure.amqp.field_tables import Table
     from backpressure.broker.entries import QueuedMessage
@@ -76,6 +76,11 @@ class Exchange:
         policy = self.policy.definition if self.policy else {}
         name = self.arguments.get("alternate-exchange", policy.get("alternate-exchange"))
         return name if isinstance(name, str) else None
+
+    @property
+    def destinations(self) -> Iterable[Queue | Exchange]:
+        """Every queue and exchange that is bound to this one."""
+        return self._by_destination
 
     @property
     def is_kept(self) -> bool:

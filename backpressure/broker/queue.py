@@ -49,6 +49,9 @@ class Journal(Protocol):
     def remove(self, queue_id: int, entry: Entry) -> None:
         """A message is no longer needed."""
 
+    def purge(self, queue_id: int) -> None:
+        """All messages of a queue are gone."""
+
 
 class QueueHost(Protocol):
     """What a queue needs of its virtual host."""
@@ -224,8 +227,14 @@ class Queue:
     def purge(self) -> int:
         """Remove all ready messages; return their number."""
         count = len(self.ready)
-        for entry in self.ready:
-            self._forget(entry)
+        if self._journal is not None:
+            if self.unacked:
+                for entry in self.ready:
+                    if entry.stored:
+                        self._journal.remove(self.id, entry)
+            else:
+                self._journal.purge(self.id)
+        self._host.memory.add(-sum(entry.message.cost_bytes for entry in self.ready))
         self.ready.clear()
         return count
 

@@ -285,7 +285,14 @@ class Server:
         for session in awake:
             connection = self._connections.get(session)
             if connection is not None:
-                connection.flush()
+                self._flush_one(connection)
+
+    def _flush_one(self, connection: _AmqpConnection) -> None:
+        try:
+            connection.flush()
+        except Exception as defect:  # noqa: BLE001 -- it must end one connection, and not keep the others waiting
+            self._loop.call_exception_handler({"message": "a connection is dropped", "exception": defect})
+            connection.transport.abort()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -299,9 +306,11 @@ class Server:
 
     def _advance(self) -> None:
         self._deadline = None
-        self.vhost.advance(self.now())
-        self._schedule_deadline()
-        self._schedule_flush()
+        try:
+            self.vhost.advance(self.now())
+        finally:  # a defect in one callback must not end all timers
+            self._schedule_deadline()
+            self._schedule_flush()
 
     def _sample(self) -> None:
         """Sample all counters once a second, for the rates of the management API."""

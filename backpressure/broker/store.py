@@ -148,6 +148,11 @@ class Store:
         if self._added.pop(key, None) is None:
             self._removed.append(key)
 
+    def purge(self, queue_id: int) -> None:
+        """All messages of a queue are gone."""
+        self._added = {key: entry for key, entry in self._added.items() if key[0] != queue_id}
+        self._topology.append(("DELETE FROM entries WHERE queue = ?", (queue_id,)))
+
     # -- topology ------------------------------------------------------------------------------------------------
 
     def exchange_declared(self, exchange: Exchange) -> None:
@@ -292,7 +297,8 @@ class Store:
             vhost.last_queue_id = id_
         for source, to_queue, destination, routing_key, arguments in self._rows("SELECT * FROM bindings"):
             ends: dict[str, Any] = vhost.queues if to_queue else vhost.exchanges
-            vhost.exchanges[source].bind(Binding(ends[destination], routing_key, FieldTable(arguments)))
+            binding = Binding(ends[destination], routing_key, FieldTable(arguments))
+            vhost.attach(vhost.exchanges[source], binding)
         vhost.apply_policies()
 
     def _rows(self, query: str, *parameters: object) -> Iterable[tuple[Any, ...]]:

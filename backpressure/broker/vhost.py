@@ -94,6 +94,9 @@ class VirtualHost:
         self.last_queue_id = 0
         self.direct_replies = DirectReplies()
         self._dead: deque[tuple[Queue, QueuedMessage, str]] = deque()
+        self._burying = False
+        self._sources: dict[Queue | Exchange, dict[Exchange, None]] = {}
+        """The exchanges that each destination is, or was, bound to."""
 
     @property
     def epoch_s(self) -> float:
@@ -228,9 +231,14 @@ class VirtualHost:
         _refuse_default(source)
         exchange, binding = self.exchange(source), Binding(destination, routing_key, arguments)
         declarations.check_binding_arguments(exchange.kind, arguments)
-        exchange.bind(binding)
+        self.attach(exchange, binding)
         if self.journal is not None:
             self.journal.bound(exchange, binding)
+
+    def attach(self, exchange: Exchange, binding: Binding) -> None:
+        """Add a binding that was checked before."""
+        exchange.bind(binding)
+        self._sources.setdefault(binding.destination, {})[exchange] = None
 
     def unbind(self, source: str, destination: Queue | Exchange | None, routing_key: str, arguments: Table) -> None:
         """Remove a binding; no error if it, or one of its ends, does not exist."""
@@ -250,7 +258,7 @@ class VirtualHost:
         gone: list[Queue | Exchange] = [destination]
         while gone:
             target = gone.pop()
-            unbound = [exchange for exchange in self.exchanges.values() if exchange.unbind_all(target)]
+            unbound = [exchange for exchange in self._sources.pop(target, ()) if exchange.unbind_all(target)]
             for exchange in unbound:
                 if exchange.auto_delete and not exchange.bindings:
                     self._remove_exchange(exchange)
@@ -258,6 +266,8 @@ class VirtualHost:
 
     def _remove_exchange(self, exchange: Exchange) -> None:
         del self.exchanges[exchange.name]
+        for destination in exchange.destinations:
+            self._sources.get(destination, {}).pop(exchange, None)
         if self.journal is not None:
             self.journal.exchange_deleted(exchange)
 
@@ -326,12 +336,14 @@ class VirtualHost:
         One dead letter may cause the next: they are handled in a loop, not by recursion.
         """
         self._dead.append((queue, message, reason))
-        if len(self._dead) == 1:
+        if self._burying:
+            return
+        self._burying = True
+        try:
             while self._dead:
-                try:
-                    self._bury(*self._dead[0])
-                finally:
-                    self._dead.popleft()
+                self._bury(*self._dead.popleft())
+        finally:
+            self._burying = False
 
     def _bury(self, queue: Queue, message: QueuedMessage, reason: str) -> None:
         self.counters.totals[f"dead_letter_{reason}"] += 1

@@ -166,3 +166,22 @@ def test_two_brokers_do_not_share_a_directory(tmp_path: Path) -> None:
         )
     assert second.returncode == 2
     assert "--data-dir" in second.stderr
+
+
+def test_a_damaged_directory_ends_the_start_with_exit_code_2_and_what_to_do(tmp_path: Path) -> None:
+    with start(tmp_path) as broker, channel_of(broker) as channel:
+        channel.queue_declare("kept", durable=True)
+        for number in range(20):
+            publish(channel, "kept", str(number))
+        broker.kill()
+    log = tmp_path / "broker.sqlite3-wal"
+    octets = bytearray(log.read_bytes())
+    octets[len(octets) // 2] ^= 0xFF
+    log.write_bytes(octets)
+    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
+    refused = subprocess.run(
+        [*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert refused.returncode == 2
+    assert "truncate -s" in refused.stderr
+    assert "Traceback" not in refused.stderr

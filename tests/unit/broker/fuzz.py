@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pamqp import frame as pamqp_frame
 from backpressure.amqp.frames import FrameReader, frame
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.session import Session
+from backpressure.broker.store import Store
 from backpressure.broker.vhost import VirtualHost
 
 if TYPE_CHECKING:
@@ -79,14 +81,33 @@ def message(random: Random) -> bytes:
     return pamqp_frame.marshal(publish, 1) + frame(2, 1, header) + (frame(3, 1, b"x" * size) if size else b"")
 
 
+FIELDS = [b"x-death", b"a", b"CC", b"x-first-death-reason", b"\xe9", b"x-max-length", b"x-dead-letter-exchange"]
+VALUES = [b"V", b"t\x01", b"A\0\0\0\x02F\0", b"T" + b"\xff" * 8, b"S\0\0\0\x01\xff", b"d\x7f\xf8" + bytes(6)]
+
+
 def _table(random: Random) -> bytes:
-    fields = b"".join(
-        bytes((len(name),))
-        + name
-        + random.choice([b"V", b"t\x01", b"A\0\0\0\x02F\0", b"T" + b"\xff" * 8, b"S\0\0\0\x01\xff"])
-        for name in random.sample([b"x-death", b"a", b"CC", b"x-first-death-reason"], 2)
-    )
+    fields = b"".join(_short(name) + random.choice(VALUES) for name in random.sample(FIELDS, 2))
     return len(fields).to_bytes(4, "big") + fields
+
+
+def odd(random: Random) -> bytes:
+    """A declaration or a binding whose names and arguments are any octets."""
+    name, key = random.choice([b"q", b"e", b"caf\xe9", b""]), random.choice([b"", b"k", b"\xff"])
+    table = _table(random)
+    index, arguments = random.choice(
+        [
+            (0x0032000A, bytes(2) + _short(name) + random.choice([b"\x02", b"\x04"]) + table),
+            (0x00320014, bytes(2) + _short(name) + _short(b"amq.topic") + _short(key) + b"\0" + table),
+            (0x0028000A, bytes(2) + _short(name) + _short(b"topic") + b"\x02" + table),
+            (0x003C0014, bytes(2) + _short(name) + _short(key) + b"\0" + table),
+            (0x003C0028, bytes(2) + _short(b"amq.fanout") + _short(key) + b"\0"),
+        ]
+    )
+    return frame(1, 1, index.to_bytes(4, "big") + arguments)
+
+
+def _short(octets: bytes) -> bytes:
+    return bytes((len(octets),)) + octets
 
 
 def hostile(random: Random) -> bytes:
@@ -94,8 +115,10 @@ def hostile(random: Random) -> bytes:
     said = b""
     for _ in range(random.randrange(1, 8)):
         kind = random.random()
-        if kind < 0.5:
+        if kind < 0.4:
             said += pamqp_frame.marshal(plausible(random), 1)
+        elif kind < 0.5:
+            said += odd(random)
         elif kind < 0.75:
             said += message(random)
         elif kind < 0.9:
@@ -109,10 +132,15 @@ def hostile(random: Random) -> bytes:
     return said if random.random() < 0.1 else LOGIN + said
 
 
-def run(inputs: int, seed: int) -> None:
-    """Feed ``inputs`` conversations; AssertionError or any other exception is a finding."""
+def run(inputs: int, seed: int, data_dir: Path | None = None) -> None:
+    """Feed ``inputs`` conversations; AssertionError or any other exception is a finding.
+
+    With ``data_dir``, everything that is to be kept is also written there.
+    """
     random = Random(seed)
     vhost = VirtualHost(memory_limit_bytes=100_000_000)
+    store = Store(data_dir) if data_dir else None
+    vhost.journal = store
     for number in range(inputs):
         session = Session(vhost, SessionConfig(), lambda _session: None)
         reader = FrameReader(131_072)
@@ -128,12 +156,20 @@ def run(inputs: int, seed: int) -> None:
         except Exception:
             sys.stderr.write(f"input {number} of seed {seed}: {said!r}\n")
             raise
+        if store is not None and number % 10 == 0:
+            store.commit(vhost)
         if number % 1000 == 0:
             _bystander(vhost)
             for queue in list(vhost.queues.values()):
                 vhost.delete_queue(queue)
             assert vhost.memory.used_bytes == 0, number
             assert not vhost.sessions
+    if store is not None:
+        store.commit(vhost)
+        store.close()
+        again = Store(data_dir)
+        again.load(VirtualHost())
+        again.close()
 
 
 def _bystander(vhost: VirtualHost) -> None:
@@ -147,6 +183,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
-    run(options.inputs, options.seed)
+    run(options.inputs, options.seed, options.data_dir)
     sys.stdout.write(f"{options.inputs} inputs, no finding\n")

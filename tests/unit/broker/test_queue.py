@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from backpressure.broker.entries import Backlog, Entry, QueuedMessage
+from backpressure.broker.exchange import Exchange
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
 from backpressure.broker.vhost import VirtualHost
@@ -202,3 +203,38 @@ def test_a_bound_put_in_force_later_cuts_at_once_and_dead_letters(
     vhost.delete_policy("p")
     queue.push(message("5"))
     assert bodies(queue) == ["3", "4", "5"]
+
+
+def test_a_defect_in_one_dead_letter_does_not_end_dead_lettering(
+    vhost: VirtualHost, declare: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, queue = declare("dead"), declare(max_length=0, dead_letter_exchange="", dead_letter_routing_key="dead")
+    with monkeypatch.context() as patch:
+        patch.setattr(VirtualHost, "_bury", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            queue.push(message("first"))
+    queue.push(message("second"))
+    assert bodies(dead) == ["second"]
+
+
+def test_deleting_a_queue_looks_only_at_the_exchanges_it_is_bound_to(
+    vhost: VirtualHost, declare: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, looked_at = declare(), []
+    for number in range(100):
+        vhost.declare_exchange(f"e{number}", "fanout", durable=False, auto_delete=True, internal=False, arguments={})
+        vhost.bind(f"e{number}", declare("other"), "", {})
+    for name in ("e1", "e2", "e3"):
+        vhost.bind(name, queue, "", {})
+    vhost.unbind("e2", queue, "", {})
+    vhost.delete_exchange("e3")
+    unbind_all = Exchange.unbind_all
+
+    def look(exchange: Exchange, destination: Any) -> bool:
+        looked_at.append(exchange.name)
+        return unbind_all(exchange, destination)
+
+    monkeypatch.setattr(Exchange, "unbind_all", look)
+    vhost.delete_queue(queue)
+    assert set(looked_at) <= {"e1", "e2"}
+    assert [binding.destination.name for binding in vhost.exchanges["e1"].bindings] == ["other"]

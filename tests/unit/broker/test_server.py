@@ -96,3 +96,43 @@ def test_what_http_answers_is_kept_before(tmp_path: Path) -> None:
 
     assert asyncio.run(life(("PUT", policy))) == ["p"]
     assert asyncio.run(life()) == ["p"]
+
+
+def test_a_defect_in_one_timer_or_connection_does_not_stop_the_others() -> None:
+    class Broken(Connection):
+        transport: Any
+
+        def __init__(self) -> None:
+            self.transport = self
+            self.aborted = False
+
+        def get_extra_info(self, _name: str) -> None:
+            return None
+
+        def flush(self) -> None:
+            raise ZeroDivisionError
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    class Sound(Broken):
+        flushed = False
+
+        def flush(self) -> None:
+            self.flushed = True
+
+    async def life() -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+        server = Server(BrokerConfig())
+        broken, sound = Broken(), Sound()
+        for connection in (broken, sound):
+            server._wake(server.admit(connection))  # type: ignore[arg-type]
+        server._flush()
+        assert (broken.aborted, sound.flushed, len(told)) == (True, True, 1)
+        server.vhost.timers.at(server.now() - 1, lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            server._advance()
+        assert server._deadline is not None
+
+    asyncio.run(life())

@@ -150,6 +150,26 @@ def test_dead_letters_of_a_start_line_up_behind_what_was_kept(live: Callable[[],
     assert bodies(live().vhost.queues["dead"]) == [b"first", b"second", b"expired"]
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_a_purge_removes_what_is_ready_and_nothing_else(live: Callable[[], Life], peer_class: Any, held: bool) -> None:
+    life = live()
+    queue = life.declare("q")
+    life.declare("other")
+    peer = peer_class(life.vhost).login(1)
+    keep(peer, "other", b"stays")
+    keep(peer, "q", b"first", b"second")
+    life.commit()
+    if held:
+        queue.take()
+    keep(peer, "q", b"of the same tick")
+    assert queue.purge() == (2 if held else 3)
+    keep(peer, "q", b"after")
+    life.commit()
+    queues = live().vhost.queues
+    assert bodies(queues["q"]) == ([b"first", b"after"] if held else [b"after"])
+    assert bodies(queues["other"]) == [b"stays"]
+
+
 def test_a_failed_write_is_taken_back_and_told(live: Callable[[], Life]) -> None:
     life = live()
     life.declare("kept")
