@@ -1,6 +1,6 @@
-"""The fast side: offers 1000 messages a second and sends as many as the slow side can take.
+"""The fast side: is offered 1000 messages per second, and sends as many as the slow side can take.
 
-Its story is told in `backpressure/cli/producer.py`:
+The program is `backpressure/cli/producer.py`. Its parts:
 
     settings    config.py, environment and flags        backpressure/config.py, settings.py
     transport   RabbitMQ (or the embedded broker)       backpressure/transports/
@@ -8,7 +8,7 @@ Its story is told in `backpressure/cli/producer.py`:
     pace        signals -> law -> decision, 10 Hz       backpressure/engines/pacing.py, core/controllers/
     control     http://localhost:5000/docs              backpressure/api/producer.py
 
-Run it with no arguments against a broker on this machine; `--help` lists every flag.
+Run it without arguments against a broker on this machine; `--help` lists every flag.
 """
 
 from backpressure.cli.main import run_script

@@ -1,6 +1,6 @@
-"""The one who watches: queue depth, rates, waits, memory and back-pressure, from outside.
+"""The monitor: queue depth, rates, waits, memory and back-pressure, seen from outside.
 
-Its story is told in `backpressure/cli/monitor.py`:
+The program is `backpressure/cli/monitor.py`. Its parts:
 
     settings    config.py, environment and flags        backpressure/config.py, settings.py
     sources     probe, feedback, management API         backpressure/transports/
@@ -9,7 +9,7 @@ Its story is told in `backpressure/cli/monitor.py`:
     metrics     http://localhost:8000/metrics           backpressure/telemetry/metrics_monitor.py
     live page   http://localhost:8000/                  backpressure/api/monitor.py, dashboards/web/
 
-Run it with no arguments against a broker on this machine; `--help` lists every flag.
+Run it without arguments against a broker on this machine; `--help` lists every flag.
 """
 
 from backpressure.cli.main import run_script

@@ -1,6 +1,6 @@
-"""The slow side: works on 100 messages a second and acknowledges each after the work.
+"""The slow side: works on 100 messages per second, and acknowledges each afterwards.
 
-Its story is told in `backpressure/cli/consumer.py`:
+The program is `backpressure/cli/consumer.py`. Its parts:
 
     settings    config.py, environment and flags        backpressure/config.py, settings.py
     transport   RabbitMQ (or the embedded broker)       backpressure/transports/
@@ -8,7 +8,7 @@ Its story is told in `backpressure/cli/consumer.py`:
     prefetch    as few messages as keep it busy         backpressure/engines/prefetch.py, core/prefetch.py
     control     http://localhost:8001/docs              backpressure/api/consumer.py
 
-Run it with no arguments against a broker on this machine; `--help` lists every flag.
+Run it without arguments against a broker on this machine; `--help` lists every flag.
 """
 
 from backpressure.cli.main import run_script

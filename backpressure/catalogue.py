@@ -1,6 +1,6 @@
-"""What there is to set: settings found by their dotted names, described in words, written down as a ``config.py``.
+"""All settings: found by their dotted names, described in words, and written as a ``config.py``.
 
-It knows the declarations in `backpressure.settings` and nothing of where values come from.
+It knows the declarations in `backpressure.settings`, but not where values come from.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _HIDDEN = {"process"}  # set by `pace run`, of no use in a config file
 
 
 def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
-    """Return the declaration of the setting with the dotted ``key``; raises `ConfigError` with the nearest names.
+    """Return the declaration of the setting with the dotted ``key``; raises `ConfigError` with similar names.
 
-    ``value`` and ``source`` only complete that error.
+    ``value`` and ``source`` are only for the error.
     """
     if key in FORMER_PARAMETERS:
         return _parameter(*FORMER_PARAMETERS[key])
@@ -49,7 +49,7 @@ def find_field(key: str, value: object = "", source: str = "") -> FieldInfo:
 
 
 def find_section(name: str, source: str) -> type[Section]:
-    """Return the section ``name``; raises `ConfigError` with the nearest names."""
+    """Return the section ``name``; raises `ConfigError` with similar names."""
     models = _sections()
     if name not in models:
         raise ConfigError(name, "class", _unknown(name, models), source)
@@ -57,7 +57,7 @@ def find_section(name: str, source: str) -> type[Section]:
 
 
 def allowed(field: FieldInfo) -> str:
-    """Return in words what a setting may be, e.g. "a number > 0 and ≤ 1000 (msg/s)"."""
+    """Return in words which values a setting can have, e.g. "a number > 0 and ≤ 1000 (msg/s)"."""
     unit, word = _extra(field, "unit"), _extra(field, "word")
     return (
         _described(field.annotation, field.metadata) + (f", or {word}" if word else "") + (f" ({unit})" if unit else "")
@@ -65,7 +65,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def render() -> str:
-    """Return the text of a ``config.py`` with every setting at its default: what `pace init` writes."""
+    """Return the text of a ``config.py`` with the defaults of all settings, as `pace init` writes it."""
     lines = [_HEADER]
     for name, model in _sections().items():
         if name in _HIDDEN:

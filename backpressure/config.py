@@ -1,8 +1,8 @@
-"""Where settings come from: ``config.py``, the environment and flags, put together and checked once.
+"""Where settings come from: ``config.py``, the environment and flags, merged and checked once.
 
-Rising strength: the defaults in `settings`, the config file, ``RABBITMQ_HOST/PORT/USER/PASS`` and ``LOG_LEVEL``,
-``PACE_SECTION__KEY``, command-line flags. A ``.env`` file counts as environment that the real one overrides. Every
-value remembers its source, so that an error can say what to change where.
+In order of precedence, the weakest first: the defaults in `settings`, the config file, ``RABBITMQ_HOST/PORT/USER/PASS``
+and ``LOG_LEVEL``, ``PACE_SECTION__KEY``, command-line flags. A ``.env`` file is part of the environment, which overrides
+it. The source of each value is kept, so that an error can name it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def load(
     for rank, layer in enumerate(layers):
         found = {key: (value, source) for key, value, source in layer}
         if found.keys() & {"broker.host", "broker.port"}:
-            values.pop("broker.url", None)  # within one source the URL wins, but not over a stronger source's host
+            values.pop("broker.url", None)  # a stronger source's host replaces the URL; within one source the URL wins
         if _names_a_host(found.get("broker.url", ("", ""))[0]):
             values = {key: given for key, given in values.items() if key not in {"broker.host", "broker.port"}}
         values |= found
@@ -111,7 +111,7 @@ def _names_broker(settings: Settings, strength: Mapping[str, int]) -> bool:
 def _config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
     if config_file is None and "PACE_CONFIG" in environ:
         if not environ["PACE_CONFIG"]:
-            return None  # explicitly none: children of `pace run` take their settings from the environment alone
+            return None  # explicitly none: children of `pace run` read the environment only
         config_file = Path(environ["PACE_CONFIG"])
     if config_file is None:
         here = Path("config.py")
@@ -126,7 +126,7 @@ def _from_file(path: Path | None) -> Iterator[tuple[str, Any, str]]:
         return
     try:
         content = runpy.run_path(str(path))
-    except Exception as error:  # a user's file may raise anything; it must become one clear line
+    except Exception as error:  # the user's file may raise anything
         raise ConfigError("config", str(path), f"cannot be read: {type(error).__name__}: {error}") from error
     for name, section in content.items():
         if not isinstance(section, type) or section.__module__ != "<run_path>":
@@ -138,10 +138,10 @@ def _from_file(path: Path | None) -> Iterator[tuple[str, Any, str]]:
 
 
 def _names_a_host(url: object) -> bool:
-    """Return whether a weaker source's host and port, right or wrong, no longer matter beside ``url``."""
+    """Return whether ``url`` names a host: then host and port of weaker sources, valid or not, do not matter."""
     try:
         return isinstance(url, str) and bool(urlsplit(url).hostname)
-    except ValueError:  # half of an IPv6 address: it is refused where it is checked
+    except ValueError:  # an invalid URL is refused when it is checked
         return False
 
 
@@ -164,17 +164,17 @@ def _as_config_error(error: ValidationError, values: Mapping[str, tuple[Any, str
         key = ".".join(str(part) for part in problem["loc"][:2])
         return given.index(key) if key in given else len(given)
 
-    first = min(error.errors(include_url=False), key=order)  # one flag may set several: what it is called after first
+    first = min(error.errors(include_url=False), key=order)  # one flag may set several: report the one it is named after
     problem = first["msg"].removeprefix("Value error, ")
     section, *rest = (str(part) for part in first["loc"])
-    if not rest:  # settings that contradict each other: name those that were given
+    if not rest:  # settings that contradict each other: name the given ones
         involved = {key: given for key, given in values.items() if key.startswith(f"{section}.")}
         involved = {key: given for key, given in involved.items() if key.partition(".")[2] in problem}
         sources = dict.fromkeys(source for _, source in involved.values())
         return ConfigError(section, {key: value for key, (value, _) in involved.items()}, problem, "; ".join(sources))
     key = f"{section}.{rest[0]}"
     value, source = values[key]
-    within = ".".join(rest[1:]) if isinstance(value, dict) else ""  # a table, but what it holds is wrong
+    within = ".".join(rest[1:]) if isinstance(value, dict) else ""  # a table with a wrong entry
     if within:
         problem = f"{within}: {problem[0].lower()}{problem[1:]}"
     elif first["type"] != "value_error":

@@ -1,7 +1,7 @@
 """Settings in the environment: in the process's own variables and in those of a ``.env`` file.
 
-Kubernetes and Docker links announce every service to every container in variables named after it. A service called
-``rabbitmq`` or ``pace-broker`` so sets names that look like settings; `without_injected` recognises and drops them.
+Kubernetes and Docker links describe every service to every container in variables named after it. For a service called
+``rabbitmq`` or ``pace-broker`` these names look like settings; `without_injected` recognises and drops them.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def dotenv(path: Path) -> dict[str, str]:
         raise ConfigError("environment", str(path), f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text:  # UTF-16 without a mark may well be valid UTF-8
+    if "\0" in text:  # UTF-16 without a byte order mark may be valid UTF-8
         raise ConfigError("environment", str(path), "is not UTF-8 text: save it in that encoding")
     return {name: value for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
 
 
 def without_injected(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return ``variables`` without what an orchestrator injects for its services, and the prefixes of these services.
+    """Return ``variables`` without those that an orchestrator injects, and the prefixes of its services.
 
-    A name with two underscores in a row is a setting of ours, whatever follows.
+    A name with a double underscore is always one of our settings.
     """
     services = sorted(
         {
@@ -85,7 +85,7 @@ def _is_member(name: str, value: str, service: str) -> bool:
 
 
 def from_common_names(variables: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """Yield key, value and source of what has a name that other programs use as well."""
+    """Yield key, value and source of variables whose names other programs use as well."""
     for name, key in _COMMON_NAMES.items():
         if variables.get(name):
             yield key, variables[name], f"environment, {name}"
@@ -99,7 +99,7 @@ def from_environment(variables: Mapping[str, str], overridden: Collection[str]) 
             source = f"environment, {name}"
             field = find_field(key, text, source)
             if key in overridden:
-                continue  # whatever it is
+                continue  # a stronger source has another value: this one may be wrong
             try:
                 yield key, _from_text(field, text), source
             except (ValueError, RecursionError) as error:
@@ -109,7 +109,7 @@ def from_environment(variables: Mapping[str, str], overridden: Collection[str]) 
 def as_environment(settings: Settings) -> dict[str, str]:
     """Return the ``PACE_…`` variables that give another process exactly these settings.
 
-    All of them, the defaults too: the other process has an environment and a ``.env`` of its own to be overruled.
+    It contains the defaults as well, because they must override the other process's own environment and ``.env``.
     """
     return {"PACE_CONFIG": ""} | {_variable(key): _as_text(value) for key, value in each(settings)}
 

@@ -1,7 +1,7 @@
-"""The whole exception tree.
+"""All exceptions of the package.
 
-Every error a user can meet is a `PaceError`: it says what happened, carries the data behind the sentence, and knows
-the exit code a command ends with (2: bad usage or configuration, 3: could not run or finish).
+Every error that users can see is a `PaceError`. It says what happened, carries the data behind that message, and has
+the exit code of a command that ends with it (2: bad usage or configuration, 3: could not run or finish).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ConfigError(PaceError):
     exit_code = 2
 
     def __init__(self, key: str, value: object, allowed: str, source: str = "") -> None:
-        """Name the ``key``, the offending ``value``, what is ``allowed`` and where it came from (``source``).
+        """Name the ``key``, its ``value``, what is ``allowed`` and the ``source`` of the value.
 
         The error is shown to people and in logs, so it does not keep a value that is, or may be, a secret.
         """
@@ -59,7 +59,7 @@ class ConfigError(PaceError):
 
 
 def _presentable(key: str, value: object) -> object:
-    """Hide secrets, under a misspelled name too, and the user and password within a URL."""
+    """Hide secrets, even under a misspelled name, and user and password in a URL."""
     words = re.split("[^a-z]+", key.lower())
     if "pass" in words or any(difflib.get_close_matches(word, _SECRETS, cutoff=0.8) for word in words):
         return "***"
@@ -67,7 +67,7 @@ def _presentable(key: str, value: object) -> object:
 
 
 class UnknownNameError(PaceError):
-    """There is nothing of the name that was asked for."""
+    """Nothing has the requested name."""
 
 
 class FeedbackError(PaceError):
@@ -82,14 +82,14 @@ class BrokerUnavailableError(TransportError):
     """No broker answers at the address."""
 
     def __init__(self, address: str, reason: str, what: str = "broker") -> None:
-        """``address`` is the URL without its password; ``what`` was sought there."""
+        """``address`` is the URL without its password; ``what`` was expected there."""
         super().__init__(f"no {what} at {address}: {reason}")
         self.address = address
         self.reason = reason
 
 
 class NotConnectedError(TransportError):
-    """The operation needs an open channel and there is none right now."""
+    """The operation needs an open channel, and there is none at the moment."""
 
 
 class AccessRefusedError(TransportError):
@@ -103,22 +103,22 @@ class AccessRefusedError(TransportError):
 
 
 class RefusedError(TransportError):
-    """A message is refused because too much waits already, as a rule in the queue: a later attempt may succeed."""
+    """A message is refused because too many are waiting, usually in the queue: a later attempt may succeed."""
 
 
 class UncarriableError(TransportError):
-    """The broker will never take this message from us: sending it again is no use."""
+    """The broker will never accept this message from us: sending it again is useless."""
 
 
 class UnsupportedError(TransportError):
-    """This broker cannot do what was asked for, and waiting will not help; the text says what to do instead."""
+    """This broker cannot do what was requested, and waiting does not help; the message says what to do instead."""
 
 
 class QueueNotFoundError(TransportError):
     """The queue does not exist (AMQP 404)."""
 
     def __init__(self, queue: str) -> None:
-        """``queue`` is the name that was asked for."""
+        """``queue`` is the requested name."""
         super().__init__(f"queue {queue!r} does not exist")
         self.queue = queue
 
@@ -127,7 +127,7 @@ class ExchangeNotFoundError(TransportError):
     """The exchange does not exist (AMQP 404)."""
 
     def __init__(self, exchange: str) -> None:
-        """``exchange`` is the name that was asked for."""
+        """``exchange`` is the requested name."""
         super().__init__(f"exchange {exchange!r} does not exist")
         self.exchange = exchange
 
@@ -138,9 +138,9 @@ class PreconditionFailedError(TransportError):
     exit_code = 2
 
     def __init__(self, name: str, argument: str, reply_text: str, advice: Sequence[tuple[str, str]] = ()) -> None:
-        """``argument`` is the one that differs; ``reply_text`` is the broker's own sentence.
+        """``argument`` is the one that differs; ``reply_text`` is the broker's own message.
 
-        ``advice``: what to do about it, and how, the least harmful first.
+        ``advice``: what to do about it, and how; the least harmful step comes first.
         """
         steps = [f"\n  {number}. {what}: {how}" for number, (what, how) in enumerate(advice, start=1)]
         super().__init__(f"{name!r} already exists with another {argument}: {reply_text}{''.join(steps)}")
@@ -154,10 +154,10 @@ class PreconditionFailedError(TransportError):
 
 
 class PortTakenError(PaceError):
-    """A server of ours cannot listen because somebody else does."""
+    """One of our servers cannot listen, because the port is taken."""
 
     def __init__(self, host: str, port: int, flag: str) -> None:
-        """``flag`` is the command line option that chooses another port."""
+        """``flag`` is the command-line option that sets another port."""
         super().__init__(f"port {port} on {host} is taken: choose another one with {flag} (0 picks a free one)")
         self.host = host
         self.port = port
@@ -165,10 +165,10 @@ class PortTakenError(PaceError):
 
 
 class WindowUnavailableError(PaceError):
-    """A window was asked for and cannot be opened."""
+    """The requested window cannot be opened."""
 
     def __init__(self, reason: str) -> None:
-        """Tell the ``reason``, and how to do without."""
+        """State the ``reason`` and the alternative."""
         super().__init__(f"cannot open a window: {reason}; without --window, --verbose prints every message")
         self.reason = reason
 

@@ -30,16 +30,16 @@ __all__ = [
 
 
 def knob(default: Any, unit: str, reason: str, *, word: str = "", **limits: Any) -> Any:
-    """Declare a setting: its default, its unit ("" for none), one line of reason, and pydantic's limits.
+    """Declare a setting: its default, its unit ("" for none), a description in one line, and pydantic's limits.
 
-    ``word`` is a text that is allowed in place of a number.
+    ``word`` is a text that is allowed instead of a number.
     """
     extra: dict[str, Any] = {"unit": unit, "word": word} if word else {"unit": unit}
     return Field(default, description=reason, json_schema_extra=extra, **limits)
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values stay validated when they are changed."""
+    """Base of every section: unknown keys are errors, and changed values are validated again."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, allow_inf_nan=False)
 
@@ -47,7 +47,7 @@ class Section(BaseModel):
     @classmethod
     def _is_unicode(cls, value: object) -> object:
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError("is no text: it has bytes that are not UTF-8, or half of a surrogate pair")
+            raise ValueError("is no text: it contains bytes that are not UTF-8, or half of a surrogate pair")
         return value
 
 
@@ -57,11 +57,11 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def octets(most: int) -> AfterValidator:
-    """Limit a text that AMQP or Kafka counts in octets of UTF-8, not in letters."""
+    """Limit a text whose length AMQP counts in octets of UTF-8, not in characters."""
 
     def check(text: str) -> str:
         if len(text.encode()) > most:
-            raise ValueError(f"expected at most {most} octets in UTF-8, and these are {len(text.encode())}")
+            raise ValueError(f"expected at most {most} octets in UTF-8, not {len(text.encode())}")
         return text
 
     return AfterValidator(check)
@@ -70,7 +70,7 @@ def octets(most: int) -> AfterValidator:
 MOST_NAME_OCTETS = 255
 """Longest name of a queue, an exchange or a virtual host in AMQP."""
 
-Name = Annotated[str, Field(min_length=1), octets(200)]  # we append to some of them
+Name = Annotated[str, Field(min_length=1), octets(200)]  # leaves room for suffixes
 Host = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(plain_host)]
 
 
@@ -90,16 +90,16 @@ def _zero_for_max(value: object) -> object:
 
 
 Rate = Annotated[float, BeforeValidator(_zero_for_max)]
-"""Messages per second; 0, or "max", is as fast as can be."""
+"""Messages per second; 0 or "max": as fast as possible."""
 
 
 # -- URLs --------------------------------------------------------------------------------------------------------------
 
 
 def _refuse_cut_login(url: str) -> None:
-    """Refuse a login that these characters cut in two: what follows them would count, and show, as the address."""
+    """Refuse a login with one of these characters: the rest of it would be taken for the address, and be shown."""
     if "@" in "".join(re.split("[/?#]", url.partition("://")[2], maxsplit=1)[1:]):
-        raise ValueError("in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
+        raise ValueError("in user and password, / is written as %2F, ? as %3F, # as %23 and @ as %40")
 
 
 def _refuse_bad_address(url: str) -> None:
@@ -115,7 +115,7 @@ def _refuse_bad_address(url: str) -> None:
 def _parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError:  # half of the brackets
+    except ValueError:  # one bracket is missing
         raise ValueError(_ADDRESS_EXPECTED) from None
 
 

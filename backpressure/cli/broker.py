@@ -24,7 +24,7 @@ __all__ = ["broker"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _unlisted = click.option(
-    "--unlisted", is_flag=True, help="Do not let other programs on this machine find it: they need its --url."
+    "--unlisted", is_flag=True, help="Do not announce it to other programs on this machine: they need its --url."
 )
 
 
@@ -46,11 +46,19 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     show_default=True,
     help="HTTP port; 0: a free one.",
 )
-@click.option("--memory-limit-mb", type=float, default=0.0, help="Raise the memory alarm here; 0: 40 % of memory.")
+@click.option("--memory-limit-mb", type=float, default=0.0, help="Threshold of the memory alarm; 0: 40 % of memory.")
 @click.option(
-    "--announce", type=click.Path(dir_okay=False, path_type=Path), help="Write where it listens to this file."
+    "--announce",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write its addresses to this file when it is ready.",
 )
-@click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Refuse further ones.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Maximum number of AMQP connections.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -68,12 +76,12 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     "users",
     multiple=True,
     metavar="NAME:PASSWORD",
-    help="A user beside guest, for AMQP and the management API (repeatable).",
+    help="Another user than guest, for AMQP and the management API (repeatable).",
 )
 @click.option(
     "--own-name",
     is_flag=True,
-    help="Tell clients this broker's own name and version, not those of the RabbitMQ that it behaves like.",
+    help="Tell clients its own name and version instead of those of the RabbitMQ that it emulates.",
 )
 @_unlisted
 @click.pass_context
@@ -91,8 +99,8 @@ def broker(
 ) -> None:
     """Run the embedded AMQP 0-9-1 broker until Ctrl-C, for experiments on this machine.
 
-    `pace broker rabbitmq` and `pace broker kafka` run private ones of these instead, where they are installed. The
-    other programs of this machine find any of the three by themselves, unless they are told of another broker.
+    `pace broker rabbitmq` and `pace broker kafka` run a private RabbitMQ or Kafka instead, if it is installed. Other
+    programs on this machine find any of the three by themselves, unless another broker is configured.
     """
     if context.invoked_subcommand is not None:
         _refuse_options_of_embedded(context, context.invoked_subcommand)
@@ -156,12 +164,12 @@ def _refuse_options_of_embedded(context: click.Context, command: str) -> None:
 
 
 async def _run_until_stopped(private: PrivateProcess, product: str, *, unlisted: bool) -> None:
-    """Start it, say where it is, and remove it after a signal, also one that comes while it starts."""
+    """Start it, print where it is, and remove it after a signal, even one that arrives during the start."""
     stopped = asyncio.Event()
 
     def on_signal() -> None:
         if stopped.is_set():
-            os._exit(INTERRUPTED)  # asked twice; the node ends with this process however that happens
+            os._exit(INTERRUPTED)  # a second signal; the node never outlives this process
         stopped.set()
 
     on_stop_signals(asyncio.get_running_loop(), on_signal)
@@ -185,9 +193,9 @@ async def _run(private: PrivateProcess, product: str, *, unlisted: bool) -> None
             if not unlisted:
                 _list(stack, LocalBroker.of_this_process(product, node.url, node.management_url))
             await node.until_ended()
-            raise TransportError(f"{product} has ended by itself; its last words: {node.tail() or 'none'}")
+            raise TransportError(f"{product} has ended unexpectedly; its last output: {node.tail() or 'none'}")
 
 
 def _list(stack: ExitStack, broker: LocalBroker) -> None:
-    """Let other programs find it until the end, and say so."""
+    """Announce it to other programs until the end, and print that."""
     click.echo(stack.enter_context(listed(broker)))

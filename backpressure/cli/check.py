@@ -1,4 +1,4 @@
-"""``pace check``: the system test of a running stack."""
+"""``pace check``: tests a running stack, and shows the results."""
 
 from __future__ import annotations
 
@@ -31,20 +31,26 @@ _WORDS = {
 @click.command()
 @click.option("--url", help="Control API of the producer.  [default: http://localhost:5000]")
 @click.option(
-    "--consumer-url", help='Control API of the consumer; "": there is none.  [default: port 8001 beside the producer]'
+    "--consumer-url", help='Control API of the consumer; "": no consumer.  [default: port 8001 on the producer\'s host]'
 )
-@click.option("--monitor-url", help='The monitor; "": there is none.  [default: port 8000 beside the producer]')
+@click.option("--monitor-url", help='The monitor; "": no monitor.  [default: port 8000 on the producer\'s host]')
 @setting(
-    "--token", key="api.token", help="Token of the three; better in PACE_API__TOKEN, where no process list shows it"
+    "--token", key="api.token", help="Token of all three; better in PACE_API__TOKEN, where no process list shows it"
 )
-@click.option("--requests", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Concurrent load.")
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 10_000),
+    default=200,
+    show_default=True,
+    help="Number of requests of the load test.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait at most this long for the delivery.",
+    help="Time limit for the delivery of all messages.",
 )
 @options.logs
 @click.pass_context
@@ -60,14 +66,14 @@ def check(
 ) -> None:
     """Test a running stack: health, single and batch messages, invalid input, load, metrics, delivery.
 
-    With --url alone, consumer and monitor are sought on the same machine.
+    With --url alone, consumer and monitor are expected on the same machine.
 
-    Exit code 0: all passed; 1: something failed; 3: a part that was to be tested is not running.
+    Exit code 0: all passed; 1: something failed; 3: a part to be tested is not running.
     """
     settings = settings_from(context)
     producer_url = _base("--url", f"http://localhost:{settings.api.producer_port}" if url is None else url)
     if not producer_url:
-        raise ConfigError("--url", "", "the producer's control API is what is tested: expected http://host:port")
+        raise ConfigError("--url", "", "expected the control API of the producer: http://host:port")
     consumer_url, monitor_url = _base("--consumer-url", consumer_url), _base("--monitor-url", monitor_url)
     plan = CheckPlan(
         producer_url=producer_url,
@@ -82,7 +88,7 @@ def check(
 
 
 async def _shown(plan: CheckPlan) -> set[CheckOutcome]:
-    """Show each result as it comes, and return how they came out."""
+    """Show each result as it arrives, and return the outcomes."""
     table = Table("", "check", "seen", box=None, pad_edge=False)
     outcomes = set()
     console = new_console()
@@ -97,13 +103,13 @@ async def _shown(plan: CheckPlan) -> set[CheckOutcome]:
 
 
 def _base(flag: str, url: str | None) -> str | None:
-    """Return the URL without a slash at its end; raises `ConfigError`."""
+    """Return the URL without a trailing slash; raises `ConfigError`."""
     if not url:
         return url
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # no port, or half of an IPv6 address
+    except ValueError:  # a bad port, or one bracket of an IPv6 address
         good = False
     if not good:
         raise ConfigError(flag, url, "expected http://host:port")

@@ -1,4 +1,4 @@
-"""``pace cleanup``: removes queues and unused exchanges that experiments have left behind, after asking."""
+"""``pace cleanup``: deletes queues and unused exchanges that experiments have left behind, after a question."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from backpressure.transports.management_client import ManagementClient
 __all__ = ["cleanup", "ours_on_kafka"]
 
 _BUILT_IN = "amq."
-_RUNNING = "feedback-"  # every program that runs has a connection of this name, and publishes though nobody listens
+_RUNNING = (
+    "feedback-"  # start of a connection name of every running program; it publishes feedback even if nothing is bound
+)
 
 
 @click.command()
@@ -28,13 +30,13 @@ _RUNNING = "feedback-"  # every program that runs has a connection of this name,
     "--all",
     "everything",
     is_flag=True,
-    help="Every queue and unused exchange of the virtual host; on Kafka the topics and groups of ours.",
+    help="All queues and unused exchanges of the virtual host; on Kafka, our topics and groups.",
 )
 @click.option(
     "--exchanges",
     "exchanges_only",
     is_flag=True,
-    help="Exchanges that nothing is bound to, and no running program of ours publishes to.",
+    help="Exchanges that nothing is bound to and that no running program of ours publishes to.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.connection
@@ -51,9 +53,9 @@ def cleanup(
     yes: bool,
     **_: object,
 ) -> None:
-    """Delete the QUEUEs named, or what --all or --exchanges select; built-in exchanges (amq.…) always stay.
+    """Delete the named QUEUEs, or what --all or --exchanges selects. Built-in exchanges (amq.…) are always kept.
 
-    With no name and no option: the queues of the settings in force.
+    Without a name or an option: the configured queues.
     """
     settings = settings_from(context, discovered)
     for name in queues:
@@ -67,7 +69,9 @@ def _refuse_impossible(name: str) -> None:
     except UnicodeEncodeError:  # octets that are not UTF-8
         possible = False
     if not possible:
-        raise ConfigError("QUEUE", name, f"a queue's name is UTF-8 of 1 to {MOST_NAME_OCTETS} octets", "command line")
+        raise ConfigError(
+            "QUEUE", name, f"expected the name of a queue: 1 to {MOST_NAME_OCTETS} octets of UTF-8", "command line"
+        )
 
 
 async def _clean(
@@ -99,12 +103,12 @@ async def _clean(
 
 
 async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], list[str]]:
-    """Return the queues (if they are wanted), and the exchanges that nothing else is bound to or publishes to."""
+    """Return the queues (if ``queues_too``), and the exchanges that nothing else is bound to or publishes to."""
     if settings.broker.address().startswith("kafka"):
         return await ours_on_kafka(settings) if queues_too else [], []
     client = ManagementClient.of(settings.broker)
     if client is None:
-        raise ConfigError("broker.management_url", "", "--all and --exchanges ask the management API: say where it is")
+        raise ConfigError("broker.management_url", "", "--all and --exchanges need the management API: give its URL")
     async with client:
         queues = [queue.name for queue in await client.queues() if not queue.exclusive] if queues_too else []
         in_use = {
@@ -121,12 +125,12 @@ async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], li
             return queues, unbound
     kept = {settings.feedback.exchange, settings.queue.exchange}.intersection(unbound)
     for name in sorted(kept):
-        click.echo(f"  kept: exchange {name}, to which running programs publish")
+        click.echo(printable(f"  kept: exchange {name}, running programs publish to it"))
     return queues, [name for name in unbound if name not in kept]
 
 
 async def ours_on_kafka(settings: Settings) -> list[str]:
-    """Return the queues on Kafka that are ours by their names, or by those of their groups."""
+    """Return our queues on Kafka, recognised by the names of their topics or groups."""
     from backpressure.transports.kafka import KafkaTransport  # an optional library
 
     admin = KafkaTransport(settings).admin()

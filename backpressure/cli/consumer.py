@@ -1,4 +1,4 @@
-"""``pace consumer``, also ``slow_consumer.py``: the story of the slow side."""
+"""``pace consumer``, also ``slow_consumer.py``: run one consumer."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ __all__ = ["consume", "consumer"]
 @click.option(
     "--window",
     is_flag=True,
-    help="Show messages live in a window, with pause and prefetch; closing it stops the consumer",
+    help="Show messages live in a window, with controls for pause and prefetch; closing it stops the consumer",
 )
 @options.control_api("api.consumer_port")
 @options.logs
 @click.pass_context
 def consumer(context: click.Context, /, window: bool, **_: object) -> None:
-    """Work on messages at a steady rate and acknowledge each after the work.
+    """Work on messages at a steady rate, and acknowledge each afterwards.
 
-    Failed work is tried again, then dead-lettered with the reason. Ctrl-C finishes and acknowledges what is held and
-    prints the balance.
+    A message whose processing fails is retried, then dead-lettered with the reason. Ctrl-C finishes and acknowledges
+    the messages already delivered, and prints the totals.
     """
     asyncio.run(consume(settings_from(context, discovered), window=window))
 
@@ -86,7 +86,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
         async with serving(lambda: _app(engine), settings.api, settings.api.consumer_port, _DEFAULT_PORT) as url:
             engine.api_url = url
             if await run_engine(engine, on_started=on_started):
-                _print_balance(engine)
+                _print_totals(engine)
 
 
 _DEFAULT_PORT = ApiSettings().consumer_port
@@ -125,7 +125,7 @@ def _print_progress(report: ConsumerReport) -> None:
     )
 
 
-def _print_balance(engine: ConsumerEngine) -> None:
+def _print_totals(engine: ConsumerEngine) -> None:
     report = engine.report()
     tally = engine.tally
     gaps = "unknown" if engine.gaps is None else engine.gaps

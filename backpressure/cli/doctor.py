@@ -1,4 +1,4 @@
-"""``pace doctor``: looks at this machine and the broker, and says what to do about what is missing."""
+"""``pace doctor``: checks this machine and the broker, and gives advice on what is missing or broken."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MOST_NAMES = 3
 
 
 class Verdict(Enum):
-    """How a check came out: only a failure makes the exit code 1."""
+    """The result of a check; only a failure makes the exit code 1."""
 
     OK = "[green]ok[/]"
     NOTE = "[yellow]note[/]"
@@ -46,7 +46,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it is, and what to do about it."""
+    """A check: its subject and verdict, what was found, and what to do about it."""
 
     subject: str
     verdict: Verdict
@@ -62,7 +62,7 @@ class Finding:
 def doctor(context: click.Context, /, **_: object) -> None:
     """Check Python, libraries, ports, the broker, its management API and the queues; changes nothing.
 
-    Exit code 1 when something is broken. What is merely absent (a broker, an extra) is a note: `pace run` needs none.
+    Exit code 1 if something is broken. What is only absent (a broker, an extra) is a note: `pace run` does not need it.
     """
     settings = replaced(settings_from(context, discovered), {"broker.wait": False}, "doctor")
     findings = [*_machine(), *_ports(settings), *asyncio.run(_gathered(settings))]
@@ -138,7 +138,9 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         elif _is_free(host, port):
             yield Finding(subject, Verdict.OK, f"port {port} is free")
         else:
-            yield Finding(subject, Verdict.NOTE, f"port {port} is taken", f"running already? another one: {flag}")
+            yield Finding(
+                subject, Verdict.NOTE, f"port {port} is taken", f"already running? choose another port with {flag}"
+            )
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -170,7 +172,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("broker", Verdict.OK, f"{identity.product} {identity.version} at {identity.address}")
     yield await _compare_queues(settings)
     if _is_kafka(settings):
-        yield await _strays(settings)
+        yield await _leftovers(settings)
         return
     client = ManagementClient.of(settings.broker)
     if client is None:
@@ -187,7 +189,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _compare_queues(settings: Settings) -> Finding:
-    """Compare what is on the broker with what the programs declare; nothing is created."""
+    """Compare the queues on the broker with the configured ones; nothing is created."""
     admin = connect(settings).admin()
     try:
         async with asyncio.timeout(_TIMEOUT_S):
@@ -200,17 +202,19 @@ async def _compare_queues(settings: Settings) -> Finding:
         await admin.stop()
     if missing:
         return Finding("queues", Verdict.OK, f"to be created at the first start: {', '.join(missing)}")
-    return Finding("queues", Verdict.OK, f"{settings.queue.work} is there, as it is declared")
+    return Finding("queues", Verdict.OK, f"{settings.queue.work} exists as configured")
 
 
-async def _strays(settings: Settings) -> Finding:
+async def _leftovers(settings: Settings) -> Finding:
     names = await ours_on_kafka(settings)
     queue = settings.queue
-    strays = sorted(set(names) - {queue.work, queue.dead_letter, queue.audit, settings.feedback.exchange})
-    if not strays:
-        return Finding("topics, groups", Verdict.OK, "no others of ours")
-    shown = ", ".join(strays[:_MOST_NAMES]) + (", …" if len(strays) > _MOST_NAMES else "")
-    return Finding("topics, groups", Verdict.NOTE, f"{len(strays)} left by other runs: {shown}", "pace cleanup --all")
+    leftovers = sorted(set(names) - {queue.work, queue.dead_letter, queue.audit, settings.feedback.exchange})
+    if not leftovers:
+        return Finding("topics, groups", Verdict.OK, "no leftovers")
+    shown = ", ".join(leftovers[:_MOST_NAMES]) + (", …" if len(leftovers) > _MOST_NAMES else "")
+    return Finding(
+        "topics, groups", Verdict.NOTE, f"{len(leftovers)} left by other runs: {shown}", "pace cleanup --all"
+    )
 
 
 def _is_kafka(settings: Settings) -> bool:

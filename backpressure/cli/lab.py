@@ -1,4 +1,4 @@
-"""``pace lab``: queues to try out in a browser; and the task workers that it starts."""
+"""``pace lab``: queues to try out in a browser. Also ``pace lab-worker``, its task workers."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ __all__ = ["lab", "worker"]
 @options.logs
 @click.pass_context
 def lab(context: click.Context, /, **_: object) -> None:
-    """Serve the lab: a page and an HTTP API to try queues with.
+    """Serve the lab: a page and an HTTP API to try out queues.
 
-    Send and consume on RabbitMQ and Kafka, share tasks out among workers, publish to subscribers. A broker that is
-    away is named in the answers; the lab works as soon as it is there.
+    Send and consume on RabbitMQ and Kafka, distribute tasks among workers, publish to subscribers. While a broker is
+    not available the answers say so; the lab works as soon as it is.
     """
     asyncio.run(_serve(settings_from(context, discovered_for_lab)))
 
@@ -51,7 +51,7 @@ def lab(context: click.Context, /, **_: object) -> None:
 @options.logs
 @click.pass_context
 def worker(context: click.Context, /, name: str, **_: object) -> None:
-    """Work on the lab's tasks until standard input ends: `pace lab` starts these."""
+    """Work on the lab's tasks until standard input ends. Started by `pace lab`."""
     asyncio.run(_work(settings_from(context), name))
 
 
@@ -68,7 +68,7 @@ async def _serve(settings: Settings) -> None:
 
         def on_started() -> None:
             announce(settings.process.announce_file, role="lab", id=f"lab-{os.getpid()}", api_url=server.url)
-            kafka = engine.kafka.address if engine.kafka else "not there"
+            kafka = engine.kafka.address if engine.kafka else "not available"
             click.echo(f"lab: {server.url}/ (RabbitMQ: {engine.rabbitmq.address}, Kafka: {kafka})")
 
         await run_engine(engine, on_started=on_started)
@@ -91,9 +91,9 @@ async def _work(settings: Settings, name: str) -> None:
 
 def _engine(settings: Settings) -> Lab:
     if urlsplit(settings.broker.full_url()).scheme not in {"amqp", "amqps"}:
-        allowed = "the lab's tasks and subscribers need AMQP: amqp://… here, and Kafka's URL in lab.kafka_url"
+        allowed = "the lab needs an AMQP broker here (amqp://…); the URL of Kafka belongs in lab.kafka_url"
         raise ConfigError("broker.url", settings.broker.url, allowed)
-    settings = replaced(settings, {"broker.wait": False})  # a request is told at once that no broker is there
+    settings = replaced(settings, {"broker.wait": False})  # requests fail at once if the broker is not available
     transport = RabbitMQTransport(settings)
     messages = queue_named(settings.lab, "messages")
     kept = settings.lab.kept_messages
@@ -111,7 +111,7 @@ def _engine(settings: Settings) -> Lab:
 
 
 def _kafka(settings: Settings) -> tuple[Transport | None, str]:
-    """Return the Kafka transport, or None and why there is none."""
+    """Return the Kafka transport, or None and the reason."""
     url = settings.lab.kafka_url
     if not url:
         return None, "Kafka is not configured: pace lab --kafka-url kafka://localhost:9092 (lab.kafka_url)"

@@ -1,9 +1,9 @@
-"""How programs on this machine find a broker that `pace broker` started, without a URL being copied.
+"""How programs on this machine find a broker that `pace broker` started, without copying its URL.
 
-`pace broker` writes one small file for each broker into a directory of the user's, and removes it at the end. A program
-that is told of no broker takes the usual port, 5672, if a broker answers there, and otherwise the newest broker listed.
-A file counts only while the process that wrote it lives and the port answers, so a killed broker misleads nobody.
-``broker.discover = False`` switches the search off, and ``pace broker --unlisted`` the entry.
+`pace broker` writes a small file per broker into a directory of the user, and removes it at the end. A program for
+which no broker is configured uses the default port, 5672, if a broker answers there, and otherwise the newest listed
+broker. A file counts only while the process that wrote it lives and the port answers, so a killed broker does no harm.
+``broker.discover = False`` disables the search, ``pace broker --unlisted`` the entry.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DEFAULT_PORT = int(BrokerSettings.model_fields["port"].default)
 
 @dataclass(frozen=True, slots=True)
 class LocalBroker:
-    """A broker and the process it lives with, which ``started_at`` tells from a later one with the same ``pid``."""
+    """A broker and its process; ``started_at`` distinguishes that from a later process with the same ``pid``."""
 
     product: str
     url: str
@@ -46,7 +46,7 @@ class LocalBroker:
 
     @classmethod
     def of_this_process(cls, product: str, url: str, management_url: str) -> LocalBroker:
-        """Describe a broker that lives as long as this process."""
+        """Return the entry of a broker that lives as long as this process."""
         started_at = psutil.Process().create_time()
         return cls(product, url, management_url, socket.gethostname(), os.getpid(), started_at)
 
@@ -61,7 +61,7 @@ class LocalBroker:
         return urlsplit(self.url).port or _DEFAULT_PORT
 
     def is_here(self) -> bool:
-        """Return whether it was started on this machine: others may share the home directory."""
+        """Return whether it was started on this machine; others may share the home directory."""
         return self.machine == socket.gethostname()
 
     def is_running(self) -> bool:
@@ -77,7 +77,7 @@ class LocalBroker:
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the directory of the user's that lists the brokers."""
+    """Return the user's directory of listed brokers."""
     if sys.platform == "win32":
         base = Path(environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
@@ -96,9 +96,9 @@ def answers(host: str, port: int) -> bool:
 
 @contextmanager
 def listed(broker: LocalBroker) -> Iterator[str]:
-    """List ``broker`` for the other programs meanwhile; yields one line about who finds it.
+    """List ``broker`` for other programs meanwhile; yields a line that says which of them find it.
 
-    Only this user may read the entry: it holds a password. Where it cannot be written, the broker works all the same.
+    Only this user may read the entry, as it contains a password. The broker also works if it cannot be written.
     """
     entry = state_directory() / f"{broker.pid}.json"
     try:
@@ -122,15 +122,15 @@ def listed(broker: LocalBroker) -> Iterator[str]:
 
 
 def discovered(settings: Settings, named: bool) -> dict[str, Any]:
-    """Return the settings, by dotted key, that lead to a listed broker, and say which one it is.
+    """Return the settings (by dotted key) that lead to a listed broker, and log which one it is.
 
-    None where ``settings`` should stay as they are: a broker is ``named``, or one answers on the usual port.
+    There are none if a broker is ``named`` in the settings, or one answers on the default port.
     """
     return {} if named else _broker(settings, _living(settings))
 
 
 def discovered_for_lab(settings: Settings, named: bool) -> dict[str, Any]:
-    """Do the same for the lab, which works with an AMQP broker and a Kafka broker side by side."""
+    """Do the same for the lab, which uses an AMQP broker and a Kafka broker side by side."""
     brokers = _living(settings)
     kafka = [broker for broker in brokers if broker.is_kafka]
     found = {} if named else _broker(settings, [broker for broker in brokers if not broker.is_kafka])
@@ -178,7 +178,7 @@ def _entries(directory: Path) -> Iterator[tuple[Path, LocalBroker]]:
 
 def _who_finds(broker: LocalBroker) -> str:
     if not broker.is_kafka and broker.port == _DEFAULT_PORT:
-        return "producer, consumer and monitor on this machine use it unless they are told of another broker"
+        return "producer, consumer and monitor on this machine use it unless another broker is configured"
     if answers("localhost", _DEFAULT_PORT):
         return f"port {_DEFAULT_PORT} has a broker too, which the other programs prefer: give them --url {broker.url}"
     return "producer, consumer and monitor on this machine find it without --url"

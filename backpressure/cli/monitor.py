@@ -1,4 +1,4 @@
-"""``pace monitor``, also ``monitor.py``: the story of the one who watches."""
+"""``pace monitor``, also ``monitor.py``: watch a broker and the programs on it from outside."""
 
 from __future__ import annotations
 
@@ -39,23 +39,25 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
 
 
 @click.command()
-@setting("--watch", key="monitor.watch_s", help="Redraw the cards every so many seconds; 0: one frame, then end")
+@setting("--watch", key="monitor.watch_s", help="Redraw the cards every so many seconds; 0: print one frame, then end")
 @switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 when there is no broker); nothing is served")
 @setting(
-    "--host", key="broker.management_url", help="Management API, e.g. http://localhost:15672; empty: found by itself"
+    "--host",
+    key="broker.management_url",
+    help="Management API, e.g. http://localhost:15672; empty: derived from the broker's host",
 )
 @options.url
 @options.login
 @setting("--port", key="monitor.port", help="Port of /metrics and the live page; 0: any free one")
-@click.option("--no-ui", is_flag=True, help="Serve only: no cards, no lines; events go to the log")
+@click.option("--no-ui", is_flag=True, help="Only serve: no cards and no lines; events are logged")
 @options.no_wait
 @options.logs
 @click.pass_context
 def monitor(context: click.Context, /, no_ui: bool, **_: object) -> None:
     """Watch queues, rates, waits and back-pressure, from outside.
 
-    Cards on this terminal, Prometheus metrics and a live page on http://localhost:8000. With a management API it also
-    knows other queues, connections and the broker's memory; without one it lives on depth readings and feedback.
+    Shows cards on this terminal, and serves Prometheus metrics and a live page on http://localhost:8000. The management
+    API adds other queues, connections and the memory of the broker; without it there are depth readings and feedback.
     """
     settings = settings_from(context, discovered)
     asyncio.run(watch(settings, ui=not no_ui))
@@ -65,7 +67,7 @@ async def watch(settings: Settings, *, ui: bool) -> None:
     """Run the monitor until it is stopped, or for one frame; raises `PaceError`."""
     once = settings.monitor.watch_s == 0
     if once:
-        settings = replaced(settings, {"broker.wait": False})  # there is nobody who could wait for it
+        settings = replaced(settings, {"broker.wait": False})  # one frame is wanted now or not at all
     async with contextlib.AsyncExitStack() as stack:
         management = ManagementClient.of(settings.broker)
         if management is not None:
@@ -89,7 +91,7 @@ async def watch(settings: Settings, *, ui: bool) -> None:
 
 
 class _Watch:
-    """An observer and what is shown of it, as `run_engine` runs it."""
+    """An observer and its display, in the form that `run_engine` runs."""
 
     def __init__(self, observer: Observer, look: Look) -> None:
         self._observer = observer

@@ -47,7 +47,7 @@ class Decorator(Protocol):
 
 
 class SettingOption(click.Option):
-    """An option that stands for one or more settings; not given (None) it changes nothing."""
+    """An option that stands for one or more settings; if not given (None), it changes nothing."""
 
     def __init__(self, *args: Any, assign: Assign, **kwargs: Any) -> None:
         """``assign`` maps the given value to dotted keys and values."""
@@ -56,7 +56,7 @@ class SettingOption(click.Option):
 
 
 class _NumberOr(click.ParamType[Any]):
-    """A number, or one word in place of it."""
+    """A number, or one word instead."""
 
     name = "number"
 

@@ -1,6 +1,6 @@
-"""The life of a long-running command: settings in, signals handled, a clean end, a clear error.
+"""What long-running commands share: reading the settings, handling signals, serving a control API.
 
-A first SIGINT, SIGTERM or SIGHUP ends the process in order (what is in flight is settled), a second one at once.
+A first SIGINT, SIGTERM or SIGHUP ends the process in order: what is in flight is settled. A second one ends it at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Engine", "run_engine", "serving", "settings_from"]
 
 log = logging.getLogger(__name__)
 
-_YOUNG_OBJECTS = 10_000  # messages under way are that many objects, and no garbage
+_YOUNG_OBJECTS = 10_000  # messages in flight can be that many objects, none of them garbage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Engine(Protocol):
-    """What this module needs of producer, consumer and monitor."""
+    """What `run_engine` runs: a producer, a consumer, a monitor, a lab or one of its workers."""
 
     async def start(self) -> None:
         """Connect."""
@@ -53,26 +53,26 @@ def settings_from(
 ) -> Settings:
     """Return the settings in force for a command and set up its logging; raises `ConfigError`.
 
-    A command that connects to a broker passes the function that finds one, in case no source names it.
+    ``discover`` finds a broker if no source of settings names one.
     """
 
     def after_logging(settings: Settings, named: bool) -> Mapping[str, Any]:
-        logs.configure(settings.log)  # what is found is said in one line
+        logs.configure(settings.log)  # `discover` logs which broker it found
         return discover(settings, named) if discover else {}
 
     given = overrides(context)
     if given.get("log.format") == "json":
-        logs.configure(LogSettings(format="json"))  # what is wrong with the settings is told in that form as well
+        logs.configure(LogSettings(format="json"))  # an error in the settings is then reported as JSON, too
     settings = load(given, config_file=context.params.get("config_file"), discover=after_logging)
     _, services = without_injected(os.environ)
     if services:
         names = ", ".join(f"{service}_…" for service in services)
-        log.info("ignored, for Kubernetes or Docker sets them to announce services: %s", names)
+        log.info("ignored environment variables that Kubernetes or Docker sets for its services: %s", names)
     return settings
 
 
 async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda: None) -> bool:
-    """Start, run and close ``engine`` under signals; return False when it was stopped before it had started."""
+    """Start, run and close ``engine``; signals stop it. Return False if it was stopped before it had started."""
     loop = asyncio.get_running_loop()
     starting = asyncio.ensure_future(engine.start())
     signals_seen = 0
@@ -81,14 +81,14 @@ async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda:
         nonlocal signals_seen
         signals_seen += 1
         if signals_seen > 1:
-            os._exit(INTERRUPTED)  # asked twice: nothing is worth waiting for
+            os._exit(INTERRUPTED)  # a second signal: do not wait for anything
         starting.cancel()
         engine.stop()
 
     on_stop_signals(loop, on_signal)
     try:
         await starting
-        _set_aside_what_stays()
+        _freeze_loaded_objects()
         on_started()
         await engine.run()
     except asyncio.CancelledError:
@@ -104,7 +104,7 @@ async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda:
 async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> AsyncIterator[str]:
     """Serve a control API and yield its URL ("" when it is switched off).
 
-    A taken default port is no reason to fail a second producer or consumer: it moves to a free one and says so.
+    If the default port is taken, as by another producer or consumer, a free one is used and logged.
     """
     if not api.enabled:
         yield ""
@@ -122,11 +122,11 @@ async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> A
         yield server.url
 
 
-def _set_aside_what_stays() -> None:
-    """Let the garbage collector look no more at what was loaded to start with, and less often at the rest.
+def _freeze_loaded_objects() -> None:
+    """Exclude all objects created so far from garbage collection, and collect the others less often.
 
-    A full collection looks at everything there is: with some hundred thousand objects of imported libraries it stops a
-    process for tens of milliseconds, in which nothing is sent, settled or reported.
+    A full collection visits every object. With the hundred thousand objects of imported libraries it would stop the
+    process for tens of milliseconds.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""``pace producer``, also ``fast_producer.py``: the story of the fast side."""
+"""``pace producer``, also ``fast_producer.py``: run one producer."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ __all__ = ["produce", "producer"]
 def producer(context: click.Context, /, **_: object) -> None:
     """Send messages at the pace the consumer can take.
 
-    Offers --rate messages a second, sends as many as the law (--strategy) allows, and keeps each until the broker has
-    confirmed it. Ctrl-C settles what is in flight and prints the balance.
+    Is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the broker
+    has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals.
     """
     asyncio.run(produce(settings_from(context, discovered)))
 
@@ -80,7 +80,7 @@ async def produce(settings: Settings) -> None:
         async with serving(lambda: _app(engine), settings.api, settings.api.producer_port, _DEFAULT_PORT) as url:
             engine.api_url = url
             if await run_engine(engine, on_started=on_started):
-                _print_balance(engine, time.monotonic() - started)
+                _print_totals(engine, time.monotonic() - started)
 
 
 _DEFAULT_PORT = ApiSettings().producer_port
@@ -104,7 +104,7 @@ def _print_progress(report: ProducerReport) -> None:
     )
 
 
-def _print_balance(engine: ProducerEngine, seconds: float) -> None:
+def _print_totals(engine: ProducerEngine, seconds: float) -> None:
     report, reading = engine.report(), engine.queue_reading
     ready = "?" if reading is None else reading.ready
     rate = report.confirmed / seconds if seconds > 0 else 0.0

@@ -1,7 +1,7 @@
-"""The system test of a running stack: what an operator would try by hand, over HTTP alone, in one go.
+"""The system test of a running stack over HTTP: what an operator would otherwise try by hand.
 
-It adds its own messages to whatever flows and stops nothing. They ask for no work, so that a slow consumer is not held
-up by being tested.
+It sends its own messages beside the regular traffic and stops nothing. They need no processing time, so that the test
+does not slow a consumer down.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BAD_BODIES: Sequence[tuple[str, str, str]] = (
 
 
 class CheckOutcome(Enum):
-    """How a check came out; ``MISSING``: a part does not answer, so it could not be tried."""
+    """The outcome of a check; ``MISSING``: a part does not answer, so it could not be tested."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -48,7 +48,7 @@ class CheckOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check: what it was, how it came out and what was seen."""
+    """One check: its name, its outcome and what was observed."""
 
     name: str
     outcome: CheckOutcome
@@ -57,7 +57,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckPlan:
-    """Where the stack is (consumer or monitor "": leave it out), and how hard to try."""
+    """Where the stack is (without a consumer or monitor if its URL is ""), and how much load to send."""
 
     producer_url: str
     consumer_url: str
@@ -69,14 +69,14 @@ class CheckPlan:
 
 
 class _UnexpectedError(Exception):
-    """A check saw something else than it should."""
+    """A check got another answer than expected."""
 
 
 class SystemCheck:
-    """Tries one stack; an async context manager."""
+    """Tests one stack; an async context manager."""
 
     def __init__(self, plan: CheckPlan, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """``transport``: another way to the stack than the network, for tests."""
+        """``transport`` replaces the network in tests."""
         headers = {"Authorization": f"Bearer {plan.token}"} if plan.token else {}
         self._plan = plan
         self._client = httpx.AsyncClient(headers=headers, timeout=15.0, trust_env=False, transport=transport)
@@ -88,7 +88,7 @@ class SystemCheck:
         await self._client.aclose()
 
     async def run(self) -> AsyncIterator[CheckResult]:
-        """Yield each result as it comes; without a producer there is nothing else to try."""
+        """Yield each result as it arrives; without a producer, nothing else is tested."""
         plan = self._plan
         programs = (
             ("producer", plan.producer_url, "fast_producer.py"),
@@ -104,20 +104,20 @@ class SystemCheck:
                     there.add(part)
             if "producer" not in there:
                 return
-        yield await _tried("single message", self._single)
-        yield await _tried("batch", self._batch)
-        yield await _tried("invalid input", self._invalid)
-        yield await _tried("concurrent load", self._load)
-        yield await _tried("producer metrics", lambda: self._metrics(plan.producer_url, _PRODUCER_METRICS))
+        yield await _tested("single message", self._single)
+        yield await _tested("batch", self._batch)
+        yield await _tested("invalid input", self._invalid)
+        yield await _tested("concurrent load", self._load)
+        yield await _tested("producer metrics", lambda: self._metrics(plan.producer_url, _PRODUCER_METRICS))
         if "consumer" in there:
-            yield await _tried("consumer metrics", lambda: self._metrics(plan.consumer_url, _CONSUMER_METRICS))
+            yield await _tested("consumer metrics", lambda: self._metrics(plan.consumer_url, _CONSUMER_METRICS))
         if "monitor" in there:
-            yield await _tried("monitor metrics", lambda: self._metrics(plan.monitor_url, _MONITOR_METRICS))
-            yield await _tried("delivery", lambda: self._delivery(self._done_by_monitor))
+            yield await _tested("monitor metrics", lambda: self._metrics(plan.monitor_url, _MONITOR_METRICS))
+            yield await _tested("delivery", lambda: self._delivery(self._done_by_monitor))
         elif "consumer" in there:
-            yield await _tried("delivery", lambda: self._delivery(self._done_by_consumer))
+            yield await _tested("delivery", lambda: self._delivery(self._done_by_consumer))
         else:
-            yield CheckResult("delivery", CheckOutcome.MISSING, "neither consumer nor monitor says what arrives")
+            yield CheckResult("delivery", CheckOutcome.MISSING, "no consumer and no monitor to tell what arrives")
 
     async def _health(self, part: str, url: str, program: str) -> CheckResult:
         name = f"{part} health"
@@ -189,7 +189,7 @@ class SystemCheck:
         return ", ".join(names)
 
     async def _delivery(self, done: Callable[[], Awaitable[float]]) -> str:
-        """Send a batch and wait until as many messages are done as waited before it, and came up to its end."""
+        """Send a batch, and wait until everything queued before it and published up to its end is processed."""
         done_before = await done()
         produced_before = await self._produced()
         queue = _json(await self._get(f"{self._plan.producer_url}/status")).get("queue", {})
@@ -228,7 +228,7 @@ class SystemCheck:
         return (await self._get(url)).text
 
 
-async def _tried(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
+async def _tested(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
     try:
         return CheckResult(name, CheckOutcome.PASSED, await check())
     except _UnexpectedError as error:

@@ -99,7 +99,7 @@ def test_a_node_that_dies_ends_the_command_with_an_error(pace: Any, go_without: 
     command.says("RabbitMQ is ready")
     (node,) = [child for child in psutil.Process(command.pid).children(recursive=True) if child.name() == "beam.smp"]
     os.kill(node.pid, signal.SIGKILL)
-    command.says("RabbitMQ has ended by itself")
+    command.says("RabbitMQ has ended unexpectedly")
     assert command.ends() == 3
 
 

@@ -197,7 +197,7 @@ def test_variables_that_kubernetes_injects_stop_no_program(start: Any, broker: A
     where = ("--url", broker.url, "--queue", "q.injected", "--no-api")
     producer = start("fast_producer.py", *where, "--count", "1", **injected)
     assert producer.ends() == 0
-    producer.says("ignored, .*Kubernetes.*: PACE_BROKER_…, RABBITMQ_…")
+    producer.says("ignored environment variables .*Kubernetes.*: PACE_BROKER_…, RABBITMQ_…")
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_the_doctor_leaves_the_broker_as_it_was(play: Play) -> None:
             assert await definitions(bench) == before
             (line,) = [line for line in result.output.splitlines() if " queues " in line]
             found.append(" ".join(line.split()))
-        assert found[0] == f"ok queues {bench.queue.work} is there, as it is declared"
+        assert found[0] == f"ok queues {bench.queue.work} exists as configured"
         assert found[1].startswith("ok queues to be created at the first start: ")
         assert found[2].startswith("failed queues ")
         assert "x-message-ttl" in found[2] or "x-dead-letter-routing-key" in found[2]
