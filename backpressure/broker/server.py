@@ -90,6 +90,7 @@ class _AmqpConnection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -97,6 +98,8 @@ class _AmqpConnection(asyncio.Protocol):
         self.session = self._server.admit(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return  # read to the end nevertheless: what stayed unread would destroy our last words on their way
         self.session.receive(data, self._server.now())
         self._server.note_changes()
         self._follow()
@@ -115,19 +118,26 @@ class _AmqpConnection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Send the session's output, then let it continue."""
-        if self.transport.is_closing():
+        if self._ended or self.transport.is_closing():
             return
         data = self.session.take_output()
         if data:
             self.transport.write(data)
         if self.session.closed:
-            self.transport.close()
-            asyncio.get_running_loop().call_later(
-                CLOSE_TIMEOUT_S, self.transport.abort
-            )  # in case the peer does not read
+            self._end(said_something=bool(data))
             return
         self.session.go_on(self._server.now())
         self._follow()
+
+    def _end(self, *, said_something: bool) -> None:
+        """Close; after last words only when the peer closes too, or its time is up."""
+        self._ended = True
+        if said_something:
+            self.transport.write_eof()
+            self.transport.resume_reading()
+        else:
+            self.transport.close()
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     def _follow(self) -> None:
         """Read from the socket only while the session accepts input."""

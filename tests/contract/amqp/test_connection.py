@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 from pamqp import commands, header
+from pamqp.frame import marshal
 from pika.exceptions import ProbableAccessDeniedError, ProbableAuthenticationError
 
 from backpressure.amqp.field_tables import encode_table
@@ -299,3 +301,11 @@ def test_amqplain_with_a_wrong_password_or_none_is_refused(raw: Any, fields: Any
     start(raw)
     raw.send(amqplain(**fields))
     assert raw.receive() is None
+
+
+def test_what_a_client_sends_after_its_close_does_not_reset_the_connection(raw_open: Any) -> None:
+    publish = b"".join(marshal(part, 1) for part in (commands.Basic.Publish(), header.ContentHeader()))
+    raw_open.send(commands.Connection.Close(200, "bye", 0, 0), publish * 200_000)
+    raw_open.expect(commands.Connection.CloseOk)
+    raw_open.socket.shutdown(socket.SHUT_WR)
+    assert raw_open.socket.recv(1) == b""  # an end, and no reset
