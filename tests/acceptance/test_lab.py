@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from chromium import Chromium
 
 WaitUntil = Callable[[Callable[[], object], str], None]
-PACE = str(Path(sys.executable).with_name("pace"))
 NOTE = {"message": "Hello", "timestamp": "2023-01-01T12:00:00", "source": "test_client"}
 
 
@@ -26,7 +24,7 @@ class Lab:
 
     def __init__(self, start: Any, *flags: str, **settings: str) -> None:
         quick = {"PACE_LAB__SECONDS_PER_COMPLEXITY": "0.05"}
-        self.script = start(PACE, "lab", "--api-port", "0", *flags, **quick | settings)
+        self.script = start("lab", "--api-port", "0", *flags, **quick | settings)
         self.url = self.script.says(r"^lab: (http://\S+)/ ")[1]
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=40)
 
@@ -139,7 +137,7 @@ def test_it_starts_without_a_broker_says_so_and_works_as_soon_as_there_is_one(
 def test_an_address_others_can_reach_needs_a_token_and_then_asks_for_it(
     start: Any, start_lab: Callable[..., Lab]
 ) -> None:
-    refused = start(PACE, "lab", "--api-port", "0", PACE_API__HOST="0.0.0.0")
+    refused = start("lab", "--api-port", "0", PACE_API__HOST="0.0.0.0")
     assert refused.ends() == 2
     assert "token" in refused.text
     lab = start_lab(PACE_API__TOKEN="sesame")
@@ -150,7 +148,7 @@ def test_an_address_others_can_reach_needs_a_token_and_then_asks_for_it(
 
 
 def test_kafka_where_amqp_is_needed_is_refused_with_the_right_setting(start: Any) -> None:
-    refused = start(PACE, "lab", "--url", "kafka://localhost:9092")
+    refused = start("lab", "--url", "kafka://localhost:9092")
     assert refused.ends() == 2
     assert "lab.kafka_url" in refused.text
 
