@@ -60,6 +60,7 @@ _LENGTH = struct.Struct(">I")
 _SHORT_INTEGER = struct.Struct(">i")
 _INTEGER = struct.Struct(">q")
 _TIME = struct.Struct(">Q")
+_MOST_FIELD_BYTES = 64  # longer fields, such as a traceparent, differ between messages
 _TEXT_KIND, _SHORT_KIND, _LONG_KINDS = ord("S"), ord("I"), frozenset(b"lL")
 
 _PERSISTENT = 2
@@ -291,23 +292,28 @@ def _table(data: bytes, at: int) -> tuple[dict[str, HeaderValue], int]:
     end = at + 4 + _LENGTH.unpack_from(data, at)[0]
     at += 4
     while at < end:
-        start, at = at + 1, at + 1 + data[at]
-        name = _name(data[start:at])
-        kind = data[at]
+        name_end = at + 1 + data[at]
+        kind = data[name_end]
         if kind == _TEXT_KIND:
-            start, at = at + 5, at + 5 + _LENGTH.unpack_from(data, at + 1)[0]
-            table[name] = data[start:at].decode()
+            value_at = name_end + 5
+            following = value_at + _LENGTH.unpack_from(data, name_end + 1)[0]
+            if following - at <= _MOST_FIELD_BYTES:
+                name, text = _text_field(data[at:following])
+                table[name] = text
+            else:
+                table[_name(data[at + 1 : name_end])] = data[value_at:following].decode()
         elif kind in _LONG_KINDS:
-            table[name] = _INTEGER.unpack_from(data, at + 1)[0]
-            at += 9
+            table[_name(data[at + 1 : name_end])] = _INTEGER.unpack_from(data, name_end + 1)[0]
+            following = name_end + 9
         elif kind == _SHORT_KIND:
-            table[name] = _SHORT_INTEGER.unpack_from(data, at + 1)[0]
-            at += 5
+            table[_name(data[at + 1 : name_end])] = _SHORT_INTEGER.unpack_from(data, name_end + 1)[0]
+            following = name_end + 5
         else:
-            start, at = at, value_end(data, at, end)
-            read = read_value(data, start, at)
+            following = value_end(data, name_end, end)
+            read = read_value(data, name_end, following)
             if read is not UNREADABLE:
-                table[name] = cast("HeaderValue", read)
+                table[_name(data[at + 1 : name_end])] = cast("HeaderValue", read)
+        at = following
     if at != end:
         raise _UnusualError
     return table, at
@@ -316,6 +322,13 @@ def _table(data: bytes, at: int) -> tuple[dict[str, HeaderValue], int]:
 @lru_cache(maxsize=256)
 def _name(raw: bytes) -> str:
     return raw.decode()
+
+
+@lru_cache(maxsize=256)
+def _text_field(raw: bytes) -> tuple[str, str]:
+    """Return name and value of a field; producer id and host are the same in all messages of a producer."""
+    name_end = 1 + raw[0]
+    return raw[1:name_end].decode(), raw[name_end + 5 :].decode()
 
 
 @lru_cache(maxsize=256)
