@@ -71,9 +71,9 @@ class Consumer:
     @property
     def ready(self) -> bool:
         """Whether the client reads, and its prefetch windows have room."""
-        if self._session.congested:
+        if self._session.congested or self._channel.shared_prefetch.full:
             return False
-        return self.no_ack or not (self.prefetch.full or self._channel.shared_prefetch.full)
+        return self.no_ack or not self.prefetch.full
 
     def take(self, entry: Entry) -> None:
         """Deliver a message of the queue."""
@@ -120,6 +120,8 @@ class Consuming:
         if consumer.no_ack:
             queue.settle(entry)
         else:
+            if self.shared_prefetch.limit:  # the queue that was served last is served last the next time
+                self.consumers[consumer.tag] = self.consumers.pop(consumer.tag)
             consumer.prefetch.unacked += 1
             self.shared_prefetch.unacked += 1
             self.unacked[tag] = (queue, entry, consumer)
@@ -263,7 +265,7 @@ class Consuming:
 
     def pump_all(self) -> None:
         """Serve every queue that this channel consumes from."""
-        for queue in {consumer.queue for consumer in self.consumers.values()}:
+        for queue in list(dict.fromkeys(consumer.queue for consumer in self.consumers.values())):
             queue.pump()
 
     # -- consumers -----------------------------------------------------------------------------------------------

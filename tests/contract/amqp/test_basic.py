@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -451,3 +453,45 @@ def test_a_refused_publish_is_nacked(channel: BlockingChannel, name: Callable[[]
     publish(channel, queue, "a")
     with pytest.raises(NackError):
         publish(channel, queue, "b")
+
+
+def test_a_full_channel_wide_window_holds_back_consumers_without_acknowledgements_too(
+    connection: BlockingConnection, channel: BlockingChannel, name: Callable[[], str], subscribe: Any, collect: Any
+) -> None:
+    first, second = name(), name()
+    consuming = connection.channel()
+    consuming.basic_qos(prefetch_count=1, global_qos=True)
+    for queue in (first, second):
+        channel.queue_declare(queue)
+        channel.basic_publish("", queue, b"x")
+    held = subscribe(consuming, first)
+    collect(consuming, held, 1)
+    waiting = subscribe(consuming, second, auto_ack=True)
+    assert collect(consuming, waiting, 0) == []
+    consuming.basic_ack(held[0][0].delivery_tag)
+    assert len(collect(consuming, waiting, 1)) == 1
+
+
+def test_a_channel_wide_window_is_shared_among_the_queues(
+    connection: BlockingConnection, channel: BlockingChannel, name: Callable[[], str]
+) -> None:
+    queues, served = [name(), name(), name()], Counter[str]()
+    for queue in queues:
+        channel.queue_declare(queue)
+        for _ in range(9):
+            channel.basic_publish("", queue, b"x")
+    consuming = connection.channel()
+    consuming.basic_qos(prefetch_count=1, global_qos=True)
+
+    def take(_: Any, method: Any, _properties: Any, _body: bytes) -> None:
+        served[method.consumer_tag] += 1
+        if served.total() < 9:
+            consuming.basic_ack(method.delivery_tag)
+
+    for queue in queues:
+        consuming.basic_consume(queue, take, consumer_tag=queue)
+    deadline = time.monotonic() + 5
+    while served.total() < 9 and time.monotonic() < deadline:
+        connection.process_data_events(time_limit=0.05)
+    assert served.total() == 9
+    assert all(served[queue] for queue in queues)
