@@ -1,17 +1,15 @@
-"""One consistent view of the loop, put together from reports, probe readings and the own producer's state.
+"""One consistent view of the loop, built from feedback reports, probe readings and the own producer's state.
 
-Everything here is counters: processes report totals, the board adds up their *differences*, and so every total it gives
-out stays monotonic when a process restarts, vanishes or joins. (What rivals have sent since their last reports is
-reckoned by their pace, and corrected with the next.) It knows no transport and no clock: whoever owns it passes in what
-arrived and when.
+Processes report totals. The board adds up their *differences*, so its own totals only grow, also when a process
+restarts, vanishes or joins. What other producers have sent since their last reports is estimated from their pace, and
+corrected by the next report. The board knows no transport and no clock: its owner passes in what arrived and when.
 
-What it does about time. Reports of different processes are up to one reporting interval apart, so a sum of latest
-counters is a mixture of moments: differencing it by the wall clock makes noise of its own (±1 report in a tick). The
-board therefore adds up, besides departures, the consumer-seconds those departures were observed over, each by its
-reporter's own clock. ``Δdeparted / Δobserved`` is the rate of one consumer, exact whatever the phases, and times the
-number of working consumers that of all. Depth cannot be cured that way: ``unacked`` is up to one reporting interval
-older than ``ready``, an error of at most the flow in that time, and of nothing at all while the consumers' prefetch
-is full.
+Reports of different processes are up to one reporting interval apart, so a sum of their latest counters mixes several
+moments, and its difference over wall-clock time is noisy (±1 report a tick). The board therefore also adds up the
+consumer-seconds in which the departures were observed, each by the clock of its reporter. ``Δdeparted / Δobserved`` is
+exactly the rate of one consumer; times the number of working consumers it is the rate of all. Depth has no such remedy:
+``unacked`` is up to one reporting interval older than ``ready``. The error is at most the flow in that time, and zero
+while the consumers' prefetch is full.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ __all__ = ["OwnState", "SignalBoard"]
 _SERVICE_WINDOW_S = 2.0
 _SERVICE_SAMPLES = 20
 _RATE_WINDOW_S = 1.0
-_FORGET_AFTER = 300  # timeouts; a process silent for longer than this is a new one should it return
+_FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +57,14 @@ class _Producer:
     history: deque[tuple[float, int]] = field(default_factory=deque)  # (by its own clock, confirmed)
 
     def need_per_s(self) -> float:
-        """What it can use: all that its settings let it, or what it gets rid of while it sends less than it may."""
+        """Return what it can use: what its settings allow, or what it sends while that is less than it may."""
         if not self.latest.application_limited or len(self.history) < 2:
             return self.latest.usable_rate_per_s
         (start, first), (end, last) = self.history[0], self.history[-1]
         return min(self.latest.usable_rate_per_s, (last - first) / (end - start) if end > start else inf)
 
     def sent_since(self, now: float) -> float:
-        """Return how many messages it has probably sent since it was heard: its report is old, not its pace."""
+        """Estimate how many messages it has sent since its last report, from its pace."""
         rate_per_s = min(self.latest.pacing_rate_per_s, self.need_per_s())
         return 0.0 if self.latest.blocked or rate_per_s == inf else rate_per_s * (now - self.heard_at)
 
@@ -78,10 +76,10 @@ class _Consumer:
 
 
 class SignalBoard:
-    """Collects what is heard about the loop and answers with `Signals`; one board per law."""
+    """Collects reports and readings, and turns them into `Signals`; one board per law."""
 
     def __init__(self, session: int, timeout_s: float = 2.0) -> None:
-        """``session`` is the own producer's, whose reports only tell that reports arrive.
+        """``session`` is the own producer's: its own reports only show that reports arrive.
 
         A process silent for ``timeout_s`` is gone; after a quarter of that it is no longer counted on: neither as a
         worker nor as a rival for the common rate.
@@ -125,7 +123,7 @@ class SignalBoard:
     def signals(self, own: OwnState, now: float) -> Signals:
         """Return the loop as it is known at ``now``."""
         self._forget(now)
-        # Judged by the last report of anybody, its own too: nothing heard at all does not mean that all are gone.
+        # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
         rivals = [p for p in self._producers.values() if self._heard_at - p.heard_at < self._fresh_s]
         confirmed = own.confirmed + self._others_confirmed + round(sum(rival.sent_since(now) for rival in rivals))
         share = fair_share(
@@ -182,7 +180,7 @@ class SignalBoard:
         key = (report.host, report.pid, report.id, report.queue)
         known = self._consumers.get(key)
         if known is None:
-            self._consumers[key] = _Consumer(report, now)  # its past is not ours: counting begins here
+            self._consumers[key] = _Consumer(report, now)  # counting begins with its first report
             return
         before = known.latest
         if report.at_ns <= before.at_ns:
@@ -190,7 +188,7 @@ class SignalBoard:
         known.latest, known.heard_at = report, now
         departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
         if departed < 0:
-            return  # the same name began anew: again counting begins here
+            return  # a new process under the same name: counting begins again
         self._departed += departed
         self._observed_s += (report.at_ns - before.at_ns) / 1e9
         self._busy_s += report.busy_s - before.busy_s
@@ -216,12 +214,12 @@ class SignalBoard:
         self._consumers = {key: known for key, known in self._consumers.items() if known.heard_at > horizon}
 
     def _departed_known(self, now: float) -> bool:
-        """Whether reports account for all that leaves the queue; strangers get time to introduce themselves."""
+        """Whether reports cover everything that leaves the queue; unknown consumers get time to report first."""
         settled = self._strangers_since is not None and now - self._strangers_since > self._timeout_s / 2
         return bool(self._consumers) and not settled
 
     def _present(self, now: float) -> list[_Consumer]:
-        """Return the reporting consumers that are there: heard lately, and no more than the broker says."""
+        """Return the consumers that reported lately, at most as many as the broker counts."""
         heard = [consumer for consumer in self._consumers.values() if now - consumer.heard_at < self._timeout_s]
         if self._probed_consumers is not None and self._probed_consumers < len(heard):
             heard.sort(key=lambda consumer: consumer.heard_at)
@@ -234,7 +232,7 @@ class SignalBoard:
         return sum(consumer.latest.held for consumer in heard) if reporting and heard else None
 
     def _working(self, heard: list[_Consumer], now: float) -> int | None:
-        """Consumers that can take work: not paused, recently heard, and no more than the broker says are there."""
+        """Return how many consumers can work: not paused, reported lately, at most as many as the broker counts."""
         probed = self._probed_consumers
         if not heard:
             return probed
@@ -253,7 +251,7 @@ class SignalBoard:
         return mean_s, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1) if count > 1 else None
 
     def _flow_per_s(self, confirmed: int, now: float) -> float:
-        """Confirmed to all producers in the last second, per second."""
+        """Return the messages a second that were confirmed to all producers in the last second."""
         self._flow.append((now, confirmed))
         while len(self._flow) > 2 and now - self._flow[1][0] >= _RATE_WINDOW_S:
             self._flow.popleft()

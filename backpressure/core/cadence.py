@@ -1,10 +1,10 @@
-"""When to decide, and how often to tell the others.
+"""When a producer decides, and how often it reports.
 
-Deciding: about once a tick, and if possible right after a consumer has reported, when the view is freshest.
+A producer decides about once a tick, if possible right after a consumer's report, when its view is freshest.
 
-Reports and ticks come at the same rate and at unrelated moments, so that what a law acts upon would be half an interval
-old on average. Waiting a little for the next report lets the ticks fall in step with the reports of one consumer; with
-several, it is never worse than not waiting.
+Reports and ticks have the same rate but unrelated phases, so the report that a law acts on would be half an interval
+old on average. A tick that waits a little for the next report falls in step with the reports of one consumer. With
+several consumers, waiting is never worse than not waiting.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> 
     Args:
         decided_at: when the last decision was made, seconds.
         tick_s: how often to decide.
-        feedback_age_s: how old the freshest report was then: reports that do not come are not waited for.
+        feedback_age_s: how old the newest report was then; the producer does not wait for reports that have stopped.
     """
     latest = _LATEST if feedback_age_s < 2 * tick_s else 1.0
     return decided_at + _EARLIEST * tick_s, decided_at + latest * tick_s
@@ -33,9 +33,10 @@ def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> 
 def ticks_per_report(producers: int, tick_s: float, timeout_s: float) -> int:
     """Return how many ticks a producer lets pass between two reports of its own.
 
-    Every producer hears every other, so what they say together grows with the square of their number, and with a dozen
-    it costs more than the messages. What one sends is well reckoned by its pace (`SignalBoard`), so it may tell it less
-    often; consumers are never made to, for nothing stands in for what they say.
+    Every producer receives the reports of every other, so their number grows with the square of the producers, and with
+    a dozen they cost more than the messages. Between two reports of a producer its pace is a good estimate of what it
+    sends (`SignalBoard`), so it may report less often. Nothing can replace the reports of consumers, which never come
+    less often.
 
     Args:
         producers: how many there are, this one included.

@@ -1,8 +1,9 @@
-"""How producers that know each other only from reports divide a common rate.
+"""How producers that know each other only by their reports divide a common rate.
 
-Each computes its own part from the same counters, so nobody has to be asked. What it cannot see is that its own law,
-with signals of another age, comes to a slightly higher or lower common rate than the others' laws do. That difference
-lasts, and shows in what each gets; so each also compares what it got with its part, and corrects the difference.
+Each computes its own part from the same counters, without asking the others. But the signals of each have another age,
+so its law computes a slightly higher or lower common rate than the laws of the others. This difference persists, and
+shows in what each producer sends. So each producer also compares what it sent with its part, and corrects the
+difference.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class ShareTrim:
     Formula, with e = (share·flow − own)/(share·flow) over the last second:
     factor ← factor + Δt·(0.3·e − 0.05·(factor − 1)), between ½ and 1½.
 
-    What one sends more, the others are to send less. But each knows its own error only, and when all have none, all
-    factors would stay what they are, however far from 1 in common: hence the leak. And after a share has changed, as
-    when somebody joins, everybody is off at once: the second to compare begins anew.
+    What one producer sends more, the others have to send less. But each knows only its own error. Once no producer has
+    an error, all factors would stay as they are, however far they are from 1 together; the leak prevents that. After a
+    share has changed, for example when a producer joins, all of them are wrong at once, and the comparison starts
+    again.
     """
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ class ShareTrim:
             own: messages confirmed to it, a total.
             everybody: messages confirmed to all producers, a total.
             now: seconds, monotonic.
-            comparable: whether there are others and only its law holds it back; else the correction is forgotten.
+            comparable: whether there are others and only its law limits it; otherwise the correction is reset.
         """
         last = self._history[-1][0] if self._history else now
         if abs(share - self._share) > _OTHER_SHARE * share:
@@ -71,7 +73,7 @@ class ShareTrim:
 
 
 def fair_share(weight: float, total_per_s: float, rivals: Iterable[tuple[float, float]]) -> float:
-    """Return this producer's part (0 … 1] of a common rate, max-min fair by weight ("water-filling").
+    """Return this producer's part (0 … 1] of a common rate: max-min fair by weight ("water-filling").
 
     Args:
         weight: its own weight, more than 0.

@@ -1,8 +1,8 @@
-"""What a rate-control law sees, and what it answers.
+"""What a rate-control law sees, and what it decides.
 
 A *law* is pure: ``update(signals, now) -> Decision``. It computes a rate; the token bucket applies it. `Signals` is one
-consistent view of the loop, put together from feedback reports, the queue probe and the producer's own counters; every
-count is a total, and whatever is not known is None rather than guessed.
+consistent view of the loop, built from feedback reports, the queue probe and the producer's own counters. Every count
+is a total, and what is unknown is None, never a guess.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ class Signals:
 
     The queue:
         ready: messages waiting in the broker, or None before the first reading.
-        unacked: delivered and not settled, summed over the consumers that report; None when nobody reports it.
+        unacked: delivered and not settled, summed over the consumers that report; None where none does.
         depth_age_s: how old the reading of ``ready`` is.
         confirmed_total: messages confirmed to all producers (this one included) since this law started; what the others
-            have sent since they were heard is reckoned by their pace.
+        have sent since their last reports is estimated from their pace.
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
         observed_total_s, busy_total_s: consumer-seconds that ``departed_total`` covers, and how many of them were spent
-            working. Reports come in at different moments: a quotient of differences of totals is exact all the same.
+        working. A quotient of differences of these totals is exact although reports arrive at different moments.
         departed_age_s: mean age of the counters that ``departed_total`` adds up.
         feedback_age_s: age of the freshest consumer report; infinite when none ever came.
         consumers: consumers alive, by report or else by the broker's count.
         service_mean_s, service_cv2: mean and squared coefficient of variation of recent service times, or None.
     This producer:
         demand_per_s: what its schedule offers.
-        application_limited: it has had less to send than the law allowed since the last tick.
+        application_limited: since the last tick it had less to send than the law allowed.
         in_flight, window: messages sent and unconfirmed, and the most that may be.
         nacked_total, returned_total: its own, ever.
-        confirm_latency_s: recent mean time from sent to confirmed, or None; confirm_latency_min_s: the
-            smallest of late.
+        confirm_latency_s: recent mean time from sent to confirmed, or None; confirm_latency_min_s: the smallest of the
+        last seconds.
         blocked: the broker has told it to stop (``connection.blocked``).
     The others:
         producers: producers alive, this one included (at least 1).
@@ -76,7 +76,7 @@ class Signals:
 
     @property
     def age_s(self) -> float:
-        """How old the view of the consumers is: of their counters, or of the reading where nobody reports."""
+        """Age of what is known about the consumers: of their counters, or of the reading where none reports."""
         return self.depth_age_s if self.departed_total is None else self.departed_age_s
 
 

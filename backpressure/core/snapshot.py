@@ -1,7 +1,7 @@
 """Everything a monitor knows at one moment, as plain data.
 
-Whatever is not known is None, never a guess. Totals and rates come from the counters in feedback reports, depths from
-the queue probe, the rest (other queues, connections, broker memory) from the management API where there is one.
+What is unknown is None, never a guess. Totals and rates come from the counters in feedback reports, depths from the
+queue probe, the rest (other queues, connections, broker memory) from the management API where there is one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """One queue. ``age_s`` is how old the counts are; ``None`` anywhere means that nobody tells.
+    """One queue. ``age_s`` is how old the counts are; None: not known.
 
     The rates count messages entering (``published``), handed to consumers and settled by them, from feedback where all
     parties report, else as the management API computes them. ``watched``: part of the experiment, read by the probe.
@@ -250,7 +250,7 @@ class BrokerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overall:
-    """All queues in one row; None: at least one of them does not tell, or nobody does."""
+    """All queues in one row; None: not known of at least one of them."""
 
     queues: int
     active: int
@@ -289,8 +289,8 @@ class Snapshot(Glance):
             or consumed, the deepest (it may not exist yet).
         processes: memory and CPU of the same processes.
         queue_wait, service, confirm_latency: of messages in the last two seconds.
-        queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen; None while no
-            process of the role was, and for who does not ask for distributions.
+        queue_wait_ever, service_ever, confirm_latency_ever: of all messages of all processes ever seen; None before the
+        first process of the role, and where distributions were not asked for.
         target_rate_per_s: offered load of all live producers; None without one.
         pacing_rate_per_s: what their laws allow, at most what is offered; None without a producer.
         bottleneck_per_s: what the consumers can do: reported capacity, else the departure rate while the queue holds

@@ -12,13 +12,12 @@ __all__ = ["AimdLaw"]
 class AimdLaw:
     """Additive increase, multiplicative decrease: one more message outstanding a tick, a tenth fewer on trouble.
 
-    Formula, each tick: refused or round trip > ``timeout_s``: L ← backoff · L; else, if outstanding ≥ L/2: L ← L + 1;
-    L within [min_limit, max_limit]. Rate = departures + (L − outstanding)/tick: a window, expressed as a rate.
-    Regimes: *increase*, *decrease*, *hold* (fewer than half outstanding: application-limited). The result is a
-    sawtooth between no wait and ``timeout_s`` of wait.
-    Parameters: ``backoff``, ``timeout_s``, ``initial_limit``, ``min_limit``, ``max_limit`` (messages).
-    Source: Netflix concurrency-limits, ``AIMDLimit`` (whose timeout of 5 s suits remote calls; half a second is fairer
-    to it where the queue wait is judged; its limit moves once a reply, ours once a tick).
+    Formula, each tick: refused or round trip > ``timeout_s``: L ← backoff · L; else, if outstanding ≥ L/2: L ← L + 1; L
+    within [min_limit, max_limit]. Rate = departures + (L − outstanding)/tick: a window, expressed as a rate. Regimes:
+    *increase*, *decrease*, *hold* (fewer than half outstanding: application-limited). The result is a sawtooth between
+    no wait and ``timeout_s`` of wait. Parameters: ``backoff``, ``timeout_s``, ``initial_limit``, ``min_limit``,
+    ``max_limit`` (messages). Source: Netflix concurrency-limits, ``AIMDLimit`` (its timeout of 5 s suits remote calls;
+    where queue wait is judged, half a second is fairer; its limit moves once per reply, ours once per tick).
     """
 
     PARAMETERS = (

@@ -1,6 +1,6 @@
-"""What `pace` believes about the consumers: how fast they are, how regular, and whether they find enough to do.
+"""What `pace` knows about the consumers: how fast and how regular they are, and whether they have enough to do.
 
-It turns `Signals` of any completeness (full reports, the probe alone, nothing fresh) into one picture, and knows
+It turns `Signals` of any completeness (full reports, the probe alone, nothing fresh) into one estimate, and knows
 nothing of setpoints and gains.
 """
 
@@ -54,7 +54,7 @@ class Bottleneck:
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
         idle: smoothed part of the consumers' time without work although more was queued than they had in work; 0 where
-            unknown, and while there is less to send than may be sent: nobody could keep them busy then.
+        unknown, and while less is offered than may be sent: the producer cannot keep them busy then.
     """
 
     def __init__(self, stale_s: float, report_interval_s: float) -> None:
@@ -68,7 +68,7 @@ class Bottleneck:
         self._load = 1.0
         self._seen_load = 0.0
         self._changed_at = -inf
-        self._stood_still = False
+        self._stalled = False
         self.queue = DepthObserver(report_interval_s)
         self.age_s = 0.0
         self.departed_age_s = 0.0
@@ -103,18 +103,18 @@ class Bottleneck:
         if self.measured:
             self._load *= factor
 
-    def update(self, signals: Signals, now: float, *, stood_still: bool) -> None:
-        """Take in what is known at ``now``, and whether the broker ``stood_still`` lately.
+    def update(self, signals: Signals, now: float, *, stalled: bool) -> None:
+        """Take in the signals at ``now``, and whether the broker ``stalled`` lately.
 
-        Consumers that found no work then are no slower for it: what they do per second of work counts.
+        Consumers without work in such a stall are not slower: what they do per second of work counts.
         """
-        self._stood_still = stood_still
+        self._stalled = stalled
         self._workers = 1 if signals.consumers is None else signals.consumers
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         new = self.queue.read(signals, now)
         interrupted = signals.blocked or signals.consumers == 0
         if interrupted:
-            self._before = None  # a loop that is interrupted on purpose teaches nothing: go on where it was
+            self._before = None  # an interrupted loop says nothing about the rate: continue from the next count
         if new:
             self._note_reading(signals)
         reporting = signals.departed_total is not None and signals.feedback_age_s <= self._stale_s
@@ -122,7 +122,7 @@ class Bottleneck:
             self._count(signals, now, reporting=reporting, new=new)
         rate_per_s = self.rate_per_s or 0.0
         if reporting:
-            self.queue.count(signals, rate_per_s, now, busy=self.servers, stood_still=stood_still)
+            self.queue.count(signals, rate_per_s, now, busy=self.servers, stalled=stalled)
         else:
             self.queue.predict(rate_per_s, now)
         age_s = signals.departed_age_s if reporting else signals.depth_age_s
@@ -130,7 +130,7 @@ class Bottleneck:
         self.measured = reporting and signals.busy_total_s is not None
 
     def _count(self, signals: Signals, now: float, *, reporting: bool, new: bool) -> None:
-        """Learn from what has departed since the last time, by the best source there is."""
+        """Learn from the departures since the last call, from the best source available."""
         if reporting:
             departed, observed_s = signals.departed_total or 0, signals.observed_total_s or 0.0
             self._learn(_Count("reports", departed, observed_s, signals.busy_total_s or 0.0), signals, now)
@@ -156,7 +156,7 @@ class Bottleneck:
         events, span_s = max(0.0, count.departed - before.departed), count.clock_s - before.clock_s
         worked_s = count.busy_s - before.busy_s
         if span_s <= 0 or worked_s < 0:
-            return  # nothing new; or work in progress was read off a timer that ran ahead: the next sample spans both
+            return  # nothing new; or the timer of the work in progress ran ahead: the next sample covers both
         self._before = count
         queued = self._low_depth > self.servers and not signals.application_limited
         saturated = self._low_ready > 0 or (self._workers == 1 and self._load <= 1.0 and self._low_depth > 1)
@@ -165,18 +165,18 @@ class Bottleneck:
             self._changed_at = now
         few = count.departed < _SERVICE_SAMPLES or (self._estimator.rate or 0.0) * span_s < 1
         if few and signals.service_cv2 is not None:
-            # At the start, and where few depart, counts say nothing of their variance; service times do.
+            # At the start, and where few messages depart, counts say nothing about their variance; service times do.
             self._estimator.expect(signals.service_cv2, min(count.departed, _SERVICE_SAMPLES))
         if count.source == "probe":
             changed = (self._estimator.add if saturated else self._estimator.add_lower_bound)(events, span_s)
         else:
-            if not self._stood_still:
+            if not self._stalled:
                 self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
-            saturated = saturated and not self._stood_still
+            saturated = saturated and not self._stalled
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0
-        elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not self._stood_still:
+        elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not self._stalled:
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
 

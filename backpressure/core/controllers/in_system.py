@@ -1,8 +1,9 @@
-"""What the window laws need: how many messages of ours are in the system, and how long one stays there.
+"""What the window laws need: how many messages of this producer are in the system, and how long each stays.
 
-`aimd`, `vegas` and `gradient2` limit *concurrency* and were written for calls, where a reply ends the work. A confirm
-does not: it tells what the broker took. So here a message is outstanding until a consumer settled it, its round trip is
-the time from sent to settled (Little's law: depth ÷ departure rate, plus the confirm), and a sample is one tick.
+`aimd`, `vegas` and `gradient2` limit *concurrency*. They were written for calls, where a reply ends the work; a confirm
+only says that the broker has the message. So here a message is outstanding until a consumer has settled it, its round
+trip is the time from sent to settled (Little's law: depth ÷ departure rate, plus the confirm), and a sample is one
+tick.
 """
 
 from __future__ import annotations

@@ -27,29 +27,28 @@ _CAP_RECOVERY_PER_S = 0.1
 class PaceLaw:
     """Send at the estimated bottleneck rate, corrected so that a small standing queue is held.
 
-    Formula, with μ̂ the bottleneck rate, φ the dispersion of its departures, f arrivals that no producer reports, a the
-    age of the readings, b that of departures, s the messages in work, x extra:
-    K = gain/(tick + a); T = b + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T,
-    L the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x;
-    rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
+    Formula, with μ̂ the bottleneck rate, φ the dispersion of its departures, f unreported arrivals, a the age of the
+    readings, b that of departures, s the messages in work, x extra: K = gain/(tick + a); T = b + tick/(g(2 − g)) with g
+    = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L the normal loss function; q* = s + max(target_wait·μ̂,
+    k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
 
     Regimes:
     - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than
-      the start rate; both double once a loop time while the queue is empty. As long as nobody consumes, that is all.
-    - *holding the queue*: the formula. Depth > 2q* is called *draining*. A stop of the consumers is μ̂ → 0: the formula
-      then keeps about one message queued as a probe, and nothing has to be sent to notice the return.
-    - *starved: growing*: the queue stays empty and nothing says why. μ̂ doubles, at most once in two loop times (in
-      three, when the consumers report that they are busy all the same); never while application-limited.
+      the start rate; both double once a loop time while the queue is empty. Without a consumer no more is sent.
+    - *holding the queue*: the formula. Depth > 2q* is called *draining*. When the consumers stop, μ̂ → 0: the formula
+      then keeps about one message queued as a probe, so that their return shows without sending anything.
+    - *starved: growing*: the queue stays empty and no signal explains it. μ̂ doubles, at most once in two loop times
+      (in three when the consumers report that they are busy), and never while application-limited.
     - *blocked* by the broker: estimators frozen. *Refused* (a nack): half the rate for two loop times, once, and q* is
       kept below the depth at which it happened, growing back by a tenth a second.
     - *no fresh signal*: the rate halves every half second, down to the floor (1 msg/s unless set).
 
-    x grows while consumers are idle more than 1 % of the time although enough is queued: then part of the depth is of
-    no use to them (spread unevenly over their prefetch, held back for a retry). It fades in 10 s.
+    x grows while consumers are idle more than 1 % of the time although enough is queued: part of the depth is useless
+    to them then (spread unevenly over their prefetch, or waiting for a retry). It fades in 10 s.
 
     Window: at most share·q* + 2·rate·L + 1 messages may be unconfirmed, L the usual confirm latency: when the broker
-    stands still, no more is sent than its consumers have used up meanwhile. What they did not do for want of messages
-    says nothing of μ̂ then.
+    stalls, no more is sent than the consumers use up meanwhile. What they could not do for lack of messages does not
+    change μ̂.
 
     Parameters: ``gain``, ``idle`` (share of capacity), ``start_per_s`` (msg/s), ``stale_s`` (s).
     Source: ours; the estimator is `Bottleneck`, the depth `DepthObserver`; derivation and bounds in docs/pace-law.md.
@@ -88,7 +87,7 @@ class PaceLaw:
         self._asked_at = now
         bottleneck = self._bottleneck
         self._confirms.update(signals, elapsed_s)
-        bottleneck.update(signals, now, stood_still=self._confirms.stood_still)
+        bottleneck.update(signals, now, stalled=self._confirms.stalled)
         if signals.blocked:
             return self._decide(signals, "blocked: estimators frozen")
         self._share = signals.share if bottleneck.fresh else min(signals.share, self._share)
@@ -105,7 +104,7 @@ class PaceLaw:
         setpoint = self._held = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
         correction = self._gain / loop_s * (setpoint - depth)
-        self._total_per_s = max(0.0, rate - bottleneck.queue.strays_per_s + correction)
+        self._total_per_s = max(0.0, rate - bottleneck.queue.unreported_per_s + correction)
         if now < self._cut_until:
             self._total_per_s *= 0.5
             return self._decide(signals, "refused: cut until the effect can be seen")
@@ -115,7 +114,7 @@ class PaceLaw:
         return self._decide(signals, "nobody consumes" if signals.consumers == 0 else state)
 
     def _find(self, signals: Signals) -> Decision:
-        """Queue a few messages more than are in work, and look for the first departure."""
+        """Queue a few messages more than are in work, and wait for the first departure."""
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
         room -= self._bottleneck.queue.depth or 0.0
         self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
@@ -156,7 +155,7 @@ class PaceLaw:
         return True
 
     def _watch_refusals(self, signals: Signals, now: float, loop_s: float, elapsed_s: float) -> None:
-        """A nack says that the queue's bound lies below our setpoint: cut once, and aim lower for a while."""
+        """After a nack the queue's bound is below the setpoint: cut the rate once, and aim lower for a while."""
         self._cap *= 1 + _CAP_RECOVERY_PER_S * elapsed_s
         if signals.nacked_total > self._nacked and now >= self._cut_until:
             self._cut_until = now + 2 * loop_s  # until its effect can be seen

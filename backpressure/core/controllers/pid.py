@@ -12,10 +12,10 @@ __all__ = ["PidLaw"]
 class PidLaw:
     """Spark's estimator: follow the processing rate, and pay the backlog back over a batch interval.
 
-    Formula, once in ``interval_s`` = I, with processing rate P and scheduling delay d = depth/P:
-    e = r − P; h = d·P/I; r ← max(min_rate, r − proportional·e − integral·h − derivative·Δe/Δt). The first r is P.
-    P is what the consumers do *while they work* (consumers ÷ mean service time), as in Spark, where it is measured
-    over the processing time of a batch; the departure rate where nobody reports service times.
+    Formula, once in ``interval_s`` = I, with processing rate P and scheduling delay d = depth/P: e = r − P; h = d·P/I;
+    r ← max(min_rate, r − proportional·e − integral·h − derivative·Δe/Δt). The first r is P. P is what the consumers do
+    *while they work* (consumers ÷ mean service time), as in Spark, where it is measured over the processing time of a
+    batch; the departure rate where no service times are reported.
     Regimes: none; it is linear between its floor and the ceiling. With the departure rate for P it cannot
     grow out of a starved queue (r = P, h = 0), which is why the source needs its ``minRate``.
     Parameters: ``proportional``, ``integral``, ``derivative``, ``interval_s`` (s), ``min_rate_per_s`` (msg/s).

@@ -14,12 +14,12 @@ __all__ = ["VegasLaw"]
 class VegasLaw:
     """Hold the queue between two small bounds, inferred from the round trip against the smallest one seen.
 
-    Formula, each tick, with queue = ⌈L·(1 − rtt₀/rtt)⌉ and s = max(1, ⌊log₁₀ L⌋): refused: L ← L − s; queue ≤ s:
-    L ← L + 6s; queue < 3s: L ← L + s; queue > 6s: L ← L − s; between: hold. Rate as for ``aimd``.
-    Regimes: *refused*, *fast increase*, *increase*, *hold*, *decrease*; nothing moves with fewer than L/2 outstanding,
-    nor by a sample that is itself the new rtt₀.
-    rtt₀ is measured anew every ``probe`` · L departures, since a standing queue hides the true minimum: after a
-    step down in capacity until then, L falls too far, and a probe taken with a queue drifts rtt₀ upward.
+    Formula, each tick, with queue = ⌈L·(1 − rtt₀/rtt)⌉ and s = max(1, ⌊log₁₀ L⌋): refused: L ← L − s; queue ≤ s: L ← L
+    + 6s; queue < 3s: L ← L + s; queue > 6s: L ← L − s; between: hold. Rate as for ``aimd``. Regimes: *refused*, *fast
+    increase*, *increase*, *hold*, *decrease*; nothing moves with fewer than L/2 outstanding, nor by a sample that is
+    itself the new rtt₀. rtt₀ is measured again every ``probe`` · L departures, since a standing queue hides the true
+    minimum: after a step down in capacity until then, L falls too far, and a probe taken with a queue drifts rtt₀
+    upward.
     Parameters: ``probe``, ``initial_limit``, ``max_limit`` (messages).
     Source: Brakmo and Peterson, TCP Vegas (1995), in the form of Netflix concurrency-limits, ``VegasLimit`` (whose
     probe interval is jittered; a law here has no randomness).

@@ -46,7 +46,7 @@ def test_a_broker_that_has_become_slower_is_the_usual_one_soon() -> None:
     window = broker.window(confirms(0.05, least_s=0.05), 1000.0, 20.0)
     assert window is not None
     assert window >= 1000 * 0.05 + 20  # no less than a round trip holds
-    assert not broker.stood_still
+    assert not broker.stalled
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_a_broker_that_has_become_slower_is_the_usual_one_soon() -> None:
 def test_a_standstill_shows_in_late_and_in_missing_confirms(seen: Signals, still: bool) -> None:
     broker = answering(0.002)
     broker.update(seen, 0.1)
-    assert broker.stood_still is still
+    assert broker.stalled is still
     broker.update(confirms(0.002), 0.1)
-    assert broker.stood_still is still  # what is reported at this tick began before the last one
+    assert broker.stalled is still  # what is reported at this tick began before the last one
     broker.update(confirms(0.002), 0.1)
-    assert not broker.stood_still
+    assert not broker.stalled
 
 
 def test_a_broker_that_queues_itself_is_given_a_quarter_of_a_second() -> None:

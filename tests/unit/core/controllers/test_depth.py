@@ -6,21 +6,21 @@ from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.signals import Signals
 
 
-def read(observer: DepthObserver, ready: int, departed: int, now: float, *, stood_still: bool = False) -> None:
+def read(observer: DepthObserver, ready: int, departed: int, now: float, *, stalled: bool = False) -> None:
     signals = Signals(
         ready=ready, unacked=0, depth_age_s=0.0, confirmed_total=departed, departed_total=departed, departed_age_s=0.0
     )
     observer.read(signals, now)
-    observer.count(signals, 100.0, now, busy=1.0, stood_still=stood_still)
+    observer.count(signals, 100.0, now, busy=1.0, stalled=stalled)
 
 
 def test_an_empty_queue_ends_the_belief_in_arrivals_that_nobody_reports() -> None:
     observer = DepthObserver(report_interval_s=0.1)
     read(observer, 0, 0, 0.0)
-    observer.strays_per_s = 100.0
+    observer.unreported_per_s = 100.0
     for tick in range(1, 31):
         read(observer, 0, 0, tick * 0.1)
-    assert abs(observer.strays_per_s) < 2
+    assert abs(observer.unreported_per_s) < 2
     assert (observer.depth or 0.0) < 2
 
 
@@ -29,7 +29,7 @@ def test_what_is_read_about_a_standstill_moves_no_constant() -> None:
     for tick in range(11):
         read(observer, 5, 10 * tick, tick * 0.1)
     settled = observer.depth
-    read(observer, 40, 110, 1.1, stood_still=True)
+    read(observer, 40, 110, 1.1, stalled=True)
     assert observer.depth == settled
     read(observer, 40, 120, 1.2)
     assert observer.depth != settled
@@ -43,7 +43,7 @@ def test_departures_go_on_until_a_report_is_missing() -> None:
     def depth(sent: int, age_s: float) -> float:
         signals = Signals(confirmed_total=sent, departed_total=3000, departed_age_s=age_s, depth_age_s=age_s)
         observer.read(signals, 30 + age_s)
-        observer.count(signals, 100.0, 30 + age_s, busy=1.0, stood_still=False)
+        observer.count(signals, 100.0, 30 + age_s, busy=1.0, stalled=False)
         return observer.depth or 0.0
 
     assert depth(3006, age_s=0.06) == pytest.approx(5, abs=1)  # late: six more will have gone

@@ -182,7 +182,7 @@ def test_arrivals_that_nobody_reports_are_left_room(steady: Steady) -> None:
     for tick in range(200):  # 100 msg/s leave, 60 of ours come, and the depth stays: 40 are a stranger's
         now = tick / 10
         decision = law.update(steady(now, depth=4, confirmed_total=round(60 * now) + 4, departed_age_s=0.05), now)
-    assert law._bottleneck.queue.strays_per_s == pytest.approx(40, rel=0.1)  # type: ignore[attr-defined]  # the cause
+    assert law._bottleneck.queue.unreported_per_s == pytest.approx(40, rel=0.1)  # type: ignore[attr-defined]  # the cause
     assert decision.rate_per_s < 80
 
 
@@ -196,7 +196,7 @@ def test_no_more_than_a_setpoint_may_be_unconfirmed_beyond_what_is_usual(steady:
     assert decision.window == pytest.approx(1 + 3 + 2, abs=1)
 
 
-def test_consumers_without_work_beside_a_broker_that_stands_still_are_no_slower(steady: Steady) -> None:
+def test_consumers_without_work_beside_a_broker_that_stalls_are_no_slower(steady: Steady) -> None:
     law = settled(steady)
     for tick in range(51, 61):
         law.update(steady(tick / 10, depth=3, confirm_latency_s=0.002, confirm_latency_min_s=0.001), tick / 10)
