@@ -2,7 +2,7 @@
 
 Delivery tags count from 1 per channel, and a confirm or nack may be *multiple*: settle every earlier tag too (AMQP
 0-9-1 ``basic.ack``; RabbitMQ, "Publisher Confirms"). After a connection is lost none of its tags will ever be settled:
-`lost` hands all messages back, oldest first, to be published again with their old ids.
+`lost` returns all messages, oldest first, to be published again with their old ids.
 """
 
 from __future__ import annotations

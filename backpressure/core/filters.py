@@ -1,6 +1,6 @@
-"""Estimators over counters: totals read at uneven moments go in, rates come out. They know nothing of queues' meaning.
+"""Estimators over counters: totals read at uneven moments go in, rates come out. They know nothing about queues.
 
-All are fed with differences of totals, so a lost reading costs freshness and not correctness.
+They take differences of totals, so a lost reading costs freshness and not correctness.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OUTLIER = 9.0  # squared standard deviations beyond which a sample says "change
 
 
 class Timeline:
-    """The recent past of a total, so that it can be asked what it was when an older reading was taken."""
+    """The recent past of a total: what it was when an older reading was taken."""
 
     def __init__(self, span_s: float = 5.0) -> None:
         """Remember at least the last ``span_s``."""
@@ -33,7 +33,7 @@ class Timeline:
             self._points.popleft()
 
     def at(self, moment: float) -> float:
-        """Return the total at ``moment``, interpolated; outside of what is remembered, the nearest end."""
+        """Return the total at ``moment``, interpolated; outside the remembered time, the nearest end."""
         later = self._points[-1]
         if moment >= later[0]:
             return later[1]
@@ -73,7 +73,7 @@ class RateEstimator:
 
     @property
     def cautious_rate(self) -> float:
-        """The rate, less by what it may well be too high: N/(N + 2φ) of it. 0 before the first event."""
+        """A cautious estimate of the rate: N/(N + 2φ) of it; 0 before the first event."""
         if self.rate is None:
             return 0.0
         return self.rate * self._events / (self._events + 2 * self.dispersion)
@@ -83,16 +83,16 @@ class RateEstimator:
         self.dispersion = (dispersion * events + 1) / (events + 1)
 
     def scale(self, factor: float) -> None:
-        """Believe in ``factor`` times the rate, and forget how sure one was of the old one."""
+        """Multiply the rate by ``factor``, and forget the change detector's history."""
         if self.rate is not None:
             self._begin(self._events, self._events / (self.rate * factor))
 
     def add(self, events: float, exposure_s: float) -> bool:
-        """Take in a sample; return whether it revealed a change. An exposure of 0 tells nothing."""
+        """Take in a sample; return whether it revealed a change. An exposure of 0 has no information."""
         if exposure_s <= 0:
             return False
         if self.rate is None:
-            self._exposure_s += exposure_s  # the wait for the first event tells as much as the one for any other
+            self._exposure_s += exposure_s  # the wait for the first event counts like any other
             if events > 0:
                 self._begin(events, self._exposure_s)
             return False
@@ -102,7 +102,7 @@ class RateEstimator:
         self._fall.add(-z, events, exposure_s)
         for run in (self._rise, self._fall):
             if run.score > self._alarm:
-                # Not even one event: half a one is the median of what may have been missed.
+                # Without any event, half a one is the median of what may have been missed.
                 self._begin(max(0.5, run.events), run.exposure_s)
                 return True
         self._learn_dispersion(events, expected)
@@ -125,7 +125,7 @@ class RateEstimator:
 
     def _learn_dispersion(self, events: float, expected: float) -> None:
         if expected < 1:
-            return  # counts of less than one say little about variance and much about the counting
+            return  # an expected count below one says little about variance
         sample = max(0.0, (events - expected) ** 2 - _QUANTUM) / expected
         limit = _OUTLIER * max(self.dispersion, 0.05)
         self.dispersion += _DISPERSION_WEIGHT * (min(sample, limit) - self.dispersion)
@@ -152,7 +152,7 @@ class _Cusum:
 
 
 class DepartureMeter:
-    """Departures per second, smoothed exponentially: what the laws use that do not tell noise from change."""
+    """Departures per second, smoothed exponentially, for laws that do not distinguish noise from change."""
 
     def __init__(self, memory_s: float) -> None:
         """``memory_s`` is the time constant."""

@@ -1,9 +1,9 @@
-"""The loss ledger: which message ended where, by its id and never by counters that could agree by accident.
+"""The loss ledger: which message ended where, by message id and not by counters, which could agree by accident.
 
 A message id is (session, sequence), so a set of ids is one sparse bitmap per session: a million messages cost 125 kB, a
-page whose messages have all been seen costs nothing but its key, and a sequence number somebody invented cannot make us
-allocate the gap before it. `OrderTracker` asks of a stream "have I seen this, and was it in order?"; `Ledger` sorts
-every message of an experiment into exactly one final state.
+page whose messages were all seen costs only its key, and a forged sequence number does not allocate the gap before it.
+`OrderTracker` watches a stream for duplicates and disorder; `Ledger` puts every message of an experiment into exactly
+one final state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class IdSet:
     """A set of message ids, exact, at about one bit a message."""
 
     def __init__(self) -> None:
-        # None stands for a page that is full: a long run keeps no bits of what is over and complete.
+        # None stands for a full page: a long run keeps no bits of complete pages.
         self._pages: dict[tuple[int, int], _Page | None] = {}
         self._size = 0
 
@@ -168,7 +168,7 @@ class LedgerTotals:
 
 
 class Ledger:
-    """Collects what each process and each queue says about each message, in any order, and strikes the balance.
+    """Collects what each process and each queue says about each message, in any order, and adds it up.
 
     A message that several of them claim is counted once, in the state that comes first: processed, dead-lettered,
     dropped, left in the queue, lost, returned, rejected, unsettled. So a message whose confirm was lost with a

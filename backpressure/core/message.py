@@ -1,7 +1,7 @@
-"""The message and the metadata that rides with it.
+"""The message and the metadata that travels with it.
 
-The body is the user's payload, untouched. Metadata rides in properties and headers, so that a foreign consumer can
-ignore it and a foreign producer can omit it: a message that lacks any of it is processed all the same.
+The body is the user's payload, untouched. Metadata travels in properties and headers, so that a foreign consumer can
+ignore it and a foreign producer can omit it: a message without it is processed as well.
 
 A message id is a UUID of version 8 (RFC 9562, section 5.8) that holds the *session* of the producer process (60 bits)
 and the *sequence* within it (62 bits). So a set of ids is a bitmap per session, and the loss ledger is exact in bounded
@@ -188,7 +188,7 @@ class Metadata:
 
 
 def _ids(headers: Mapping[str, HeaderValue]) -> tuple[int, int] | None:
-    """Return (session, sequence) from the headers, where a message has them whose id its sender chose."""
+    """Return (session, sequence) from the headers; messages have them whose id the sender chose."""
     session, sequence = _integer(headers.get("session")), _integer(headers.get("sequence"))
     if session is None or sequence is None or not (0 <= session <= MAX_SESSION and 0 <= sequence <= MAX_SEQUENCE):
         return None
@@ -204,7 +204,7 @@ def _integer(value: object) -> int | None:
 
 
 def _time(value: object) -> int | None:
-    """Accept nanoseconds since the epoch; what is no time of our days (milliseconds taken for seconds) is unknown."""
+    """Accept nanoseconds since the epoch; a time outside this era (milliseconds taken for seconds) is unknown."""
     time_ns = value if type(value) is int else _integer(value)
     return time_ns if time_ns is not None and 0 <= time_ns <= _MAX_TIME_NS else None
 

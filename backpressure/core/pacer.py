@@ -1,7 +1,7 @@
 """A pacer for a producer of your own: law, view of the loop and token bucket in one object without any I/O.
 
-You keep your client library and your event loop; the pacer says when the next message may go and when it wants to hear
-how deep the queue is. ``docs/library.md`` shows it inside pika and aio-pika.
+You keep your client library and your event loop. The pacer says when the next message may be sent and when it needs the
+depth of the queue. ``docs/library.md`` shows it inside pika and aio-pika.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Pacer:
         """Begin slowly; the law takes over with the first reading.
 
         Args:
-            law: name or dotted path of a law, or a law.
+            law: name of a law that ships, path of one of your own (``module:Class``), or a law, for example from
+            ``create_law``.
             now: the time.
             demand_per_s: the most you would ever send; infinite if you always have something to send.
             tick_s: how often `wants_reading` asks for the queue's depth.
@@ -102,7 +103,7 @@ class Pacer:
     def report(self, payload: bytes, *, now: float) -> None:
         """Take in a message from the fanout ``pace.feedback``.
 
-        With the consumers' own counters the law is sharper, and with the other producers' each gets its share.
+        The consumers' counters make the law more precise; with the other producers' counters each gets its share.
 
         Raises:
             FeedbackError: it is not a report of this version; it may be ignored.
@@ -114,7 +115,7 @@ class Pacer:
     def own_report(self, *, now: float) -> bytes:
         """Return what to publish on ``pace.feedback`` ten times a second, so that other producers leave it its share.
 
-        Without it several producers of one queue push each other aside: each takes what the others send for a slower
+        Without it several producers of one queue displace each other: to each, what the others send looks like a slower
         consumer.
         """
         return encode(

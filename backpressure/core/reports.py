@@ -1,8 +1,8 @@
 """Feedback reports: the counters every process publishes ten times a second on the feedback exchange.
 
-Counters are totals since the process started, never rates: whoever listens takes differences, so a lost report costs
-freshness and not correctness. Nothing here is trusted: a report may come from another version or from anybody, so
-`decode` checks it and raises `FeedbackError`.
+Counters are totals since the process started, never rates. Listeners take differences, so a lost report costs freshness
+and not correctness. Reports are not trusted: they may come from another version or another program, so `decode` checks
+each and raises `FeedbackError`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ class ProducerReport:
 
     Totals count messages: ``offered`` (what the schedule asked for), ``published`` (sent the first time),
     ``confirmed``, ``nacked`` (each nack, also of a message that is retried), ``rejected`` (given up), ``returned``,
-    ``republished``. ``limiter_delay`` is for how long the law held messages back, each counted when it is first sent.
-    ``target_rate_per_s`` is its offered load, ``usable_rate_per_s`` what it could send of that if nothing but its own
-    settings held it back (a ceiling, a fixed rate).
-    ``bottleneck_per_s`` is what the law takes for the rate of all consumers together; None: it has no estimate.
-    ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it has none.
+    ``republished``. ``limiter_delay`` is how long the law held each message back before it was first sent.
+    ``target_rate_per_s`` is its offered load, ``usable_rate_per_s`` the part of it that its own settings allow (a
+    ceiling, a fixed rate). ``bottleneck_per_s`` is the law's estimate of the rate of all consumers together; None: it
+    has none. ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it had none.
     ``tick_lateness`` is how much later than due each tick of the control loop began; ``tick_lateness_s`` the last one.
     """
 
@@ -77,12 +76,11 @@ class ProducerReport:
 class ConsumerReport:
     """One consumer process at one moment.
 
-    ``held`` is what it was delivered and has not settled (its share of the queue's unacked). ``service_sum_s`` and
+    ``held`` counts messages delivered to it and not settled (its share of the queue's unacked). ``service_sum_s`` and
     ``service_sum_s2`` are Σs and Σs² over ``processed`` messages, so mean and variance over any window are differences.
-    ``prefetch_auto``: it sizes its ``prefetch`` itself, as small as keeps it busy.
-    ``capacity_per_s`` is the rate it would reach with a full queue, where it is known (simulated work), else None.
-    Both ``queue_wait`` and ``message_age`` end when the work starts; one begins when the message was sent, the other
-    when it was meant to be.
+    ``prefetch_auto``: it chooses its ``prefetch`` itself, just large enough to keep it busy. ``capacity_per_s`` is the
+    rate it would reach with a full queue, where it is known (simulated work), else None. Both ``queue_wait`` and
+    ``message_age`` end when the work starts; one begins when the message was sent, the other when it was meant to be.
     """
 
     id: str
@@ -138,10 +136,10 @@ def encode(report: Report) -> bytes:
 
 
 def sender_of(data: bytes) -> bytes:
-    """Return what all reports of one process begin with, without reading them.
+    """Return the octets that all reports of one process begin with, without decoding the report.
 
-    Role, id, pid and host come first, then the time. A report of another making may begin with anything: then it has
-    nothing in common with any other.
+    Role, id, pid and host come first, then the time. A report of another program may begin differently; it is then
+    taken for a sender of its own.
     """
     return data.partition(b',"at_ns":')[0]
 
@@ -149,7 +147,7 @@ def sender_of(data: bytes) -> bytes:
 def decode(data: bytes, *, histograms: bool = True) -> Report:
     """Return the report in ``data``; raises `FeedbackError` when it is not one that this version understands.
 
-    Without ``histograms`` they stay empty: half the work, for those who pace and show nothing.
+    Without ``histograms`` they stay empty, which is half the work: a producer that only paces does not need them.
     """
     try:
         content = json.loads(data)
@@ -176,23 +174,23 @@ def _fits(value: object, name: str, annotation: str) -> bool:
         return False
     if isinstance(value, str):
         return _can_be_told(value, _LONGEST_QUEUE_BYTES if name == "queue" else _LONGEST_BYTES)
-    # Whoever listens takes differences of these: one that is infinite, or no number, would spoil them for good.
+    # Listeners take differences of these: an infinite one, or NaN, would make all later differences useless.
     return not isinstance(value, (int, float)) or 0 <= value <= _LARGEST or (value == inf and name.endswith("_per_s"))
 
 
 def _can_be_told(text: str, longest_bytes: int) -> bool:
     try:
         return len(text.encode()) <= longest_bytes
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, but nobody can write it down
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can express it, UTF-8 cannot
         return False
 
 
 def _plain(value: object) -> object:
-    """Return a text as it may be told, a histogram as text: first bucket, sum, and the counts from that bucket on.
+    """Return a text within its limits, and a histogram as text: first bucket, sum, the counts from that bucket on.
 
-    Text costs next to nothing to those who do not read it (``decode`` without histograms).
+    A histogram as text costs almost nothing where it is not decoded.
     """
-    if isinstance(value, str):  # a law of one's own may give a reason that nobody would take
+    if isinstance(value, str):  # a user's own law may give a reason that no listener would accept
         return value.encode(errors="replace")[:_LONGEST_BYTES].decode(errors="ignore")
     if not isinstance(value, Histogram):
         return value

@@ -1,6 +1,6 @@
 """Retry policy: after which pause an attempt is repeated, and when to give up.
 
-Exponential back-off with proportional jitter, so that failures of one moment do not come back in one moment (Brooker,
+Exponential back-off with proportional jitter, so that simultaneous failures are not repeated simultaneously (Brooker,
 "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
 """
 

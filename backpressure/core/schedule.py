@@ -1,7 +1,7 @@
-"""Schedules: when the producer is offered messages, and when the consumer's work on them ends.
+"""Schedules: when messages are offered to the producer, and when the consumer's work on them ends.
 
-Both keep an ideal timeline of their own, so that late timers delay single messages but never add up: the mean rate is
-exact. Both bound how far they catch up, so that a stall of the machine is not followed by a burst.
+Both keep an ideal timeline. Late timers delay single messages but never add up, so the mean rate is exact. Both limit
+how far they catch up, so that a stall of the machine is not followed by a burst.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class ArrivalSchedule:
             self.rate_per_s = rate_per_s
             self._anchor = self._next_at = now + remaining / rate_per_s
             self._since_anchor = 0
-            while len(self._waiting) > self._room:  # a slower source has no burst of its faster days in hand
+            while len(self._waiting) > self._room:  # a slower source keeps no burst from its faster rate
                 self._waiting.popleft()
                 self.held_back += 1
 
     def reshape(self, room_s: float, gap: Callable[[], float] | None, now: float) -> None:
-        """Let arrivals come, and wait, in another way from the next one on; see the constructor."""
+        """Use another room and other gaps from the next arrival on; see the constructor."""
         self.pending(now)
         self._room_s, self._gap = room_s, gap
         self._anchor = self._next_at

@@ -1,7 +1,6 @@
-"""The token bucket: applies a rate that somebody else decided.
+"""The token bucket: applies a rate that a law has decided.
 
-Time is passed in and the bucket never sleeps: `take` hands out what is there, `wait_s` says how long until there is
-more.
+Time is passed in and the bucket never sleeps: `take` uses up tokens, `wait_s` says how long until the next one.
 
 Meaning of a rate change: tokens that accrued before it were earned at the old rate and are kept; the fraction of a
 token under way carries over; the new rate counts from that moment on. Source: golang.org/x/time/rate, which settles it
@@ -18,7 +17,7 @@ __all__ = ["TokenBucket"]
 class TokenBucket:
     """Accrues ``rate_per_s`` tokens a second, and holds one plus ``burst_s`` seconds' worth of them.
 
-    The one is the token whose turn it is: without room beyond it, every late wake-up at a slow rate would lose some.
+    The extra one is the next token: without room for it, every late wake-up at a slow rate would lose some.
     """
 
     __slots__ = ("_tokens", "_updated_at", "burst_s", "rate_per_s")
@@ -77,13 +76,13 @@ class TokenBucket:
         return missing / self.rate_per_s if self.rate_per_s > 0 else inf
 
     def drain(self, now: float) -> None:
-        """Throw away what accrued, for example while sending was not possible at all."""
+        """Discard what accrued, for example while sending was impossible."""
         self._accrue(now)
         if self.rate_per_s < inf:
             self._tokens = min(self._tokens, 1.0)
 
     def _accrue(self, now: float) -> None:
         elapsed = now - self._updated_at
-        if elapsed > 0:  # it is asked several times for each message, at the same time
+        if elapsed > 0:  # it is called several times per message, with the same time
             self._updated_at = now
             self._tokens = min(self.capacity, self._tokens + elapsed * self.rate_per_s)

@@ -1,4 +1,4 @@
-"""Values that are made anew for every message: fixed to the type checker, cheap to make.
+"""Values that are created for every message: immutable to the type checker, cheap to create.
 
 `dataclass(frozen=True)` enforces at run time what mypy has already checked, and creating one costs three times as much.
 A consumer makes six such values for each message.
@@ -16,5 +16,5 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(cls: type[T]) -> type[T]:
-    """Make ``cls`` a dataclass with slots whose fields nobody assigns to: mypy sees to that."""
+    """Make ``cls`` a dataclass with slots; mypy refuses assignments to its fields."""
     return dataclass(slots=True, unsafe_hash=True)(cls)

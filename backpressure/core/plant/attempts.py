@@ -1,7 +1,7 @@
-"""Consumers at work in virtual time: attempts, failures, what becomes of a message, and how long all that took.
+"""Consumers at work in virtual time: attempts, failures, what becomes of each message, and how long it takes.
 
-Service begins when a message is there or when its consumer is done with the one before, whichever is later (Lindley's
-recursion): exact, and a few microseconds a message. Where messages come from is the business of `plant_queue`.
+Service begins when a message has arrived or when its consumer has finished the one before, whichever is later
+(Lindley's recursion). This is exact and takes a few microseconds per message. bounded_queue.py delivers the messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DONE, _AGAIN, _ACKED = range(3)
 
 
 class Workshop(ABC):
-    """Consumers, and what they have done with what they were given; `WorkQueue` explains the attributes."""
+    """Consumers and their work on what was delivered to them; `WorkQueue` explains the attributes."""
 
     def __init__(self, uniform: Callable[[], float]) -> None:
         """``uniform`` returns numbers in [0, 1), of which service times are made."""
@@ -45,7 +45,7 @@ class Workshop(ABC):
         self._events: list[tuple[float, int, int, PlantConsumer]] = []
 
     def accept_dead_letters(self, *, accepting: bool) -> None:
-        """Let dead letters wait as long as the broker takes nothing."""
+        """Set whether the broker accepts dead letters; they wait while it does not."""
         self._accepting = accepting
         if accepting:
             for consumer in self.consumers:
@@ -61,7 +61,7 @@ class Workshop(ABC):
         return hung
 
     def go_on(self, hung: Iterable[PlantConsumer], now: float) -> None:
-        """Let consumers that hung go on; work that would have ended meanwhile ends now."""
+        """Let hung consumers continue; work that would have ended meanwhile ends now."""
         for consumer in hung:
             consumer.hung = False
             if consumer.overdue:
@@ -147,7 +147,7 @@ class Workshop(ABC):
         """``consumer`` holds one less: if it was full, it can take another."""
 
     def _work(self, consumer: PlantConsumer, now: float) -> None:
-        """Begin the next attempt, if there is one to make and nothing is in the way."""
+        """Begin the next attempt, if there is one and the consumer is free."""
         if consumer.busy or consumer.hung or self.workers.stopped:
             return
         if consumer.waiting and consumer.waiting[0][0] <= now:

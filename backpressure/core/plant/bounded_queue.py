@@ -1,6 +1,6 @@
 """The queue and its consumers in virtual time: what the plant's producers feed. Knows nothing of laws and signals.
 
-A message is the time at which it was sent; only one that fails, or comes back, is more than that (`PlantMessage`).
+A message is a number, the time at which it was sent; one that fails or is redelivered is a `PlantMessage`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["QueueBound", "WorkQueue"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueBound:
-    """The broker's side: a bound on ready messages, what happens beyond it, and whether it blocks its producers.
+    """The bound on ready messages, what happens beyond it, and whether the broker blocks its producers.
 
     ``refused_share`` of what is published is refused whatever the bound, evenly spread.
     """
@@ -33,7 +33,7 @@ class QueueBound:
 class WorkQueue(Workshop):
     """A first-in-first-out queue with prefetch, delivered in turn.
 
-    A message whose work fails waits for its next attempt without taking anybody's place, and goes before new ones.
+    A message whose work fails waits for its next attempt outside the prefetch, and goes before new messages.
 
     Attributes:
         bound: what it takes; may be changed at any time.
@@ -43,7 +43,7 @@ class WorkQueue(Workshop):
         ready: messages that are not delivered yet.
         consumers: those that are there, the oldest first.
         arrived, processed, dropped, dead_lettered: messages so far; processed again counts again.
-        duplicates, redelivered: of those settled, what had been before, and what had gone back to the queue before.
+        duplicates, redelivered: settled messages that had been settled before, and those that had been requeued before.
         busy_s: consumer-seconds of work begun so far.
         arrivals_s: of every message, in order: when it was sent.
         starts_s, waits_s: of every work that does not fail, in order: when it began, and how old its message was.
@@ -100,10 +100,10 @@ class WorkQueue(Workshop):
         return len(leaving)
 
     def disconnect(self, *, noticed: bool = True) -> None:
-        """End every connection: what was unacked is in the queue again, and nothing is delivered until `reconnect`.
+        """End every connection: unacked messages return to the queue, and nothing is delivered until `reconnect`.
 
-        What is being worked on will be done all the same, and again later. Consumers that have not ``noticed`` go on
-        with everything they hold.
+        Work in progress is finished, and done again after redelivery. Consumers that have not ``noticed`` continue with
+        everything they hold.
         """
         self._connected = False
         self._credit.clear()
@@ -157,7 +157,7 @@ class WorkQueue(Workshop):
         return refuses
 
     def _take_back(self, consumers: Iterable[PlantConsumer]) -> None:
-        """What ``consumers`` have not acknowledged is in the queue again, in its place."""
+        """Return what ``consumers`` have not acknowledged to its place in the queue."""
         back = sorted(message for consumer in consumers for message in consumer.lose())
         for message in back:
             message.redelivered = True
@@ -166,7 +166,7 @@ class WorkQueue(Workshop):
     # --- deliveries -----------------------------------------------------------------------------------------------
 
     def _deal(self, now: float) -> None:
-        """Find out anew who can take messages, let everybody work, and deliver what is ready."""
+        """Find the consumers that can take messages, let all of them work, and deliver what is ready."""
         self._credit = deque(filter(self._has_room, self.consumers))
         for consumer in self.consumers:
             self._work(consumer, now)

@@ -1,9 +1,9 @@
-"""The whole loop in virtual time: the model every law is tested against, and simulated with.
+"""The whole loop in virtual time: the model against which every law is tested and simulated.
 
 The parts that decide are the real ones (`SignalBoard`, `TokenBucket`, laws, reports); the parts that take time are
 modelled: a broker with a bound, consumers with prefetch and random service, reports and readings that come late or
-never, producers that tick at different moments. Nothing here reads a clock or makes randomness: `Plant.run` moves time,
-and the caller hands in a source of uniform numbers.
+never, producers that tick at different moments. Nothing here reads a clock or draws random numbers: `Plant.run` moves
+time, and the caller passes in a source of uniform numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PlantSample:
     """The plant at one moment; counts are totals since the start, rates those the laws decided.
 
     ``offered`` is what the schedules asked for, ``nacked`` each refusal, ``rejected`` what was given up after one.
-    ``signal_age_s`` is the mean age of what they decided upon; None: nobody has seen anything yet.
+    ``signal_age_s`` is the mean age of the signals they decided on; None: there were none yet.
     """
 
     at_s: float
@@ -131,7 +131,7 @@ class Plant:
             weight: its share against the others. Many equal producers may be modelled as one of their added weight.
             retry: a refused message is kept and sent again, or else given up and counted as rejected.
             burst_s: depth of its token bucket, and how much of its schedule may wait.
-            own_limit_per_s: what its law may decide at most, whatever it sees (a ceiling, a fixed rate).
+            own_limit_per_s: the most that its law may decide (a ceiling, a fixed rate).
             gap: returns the gaps between its arrivals, random numbers with mean 1; None: they are even.
         """
         self._sessions += 1
@@ -186,15 +186,15 @@ class Plant:
         self.queue.disconnect(noticed=noticed)
 
     def connect(self, after_s: float) -> None:
-        """Let everybody be connected again in ``after_s`` seconds."""
+        """Connect all producers and consumers again in ``after_s`` seconds."""
         self._back_s = self.now + after_s
 
     def stand_still(self) -> None:
-        """Let the broker stand still: connected, it takes, confirms, delivers and answers nothing until `go_on`."""
+        """Let the broker stall: it stays connected, but takes, confirms, delivers and answers nothing until `go_on`."""
         self.queue.stand_still()
 
     def go_on(self) -> None:
-        """Let the broker go on with all that has reached it meanwhile."""
+        """Let the broker continue with everything that has reached it meanwhile."""
         self.queue.go_on_delivering(self.now)
 
     def run(self, duration_s: float) -> None:
@@ -202,7 +202,7 @@ class Plant:
         self.run_until(self.now + duration_s)
 
     def has_come_to(self, at_s: float) -> bool:
-        """Say whether it is ``at_s``, or later, as exactly as steps can tell: time moves by whole ones."""
+        """Return whether it is ``at_s`` or later, to within a step: time moves by whole steps."""
         return at_s / self._step_s <= self._steps + 0.5
 
     def run_until(self, at_s: float) -> None:

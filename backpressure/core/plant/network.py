@@ -10,10 +10,10 @@ __all__ = ["Line", "Network"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """How old, how rare and how unreliable what the producers hear is.
+    """How old, how rare and how unreliable the reports and readings are that reach producers.
 
-    ``way_s`` is how much longer than that everything takes between a client and the broker, each way, messages too.
-    ``carried_per_s`` is how many messages each connection carries, each way; whatever else there is, is small.
+    ``way_s`` is an additional delay of everything between a client and the broker, each way, messages included.
+    ``carried_per_s`` is how many messages each connection carries, each way; everything else is small.
     """
 
     report_interval_s: float = 0.1
@@ -49,7 +49,7 @@ class Line:
         self._last_s = 0.0
 
     def carry(self, sent_s: float, network: Network) -> float:
-        """Return when a message gets there that is handed over at ``sent_s``: behind those before it."""
+        """Return when a message arrives that is sent at ``sent_s``, after those before it."""
         self._free_s = max(sent_s, self._free_s) + 1 / (self.width * network.carried_per_s)
         self._last_s = max(self._last_s, self._free_s + network.way_s)
         return self._last_s

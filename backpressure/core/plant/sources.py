@@ -95,7 +95,7 @@ class PlantProducer:
         return self._arrived_at_random + self._schedule.offered
 
     def shrink(self, share: float) -> None:
-        """Stand for only this share of the producers it stood for."""
+        """Model only this share of the producers that it has modelled."""
         self.demand_per_s *= share
         self._weight *= share
         self._own_limit_per_s *= share
@@ -109,19 +109,19 @@ class PlantProducer:
             self._bucket.set_burst(burst_s, now)
 
     def come_back(self, now: float) -> None:
-        """It is connected again: it sends no burst, and has not reported meanwhile."""
+        """Continue after a lost connection: without a burst, and without reports meanwhile."""
         if self._bucket is not None:
             self._bucket.drain(now)
         self.next_report_s = max(self.next_report_s, now)
 
     def hear(self, report: Report, now: float) -> None:
-        """Take in a report; one of a consumer near the end of a tick is acted upon at once."""
+        """Take in a report; after a consumer's report near the end of a tick the law decides at once."""
         self.board.on_report(report, now)
         if isinstance(report, ConsumerReport) and now >= self._not_before_s:
             self.next_tick_s = now
 
     def decide(self, now: float, tick_s: float, *, confirm_latency_min_s: float, blocked: bool) -> None:
-        """Ask the law, pace by its answer from now on, and settle when to ask again."""
+        """Ask the law, apply its decision from now on, and compute when to ask again."""
         own = OwnState(
             confirmed=self.arrived,
             nacked=self.nacked,
@@ -206,7 +206,7 @@ class PlantProducer:
                 bucket.drain(now)
 
     def settle(self, *, taken: bool, after_s: float) -> None:
-        """The queue took a message, or refused it, and said so ``after_s`` it was sent."""
+        """Record that the queue took or refused a message, ``after_s`` seconds after it was sent."""
         self._latencies_s += after_s
         self._settled += 1
         if taken:
@@ -253,7 +253,7 @@ class PlantProducer:
 
 
 class Way:
-    """What is on its way; nothing overtakes on one producer's connection.
+    """Messages and confirms on their way; on one producer's connection none overtakes another.
 
     ``took_s`` is how long the confirm of each message took, by the time at which the message was sent.
     """
@@ -277,9 +277,9 @@ class Way:
         now: float,
         network: Network,
     ) -> None:
-        """Take ``sent`` on its way, and hand over what has got there between ``start_s`` and ``now``.
+        """Send ``sent`` on its way, and deliver to the queue what arrives between ``start_s`` and ``now``.
 
-        A queue that stands still takes nothing: messages lie before it, in order.
+        A stalled queue takes nothing: messages wait in front of it, in order.
         """
         for sent_s, producer in sent:
             producer.in_flight += 1

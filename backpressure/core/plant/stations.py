@@ -41,10 +41,10 @@ class Workers:
 
 
 class PlantMessage(float):
-    """When a message was sent, and what has happened to it; one to which nothing special has is a plain number.
+    """When a message was sent, and what has happened to it; without anything special, a plain number stands for it.
 
     Attributes:
-        chance: which share of poison it belongs to; None: nobody has asked yet.
+        chance: its random number for the share of poison; None: not drawn yet.
         attempts: those that failed.
         there_s: when it reaches the consumer it was delivered to.
         redelivered: it went back to the queue.
@@ -62,7 +62,7 @@ class PlantMessage(float):
 
 
 def remembered(message: float) -> PlantMessage:
-    """Return ``message`` as one that things can happen to."""
+    """Return ``message`` as a `PlantMessage`."""
     return message if isinstance(message, PlantMessage) else PlantMessage(message)
 
 
@@ -144,7 +144,7 @@ class PlantConsumer:
         return [*list(begun)[self.ghosts :], *waiting, *self.given_up]
 
     def lose(self) -> list[PlantMessage]:
-        """Lose the connection without knowing it: return what the broker has again, and is still worked on here."""
+        """Lose the connection without noticing: return what the broker requeues while work on it continues here."""
         self.held = deque(map(remembered, self.held))
         lost = [remembered(message) for message in self.everything()]
         self.waiting.clear()
@@ -154,7 +154,7 @@ class PlantConsumer:
         return lost
 
     def forget(self) -> None:
-        """Notice that the connection is lost: nothing is worked on any more but what has been begun."""
+        """Notice that the connection is lost: only work in progress continues."""
         begun = self.busy and self.again is None
         ghosts_held = min(self.ghosts - (self.again is not None), len(self.held))
         for _ in range(ghosts_held - begun):
