@@ -1,7 +1,8 @@
 """The two clocks of a process: a monotonic one to pace by, a wall clock to stamp messages with.
 
 The wall clock is *anchored*: monotonic time plus one offset. It never jumps, and processes on one machine that share
-the offset (``process.clock_anchor_ns``, set by `pace run`) agree on it to the nanosecond, whatever happens to the date.
+the offset (``process.clock_anchor_ns``, set by `pace run`) agree on it to the nanosecond, also when the date is
+changed.
 """
 
 from __future__ import annotations

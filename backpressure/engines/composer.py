@@ -1,4 +1,4 @@
-"""Composes a producer's messages (sender, id, number, body), each with what is remembered of it until it is settled."""
+"""Composes a producer's messages (sender, id, number, body), each with what is kept about it until it is settled."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Composer", "Outgoing", "Settlement"]
 class Settlement:
     """How a message ended: confirmed, rejected, returned, or unsettled when the producer had to stop.
 
-    ``cause`` is what kind of reason one was rejected for. One that is not confirmed ``may_have_arrived`` all the same
-    when the broker never answered for it, or not for an earlier attempt.
+    ``cause`` is the kind of reason for a rejection. A message that is not confirmed ``may_have_arrived`` when the
+    broker has not answered for it, or not for an earlier attempt.
     """
 
     message_id: str
@@ -95,10 +95,10 @@ class Composer:
         intended_ns: int,
         traceparent: str = "",
     ) -> Outgoing:
-        """Return a message somebody asked for: refused once, it is refused, for they are waiting for the answer.
+        """Return a requested message. It is not sent again after a refusal: the caller waits for the answer.
 
-        Under an id of the caller's own, session and sequence ride in headers, by which the ledger still finds it.
-        ``traceparent`` is the trace the caller is in, which the message carries on.
+        Where the caller chose the id, session and sequence travel in headers, so that the ledger finds the message.
+        ``traceparent`` is the caller's trace, which the message continues.
         """
         work_s = self._processing_time_s if processing_time_s is None else processing_time_s
         item = self._compose(body, intended_ns, work_s)

@@ -1,7 +1,7 @@
-"""A publisher whose every message can be waited for: for what is sent one by one, not for throughput.
+"""A publisher for single messages: the caller waits for the confirm of each. Not for throughput.
 
-It connects at the first message, and tells of each what the broker answered. What to do about an alarm or a missing
-queue is for who sends to say.
+It connects at the first message, and returns the broker's answer to each. What to do about an alarm or a missing queue
+is the caller's decision.
 """
 
 from __future__ import annotations
@@ -49,13 +49,12 @@ class ConfirmingPublisher:
                 self._publisher = publisher
 
     async def publish(self, message: Message, *, exchange: str, routing_key: str) -> bool:
-        """Publish and return, once the broker has confirmed, whether any queue was bound; connects before, if need be.
+        """Publish, and return after the confirm whether any queue was bound; connects first where necessary.
 
         Raises:
-            RefusedError: the queue is full.
-            UncarriableError: the broker can never carry this message.
-            TransportError: the broker will not have it, for the reason that is told; not connected, too much in flight,
-                or the connection was lost: it may have arrived.
+            RefusedError: the queue is full. UncarriableError: the broker can never carry this message. TransportError:
+            the broker refuses it, for the reason in the text; not connected, too much in flight, or the connection was
+            lost: it may have arrived.
         """
         await self.connect()
         assert self._publisher is not None

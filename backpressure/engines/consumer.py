@@ -1,7 +1,6 @@
-"""The consumer: a workbench, the reports by which producers find its pace, and a way to end without losing anything.
+"""The consumer: a workbench, the reports from which producers learn its pace, and an end that loses nothing.
 
-What is worked on, when, and how it is settled is the business of `Workbench`. What is held at the end is finished
-first.
+`Workbench` decides what is worked on, when, and how it is settled. Before the consumer ends it finishes what it holds.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from backpressure.core.histogram import RecentHistogram
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.engines.clock import Clock
-from backpressure.engines.company import Company
+from backpressure.engines.other_consumers import OtherConsumers
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
 from backpressure.engines.workbench import Workbench
@@ -75,7 +74,7 @@ class ConsumerEngine:
             tracer=tracer,
             on_settled=self._settled,
         )
-        self._company = Company(transport, settings.queue.work, clock)
+        self._others = OtherConsumers(transport, settings.queue.work, clock)
         self._feedback = transport.feedback()
         self._clock = clock
         self._on_progress = on_progress
@@ -116,7 +115,7 @@ class ConsumerEngine:
         bench = self._bench
         await bench.work(lambda: not self._stopping and not bench.satisfied)
         if self.tally.order.gaps and not bench.paused:
-            await self._company.look()
+            await self._others.look()
         await bench.take_no_more()
         if bench.satisfied:
             return  # what came beyond the expected number goes back to the queue
@@ -124,7 +123,7 @@ class ConsumerEngine:
         await bench.work(lambda: bench.unfinished and self._clock.now() < deadline)
 
     def stop(self) -> None:
-        """Ask `run` to end: within ``consumer.drain_timeout_s``, however long the work at hand would take."""
+        """Ask `run` to end within ``consumer.drain_timeout_s``, however long the present work would take."""
         if not self._stopping and self._working is not None:
             patience_s = self.settings.consumer.drain_timeout_s
             self._patience = asyncio.get_running_loop().call_later(patience_s, self._abandon)
@@ -139,7 +138,7 @@ class ConsumerEngine:
     async def close(self) -> None:
         """Send the last report and acknowledgements, close the connections."""
         self._feedback.send(encode(self.report()))
-        await self._company.stop()
+        await self._others.stop()
         await self._bench.stop()
         await self._feedback.stop()
 
@@ -166,7 +165,7 @@ class ConsumerEngine:
             self._simulated.factor = factor
 
     async def pause(self) -> None:
-        """Take nothing more and start no more work until `resume`; the work at hand is finished."""
+        """Take nothing more and start no more work until `resume`; the present work is finished."""
         await self._bench.pause()
 
     async def resume(self) -> None:
@@ -201,7 +200,7 @@ class ConsumerEngine:
     def gaps(self) -> int | None:
         """Messages missing between each producer's first and last; None where another consumer may have them."""
         gaps = self.tally.order.gaps
-        return gaps if not gaps or self._company.shared is False else None
+        return gaps if not gaps or self._others.shared is False else None
 
     @property
     def cpu_percent(self) -> float:
@@ -245,7 +244,7 @@ class ConsumerEngine:
             self.recent_wait.mark(report.queue_wait, now)
             self._feedback.send(encode(report))
             if self.tally.order.gaps and not self.paused:
-                self._company.look_now_and_then()
+                self._others.look_now_and_then()
             interval_s = self.settings.feedback.interval_ms / 1000
             due_at = self._clock.now() + interval_s
             await asyncio.sleep(interval_s)

@@ -1,7 +1,8 @@
-"""Hands messages that failed for good to the dead-letter queue, with the reason, and waits until that is safe.
+"""Publishes messages that failed for good to the dead-letter queue, with the reason, and waits for the confirm.
 
-Rejecting the message would dead-letter it too, but without a word about why: that is left for what cannot be published
-(`UncarriableError`). A publisher of its own keeps an alarm that blocks publishing from holding up acknowledgements.
+Rejecting a message would dead-letter it too, but without the reason; that is left for messages that cannot be published
+(`UncarriableError`). The publisher has its own connection, so that an alarm that blocks publishing does not delay
+acknowledgements.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class DeadLetters:
     async def send(self, delivery: Delivery, reason: str, attempts: int) -> None:
         """Publish what was delivered and return when the broker has it; raises `TransportError`.
 
-        The answer may be long in coming, while the broker blocks publishing: asking again would only double it.
+        The confirm may take long while the broker blocks publishing: sending again would only double the message.
         Raises `UncarriableError` for what the broker has to dead-letter itself, because it cannot be published.
         """
         readable = reason[:_LONGEST_REASON].encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""The monitor's engine: watches the loop from outside, through the probe, the feedback and (maybe) a management API.
+"""The monitor's engine: watches the loop from outside, by probe, feedback and, where there is one, management API.
 
-It only listens: nothing here changes the experiment. It outlives every source: what stops answering ages, then becomes
-unknown, and comes back by itself. Drawing and serving what it sees is somebody else's work.
+It only listens: nothing here changes the experiment. It continues without any of its sources: values of a source that
+does not answer age, become unknown, and return with the source. It neither draws nor serves what it sees.
 """
 
 from __future__ import annotations
@@ -215,11 +215,11 @@ class Observer:
         except TransportError as error:
             if not isinstance(error, QueueNotFoundError):
                 if name == self._settings.queue.work:
-                    raise  # whoever set it wants to know
-                # Anybody's report may name a queue that is not ours, with what would steer a terminal in its name.
+                    raise  # the user who set it has to know
+                # A foreign report may name any queue, with control characters of a terminal in the name.
                 log.warning("%r cannot be read: %r", name, str(error))
             self._readings.pop(name, None)
-            # Asking in vain costs the broker a channel: not ten times a second.
+            # A question without an answer costs the broker a channel: not ten times a second.
             self._not_before[name] = self._clock.now() + _RETRY_S
         else:
             now = self._clock.now()
@@ -253,7 +253,8 @@ class Observer:
             await asyncio.sleep(_REPORTS_A_LOOK * self._settings.feedback.interval_ms / 1000)
 
     def _on_report(self, payload: bytes) -> None:
-        # Counters are totals, so a later report replaces an earlier one: what nobody looks at need not be read.
+        # Counters are totals, so a later report replaces an earlier one; a report that is not looked at need not be
+        # decoded.
         self._unread[sender_of(payload)] = payload, self._clock.now()
         if len(self._unread) > _MOST_UNREAD:
             self._read_reports()

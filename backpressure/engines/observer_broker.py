@@ -31,7 +31,7 @@ class ManagementReader(Protocol):
 
 
 def listed_queues(queues: Iterable[QueueInfo]) -> dict[str, QueueState]:
-    """Return the queues by name; exclusive ones (everybody's ear on the feedback) are nobody else's business."""
+    """Return the queues by name, without exclusive ones, on which processes receive the feedback."""
     return {
         queue.name: QueueState(
             name=queue.name,

@@ -1,9 +1,9 @@
-"""Turns successive states of the loop into back-pressure events, each told once.
+"""Turns successive states of the loop into back-pressure events, each reported once.
 
-Pure: states and times are passed in. A burst of nacks is one event when it begins and one when it is over; a threshold
-must be left by a tenth before it can be breached again; a pace is cut when it stays well below what it was of late. A
-process that falls silent has vanished if it leaves messages behind, else it has ended; while the broker is away, nobody
-can be heard.
+Pure: states and times are passed in. A burst of nacks is one event when it begins and one when it is over. A value must
+fall a tenth below its threshold before it can breach it again. A pace is cut when it stays well below what it was
+lately. A process that stops reporting has vanished if it leaves messages behind, otherwise it has ended; while the
+broker is away, no process can report.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EventWatch:
         self.counts[kind] += 1
 
     def _observe_presence(self, present: dict[tuple[str, ProcessKey], int], *, deaf: bool) -> None:
-        """Compare who is there; of each is told how many messages it has in its hands."""
+        """Compare the processes that are there; each has a number of open messages."""
         for role, key in sorted(present.keys() - self._present):
             self._tell(EventKind.APPEARED, f"{role} {key[1]} (pid {key[2]}) appeared")
         for role, key in sorted(self._present.keys() - present):
@@ -119,7 +119,7 @@ class EventWatch:
         elapsed_s, watch.observed = now - watch.observed, now
         if report.target_rate_per_s != watch.target_per_s:
             watch.target_per_s, watch.usual_per_s = report.target_rate_per_s, rate
-        if isinf(rate) or isinf(watch.usual_per_s):  # no pace at all is no pace that could have been cut
+        if isinf(rate) or isinf(watch.usual_per_s):  # without a limit there is no pace that could be cut
             watch.usual_per_s, watch.low_since = rate, None
         elif rate >= _CUT * watch.usual_per_s:
             watch.low_since = None

@@ -1,7 +1,7 @@
-"""What the observer's knowledge adds up to: pure functions from reports, readings and listings to states.
+"""From reports, readings and listings to states: pure functions.
 
-Feedback is preferred over the management API (fresher: a tenth of a second against seconds), and either over silence.
-Nothing here reads a clock or knows where the facts came from; ``now`` is monotonic seconds.
+Feedback is preferred to the management API, because it is fresher (a tenth of a second instead of seconds). Nothing
+here reads a clock or knows the sources; ``now`` is monotonic seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PRODUCER_COUNTERS = tuple(spec.name for spec in fields(ProducerReport) if spec.n
 CONSUMER_COUNTERS = tuple(spec.name for spec in fields(ConsumerReport) if spec.name in _COUNTERS)
 _RATED = {spec.name.removesuffix("_per_s") for spec in fields(Rates)}
 _SETTLED = ("processed", "dead_lettered")
-_KNOWN_FOR_S = 10.0  # a count older than that tells nothing of now
+_KNOWN_FOR_S = 10.0  # an older count says nothing about the present
 
 Producers = Mapping[ProcessKey, ReportSeries[ProducerReport]]
 Consumers = Mapping[ProcessKey, ReportSeries[ConsumerReport]]
@@ -120,7 +120,7 @@ def recorded(live: Producers | Consumers, histogram: str, now: float) -> Histogr
 def process_state(
     role: str, series: ReportSeries[ProducerReport] | ReportSeries[ConsumerReport], work: str, now: float
 ) -> ProcessState:
-    """Return how one process does; the counter ``work`` is what it is for."""
+    """Return the state of one process; ``work`` is the counter of its main work."""
     latest = series.latest
     span = series.span(RATE_WINDOW_S, now)
     return ProcessState(
@@ -138,7 +138,7 @@ def process_state(
 def bottleneck_per_s(consumers: Consumers, work: QueueState | None) -> float | None:
     """Return what the consumers can do: the capacity they report, else what leaves a queue that holds messages.
 
-    What ours report is not all when others consume the queue as well.
+    Reported capacity is not all of it when foreign consumers share the queue.
     """
     capacities = [0.0 if s.latest.paused else s.latest.capacity_per_s for s in consumers.values()]
     known = [capacity for capacity in capacities if capacity is not None]

@@ -1,8 +1,8 @@
-"""The outbox: every message a producer has taken on and not yet settled, and what becomes of it.
+"""The outbox: every message that a producer has accepted and not yet settled, and what becomes of it.
 
-It keeps the promise "a confirmed message is never lost by us": a message is in exactly one place (waiting, in flight,
-or settled), is kept until the broker has answered for it, and goes out again with its old id after a nack or a lost
-connection. It counts, writes the journal, and knows nothing of rates.
+It guarantees that the producer loses no message: each is in exactly one place (waiting, in flight, or settled), is kept
+until the broker has answered for it, and is sent again with its old id after a nack or a lost connection. The outbox
+counts, writes the journal, and knows nothing about rates.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Outbox:
 
     @property
     def open(self) -> int:
-        """Messages taken on whose fate is not known yet."""
+        """Accepted messages that are not settled yet."""
         return len(self.in_flight) + len(self._again) + len(self._urgent)
 
     @property
     def urgent(self) -> int:
-        """Messages that go out ahead of the pace: requested one by one, or unconfirmed when a connection was lost."""
+        """Messages sent regardless of the pace: requested ones, and those unconfirmed when a connection was lost."""
         return len(self._urgent)
 
     def due_again(self, now: float) -> bool:
@@ -62,7 +62,7 @@ class Outbox:
         return max(0.0, self._again[0][0] - now) if self._again else None
 
     def add_urgent(self, item: Outgoing) -> None:
-        """Take on a message that goes out next, whatever the pace."""
+        """Accept a message that is sent next, regardless of the pace."""
         self._urgent.append(item)
 
     def next_urgent(self) -> Outgoing:
@@ -82,7 +82,7 @@ class Outbox:
         self.in_flight.sent(tag, item)
 
     def not_sent(self, item: Outgoing) -> None:
-        """The transport did not take ``item``: it goes out next, and that was no attempt."""
+        """The transport did not take ``item``: it is sent next, and this does not count as an attempt."""
         item.attempts -= 1
         self._urgent.appendleft(item)
 
@@ -117,7 +117,7 @@ class Outbox:
                 item.returned = reason
 
     def connection_lost(self) -> None:
-        """Nothing in flight will be settled any more: all of it goes again first, oldest first."""
+        """Nothing in flight will be settled: all of it is sent again before anything else, oldest first."""
         self._urgent.extendleft(reversed(self.in_flight.lost()))
 
     def abandon(self) -> None:

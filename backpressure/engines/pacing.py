@@ -1,7 +1,7 @@
 """The control loop of a producer: ten times a second, probe the queue, ask the law, apply its decision, and report.
 
-The law itself is pure (`backpressure.core.controllers`); this is where it meets the broker. A tick that finds no fresh
-reading still asks the law: deciding what stale signals mean is the law's business, not the loop's.
+The law is pure (`backpressure.core.controllers`); here it is connected to the broker. A tick without a fresh reading
+asks the law as well: what stale signals mean is the law's decision.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Pacing:
 
     Attributes:
         law: the one that decides.
-        reading: what the probe told last.
+        reading: the probe's last reading.
         decision: what the law decided last.
-        signals: what it decided upon.
+        signals: what that decision was based on.
         lateness: how much later than due each tick began.
-        lateness_s: the same of the last tick; None before the first that was due at some time.
+        lateness_s: the same of the last tick; None before the first.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Pacing:
         await self._feedback.stop()
 
     def law_for(self, settings: Settings) -> Law:
-        """Return the law of these settings, which is the present one where nothing about it differs.
+        """Return the law for these settings: the present one, unless it or its configuration differs.
 
         Raises `ConfigError` for a law or a parameter that there is not.
         """
@@ -168,9 +168,9 @@ class Pacing:
         self._sender.apply(self.decision)
 
     def _unless_offline(self, decision: Decision) -> Decision:
-        """Let a finite job be queued whole while no consumer has come yet: there is nobody whose pace could be matched.
+        """Let a finite job be queued as a whole until the first consumer comes: until then there is no pace to match.
 
-        Once there was one, its absence is a stop, and the law holds the queue short until it returns.
+        Once a consumer was there, its absence is a stop, and the law keeps the queue short until it returns.
         """
         self._consumer_seen = self._consumer_seen or bool(self.signals.consumers)
         if self._consumer_seen or self.signals.consumers is None or not self._settings.producer.limit:
@@ -179,17 +179,17 @@ class Pacing:
         return replace(decision, rate_per_s=inf, window=None, reason=reason)
 
     async def read_queue(self) -> None:
-        """Probe the depth; an answer that takes longer than a tick counts when it comes."""
+        """Read the depth; an answer that takes longer than a tick counts when it arrives."""
         await self._answer(self._settings.control.tick_ms / 1000)
 
     async def read_queue_anew(self) -> None:
-        """Probe the depth as it is from now on: what was asked before may tell of what was there before."""
+        """Read the depth as it is from now on; an answer under way may be older."""
         if self._asking is not None:
             await self._answer(_LAST_ANSWER_WITHIN_S)
         await self._answer(_LAST_ANSWER_WITHIN_S)
 
     async def _answer(self, patience_s: float) -> None:
-        """Wait for the answer that is under way, or ask for one; one that takes longer counts when it comes."""
+        """Wait for the answer under way, or ask; an answer that takes longer counts when it arrives."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(), name="probe")
         await asyncio.wait({self._asking}, timeout=patience_s)

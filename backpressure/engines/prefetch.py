@@ -1,4 +1,4 @@
-"""The prefetch of a consumer: a fixed number, or as few as keep it busy, found by measuring.
+"""The prefetch of a consumer: a fixed number, or the smallest that keeps the consumer busy, found by measuring.
 
 The round trip is measured where it shows: when the prefetch was used up, the time from an acknowledgement to the next
 delivery is one round trip, plus whatever time the queue was empty. The smallest of recent samples is therefore the
@@ -107,7 +107,7 @@ class PrefetchControl:
         self._settings = settings
 
     def set_aside(self, waiting: int) -> None:
-        """Make room for ``waiting`` messages between two attempts, so that they block nobody."""
+        """Make room for ``waiting`` messages between two attempts, so that they block no other."""
         steps = -(-waiting // _ASIDE_STEP)
         self._change(self._base, min(_MOST_ASIDE, steps * _ASIDE_STEP))
 
@@ -132,7 +132,7 @@ class PrefetchControl:
         self._stalls.add(late_s, now)
 
     def tick(self, report: ConsumerReport, now: float) -> None:
-        """Size the prefetch anew from the last second's service times; does nothing when it is fixed."""
+        """Compute the prefetch from the last second's service times; does nothing when it is fixed."""
         if self._settings.prefetch != "auto":
             return
         if self._last is None:

@@ -110,7 +110,7 @@ class ProducerEngine:
         try:
             while not sender.stopping and not (sender.limit_reached and not sender.outbox.open):
                 if tick.done():
-                    tick.result()  # a law of the user's may fail: better no producer than one out of control
+                    tick.result()  # a user's own law may fail: no producer is better than one out of control
                 sender.send_due()
                 await sender.waker.wait(sender.pause_s())
             await self._settle_open()
@@ -246,7 +246,7 @@ class ProducerEngine:
 
     @property
     def depth(self) -> int | None:
-        """Ready plus unacked as the law sees it (ready alone where nobody tells of unacked), or None."""
+        """Ready plus unacked as the law sees it (ready alone where unacked is unknown), or None."""
         return self._pacing.signals.depth
 
     def report(self) -> ProducerReport:

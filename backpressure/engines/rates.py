@@ -100,7 +100,7 @@ class Roster(Generic[R]):
     ) -> None:
         """Sum up ``counters`` and ``histograms`` of the reports.
 
-        A process silent for ``timeout_s`` has vanished; ``limit`` processes are remembered one by one.
+        A process silent for ``timeout_s`` has vanished; at most ``limit`` processes are kept one by one.
         """
         self._counters = counters
         self._interval_s = interval_s
@@ -153,13 +153,13 @@ class Roster(Generic[R]):
             self._ended_histograms[name] = ended + getattr(series.latest, name)
 
     def _forget_longest_silent(self) -> None:
-        # Anybody can publish reports under ever new names: memory stays bounded, and the totals stay right.
+        # Anyone can publish reports under new names all the time: memory stays bounded, and totals stay right.
         if len(self._series) >= self._limit:
             key = min(self._series, key=lambda k: self._series[k].arrived)
             self._end(self._series.pop(key))
 
 
 def key_of(report: Report) -> ProcessKey:
-    """Return which life of which process sent ``report``."""
+    """Return the key of the process that sent ``report``."""
     session = report.session if isinstance(report, ProducerReport) else 0
     return (report.host, report.id, report.pid, session)

@@ -1,4 +1,4 @@
-"""Sends: what the schedule offers, when the law's pace and the broker's answers let it leave.
+"""Sends what the schedule offers, as the law's pace and the broker's answers allow.
 
 Sending is pipelined: up to ``confirm_window`` messages are in flight and nothing ever waits for a single confirm. Three
 things may hold a message back: the schedule (nothing offered yet), the token bucket (the law's rate), and the window
@@ -41,13 +41,13 @@ class Sender:
     """Schedule, token bucket, window and publisher of one producer (a `PublisherListener`).
 
     Attributes:
-        composer: makes the messages.
+        composer: creates the messages.
         outbox: keeps each until it is settled.
         schedule: the offered load.
-        scheduled: how many of the offered messages have been taken on.
+        scheduled: how many of the offered messages were accepted.
         queues: keeps the queues in place; nothing is sent while they may be gone.
         limiter_delay: for how long the law held each message back.
-        was_limited: whether, between the last two ticks, something else than the law kept it from sending more.
+        was_limited: whether something other than the law limited it between the last two ticks.
         waker: ends a pause when something has happened.
         paused, stopping: nothing is offered for now, or any more.
         blocked, blocked_events: the broker's alarm, and how often there was one.
@@ -141,7 +141,7 @@ class Sender:
             self.waker.wake()
 
     def request(self, given_id: str | None, body: bytes, processing_time_s: float | None, traceparent: str) -> Outgoing:
-        """Take on a message that somebody asked for; it goes out next. See `Composer.requested`."""
+        """Accept a requested message, which is sent next. See `Composer.requested`."""
         item = self.composer.requested(given_id, body, processing_time_s, self._clock.wall_ns(), traceparent)
         self.outbox.add_urgent(item)
         self.waker.wake()
@@ -166,7 +166,7 @@ class Sender:
 
     @property
     def limit_reached(self) -> bool:
-        """Whether all messages that were asked for have been taken on; never, where there is no limit."""
+        """Whether all messages up to the limit were accepted; never without a limit."""
         limit = self._settings.producer.limit
         return bool(limit) and self.scheduled >= limit
 
@@ -174,7 +174,7 @@ class Sender:
         """Send what may be sent now: first what is urgent, then refused messages and new ones at the law's pace."""
         now = self._clock.now()
         if self._held_by_law:
-            self._bucket.drain(now)  # what the law's window held back is not to be made up for in a burst
+            self._bucket.drain(now)  # what the law's window held back must not be sent in a burst
         while self.outbox.urgent and self._may_send():
             self._send(self.outbox.next_urgent())
         if not self.connected:
@@ -224,7 +224,7 @@ class Sender:
     def _due(self, now: float) -> float:
         """Take the next arrival and return when it should have been sent: when it was offered and the law allowed it.
 
-        A message that leaves late because this process was busy keeps the time it was due at: its delay is real.
+        A message that is sent late because this process was busy keeps its due time: the delay is real.
         """
         arrived = self.schedule.take()
         due = arrived if self._bucket.rate_per_s == inf else max(arrived, self._bucket.accrued_at(0, now))

@@ -1,6 +1,6 @@
-"""Messages that somebody asked for and waits for: sent ahead of the schedule, answered when the broker has answered.
+"""Messages on request: sent ahead of the schedule, and answered when the broker has answered.
 
-Nobody waits for ever, and what waits is bounded, in number and in bytes: who asks too much is told at once.
+No caller waits for ever. What waits is bounded in number and in bytes; a request beyond that is refused at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_BYTES = 64 << 20
 
 
 class Submissions:
-    """What was asked for and is open: waiting, or in flight."""
+    """The open requests: waiting, or in flight."""
 
     def __init__(self, sender: Sender) -> None:
         """``sender`` sends it."""
@@ -43,7 +43,7 @@ class Submissions:
         while waiting:
             _, still = await asyncio.wait(waiting, timeout=_PATIENCE_S)
             if len(still) == len(waiting):
-                break  # nothing at all in all this time
+                break  # no answer in all this time
             waiting = still
         return [_settlement(item) for item in items]
 

@@ -26,7 +26,7 @@ class Job:
     received_ns: int
     available_at: float
     attempts: int = 0
-    comes_again: bool = False  # its connection was lost meanwhile: the broker delivers it anew
+    comes_again: bool = False  # its connection was lost: the broker delivers it again
 
     def wait_s(self, started_ns: int) -> float | None:
         """Return the queue wait of a message whose work starts then, or None when it does not tell when it was sent."""
@@ -36,7 +36,7 @@ class Job:
 
 @value
 class Consumed:
-    """A message that was settled, for those who watch: verbose output, the window."""
+    """A settled message, for verbose output and the window."""
 
     delivery: Delivery
     metadata: Metadata
@@ -135,4 +135,4 @@ class Tally:
     def _observe_order(self, job: Job, session: int, sequence: int) -> None:
         order = self.order.observe(session, sequence)
         if order is Order.OUT_OF_ORDER and (job.attempts > 1 or job.delivery.redelivered):
-            self.order.out_of_order -= 1  # late because it was tried again: that is not the broker's disorder
+            self.order.out_of_order -= 1  # late because of its retries, not because of the broker

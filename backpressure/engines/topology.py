@@ -37,8 +37,8 @@ class QueueKeeper:
     ) -> None:
         """``on_restored`` is called each time they are in place again after a loss.
 
-        With ``only_missing`` a work queue that exists is left as it is: declaring it would set its bound anew, and
-        undo what somebody changed while it lives.
+        With ``only_missing`` an existing work queue is left as it is: declaring it would set its bound again, and undo
+        a change made while it exists.
         """
         self.queue = queue
         self.in_place = False
@@ -79,7 +79,7 @@ class QueueKeeper:
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[QueueAdmin]:
-        """Yield an admin soon or not at all: somebody waits for the answer, and "away" is one."""
+        """Yield an admin soon, or raise: a caller waits, and "the broker is away" is an answer too."""
         if not self.in_place:
             raise NotConnectedError("the broker is away")
         admin = self._transport.admin()

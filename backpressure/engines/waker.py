@@ -8,7 +8,7 @@ __all__ = ["Waker"]
 
 
 class Waker:
-    """One waiter that `wake` ends early; a wake while nobody waits is remembered for the next wait."""
+    """A single waiter that `wake` ends early; a wake without a waiter ends the next wait."""
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] | None = None

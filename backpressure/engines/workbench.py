@@ -1,7 +1,7 @@
-"""Where a consumer works: what was delivered waits here, is worked on one at a time, and settled only after the work.
+"""Where a consumer works: deliveries wait here, are worked on one at a time, and settled only after the work.
 
-A message whose work fails waits for its next attempt while others go on, then goes to the dead-letter queue with the
-reason. What is held when the connection is lost comes again from the broker.
+A message whose work fails waits for its next attempt while others are worked on; after the last attempt it goes to the
+dead-letter queue with the reason. What is held when the connection is lost is redelivered by the broker.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Workbench"]
 
 log = logging.getLogger(__name__)
 
-_IDLE_S = 0.1  # look around this often, woken or not
+_IDLE_S = 0.1  # look this often without being woken
 _YIELD_EVERY = 64  # messages whose work takes no time: let the event loop have its turn
 
 
@@ -45,7 +45,7 @@ class Workbench:
         prefetch: how many may be held.
         waker: ends a wait when something has happened.
         paused: no more work is begun.
-        expect: begin no more work once so many are settled; 0: never mind.
+        expect: begin no more work once so many are settled; 0: no limit.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Workbench:
 
     @property
     def unfinished(self) -> bool:
-        """Whether something can still be brought to an end now: what waits for another attempt cannot."""
+        """Whether something can be finished now; a message that waits for another attempt cannot."""
         return bool(self._ready or self._giving_up)
 
     @property
@@ -131,7 +131,7 @@ class Workbench:
         self.waker.wake()
 
     async def take_no_more(self) -> None:
-        """Take nothing more, but let the work go on: what is here can still be brought to an end."""
+        """Take nothing more, but continue the work, so that what is held can be finished."""
         await self._subscriber.pause()
         self.paused = False
 
@@ -140,7 +140,7 @@ class Workbench:
         return self._finished_busy_s + (now - self._current_since if self._current is not None else 0.0)
 
     def make_room(self) -> None:
-        """Let what waits for another attempt, or is given up, take nobody's place."""
+        """Make room in the prefetch for messages that wait for another attempt or are being dead-lettered."""
         self.prefetch.set_aside(len(self._waiting) + len(self._giving_up))
 
     # --- work -----------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class Workbench:
                 self._failed(job, work, failure)
         finally:
             self._current = None
-        # Work that takes no time still costs some, and only that tells a law how much more the consumer can do.
+        # Simulated work of no length still takes time to handle, which tells a law how much more the consumer can do.
         self._finished_busy_s += work.service_s or self._clock.now() - self._current_since
 
     async def _perform(self, job: Job) -> tuple[Work, Exception | None]:
@@ -211,7 +211,7 @@ class Workbench:
             return
         pause_s = self._retry.pause_s(job.attempts, self._random.random())
         if pause_s is None:
-            # Beside the work: while the broker blocks publishing, dead letters wait and everything else goes on.
+            # In the background: while the broker blocks publishing, dead letters wait and everything else continues.
             task = asyncio.create_task(self._give_up(job, work, failure), name="give up")
             self._giving_up.add(task)
             task.add_done_callback(self._given_up)

@@ -98,7 +98,7 @@ class Bottleneck:
         return not self.measured or self._seen_load >= _BUSY * self._load
 
     def raise_rate(self, factor: float) -> None:
-        """Believe in ``factor`` times the rate: the queue stays empty although it is fed at the present one."""
+        """Multiply the estimate by ``factor``: the queue stays empty at the present one."""
         self._estimator.scale(factor)
         if self.measured:
             self._load *= factor

@@ -54,7 +54,7 @@ class Workshop(ABC):
                 consumer.given_up.clear()
 
     def hang(self, count: int) -> list[PlantConsumer]:
-        """Let the oldest ``count`` consumers do and say nothing, holding what they hold; return them."""
+        """Hang the oldest ``count`` consumers, which neither work nor report then, and return them."""
         hung = self.consumers[:count]
         for consumer in hung:
             consumer.hung = True

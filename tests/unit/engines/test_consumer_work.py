@@ -126,7 +126,7 @@ def test_a_gap_is_told_where_the_consumer_is_alone_and_unknown_where_another_one
             if beside:
                 async with consuming(settings, broker) as (other, _):
                     await until(lambda: engine.tally.order.gaps > 0 and other.tally.processed > 0)
-                    await until(lambda: engine._company.shared is not None)
+                    await until(lambda: engine._others.shared is not None)
             await until(lambda: not broker.queues[WORK].ready and not engine.held)
             engine.stop()
             await running
@@ -147,7 +147,7 @@ def test_a_gap_is_unknown_where_nobody_could_look_for_other_consumers() -> None:
         settings, broker = settings_of(), RecordingBroker()
         await put(broker, settings, ours(0), ours(2))
         async with consuming(settings, broker) as (engine, _):
-            engine._company._transport = Blind(settings, broker)
+            engine._others._transport = Blind(settings, broker)
             await until(lambda: engine.tally.processed == 2)
             return engine.gaps
 

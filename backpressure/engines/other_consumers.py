@@ -1,6 +1,6 @@
-"""Whether a consumer has its queue for itself: only then is a message that it never saw a missing one.
+"""Whether a consumer is alone on its queue: only then is a message that it never saw a missing one.
 
-Looking takes a connection of its own, so it is made at the first look, and nobody looks without a reason to.
+Looking takes a connection of its own, which is opened at the first look; a consumer looks only when ids are missing.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from backpressure.engines.clock import Clock
 from backpressure.errors import TransportError
 from backpressure.transports.base import QueueProbe, Transport
 
-__all__ = ["Company"]
+__all__ = ["OtherConsumers"]
 
 _EVERY_S = 1.0
 _PATIENCE_S = 1.0
 
 
-class Company:
+class OtherConsumers:
     """The other consumers of one queue.
 
     Attributes:
-        shared: whether there ever was another one when somebody looked; None: it is not known.
+        shared: whether another consumer was seen at any look; None: not known.
     """
 
     def __init__(self, transport: Transport, queue: str, clock: Clock) -> None:
@@ -36,14 +36,14 @@ class Company:
         self._looking: asyncio.Task[None] | None = None
 
     def look_now_and_then(self) -> None:
-        """Look once a second at most, beside whatever goes on, until another consumer was seen."""
+        """Look in the background, at most once a second, until another consumer is seen."""
         now = self._clock.now()
         if not self.shared and now - self._looked_at >= _EVERY_S and (self._looking is None or self._looking.done()):
             self._looked_at = now
-            self._looking = asyncio.create_task(self._read(), name="company")
+            self._looking = asyncio.create_task(self._read(), name="other consumers")
 
     async def look(self) -> None:
-        """Look now, unless another consumer was seen before; the own one must be consuming."""
+        """Look now, unless another consumer was seen before; this consumer must be consuming."""
         if self._looking is not None:
             await asyncio.gather(self._looking, return_exceptions=True)
         if not self.shared:
