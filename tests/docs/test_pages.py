@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -100,6 +101,12 @@ def test_every_path_on_a_page_exists(page: Path) -> None:
     folders = "backpressure|docs|tests|benchmarks|compose|examples"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8")):
         assert PLACEHOLDER.search(path) or exists(ROOT / path), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_python_name_on_a_page_exists(page: Path) -> None:
+    for name in re.findall(r"`(backpressure(?:\.\w+)+)(?:\(.*?\))?`", page.read_text(encoding="utf-8")):
+        pkgutil.resolve_name(name)  # raises when there is no such module or attribute
 
 
 def test_the_commands_of_the_readme_are_found() -> None:
