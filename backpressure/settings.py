@@ -8,6 +8,7 @@ then ``PACE_SECTION__KEY``, each also from ``.env``) and command-line flags; `lo
 from __future__ import annotations
 
 import getpass
+import os
 import re
 from collections.abc import Collection
 from math import inf
@@ -192,7 +193,12 @@ class ProducerSettings(Section):
 
     def identity(self) -> str:
         """Return the producer id to use."""
-        return self.producer_id or getpass.getuser()
+        if self.producer_id:
+            return self.producer_id
+        try:
+            return getpass.getuser()
+        except (KeyError, ImportError, OSError):  # a container's user may have a number and no name
+            return f"user-{os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
 class ConsumerSettings(Section):

@@ -77,11 +77,12 @@ class LocalBroker:
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's directory of listed brokers."""
-    if sys.platform == "win32":
-        base = Path(environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    """Return the user's directory of listed brokers; raises `OSError` if the user has no home."""
+    name, below = ("LOCALAPPDATA", "AppData/Local") if sys.platform == "win32" else ("XDG_STATE_HOME", ".local/state")
+    try:
+        base = Path(environ.get(name) or Path.home() / below)
+    except RuntimeError as error:  # a container's user may have a number and nothing else
+        raise OSError(str(error)) from None
     return base / "pace-matching" / "brokers"
 
 
@@ -100,8 +101,8 @@ def listed(broker: LocalBroker) -> Iterator[str]:
 
     Only this user may read the entry, as it contains a password. The broker also works if it cannot be written.
     """
-    entry = state_directory() / f"{broker.pid}.json"
     try:
+        entry = state_directory() / f"{broker.pid}.json"
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, other in _entries(entry.parent):
             if other.is_here() and not other.is_running():  # it was killed
@@ -142,7 +143,10 @@ def discovered_for_lab(settings: Settings, named: bool) -> dict[str, Any]:
 def _living(settings: Settings) -> list[LocalBroker]:
     if not settings.broker.discover:
         return []
-    return [broker for _, broker in _entries(state_directory()) if broker.is_alive()]
+    try:
+        return [broker for _, broker in _entries(state_directory()) if broker.is_alive()]
+    except OSError:
+        return []
 
 
 def _broker(settings: Settings, brokers: Sequence[LocalBroker]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from typing import Any
 
 import pytest
@@ -222,6 +223,15 @@ def test_secrets_do_not_show_in_a_printout() -> None:
 def test_a_producer_is_called_after_its_user_unless_it_is_named() -> None:
     assert ProducerSettings().identity() == getpass.getuser()
     assert ProducerSettings(producer_id="alice").identity() == "alice"
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found"), OSError("no username"), ImportError("pwd")])
+def test_a_user_without_a_name_is_called_by_the_number(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert ProducerSettings().identity() == f"user-{os.getuid()}"
 
 
 def test_the_mean_work_follows_from_the_distribution() -> None:

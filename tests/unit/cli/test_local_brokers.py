@@ -51,6 +51,17 @@ def test_a_listed_broker_is_found_with_its_management_api_and_forgotten_afterwar
     assert list(directory.iterdir()) == []
 
 
+def test_a_user_without_a_home_lists_nothing_and_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    with listed(broker()) as line:
+        assert line.startswith("other programs need --url amqp://127.0.0.1:40001: cannot list it")
+        assert discovered(Settings(), False) == {}
+
+
 def test_a_program_with_a_configured_broker_looks_for_no_other() -> None:
     with listed(broker()):
         assert discovered(Settings(), True) == {}
