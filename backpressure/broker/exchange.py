@@ -159,20 +159,31 @@ def _topic(binding: Binding, routing_key: str) -> bool:
 
 def _headers(binding: Binding, message: QueuedMessage) -> bool:
     """All arguments (``x-match`` = ``all``, the default) or one of them (``any``) equal the message's headers."""
-    mode = binding.arguments.get("x-match", "all")
-    wanted = {
-        name: value
-        for name, value in binding.arguments.items()
-        if str(mode).endswith("-with-x") or not name.startswith("x-")
-    }
-    wanted.pop("x-match", None)
+    mode = str(binding.arguments.get("x-match", "all"))
+    with_x = mode.endswith("-with-x")
     present = message.headers()
-    hits = (_equal(value, present.get(name.encode())) for name, value in wanted.items())
-    return any(hits) if str(mode).startswith("any") else all(hits)
+    hits = (
+        _equal(value, present.get(name))
+        for name, value in binding.fields
+        if name != b"x-match" and (with_x or not name.startswith(b"x-"))
+    )
+    return any(hits) if mode.startswith("any") else all(hits)
 
 
-def _equal(wanted: object, raw: bytes | None) -> bool:
-    return raw is not None and (wanted is None or wanted == decode_value(raw))
+def _equal(wanted: bytes, present: bytes | None) -> bool:
+    """Whether two undecoded values are the same; a binding's field without a value asks for any."""
+    if present is None or wanted[:1] == b"V":
+        return present is not None
+    return wanted == present or _comparable(wanted) == _comparable(present)
+
+
+def _comparable(raw: bytes) -> object:
+    """A value as Erlang compares it: numbers by value, text by its octets, and all others also by their types."""
+    if raw[:1] in {b"S", b"x"}:
+        return raw[5:]
+    number = decode_value(raw)
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    return number if is_number else raw
 
 
 TYPES: dict[str, Callable[[Binding, str], bool]] = {
