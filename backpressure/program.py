@@ -1,9 +1,9 @@
 """A program and its surroundings: standard streams, the size of the terminal, and the signals that end it.
 
-Every program calls `prepare` before it imports anything else, so this module needs the standard library alone. From
-then on nothing that is printed can fail (the output may be closed, full, or unable to show a character), and Ctrl-C
-never shows a traceback: while a program loads it ends at once, later it raises `KeyboardInterrupt` (`interruptible`) or
-ends in order (`on_stop_signals`).
+Every program calls `prepare` before it imports anything else, so this module needs the standard library only. After
+that, printing never fails, even if the output is closed, full or cannot show a character. Ctrl-C shows no traceback:
+while a program loads, it ends the process at once; later it raises `KeyboardInterrupt` (`interruptible`) or ends the
+program in order (`on_stop_signals`).
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C where nothing was left to end in order: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C if there was nothing to end in order: 128 + SIGINT, as in shells."""
 
 _LARGEST_TERMINAL = 10_000
 _READER_IS_GONE = {errno.EPIPE, errno.EIO}
 
 
-def prepare(interrupted: int, said: str = "") -> None:
+def prepare(interrupted: int, message: str = "") -> None:
     """Make the standard streams safe, and let Ctrl-C end the process at once until it is `interruptible`.
 
-    Ctrl-C then has the exit code ``interrupted``, and while the program loads ``said`` goes to standard error.
+    ``interrupted`` is the exit code after Ctrl-C; ``message`` is printed if that happens while the program loads.
     """
-    _Leave.code, _Leave.said = interrupted, said
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored: a shell started it in the background
+    _Leave.code, _Leave.message = interrupted, message
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is if a shell started it in the background
         signal.signal(signal.SIGINT, _Leave.at_once)
     _fill_closed_descriptors()
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the process
     sys.stdout = _safe(sys.stdout, 1, "replace")
     sys.stderr = _safe(sys.stderr, 2, "backslashreplace")
-    for name in ("COLUMNS", "LINES"):  # some terminals say 0 for "unknown", and rich then prints nothing
+    for name in ("COLUMNS", "LINES"):  # some terminals report 0 for "unknown", and rich would print nothing
         size = os.environ.get(name, "")
         if size.isdecimal() and not 0 < int(size) <= _LARGEST_TERMINAL:
             del os.environ[name]
@@ -60,14 +60,14 @@ def prepare(interrupted: int, said: str = "") -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise `KeyboardInterrupt` meanwhile, so that what was begun can be tidied up.
+    """Let Ctrl-C raise `KeyboardInterrupt` within the block, so that cleanup code runs.
 
     It changes nothing in a process that has not called `prepare`.
     """
     if signal.getsignal(signal.SIGINT) != _Leave.at_once:
         yield
         return
-    _Leave.said = ""
+    _Leave.message = ""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -76,10 +76,10 @@ def interruptible() -> Iterator[None]:
 
 
 def on_stop_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> list[signal.Signals]:
-    """Call ``callback`` on Ctrl-C, SIGTERM and SIGHUP, the end of the terminal; return the signals this holds for.
+    """Call ``callback`` on Ctrl-C, SIGTERM and SIGHUP (the terminal was closed); return the handled signals.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored. When a terminal ends, kernel and shell both send one: only
-    the first of them counts.
+    An ignored SIGHUP, as under nohup, stays ignored. When a terminal closes, both the kernel and the shell send one:
+    only the first counts.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -99,13 +99,13 @@ def on_stop_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[], None
 
 
 def check_output() -> None:
-    """Raise `PaceError` when standard output could not be written: for commands whose whole result it is.
+    """Raise `PaceError` if standard output could not be written: for commands whose result it is.
 
-    A reader that has gone (``| head``) has seen enough: that is no error.
+    A reader that has gone (``| head``) has seen enough: that is not an error.
     """
     sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)  # unbuffered there is nothing in between
+    raw = getattr(buffer, "raw", buffer)  # without a buffer if Python runs unbuffered
     failure = raw.failure if isinstance(raw, _Output) else None
     if failure is not None and failure.errno not in _READER_IS_GONE:
         from backpressure.errors import PaceError  # noqa: PLC0415 - this module is imported before all others
@@ -114,7 +114,7 @@ def check_output() -> None:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without control characters: text from other processes must not steer the terminal."""
+    """Return ``text`` without control characters: text of other processes must not control the terminal."""
     return "".join(character if character.isprintable() else "·" for character in text)
 
 
@@ -129,20 +129,20 @@ def printable_lines(text: str) -> str:
 
 
 class _Leave:
-    """The end of a process in which nothing has begun, or nothing is left to do."""
+    """How Ctrl-C ends a process that has not begun its work, or has finished it."""
 
     code = INTERRUPTED
-    said = ""
+    message = ""
 
     @staticmethod
     def at_once(_number: int, _frame: object) -> None:
         with suppress(OSError):
-            os.write(2, _Leave.said.encode())
+            os.write(2, _Leave.message.encode())
         os._exit(_Leave.code)
 
 
 class _Output(io.FileIO):
-    """A standard stream on which writing never fails: what cannot be written is lost, and the reason remembered."""
+    """A standard stream whose writes never fail: what cannot be written is dropped, and the reason is kept."""
 
     failure: OSError | None = None
 
@@ -152,7 +152,7 @@ class _Output(io.FileIO):
         try:
             while rest:
                 written = super().write(rest)
-                if written is None:  # another process that shares it has made it non-blocking
+                if written is None:  # another process made the shared descriptor non-blocking
                     self._wait()
                 else:
                     rest = rest[written:]
@@ -170,8 +170,8 @@ def _safe(stream: TextIO | None, descriptor: int, errors: str) -> Any:
     if stream is None:
         return io.TextIOWrapper(io.BufferedWriter(_Output(descriptor, "w", closefd=False)), "utf-8", errors)
     if not isinstance(stream, io.TextIOWrapper):
-        return stream  # not ours: a test or an editor looks at it
-    raw = getattr(stream.buffer, "raw", stream.buffer)  # unbuffered there is no buffer in between
+        return stream  # replaced by a test or an editor
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # without a buffer if Python runs unbuffered
     if type(raw) is not io.FileIO:  # a Windows console
         stream.reconfigure(errors=errors)
         return stream
@@ -187,7 +187,7 @@ def _safe(stream: TextIO | None, descriptor: int, errors: str) -> Any:
 
 
 def _fill_closed_descriptors() -> None:
-    """Open the null device in place of closed standard streams: else the next file or socket becomes one of them."""
+    """Open the null device for closed standard streams: otherwise the next file or socket would become one of them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""``pace``: the group of all commands, each imported only when it is used, and how a command ends."""
+"""``pace``: the group of all commands, each imported only when it is used, and what happens when one ends."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _COMMANDS = {
     "doctor": ("doctor:doctor", "Check this machine, the broker and the permissions on it."),
     "check": ("check:check", "Test a running stack, from health to delivery."),
 }
-"""Command name → module of this package with attribute, and a summary for `pace --help`, which lists in this order."""
+"""Command name → module of this package and attribute, and its summary in `pace --help`, in this order."""
 
 _HIDDEN = {"lab-worker": ("lab:worker", "")}
-"""The same for what other commands start."""
+"""The same for commands that only other commands start."""
 
 
 class Failure(click.ClickException):
-    """A `PaceError` on its way to the terminal: one message, the right exit code, no traceback."""
+    """Shows a `PaceError` on the terminal: one message, its exit code, no traceback."""
 
     def __init__(self, error: PaceError) -> None:
-        """``error`` knows its exit code."""
+        """``error`` has the exit code."""
         super().__init__(program.printable_lines(str(error)))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class; ours differ
 
     def show(self, file: Any = None) -> None:
-        """Print it to standard error, in the form that the log has there."""
+        """Print it to standard error, in the format of the log."""
         from backpressure.telemetry import logs
 
         if logs.for_machines():
@@ -58,12 +58,12 @@ class Failure(click.ClickException):
 
 
 class PaceGroup(click.Group):
-    """A group whose commands end without a traceback: after a `PaceError` with its message, after Ctrl-C in silence."""
+    """A group whose commands end without a traceback: a `PaceError` with its message, Ctrl-C silently."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that ``args`` name; it is imported by then, so from now on Ctrl-C lets it tidy up."""
+        """Return the command that ``args`` name. Once it is imported, Ctrl-C lets it clean up."""
         found = super().resolve_command(ctx, args)
         ctx.with_resource(program.interruptible())
         return found
@@ -87,7 +87,7 @@ class PaceGroup(click.Group):
 
 
 class _LazyGroup(PaceGroup):
-    """Imports the module of a command when the command is named: `pace --help` loads none of them."""
+    """Imports the module of a command when the command is used: `pace --help` imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
         return list(_COMMANDS)

@@ -45,7 +45,13 @@ _PIPED_WIDTH = 110
 @click.command()
 @click.argument("scenario", default="steps")
 @click.option("--laws", default=",".join(LAWS), show_default=True, metavar="A,B,…", help="Which laws to compare.")
-@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1, 100), help="Runs a law; medians count.")
+@click.option(
+    "--repeat",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Runs per law; the medians are compared.",
+)
 @click.option("--simulate", "virtual", is_flag=True, help="In virtual time: seconds instead of minutes, no broker.")
 @options.broker_choice
 @options.runs_folder
@@ -66,7 +72,7 @@ def compare(
 
     for law in names:
         library.check_laws(plan(law, 0))
-        simulate(plan(law, 0).shortened(_TRIAL_S))  # an unknown law or parameter shows now, not an hour later
+        simulate(plan(law, 0).shortened(_TRIAL_S))  # reports an unknown law or parameter now, not an hour later
     choice = parse_choice(broker)
     if not virtual:
         check_broker(base, choice)
@@ -131,7 +137,7 @@ def _simulated(plan: Scenario) -> tuple[Summary, Recording]:
 
 
 class _Real:
-    """Plays a scenario with real processes, each run in a folder of its own under the comparison's."""
+    """Runs a scenario with real processes, each time in its own folder below that of the comparison."""
 
     def __init__(self, choice: BrokerChoice, folder: Path) -> None:
         self._choice = choice
@@ -151,7 +157,7 @@ class _Real:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Yield what is called at the start of each run: a bar on a terminal, a line elsewhere."""
+    """Yield a function to call at the start of each run: it moves a bar on a terminal, or prints a line."""
     if not sys.stdout.isatty():
         yield lambda text: click.echo(f"running {text}")
         return

@@ -1,6 +1,6 @@
 """Where every program begins: ``pace``, ``python -m backpressure`` and the three scripts.
 
-Nothing is imported up here: a program takes half a second to load, and Ctrl-C in that time is to show no traceback.
+It imports nothing at module level: a program takes up to half a second to load, and Ctrl-C must show no traceback then.
 """
 
 import os
@@ -8,13 +8,13 @@ import sys
 
 __all__ = ["main", "run_script"]
 
-_EXPERIMENTS = {"run", "compare", "simulate"}  # to be interrupted is to have failed
+_EXPERIMENTS = {"run", "compare", "simulate"}  # an interrupted experiment has failed
 _FAILED = 3  # "could not run or finish"
 _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command that the arguments name, and exit."""
+    """Run the command given by the arguments, and exit."""
     try:
         from backpressure import program
 

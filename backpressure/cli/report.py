@@ -27,7 +27,7 @@ _SEVERAL = "The runs differ in what could be achieved: each is held against the 
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("other_folder", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
 def report(run_folder: Path, other_folder: Path | None) -> None:
-    """Analyse the run in the folder RUN again, and render its report; also of a run that was killed.
+    """Analyse the run in folder RUN again and write its report, even if the run was killed.
 
     Exit code 0: every expectation held; 1: one did not; 2: RUN is not the folder of a run, or damaged; 3: the run did
     not finish.
@@ -59,13 +59,13 @@ def report(run_folder: Path, other_folder: Path | None) -> None:
 
 
 def _labels(*directories: RunDirectory) -> list[str]:
-    """Return the folders' names, with their paths where they have the same."""
+    """Return the names of the folders, or their paths if the names are equal."""
     names = [directory.path.name for directory in directories]
     return names if len(set(names)) == len(names) else [str(from_here(directory.path)) for directory in directories]
 
 
 def _compared(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> Comparison:
-    """Rank the runs, each against what could be achieved in it: they need not be of one scenario."""
+    """Rank the runs, each against what was achievable in it: they may be of different scenarios."""
     own = {name: oracles([run.scenario()]) for name, run in runs.items()}
     figures = [found.model_copy(update={"scenario": ""}) for best in own.values() for found in best]
     known, shared = len(figures) == len(runs), all(best == figures[0] for best in figures)

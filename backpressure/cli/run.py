@@ -40,7 +40,7 @@ __all__ = ["run"]
 @click.option(
     "--junit",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the verdict, or why there is none, here as JUnit XML.",
+    help="Write the verdict, or why there is none, to this file as JUnit XML.",
 )
 def run(
     scenario: str,
@@ -89,7 +89,7 @@ def run(
 def _conduct(
     plan: Scenario, directory: RunDirectory, choice: BrokerChoice, command: str, *, quiet: bool
 ) -> PaceError | None:
-    """Run it and return what ended it early, if anything did; raises that where nothing was measured."""
+    """Run it, and return the error that ended it early, if any; raises that error if nothing was measured."""
     try:
         with _watching(quiet=quiet) as watcher, _logs_to(watcher):
             Runner(plan, directory, choice, watcher, command).conduct()
@@ -105,12 +105,12 @@ def _conduct(
 
 
 def _conclude(directory: RunDirectory, failure: PaceError | None) -> Summary:
-    """Return the summary, its report written; raises `ExperimentError` saying how to get it when that cannot be."""
+    """Write the report and return the summary; raises `ExperimentError` that says how to write it later."""
     try:
         return conclude(directory)
     except KeyboardInterrupt:
         problem = "interrupted while the report was made"
-    except ExperimentError as error:  # a full disk: what the run has measured is there, its report can wait
+    except ExperimentError as error:  # such as a full disk: the measurements are kept, the report can be written later
         problem = str(error)
     reasons = "; ".join([*([str(failure)] if failure else []), problem])
     raise ExperimentError(f"{reasons}; once it can be: pace report {shlex.quote(str(from_here(directory.path)))}")
@@ -125,7 +125,7 @@ def _watching(*, quiet: bool) -> AbstractContextManager[Watcher]:
 
 @contextmanager
 def _logs_to(watcher: Watcher) -> Iterator[None]:
-    """Let ``watcher`` show what our own connections log: printed by themselves, such lines would tear its picture."""
+    """Let ``watcher`` show the log lines of this process: printed directly, they would break up its display."""
 
     class ToWatcher(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
