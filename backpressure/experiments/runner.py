@@ -47,7 +47,6 @@ Result = TypeVar("Result")
 
 TOO_SOON = "interrupted before the first phase had begun: nothing was measured"
 _SAMPLE_S = 0.1
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SALVAGE_S = 30.0
 
 ShareDone = Callable[[Snapshot], float | None]
@@ -109,7 +108,7 @@ class Runner:
         The first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once. These signals are blocked until
         their handlers are in place: a `KeyboardInterrupt` while the event loop is created would leave half of a loop.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             return asyncio.run(self._run())
         finally:
