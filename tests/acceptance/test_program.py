@@ -123,6 +123,19 @@ def test_output_that_is_full_closed_or_poor_in_characters_shows_no_traceback(
         assert full.stderr.splitlines()[-1] == "error: standard output cannot be written: No space left on device"
 
 
+@pytest.mark.parametrize("redirect", ["> /dev/full 2>&1", ">&- 2>&-", "| true; exit ${PIPESTATUS[0]}"])
+def test_output_that_cannot_be_written_costs_a_consumer_no_message(
+    redirect: str, start: Any, broker: Any, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    queue = f"q.{len(redirect)}"
+    where = ["--url", broker.url, "--queue", queue, "--no-api"]
+    assert start("fast_producer.py", *where, "--count", "20").ends() == 0
+    consume = [*PACE, "consumer", *where, "--verbose", "--expect", "20", "--progress-every", "1"]
+    command = ["bash", "-c", f'"$@" {redirect}', "-", *consume]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, timeout=60)
+    assert (done.returncode, broker.depth(queue)) == (0, 0)
+
+
 def test_a_closed_standard_stream_is_not_replaced_by_the_next_file_that_is_opened(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
