@@ -37,7 +37,8 @@ def instructions(keyword: str) -> list[str]:
 def environment(service: dict[str, Any]) -> dict[str, str]:
     """Return the variables of a service as they are without a .env file."""
     variables = service.get("environment", {})
-    return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in variables.items()}
+    given = {name: value for name, value in variables.items() if value is not None}  # None: passed on where it is set
+    return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in given.items()}
 
 
 def test_the_stack_is_complete() -> None:
@@ -49,6 +50,15 @@ def test_the_stack_is_complete() -> None:
         "rabbitmq-2": ["cluster"],
         "rabbitmq-3": ["cluster"],
     }
+
+
+@pytest.mark.parametrize("strategy", ["pace", "unbounded", "bounded"])
+def test_a_strategy_brings_its_bound_in_containers_and_the_consumer_declares_the_same(strategy: str) -> None:
+    expected = load({"producer.strategy": strategy}, environ={"PACE_CONFIG": ""}).queue
+    for name in ("producer", "consumer"):
+        variables = environment(SERVICES[name])
+        assert "PACE_PRODUCER__STRATEGY" in variables
+        assert load(environ={**variables, "PACE_PRODUCER__STRATEGY": strategy, "PACE_CONFIG": ""}).queue == expected
 
 
 def test_every_port_is_where_the_pages_say() -> None:
