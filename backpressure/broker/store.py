@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from backpressure.amqp.field_tables import FieldTable, octets_of
 from backpressure.amqp.methods import read_short
@@ -234,22 +234,16 @@ class Store:
         for statement, row in self._topology:
             self._database.execute(statement, row)
         self._database.executemany("DELETE FROM entries WHERE queue = ? AND sequence = ?", self._removed)
-        self._database.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    queue_id,
-                    sequence,
-                    entry.message.route,
-                    entry.message.header,
-                    entry.message.body,
-                    None if entry.expires_at_s is None else entry.expires_at_s + epoch_offset_s,
-                    _checksum(entry.message.route, entry.message.header, entry.message.body),
-                )
-                for (queue_id, sequence), entry in self._added.items()
-                if queue_id not in self._deleted_queues
-            ),
-        )
+        rows = []
+        for (queue_id, sequence), entry in self._added.items():
+            message, expires_at_s = entry.message, entry.expires_at_s
+            route, header, body = message.route, message.header, message.body
+            expires_epoch_s = None if expires_at_s is None else expires_at_s + epoch_offset_s
+            checksum = crc32(body, crc32(route + header))
+            rows.append((queue_id, sequence, route, header, body, expires_epoch_s, checksum))
+        if self._deleted_queues:
+            rows = [row for row in rows if row[0] not in self._deleted_queues]
+        self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         """Close the file."""
@@ -314,7 +308,7 @@ class Store:
             "WHERE queue = ? ORDER BY sequence",
             queue.id,
         ):
-            if _checksum(route, header, body) != checksum:
+            if crc32(body, crc32(route + header)) != checksum:
                 raise ValueError(f"message {sequence} of queue '{queue.name}' is not what was written")
             exchange, end = read_short(route, 0)
             routing_key, _ = read_short(route, end)
@@ -338,7 +332,3 @@ def _row(source: Exchange, binding: Binding) -> tuple[object, ...]:
     end = binding.destination
     arguments = octets_of(binding.arguments)
     return source.name, isinstance(end, Queue), end.name, binding.routing_key, arguments
-
-
-def _checksum(route: bytes, header: bytes, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(header, zlib.crc32(route)))
