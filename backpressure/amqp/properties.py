@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from backpressure.amqp.field_tables import RawTable, check_table, join_table, split_table
 
 __all__ = ["FLAGS", "LAYOUT", "Properties"]
 
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
-_HEADER = struct.Struct(">HHQ")
+_HEADER, _HEADER_AND_FLAGS = struct.Struct(">HHQ"), struct.Struct(">HHQH")
 
 _NAMES = (
     "content_type",
@@ -42,6 +43,14 @@ LAYOUT = tuple((name, 0x8000 >> place, _FIXED.get(name)) for place, name in enum
 FLAGS = {name: flag for name, flag, _ in LAYOUT}
 
 
+@lru_cache(maxsize=256)
+def _present(flags: int) -> tuple[tuple[str, int | None], ...]:
+    """Return name and size of the properties with these flags; publishers use few combinations."""
+    if flags & 0x0003:
+        raise ValueError("unknown property flags")
+    return tuple((name, size) for name, flag, size in LAYOUT if flags & flag)
+
+
 @dataclass(slots=True)
 class Properties:
     """The properties of one message, each still in its octets (headers: with the table's length prefix)."""
@@ -59,23 +68,19 @@ class Properties:
 
     @classmethod
     def _parse(cls, payload: bytes) -> Properties:
-        _, _, body_size = _HEADER.unpack_from(payload)
-        (flags,) = _SHORT.unpack_from(payload, 12)
-        if flags & 0x0003:
-            raise ValueError("unknown property flags")
-        position, end = 14, len(payload)
+        _, _, body_size, flags = _HEADER_AND_FLAGS.unpack_from(payload)
+        position = _HEADER_AND_FLAGS.size
         raw: dict[str, bytes] = {}
-        for name, bit, size in LAYOUT:
-            if flags & bit:
-                start = position
-                if size is not None:
-                    position += size
-                elif name == "headers":
-                    position += _LONG.unpack_from(payload, position)[0] + 4
-                else:
-                    position += payload[position] + 1
-                raw[name] = payload[start:position]
-        if position != end:
+        for name, size in _present(flags):
+            start = position
+            if size is not None:
+                position += size
+            elif name == "headers":
+                position += _LONG.unpack_from(payload, position)[0] + 4
+            else:
+                position += payload[position] + 1
+            raw[name] = payload[start:position]
+        if position != len(payload):
             raise ValueError("properties do not fill the content header")
         if "headers" in raw:
             check_table(raw["headers"])

@@ -188,10 +188,10 @@ class Publishing:
         exchange = vhost.exchange(method.exchange)
         if exchange.internal:
             raise access_refused(f"cannot publish to internal exchange '{exchange.name}' in vhost '/'")
-        user = properties.text("user_id")
-        if user is not None and user != session.user:
-            raise precondition_failed(f"user_id property set to '{user}' but authenticated user was '{session.user}'")
-        if properties.raw.get("reply_to") == _REPLY_TO:
+        raw = properties.raw
+        if "user_id" in raw:
+            self._check_user(properties)
+        if raw.get("reply_to") == _REPLY_TO:
             header = self._with_reply_address(properties)
         other_keys: tuple[str, ...] = ()
         if b"CC" in header:
@@ -203,7 +203,7 @@ class Publishing:
             body,
             route=method.route,
             persistent=properties.persistent,
-            expiration_s=_expiration_s(properties.text("expiration")),
+            expiration_s=_expiration_s(properties) if "expiration" in raw else None,
             other_keys=other_keys,
         )
         self._totals["publish"] += 1
@@ -223,6 +223,11 @@ class Publishing:
             session.confirm_later(self)
         if vhost.memory.active:
             session.block()
+
+    def _check_user(self, properties: Properties) -> None:
+        claimed, user = properties.text("user_id"), self._session.user
+        if claimed != user:
+            raise precondition_failed(f"user_id property set to '{claimed}' but authenticated user was '{user}'")
 
     def _enqueue(self, exchange: Exchange, message: QueuedMessage, queues: Sequence[Queue], *, mandatory: bool) -> bool:
         """Put a message into its queues, or return it; False when a queue rejects it."""
@@ -307,10 +312,9 @@ def _carbon_copies(properties: Properties, header: bytes) -> tuple[bytes, tuple[
     return header, keys
 
 
-def _expiration_s(text: str | None) -> float | None:
+def _expiration_s(properties: Properties) -> float:
     """Return the ``expiration`` property in seconds; 406 unless Erlang reads it as a valid number of milliseconds."""
-    if text is None:
-        return None
+    text = properties.text("expiration") or ""
     number = re.match(r"[+-]?[0-9]+", text)
     if number is None:
         problem = "no_integer"

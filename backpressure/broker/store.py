@@ -54,7 +54,7 @@ CREATE TABLE bindings (
 ) WITHOUT ROWID;
 CREATE INDEX bound ON bindings (to_queue, destination);
 CREATE TABLE entries (
-    queue INTEGER NOT NULL, sequence INTEGER NOT NULL, route BLOB NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL,
+    queue INTEGER NOT NULL, sequence INTEGER NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL,
     expires_epoch_s REAL, checksum INTEGER NOT NULL,
     PRIMARY KEY (queue, sequence)
 ) WITHOUT ROWID;
@@ -237,13 +237,12 @@ class Store:
         rows = []
         for (queue_id, sequence), entry in self._added.items():
             message, expires_at_s = entry.message, entry.expires_at_s
-            route, header, body = message.route, message.header, message.body
+            head, body = message.route + message.header, message.body
             expires_epoch_s = None if expires_at_s is None else expires_at_s + epoch_offset_s
-            checksum = crc32(body, crc32(route + header))
-            rows.append((queue_id, sequence, route, header, body, expires_epoch_s, checksum))
+            rows.append((queue_id, sequence, head, body, expires_epoch_s, crc32(body, crc32(head))))
         if self._deleted_queues:
             rows = [row for row in rows if row[0] not in self._deleted_queues]
-        self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         """Close the file."""
@@ -303,21 +302,21 @@ class Store:
         """Return the queue's messages, all marked as redelivered, because a consumer may have seen them."""
         offset_s = vhost.epoch_s - vhost.now
         entries = []
-        for sequence, route, header, body, expires_epoch_s, checksum in self._rows(
-            "SELECT sequence, route, header, body, expires_epoch_s, checksum FROM entries "
-            "WHERE queue = ? ORDER BY sequence",
+        for sequence, head, body, expires_epoch_s, checksum in self._rows(
+            "SELECT sequence, head, body, expires_epoch_s, checksum FROM entries WHERE queue = ? ORDER BY sequence",
             queue.id,
         ):
-            if crc32(body, crc32(route + header)) != checksum:
+            if crc32(body, crc32(head)) != checksum:
                 raise ValueError(f"message {sequence} of queue '{queue.name}' is not what was written")
-            exchange, end = read_short(route, 0)
-            routing_key, _ = read_short(route, end)
+            exchange, key_at = read_short(head, 0)
+            routing_key, header_at = read_short(head, key_at)
+            header = head[header_at:]
             message = QueuedMessage(
                 exchange.decode(errors="surrogateescape"),
                 routing_key.decode(errors="surrogateescape"),
                 header,
                 body,
-                route=route,
+                route=head[:header_at],
                 persistent=True,
                 other_keys=keys_in(Properties.parse(header).headers(), b"CC") if b"CC" in header else (),
             )

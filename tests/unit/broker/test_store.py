@@ -238,7 +238,7 @@ def test_a_file_that_is_no_database_is_refused(stored: Path) -> None:
         "UPDATE bindings SET source = 'nowhere'",
         "UPDATE bindings SET destination = 'nowhere'",
         "UPDATE exchanges SET kind = 'x-other'",
-        "UPDATE entries SET route = x'05'",
+        "UPDATE entries SET head = x'05'",
         "UPDATE entries SET body = NULL",
         "DROP TABLE bindings",
         "ALTER TABLE queues ADD COLUMN colour TEXT",
