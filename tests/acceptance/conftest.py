@@ -5,6 +5,7 @@ Nothing here sleeps for a result: a script is waited for by what it prints, anno
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import httpx
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -103,9 +105,13 @@ class Script:
         self._process.send_signal(number)
 
     def discard(self) -> None:
-        """End it, however it is."""
+        """End it and its children, however they are: a child that is left keeps the pipe of the output open."""
         if self._process.poll() is None:
+            children = psutil.Process(self.pid).children(recursive=True)
             self._process.kill()
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
         self._process.wait(PATIENCE_S)
         self._reader.join(PATIENCE_S)
         assert self._process.stdout is not None

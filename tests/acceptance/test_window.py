@@ -122,7 +122,7 @@ def test_a_window_that_hangs_holds_up_no_message(start: Any, broker: Any, displa
     consumer.says("takes windowed-hung")
     (child,) = psutil.Process(consumer.pid).children()
     child.suspend()  # it reads nothing any more: what is written to it fills the pipe within a second
-    start("fast_producer.py", *where, "--count", "3000", "--strategy", "unbounded", "--rate", "1000")
+    start("fast_producer.py", *where, "--count", "3000", "--strategy", "bounded", "--rate", "1000")
     consumer.says("consumed=3000")
     consumer.signal(signal.SIGINT)
     assert consumer.ends() == 0
