@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.slow
-
-PACE = str(Path(sys.executable).with_name("pace"))
 
 
 def address(script: Any) -> str:
@@ -22,18 +18,18 @@ def test_a_running_stack_passes_and_a_stopped_consumer_shows(start: Any, broker:
     consumer = start("slow_consumer.py", *queue, "--api-port", "0")
     producer = start("fast_producer.py", *queue, "--api-port", "0", "--rate", "50")
     stack = ("--url", address(producer), "--monitor-url", "", "--requests", "50")
-    check = start(PACE, "check", *stack, "--consumer-url", address(consumer))
+    check = start("check", *stack, "--consumer-url", address(consumer))
     assert check.ends() == 0, check.text
     assert check.text.count("passed") == 9
     assert "50 of 50 confirmed" in check.text
 
     consumer.discard()
-    check = start(PACE, "check", *stack, "--consumer-url", address(consumer))
+    check = start("check", *stack, "--consumer-url", address(consumer))
     assert check.ends() == 3, check.text
     assert "start python slow_consumer.py" in " ".join(check.text.split())
 
     idle = start("slow_consumer.py", "--url", broker.url, "--queue", "another", "--api-port", "0")
-    check = start(PACE, "check", *stack, "--consumer-url", address(idle), "--timeout", "1")
+    check = start("check", *stack, "--consumer-url", address(idle), "--timeout", "1")
     assert check.ends() == 1, check.text
     assert "were consumed within 1 s" in " ".join(check.text.split())
 
@@ -49,7 +45,7 @@ def test_the_monitor_counts_for_all_consumers(start: Any, broker: Any) -> None:
     producer = start("fast_producer.py", "--url", broker.url, "--api-port", "0", "--rate", "20", **own)
     monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui", **own)
     url = monitor.says(r"live page and metrics at (http://\S+)/")[1]
-    check = start(PACE, "check", "--url", address(producer), "--consumer-url", "", "--monitor-url", url)
+    check = start("check", "--url", address(producer), "--consumer-url", "", "--monitor-url", url)
     assert check.ends() == 0, check.text
     assert "delivery" in check.text
 
@@ -64,7 +60,7 @@ def test_the_monitor_counts_for_all_consumers(start: Any, broker: Any) -> None:
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(start: Any, flags: tuple[str, ...], said: str) -> None:
-    check = start(PACE, "check", *flags)
+    check = start("check", *flags)
     assert check.ends() == 2
     assert said in check.text
     assert "Traceback" not in check.text
