@@ -86,7 +86,8 @@ def header(seen: Snapshot, clock: str) -> RenderableType:
         product = "" if seen.broker is None else f" {seen.broker.product} {seen.broker.version}"
         line.append("● ", "green").append(printable(seen.address + product))
     else:
-        line.append("■ ", "red").append(f"waiting for {printable(seen.address)}")
+        state = "refused by" if broker is not None and broker.refused else "waiting for"
+        line.append("■ ", "red").append(f"{state} {printable(seen.address)}")
     return _Header(line, clock)
 
 

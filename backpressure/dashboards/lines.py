@@ -82,7 +82,8 @@ class StatusLines:
 def _status(seen: Snapshot) -> str:
     broker = next((source for source in seen.sources if source.name == "broker"), None)
     if broker is None or not broker.ok:
-        return f"waiting for {printable(seen.address)}"
+        state = "refused by" if broker is not None and broker.refused else "waiting for"
+        return f"{state} {printable(seen.address)}"
     work = seen.work
     if work is None:
         return f"{printable(seen.work_queue)} does not exist yet"

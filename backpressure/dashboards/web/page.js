@@ -61,7 +61,7 @@ function showOverall({ queues, active, consumers, connections, ready, unacked })
 
 function showState(now) {
   const broker = brokerOf(now);
-  say("state", broker.ok ? "live" : `waiting: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
+  say("state", broker.ok ? "live" : `${broker.refused ? "refused" : "waiting"}: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
   const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
   const memory = now.broker?.memory_percent == null ? "" : ` · memory ${percent(now.broker.memory_percent / 100)} of its limit`;
   element("address").textContent = now.address + product + memory;

@@ -153,6 +153,8 @@ def test_advice_is_on_the_frame_when_there_is_any(snapshot: Make) -> None:
 def test_waiting_for_a_broker_is_said_at_the_top(snapshot: Make) -> None:
     first = frame(snapshot(sources=(Source("broker", ok=False, error="connecting"),))).splitlines()[0]
     assert "waiting for amqp://lab:5672" in first
+    first, *_ = frame(snapshot(sources=(Source("broker", ok=False, error="no such user", refused=True),))).splitlines()
+    assert "refused by amqp://lab:5672" in first
 
 
 def test_what_is_unknown_is_a_dash(snapshot: Make) -> None:

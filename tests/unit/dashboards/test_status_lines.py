@@ -28,4 +28,6 @@ def test_a_missing_broker_or_queue_is_said_instead(snapshot: Make) -> None:
     (away,) = lines.of(snapshot(events=(), sources=(Source("broker", ok=False, error="connecting"),)))
     (empty,) = lines.of(snapshot(events=(), queues={}))
     assert away.endswith("waiting for amqp://lab:5672")
+    (refused,) = StatusLines().of(snapshot(sources=(Source("broker", ok=False, refused=True),), events=()))
+    assert refused.endswith("refused by amqp://lab:5672")
     assert empty.endswith("work.queue does not exist yet")
