@@ -203,7 +203,8 @@ class Queue:
 
     def take(self) -> Entry | None:
         """Take the oldest message that has not expired, which is then unacked; None if there is none."""
-        self._drop_expired()
+        if self._has_ttl:
+            self._drop_expired()
         if not self.ready:
             return None
         entry = self.ready.take()
