@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from backpressure.errors import (
     TransportError,
     UnsupportedError,
 )
+from backpressure.former_names import notices
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 from backpressure.version import __version__
@@ -44,6 +46,8 @@ __all__ = [
     "public_settings",
     "serve_basics",
 ]
+
+log = logging.getLogger(__name__)
 
 _METHODS = frozenset(HTTPMethod)
 
@@ -194,6 +198,8 @@ class Changed(BaseModel):
 
 def checked_live(settings: dict[str, Any], role: Literal["producer", "consumer"]) -> dict[str, Any]:
     """Return ``settings`` by dotted names as they are; raises `ConfigError` for one that needs a restart."""
+    for notice in notices({key: (value, "request") for key, value in settings.items()}):
+        log.warning("%s", notice)
     for key, value in settings.items():
         find_field(key, value, "request")
         if not is_live(key, LIVE[role]):

@@ -110,8 +110,8 @@ class ArrivalSchedule:
 class ServiceSchedule:
     """Simulated work, one message at a time: when it starts and when it ends, on an ideal timeline.
 
-    Work starts when both the message and the worker are free. A worker that wakes up late goes on from its ideal time,
-    at most ``catch_up_s`` behind: more than that was a real stall, whose capacity is lost.
+    Work starts when both the message and the worker are free. A worker that wakes up late continues from its ideal
+    time, at most ``catch_up_s`` behind: more than that was a real stall, whose capacity is lost.
     """
 
     def __init__(self, catch_up_s: float = 0.1) -> None:

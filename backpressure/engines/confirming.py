@@ -84,7 +84,7 @@ class ConfirmingPublisher:
                 sending.settled.set_result(None)
 
     def on_nacked(self, tag: int, multiple: bool, refusal: Refusal = FULL) -> None:
-        """The broker will not have it."""
+        """The broker refuses it."""
         final = UncarriableError if refusal.final else TransportError
         kind = RefusedError if refusal.cause is Cause.FULL else final
         _fail(self._in_flight.settle(tag, multiple=multiple), kind(refusal.reason))

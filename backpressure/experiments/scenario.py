@@ -7,6 +7,7 @@ have started. Every mistake is a `ConfigError` that names file, key, value and w
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,7 +25,7 @@ from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
 from backpressure.experiments.summary import metric_paths
-from backpressure.former_names import renamed
+from backpressure.former_names import notices, renamed
 from backpressure.laws import create
 from backpressure.settings import LIVE, Settings, is_live
 
@@ -34,6 +35,8 @@ __all__ = [
     "Until",
     "build",
 ]
+
+log = logging.getLogger(__name__)
 
 Until = Literal["published", "drained", "consumed"]
 
@@ -129,7 +132,7 @@ _OFTEN = {"monitor.probe_interval_ms": 100.0}  # a run is sampled ten times a se
 def build(document: Mapping[str, Any], source: str) -> Scenario:
     """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
     head = _checked(_ScenarioDocument, document, "", source)
-    settings = replaced(Settings(), _OFTEN | dict(_flat(document, "", source)), source)
+    settings = replaced(Settings(), _OFTEN | _wanted(document, Settings(), "", source), source)
     if settings.monitor.host != Settings().monitor.host:
         allowed = f"the monitor of a run serves on {Settings().monitor.host}: any other address would need a token"
         raise ConfigError("monitor.host", settings.monitor.host, allowed, source)
@@ -140,7 +143,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
         fault = None if part.fault is None else parse_fault(part.fault, f"{where}.fault", source)
         if part.name in {phase.name for phase in phases}:
             raise ConfigError(f"{where}.name", part.name, "every phase needs a name of its own", source)
-        wanted = renamed(dict(_flat(table, f"{where}.", source)), settings, source)
+        wanted = _wanted(table, settings, f"{where}.", source)
         changes = {key: value for key, value in wanted.items() if value != _value(settings, key)}
         settings = _changed(settings, wanted, where, source)
         if phases:
@@ -167,6 +170,14 @@ def _started(role: str, phases: list[Phase]) -> int:
     counts: list[int] = [0, *(getattr(phase.settings, role).count for phase in phases)]
     in_place = sum(phase.fault.restarted(role) for phase in phases if phase.fault is not None)
     return in_place + sum(max(0, after - before) for before, after in pairwise(counts))
+
+
+def _wanted(table: Mapping[str, Any], settings: Settings, prefix: str, source: str) -> dict[str, Any]:
+    """Return what a table changes of ``settings``, by the names that settings have now."""
+    wanted = dict(_flat(table, prefix, source))
+    for notice in notices({key: (value, source) for key, value in wanted.items()}):
+        log.warning("%s", notice)
+    return renamed(wanted, settings, source)
 
 
 def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:

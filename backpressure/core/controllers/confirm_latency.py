@@ -1,4 +1,4 @@
-"""What `pace` knows about the broker: how long confirms usually take, and whether it stood still a moment ago."""
+"""What `pace` knows about the broker: how long confirms usually take, and whether it stalled a moment ago."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class WorkQueue(Workshop):
             self.consumers.append(PlantConsumer(self._hired, first_report_s()))
         self._deal(now)
 
-    # --- what befalls consumers -----------------------------------------------------------------------------------
+    # --- what happens to consumers --------------------------------------------------------------------------------
 
     def kill(self, count: int, now: float) -> int:
         """End the oldest ``count`` consumers; what they held goes back to the queue. Return how many there were."""
@@ -120,7 +120,7 @@ class WorkQueue(Workshop):
         self._deal(now)
 
     def stand_still(self) -> None:
-        """Deliver nothing until `go_on_delivering`; the consumers go on with what they hold."""
+        """Deliver nothing until `go_on_delivering`; the consumers continue with what they hold."""
         self.stands_still = True
         self._credit.clear()
 

@@ -178,7 +178,7 @@ class Plant:
     def cut(self, *, noticed: bool = True) -> None:
         """End every connection: nothing is sent, reported, probed or delivered; what was unacked is in the queue again.
 
-        Consumers that have not ``noticed`` go on with what they hold.
+        Consumers that have not ``noticed`` continue with what they hold.
         """
         self._online, self._back_s = False, inf
         self._reports.clear()

@@ -161,6 +161,17 @@ MISTAKES = [
 ]
 
 
+def test_a_parameter_is_read_under_its_former_name_with_a_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario = example("control.rate_limit=7", "phase.second.control.depth_threshold=9", tmp_path=tmp_path)
+    first, *_, last = [phase.settings.control.parameters for phase in scenario.phases]
+    assert first == {"rate_limited": {"rate_per_s": 7}}
+    assert last == {"rate_limited": {"rate_per_s": 7}, "threshold": {"pressure_depth": 9}}
+    assert len(caplog.messages) == 2
+    assert "control.rate_limit (from example.toml with overrides) is read, but is now" in caplog.messages[0]
+
+
 @pytest.mark.parametrize(("assignments", "key", "allowed"), MISTAKES, ids=lambda value: str(value)[:50])
 def test_a_mistake_names_its_key_and_what_is_allowed(
     assignments: Sequence[str], key: str, allowed: str, tmp_path: Path
