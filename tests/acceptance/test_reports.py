@@ -1,4 +1,4 @@
-"""The pages of a run, of a league and of two runs side by side in a real browser, from files and without a network."""
+"""The pages of a run, of a comparison of laws and of two runs side by side, in a real browser and without a network."""
 
 from __future__ import annotations
 

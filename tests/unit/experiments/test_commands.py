@@ -115,12 +115,12 @@ def test_a_run_with_too_many_messages_for_an_oracle_is_compared_without() -> Non
     assert "No oracle: " in (here.path / "compare.html").read_text()
 
 
-def test_a_league_in_virtual_time_is_ranked_and_written() -> None:
+def test_a_comparison_in_virtual_time_is_ranked_and_written() -> None:
     done = call("compare", "normal", "--simulate", "--laws", "pace,bounded", "--set", "phase.normal.duration_s=2")
     assert done.exit_code == 0, done.output
-    [league] = Path("runs").glob("*/league.json")
-    assert {standing["law"] for standing in json.loads(league.read_text())["standings"]} == {"pace", "bounded"}
-    assert league.with_name("league.html").exists()
+    [written] = Path("runs").glob("*/league.json")
+    assert {standing["law"] for standing in json.loads(written.read_text())["standings"]} == {"pace", "bounded"}
+    assert written.with_name("league.html").exists()
 
 
 def test_a_later_run_that_fails_leaves_the_table_of_those_that_were_finished(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_a_later_run_that_fails_leaves_the_table_of_those_that_were_finished(mon
     done = call("compare", "normal", "--simulate", "--laws", "pace,bounded", "--set", "phase.normal.duration_s=2")
     assert done.exit_code == 3
     assert "the machine is on fire; the table is of the runs that were finished" in done.output
-    [league] = Path("runs").glob("*/league.json")
-    assert [standing["law"] for standing in json.loads(league.read_text())["standings"]] == ["pace"]
+    [written] = Path("runs").glob("*/league.json")
+    assert [standing["law"] for standing in json.loads(written.read_text())["standings"]] == ["pace"]
 
 
 def test_a_simulation_says_what_to_type_to_get_it_again() -> None:

@@ -64,8 +64,10 @@ ORACLE = [played(1.0, 10.0)]
 
 
 def test_a_law_is_on_the_front_unless_another_uses_more_and_waits_less() -> None:
-    league = rank("s", "b", {"good": [played(0.99, 50)], "fast": [played(0.9, 20)], "bad": [played(0.9, 60)]}, ORACLE)
-    assert [(standing.law, standing.on_front) for standing in league.standings] == [
+    comparison = rank(
+        "s", "b", {"good": [played(0.99, 50)], "fast": [played(0.9, 20)], "bad": [played(0.9, 60)]}, ORACLE
+    )
+    assert [(standing.law, standing.on_front) for standing in comparison.standings] == [
         ("fast", True),
         ("good", True),
         ("bad", False),
@@ -73,8 +75,8 @@ def test_a_law_is_on_the_front_unless_another_uses_more_and_waits_less() -> None
 
 
 def test_two_laws_with_the_same_figures_are_both_on_the_front() -> None:
-    league = rank("s", "b", {"a": [played(0.9, 20)], "b": [played(0.9, 20)]}, ORACLE)
-    assert all(standing.on_front for standing in league.standings)
+    comparison = rank("s", "b", {"a": [played(0.9, 20)], "b": [played(0.9, 20)]}, ORACLE)
+    assert all(standing.on_front for standing in comparison.standings)
 
 
 def test_figures_are_medians_and_counts_the_worst_of_all_runs() -> None:
@@ -102,6 +104,9 @@ def test_a_figure_that_one_run_lacks_is_not_made_up_from_the_others() -> None:
 def test_runs_of_different_scenarios_are_each_held_against_what_their_own_allows() -> None:
     own = {"easy": [played(1.0, 10.0)], "hard": [played(0.5, 100.0)]}
     runs = {"easy": [played(0.5, 40)], "hard": [played(0.4, 200)]}
-    league = rank("s", "b", runs, [], own=own, oracle_note="they differ")
-    assert {(s.law, s.of_achievable, s.wait_ratio) for s in league.standings} == {("easy", 0.5, 4), ("hard", 0.8, 2)}
-    assert (league.oracle.utilisation, league.oracle.lost, league.oracle.rejected) == (None, None, None)
+    comparison = rank("s", "b", runs, [], own=own, oracle_note="they differ")
+    assert {(s.law, s.of_achievable, s.wait_ratio) for s in comparison.standings} == {
+        ("easy", 0.5, 4),
+        ("hard", 0.8, 2),
+    }
+    assert (comparison.oracle.utilisation, comparison.oracle.lost, comparison.oracle.rejected) == (None, None, None)

@@ -1,4 +1,4 @@
-"""The pages of a league and of two runs side by side: complete, offline, and true to the figures."""
+"""The pages of a comparison of laws and of two runs side by side: complete, offline, and true to the figures."""
 
 import json
 import re
@@ -31,9 +31,9 @@ def data_of(page: str) -> Any:
     return json.loads(found[1])
 
 
-def test_the_league_page_draws_every_law_and_the_oracle() -> None:
-    league, recordings = played()
-    page = render_laws(league, recordings, description="a sentence", command="pace compare normal")
+def test_the_comparison_page_draws_every_law_and_the_oracle() -> None:
+    comparison, recordings = played()
+    page = render_laws(comparison, recordings, description="a sentence", command="pace compare normal")
     data = data_of(page)
     assert {point["law"] for point in data["points"]} == {"pace", "bounded", "oracle"}
     assert {law["law"] for law in data["laws"]} == {"pace", "bounded"}
@@ -43,22 +43,22 @@ def test_the_league_page_draws_every_law_and_the_oracle() -> None:
 
 
 def test_the_page_needs_nothing_from_the_network() -> None:
-    league, recordings = played()
-    page = render_laws(league, recordings, description="", command="")
+    comparison, recordings = played()
+    page = render_laws(comparison, recordings, description="", command="")
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
 
 
 def test_markup_in_a_name_stays_text() -> None:
-    league, recordings = played()
-    page = render_runs(league, recordings, {}, description="<b>bold</b>", command="<i>")
+    comparison, recordings = played()
+    page = render_runs(comparison, recordings, {}, description="<b>bold</b>", command="<i>")
     assert "<b>bold</b>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt;" in page
 
 
 def test_a_comparison_is_titled_by_its_runs() -> None:
-    league, recordings = played()
+    comparison, recordings = played()
     summaries = {law: summarise(recording) for law, recording in recordings.items()}
-    page = render_runs(league, recordings, summaries, description="", command="")
+    page = render_runs(comparison, recordings, summaries, description="", command="")
     assert "<h1>pace against bounded</h1>" in page
     data = data_of(page)
     assert [capacity["law"] for capacity in data["capacities"]] == ["capacity of pace", "capacity of bounded"]
@@ -77,18 +77,18 @@ def test_a_comparison_lays_verdicts_expectations_and_totals_side_by_side() -> No
 
 
 def test_the_time_axis_of_a_comparison_ends_with_the_longer_run() -> None:
-    league, recordings = played()
+    comparison, recordings = played()
     recordings["bounded"] = simulate(library.load("normal", ("phase.normal.duration_s=9",), "bounded"))
-    page = render_runs(league, recordings, {}, description="", command="")
+    page = render_runs(comparison, recordings, {}, description="", command="")
     assert data_of(page)["length_s"] == pytest.approx(9)
 
 
 def test_a_run_that_was_killed_before_anything_was_measured_is_shown_without_figures() -> None:
-    league, recordings = played()
-    empty = league.standings[0].model_copy(update={"utilisation": None, "wait_p99_ms": None})
-    league = league.model_copy(update={"standings": [empty, *league.standings[1:]]})
+    comparison, recordings = played()
+    empty = comparison.standings[0].model_copy(update={"utilisation": None, "wait_p99_ms": None})
+    comparison = comparison.model_copy(update={"standings": [empty, *comparison.standings[1:]]})
     recordings[empty.law] = replace(recordings[empty.law], loads=(), phases=(), samples=())
-    data = data_of(render_runs(league, recordings, {}, description="", command=""))
+    data = data_of(render_runs(comparison, recordings, {}, description="", command=""))
     assert empty.law not in {point["law"] for point in data["points"]}  # not at a wait of 0.1 ms
     assert {tuple(capacity["capacity"]) for capacity in data["capacities"]} == {(100, 100), (None,)}
 
@@ -96,8 +96,8 @@ def test_a_run_that_was_killed_before_anything_was_measured_is_shown_without_fig
 def test_without_an_oracle_the_page_says_why_and_compares_with_nothing() -> None:
     _, recordings = played()
     runs = {law: [summarise(recording)] for law, recording in recordings.items()}
-    league = rank("normal", "simulation", runs, oracles([library.load("stress-1m")]), oracle_note=TOO_LONG)
-    page = render_laws(league, recordings, description="", command="")
+    comparison = rank("normal", "simulation", runs, oracles([library.load("stress-1m")]), oracle_note=TOO_LONG)
+    page = render_laws(comparison, recordings, description="", command="")
     assert TOO_LONG in page
-    assert {standing.of_achievable for standing in (*league.standings, league.oracle)} == {None}
+    assert {standing.of_achievable for standing in (*comparison.standings, comparison.oracle)} == {None}
     assert {point["law"] for point in data_of(page)["points"]} == {"pace", "bounded"}
