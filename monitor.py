@@ -5,7 +5,7 @@ The program is `backpressure/cli/monitor.py`. Its parts:
     settings    config.py, environment and flags        backpressure/config.py, settings.py
     sources     probe, feedback, management API         backpressure/transports/
     engine      readings and counters -> snapshot       backpressure/engines/observer.py, rates.py
-    cards       the snapshot on this terminal           backpressure/dashboards/cards.py
+    cards       the snapshot on this terminal           backpressure/dashboards/screen.py
     metrics     http://localhost:8000/metrics           backpressure/telemetry/metrics_monitor.py
     live page   http://localhost:8000/                  backpressure/api/monitor.py, dashboards/web/
 

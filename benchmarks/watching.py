@@ -35,9 +35,9 @@ import psutil
 from rich.console import Console
 from tracing import program
 
-from backpressure.api.monitor_feed import LiveFeed
+from backpressure.api.monitor import LiveFeed
 from backpressure.dashboards.advice import advise
-from backpressure.dashboards.cards import Cards
+from backpressure.dashboards.screen import Cards
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
 from backpressure.settings import Settings

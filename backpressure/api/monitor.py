@@ -2,11 +2,18 @@
 
 ``/metrics`` is always Prometheus text. ``/`` is the page for a browser (one that accepts HTML) and the same text for
 all other clients, so that ``curl localhost:8000`` shows numbers. The page and its assets are handed in, not imported.
+The live feed keeps a point a second for 15 minutes and streams it to every open page.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+import json
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +24,11 @@ from pydantic import SecretStr
 
 from backpressure.api.common import create_app, serve_basics
 from backpressure.api.monitor_control import serve_control
-from backpressure.api.monitor_feed import LiveFeed, plain
 from backpressure.api.pages import Page
-from backpressure.core.snapshot import Snapshot
+from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Snapshot, Threshold
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose
 
-__all__ = ["monitor_app"]
+__all__ = ["LiveFeed", "monitor_app", "plain", "point"]
 
 _NO_TOKEN = SecretStr("")
 
@@ -75,3 +81,133 @@ def monitor_app(
 async def _encoded(feed: LiveFeed) -> AsyncIterator[bytes]:
     async for event, data in feed.subscribe():
         yield f"event: {event}\ndata: {data}\n\n".encode()
+
+
+_INTERVAL_S = 1.0
+_KEPT_S = 900
+_EVENTS_SHOWN = 100
+_BEHIND = 10  # ticks a page may be behind before it misses some
+
+Item = tuple[str, str]
+"""Event name and JSON text."""
+
+
+class LiveFeed:
+    """Takes a point of the loop each second, keeps the last 15 minutes and hands all of them to new subscribers."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], advise: Callable[[Snapshot], list[str]]) -> None:
+        """Show each ``snapshot`` and what ``advise`` says about it."""
+        self._snapshot = snapshot
+        self._advise = advise
+        self._points: deque[dict[str, Any]] = deque(maxlen=round(_KEPT_S / _INTERVAL_S))
+        self._subscribers: set[asyncio.Queue[Item | None]] = set()
+        self._closed = False
+
+    async def run(self) -> None:
+        """Take points until cancelled."""
+        while True:
+            self.take()
+            await asyncio.sleep(_INTERVAL_S)
+
+    def take(self) -> None:
+        """Take one point and send it to every subscriber."""
+        seen = self._snapshot()
+        latest = point(seen)
+        self._points.append(latest)
+        if not self._subscribers:
+            return
+        now = plain(seen)
+        now["events"] = now["events"][-_EVENTS_SHOWN:]
+        item = ("tick", _json({"point": latest, "now": now, "advice": self._advise(seen)}))
+        for subscriber in self._subscribers:
+            if subscriber.full():
+                subscriber.get_nowait()
+            subscriber.put_nowait(item)
+
+    def close(self) -> None:
+        """End every subscription, so that a server can stop at once."""
+        self._closed = True
+        for subscriber in self._subscribers:
+            if subscriber.full():
+                subscriber.get_nowait()
+            subscriber.put_nowait(None)
+
+    async def subscribe(self) -> AsyncIterator[Item]:
+        """Yield what was kept as ``history``, then each new point as ``tick``, until `close`."""
+        subscriber: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=_BEHIND)
+        self._subscribers.add(subscriber)
+        try:
+            yield ("history", _json(list(self._points)))
+            while not self._closed and (item := await subscriber.get()) is not None:
+                yield item
+        finally:
+            self._subscribers.discard(subscriber)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+_DERIVED = {
+    Snapshot: ("overall",),
+    QueueState: ("depth", "worst_partition"),
+    Threshold: ("breached",),
+    BrokerState: ("memory_percent",),
+}
+
+
+def plain(snapshot: Snapshot) -> dict[str, Any]:
+    """Return ``snapshot`` as objects, arrays, numbers and strings; null is unknown.
+
+    Histograms are left out: distributions are in the metrics.
+    """
+    content: dict[str, Any] = _plain(snapshot)
+    return content
+
+
+def point(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what the page's charts show of one moment."""
+    queue = snapshot.work
+    content: dict[str, Any] = {
+        "at_ms": snapshot.at_ns // 1_000_000,
+        "ready": None if queue is None else queue.ready,
+        "unacked": None if queue is None else queue.unacked,
+        "offered_per_s": snapshot.rates.offered_per_s,
+        "confirmed_per_s": snapshot.rates.confirmed_per_s,
+        "processed_per_s": snapshot.rates.processed_per_s,
+        "allowed_per_s": snapshot.pacing_rate_per_s,
+        "target_per_s": snapshot.target_rate_per_s,
+        "bottleneck_per_s": snapshot.bottleneck_per_s,
+        "wait_p50_s": snapshot.queue_wait.p50_s,
+        "wait_p95_s": snapshot.queue_wait.p95_s,
+        "wait_p99_s": snapshot.queue_wait.p99_s,
+        "memory_bytes": _memory(snapshot.processes),
+    }
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _memory(processes: Iterable[ProcessState]) -> dict[str, int]:
+    named = [(f"{process.role} {process.id} ({process.pid})", process) for process in processes]
+    times = Counter(
+        name for name, _ in named
+    )  # every process of a container has pid 1, and scaled services share a name
+    return {name if times[name] == 1 else f"{name} on {p.host}": p.rss_bytes for name, p in named}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        kind: Any = type(value)
+        return {name: _plain(getattr(value, name)) for name in _told(kind)}
+    return value
+
+
+@cache
+def _told(kind: Any) -> tuple[str, ...]:
+    told = (spec.name for spec in fields(kind) if not str(spec.type).startswith("Histogram"))
+    return (*told, *_DERIVED.get(kind, ()))

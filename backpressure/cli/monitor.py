@@ -129,8 +129,10 @@ async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) 
 @contextlib.asynccontextmanager
 async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]:
     """Serve metrics and the live page, and yield the URL."""
-    from backpressure.api.monitor import monitor_app  # FastAPI is imported only where it serves
-    from backpressure.api.monitor_feed import LiveFeed
+    from backpressure.api.monitor import (
+        LiveFeed,
+        monitor_app,  # FastAPI is imported only where it serves
+    )
     from backpressure.api.serving import ApiServer
 
     feed = LiveFeed(observer.snapshot, advise)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from backpressure.core.snapshot import Quantiles, QueueState, Rates, Snapshot, Source, Threshold
-from backpressure.dashboards.cards import Cards
+from backpressure.dashboards.screen import Cards
 from backpressure.presentation.terminal import PALETTE
 
 Make = Callable[..., Snapshot]

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards import screen
-from backpressure.dashboards.cards import Cards
-from backpressure.dashboards.screen import _Screenful
+from backpressure.dashboards.screen import Cards, _Screenful
 
 
 @pytest.mark.parametrize("height", [3, 12, 40, 90])

@@ -14,8 +14,7 @@ import pytest
 
 from backpressure.api import consumer as consumer_api
 from backpressure.api import producer as producer_api
-from backpressure.api.monitor import monitor_app
-from backpressure.api.monitor_feed import LiveFeed, point
+from backpressure.api.monitor import LiveFeed, monitor_app, point
 from backpressure.core.snapshot import QueueState, Snapshot, Source
 from backpressure.dashboards.web import assets
 from backpressure.settings import LIVE
