@@ -1,8 +1,8 @@
-"""How many connections the limit on open files leaves room for, and how connections are taken up within it.
+"""Sockets and the limit on open files: how many connections fit, accepting them, and noticing that one was closed.
 
-In one turn of its loop asyncio accepts as many connections as may wait, before it closes a single one that is too many,
-and prints a traceback for each that finds no descriptor. Hence the reserve, few connections a turn, and one line.
-Must not know: AMQP, HTTP, what a connection is for.
+In one turn of its loop, asyncio accepts all waiting connections before it closes one that is too many, and it prints a
+traceback for each connection that gets no descriptor. So some descriptors are kept in reserve, few connections are
+accepted per turn, and one line is printed. Must not know: AMQP, HTTP, what a connection is for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import resource
+import select
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from backpressure.broker.web import MAX_CONNECTIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["QuietAcceptErrors", "listen", "room_for_connections"]
+__all__ = ["QuietAcceptErrors", "listen", "peer_has_closed", "room_for_connections"]
 
 _QUEUED = 1024
 _ACCEPTED_PER_TURN = 32
@@ -50,6 +51,17 @@ async def listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: i
         listener.listen(_QUEUED)
         listener.detach()
     return server
+
+
+def peer_has_closed(transport: asyncio.BaseTransport) -> bool:
+    """Whether the other end has closed the connection, also when its last octets are still unread."""
+    connected = transport.get_extra_info("socket")
+    event = getattr(select, "POLLRDHUP", 0)  # Linux has it; elsewhere only heartbeats tell
+    if connected is None or not event:
+        return False
+    poll = select.poll()
+    poll.register(connected, event)
+    return bool(poll.poll(0))
 
 
 class QuietAcceptErrors:

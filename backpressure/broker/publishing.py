@@ -97,7 +97,9 @@ class Publishing:
         self._properties = Properties(0, {})
         self._missing = 0
         self._pieces: list[bytes] = []
-        self._reserved_bytes = 0
+        self.reserved_bytes = 0
+        """What an unfinished message counts as memory."""
+        """What an unfinished message counts as memory."""
         self.confirming = False
         self._confirmed = 0
         self._outcomes: list[bool] = []
@@ -143,8 +145,8 @@ class Publishing:
         if not self._missing:
             self._complete(b"")
         elif self._missing + len(payload) > SMALL_MESSAGE_BYTES:
-            self._reserved_bytes = self._missing + len(payload)
-            self._vhost.memory.add(self._reserved_bytes)
+            self.reserved_bytes = self._missing + len(payload)
+            self._vhost.memory.add(self.reserved_bytes)
 
     def body(self, payload: bytes) -> None:
         """Handle a body frame."""
@@ -176,9 +178,9 @@ class Publishing:
 
     def drop_pieces(self) -> None:
         """Discard an unfinished body."""
-        if self._reserved_bytes:
-            self._vhost.memory.add(-self._reserved_bytes)
-            self._reserved_bytes = 0
+        if self.reserved_bytes:
+            self._vhost.memory.add(-self.reserved_bytes)
+            self.reserved_bytes = 0
         self._pieces = []
 
     def _complete(self, body: bytes) -> None:

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import cast
 
-from backpressure.broker.descriptors import QuietAcceptErrors, listen, room_for_connections
+from backpressure.broker.descriptors import QuietAcceptErrors, listen, peer_has_closed, room_for_connections
 from backpressure.broker.faults import FaultSettings
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management import ManagementApi
@@ -330,9 +330,11 @@ class Server:
             queue.counters.sample(now)
         for exchange in self.vhost.exchanges.values():
             exchange.counters.sample(now)
-        for session in self._connections:
+        for session, connection in list(self._connections.items()):
             for channel in session.channels.values():
                 channel.counters.sample(now)
+            if session.holds_memory_while_blocked and peer_has_closed(connection.transport):
+                connection.transport.abort()  # asyncio does not notice it, because it does not read
         self.vhost.timers.at(now + SAMPLE_PERIOD_S, self._sample)
         self._schedule_flush()
 

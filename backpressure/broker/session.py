@@ -118,6 +118,12 @@ class Session:
         return not (self.congested or self.blocked or self.stalled or self.state is SessionState.CLOSED)
 
     @property
+    def holds_memory_while_blocked(self) -> bool:
+        """Whether a memory alarm that blocks this connection may last until the connection ends."""
+        channels = self.channels.values()
+        return self.blocked and any(c.publishing.reserved_bytes or c.consuming.unacked for c in channels)
+
+    @property
     def closed(self) -> bool:
         """Whether the connection must be dropped once its output is sent."""
         return self.state is SessionState.CLOSED

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import select
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backpressure.broker.descriptors import peer_has_closed
 from backpressure.broker.server import BrokerConfig, Server
 
 AUTHORIZATION = {b"authorization": b"Basic " + base64.b64encode(b"guest:guest")}
@@ -136,3 +139,17 @@ def test_a_defect_in_one_timer_or_connection_does_not_stop_the_others() -> None:
         assert server._deadline is not None
 
     asyncio.run(life())
+
+
+def test_a_closed_connection_is_noticed_while_its_last_octets_are_unread() -> None:
+    here, there = socket.socketpair()
+
+    class Paused(asyncio.Transport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return here if name == "socket" else default
+
+    there.sendall(b"unread")
+    assert not peer_has_closed(Paused())
+    there.close()
+    assert peer_has_closed(Paused()) is hasattr(select, "POLLRDHUP")
+    here.close()

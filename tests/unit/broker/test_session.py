@@ -209,6 +209,17 @@ def test_every_acknowledgement_of_several_costs_what_it_settles(peer: Any, vhost
     assert (vhost.queues["q"].unacked, looked_at) == (0, 0)
 
 
+def test_a_blocked_connection_that_holds_memory_says_so(peer: Any, vhost: VirtualHost) -> None:
+    peer.send(commands.Channel.Open(), channel=2)
+    peer.send(commands.Basic.Publish(routing_key="q"), header.ContentHeader(body_size=50_000))
+    assert not peer.session.holds_memory_while_blocked
+    vhost.memory.forced = True
+    peer.send(commands.Basic.Publish(routing_key="q"), channel=2)
+    assert peer.session.holds_memory_while_blocked
+    vhost.memory.forced = False
+    assert not peer.session.holds_memory_while_blocked
+
+
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
