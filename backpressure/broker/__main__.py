@@ -48,6 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="start with a fault, such as nack_share=0.1 or memory_alarm=true; may be repeated",
     )
     parser.add_argument(
+        "--definitions",
+        type=Path,
+        metavar="FILE",
+        help="declare what FILE holds, as RabbitMQ exports it: queues, exchanges, bindings, policies",
+    )
+    parser.add_argument(
         "--user",
         action="append",
         default=[],
@@ -74,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         max_connections=options.max_connections,
         data_dir=options.data_dir,
         faults=faults,
+        definitions=options.definitions,
         session=SessionConfig(users=users, own_name=options.own_name),
     )
     try:

@@ -49,7 +49,7 @@ _SERVER_PROPERTIES: Any = {
 class SessionConfig:
     """What every connection is offered, with RabbitMQ's defaults."""
 
-    users: Mapping[str, str] = field(default_factory=lambda: {"guest": "guest"})
+    users: dict[str, str] = field(default_factory=lambda: {"guest": "guest"})
     frame_max_bytes: int = 131_072
     channel_max: int = 2047
     heartbeat_s: int = 60

@@ -5,10 +5,13 @@ Must not know: HTTP. Everything here only reads.
 
 from __future__ import annotations
 
+import base64
 import os
 import resource
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from backpressure.broker.entries import ENTRY_COST_BYTES
 from backpressure.broker.exchange import Exchange
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import Table
     from backpressure.broker.channel import Channel
+    from backpressure.broker.exchange import Binding
     from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = [
     "NODE",
+    "binding_document",
     "binding_documents",
     "channel_documents",
     "connection_document",
@@ -34,6 +39,7 @@ __all__ = [
     "exchange_document",
     "node_document",
     "overview",
+    "properties_key",
     "queue_document",
 ]
 
@@ -130,14 +136,29 @@ def exchange_document(vhost: VirtualHost, exchange: Exchange) -> Table:
 def binding_documents(vhost: VirtualHost) -> Iterator[Table]:
     """``GET /api/bindings``: every queue is bound to the default exchange by its name."""
     for name in vhost.queues:
-        yield _binding("", "queue", name, name, {})
+        yield _binding("", "queue", name, name, {}, quote(name, safe=""))
     for exchange in vhost.exchanges.values():
         for binding in exchange.bindings:
-            kind = "exchange" if isinstance(binding.destination, Exchange) else "queue"
-            yield _binding(exchange.name, kind, binding.destination.name, binding.routing_key, binding.arguments)
+            yield binding_document(exchange.name, binding)
 
 
-def _binding(source: str, kind: str, destination: str, routing_key: str, arguments: Table) -> Table:
+def binding_document(source: str, binding: Binding) -> Table:
+    """One element of ``GET /api/bindings``."""
+    kind = "exchange" if isinstance(binding.destination, Exchange) else "queue"
+    name, arguments = binding.destination.name, binding.arguments
+    return _binding(source, kind, name, binding.routing_key, arguments, properties_key(binding))
+
+
+def properties_key(binding: Binding) -> str:
+    """What tells a binding from others of the same ends: its escaped key, and a hash of its arguments, if any."""
+    key = quote(binding.routing_key, safe="")
+    if not binding.fields:
+        return key or "~"
+    digest = zlib.crc32(repr(sorted(binding.fields)).encode()).to_bytes(4, "big")
+    return f"{key}~{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+
+
+def _binding(source: str, kind: str, destination: str, routing_key: str, arguments: Table, key: str) -> Table:
     return {
         "source": source,
         "vhost": "/",
@@ -145,7 +166,7 @@ def _binding(source: str, kind: str, destination: str, routing_key: str, argumen
         "destination_type": kind,
         "routing_key": routing_key,
         "arguments": arguments,
-        "properties_key": routing_key or "~",
+        "properties_key": key,
     }
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
-__all__ = ["PublishMethod", "Publishing"]
+__all__ = ["PublishMethod", "Publishing", "compose"]
 
 MAX_METHOD_BYTES = 4 + 2 + 256 + 256 + 1
 """The largest publish method that has no extra octets after its arguments."""
@@ -195,19 +195,7 @@ class Publishing:
             self._check_user(properties)
         if raw.get("reply_to") == _REPLY_TO:
             header = self._with_reply_address(properties)
-        other_keys: tuple[str, ...] = ()
-        if b"CC" in header:
-            header, other_keys = _carbon_copies(properties, header)
-        message = QueuedMessage(
-            method.exchange,
-            method.routing_key,
-            header,
-            body,
-            route=method.route,
-            persistent=properties.persistent,
-            expiration_s=_expiration_s(properties) if "expiration" in raw else None,
-            other_keys=other_keys,
-        )
+        message = compose(method.exchange, method.routing_key, properties, body, header=header, route=method.route)
         self._totals["publish"] += 1
         exchange.counters.totals["publish_in"] += 1
         totals = vhost.counters.totals
@@ -296,6 +284,29 @@ class Publishing:
             frames.append(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))
             start = end
         return b"".join(frames)
+
+
+def compose(
+    exchange: str, routing_key: str, properties: Properties, body: bytes, *, header: bytes = b"", route: bytes = b""
+) -> QueuedMessage:
+    """The message to route; 406 for an expiration or carbon copies that make no sense.
+
+    ``header`` is the payload of ``properties``, and ``route`` the octets of exchange and key, where these are at hand.
+    """
+    header = header or properties.payload()
+    other_keys: tuple[str, ...] = ()
+    if b"CC" in header:
+        header, other_keys = _carbon_copies(properties, header)
+    return QueuedMessage(
+        exchange,
+        routing_key,
+        header,
+        body,
+        route=route,
+        persistent=properties.persistent,
+        expiration_s=_expiration_s(properties) if "expiration" in properties.raw else None,
+        other_keys=other_keys,
+    )
 
 
 def _carbon_copies(properties: Properties, header: bytes) -> tuple[bytes, tuple[str, ...]]:

@@ -24,6 +24,7 @@ from backpressure.broker.descriptors import QuietAcceptErrors, listen, peer_has_
 from backpressure.broker.faults import FaultSettings
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management import ManagementApi
+from backpressure.broker.management_topology import load_definitions
 from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
@@ -51,6 +52,7 @@ class BrokerConfig:
     max_connections: int = 1000
     data_dir: Path | None = None
     faults: FaultSettings = field(default_factory=FaultSettings)
+    definitions: Path | None = None
     session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
@@ -177,6 +179,8 @@ class Server:
         self._stopping = asyncio.Event()
         self._deserted = asyncio.Event()
         self._sample()
+        if config.definitions is not None:
+            load_definitions(self.vhost, config.definitions)
         self.vhost.faults.apply(config.faults)
 
     def now(self) -> float:
@@ -191,6 +195,7 @@ class Server:
         if config.management_port is not None:
             web = WebServer(self._answer, self._loop.call_later)
             management = await self._listen(web.connection, config.management_port, "--management-port")
+            self._management.node.listeners = {"amqp": amqp, "http": management}
         return Announcement(
             pid=os.getpid(),
             host=config.host,

@@ -226,7 +226,7 @@ class VirtualHost:
 
     # -- bindings ------------------------------------------------------------------------------------------------
 
-    def bind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> None:
+    def bind(self, source: str, destination: Queue | Exchange, routing_key: str, arguments: Table) -> Binding:
         """Bind ``destination`` to the exchange ``source``."""
         _refuse_default(source)
         exchange, binding = self.exchange(source), Binding(destination, routing_key, arguments)
@@ -234,6 +234,7 @@ class VirtualHost:
         self.attach(exchange, binding)
         if self.journal is not None:
             self.journal.bound(exchange, binding)
+        return binding
 
     def attach(self, exchange: Exchange, binding: Binding) -> None:
         """Add a binding that was checked before."""

@@ -72,6 +72,11 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     help="Start with a fault, e.g. nack_share=0.1 or memory_alarm=true (repeatable); see docs/embedded-broker.md.",
 )
 @click.option(
+    "--definitions",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Declare what this file holds, as RabbitMQ exports it: queues, exchanges, bindings, policies.",
+)
+@click.option(
     "--user",
     "users",
     multiple=True,

@@ -98,6 +98,56 @@ def test_a_user_of_ones_own_logs_in_to_both_ports(start: Any) -> None:
     assert answer.json()["name"] == "ana"
 
 
+DEFINITIONS = {
+    "rabbit_version": "3.13.7",
+    "users": [{"name": "ops", "password_hash": "x", "tags": ["administrator"]}],
+    "vhosts": [{"name": "shop"}],
+    "queues": [{"name": "orders", "vhost": "shop", "durable": True, "arguments": {"x-max-length": 3}}],
+    "exchanges": [{"name": "events", "vhost": "shop", "type": "topic", "durable": True}],
+    "bindings": [
+        {"source": "events", "vhost": "shop", "destination": "orders", "destination_type": "queue", "routing_key": "#"}
+    ],
+    "policies": [{"name": "ttl", "vhost": "shop", "pattern": "^orders$", "definition": {"message-ttl": 60000}}],
+}
+
+
+def test_the_topology_of_another_broker_is_taken_over_from_its_definitions(start: Any, tmp_path: Path) -> None:
+    definitions = tmp_path / "definitions.json"
+    definitions.write_text(json.dumps(DEFINITIONS))
+    _, about = start("--definitions", str(definitions))
+    connection = connect(about["url"])
+    channel = connection.channel()
+    channel.basic_publish("events", "order.placed", b"x")
+    assert channel.queue_declare("orders", durable=True, arguments={"x-max-length": 3}).method.message_count == 1
+    answer = httpx.get(
+        f"http://127.0.0.1:{about['management_port']}/api/policies", auth=("guest", "guest"), trust_env=False
+    )
+    assert answer.json()[0]["definition"] == {"message-ttl": 60000}
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be used"),
+        ("[]", "is no JSON object"),
+        ('{"queues": [{"name": "q", "vhost": "a"}, {"name": "q", "vhost": "b"}]}', "one virtual host"),
+        ('{"queues": [{"name": "q", "arguments": {"x-max-length": -1}}]}', "value_negative"),
+        ('{"bindings": [{"source": "amq.topic", "destination": "q"}]}', "no queue 'q'"),
+        ('{"queues": 5}', "must be a list"),
+    ],
+)
+def test_definitions_that_cannot_be_used_say_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, reason: str
+) -> None:
+    definitions = tmp_path / "definitions.json"
+    if text is not None:
+        definitions.write_text(text)
+    assert main([*ANY_PORTS, "--definitions", str(definitions)]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_a_user_without_a_password_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--user", "ana"]) == 2
     assert "NAME:PASSWORD" in capsys.readouterr().err
