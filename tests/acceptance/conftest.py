@@ -196,7 +196,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Starter]:
 
     def run(script: str, *flags: str, **settings: str) -> Script:
         program = ["-m", "backpressure", script]
-        if script.endswith(".py"):
+        if (ROOT / script).is_file():  # also another script of this environment, by its whole path
             program = [str(ROOT / script)]
         elif script.startswith("-"):
             program = [script]
