@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import time
 from collections import OrderedDict
-from itertools import takewhile
 from typing import Any
 
 from pika.channel import Channel as PikaChannel
@@ -52,11 +51,14 @@ class Unsettled:
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge ``tag``, or everything up to it, with the next `take_acks`; an unknown tag is ignored."""
-        tags = [each for each in self._open if each <= tag] if multiple else [tag]
-        for each in tags:
-            if self._open.get(each) is False:
-                self._open[each] = True
-                self._acked.append(each)
+        if not multiple:
+            if self._open.get(tag) is False:
+                self._open[tag] = True
+                self._acked.append(tag)
+            return
+        for each in [each for each, acked in self._open.items() if each <= tag and not acked]:
+            self._open[each] = True
+            self._acked.append(each)
 
     def forget(self, tag: int) -> None:
         """``tag`` was settled in another way."""
@@ -64,11 +66,16 @@ class Unsettled:
 
     def take_acks(self) -> list[tuple[int, bool]]:
         """Return the acknowledgements to send as (tag, multiple); they count as settled from now on."""
-        run = [tag for tag, _ in takewhile(lambda item: item[1], self._open.items())]
+        run: list[int] = []
+        for tag, acked in self._open.items():
+            if not acked:
+                break
+            run.append(tag)
         for tag in run:
             del self._open[tag]
         acks = [(run[-1], len(run) > 1)] if run else []
-        acks += [(tag, False) for tag in self._acked if self._open.pop(tag, False)]
+        if len(run) < len(self._acked):
+            acks += [(tag, False) for tag in self._acked if self._open.pop(tag, False)]
         self._acked.clear()
         return acks
 
