@@ -315,12 +315,14 @@ class Channel:
 
     @_handles(commands.Queue.Delete)
     def _queue_delete(self, method: commands.Queue.Delete) -> None:
-        count = 0
         name = self._queue_name(_one_line(method.queue))
-        if name in self._vhost.queues:
-            queue = self._vhost.queue(name, self.session)
-            count = self._vhost.delete_queue(queue, if_unused=method.if_unused, if_empty=method.if_empty)
-        self._reply(method, commands.Queue.DeleteOk(count))
+        if name not in self._vhost.queues:
+            self._reply(method, commands.Queue.DeleteOk(0))
+            return
+        queue = self._vhost.queue(name, self.session)
+        self._vhost.check_deletion(queue, if_unused=method.if_unused, if_empty=method.if_empty)
+        self._reply(method, commands.Queue.DeleteOk(len(queue)))  # before its consumers, also this channel's, are told
+        self._vhost.delete_queue(queue)
 
     # -- basic ---------------------------------------------------------------------------------------------------
 

@@ -91,11 +91,11 @@ class TopologyApi:
         return Answer(HTTPStatus.CREATED if created else HTTPStatus.NO_CONTENT)
 
     def _delete_queue(self, name: str, query: Mapping[str, str], **_: Any) -> None:
-        self._vhost.delete_queue(
-            self._vhost.queue(name),
-            if_unused=query.get("if-unused") == "true",
-            if_empty=query.get("if-empty") == "true",
+        queue = self._vhost.queue(name)
+        self._vhost.check_deletion(
+            queue, if_unused=query.get("if-unused") == "true", if_empty=query.get("if-empty") == "true"
         )
+        self._vhost.delete_queue(queue)
 
     def _purge(self, name: str, **_: Any) -> None:
         self._vhost.queue(name).purge()

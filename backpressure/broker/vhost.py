@@ -211,12 +211,15 @@ class VirtualHost:
         self.last_queue_id += 1
         return self.last_queue_id
 
-    def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
-        """Delete a queue and its bindings; return the number of ready messages in it."""
+    def check_deletion(self, queue: Queue, *, if_unused: bool, if_empty: bool) -> None:
+        """406 when a queue is in use, or not empty, although it was to be deleted only otherwise."""
         if if_unused and queue.consumers:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' in use")
         if if_empty and queue.ready:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' not empty")
+
+    def delete_queue(self, queue: Queue) -> int:
+        """Remove a queue and its bindings; returns the number of ready messages it held."""
         if self.queues.pop(queue.name, None) is None:
             return 0
         if self.journal is not None:

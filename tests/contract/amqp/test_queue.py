@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pamqp import commands
 from pika import BasicProperties
 from pika.exceptions import ChannelClosedByBroker, UnroutableError
 
@@ -384,3 +385,27 @@ def test_a_channel_wide_prefetch_does_not_go_with_a_quorum_queue(
     channel.basic_qos(prefetch_count=5, global_qos=True)
     with kicked(540, f"NOT_IMPLEMENTED - queue '{queue}' in vhost '/' does not support global qos"):
         subscribe(channel, queue)
+
+
+def test_who_deletes_a_queue_has_the_answer_before_the_end_of_its_own_consumer(
+    raw: Any, name: Callable[[], str]
+) -> None:
+    queue = name()
+    raw.send(b"AMQP\x00\x00\x09\x01")
+    raw.expect(commands.Connection.Start)
+    told = {"capabilities": {"consumer_cancel_notify": True}}
+    raw.send(commands.Connection.StartOk(told, "PLAIN", "\0guest\0guest"))
+    raw.expect(commands.Connection.Tune)
+    raw.send(commands.Connection.TuneOk(2047, 131072, 0), commands.Connection.Open("/"))
+    raw.expect(commands.Connection.OpenOk)
+    raw.open_channel()
+    raw.send(
+        commands.Queue.Declare(queue=queue),
+        commands.Basic.Consume(queue=queue, consumer_tag="mine"),
+        commands.Queue.Delete(queue=queue),
+        channel=1,
+    )
+    raw.expect(commands.Queue.DeclareOk)
+    raw.expect(commands.Basic.ConsumeOk)
+    raw.expect(commands.Queue.DeleteOk)
+    assert raw.expect(commands.Basic.Cancel).consumer_tag == "mine"
