@@ -26,7 +26,7 @@ def _entries(directory: Path) -> list[Path]:
     return list((directory / "state" / "pace-matching" / "brokers").glob("*"))
 
 
-def test_a_broker_on_a_free_port_is_used_by_a_program_that_is_told_of_none(pace: Any, tmp_path: Path) -> None:
+def test_a_broker_on_a_free_port_is_used_by_a_program_that_has_none_configured(pace: Any, tmp_path: Path) -> None:
     broker = pace("broker", "--port", "0", "--management-port", "0")
     address = broker.says(r"ready on amqp://guest:guest@(127\.0\.0\.1:\d+)/, management on (\S+);")
     if answers("localhost", 5672):  # somebody works on this machine with a broker on the usual port

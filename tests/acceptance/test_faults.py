@@ -132,7 +132,7 @@ def test_a_fault_is_survived_without_loss_and_shown_in_the_report(tmp_path: Path
     assert f'"name":"{fault}"' in (run_folder(tmp_path) / "report.html").read_text()
 
 
-def test_a_killed_consumer_is_no_accident_and_another_takes_its_place(tmp_path: Path) -> None:
+def test_a_killed_consumer_is_not_an_accident_and_another_takes_its_place(tmp_path: Path) -> None:
     done = pace_run(tmp_path, write(tmp_path, "consumer-kill:for_s=0.5", storm_s=2))
     assert done.returncode == 0, done.stdout + done.stderr
     ends = {event["id"]: event["code"] for event in events_of(tmp_path) if event["kind"] == "process_ended"}

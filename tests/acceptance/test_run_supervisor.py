@@ -142,7 +142,7 @@ class Node:
         return "out of memory"
 
 
-def test_a_process_that_is_no_child_is_told_of_under_a_new_id_each_time_it_is_another(tmp_path: Path) -> None:
+def test_a_process_that_is_not_a_child_is_reported_under_a_new_id_each_time_it_is_another(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         node = Node()
         node.pid = os.getpid()
@@ -186,7 +186,7 @@ def test_an_unexpected_death_fails_with_the_last_words(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_child_that_ends_well_by_itself_is_no_failure(tmp_path: Path) -> None:
+def test_a_child_that_ends_well_by_itself_is_not_a_failure(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         child = await stage.start("producer", ENDS_WELL)
         await child.process.wait()

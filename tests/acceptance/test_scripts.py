@@ -186,7 +186,7 @@ def test_a_consumer_that_is_killed_loses_nothing(start: Any, broker: Any, wait_u
     assert len(set(again)) == len(again)
 
 
-def test_verbose_output_tells_from_whom_each_message_came_and_how_long_it_waited(start: Any, broker: Any) -> None:
+def test_verbose_output_says_from_whom_each_message_came_and_how_long_it_waited(start: Any, broker: Any) -> None:
     where = ("--url", broker.url, "--queue", "q.verbose")
     producer = start(PRODUCER, *where, *FREE, "--count", "3", "--producer-id", "alice")
     assert producer.ends() == 0

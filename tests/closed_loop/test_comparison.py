@@ -10,7 +10,7 @@ RIVALS = ("aimd", "vegas", "gradient2", "pid")
 
 
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
-def test_no_law_beats_pace_in_wait_and_who_comes_near_wastes_more(lab: Any, distribution: str) -> None:
+def test_no_law_beats_pace_in_wait_and_those_that_come_near_waste_more(lab: Any, distribution: str) -> None:
     ours = lab.steps("pace", distribution, 1)
     others = [lab.steps(law, distribution, 1) for law in RIVALS]
     assert all(outcome.p99_s > 1.1 * ours.p99_s for outcome in others)

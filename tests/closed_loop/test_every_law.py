@@ -137,7 +137,7 @@ def test_no_decision_ever_leaves_floor_and_ceiling(lab: Any, name: str) -> None:
     assert all(40.0 <= rate <= 150.0 for rate in rates if rate > 0)
 
 
-def test_unbounded_grows_for_ever_and_bounded_up_to_the_bound(lab: Any) -> None:
+def test_unbounded_grows_forever_and_bounded_up_to_the_bound(lab: Any) -> None:
     depths = {}
     for name in ("unbounded", "bounded"):
         plant = lab.plant(10, queue=QueueBound(max_length=None if name == "unbounded" else 500))

@@ -179,7 +179,7 @@ def test_consumers_that_come_and_go_are_followed(lab: Any, distribution: str) ->
     assert waits[int(0.99 * len(waits))] <= 1.5
 
 
-def test_a_small_bound_is_respected_without_refusals_for_ever(lab: Any) -> None:
+def test_a_small_bound_is_respected_without_refusals_forever(lab: Any) -> None:
     plant = lab.plant(4, queue=QueueBound(max_length=10), workers=Workers(distribution="exponential"))
     producer = lab.join(plant, "pace")
     plant.run(60)

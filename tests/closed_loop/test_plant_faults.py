@@ -182,7 +182,7 @@ def test_a_hanging_consumer_keeps_what_it_holds_and_goes_on_where_it_was() -> No
     assert queue.redelivered == 0
 
 
-def test_the_law_hears_nothing_of_a_hanging_consumer_and_slows_down(lab: Any) -> None:
+def test_the_law_learns_nothing_of_a_hanging_consumer_and_slows_down(lab: Any) -> None:
     plant = lab.plant(1, workers=Workers(count=2))
     producer = lab.join(plant, "pace")
     plant.run(10)

@@ -362,7 +362,7 @@ def test_an_adaptive_law_finds_what_no_constant_knows(desk: Desk) -> None:
         desk.stays_below(60, while_processing=20)
 
 
-def test_the_wait_grows_and_a_trace_tells_it(desk: Desk, spans: Spans) -> None:
+def test_the_wait_grows_and_a_trace_shows_it(desk: Desk, spans: Spans) -> None:
     def count_and_sum(output: str) -> list[float]:
         return [float(value) for value in re.findall(r"^pace_queue_wait_seconds_\w+ (\S+)$", output, re.MULTILINE)]
 

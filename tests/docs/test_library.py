@@ -137,7 +137,7 @@ def test_the_kafka_example_publishes_everything_that_the_group_then_consumes() -
     assert sorted(bodies) == sorted(BODIES)
 
 
-def test_the_pacers_of_the_example_hear_of_each_other() -> None:
+def test_the_pacers_of_the_example_know_of_each_other() -> None:
     names = example("several")
     pacers = [names["a_pacer"]("orders", weight, 0.0) for weight in (1.0, 3.0)]
     names["exchange_reports"](pacers, 0.0)

@@ -40,7 +40,7 @@ def test_without_any_source_the_defaults_hold() -> None:
 
 
 @pytest.mark.parametrize("text", ["caf\udce9", "\ud800"])
-def test_what_is_no_text_is_refused_wherever_it_comes_from(text: str) -> None:
+def test_what_is_not_text_is_refused_wherever_it_comes_from(text: str) -> None:
     assert "producer.text" in refused(environ={"PACE_PRODUCER__TEXT": text})
     message = refused({"producer.text": text})
     assert "is no text" in message
@@ -121,12 +121,12 @@ LINKED = {"PACE_BROKER_PORT": "tcp://172.17.0.2:5672", "PACE_BROKER_NAME": "/web
 
 
 @pytest.mark.parametrize("section", list(Settings.model_fields))
-def test_what_an_orchestrator_injects_for_a_service_is_no_setting(section: str) -> None:
+def test_what_an_orchestrator_injects_for_a_service_is_not_a_setting(section: str) -> None:
     named = {name.replace("PACE_BROKER", f"PACE_{section.upper()}"): value for name, value in INJECTED.items()}
     assert load(environ=named) == Settings()
 
 
-def test_what_docker_links_inject_is_no_setting() -> None:
+def test_what_docker_links_inject_is_not_a_setting() -> None:
     assert load(environ=LINKED) == Settings()
 
 
@@ -390,7 +390,7 @@ def test_no_mistake_reveals_a_secret(environ: Mapping[str, str]) -> None:
     assert "hunter2" not in refused(environ=environ)
 
 
-def test_variables_that_are_no_settings_are_left_alone() -> None:
+def test_variables_that_are_not_settings_are_left_alone() -> None:
     assert load(environ={"PACE_REQUIRE_BROKERS": "rabbitmq", "PATH": "/bin", "PACEMAKER": "1"}) == Settings()
 
 

@@ -38,7 +38,7 @@ def test_no_flag_changes_nothing() -> None:
     assert given() == {}
 
 
-def test_a_flag_that_is_no_setting_is_left_to_the_command() -> None:
+def test_a_flag_that_is_not_a_setting_is_left_to_the_command() -> None:
     assert given("--other", "5") == {}
 
 

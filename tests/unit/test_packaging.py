@@ -70,7 +70,7 @@ def test_an_old_python_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert f"Python 3.11 or later is needed; {tmp_path}/python3 is Python 3.9.2." in result.stdout
 
 
-def test_a_machine_without_any_suitable_python_is_told_so(tmp_path: Path) -> None:
+def test_a_machine_without_any_suitable_python_gets_a_message_that_says_so(tmp_path: Path) -> None:
     result = make("install", f"VENV={tmp_path}/venv", "PYTHON=", path=program(tmp_path / "python3", OLD_PYTHON).parent)
     assert result.returncode != 0
     assert "no python3 on the PATH is one (found: Python 3.9.2)" in result.stdout

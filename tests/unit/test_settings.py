@@ -127,7 +127,7 @@ def test_a_host_may_be_an_address_in_the_brackets_of_a_url(section: Any, given: 
         "x" * 64, "\x1b[2J", "::1::2", "1.2.3.4:5", "%41",
     ],
 )  # fmt: skip
-def test_what_is_no_host_is_refused_with_an_example(section: Any, given: str) -> None:
+def test_what_is_not_a_host_is_refused_with_an_example(section: Any, given: str) -> None:
     with pytest.raises(ValidationError, match=r"expected a host name or an address .* example localhost"):
         section(host=given)
 

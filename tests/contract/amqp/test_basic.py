@@ -89,7 +89,7 @@ def test_get_from_an_empty_queue_says_so(channel: BlockingChannel, queue: str) -
     assert channel.basic_get(queue) == (None, None, None)
 
 
-def test_get_tells_how_many_are_left_and_where_the_message_came_from(channel: BlockingChannel, queue: str) -> None:
+def test_get_says_how_many_are_left_and_where_the_message_came_from(channel: BlockingChannel, queue: str) -> None:
     publish(channel, queue, "a", "b", "c")
     method, _, body = channel.basic_get(queue)
     assert body == b"a"
@@ -233,12 +233,12 @@ def test_a_cancelled_consumer_gets_no_more_and_may_still_acknowledge(
     assert channel.queue_declare(queue, passive=True).method.message_count == 1
 
 
-def test_cancelling_an_unknown_consumer_is_no_error(raw_open: Any) -> None:
+def test_cancelling_an_unknown_consumer_is_not_an_error(raw_open: Any) -> None:
     raw_open.send(commands.Basic.Cancel("nobody"), channel=1)
     assert raw_open.expect(commands.Basic.CancelOk).consumer_tag == "nobody"
 
 
-def test_a_consumer_is_told_when_its_queue_is_deleted(
+def test_a_consumer_learns_when_its_queue_is_deleted(
     connection: BlockingConnection, channel: BlockingChannel, queue: str, subscribe: Any, until: Any
 ) -> None:
     consumer = connection.channel()
@@ -385,7 +385,7 @@ def test_acknowledging_tag_zero_and_multiple_settles_everything(
     assert channel.basic_get(queue)[0] is None
 
 
-def test_acknowledging_everything_when_there_is_nothing_is_no_error(channel: BlockingChannel, queue: str) -> None:
+def test_acknowledging_everything_when_there_is_nothing_is_not_an_error(channel: BlockingChannel, queue: str) -> None:
     channel.basic_ack(0, multiple=True)
     channel.queue_declare(queue, passive=True)
 

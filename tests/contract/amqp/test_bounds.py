@@ -224,7 +224,7 @@ def test_a_ttl_of_zero_still_reaches_a_waiting_consumer(
         ("315360000001", "{value_too_large,315360000001}"),
     ],
 )
-def test_an_expiration_that_is_no_time_is_refused(
+def test_an_expiration_that_is_not_a_time_is_refused(
     channel: BlockingChannel, queue: str, refused: Any, expiration: str, problem: str
 ) -> None:
     with refused(406, f"PRECONDITION_FAILED - invalid expiration '{expiration}': {problem}"):
@@ -326,7 +326,7 @@ def test_a_queue_that_is_its_own_dead_letter_queue_lets_go_of_what_expires(
     assert until(lambda: channel.queue_declare(queue, passive=True).method.message_count, 0) == 0
 
 
-def test_a_retry_through_a_delay_queue_with_the_received_headers_goes_on_for_ever(
+def test_a_retry_through_a_delay_queue_with_the_received_headers_goes_on_forever(
     channel: BlockingChannel, name: Callable[[], str], fetch: Any
 ) -> None:
     work, delay = name(), name()

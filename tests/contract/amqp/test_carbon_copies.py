@@ -59,7 +59,7 @@ def test_a_message_reaches_the_queues_of_all_its_keys_once(
     assert received() == [[], [], [("contract.missing", {"CC": [third]})]]
 
 
-def test_blind_copies_are_hidden_from_everybody(queues: list[str], publish: Any, received: Any) -> None:
+def test_blind_copies_are_hidden_from_all_consumers(queues: list[str], publish: Any, received: Any) -> None:
     first, second, third = queues
     publish("", first, BCC=[second], CC=[third], mine=1)
     assert received() == [[(first, {"CC": [third], "mine": 1})]] * 3

@@ -318,7 +318,7 @@ def _process(channel: Any, done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("tell", [tell_pika, tell_pika_asyncio, tell_aio_pika, tell_kombu, tell_amqpstorm])
-def test_a_client_tells_the_whole_story(
+def test_a_client_plays_the_whole_story(
     broker: Any, name: Callable[[], str], tell: Callable[[str, Names], Told]
 ) -> None:
     assert tell(broker.url, Names(name(), name(), name())) == EXPECTED

@@ -139,6 +139,6 @@ def test_a_request_needs_a_channel_that_waits(raw_open: Any, queue: str) -> None
 
 
 @pytest.mark.parametrize("use", ["basic_get", "queue_purge"])
-def test_it_is_no_queue(client: BlockingChannel, refused: Any, use: str) -> None:
+def test_it_is_not_a_queue(client: BlockingChannel, refused: Any, use: str) -> None:
     with refused(404, f"NOT_FOUND - no queue '{REPLY_TO}' in vhost '/'"):
         getattr(client, use)(REPLY_TO)

@@ -137,7 +137,7 @@ def test_the_topology_survives_and_what_is_not_durable_does_not(tmp_path: Path) 
                 missing()
 
 
-def test_a_deleted_queue_stays_deleted_and_its_name_starts_anew(tmp_path: Path) -> None:
+def test_a_deleted_queue_stays_deleted_and_its_name_starts_again(tmp_path: Path) -> None:
     with start(tmp_path) as broker, channel_of(broker) as channel:
         for text in ("old", "new"):
             channel.queue_delete("kept")

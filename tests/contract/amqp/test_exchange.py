@@ -127,7 +127,9 @@ def test_binding_twice_is_one_binding(channel: BlockingChannel, name: Callable[[
     assert channel.queue_declare(queue, passive=True).method.message_count == 0
 
 
-def test_unbinding_what_is_not_bound_is_no_error(channel: BlockingChannel, name: Callable[[], str], queue: str) -> None:
+def test_unbinding_what_is_not_bound_is_not_an_error(
+    channel: BlockingChannel, name: Callable[[], str], queue: str
+) -> None:
     exchange = name()
     channel.exchange_declare(exchange, "direct")
     channel.queue_unbind(queue, exchange, "never")
@@ -218,7 +220,7 @@ def test_the_standard_exchanges_cannot_be_deleted(channel: BlockingChannel, refu
         channel.exchange_delete("amq.topic")
 
 
-def test_deleting_a_missing_exchange_is_no_error(channel: BlockingChannel) -> None:
+def test_deleting_a_missing_exchange_is_not_an_error(channel: BlockingChannel) -> None:
     channel.exchange_delete("contract.missing")
 
 

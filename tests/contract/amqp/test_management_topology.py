@@ -77,7 +77,7 @@ def ends(janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str
     return exchange, queue
 
 
-def test_bindings_are_created_told_apart_and_removed(
+def test_bindings_are_created_distinguished_and_removed(
     janitor: httpx.Client, ends: tuple[str, str], statuses: Any
 ) -> None:
     exchange, queue = ends
@@ -217,7 +217,7 @@ def test_a_healthy_broker_says_so(janitor: httpx.Client, path: str) -> None:
     assert janitor.get(path).json()["status"] == "ok"
 
 
-def test_a_port_is_told_from_one_that_nobody_listens_on(broker: Any, janitor: httpx.Client) -> None:
+def test_a_port_is_distinguished_from_one_that_nobody_listens_on(broker: Any, janitor: httpx.Client) -> None:
     assert janitor.get(f"/health/checks/port-listener/{broker.address[1]}").status_code == 200
     assert janitor.get("/health/checks/port-listener/1").status_code == 503
     assert janitor.get("/health/checks/protocol-listener/mqtt").json()["missing"] == "mqtt"

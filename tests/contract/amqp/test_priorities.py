@@ -93,7 +93,7 @@ def test_what_has_expired_leaves_only_from_the_head(
     assert drain(dead) == [2, 0]
 
 
-def test_a_single_priority_is_no_difference(broker: Any, declare: Any, publish: Any, drain: Any) -> None:
+def test_a_single_priority_makes_no_difference(broker: Any, declare: Any, publish: Any, drain: Any) -> None:
     queue = declare(highest=0)
     publish(queue, 0, 9, None)
     assert drain(queue) == broker.since_4([1, 0, 2], before=[0, 1, 2])  # 4 compares them all the same

@@ -81,7 +81,7 @@ def test_the_announcement_says_where_the_broker_is(start: Any) -> None:
     assert answer.json()["implementation_version"] == about["version"]
 
 
-def test_it_tells_its_own_name_when_it_is_to(start: Any) -> None:
+def test_it_gives_its_own_name_when_configured(start: Any) -> None:
     _, about = start("--own-name")
     connection = connect(about["url"])
     properties = connection._impl.server_properties
@@ -154,7 +154,7 @@ def test_a_user_without_a_password_is_an_error(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_tells_the_clients_and_ends_the_broker_cleanly(start: Any, number: signal.Signals) -> None:
+def test_a_signal_closes_the_connections_and_ends_the_broker_cleanly(start: Any, number: signal.Signals) -> None:
     process, about = start()
     connection = connect(about["url"])
     process.send_signal(number)
@@ -279,7 +279,7 @@ def test_a_forced_memory_alarm_is_seen_by_the_node_and_the_publisher(
     connection.close()
 
 
-def test_idle_connections_beyond_the_limit_on_open_files_lock_nobody_out(tmp_path: Path) -> None:
+def test_idle_connections_beyond_the_limit_on_open_files_lock_out_no_client(tmp_path: Path) -> None:
     announce, said = tmp_path / "broker.json", tmp_path / "stderr"
     limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
     module = "runpy.run_module('backpressure.broker', run_name='__main__')"

@@ -42,7 +42,7 @@ def named(method: Any, **names: str) -> Any:
 
 
 @pytest.mark.parametrize("missing", [("queue",), ("exchange",), ("queue", "exchange")])
-def test_unbinding_a_queue_that_does_not_exist_or_from_an_exchange_that_does_not_is_no_error(
+def test_unbinding_a_queue_that_does_not_exist_or_from_an_exchange_that_does_not_is_not_an_error(
     ask: Any, queue: str, missing: tuple[str, ...]
 ) -> None:
     names = {"queue": queue, "exchange": "amq.direct", **dict.fromkeys(missing, "contract.missing")}
@@ -50,7 +50,7 @@ def test_unbinding_a_queue_that_does_not_exist_or_from_an_exchange_that_does_not
 
 
 @pytest.mark.parametrize("missing", [("destination",), ("source",), ("destination", "source")])
-def test_unbinding_exchanges_that_do_not_exist_is_no_error(ask: Any, missing: tuple[str, ...]) -> None:
+def test_unbinding_exchanges_that_do_not_exist_is_not_an_error(ask: Any, missing: tuple[str, ...]) -> None:
     names = {"destination": "amq.direct", "source": "amq.fanout", **dict.fromkeys(missing, "contract.missing")}
     assert isinstance(ask(commands.Exchange.Unbind(routing_key="k", **names)), commands.Exchange.UnbindOk)
 
@@ -85,7 +85,7 @@ def test_names_keep_their_line_breaks_where_messages_are_sent_and_taken(ask: Any
     assert ask(named(commands.Basic.Get(), queue=f"{queue}\n")) == refusal
 
 
-def test_a_name_of_line_breaks_is_no_name(ask: Any) -> None:
+def test_a_name_of_line_breaks_is_not_a_name(ask: Any) -> None:
     assert ask(named(commands.Queue.Declare(exclusive=True), queue="\r\n")).queue.startswith("amq.gen-")
 
 

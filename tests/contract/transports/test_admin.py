@@ -62,7 +62,7 @@ def test_a_purge_says_how_many_it_dropped(play: Play) -> None:
     play(story)
 
 
-def test_deleting_what_is_not_there_is_no_error(play: Play) -> None:
+def test_deleting_what_is_not_there_is_not_an_error(play: Play) -> None:
     async def story(bench: Any) -> None:
         for _ in range(2):
             await bench.admin.delete(bench.queue.work)

@@ -8,7 +8,7 @@ from typing import Any
 Play = Callable[..., None]
 
 
-def test_a_publisher_is_told_of_the_alarm_and_its_messages_wait_for_the_end(play: Play) -> None:
+def test_a_publisher_is_told_about_the_alarm_and_its_messages_wait_for_the_end(play: Play) -> None:
     async def story(bench: Any) -> None:
         publisher, log = await bench.publisher()
         async with bench.alarm():

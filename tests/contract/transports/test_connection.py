@@ -131,7 +131,7 @@ def test_stopping_while_waiting_for_a_broker_gives_up_quietly(play: Play) -> Non
     play(story)
 
 
-def test_a_broker_that_never_answers_the_handshake_is_no_broker(play: Play) -> None:
+def test_a_broker_that_never_answers_the_handshake_is_not_a_broker(play: Play) -> None:
     async def story(bench: Any) -> None:
         visitors: list[asyncio.StreamWriter] = []
         silent = await asyncio.start_server(lambda _reader, writer: visitors.append(writer), "127.0.0.1", 0)

@@ -93,7 +93,7 @@ def test_a_message_is_delivered_whatever_its_metadata_says(play: Play, what: str
 HOSTS = {"a header's text that is not UTF-8": "caf\N{REPLACEMENT CHARACTER}"}
 
 
-def test_a_report_with_such_metadata_stops_nobody_from_hearing_the_others(play: Play, kind: str) -> None:
+def test_a_report_with_such_metadata_stops_nobody_from_receiving_the_others(play: Play, kind: str) -> None:
     odd = [name for name in METADATA if kind == "embedded" or name not in {NO_NUMBER, INFINITY}]
 
     async def story(bench: Any) -> None:

@@ -81,7 +81,7 @@ def test_of_a_thousand_parallel_requests_none_is_lost_and_none_doubled(play: Pla
     play(story)
 
 
-def test_when_the_queue_fills_under_parallel_requests_what_was_confirmed_is_there_and_the_rest_was_told(
+def test_when_the_queue_fills_under_parallel_requests_what_was_confirmed_is_there_and_the_rest_was_reported(
     play: Play,
 ) -> None:
     async def story(bench: Any) -> None:

@@ -135,9 +135,7 @@ def test_a_message_in_a_batch_that_is_too_large_may_try_again(play: Play) -> Non
     play(story)
 
 
-def test_an_outage_blocks_the_publisher_and_costs_nobody_a_message(
-    play: Play, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_outage_blocks_the_publisher_and_costs_no_message(play: Play, caplog: pytest.LogCaptureFixture) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS[:3])
         publisher, published = await bench.publisher()
@@ -201,7 +199,7 @@ def test_without_waiting_a_broker_that_is_away_is_an_error_at_once(play: Play) -
     play(story)
 
 
-def test_what_does_not_speak_kafka_is_no_broker(play: Play) -> None:
+def test_what_does_not_speak_kafka_is_not_a_broker(play: Play) -> None:
     async def story(_bench: Any) -> None:
         visitors: list[asyncio.StreamWriter] = []
         silent = await asyncio.start_server(lambda _reader, writer: visitors.append(writer), "127.0.0.1", 0)

@@ -220,7 +220,7 @@ def test_who_has_what_it_takes_can_do_everything(play: Play, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", REFUSED)
-def test_who_lacks_something_is_told_what_once_and_does_not_wait(
+def test_a_client_that_lacks_something_is_told_once_and_does_not_wait(
     play: Play, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story(bench: Any) -> None:

@@ -84,7 +84,7 @@ async def applying(management: ManagementClient, bench: Any) -> list[PolicyInfo]
     return [policy for policy in await management.policies() if re.search(policy.pattern, bench.queue.work)]
 
 
-def test_a_policy_of_somebody_else_is_not_hidden_by_ours(play: Play) -> None:
+def test_a_policy_of_another_application_is_not_hidden_by_ours(play: Play) -> None:
     async def story(bench: Any) -> None:
         async with ManagementClient(bench.broker.management_url) as management:
             theirs = PolicyInfo(name="theirs", pattern=f"^{bench.queue.work}", definition={"max-length": 100})

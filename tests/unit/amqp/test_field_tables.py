@@ -92,7 +92,7 @@ def test_every_value_of_every_type_can_be_read_and_kept(fields: dict[str, bytes]
 
 
 @given(st.binary(max_size=60))
-def test_octets_that_are_no_table_are_refused_with_one_kind_of_error(garbage: bytes) -> None:
+def test_octets_that_are_not_a_table_are_refused_with_one_kind_of_error(garbage: bytes) -> None:
     try:
         table = FieldTable(garbage)
     except (ValueError, IndexError):

@@ -41,7 +41,7 @@ def test_a_reader_that_is_left_early_goes_on_where_it_was(sent: list[tuple[int, 
     assert list(reader.frames()) == []
 
 
-def test_an_incomplete_frame_is_no_error() -> None:
+def test_an_incomplete_frame_is_not_an_error() -> None:
     reader = FrameReader(4096)
     reader.feed(frame(1, 1, b"hello")[:-1])
     assert list(reader.frames()) == []
@@ -54,7 +54,7 @@ def test_an_incomplete_frame_is_no_error() -> None:
     [b"\x07\x00\x00\x00\x00\x00\x00\xce", b"\x01\x00\x00\x00\x00\x00\x01x\x00", b"\x01\x00\x00\x00\x00\x10\x01" + b"x"],
     ids=["unknown type", "wrong end octet", "beyond frame_max"],
 )
-def test_what_is_no_frame_is_a_frame_error(data: bytes) -> None:
+def test_what_is_not_a_frame_is_a_frame_error(data: bytes) -> None:
     reader = FrameReader(4096)
     reader.feed(data)
     with pytest.raises(DecodeError) as caught:

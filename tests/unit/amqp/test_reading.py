@@ -87,7 +87,7 @@ def test_each_type_is_what_it_says(raw: bytes, value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_float_that_is_no_number_cannot_be_read(value: float) -> None:
+def test_a_float_that_is_not_a_number_cannot_be_read(value: float) -> None:
     assert read(b"d" + struct.pack(">d", value)) is UNREADABLE
 
 

@@ -79,7 +79,7 @@ def test_ready_is_503_with_the_reason_until_messages_are_taken_and_a_pause_leave
     ]  # fmt: skip
 
 
-def test_status_tells_what_it_did_how_fast_and_how_long_messages_waited() -> None:
+def test_status_shows_what_it_did_how_fast_and_how_long_messages_waited() -> None:
     async def story() -> dict[str, Any]:
         async with consumer_api(await fed(), consumer__name="slow", consumer__prefetch=5) as (client, _, _):
             await asyncio.sleep(2)
@@ -250,7 +250,7 @@ def test_the_end_of_a_slow_down_is_among_what_has_changed(speed: dict[str, Any])
     assert run_virtually(story()) == [{"slow_down_factor": {"old": 5, "new": 1}}, {}]
 
 
-def test_slowing_down_is_told_seen_and_ended_by_an_explicit_speed() -> None:
+def test_slowing_down_is_reported_seen_and_ended_by_an_explicit_speed() -> None:
     async def story() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
         async with consumer_api(await fed()) as (client, engine, _):
             answer = (await client.post("/admin/slow-down", json={"factor": 5})).json()

@@ -109,7 +109,7 @@ def test_only_live_processes_and_only_these_actions(path: str, status: int) -> N
     assert process.asked == []
 
 
-def test_processes_of_one_name_are_told_apart_by_their_pid() -> None:
+def test_processes_of_one_name_are_distinguished_by_their_pid() -> None:
     def two(url: str) -> tuple[ConsumerReport, ...]:
         return report(url, pid=7), report("http://127.0.0.1:1", pid=8)
 
@@ -203,7 +203,9 @@ def test_the_page_learns_which_laws_there_are_and_whom_it_can_control() -> None:
         ({"rates": {"slow_down_factor": "<b>"}}, None), ({"rates": 1}, None), ([], None), ({}, None),
     ],
 )  # fmt: skip
-def test_the_page_learns_how_much_a_consumer_is_slowed_down_if_it_tells(status: Any, factor: float | None) -> None:
+def test_the_page_learns_how_much_a_consumer_is_slowed_down_if_it_reports_that(
+    status: Any, factor: float | None
+) -> None:
     learnt = asyncio.run(looking(lambda url: (report(url),), status=status))
     assert learnt["processes"][0]["slow_down_factor"] == factor
 

@@ -468,7 +468,7 @@ def test_no_request_waits_for_a_broker_to_come_back(
 # --- status and metrics -----------------------------------------------------------------------------------------------
 
 
-def test_status_tells_queue_process_rates_strategy_and_config() -> None:
+def test_status_shows_queue_process_rates_strategy_and_config() -> None:
     async def story() -> dict[str, Any]:
         async with producer_api(producer__strategy="bounded", queue__max_length=77, producer__rate=123) as (
             client,
@@ -764,7 +764,7 @@ def test_a_request_of_the_wrong_shape_changes_nothing(body: object) -> None:
     assert run_virtually(story()) == (422, True)
 
 
-def test_text_that_is_no_unicode_changes_nothing() -> None:
+def test_text_that_is_not_unicode_changes_nothing() -> None:
     async def story() -> tuple[int, bool]:
         async with producer_api() as (client, engine, _):
             before, body = engine.settings, json.dumps({"production_rate": 5, "settings": {"producer.text": "\ud800"}})
@@ -797,7 +797,7 @@ def test_changes_at_the_same_moment_are_all_in_force_afterwards(monkeypatch: pyt
     assert run_virtually(story()) == (5, 5, 9, 9, "new", b"new")
 
 
-def test_a_bound_the_broker_cannot_change_is_told_and_nothing_else_changes_either(
+def test_a_bound_the_broker_cannot_change_is_reported_and_nothing_else_changes_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def refuse(*_: object, **__: object) -> None:
@@ -816,7 +816,7 @@ def test_a_bound_the_broker_cannot_change_is_told_and_nothing_else_changes_eithe
     assert "management_url" in detail
 
 
-def test_where_queues_have_no_bound_none_is_told_and_only_that_can_be_asked_for(
+def test_where_queues_have_no_bound_none_is_reported_and_only_that_can_be_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def refuse(*_: object, max_length: int | None, **__: object) -> None:

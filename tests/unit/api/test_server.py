@@ -105,7 +105,7 @@ def test_with_a_token_every_request_needs_it(given: dict[str, str], status: int,
 
 
 @pytest.mark.parametrize("token", ["", "hunter2"])
-def test_the_document_tells_of_the_token_when_there_is_one_and_not_which(token: str) -> None:
+def test_the_document_mentions_the_token_when_there_is_one_and_not_which(token: str) -> None:
     async def story() -> dict[str, Any]:
         app = small_app()
         server = serve(app, token=SecretStr(token))
@@ -118,7 +118,7 @@ def test_the_document_tells_of_the_token_when_there_is_one_and_not_which(token: 
     assert "hunter2" not in str(document)
 
 
-def test_an_unsupported_method_is_told_all_those_that_are() -> None:
+def test_an_unsupported_method_is_answered_with_the_supported_ones() -> None:
     async def story() -> tuple[int, str]:
         app = small_app()
         app.add_api_route("/hello", lambda: "changed", methods=["POST"])

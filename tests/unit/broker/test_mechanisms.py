@@ -16,7 +16,7 @@ def test_timers_run_in_order_of_their_time_and_then_of_their_making() -> None:
     assert timers.next_deadline() == 3.0
 
 
-def test_a_cancelled_timer_is_no_deadline() -> None:
+def test_a_cancelled_timer_is_not_a_deadline() -> None:
     timers = Timers()
     timers.at(1.0, lambda: None).cancel()
     assert timers.next_deadline() is None
@@ -69,7 +69,7 @@ def test_a_window_is_full_at_its_limit_and_never_without_one() -> None:
     assert [window.full, unlimited.full] == [True, False]
 
 
-def test_a_deadline_before_all_others_is_told_at_once_and_only_then() -> None:
+def test_a_deadline_before_all_others_is_reported_at_once_and_only_then() -> None:
     timers = Timers()
     told: list[float | None] = []
     timers.on_earlier = lambda: told.append(timers.next_deadline())

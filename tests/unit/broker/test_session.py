@@ -124,7 +124,7 @@ def test_requests_of_a_congested_client_wait_in_their_order(peer: Any) -> None:
     assert sum(isinstance(frame, commands.Basic.GetOk) for frame in peer.frames()) == 300
 
 
-def test_the_memory_alarm_blocks_who_publishes_and_only_then(peer_class: Any) -> None:
+def test_the_memory_alarm_blocks_publishers_and_only_then(peer_class: Any) -> None:
     vhost = VirtualHost(memory_limit_bytes=10_000)
     publisher, other = peer_class(vhost).login(1), peer_class(vhost).login(1)
     publisher.send(commands.Queue.Declare(queue="q"))
@@ -325,7 +325,7 @@ def test_confirms_of_one_tick_leave_as_one_frame(peer: Any) -> None:
     assert (ack.delivery_tag, ack.multiple) == (100, True)
 
 
-def test_runs_of_acks_and_nacks_are_told_apart(peer: Any) -> None:
+def test_runs_of_acks_and_nacks_are_distinguished(peer: Any) -> None:
     peer.send(commands.Confirm.Select())
     peer.send(commands.Queue.Declare(queue="q", arguments={"x-max-length": 2, "x-overflow": "reject-publish"}))
     peer.frames()
@@ -337,7 +337,7 @@ def test_runs_of_acks_and_nacks_are_told_apart(peer: Any) -> None:
     ]
 
 
-def test_a_long_chain_of_dead_letter_queues_is_no_deep_call(peer: Any, vhost: VirtualHost) -> None:
+def test_a_long_chain_of_dead_letter_queues_is_not_a_deep_call(peer: Any, vhost: VirtualHost) -> None:
     for number in range(300):
         arguments = {"x-max-length": 0, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"q{number + 1}"}
         peer.send(commands.Queue.Declare(queue=f"q{number}", arguments=arguments))

@@ -170,7 +170,7 @@ def test_a_purge_removes_what_is_ready_and_nothing_else(live: Callable[[], Life]
     assert bodies(queues["other"]) == [b"stays"]
 
 
-def test_a_failed_write_is_taken_back_and_told(live: Callable[[], Life]) -> None:
+def test_a_failed_write_is_undone_and_reported(live: Callable[[], Life]) -> None:
     life = live()
     life.declare("kept")
     life.commit()
@@ -224,7 +224,7 @@ def test_one_changed_octet_of_a_message_is_refused(stored: Path) -> None:
     assert "message 150 of queue 'q' is not what was written" in refusal(stored)
 
 
-def test_a_file_that_is_no_database_is_refused(stored: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(stored: Path) -> None:
     scribble(stored / "broker.sqlite3", 0, b"something else")
     assert "is damaged" in refusal(stored)
 
@@ -269,7 +269,7 @@ def test_another_format_is_refused_and_says_so(stored: Path, version: int) -> No
     assert "was written by another version of the broker" in refusal(stored)
 
 
-def test_a_database_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_of_another_application_is_left_alone(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "broker.sqlite3")
     database.execute("CREATE TABLE topology (document TEXT)")
     database.close()
@@ -305,7 +305,7 @@ def test_a_log_that_is_whole_is_read(killed: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 30, 4096, 4121, 9000])
-def test_a_last_write_that_was_cut_short_is_no_damage(killed: Path, cut: int) -> None:
+def test_a_last_write_that_was_cut_short_is_not_damage(killed: Path, cut: int) -> None:
     log = killed / "broker.sqlite3-wal"
     log.write_bytes(log.read_bytes()[:-cut])
     life = Life(killed)
@@ -314,7 +314,7 @@ def test_a_last_write_that_was_cut_short_is_no_damage(killed: Path, cut: int) ->
 
 
 @pytest.mark.parametrize("place", [0, 4, 8, 20, 24 + 100])
-def test_a_log_that_is_broken_in_the_middle_is_refused_and_tells_what_is_missing(killed: Path, place: int) -> None:
+def test_a_log_that_is_broken_in_the_middle_is_refused_and_says_what_is_missing(killed: Path, place: int) -> None:
     log = killed / "broker.sqlite3-wal"
     frame = 24 + 4096
     frames = (log.stat().st_size - 32) // frame

@@ -298,7 +298,7 @@ def test_a_body_that_never_comes_is_answered_when_its_time_is_up(loop: Loop, cli
     assert client.answers(b"PUT")[0][0] == 408
 
 
-def test_a_client_may_rest_between_two_requests_but_not_for_ever(loop: Loop, client: Client) -> None:
+def test_a_client_may_rest_between_two_requests_but_not_forever(loop: Loop, client: Client) -> None:
     assert ask(client)[0] == 200
     loop.advance(web.IDLE_TIMEOUT_S - 1)
     assert ask(client)[0] == 200

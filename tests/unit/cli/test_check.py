@@ -129,7 +129,7 @@ def test_a_consumer_that_does_not_run_is_missing_and_the_rest_is_tried() -> None
     assert {result.outcome for result in results.values()} == {CheckOutcome.PASSED}
 
 
-def test_with_nobody_to_witness_the_delivery_it_is_missing() -> None:
+def test_without_a_witness_the_delivery_counts_as_missing() -> None:
     assert outcome_of(Stack(), consumer_url="", monitor_url="")["delivery"].outcome is CheckOutcome.MISSING
 
 
@@ -173,7 +173,7 @@ def test_what_is_wrong_fails_with_what_was_seen(where: str, handler: Handler, na
     assert said in result.detail
 
 
-def test_held_back_requests_are_counted_and_are_no_failure() -> None:
+def test_held_back_requests_are_counted_and_are_not_failures() -> None:
     stack, asked = Stack(), iter(range(1000))
 
     def every_third_is_full(request: httpx.Request) -> httpx.Response:

@@ -10,7 +10,7 @@ from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.engines.tally import Consumed
 
 
-def test_a_verbose_line_names_the_message_and_a_sender_cannot_steer_the_terminal_of_whoever_watches(
+def test_a_verbose_line_names_the_message_and_a_sender_cannot_steer_the_terminal_of_the_reader(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     delivery = Delivery(Message(b"x", message_id="order\x1b[1m-7"), tag=1, epoch=1, redelivered=False)

@@ -129,7 +129,7 @@ def test_an_unreadable_entry_is_ignored(directory: Path, text: str) -> None:
     assert discovered(Settings(), False) == {}
 
 
-def test_an_entry_with_an_address_that_is_no_broker_is_ignored(directory: Path) -> None:
+def test_an_entry_with_an_address_that_is_not_a_broker_is_ignored(directory: Path) -> None:
     with also_listed(directory, replace(broker(), url="file:///etc/passwd")):
         assert discovered(Settings(), False) == {}
 

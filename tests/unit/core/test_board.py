@@ -56,7 +56,7 @@ def test_a_reading_is_aged_and_depth_adds_what_the_consumers_hold() -> None:
     assert signals.feedback_age_s == pytest.approx(0.08)
 
 
-def test_where_the_broker_tells_the_unacked_count_it_is_taken() -> None:
+def test_an_unacked_count_of_the_broker_is_used() -> None:
     board = SignalBoard(1)
     board.on_report(consumer(0.0, 0, held=3), 0.0)
     board.on_reading(7, 5, 1, 0.0)
@@ -133,7 +133,7 @@ def test_when_the_broker_counts_fewer_consumers_the_longest_silent_are_gone() ->
     assert board.signals(OWN, 0.3).consumers == 0
 
 
-def test_paused_consumers_are_no_workers() -> None:
+def test_paused_consumers_do_not_count_as_workers() -> None:
     board = SignalBoard(1)
     board.on_report(consumer(0.0, 0, paused=True), 0.0)
     board.on_report(consumer(0.0, 0, pid=2), 0.0)
@@ -187,7 +187,7 @@ def test_confirmed_adds_what_the_others_confirmed_since_they_were_first_heard() 
     assert board.signals(OWN, 0.2).confirmed_total == 10 + 20 + 2
 
 
-def test_the_own_report_is_no_rival() -> None:
+def test_the_own_report_is_not_a_rival() -> None:
     board = SignalBoard(2)
     board.on_report(producer(0.0, confirmed=500), 0.0)
     board.on_report(producer(0.1, confirmed=600), 0.1)
@@ -253,13 +253,13 @@ def shares_of_a_producer_that_gets(rate_per_s: int, seconds: int, **own: object)
     return shares
 
 
-def test_who_gets_more_than_its_part_takes_less_and_who_gets_less_takes_more() -> None:
+def test_a_producer_with_more_than_its_part_takes_less_and_one_with_less_takes_more() -> None:
     assert shares_of_a_producer_that_gets(50, 5)[-1] == pytest.approx(0.5, rel=0.01)
     assert shares_of_a_producer_that_gets(60, 5)[-1] < 0.47
     assert shares_of_a_producer_that_gets(40, 5)[-1] > 0.53
 
 
-def test_the_correction_is_bounded_and_none_is_made_by_who_sends_less_than_it_may() -> None:
+def test_the_correction_is_bounded_and_a_producer_that_sends_less_than_it_may_makes_none() -> None:
     assert shares_of_a_producer_that_gets(1, 60)[-1] == pytest.approx(0.75)
     assert shares_of_a_producer_that_gets(40, 5, application_limited=True)[-1] == pytest.approx(0.5)
 

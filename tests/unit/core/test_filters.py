@@ -90,7 +90,7 @@ def test_random_service_raises_a_false_alarm_less_than_once_in_twenty_seconds() 
     assert alarms <= 10 * 1000 * 0.1 / 20
 
 
-def test_the_dispersion_tells_even_service_from_random() -> None:
+def test_the_dispersion_distinguishes_even_from_random_service() -> None:
     even, uneven = estimator(), estimator()
     for count in exponential_counts(1, 100.0, 1000):
         uneven.add(count, 0.1)
@@ -127,7 +127,7 @@ def test_a_rate_can_be_scaled_by_belief() -> None:
     assert rate.rate == pytest.approx(200)
 
 
-def test_no_exposure_tells_nothing() -> None:
+def test_no_exposure_says_nothing() -> None:
     rate = estimator()
     rate.add(10, 0.1)
     assert not rate.add(50, 0.0)

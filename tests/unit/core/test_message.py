@@ -130,7 +130,7 @@ def test_a_number_or_its_text_asks_for_work() -> None:
 
 
 @pytest.mark.parametrize("timestamp_s", [0, 1_772_000_000_000, (1 << 64) - 1])
-def test_a_timestamp_that_is_no_time_of_our_days_is_unknown(timestamp_s: int) -> None:
+def test_a_timestamp_that_is_not_a_time_of_our_days_is_unknown(timestamp_s: int) -> None:
     assert Metadata.read(Message(b"", timestamp_s=timestamp_s)).sent_ns is None
 
 

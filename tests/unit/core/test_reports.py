@@ -92,7 +92,7 @@ def test_a_text_that_cannot_be_shown_or_asked_for_is_refused(name: str, text: st
 
 
 @pytest.mark.parametrize(("reason", "told"), [("é" * 1000, "é" * 500), ("half a pair: \ud800", "half a pair: ?")])
-def test_what_nobody_would_take_is_sent_shortened(reason: str, told: str) -> None:
+def test_a_report_that_is_too_long_is_sent_shortened(reason: str, told: str) -> None:
     assert decode(encode(replace(SAMPLE, id=reason))).id == told
 
 
@@ -115,7 +115,7 @@ def test_a_field_that_a_later_version_adds_is_ignored(report: Report) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1 << 70, "7", True, None, 1.5, float("nan"), [7]])
-def test_what_is_no_count_is_refused(value: object) -> None:
+def test_what_is_not_a_count_is_refused(value: object) -> None:
     content = json.loads(encode(SAMPLE))
     with pytest.raises(FeedbackError, match="pid"):
         decode(json.dumps(content | {"pid": value}).encode())
@@ -144,7 +144,7 @@ def test_what_is_no_count_is_refused(value: object) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_histogram_is_refused(histogram: object) -> None:
+def test_what_is_not_a_histogram_is_refused(histogram: object) -> None:
     content = json.loads(encode(SAMPLE))
     with pytest.raises(FeedbackError, match="not a histogram"):
         decode(json.dumps(content | {"queue_wait": histogram}).encode())
@@ -161,7 +161,7 @@ JSON = st.recursive(
     "data",
     [b"", b"\xff", b"{", b"[]", b"5", b"{}", b'{"v":1,"role":"producer"}', b'{"v":2,"role":"spy"}', b"[" * 99999],
 )
-def test_what_is_no_report_is_refused(data: bytes) -> None:
+def test_what_is_not_a_report_is_refused(data: bytes) -> None:
     with pytest.raises(FeedbackError):
         decode(data)
 

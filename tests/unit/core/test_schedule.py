@@ -104,7 +104,7 @@ def test_arrivals_before_a_change_of_rate_belong_to_the_old_one() -> None:
     assert schedule.pending(2.06) == 101 + 11
 
 
-def test_a_restart_forgets_what_waited_and_offers_anew() -> None:
+def test_a_restart_forgets_what_waited_and_offers_again() -> None:
     schedule = ArrivalSchedule(100, room_s=1.0, now=0.0)
     schedule.pending(0.5)
     schedule.restart(10.0)

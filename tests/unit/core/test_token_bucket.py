@@ -108,7 +108,7 @@ def test_changing_the_rate_often_neither_makes_nor_loses_tokens(changes: list[tu
     assert bucket.available(now) == pytest.approx(earned, rel=1e-9)
 
 
-def test_at_rate_zero_the_bucket_is_closed_for_ever() -> None:
+def test_at_rate_zero_the_bucket_is_closed_forever() -> None:
     bucket = TokenBucket(0, burst_s=1.0, now=0.0)
     bucket.take(1, 0.0)
     assert bucket.wait_s(1e9) == inf

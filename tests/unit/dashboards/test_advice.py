@@ -41,14 +41,14 @@ def test_a_refused_login_is_not_told_to_start_a_broker_but_how_to_log_in(snapsho
     assert "pace broker" not in sentence
 
 
-def test_a_management_api_that_refuses_the_user_is_told_apart_from_a_missing_one(snapshot: Make) -> None:
+def test_a_management_api_that_refuses_the_user_is_distinguished_from_a_missing_one(snapshot: Make) -> None:
     ok = Source("broker", ok=True)
     for refused, advice in ((True, "rabbitmqctl set_user_tags USER monitoring"), (False, "rabbitmq-plugins enable")):
         sentence = only(snapshot(sources=(ok, Source("management", ok=False, error="401", refused=refused))))
         assert advice in sentence
 
 
-def test_the_memory_limit_is_raised_as_the_broker_at_hand_wants_it(snapshot: Make) -> None:
+def test_the_memory_limit_is_raised_as_the_kind_of_broker_requires(snapshot: Make) -> None:
     for product, advice in (
         ("RabbitMQ", "rabbitmqctl set_vm_"),
         ("Pace Matching embedded broker", "--memory-limit-mb"),
@@ -57,7 +57,7 @@ def test_the_memory_limit_is_raised_as_the_broker_at_hand_wants_it(snapshot: Mak
         assert advice in only(snapshot(broker=broker, thresholds=(Threshold("broker memory", 85.0, 80.0, "%"),)))
 
 
-def test_a_first_attempt_to_connect_is_no_trouble_yet(snapshot: Make) -> None:
+def test_a_first_attempt_to_connect_is_not_a_problem_yet(snapshot: Make) -> None:
     assert advise(snapshot(sources=(Source("broker", ok=False, error="connecting"),))) == []
 
 
@@ -82,7 +82,7 @@ def test_where_a_token_is_needed_the_command_sends_it(snapshot: Make, work: Make
     assert 'curl -X POST -H "Authorization: Bearer $PACE_API__TOKEN" http://127.0.0.1:8001/admin/resume' in sentence
 
 
-def test_memory_near_its_limit_is_told_before_the_alarm(snapshot: Make) -> None:
+def test_memory_near_its_limit_is_reported_before_the_alarm(snapshot: Make) -> None:
     near = (Threshold("broker memory", 85.0, 80.0, "%"),)
     broker = BrokerState(memory_bytes=85, memory_limit_bytes=100)
     assert only(snapshot(broker=broker, thresholds=near)).startswith("The broker uses 85 % of its memory; from 100 %")
@@ -90,7 +90,7 @@ def test_memory_near_its_limit_is_told_before_the_alarm(snapshot: Make) -> None:
     assert advise(snapshot(broker=broker)) == []
 
 
-def test_a_memory_alarm_and_a_full_disk_are_told_apart(snapshot: Make) -> None:
+def test_a_memory_alarm_and_a_full_disk_are_distinguished(snapshot: Make) -> None:
     producers = (replace(snapshot().producers[0], blocked=True),)
     assert "memory alarm" in only(snapshot(producers=producers))
     assert "disk is full" in only(snapshot(producers=producers, broker=BrokerState(disk_alarm=True)))
@@ -122,20 +122,20 @@ def test_growth_is_trouble_only_beyond_the_threshold(snapshot: Make, work: MakeQ
     assert advise(snapshot(queues=shrinking, thresholds=TOO_DEEP)) == []
 
 
-def test_waiting_in_prefetch_is_told_from_waiting_in_the_queue(snapshot: Make, work: MakeQueues) -> None:
+def test_waiting_in_prefetch_is_distinguished_from_waiting_in_the_queue(snapshot: Make, work: MakeQueues) -> None:
     assert "Lower --prefetch" in only(snapshot(queues=work(ready=1, unacked=500), thresholds=TOO_LATE))
     sentence = only(snapshot(queues=work(ready=500, unacked=5), thresholds=TOO_LATE))
     assert "behind the 500 in work.queue" in sentence
     assert "prefetch" not in sentence
 
 
-def test_a_wait_that_grows_is_told_long_before_the_depth_is_a_limit(snapshot: Make, work: MakeQueues) -> None:
+def test_a_wait_that_grows_is_reported_long_before_the_depth_is_a_limit(snapshot: Make, work: MakeQueues) -> None:
     growing = work(ready=900, unacked=5, published_per_s=150.0, acked_per_s=100.0)
     assert only(snapshot(queues=growing, thresholds=TOO_LATE)).startswith("work.queue grows by 50/s.")
     assert advise(snapshot(queues=growing)) == []
 
 
-def test_auto_prefetch_is_not_advised_to_whoever_has_it(snapshot: Make, work: MakeQueues) -> None:
+def test_auto_prefetch_is_not_advised_to_consumers_that_have_it(snapshot: Make, work: MakeQueues) -> None:
     (consumer,), late = snapshot().consumers, {"queues": work(ready=1, unacked=5), "thresholds": TOO_LATE}
     auto = replace(consumer, prefetch_auto=True)
     assert only(snapshot(consumers=(auto, consumer), **late)).endswith("Lower --prefetch, or use --prefetch auto.")

@@ -70,7 +70,7 @@ def test_a_queue_is_filling_flowing_draining_idle_or_consumed_by_nobody(
     assert text in line_with(frame(snapshot(queues=work(**rates))), "● work.queue ")
 
 
-def test_a_dead_letter_queue_that_nobody_consumes_is_no_fault(snapshot: Make, work: MakeQueues) -> None:
+def test_a_dead_letter_queue_that_nobody_consumes_is_not_a_fault(snapshot: Make, work: MakeQueues) -> None:
     letters = replace(work()["work.queue"], name="work.queue.dlq", consumers=0, published_per_s=0.0, acked_per_s=0.0)
     text = frame(snapshot(queues=work() | {letters.name: letters}))
     assert "No consumer" not in text
@@ -171,7 +171,7 @@ def test_consumers_and_connections_come_with_their_details_but_without_feedback_
     assert "amq.gen-feedback" not in text
 
 
-def test_the_prefetch_is_the_consumers_own_where_the_broker_tells_of_none(snapshot: Make) -> None:
+def test_the_prefetch_is_the_consumers_own_where_the_broker_reports_none(snapshot: Make) -> None:
     broker = snapshot().broker
     assert broker is not None
     client = replace(broker.consumers[0], prefetch=0)
@@ -215,7 +215,7 @@ def test_a_breached_wait_is_red(snapshot: Make) -> None:
     assert "\x1b[31m2.0 s" in frame(seen, colour=True)
 
 
-def test_a_limit_that_is_near_or_breached_is_named_and_told_apart_without_colour(snapshot: Make) -> None:
+def test_a_limit_that_is_near_or_breached_is_named_and_distinguished_without_colour(snapshot: Make) -> None:
     near, late = Threshold("broker memory", 60.0, 80.0, "%"), Threshold("queue wait p99", 2000.0, 1000.0, "ms")
     calm = (Threshold("depth", 45.0, 5000.0, "messages"), Threshold("broker memory", None, 80.0, "%"))
     assert "limits" not in frame(snapshot(thresholds=calm))

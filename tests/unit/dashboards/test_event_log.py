@@ -11,19 +11,19 @@ APPEARED = Event(1, EventKind.APPEARED, "producer \x1balice appeared")
 BLOCKED = Event(2, EventKind.BLOCKED, "the broker blocks alice")
 
 
-def test_each_event_is_told_once_and_a_bad_one_is_a_warning() -> None:
+def test_each_event_is_reported_once_and_a_bad_one_is_a_warning() -> None:
     lines = EventLines()
     assert list(lines.of([APPEARED], [])) == [(logging.INFO, "producer ·alice appeared")]
     assert list(lines.of([APPEARED, BLOCKED], [])) == [(logging.WARNING, "the broker blocks alice")]
     assert list(lines.of([APPEARED, BLOCKED], [])) == []
 
 
-def test_events_of_one_moment_are_all_told() -> None:
+def test_events_of_one_moment_are_all_reported() -> None:
     both = [Event(3, EventKind.APPEARED, name) for name in ("alice", "bob")]
     assert [text for _, text in EventLines().of(both, [])] == ["alice", "bob"]
 
 
-def test_a_source_that_never_answered_is_told_with_each_reason_and_one_that_did_is_left_to_events() -> None:
+def test_a_source_that_never_answered_is_reported_with_each_reason_and_one_that_did_is_left_to_events() -> None:
     lines = EventLines()
 
     def told(*sources: Source) -> list[str]:

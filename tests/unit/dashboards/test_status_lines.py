@@ -15,7 +15,7 @@ def test_a_line_says_how_the_loop_is(snapshot: Make) -> None:
     assert line.endswith(" work.queue depth=45 (5 unacked) in=101/s out=98/s allowed=100/s wait_p99=120 ms")
 
 
-def test_each_event_is_told_once(snapshot: Make) -> None:
+def test_each_event_is_reported_once(snapshot: Make) -> None:
     lines = StatusLines()
     first = Event(1, EventKind.BLOCKED, "the broker blocks alice")
     second = Event(2, EventKind.UNBLOCKED, "alice may publish again")

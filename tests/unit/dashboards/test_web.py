@@ -118,7 +118,7 @@ def test_a_snapshot_as_json_has_null_for_what_is_unknown_and_for_no_limit(snapsh
     assert "confirm_latency" not in content["producers"][0]
 
 
-def test_the_memory_of_processes_of_one_name_and_number_is_told_by_host(snapshot: Make) -> None:
+def test_the_memory_of_processes_of_one_name_and_number_is_reported_by_host(snapshot: Make) -> None:
     producer, consumer = snapshot().processes
     scaled = tuple(replace(consumer, pid=1, host=host) for host in ("c1", "c2"))
     assert list(point(snapshot(processes=(producer, *scaled)))["memory_bytes"]) == [
@@ -126,7 +126,7 @@ def test_the_memory_of_processes_of_one_name_and_number_is_told_by_host(snapshot
     ]  # fmt: skip
 
 
-def test_a_snapshot_as_json_tells_the_lag_of_each_partition(snapshot: Make, work: MakeQueues) -> None:
+def test_a_snapshot_as_json_has_the_lag_of_each_partition(snapshot: Make, work: MakeQueues) -> None:
     content = get(snapshot(queues=work(lag_by_partition=(3, 42))), "/api/snapshot").json()
     queue = content["queues"]["work.queue"]
     assert (queue["lag_by_partition"], queue["worst_partition"]) == ([3, 42], 1)

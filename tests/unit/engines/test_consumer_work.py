@@ -118,7 +118,7 @@ def test_order_duplicates_and_gaps_are_told_by_session_and_sequence() -> None:
     assert run_virtually(story()) == (2, 1, 2, 8)
 
 
-def test_a_gap_is_told_where_the_consumer_is_alone_and_unknown_where_another_one_may_have_the_message() -> None:
+def test_a_gap_is_reported_where_the_consumer_is_alone_and_unknown_where_another_one_may_have_the_message() -> None:
     async def story(*, beside: bool) -> tuple[int, int | None]:
         settings, broker = settings_of(consumer__prefetch=1), RecordingBroker()
         await put(broker, settings, *(ours(n) for n in (0, 1, 3, 4, 7)))

@@ -415,7 +415,7 @@ def test_a_management_api_that_fails_leaves_its_part_unknown() -> None:
     Bench(management).run(story)
 
 
-def test_a_token_of_the_control_apis_is_told_of_and_not_told() -> None:
+def test_a_token_of_the_control_apis_is_mentioned_and_not_shown() -> None:
     bench = Bench()
     assert not bench.observer.snapshot().token_needed
     guarded = Observer(bench.broker, Settings(api={"token": "s3cret"}), bench.clock)  # type: ignore[arg-type]  # fakes

@@ -75,7 +75,7 @@ def test_without_the_broker_nobody_is_said_to_have_ended() -> None:
     assert story.text == "producer alice (pid 11) is not heard of without the broker"
 
 
-def test_a_burst_of_nacks_is_told_when_it_begins_and_when_it_is_over() -> None:
+def test_a_burst_of_nacks_is_reported_when_it_begins_and_when_it_is_over() -> None:
     story = Story()
     story.sees(ALICE)
     assert story.sees(replace(ALICE, nacked=100)) == ["nacked"]
@@ -85,7 +85,7 @@ def test_a_burst_of_nacks_is_told_when_it_begins_and_when_it_is_over() -> None:
     assert story.sees(replace(ALICE, nacked=251)) == ["nacked"]
 
 
-def test_nacks_from_before_the_monitor_came_are_no_event() -> None:
+def test_nacks_from_before_the_monitor_came_are_not_events() -> None:
     story = Story()
     assert story.sees(replace(ALICE, nacked=99)) == ["appeared"]
     assert story.sees(replace(ALICE, nacked=99)) == []
@@ -115,7 +115,7 @@ def test_an_unknown_value_neither_breaches_nor_recovers() -> None:
     assert story.sees(thresholds=depth(None)) == []
 
 
-def test_a_law_that_cuts_the_pace_is_told_once_with_its_reason() -> None:
+def test_a_law_that_cuts_the_pace_is_reported_once_with_its_reason() -> None:
     story = Story()
     story.sees(ALICE)
     low = replace(ALICE, pacing_rate_per_s=500.0, reason="queue too deep")
@@ -125,13 +125,13 @@ def test_a_law_that_cuts_the_pace_is_told_once_with_its_reason() -> None:
     assert [story.sees(low) for _ in range(5)] == [[]] * 5
 
 
-def test_a_pace_that_dips_for_a_moment_or_falls_a_little_is_no_cut() -> None:
+def test_a_pace_that_dips_for_a_moment_or_falls_a_little_is_not_a_cut() -> None:
     story = Story()
     for rate in (1000.0, 100.0, 1000.0, 700.0, 700.0, 700.0, 100.0, 900.0):
         assert "rate_cut" not in story.sees(replace(ALICE, pacing_rate_per_s=rate))
 
 
-def test_a_user_who_lowers_the_offered_load_is_no_cut() -> None:
+def test_lowering_the_offered_load_is_not_a_cut() -> None:
     story = Story()
     story.sees(replace(ALICE, pacing_rate_per_s=float("inf")))
     assert story.sees(replace(ALICE, target_rate_per_s=100.0, pacing_rate_per_s=float("inf"))) == []
@@ -156,7 +156,7 @@ def test_events_are_counted_by_kind_beyond_those_kept() -> None:
     assert story.watch.counts[EventKind.APPEARED] == 300
 
 
-def test_an_offer_without_limit_is_no_pace_that_could_be_cut() -> None:
+def test_an_offer_without_limit_is_not_a_pace_that_could_be_cut() -> None:
     story = Story()
     free = replace(ALICE, target_rate_per_s=inf, pacing_rate_per_s=inf)
     paced = replace(ALICE, target_rate_per_s=inf, pacing_rate_per_s=100.0)

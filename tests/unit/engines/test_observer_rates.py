@@ -51,7 +51,7 @@ def test_lost_reports_cost_freshness_and_not_correctness() -> None:
     assert series.span(1.0, 1.6).rate_per_s("processed") == pytest.approx(100.0)
 
 
-def test_the_first_report_of_a_process_that_ran_for_long_is_no_rate() -> None:
+def test_the_first_report_of_a_process_that_ran_for_long_is_not_a_rate() -> None:
     assert series_of((0.0, 1_000_000)).span(1.0, 0.0).rate_per_s("processed") == 0.0
 
 

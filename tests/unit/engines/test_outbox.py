@@ -176,7 +176,7 @@ def test_what_would_be_refused_again_is_rejected_at_once_with_its_reason() -> No
     assert [record.outcome for record in records] == [Outcome.REJECTED]
 
 
-def test_a_message_returned_on_a_link_that_broke_is_judged_anew_on_the_next() -> None:
+def test_a_message_returned_on_a_link_that_broke_is_judged_again_on_the_next() -> None:
     box = outbox(HandClock())
     item = outgoing(0)
     item.stamped(0)
@@ -190,7 +190,7 @@ def test_a_message_returned_on_a_link_that_broke_is_judged_anew_on_the_next() ->
     assert (box.confirmed, box.returned) == (1, 0)
 
 
-def test_the_record_tells_when_a_message_was_due_sent_last_and_settled_and_in_how_many_attempts() -> None:
+def test_the_record_says_when_a_message_was_due_sent_last_and_settled_and_in_how_many_attempts() -> None:
     clock, records = HandClock(), Records()
     box = outbox(clock, records)
     item = outgoing(42)

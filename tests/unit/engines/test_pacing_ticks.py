@@ -87,7 +87,7 @@ def test_with_several_consumers_the_mean_age_is_no_more_than_half_a_report_inter
 
 
 @pytest.mark.parametrize("consumers", [0, 1, 3, 8])
-def test_there_are_ten_decisions_a_second_whoever_reports(consumers: int) -> None:
+def test_there_are_ten_decisions_a_second_with_any_reports(consumers: int) -> None:
     assert len(ticks(consumers=consumers)) == pytest.approx(200, rel=0.1)
 
 

@@ -250,7 +250,7 @@ def test_the_fixed_pace_of_rate_limited_holds_back_what_is_offered() -> None:
 
 
 @pytest.mark.parametrize(("strategy", "held_back"), [("rate_limited", True), ("unbounded", False)])
-def test_the_report_tells_for_how_long_the_law_held_messages_back(strategy: str, held_back: bool) -> None:
+def test_the_report_says_how_long_the_law_held_messages_back(strategy: str, held_back: bool) -> None:
     async def story() -> Histogram:
         settings = settings_of(**free(producer__strategy=strategy, control__rate_limit=100))
         async with producing(settings, RecordingBroker()) as (engine, _):

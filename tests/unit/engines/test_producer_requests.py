@@ -368,7 +368,7 @@ def test_purging_says_how_many_messages_it_dropped() -> None:
     assert run_virtually(story()) == (42, 0)
 
 
-def test_the_depth_it_tells_is_ready_and_unacked_together() -> None:
+def test_the_depth_it_reports_is_ready_and_unacked_together() -> None:
     async def story() -> int | None:
         settings: Settings = settings_of(**IDLE, consumer__rate=1, consumer__prefetch=7)
         broker = RecordingBroker()

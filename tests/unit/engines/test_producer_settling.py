@@ -149,7 +149,7 @@ def test_a_law_of_the_users_own_says_what_becomes_of_a_refusal_and_what_it_decid
     assert run_virtually(story()) == (rejected, usable)
 
 
-def test_what_no_queue_takes_is_counted_and_told_as_returned() -> None:
+def test_what_no_queue_takes_is_counted_and_reported_as_returned() -> None:
     async def story() -> tuple[ProducerEngine, Records, list[Outcome], str]:
         broker, records = RecordingBroker(), Records()
         settings = settings_of(**FREE, producer__limit=50, producer__start_paused=True)

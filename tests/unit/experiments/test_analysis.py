@@ -237,7 +237,7 @@ def test_fairness_counts_what_was_confirmed_in_the_stretch_to_the_nanosecond() -
     assert summarise(recording(accounts=accounts, processes=processes, phases=phases)).fairness_jain == 1.0
 
 
-def test_fairness_compares_rates_so_that_who_came_later_is_not_called_unlucky() -> None:
+def test_fairness_compares_rates_so_that_a_late_producer_does_not_count_as_unlucky() -> None:
     accounts = Accounts()
     accounts.add_producer("producer-0", [produced(n, 1.0, session=0) for n in range(100)])
     accounts.add_producer("producer-1", [produced(n, 6.0, session=1) for n in range(50)])
@@ -303,7 +303,7 @@ def test_the_depth_is_sampled_where_nobody_knows_when_messages_left(state: str, 
     assert (depth.mean, depth.max) == (50, 60)
 
 
-def test_a_process_that_was_never_sampled_cost_nobody_knows_what() -> None:
+def test_a_process_that_was_never_sampled_has_an_unknown_cost() -> None:
     [process] = summarise(recording()).processes
     assert (process.cpu_s, process.rss_max_mb) == (None, None)
 

@@ -13,7 +13,7 @@ def test_private_brokers_are_named(text: str) -> None:
     assert (parse_choice(text).kind, parse_choice(text).label) == (text, text)
 
 
-def test_a_url_is_somebody_elses_broker_and_its_password_is_not_shown() -> None:
+def test_a_url_is_a_shared_broker_and_its_password_is_not_shown() -> None:
     choice = parse_choice("amqp://user:secret@example.org:5673/lab")
     assert choice.kind == "external"
     assert choice.url == "amqp://user:secret@example.org:5673/lab"

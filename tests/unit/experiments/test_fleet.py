@@ -49,7 +49,7 @@ class Told:
         self.changes[str(children)] = changes
 
 
-def test_a_phase_tells_every_role_what_it_goes_by_after_a_reconnect_too(tmp_path: Path) -> None:
+def test_a_phase_gives_every_role_its_settings_after_a_reconnect_too(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(PHASES)
     scenario = library.load(str(path))

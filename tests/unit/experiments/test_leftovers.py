@@ -68,7 +68,7 @@ def test_both_queues_are_emptied_twice_because_killed_consumers_give_back_late(
     assert asyncio.run(scene()) == [(1, 1, "left_in_queue"), (1, 3, "dropped"), (1, 2, "left_in_queue")]
 
 
-def test_a_broker_that_has_just_come_back_is_waited_for_and_then_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_has_just_come_back_is_waited_for_and_then_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "_REQUEUE_S", 0)
     monkeypatch.setattr(leftovers, "_POLL_S", 0)
 

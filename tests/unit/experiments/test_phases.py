@@ -114,7 +114,7 @@ def test_what_a_killed_process_could_not_report_any_more_is_found_in_its_journal
         ("published", 0, None),
     ],
 )
-def test_how_far_a_phase_has_come_is_told_by_what_it_waits_for(until: Until | None, due: int, share: float) -> None:
+def test_how_far_a_phase_has_come_is_reported_by_what_it_waits_for(until: Until | None, due: int, share: float) -> None:
     totals = Totals(confirmed=80, rejected=15, returned=5, processed=40, dead_lettered=10)
     assert share_done(until, totals, due) == share
 

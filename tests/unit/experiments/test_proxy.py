@@ -151,7 +151,7 @@ def test_every_byte_arrives_in_order_and_connections_do_not_mix() -> None:
     play(scene)
 
 
-def test_whichever_side_ends_the_other_hears_of_it() -> None:
+def test_if_either_side_ends_the_other_learns_of_it() -> None:
     async def scene(echo: Echo, proxy: Proxy) -> None:
         leaving, sent_away = await echo.connect(proxy), await echo.connect(proxy)
         await echo.has_open(2)
@@ -246,7 +246,7 @@ def test_a_delay_holds_up_each_way_keeps_the_order_and_ends_with_it() -> None:
     play(scene)
 
 
-def test_a_bandwidth_is_shared_by_nobody_and_lifting_it_frees_what_waits() -> None:
+def test_a_bandwidth_belongs_to_one_connection_and_lifting_it_frees_what_waits() -> None:
     async def scene(echo: Echo, proxy: Proxy) -> None:
         client, other = await echo.connect(proxy), await echo.connect(proxy)
         proxy.bytes_per_s = 1000.0

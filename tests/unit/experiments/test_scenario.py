@@ -204,7 +204,7 @@ def test_a_broken_file_is_one_clear_message(text: str, problem: str, tmp_path: P
     assert problem in caught.value.allowed
 
 
-def test_a_byte_order_mark_is_no_part_of_a_scenario(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_scenario(tmp_path: Path) -> None:
     assert example(text="\ufeff" + EXAMPLE, tmp_path=tmp_path) == example(tmp_path=tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_an_unknown_scenario_lists_what_there_is() -> None:
         library.load("recovry")
 
 
-def test_a_value_that_is_no_toml_is_text() -> None:
+def test_a_value_that_is_not_toml_is_text() -> None:
     assert parse_assignment("producer.strategy = aimd") == ("producer.strategy", "aimd")
     assert parse_assignment("producer.rate=1_000.5") == ("producer.rate", 1000.5)
     assert parse_assignment('a="x=y"') == ("a", "x=y")

@@ -43,7 +43,7 @@ def test_a_limit_ends_what_a_producer_sends() -> None:
     assert summary.totals.confirmed == 500
 
 
-def test_a_law_that_changes_on_the_way_does_not_begin_the_limit_anew() -> None:
+def test_a_law_that_changes_on_the_way_does_not_begin_the_limit_again() -> None:
     document = {
         "name": "t",
         "producer": {"rate": 50.0, "limit": 400},
@@ -73,7 +73,7 @@ def test_faults_of_any_length_are_undone(for_s: float) -> None:
 
 
 @pytest.mark.parametrize(("tick_ms", "report_ms"), [(20, 10), (33.3, 70.7), (2000, 1999.9), (100.1, 100)])
-def test_ticks_and_reports_that_are_no_multiple_of_a_step_end_a_simulation_too(
+def test_ticks_and_reports_that_are_not_a_multiple_of_a_step_end_a_simulation_too(
     tick_ms: float, report_ms: float
 ) -> None:
     settings = {"control": {"tick_ms": tick_ms}, "feedback": {"interval_ms": report_ms}}

@@ -158,7 +158,7 @@ def test_a_share_of_what_is_published_is_refused_and_sent_again_where_the_law_ad
     assert summarise(again).totals.rejected == 0
 
 
-def test_poison_ends_among_the_dead_letters_and_holds_nobody_up() -> None:
+def test_poison_ends_among_the_dead_letters_and_delays_no_others() -> None:
     retry = {"max_attempts": 3, "backoff_min_ms": 50.0, "jitter": 0.0}
     summary = summarise(play("poison:share=0.1", producer={"rate": 50.0}, retry=retry))
     assert summary.totals.dead_lettered == pytest.approx(50, rel=0.35)

@@ -103,7 +103,7 @@ def test_a_bad_body_is_422_and_names_the_field(stage: Any, path: str, body: Any,
         (b"", "text/plain"),
     ],
 )
-def test_what_is_no_json_is_422_whatever_it_is(stage: Any, body: bytes, kind: str) -> None:
+def test_what_is_not_json_is_422_whatever_it_is(stage: Any, body: bytes, kind: str) -> None:
     async def story() -> None:
         async with calling(stage) as client:
             answer = await client.post("/rabbitmq/send", content=body, headers={"Content-Type": kind})
@@ -211,7 +211,7 @@ def test_the_lab_is_ready_while_rabbitmq_answers_and_says_why_it_is_not(
     assert run_virtually(story()) == [(200, None), (200, None), (503, "no broker at memory://lab")]
 
 
-def test_a_queue_with_other_arguments_is_409_for_to_try_again_is_no_use(
+def test_a_queue_with_other_arguments_is_409_because_trying_again_does_not_help(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object, **__: object) -> None:

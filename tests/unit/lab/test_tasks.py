@@ -114,7 +114,7 @@ def test_a_worker_that_is_stopped_finishes_its_task_and_leaves_the_rest(stage: A
 @pytest.mark.parametrize(
     "body", [b"no JSON", b"[]", b"{}", b'{"complexity": 0}', b'{"complexity": 101}', b'{"complexity": "much"}']
 )
-def test_what_is_no_task_goes_to_the_dead_letters_and_blocks_nobody(stage: Any, body: bytes) -> None:
+def test_what_is_not_a_task_goes_to_the_dead_letters_and_blocks_nobody(stage: Any, body: bytes) -> None:
     async def story() -> None:
         tasks = tasks_on(stage)
         async with working(stage, "worker-1"):
@@ -145,7 +145,7 @@ def test_a_task_whose_result_cannot_be_reported_is_done_again(stage: Any) -> Non
     run_virtually(story())
 
 
-def test_what_is_no_result_is_ignored(stage: Any) -> None:
+def test_what_is_not_a_result_is_ignored(stage: Any) -> None:
     async def story() -> None:
         tasks = tasks_on(stage)
         await tasks.submit(Task(1))

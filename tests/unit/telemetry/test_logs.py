@@ -86,7 +86,7 @@ def test_another_kind_of_warning_is_not_held_back_by_a_flood() -> None:
     assert repeats.filter(warning(100, "something else"))
 
 
-def test_what_is_no_warning_is_never_held_back() -> None:
+def test_what_is_not_a_warning_is_never_held_back() -> None:
     repeats = _Repeats()
     assert all(repeats.filter(warning(100, level=logging.INFO)) for _ in range(100))
 

@@ -177,7 +177,7 @@ def test_the_monitor_shows_queues_totals_events_and_thresholds() -> None:
     assert found["pace_source_up{source=broker}"] == 1
 
 
-def test_the_monitor_tells_what_it_costs_itself() -> None:
+def test_the_monitor_reports_its_own_cost() -> None:
     found = samples(monitor_registry(lambda: SNAPSHOT))
     assert found["pace_process_resident_memory_bytes"] > 1 << 20
     assert found["pace_process_cpu_seconds_total"] > 0
@@ -190,7 +190,7 @@ def test_the_work_queue_is_marked_so_that_rules_can_ask_for_it_alone() -> None:
     }
 
 
-def test_what_no_process_counted_is_absent_so_that_the_first_report_is_no_jump() -> None:
+def test_what_no_process_counted_is_absent_so_that_the_first_report_is_not_a_jump() -> None:
     found = samples(monitor_registry(lambda: replace(SNAPSHOT, queue_wait_ever=None)))
     assert found["pace_observed_messages_total{stage=rejected}"] == 0
     assert "pace_observed_messages_total{stage=processed}" not in found
@@ -217,7 +217,7 @@ def test_the_lag_of_partitions_shows_and_of_very_many_only_the_worst() -> None:
     }
 
 
-def test_the_monitor_leaves_out_what_nobody_told_it() -> None:
+def test_the_monitor_leaves_out_what_it_does_not_know() -> None:
     found = samples(monitor_registry(lambda: replace(SNAPSHOT, broker=None)))
     assert "pace_queue_unacked_messages{queue=foreign}" not in found
     unknown = (Threshold("queue wait p99", None, 1000.0, "ms"),)

@@ -130,7 +130,7 @@ def test_an_attempt_that_is_cancelled_ends_its_span_as_an_error(spans: Spans) ->
     assert attempt.events == ()  # no texts of errors
 
 
-def test_an_endpoint_that_is_no_address_is_refused() -> None:
+def test_an_endpoint_that_is_not_an_address_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"tracing\.endpoint.*http://"):
         replaced(Settings(), {"tracing.endpoint": "localhost:4318"})
 

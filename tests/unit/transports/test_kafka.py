@@ -118,7 +118,7 @@ def test_a_message_goes_where_its_exchange_and_key_are_bound() -> None:
     assert Routes(QueueSettings(auditing=True)).topics("direct.exchange", "work") == ("work.queue", "audit.queue")
 
 
-def test_topics_remember_for_ever_unless_a_lifetime_is_asked_for() -> None:
+def test_topics_remember_forever_unless_a_lifetime_is_asked_for() -> None:
     dead, work = topics_of(QueueSettings(partitions=4))
     assert (dead.name, dead.partitions, work.name, work.partitions) == ("work.queue.dlq", 1, "work.queue", 4)
     assert work.configuration["retention.ms"] == "-1"
@@ -150,7 +150,7 @@ def test_an_error_says_whether_waiting_helps(code: int, kind: type[TransportErro
         (KafkaError.NOT_ENOUGH_REPLICAS, Cause.FAILED, False),
     ],
 )
-def test_a_refused_message_is_told_from_a_full_queue(code: int, cause: Cause, final: bool) -> None:
+def test_a_refused_message_is_distinguished_from_a_full_queue(code: int, cause: Cause, final: bool) -> None:
     refusal = refusal_of(KafkaError(code))
     assert (refusal.cause, refusal.final) == (cause, final)
     assert "the queue is full" not in refusal.reason
@@ -219,7 +219,7 @@ def test_the_release_is_known_by_the_level_of_its_metadata(level: int, release: 
 
 
 @pytest.mark.parametrize("response", [b"", b"\x00" * 3, api_versions_response({}), api_versions_response({b"a": 1})])
-def test_a_broker_that_tells_no_level_is_of_unknown_release(response: bytes) -> None:
+def test_a_broker_that_reports_no_level_is_of_unknown_release(response: bytes) -> None:
     assert release_of(response) == "unknown"
 
 
@@ -262,7 +262,7 @@ def test_progress_is_a_rate_over_the_last_half_second() -> None:
     assert stopped[-1] == 0
 
 
-def test_a_topic_that_begins_anew_has_made_no_progress() -> None:
+def test_a_topic_that_begins_again_has_made_no_progress() -> None:
     progress = Progress()
     progress.rate_per_s(1000, now=0.0)
     assert progress.rate_per_s(5, now=0.1) == 0

@@ -21,7 +21,7 @@ def test_nothing_is_committed_before_anything_was_fetched() -> None:
     assert PartitionProgress(None).commit(held=True) is None
 
 
-def test_only_what_is_settled_without_a_gap_is_committed_and_the_rest_is_told() -> None:
+def test_only_what_is_settled_without_a_gap_is_committed_and_the_rest_is_recorded() -> None:
     progress = fetched(*range(100, 111))
     for offset in (100, 101, 105, 106, 107, 110):
         progress.settle(offset)
@@ -42,7 +42,7 @@ def test_offsets_that_the_log_skips_hold_nothing_up() -> None:
     assert progress.commit(held=True) == Commit(10, "held 10 ")
 
 
-def test_whoever_takes_over_skips_what_is_settled_and_knows_redeliveries() -> None:
+def test_a_consumer_that_takes_over_skips_what_is_settled_and_knows_redeliveries() -> None:
     mark = Mark.parse("returned 8 4-5,")
     progress = PartitionProgress(mark)
     received = [offset for offset in range(3, 10) if progress.receive(offset)]
@@ -73,7 +73,7 @@ def test_metadata_never_outgrows_what_brokers_accept() -> None:
 @pytest.mark.parametrize(
     "metadata", [None, "", "somebody else's", "held", "held x ", "held 5 3-x,", "kept 5 1-2,", "held 5 1 2"]
 )
-def test_the_metadata_of_others_is_no_mark(metadata: str | None) -> None:
+def test_the_metadata_of_others_is_not_a_mark(metadata: str | None) -> None:
     assert Mark.parse(metadata) is None
 
 

@@ -28,7 +28,7 @@ def test_by_default_a_bounded_work_queue_and_its_dead_letters() -> None:
     ]
 
 
-def test_a_bound_that_is_a_policy_is_no_argument() -> None:
+def test_a_bound_that_is_a_policy_is_not_an_argument() -> None:
     assert declared(bound_by_policy=True)[1].arguments == DEAD_LETTERS
 
 

@@ -90,7 +90,7 @@ def test_a_second_death_is_counted() -> None:
     assert (death["count"], death["original-expiration"]) == (2, "60000")
 
 
-def test_what_cannot_be_told_apart_is_left_to_the_broker() -> None:
+def test_what_cannot_be_distinguished_is_left_to_the_broker() -> None:
     whole = received(ODD_HEADERS)
     assert isinstance(whole.native, bytes)
     with pytest.raises(ValueError, match="do not fill"):

@@ -33,7 +33,7 @@ def test_what_comes_after_an_open_message_is_settled_one_by_one() -> None:
     assert acked(unsettled, 1, 3) == [(3, True)]
 
 
-def test_a_message_that_was_refused_is_not_acknowledged_and_stands_in_nobodys_way() -> None:
+def test_a_message_that_was_refused_is_not_acknowledged_and_does_not_block_others() -> None:
     unsettled = holding(1, 2, 3)
     unsettled.forget(2)
     assert acked(unsettled, 1, 3) == [(3, True)]

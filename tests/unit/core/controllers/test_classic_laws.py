@@ -56,7 +56,7 @@ def test_threshold_cuts_an_offer_without_limit_to_what_it_came_to(steady: Steady
     assert decision.rate_per_s == pytest.approx(0.8 * 0.5 * 10_000)
 
 
-def test_threshold_cuts_no_oftener_than_it_is_told(steady: Steady) -> None:
+def test_threshold_cuts_no_more_often_than_configured(steady: Steady) -> None:
     law = create("threshold", LawConfig(parameters={"cut_every_s": 1.0}))
     rates = [law.update(steady(t / 10, depth=600), t / 10).rate_per_s for t in range(11)]
     assert rates == pytest.approx([800.0] * 10 + [640.0])

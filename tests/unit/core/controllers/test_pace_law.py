@@ -196,7 +196,7 @@ def test_no_more_than_a_setpoint_may_be_unconfirmed_beyond_what_is_usual(steady:
     assert decision.window == pytest.approx(1 + 3 + 2, abs=1)
 
 
-def test_consumers_without_work_beside_a_broker_that_stalls_are_no_slower(steady: Steady) -> None:
+def test_consumers_without_work_beside_a_broker_that_stalls_are_not_slower(steady: Steady) -> None:
     law = settled(steady)
     for tick in range(51, 61):
         law.update(steady(tick / 10, depth=3, confirm_latency_s=0.002, confirm_latency_min_s=0.001), tick / 10)
