@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from backpressure.cli import options
 from backpressure.cli.commands import PaceGroup
 from backpressure.cli.local_brokers import LocalBroker, listed
 from backpressure.errors import TransportError
@@ -46,7 +47,12 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     show_default=True,
     help="HTTP port; 0: a free one.",
 )
-@click.option("--memory-limit-mb", type=float, default=0.0, help="Threshold of the memory alarm; 0: 40 % of memory.")
+@click.option(
+    "--memory-limit-mb",
+    type=options.FiniteRange(0, 1e9),
+    default=0.0,
+    help="Threshold of the memory alarm; 0: 40 % of memory.",
+)
 @click.option(
     "--announce",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -8,6 +8,7 @@ Most are views of settings: help text, type and default come from the setting's 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin
 
@@ -17,6 +18,7 @@ from pydantic import SecretStr
 from backpressure.catalogue import find_field
 
 __all__ = [
+    "FiniteRange",
     "SettingOption",
     "assignments",
     "broker_choice",
@@ -65,6 +67,17 @@ class _NumberOr(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == self._word else click.FLOAT.convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A finite number within limits; click's own range accepts nan."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; raises `click.BadParameter`."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def setting(

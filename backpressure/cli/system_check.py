@@ -77,7 +77,7 @@ class SystemCheck:
 
     def __init__(self, plan: CheckPlan, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """``transport`` replaces the network in tests."""
-        headers = {"Authorization": f"Bearer {plan.token}"} if plan.token else {}
+        headers = {b"Authorization": f"Bearer {plan.token}".encode()} if plan.token else {}
         self._plan = plan
         self._client = httpx.AsyncClient(headers=headers, timeout=15.0, trust_env=False, transport=transport)
 

@@ -8,7 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from backpressure.cli.options import connection, overrides, queue, setting
+from backpressure.cli.commands import pace
+from backpressure.cli.options import FiniteRange, connection, overrides, queue, setting
 from backpressure.config import load
 from backpressure.errors import ConfigError
 
@@ -96,3 +97,21 @@ def test_help_does_not_show_the_default_password() -> None:
 def test_a_flag_for_a_setting_that_does_not_exist_fails_when_it_is_declared() -> None:
     with pytest.raises(ConfigError, match="did you mean rate"):
         setting("--rat", key="producer.rat")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "-1", "11", "ten"])
+def test_a_number_out_of_range_is_bad_usage(value: str) -> None:
+    @click.command()
+    @click.option("--limit", type=FiniteRange(0, 10))
+    def limited(limit: float) -> None:
+        click.echo(limit)
+
+    assert CliRunner().invoke(limited, ["--limit", "2.5"]).output == "2.5\n"
+    refused = CliRunner().invoke(limited, ["--limit", value])
+    assert (refused.exit_code, "Traceback" in refused.output) == (2, False)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_the_broker_and_the_check_refuse_what_is_no_number(value: str) -> None:
+    assert CliRunner().invoke(pace, ["broker", "--memory-limit-mb", value]).exit_code == 2
+    assert CliRunner().invoke(pace, ["check", "--timeout", value]).exit_code == 2

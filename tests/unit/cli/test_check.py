@@ -136,10 +136,10 @@ def test_without_a_witness_the_delivery_counts_as_missing() -> None:
 def test_a_wanted_token_is_asked_for_and_sent() -> None:
     stack = Stack()
     stack.overrides["producer/health"] = lambda request: httpx.Response(
-        200 if request.headers.get("authorization") == "Bearer sesame" else 401, json={"status": "healthy"}
+        200 if request.headers.get("authorization") == "Bearer sésame" else 401, json={"status": "healthy"}
     )
     assert "--token" in outcome_of(stack)["producer health"].detail
-    assert outcome_of(stack, token="sesame")["producer health"].outcome is CheckOutcome.PASSED
+    assert outcome_of(stack, token="sésame")["producer health"].outcome is CheckOutcome.PASSED
 
 
 @pytest.mark.parametrize(
