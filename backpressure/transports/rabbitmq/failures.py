@@ -59,13 +59,16 @@ def lost_error(error: BaseException, address: str) -> TransportError:
     return NotConnectedError(f"lost the broker at {address} ({_reason(error)})")
 
 
-def request_error(error: BaseException, address: str) -> TransportError:
-    """Return why the broker refused a method, which it says by closing the channel."""
+def request_error(error: BaseException, address: str, asked: str = "") -> TransportError:
+    """Return why the broker refused a method, which it says by closing the channel.
+
+    ``asked`` is the name in the request: a reply has 255 octets at most, so a long name is cut, in a character even.
+    """
     if not isinstance(error, exceptions.ChannelClosedByBroker):
         return lost_error(error, address)
-    text: str = error.reply_text
+    text = _text(error.reply_text)
     found = re.search(r"(?:queue|exchange) '([^']*)'", text)
-    name = found.group(1) if found else ""
+    name = found.group(1) if found else asked
     match error.reply_code:
         case code if code == _ACCESS_REFUSED:
             return AccessRefusedError(address, text)
@@ -79,6 +82,11 @@ def request_error(error: BaseException, address: str) -> TransportError:
             return TransportError(f"{address} refused: {text} ({code})")
 
 
+def _text(reply_text: str | bytes) -> str:
+    """Return the broker's text; pika leaves it as bytes when it is not UTF-8."""
+    return reply_text if isinstance(reply_text, str) else reply_text.decode(errors="replace")
+
+
 def _reason(error: BaseException) -> str:
     """Return the innermost cause as a short sentence."""
     cause = list(_causes(error))[-1]
@@ -87,7 +95,7 @@ def _reason(error: BaseException) -> str:
             return sentence
     match cause:
         case exceptions.ConnectionClosedByBroker():
-            return f"{cause.reply_text} ({cause.reply_code})"
+            return f"{_text(cause.reply_text)} ({cause.reply_code})"
         case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError():
             return _quoted_reply(cause)
         case ssl.SSLCertVerificationError():

@@ -145,7 +145,8 @@ class RabbitMQRequests:
                         self._channel = await connection.open_channel(vital=False)
                     return await self._channel.call(method, **arguments)
             except AMQPError as error:
-                raise request_error(error, self.link.address) from error
+                asked = str(arguments.get("queue") or arguments.get("exchange") or "")
+                raise request_error(error, self.link.address, asked) from error
             except TimeoutError:
                 silence = NotConnectedError(f"the broker at {self.link.address} did not answer in {self._timeout_s} s")
                 connection.fail(silence)

@@ -17,7 +17,7 @@ import pytest
 from backpressure.config import replaced
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
-from backpressure.errors import AccessRefusedError, TransportError
+from backpressure.errors import AccessRefusedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management_client import ManagementClient, PolicyInfo
@@ -49,6 +49,17 @@ def test_prefetch_changes_live_on_a_quorum_queue_too(play: Play) -> None:
         assert (log.ready, log.losses) == (1, [])
 
     play(story, type="quorum")
+
+
+@pytest.mark.parametrize("name", ["ü" * 127, "a" + "ü" * 126])
+def test_a_missing_queue_with_the_longest_name_is_told_by_its_name(play: Play, name: str) -> None:
+    async def story(bench: Any) -> None:
+        probe = await bench.started(bench.transport.probe())
+        with pytest.raises(QueueNotFoundError) as told:
+            await probe.read(name)
+        assert told.value.queue == name
+
+    play(story)
 
 
 def test_a_lazy_queue_is_declared_as_one(play: Play) -> None:

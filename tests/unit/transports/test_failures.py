@@ -39,6 +39,17 @@ def closed(code: int, text: str) -> exceptions.ChannelClosedByBroker:
     return exceptions.ChannelClosedByBroker(code, text)
 
 
+def test_a_name_that_the_broker_has_cut_off_is_the_one_that_was_asked_for() -> None:
+    name = "ü" * 125
+    cut = f"NOT_FOUND - no queue '{name}' in vhost '/'".encode()[:255]
+    error = request_error(closed(404, cut.decode(errors="ignore")), ADDRESS, name)
+    assert isinstance(error, QueueNotFoundError)
+    assert error.queue == name
+    as_bytes = exceptions.ChannelClosedByBroker(404, b"NOT_FOUND - no queue 'caf\xe9")  # pika's for what is not UTF-8
+    assert isinstance(request_error(as_bytes, ADDRESS, name), QueueNotFoundError)
+    assert isinstance(lost_error(exceptions.ConnectionClosedByBroker(501, b"caf\xe9"), ADDRESS), NotConnectedError)
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
