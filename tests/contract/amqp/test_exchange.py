@@ -193,8 +193,12 @@ def test_declaring_an_exchange_differently_is_refused(
         channel.exchange_declare(exchange, **{"exchange_type": "direct", **second})
 
 
-def test_an_unknown_exchange_type_ends_the_connection(channel: BlockingChannel, kicked: Any) -> None:
-    with kicked(503, "COMMAND_INVALID - unknown exchange type 'nonsense'"):
+def test_an_unknown_exchange_type_ends_the_connection(
+    broker: Any, channel: BlockingChannel, kicked: Any, refused: Any
+) -> None:
+    in_3, in_4 = (503, "COMMAND_INVALID"), (406, "PRECONDITION_FAILED")
+    code, reason = broker.since_4(in_4, before=in_3)
+    with broker.since_4(refused, before=kicked)(code, f"{reason} - unknown exchange type 'nonsense'"):
         channel.exchange_declare("contract.x", "nonsense")
 
 

@@ -86,7 +86,7 @@ def test_the_overview_counts_objects_and_messages(observed: Observed, janitor: h
     assert {"node", "rabbitmq_version", "management_version", "message_stats"} <= overview.keys()
 
 
-def test_a_queue_document_counts_ready_and_unacknowledged(observed: Observed, read: Any) -> None:
+def test_a_queue_document_counts_ready_and_unacknowledged(broker: Any, observed: Observed, read: Any) -> None:
     expected = {
         "name": observed.queue,
         "vhost": "/",
@@ -94,7 +94,7 @@ def test_a_queue_document_counts_ready_and_unacknowledged(observed: Observed, re
         "auto_delete": False,
         "exclusive": False,
         "type": "classic",
-        "arguments": {},
+        "arguments": broker.since_4({"x-queue-type": "classic"}, before={}),
         "state": "running",
         "messages": 3,
         "messages_ready": 2,

@@ -399,13 +399,10 @@ def test_who_deletes_a_queue_has_the_answer_before_the_end_of_its_own_consumer(
     raw.send(commands.Connection.TuneOk(2047, 131072, 0), commands.Connection.Open("/"))
     raw.expect(commands.Connection.OpenOk)
     raw.open_channel()
-    raw.send(
-        commands.Queue.Declare(queue=queue),
-        commands.Basic.Consume(queue=queue, consumer_tag="mine"),
-        commands.Queue.Delete(queue=queue),
-        channel=1,
-    )
+    raw.send(commands.Queue.Declare(queue=queue), channel=1)
     raw.expect(commands.Queue.DeclareOk)
+    raw.send(commands.Basic.Consume(queue=queue, consumer_tag="mine"), channel=1)
     raw.expect(commands.Basic.ConsumeOk)
+    raw.send(commands.Queue.Delete(queue=queue), channel=1)
     raw.expect(commands.Queue.DeleteOk)
     assert raw.expect(commands.Basic.Cancel).consumer_tag == "mine"
