@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from backpressure.broker.faults import FaultSettings, parse_fault  # noqa: PLC0415
     from backpressure.broker.handshake import SessionConfig, parse_user  # noqa: PLC0415
-    from backpressure.broker.server import BrokerConfig, serve  # noqa: PLC0415
+    from backpressure.broker.server import BrokerConfig, TlsConfig, serve  # noqa: PLC0415
     from backpressure.errors import PaceError  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m backpressure.broker", description=__doc__)
@@ -53,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FILE",
         help="declare what FILE holds, as RabbitMQ exports it: queues, exchanges, bindings, policies",
     )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="listen with TLS too; certificate in PEM form")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (default: in the certificate's file)")
+    parser.add_argument("--tls-port", type=int, default=5671, help="AMQP with TLS (default: %(default)s)")
+    parser.add_argument("--management-tls-port", type=int, default=15671, help="HTTPS (default: %(default)s)")
     parser.add_argument(
         "--user",
         action="append",
@@ -81,6 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
         data_dir=options.data_dir,
         faults=faults,
         definitions=options.definitions,
+        tls=TlsConfig(options.tls_cert, options.tls_key, options.tls_port, options.management_tls_port)
+        if options.tls_cert
+        else None,
         session=SessionConfig(users=users, own_name=options.own_name),
     )
     try:

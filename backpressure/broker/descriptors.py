@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from backpressure.broker.web import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 __all__ = ["QuietAcceptErrors", "listen", "peer_has_closed", "room_for_connections"]
@@ -29,6 +30,7 @@ _RESERVE = MAX_CONNECTIONS + 2 * 3 * _ACCEPTED_PER_TURN + 64
 """HTTP; on both ports, what is accepted before one too many is closed two turns later; files and the loop's own."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REPEAT_S = 60.0
+_HANDSHAKE_TIMEOUT_S = 10.0
 
 
 def room_for_connections(wanted: int) -> int:
@@ -43,9 +45,18 @@ def room_for_connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _RESERVE))
 
 
-async def listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+async def listen(
+    factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, tls: ssl.SSLContext | None = None
+) -> asyncio.Server:
     """Listen with a long queue, of which few connections are accepted per turn of the event loop."""
-    server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_ACCEPTED_PER_TURN)
+    server = await asyncio.get_running_loop().create_server(
+        factory,
+        host,
+        port,
+        backlog=_ACCEPTED_PER_TURN,
+        ssl=tls,
+        ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S if tls else None,
+    )
     for listening in server.sockets:
         listener = socket.socket(fileno=listening.fileno())
         listener.listen(_QUEUED)

@@ -12,6 +12,7 @@ import errno
 import ipaddress
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -34,11 +35,32 @@ from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
 from backpressure.version import __version__
 
-__all__ = ["Announcement", "BrokerConfig", "Server", "serve"]
+__all__ = ["Announcement", "BrokerConfig", "Server", "TlsConfig", "serve"]
 
 WRITE_HIGH_WATER_BYTES = 256 * 1024
 SHUTDOWN_GRACE_S = 1.0
 SAMPLE_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """The certificate, and where to listen with it besides the plain ports."""
+
+    certificate: Path
+    key: Path | None = None
+    port: int = 5671
+    management_port: int = 15671
+
+    def context(self) -> ssl.SSLContext:
+        """What encrypts; `ConfigError` for files that cannot be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except OSError as cause:
+            no_pair = isinstance(cause, ssl.SSLError)
+            reason = "no certificate and key in PEM form that belong together" if no_pair else cause.strerror
+            raise ConfigError("--tls-cert", str(self.certificate), f"cannot be used: {reason}") from cause
+        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +75,7 @@ class BrokerConfig:
     data_dir: Path | None = None
     faults: FaultSettings = field(default_factory=FaultSettings)
     definitions: Path | None = None
+    tls: TlsConfig | None = None
     session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
@@ -71,6 +94,8 @@ class Announcement:
     url: str
     version: str = __version__
     role: str = "broker"
+    tls_port: int | None = None
+    management_tls_port: int | None = None
 
     @property
     def management_url(self) -> str:
@@ -134,7 +159,7 @@ class _AmqpConnection(asyncio.Protocol):
     def _end(self, *, said_something: bool) -> None:
         """Close; after last words only when the peer closes too, or its time is up."""
         self._ended = True
-        if said_something:
+        if said_something and self.transport.can_write_eof():  # TLS has no half of a connection
             self.transport.write_eof()
             self.transport.resume_reading()
         else:
@@ -156,6 +181,7 @@ class Server:
         """Raises `ConfigError` for an address that is not loopback, or an unusable ``data_dir``."""
         _check_loopback(config.host)
         self.config = config
+        self._tls = None if config.tls is None else config.tls.context()
         self._loop = asyncio.get_running_loop()
         self.vhost = VirtualHost(
             memory_limit_bytes=config.memory_limit_bytes or _default_memory_limit_bytes(),
@@ -191,12 +217,20 @@ class Server:
         """Start to listen; `PortTakenError` if a port is in use."""
         config = self.config
         amqp = await self._listen(lambda: _AmqpConnection(self), config.port, "--port")
-        management = None
+        web = WebServer(self._answer, self._loop.call_later)
+        management = amqps = https = None
         if config.management_port is not None:
-            web = WebServer(self._answer, self._loop.call_later)
             management = await self._listen(web.connection, config.management_port, "--management-port")
-            self._management.node.listeners = {"amqp": amqp, "http": management}
+        if config.tls is not None:
+            amqps = await self._listen(lambda: _AmqpConnection(self), config.tls.port, "--tls-port", self._tls)
+            if management is not None:
+                port, flag = config.tls.management_port, "--management-tls-port"
+                https = await self._listen(web.connection, port, flag, self._tls)
+        ports = {"amqp": amqp, "amqp/ssl": amqps, "http": management, "https": https}
+        self._management.node.listeners = {protocol: port for protocol, port in ports.items() if port is not None}
         return Announcement(
+            tls_port=amqps,
+            management_tls_port=https,
             pid=os.getpid(),
             host=config.host,
             port=amqp,
@@ -204,9 +238,11 @@ class Server:
             url=f"amqp://guest:guest@{bracketed(config.host)}:{amqp}/",
         )
 
-    async def _listen(self, factory: Callable[[], asyncio.BaseProtocol], port: int, flag: str) -> int:
+    async def _listen(
+        self, factory: Callable[[], asyncio.BaseProtocol], port: int, flag: str, tls: ssl.SSLContext | None = None
+    ) -> int:
         try:
-            server = await listen(factory, self.config.host, port)
+            server = await listen(factory, self.config.host, port, tls)
         except OSError as cause:
             if cause.errno == errno.EADDRINUSE:
                 raise PortTakenError(self.config.host, port, flag) from cause
@@ -382,6 +418,8 @@ async def serve(
     sys.stdout.write(
         f"embedded broker ready on {announcement.url}"
         + (f", management on {announcement.management_url}" if announcement.management_url else "")
+        + (f", with TLS on port {announcement.tls_port}" if announcement.tls_port else "")
+        + (f" and {announcement.management_tls_port}" if announcement.management_tls_port else "")
         + "; for experiments on this machine only, "
         + (
             f"durable in {config.data_dir} ({server.recovered} messages recovered)\n"

@@ -83,6 +83,26 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     help="Declare what this file holds, as RabbitMQ exports it: queues, exchanges, bindings, policies.",
 )
 @click.option(
+    "--tls-cert",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Listen with TLS too, with this certificate in PEM form.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Its key; without this option it is in the certificate's file.",
+)
+@click.option(
+    "--tls-port", type=click.IntRange(0, 65535), default=5671, show_default=True, help="AMQP with TLS; 0: a free one."
+)
+@click.option(
+    "--management-tls-port",
+    type=click.IntRange(0, 65535),
+    default=15671,
+    show_default=True,
+    help="HTTPS; 0: a free one.",
+)
+@click.option(
     "--user",
     "users",
     multiple=True,
@@ -105,6 +125,10 @@ def broker(
     faults: tuple[str, ...],
     users: tuple[str, ...],
     own_name: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_port: int,
+    management_tls_port: int,
     unlisted: bool,
     **listening: Any,
 ) -> None:
@@ -118,12 +142,13 @@ def broker(
         return
     from backpressure.broker.faults import FaultSettings, parse_fault
     from backpressure.broker.handshake import SessionConfig, parse_user
-    from backpressure.broker.server import Announcement, BrokerConfig, serve
+    from backpressure.broker.server import Announcement, BrokerConfig, TlsConfig, serve
 
     config = BrokerConfig(
         memory_limit_bytes=int(memory_limit_mb * 1_000_000),
         faults=FaultSettings().updated(dict(map(parse_fault, faults))),
         session=SessionConfig(users={"guest": "guest", **dict(map(parse_user, users))}, own_name=own_name),
+        tls=TlsConfig(tls_cert, tls_key, tls_port, management_tls_port) if tls_cert else None,
         **listening,
     )
     with ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -96,6 +97,45 @@ def test_a_user_of_ones_own_logs_in_to_both_ports(start: Any) -> None:
         f"http://127.0.0.1:{about['management_port']}/api/whoami", auth=("ana", "s3cret:word"), trust_env=False
     )
     assert answer.json()["name"] == "ana"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_both_ports_speak_tls_with_a_certificate(start: Any, certificate: tuple[Path, Path]) -> None:
+    paths = ["--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1])]
+    _, about = start(*paths, "--tls-port", "0", "--management-tls-port", "0")
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    parameters = pika.ConnectionParameters("127.0.0.1", about["tls_port"], ssl_options=pika.SSLOptions(context))
+    connection = pika.BlockingConnection(parameters)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.basic_publish("", queue, b"x" * 500_000)
+    assert channel.basic_get(queue)[2] == b"x" * 500_000
+    url = f"https://127.0.0.1:{about['management_tls_port']}/api"
+    with httpx.Client(auth=("guest", "guest"), verify=context, trust_env=False) as client:
+        assert client.get(f"{url}/overview").json()["object_totals"]["connections"] == 1
+        assert client.get(f"{url}/health/checks/protocol-listener/https").status_code == 200
+        too_long = client.put(f"{url}/faults", content=bytes((8 << 20) + 1))
+    assert too_long.status_code == 413
+    connection.close()
+    connect(about["url"]).close()
+
+
+def test_a_certificate_that_cannot_be_used_says_why(
+    certificate: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, reason in ((tmp_path / "missing.pem", "No such file"), (certificate[1], "PEM form")):
+        assert main([*ANY_PORTS, "--tls-cert", str(path), "--tls-port", "0", "--management-tls-port", "0"]) == 2
+        assert reason in capsys.readouterr().err
 
 
 DEFINITIONS = {
