@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through two pipes by the DevTools protocol: no driver, no port, no library."""
+"""A headless Chromium, controlled through two pipes with the DevTools protocol: no driver, no port, no library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real scripts as real processes, beside an embedded broker of their own on free ports.
+"""The real scripts as real processes, with their own embedded broker on free ports.
 
 Nothing here sleeps for a result: a script is waited for by what it prints, announces or answers over HTTP.
 """

@@ -1,4 +1,4 @@
-"""`pace broker`: any kind in the foreground, found by the other programs, and gone without a trace."""
+"""`pace broker`: each kind runs in the foreground, is found by other programs, and leaves nothing behind."""
 
 from __future__ import annotations
 

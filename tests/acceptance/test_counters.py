@@ -1,4 +1,4 @@
-"""The counters that Prometheus reads, beside the journals: they agree, and outlive the process they came from."""
+"""The counters that Prometheus reads agree with the journals, and outlive the process they came from."""
 
 from __future__ import annotations
 

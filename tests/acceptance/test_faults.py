@@ -1,4 +1,4 @@
-"""Every fault in a real run: nothing confirmed is lost, it is undone, and no process is left, interrupted or not."""
+"""Every fault in a real run: nothing confirmed is lost, the fault is undone, and no process remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the programs write, at their most talkative: machines can read it, and it holds no payload and no secret."""
+"""The log at its most detailed level: machines can read it, and it has no payloads and no secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three OpenAPI documents, held against the real programs by thousands of generated requests, good and bad.
+"""The three OpenAPI documents, tested on the real programs with thousands of generated requests, valid and invalid.
 
 Every check of schemathesis is on: no server error, only documented codes and content types, answers as their schemas
 say, bad data refused, good data accepted, nothing without the token. It runs as a program of its own: its report is

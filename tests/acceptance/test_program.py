@@ -1,4 +1,4 @@
-"""Programs in hostile surroundings: Ctrl-C while they load, output that is closed, full or poor in characters."""
+"""Programs in hostile surroundings: Ctrl-C while they load; output that is closed, full, or lacks characters."""
 
 from __future__ import annotations
 

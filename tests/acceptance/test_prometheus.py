@@ -1,4 +1,4 @@
-"""A real Prometheus beside a running experiment: it understands every metric, and every query of ours finds data there.
+"""A real Prometheus with a running experiment: it reads every metric, and each of our queries finds data.
 
 Needs Debian's ``prometheus`` package (``prometheus`` and ``promtool``).
 """

@@ -1,4 +1,4 @@
-"""The scripts as a user meets them: help, a broker that is not there yet, mistakes, the main job, signals, crashes."""
+"""The scripts as users run them: help, a missing broker, mistakes, the main job, signals, crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces as a collector receives them: one trace a message, across two processes, over real OTLP/HTTP."""
+"""Traces as a collector receives them: one trace per message, across two processes, over real OTLP/HTTP."""
 
 from __future__ import annotations
 

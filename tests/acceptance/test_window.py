@@ -1,4 +1,4 @@
-"""The consumer's window on a display of its own (Xvfb): bounded, obeyed, closed in order; an error without one."""
+"""The consumer's window on its own display (Xvfb): bounded, controllable, closed in order."""
 
 from __future__ import annotations
 

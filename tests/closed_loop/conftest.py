@@ -1,4 +1,4 @@
-"""The laboratory: laws in a closed loop with the plant, in virtual time, and what came out."""
+"""Runs laws in a closed loop with the model, in virtual time, and collects the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our law against the others that adapt, on one trace; ``pace compare steps --simulate`` prints the whole table."""
+"""The law `pace` against other adaptive laws, with the same load (`pace compare steps --simulate` prints them all)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every law in every kind of trouble: it never starves for ever, never diverges, and respects floor and ceiling."""
+"""Every law under every kind of stress: it never starves forever, never diverges, and respects floor and ceiling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The law pace held to its figures, in simulation; the shipped scenario on real brokers is another matter."""
+"""The law `pace` reaches its documented figures in simulation."""
 
 from __future__ import annotations
 

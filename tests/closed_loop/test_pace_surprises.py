@@ -1,4 +1,4 @@
-"""What real loads do to the law pace: calm before a surge, slow consumers, silence, rivals that use too little."""
+"""The law `pace` under real loads: calm before a surge, slow consumers, no signals, producers that use too little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What befalls the plant: random arrivals, failing work, consumers that die or hang, outages and long ways."""
+"""Faults in the model: random arrivals, failing work, consumers that die or hang, outages and slow networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The brokers that contract tests run against: started once a worker, on free ports, in directories of their own.
+"""The brokers of the contract tests: started once per worker, on free ports, in their own directories.
 
 A missing RabbitMQ skips its share, or fails it: see ``go_without`` in ``tests/conftest.py``.
 """

@@ -1,4 +1,4 @@
-"""Every setting, flag, command and file that a message of the programs names is there: advice can be followed."""
+"""Every setting, flag, command and file that a message names exists, so advice can be followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where settings come from, which source wins, and what is said about a bad value."""
+"""Where settings come from, which source wins, and the message for a wrong value."""
 
 from __future__ import annotations
 

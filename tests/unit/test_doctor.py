@@ -1,4 +1,4 @@
-"""What `pace doctor` says of Java, Kafka's jars and private brokers that were left behind."""
+"""What `pace doctor` says about Java, Kafka's jars and leftover private brokers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: one tree, an exit code each, data behind the sentence, and no secrets in it."""
+"""Errors: one tree, an exit code each, data behind the message, and no secrets in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws by name: those that ship, and those that installed packages offer."""
+"""Laws by name: those that are included, and those of installed packages."""
 
 from __future__ import annotations
 

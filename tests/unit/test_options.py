@@ -1,4 +1,4 @@
-"""Flags are views of settings: help, type and default come from the declaration, and only what was given counts."""
+"""Flags are views of settings: help, type and default come from the declaration, and only given flags count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the suites of other clients are compared."""
+"""How the results of other clients' test suites are compared."""
 
 from __future__ import annotations
 

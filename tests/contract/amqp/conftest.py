@@ -1,4 +1,4 @@
-"""One suite, two brokers: every test here runs over the embedded broker and over a real RabbitMQ.
+"""One suite, two brokers: every test here runs on the embedded broker and on a real RabbitMQ.
 
 Where the two differ on purpose, the difference has a name and a reason in ``DIFFERENCES`` and is taken from there.
 """

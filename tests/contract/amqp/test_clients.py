@@ -1,4 +1,4 @@
-"""One story, told by every AMQP client a user may bring: each makes other demands on the server.
+"""The same job with every AMQP client that users may bring: each makes other demands on the server.
 
 Topic routing, confirms, returns, passive declares, prefetch, requeueing, dead letters and time to live. The clients
 are test dependencies only.

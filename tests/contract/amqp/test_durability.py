@@ -1,4 +1,4 @@
-"""With a data directory, what the embedded broker confirmed survives its sudden end."""
+"""With a data directory, what the embedded broker confirmed survives a sudden kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both brokers refuse, with the same code and text, and what they let pass."""
+"""What both brokers refuse, with the same code and text, and what they accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stage for every transport: the same stories are played on each, by products that clean up after themselves."""
+"""The bench of every transport: the same tests run on each, with products that clean up after themselves."""
 
 from __future__ import annotations
 

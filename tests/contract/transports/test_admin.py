@@ -1,4 +1,4 @@
-"""What every admin does."""
+"""What the admin of every transport does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a broker that is short of memory does to those who publish, and only to them."""
+"""A broker that is short of memory blocks publishers, and only them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coming, going and coming back of brokers that are reached over a network."""
+"""Brokers that are reached over a network: connecting, losing the connection, reconnecting."""
 
 from __future__ import annotations
 

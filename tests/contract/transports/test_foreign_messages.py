@@ -1,4 +1,4 @@
-"""Messages of other programs: whatever their metadata says, they are delivered, worked on, and kept when they die."""
+"""Messages of other programs are delivered, processed and dead-lettered unchanged, whatever their metadata says."""
 
 from __future__ import annotations
 

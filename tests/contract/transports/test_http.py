@@ -1,4 +1,4 @@
-"""The control APIs on real brokers: each request answered once, live bounds, and what `pace check` says of a stack."""
+"""The control APIs on real brokers: one answer per request, bounds that can be changed, and `pace check` of a stack."""
 
 from __future__ import annotations
 

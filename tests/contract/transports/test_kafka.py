@@ -1,4 +1,4 @@
-"""What Kafka does in its own way, where `DIFFERENCES` says that it differs."""
+"""What Kafka does differently, where `DIFFERENCES` says so."""
 
 from __future__ import annotations
 

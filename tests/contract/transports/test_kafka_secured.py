@@ -1,4 +1,4 @@
-"""A Kafka broker that wants a login, TLS or a certificate: who gets in and may do what, and what others are told."""
+"""A Kafka broker that requires a login, TLS or a certificate: who gets in, who may do what, and what the others see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only looks changes nothing, and what fails leaves nothing behind: what is on the broker is compared."""
+"""Commands that only read change nothing, and failed ones leave nothing behind: the state of the broker is compared."""
 
 from __future__ import annotations
 

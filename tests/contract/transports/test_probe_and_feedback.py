@@ -1,4 +1,4 @@
-"""What watching and reporting do on every transport."""
+"""What probe and feedback do on every transport."""
 
 from __future__ import annotations
 

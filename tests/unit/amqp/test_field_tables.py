@@ -1,4 +1,4 @@
-"""Field tables: every value that a broker lets through can be read, and passed on in its own octets."""
+"""Field tables: every value that a broker accepts can be read, and passed on unchanged."""
 
 from __future__ import annotations
 

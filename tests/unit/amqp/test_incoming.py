@@ -1,4 +1,4 @@
-"""Deliveries and confirms read straight from the bytes: the same that pika reads, however the bytes arrive."""
+"""Deliveries and confirms decoded from bytes: the same result as with pika, however the bytes arrive."""
 
 from __future__ import annotations
 

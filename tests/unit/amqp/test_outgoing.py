@@ -1,4 +1,4 @@
-"""A published message as bytes: the same that pika makes."""
+"""A published message as bytes: the same as pika makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content properties in their octets: found, spliced and given back unchanged."""
+"""Content properties as octets: found, spliced and returned unchanged."""
 
 from __future__ import annotations
 

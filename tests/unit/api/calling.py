@@ -1,4 +1,4 @@
-"""Calling a control API inside the process, on virtual time: no socket, no waiting."""
+"""Calls a control API inside the process, in virtual time: no socket, no waiting."""
 
 from __future__ import annotations
 

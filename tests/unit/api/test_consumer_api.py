@@ -1,4 +1,4 @@
-"""The consumer's control API: watch it, change its work, slow it down, pause it; all of a change or none."""
+"""The consumer's control API: status, changes of the work, slow-down, pause; a change is complete or has no effect."""
 
 from __future__ import annotations
 

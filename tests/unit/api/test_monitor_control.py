@@ -1,4 +1,4 @@
-"""The live page's controls: handed on to processes of this machine, and to nobody else."""
+"""The live page's controls are forwarded to processes on this machine, and to no others."""
 
 from __future__ import annotations
 

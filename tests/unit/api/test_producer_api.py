@@ -1,4 +1,4 @@
-"""The producer's control API: shapes and names as documented, errors that say why, and never a silent loss."""
+"""The producer's control API: documented shapes and names, errors with reasons, no silent loss."""
 
 from __future__ import annotations
 

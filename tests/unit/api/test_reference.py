@@ -1,4 +1,4 @@
-"""The page of an API: Swagger UI from an installed package, and nothing that comes from anywhere else."""
+"""An API's reference page: Swagger UI from an installed package, and nothing from elsewhere."""
 
 from __future__ import annotations
 

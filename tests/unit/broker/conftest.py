@@ -1,4 +1,4 @@
-"""A client without a socket, for sessions without one: what it sends and sees are AMQP methods."""
+"""A client without a socket, for sessions without one: it sends and receives AMQP methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a message becomes when its queue gives it up."""
+"""What happens to a message when its queue dead-letters it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about the broker names every option and every fault there is."""
+"""The broker's page names every option and every fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults on demand: each does what it says, and ends when it is taken back."""
+"""Faults on demand: each does what it says, and ends when it is withdrawn."""
 
 from __future__ import annotations
 

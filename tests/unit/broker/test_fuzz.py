@@ -1,4 +1,4 @@
-"""A taste of the fuzz target; ``fuzz.py`` beside this file runs as long as one likes."""
+"""A short run of the fuzz target; `fuzz.py` runs as long as you like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queues with a clock of the test's: order, bounds, time, turns."""
+"""Queues with a test clock: order, bounds, time, fairness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection without its socket: handshake, holding back, heartbeats, and the end."""
+"""A connection without its socket: handshake, flow control, heartbeats, closing."""
 
 from __future__ import annotations
 

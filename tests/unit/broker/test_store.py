@@ -1,4 +1,4 @@
-"""What is kept on disk: everything a client may send, as it was sent; and what is damaged is refused."""
+"""The store on disk keeps everything as it was sent, and refuses damaged data."""
 
 from __future__ import annotations
 

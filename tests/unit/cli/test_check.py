@@ -1,4 +1,4 @@
-"""`pace check` against a stack that is played: what passes, what fails, and what is said about it."""
+"""`pace check` with a simulated stack: what passes, what fails, and what is printed."""
 
 from __future__ import annotations
 

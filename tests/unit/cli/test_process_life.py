@@ -1,4 +1,4 @@
-"""How a command says what it ends with."""
+"""How a command reports its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One view of the loop from reports, readings and the own state: monotonic, fair, and honest about what is unknown."""
+"""One view of the loop from reports, readings and own state: monotonic, fair, and unknown where it is unknown."""
 
 from __future__ import annotations
 

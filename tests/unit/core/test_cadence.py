@@ -1,4 +1,4 @@
-"""When to decide, and how often to tell the others."""
+"""When a producer decides, and how often it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The confirm window: tags settle singly or in runs, and nothing is ever forgotten."""
+"""The confirm window: tags settle singly or in runs, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Journal records: 64 bytes there and back, and a journal that ends anywhere."""
+"""Journal records: 64 bytes, written and read back, also from a journal that ends anywhere."""
 
 from __future__ import annotations
 

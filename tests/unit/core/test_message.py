@@ -1,4 +1,4 @@
-"""Message ids and the metadata that rides with a message."""
+"""Message ids, and the metadata that a message carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feedback reports: there and back, and nothing that a stranger sends does harm."""
+"""Feedback reports: encoded and decoded, and nothing in a foreign report does harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules: late timers delay single messages and never the mean."""
+"""Schedules: late timers delay single messages, never the mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loop in the middle of its work, which each test changes in the one respect it is about."""
+"""A loop at work, of which each test changes one aspect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal frame at every size: complete where there is room, cut in order of importance where there is not."""
+"""The terminal frame at every size: complete if there is room, otherwise shortened in order of importance."""
 
 from __future__ import annotations
 

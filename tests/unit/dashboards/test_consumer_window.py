@@ -1,4 +1,4 @@
-"""What the consumer hands to its window: the latest messages, in few bytes; and what is said where there is no Tk."""
+"""What the consumer sends to its window (the latest messages, in few bytes), and the message without Tk."""
 
 from __future__ import annotations
 

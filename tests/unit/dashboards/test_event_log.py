@@ -1,4 +1,4 @@
-"""What a monitor without a screen writes: each event once, and a source that has not answered so far."""
+"""What a monitor without a screen logs: each event once, and sources that have not answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frame takes the place of the last one on a terminal of any height: all of it is covered, and nothing scrolls."""
+"""A frame replaces the last one on a terminal of any height: it covers all of it, and nothing scrolls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output that nobody reads, or that lacks a character."""
+"""Output without a reader, or without a character."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets the tests here import the tools beside them: pytest's importlib mode puts no folder on the path."""
+"""Lets the tests here import the tools next to them: pytest's importlib mode adds no folder to the path."""
 
 from __future__ import annotations
 

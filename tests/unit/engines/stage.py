@@ -1,4 +1,4 @@
-"""What engine tests play on: a broker in memory that writes down what reaches it, and links that take their time."""
+"""The surroundings of engine tests: a broker in memory that records what reaches it, and links with delays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that fails: tried again with growing pauses, given up with a reason, and never in the way of the others."""
+"""Work that fails: retried with growing pauses, given up with a reason, and no obstacle for other messages."""
 
 from __future__ import annotations
 

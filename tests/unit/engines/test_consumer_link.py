@@ -1,4 +1,4 @@
-"""A consumer whose link breaks: nothing is lost, nothing is settled twice, and the rest of the work goes on."""
+"""A consumer whose connection breaks: nothing is lost, nothing is settled twice, and other work continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The consumer's work in virtual time: an exact rate, settled only afterwards, counted by id, paused, slowed, ended."""
+"""The consumer's work in virtual time: an exact rate, settled afterwards, counted by id, paused, slowed, ended."""
 
 from __future__ import annotations
 

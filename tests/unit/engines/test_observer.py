@@ -1,4 +1,4 @@
-"""The observer over a transport of its own making: what it knows, what it says it does not, and what it survives."""
+"""The observer with a test transport: what it knows, what it calls unknown, and what it survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Management listings, as RabbitMQ answers them, become plain states; what is not told is unknown."""
+"""Management listings become plain states; what RabbitMQ does not say is unknown."""
 
 from __future__ import annotations
 

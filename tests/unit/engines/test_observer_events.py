@@ -1,4 +1,4 @@
-"""Each back-pressure event is told once, when it happens."""
+"""Each back-pressure event is reported once, when it happens."""
 
 from __future__ import annotations
 

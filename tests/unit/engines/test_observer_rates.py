@@ -1,4 +1,4 @@
-"""Rates and totals of other processes, from reports that arrive late, not at all, or from a process that restarted."""
+"""Rates and totals of other processes, from reports that are late, lost, or from a restarted process."""
 
 from __future__ import annotations
 

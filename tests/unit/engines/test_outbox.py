@@ -1,4 +1,4 @@
-"""The outbox's law: whatever the broker answers and whenever the link breaks, a message is in exactly one place."""
+"""Whatever the broker answers and whenever the connection breaks, a message is in exactly one place."""
 
 from __future__ import annotations
 

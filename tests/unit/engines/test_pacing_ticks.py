@@ -1,4 +1,4 @@
-"""When the producer decides, in virtual time: right after it has heard of the consumers, and often enough without."""
+"""When the producer decides, in virtual time: right after a consumer's report, and often enough without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prefetch "auto": from a guess to what the measured round trip needs, up at once and down again."""
+"""The prefetch `auto`: from a guess to what the measured round trip requires, up at once and down again."""
 
 from __future__ import annotations
 

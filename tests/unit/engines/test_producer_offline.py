@@ -1,4 +1,4 @@
-"""A finite job with nobody consuming yet: it is queued whole, and from the first consumer on the law decides."""
+"""A finite job without a consumer: all of it is queued, and the law decides from the first consumer on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a running producer: messages ahead of its schedule, and other settings, all or none."""
+"""Requests to a running producer: messages ahead of its schedule, and changed settings, all or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a message: refused, returned, unconfirmed when the link broke, left at the end; it all adds up."""
+"""How a message ends: refused, returned, unconfirmed when the connection broke, left at the end; the sums agree."""
 
 from __future__ import annotations
 

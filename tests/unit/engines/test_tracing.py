@@ -1,4 +1,4 @@
-"""What the engines tell a tracer, and what travels with the message."""
+"""What the engines report to a tracer, and what travels with the message."""
 
 from __future__ import annotations
 

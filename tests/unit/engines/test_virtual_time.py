@@ -1,4 +1,4 @@
-"""The tool the engine tests stand on: time jumps, in order, and a story that can never end says so."""
+"""The tool of the engine tests: time jumps in order, and a test that can never end says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Virtual time: an event loop that never waits, for tests that watch minutes of engine life in a moment.
+"""Virtual time: an event loop that never waits, for tests that cover minutes of an engine in a moment.
 
 When nothing is ready to run, the loop's time jumps to the next timer. So the order of events is that of real life, a
 test never depends on how fast the machine is, and ``time()`` advances only where the code under test waits.

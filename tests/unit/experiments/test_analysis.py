@@ -1,4 +1,4 @@
-"""The figures of a run, from recordings made by hand."""
+"""The figures of a run, from recordings written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which broker a run is asked to use, and under which names."""
+"""Which broker a run uses, and with which names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of experiments, as far as they go without a process or a broker."""
+"""The commands of experiments, without processes or a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents say what the code does: every figure defined, the example a scenario, no shipped one missing."""
+"""The documents match the code: every figure is defined, the example is a scenario, no included one is missing."""
 
 from __future__ import annotations
 

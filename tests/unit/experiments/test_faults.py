@@ -1,4 +1,4 @@
-"""Faults: what a scenario may ask for, what is refused, and that each is undone whatever happens."""
+"""Faults: what a scenario can request, what is refused, and that each is undone in any case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a phase tells the processes that run, and what becomes of one that does not answer."""
+"""What a phase sends to the running processes, and what happens to one that does not answer."""
 
 from __future__ import annotations
 

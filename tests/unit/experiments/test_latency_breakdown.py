@@ -1,4 +1,4 @@
-"""The wait breakdown: parts that add up, whatever order confirm and delivery came in, and a fair sample."""
+"""The breakdown of the wait: parts that add up, in any order of confirm and delivery, and a fair sample."""
 
 from __future__ import annotations
 

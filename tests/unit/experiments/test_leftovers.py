@@ -1,4 +1,4 @@
-"""What the queues still hold at the end, and why a message is in the dead-letter queue."""
+"""What the queues hold at the end, and why a message is in the dead-letter queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process whose wall clock another one moves: what it reads, and what of ours does not care."""
+"""A process with a wall clock that another one moves: what it reads, and what is not affected."""
 
 from __future__ import annotations
 

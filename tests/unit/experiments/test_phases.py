@@ -1,4 +1,4 @@
-"""What ends a phase, what the consumers can do, and what a sample holds."""
+"""What ends a phase, what the consumers can do, and what a sample contains."""
 
 from __future__ import annotations
 

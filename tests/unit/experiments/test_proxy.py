@@ -1,4 +1,4 @@
-"""The TCP proxy of the network faults before an echo server on loopback, in virtual time: nothing waits for long."""
+"""The TCP proxy of the network faults, with an echo server on loopback, in virtual time."""
 
 from __future__ import annotations
 

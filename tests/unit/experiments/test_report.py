@@ -1,4 +1,4 @@
-"""What a report shows, apart from how it looks."""
+"""What a report shows, apart from its looks."""
 
 from __future__ import annotations
 

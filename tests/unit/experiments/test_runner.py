@@ -1,4 +1,4 @@
-"""What a run does when something goes wrong where nobody looks."""
+"""What a run does if something goes wrong in the background."""
 
 from __future__ import annotations
 

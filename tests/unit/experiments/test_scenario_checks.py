@@ -1,4 +1,4 @@
-"""What is found out before anything starts."""
+"""What is checked before anything starts."""
 
 from __future__ import annotations
 

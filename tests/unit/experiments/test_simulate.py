@@ -1,4 +1,4 @@
-"""Scenarios in virtual time: the shipped ones play, and the figures are those the model must give."""
+"""Scenarios in virtual time: the included ones run, and the figures are those the model must give."""
 
 import random
 from itertools import accumulate

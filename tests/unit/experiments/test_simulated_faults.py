@@ -1,4 +1,4 @@
-"""The faults of a scenario in virtual time: each leaves the marks that the real one leaves."""
+"""The faults of a scenario in virtual time: each has the effects of the real one."""
 
 from __future__ import annotations
 

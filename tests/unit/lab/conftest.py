@@ -1,4 +1,4 @@
-"""Lets the tests here import the tools beside them, and those of the engines' and the control APIs' tests."""
+"""Lets the tests here import the tools next to them, and those of the engines' and the control APIs' tests."""
 
 from __future__ import annotations
 

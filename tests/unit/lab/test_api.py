@@ -1,4 +1,4 @@
-"""The lab over HTTP: every endpoint, what it answers, and how it says no."""
+"""The lab over HTTP: every endpoint, its answers, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Send, consume, look: what a sender promises, what a store keeps, and what happens when the broker does not play."""
+"""Send, consume, look: what a sender promises, what a store keeps, and what happens if the broker fails."""
 
 from __future__ import annotations
 

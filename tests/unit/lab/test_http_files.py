@@ -1,4 +1,4 @@
-"""docs/http/*.http hold a ready request for every endpoint, and each of them is a good one."""
+"""docs/http/*.http have a request for every endpoint, and each works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes, played by short programs: started together or not at all, stopped in order, killed on demand."""
+"""Worker processes, replaced by short programs: started together or not at all, stopped in order, killed on demand."""
 
 from __future__ import annotations
 

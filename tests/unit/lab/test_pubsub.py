@@ -1,4 +1,4 @@
-"""Publish and subscribe: everybody gets a copy, from the moment of subscribing, whether it consumes or not."""
+"""Publish and subscribe: every subscriber gets a copy, from the moment of subscribing, whether it consumes or not."""
 
 from __future__ import annotations
 

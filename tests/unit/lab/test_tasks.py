@@ -1,4 +1,4 @@
-"""Tasks: one at a time each, none lost with its worker, every result with who did it and how long it took."""
+"""Tasks: one at a time per worker, none lost with its worker, every result with its worker and duration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is coloured can be read on a white terminal and on a black one."""
+"""Colours are readable on a white terminal and on a black one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process says that it is ready."""
+"""How a process announces that it is ready."""
 
 from __future__ import annotations
 

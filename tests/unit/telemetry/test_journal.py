@@ -1,4 +1,4 @@
-"""Journals on disk: everything written is there, whenever the process ends."""
+"""Journals on disk: everything written is kept, whenever the process ends."""
 
 from __future__ import annotations
 

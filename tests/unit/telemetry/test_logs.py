@@ -1,4 +1,4 @@
-"""What a log line looks like, and that a flood of warnings becomes a trickle that tells how large it was."""
+"""The format of log lines, and that a flood of warnings is limited and counted."""
 
 from __future__ import annotations
 

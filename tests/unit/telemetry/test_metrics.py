@@ -1,4 +1,4 @@
-"""The metrics: their names, their values at scrape time, and that ``docs/metrics.md`` tells the truth about them."""
+"""The metrics: their names, their values at scrape time, and that ``docs/metrics.md`` is right about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracing is off unless asked for, and then costs not even an import."""
+"""Tracing is off unless configured, and then costs not even an import."""
 
 from __future__ import annotations
 

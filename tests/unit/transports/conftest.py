@@ -1,4 +1,4 @@
-"""Lets the tests here import the clock of the engines' tests, by which waiting takes no time."""
+"""Lets the tests here import the clock of the engines' tests, with which waiting takes no time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advice about a queue that exists with other arguments: what it names is there, and would help."""
+"""Advice about a queue that exists with other arguments: what it names exists, and would help."""
 
 from __future__ import annotations
 

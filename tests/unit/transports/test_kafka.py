@@ -1,4 +1,4 @@
-"""What is dialled, named and said on Kafka, without any broker."""
+"""Addresses, names and messages for Kafka, without a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joining a consumer group: in time or not at all, and again when the thread that polls has ended."""
+"""Joining a consumer group: in time or not at all, and again after the polling thread has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How messages are dealt out over the partitions of a topic."""
+"""How messages are distributed over the partitions of a topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between our messages and Kafka's records, without any broker."""
+"""Conversion between our messages and Kafka's records, without a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which offsets are done, in whatever order, and what a commit tells of it."""
+"""Which offsets are settled, in any order, and what a commit says about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pauses between attempts, and the two lines an outage is worth."""
+"""Pauses between attempts, and the two log lines of an outage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The private parts of pika that `wire` uses. When this fails after an update of pika, begin with it."""
+"""The private parts of pika that `wire` uses. If this fails after an update of pika, start here."""
 
 from __future__ import annotations
 

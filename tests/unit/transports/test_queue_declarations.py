@@ -1,4 +1,4 @@
-"""What is declared for which settings."""
+"""What is declared, depending on the settings."""
 
 from __future__ import annotations
 

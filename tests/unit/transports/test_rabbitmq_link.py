@@ -1,4 +1,4 @@
-"""What is dialled for which settings."""
+"""Where to connect, depending on the settings."""
 
 from __future__ import annotations
 

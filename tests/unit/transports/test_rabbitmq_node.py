@@ -1,4 +1,4 @@
-"""A private node where there is no RabbitMQ to run."""
+"""A private node on a machine without RabbitMQ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters by our own consumer on RabbitMQ: every octet is kept that a broker does not act on."""
+"""Dead letters published by our own consumer on RabbitMQ keep every octet on which a broker does not act."""
 
 from __future__ import annotations
 

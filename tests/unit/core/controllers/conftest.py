@@ -1,4 +1,4 @@
-"""Makes `steady` available as a fixture: tests are no package, so they cannot import each other."""
+"""Provides `steady` as a fixture: tests are not a package, so they cannot import each other."""
 
 from __future__ import annotations
 

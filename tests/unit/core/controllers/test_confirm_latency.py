@@ -1,4 +1,4 @@
-"""What is usual for a broker's answers, when it stands still, and how much may be unanswered."""
+"""The usual latency of a broker's confirms, when it stalls, and how much may be unconfirmed."""
 
 from __future__ import annotations
 

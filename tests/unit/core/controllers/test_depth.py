@@ -1,4 +1,4 @@
-"""The depth observer: what an empty queue says about arrivals that nobody reports, and a standstill about nothing."""
+"""The depth observer: what an empty queue says about unreported arrivals, and that a stall says nothing."""
 
 import pytest
 
