@@ -9,7 +9,7 @@ class producer:
     """The producer, the fast side."""
 
     rate = 1000.0                          # msg/s · offered load: ten times what one consumer can do; 0 or max: as fast as possible
-    strategy = "pace"                      # rate-control law, with its queue bound; `pace laws` lists them; package.module:Class: your own
+    strategy = "pace"                      # rate-control law and its queue bound: one of `pace laws`, or package.module:Class of your own
     limit = 0                              # messages · stop after this many; 0: endless
     batch_size = 50                        # messages · maximum number of messages written at once
     burst_ms = 100.0                       # ms · depth of the token bucket: how much can be caught up after a stall
@@ -104,8 +104,8 @@ class broker:
     url = ""                               # full URL (amqp[s]:// or kafka[+ssl]://), instead of host, port and user; empty: those are used
     host = "localhost"                     # host name or address of the broker
     port = 5672                            # AMQP port
-    username = "guest"                     # RabbitMQ accepts guest from localhost only
-    password = "guest"                     # never shown in logs, reports or /status
+    username = "guest"                     # user name; RabbitMQ accepts guest from localhost only
+    password = "guest"                     # password of the user; never shown in logs, reports or /status
     virtual_host = "/"                     # namespace of queues and exchanges
     management_url = ""                    # URL of the management API, e.g. http://localhost:15672; empty: derived from the host
     heartbeat_s = 30                       # s · a dead connection is detected after about two heartbeats
@@ -154,7 +154,7 @@ class log:
     """Logging to standard error."""
 
     level = "INFO"                         # least severe level that is logged
-    format = "text"                        # json: one object per line, for machines
+    format = "text"                        # text for people, or one JSON object per line for machines
 
 
 class tracing:

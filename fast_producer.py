@@ -1,4 +1,4 @@
-"""The fast side: is offered 1000 messages per second, and sends as many as the slow side can take.
+"""The fast side: it is offered 1000 messages per second, and sends as many as the slow side can take.
 
 The program is `backpressure/cli/producer.py`. Its parts:
 

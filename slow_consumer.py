@@ -1,4 +1,4 @@
-"""The slow side: works on 100 messages per second, and acknowledges each afterwards.
+"""The slow side: it works on 100 messages per second, and acknowledges each afterwards.
 
 The program is `backpressure/cli/consumer.py`. Its parts:
 

@@ -1,14 +1,14 @@
 """Pace matching: hold a queue short, lose nothing, waste no capacity.
 
-The parts to build into a service of your own, from the smallest up (``docs/library.md`` shows each at work):
+Parts for services of your own (``docs/library.md`` shows each in use):
 
-- `Pacer`: law, view of the loop and token bucket in one, without I/O, for a producer of your own.
-- `TokenBucket`, `ConfirmWindow`, `RetryPolicy`, `OrderTracker`: pure state, time passed in.
-- `create_law`, `SignalBoard`, `OwnState`: a rate-control law and the view of the loop it decides on.
+- `Pacer`: a law, its view of the loop and a token bucket in one, without I/O, for your own producer.
+- `TokenBucket`, `ConfirmWindow`, `RetryPolicy`, `OrderTracker`: pure state; time is passed in.
+- `create_law`, `SignalBoard`, `OwnState`: a rate-control law, and the view of the loop that it decides on.
 - `load_settings`, `connect`, `ProducerEngine`, `ConsumerEngine`: whole processes on a broker, with your handler.
 
-Everything not named in ``__all__`` is free to change. Names are imported when they are first used, so that
-``import backpressure`` costs nothing and the embedded broker starts without a client library.
+Everything that is not in ``__all__`` may change. Names are imported when they are first used, so that
+``import backpressure`` costs nothing, and the embedded broker starts without a client library.
 """
 
 from __future__ import annotations

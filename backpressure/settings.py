@@ -62,8 +62,8 @@ class BrokerSettings(Section):
     )
     host: Host = knob("localhost", "", "host name or address of the broker")
     port: Port = knob(5672, "", "AMQP port")
-    username: str = knob("guest", "", "RabbitMQ accepts guest from localhost only")
-    password: SecretStr = knob(SecretStr("guest"), "", "never shown in logs, reports or /status")
+    username: str = knob("guest", "", "user name; RabbitMQ accepts guest from localhost only")
+    password: SecretStr = knob(SecretStr("guest"), "", "password of the user; never shown in logs, reports or /status")
     virtual_host: Annotated[str, octets(MOST_NAME_OCTETS)] = knob("/", "", "namespace of queues and exchanges")
     management_url: Annotated[str, http_url("http://localhost:15672", optional=True)] = knob(
         "", "", "URL of the management API, e.g. http://localhost:15672; empty: derived from the host"
@@ -156,7 +156,7 @@ class ProducerSettings(Section):
     strategy: Name = knob(
         "pace",
         "",
-        "rate-control law, with its queue bound; `pace laws` lists them; package.module:Class: your own",
+        "rate-control law and its queue bound: one of `pace laws`, or package.module:Class of your own",
     )
     limit: int = knob(0, "messages", "stop after this many; 0: endless", ge=0)
     batch_size: int = knob(50, "messages", "maximum number of messages written at once", ge=1, le=10_000)
@@ -351,7 +351,7 @@ class LogSettings(Section):
     """Logging to standard error."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = knob("INFO", "", "least severe level that is logged")
-    format: Literal["text", "json"] = knob("text", "", "json: one object per line, for machines")
+    format: Literal["text", "json"] = knob("text", "", "text for people, or one JSON object per line for machines")
 
     @field_validator("level", mode="before")
     @classmethod

@@ -80,7 +80,7 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
 @click.option(
     "--definitions",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Declare what this file holds, as RabbitMQ exports it: queues, exchanges, bindings, policies.",
+    help="Declare the queues, exchanges, bindings and policies in this file, as exported by RabbitMQ.",
 )
 @click.option(
     "--tls-cert",

@@ -173,7 +173,7 @@ login = _together(
     setting(
         "--password",
         key="broker.password",
-        help="Its password; better in RABBITMQ_PASS, where no process list shows it",
+        help="Password of the user; better in RABBITMQ_PASS, where no process list shows it",
     ),
 )
 
@@ -246,6 +246,11 @@ assignments = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override, e.g. producer.rate=500 (repeatable)."
 )
 
-strategy = click.option("--strategy", default="", metavar="LAW", help="Rate-control law; `pace laws` lists them.")
+strategy = click.option(
+    "--strategy",
+    default="",
+    metavar="LAW",
+    help="Rate-control law: one of `pace laws`, or package.module:Class of your own.",
+)
 
 quiet = click.option("--quiet", is_flag=True, help="Print nothing but the verdict.")

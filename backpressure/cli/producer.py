@@ -50,8 +50,8 @@ __all__ = ["produce", "producer"]
 def producer(context: click.Context, /, **_: object) -> None:
     """Send messages at the pace the consumer can take.
 
-    Is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the broker
-    has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals.
+    It is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the
+    broker has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals.
     """
     asyncio.run(produce(settings_from(context, discovered)))
 
