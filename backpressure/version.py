@@ -1,4 +1,4 @@
-"""The version, in a module that imports nothing: whoever tells it need not import the public surface."""
+"""The version, in a module that imports nothing, so that reading it does not import the public surface."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The management API's messages: publish one to an exchange, look at or take some from a queue.
 
-May not know: HTTP, channels.
+Must not know: HTTP, channels.
 """
 
 from __future__ import annotations

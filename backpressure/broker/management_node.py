@@ -1,6 +1,6 @@
 """The management API's view of the broker as a whole: overview, node, health, users, the virtual host, permissions.
 
-May not know: HTTP, queues and exchanges one by one.
+Must not know: HTTP, queues and exchanges one by one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the parts of the management API share: errors as answers, JSON bodies, and the shape of lists.
 
-May not know: routes, the virtual host.
+Must not know: routes, the virtual host.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The management API's queues, exchanges, bindings and policies, one by one and as a file of definitions.
 
-May not know: HTTP, who asks.
+Must not know: HTTP, who the client is.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A browser sends what pages of other sites make it send, and a site can give its own name this machine's address (DNS
 rebinding). So the name that is asked for must be this machine's own, and pages of another origin change nothing.
-May not know: any HTTP library.
+Must not know: any HTTP library.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Messages on request: sent ahead of the schedule, and answered when the broker has answered.
 
-No caller waits for ever. What waits is bounded in number and in bytes; a request beyond that is refused at once.
+No caller waits forever. What waits is bounded in number and in bytes; a request beyond that is refused at once.
 """
 
 from __future__ import annotations

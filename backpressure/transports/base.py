@@ -1,7 +1,7 @@
 """What the engines know of a broker: a small family of protocols, the same for every broker.
 
 All objects live on one asyncio event loop and call their listener on it; a callback must not block. A transport keeps
-its connections alive: after a loss it tells the listener and reconnects with exponential back-off and jitter, for ever.
+its connections alive: after a loss it tells the listener and reconnects with exponential back-off and jitter, forever.
 With ``wait=False`` the first attempt must succeed. A transport never publishes or acknowledges a message again: the
 engine decides what to do about messages in flight.
 """

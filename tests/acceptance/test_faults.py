@@ -84,7 +84,7 @@ left_in_queue = "== 0"
 
 def write(tmp_path: Path, fault: str, storm_s: float) -> str:
     path = tmp_path / "stormy.toml"
-    after_s = 10 if "kill" in fault else 3  # those in the place of the killed take their time to start
+    after_s = 10 if "kill" in fault else 3  # the replacements of killed processes need time to start
     path.write_text(SCENARIO.format(fault=fault, storm_s=storm_s, after_s=after_s))
     return str(path)
 

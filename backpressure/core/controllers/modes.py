@@ -14,7 +14,7 @@ class UnboundedLaw:
     """No control: the offered load goes out as it comes, and the queue takes what the consumer does not.
 
     Formula: rate = ∞ (within the configured ceiling).
-    Regimes: while demand < capacity, nothing to see; beyond, depth grows by demand − capacity every second for ever.
+    Regimes: while demand < capacity, nothing to see; beyond, depth grows by demand − capacity every second, forever.
     Parameters: none. Source: the first mode of the classic back-pressure lab; the baseline every other law is held to.
     """
 

@@ -198,7 +198,7 @@ class KafkaSubscriber:
         self._membership.refused(error)
 
     def on_died(self, error: TransportError) -> None:
-        """See `GroupListener.on_died`; another member begins anew."""
+        """See `GroupListener.on_died`; a new member takes over."""
         partitions = set(self._partitions)
         self._partitions.clear()
         self._going.clear()

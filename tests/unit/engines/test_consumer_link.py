@@ -28,7 +28,7 @@ def test_what_is_held_and_not_begun_comes_again_and_is_worked_on_once() -> None:
     report, done, left = run_virtually(story())
     assert set(done) == set(range(100))
     assert left == 0
-    assert report.processed == 101  # the one in work when the link broke was done, and delivered anew
+    assert report.processed == 101  # the one in work when the link broke was done, and delivered again
     assert report.duplicates == 1
     assert report.redelivered == 10
 

@@ -60,7 +60,7 @@ def test_consumers_that_say_they_are_gone_stop_it_at_once_and_their_return_resto
 
 def test_consumers_that_pause_and_go_on_reporting_are_not_forgotten_for_good(steady: Steady) -> None:
     law = settled(steady)
-    for tick in (51, 52, 53):  # the broker counts none of them, so nobody's counters have an age
+    for tick in (51, 52, 53):  # the broker counts none of them, so no counters have an age
         law.update(steady(tick / 10, depth=3, consumers=0, departed_age_s=inf), tick / 10)
     back = law.update(steady(5.4, depth=3), 5.4)
     assert back.rate_per_s == pytest.approx(100, rel=0.3)
