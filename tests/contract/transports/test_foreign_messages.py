@@ -13,7 +13,7 @@ from backpressure.amqp.properties import Properties
 from backpressure.amqp.reading import read_properties
 from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.engines.dead_letters import DeadLetters
-from backpressure.errors import TransportError
+from backpressure.errors import TransportError, UncarriableError
 
 Play = Callable[..., None]
 
@@ -168,5 +168,23 @@ def test_without_a_dead_letter_queue_the_connection_stays_and_the_error_says_so(
         await bench.admin.declare(bench.queue)
         await dead_letters.send(log.deliveries[0], "why", 1)
         await dead_letters.stop()
+
+    play(story)
+
+
+def test_headers_that_fill_a_frame_leave_no_room_for_the_reason_and_the_broker_dead_letters(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        full = 131_072 - 8 - 14 - 4 - 2 - 5
+        headers = table({b"x": b"S" + struct.pack(">I", full) + b"x" * full})
+        await bench.publish(foreign({"headers": headers}))
+        subscriber, log = await bench.subscriber()
+        await bench.delivered(log, 1)
+        dead_letters = DeadLetters(bench.transport, bench.queue)
+        with pytest.raises(UncarriableError, match="do not fit in one frame"):
+            await dead_letters.send(log.deliveries[0], "why", 1)
+        await dead_letters.stop()
+        assert subscriber.nack(log.deliveries[0], requeue=False)
+        probe = await bench.started(bench.transport.probe())
+        await bench.quiet(probe, ready=1, queue=bench.queue.dead_letter)
 
     play(story)

@@ -61,7 +61,7 @@ class SecuredKafka(PrivateKafka):
     """One broker that listens in every way there is; ``servers`` tells where, by the names of ``PROTOCOLS``."""
 
     def __init__(self, certificates: Path) -> None:
-        super().__init__(advertised_port=None)
+        super().__init__(port=0, advertised_port=None)
         self.certificates = certificates
         self.servers: dict[str, str] = {}
 
@@ -250,6 +250,25 @@ def test_a_consumer_without_the_right_to_its_group_does_not_wait_for_it(play: Pl
         bench.transport = connect(Way("LOGIN", login=CAROL).settings(bench, wait=True))
         with pytest.raises(AccessRefusedError, match=r"^access to kafka.*:\d+ refused: .*Group authorization failed"):
             await bench.subscriber()
+
+    play(story)
+
+
+def test_a_user_who_may_create_nothing_works_with_the_topics_that_exist(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.started(bench.transport.feedback())
+        reports = bench.settings.feedback.exchange
+        for topic in (bench.queue.work, bench.queue.dead_letter, reports):
+            await bench.broker.permit("User:carol", ResourceType.TOPIC, topic, AclOperation.DESCRIBE)
+        for operation in (AclOperation.READ, AclOperation.WRITE):
+            await bench.broker.permit("User:carol", ResourceType.TOPIC, reports, operation)
+        transport = connect(Way("LOGIN", login=CAROL).settings(bench, wait=False))
+        admin = await bench.started(transport.admin())
+        await admin.declare(bench.queue)
+        heard: list[bytes] = []
+        bus = await bench.started(transport.feedback(), heard.append)
+        assert bus.send(b"report")
+        await bench.until(lambda: heard == [b"report"])
 
     play(story)
 
