@@ -6,14 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from backpressure.core.controllers.aimd import AimdLaw
-from backpressure.core.controllers.gradient2 import Gradient2Law
 from backpressure.core.controllers.law_config import LawConfig, LawTraits, Parameter, traits_of
-from backpressure.core.controllers.modes import BoundedLaw, RateLimitedLaw, UnboundedLaw
-from backpressure.core.controllers.pace import PaceLaw
-from backpressure.core.controllers.pid import PidLaw
-from backpressure.core.controllers.threshold import ThresholdLaw
-from backpressure.core.controllers.vegas import VegasLaw
 from backpressure.core.signals import Law
 from backpressure.errors import ConfigError
 
@@ -21,17 +14,18 @@ __all__ = ["LAWS", "LawDescription", "create", "describe", "traits"]
 
 LawFactory = Callable[[LawConfig], Law]
 
-_SHIPPED: Mapping[str, LawFactory] = {
-    "unbounded": UnboundedLaw,
-    "bounded": BoundedLaw,
-    "rate_limited": RateLimitedLaw,
-    "threshold": ThresholdLaw,
-    "aimd": AimdLaw,
-    "vegas": VegasLaw,
-    "gradient2": Gradient2Law,
-    "pid": PidLaw,
-    "pace": PaceLaw,
+_SHIPPED: Mapping[str, str] = {
+    "unbounded": "modes:UnboundedLaw",
+    "bounded": "modes:BoundedLaw",
+    "rate_limited": "modes:RateLimitedLaw",
+    "threshold": "threshold:ThresholdLaw",
+    "aimd": "aimd:AimdLaw",
+    "vegas": "vegas:VegasLaw",
+    "gradient2": "gradient2:Gradient2Law",
+    "pid": "pid:PidLaw",
+    "pace": "pace:PaceLaw",
 }
+"""Module of this package and class; imported when it is needed, because consumers and monitors run no law."""
 
 LAWS: tuple[str, ...] = tuple(_SHIPPED)
 """Names of the laws that ship, from no control at all to our own."""
@@ -77,12 +71,12 @@ def traits(name: str) -> LawTraits:
 
     Processes that never run the law ask this, too, and need not have the module it is in.
     """
-    return traits_of(_SHIPPED.get(name))
+    return traits_of(_find(name)) if name in _SHIPPED else LawTraits()
 
 
 def _find(name: str) -> LawFactory:
     if name in _SHIPPED:
-        return _SHIPPED[name]
+        return _load(f"{__package__}.{_SHIPPED[name]}")
     if ":" in name:
         return _load(name)
     raise ConfigError("producer.strategy", name, f"expected one of {', '.join(LAWS)}, or package.module:Class")

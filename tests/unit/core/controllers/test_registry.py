@@ -16,7 +16,6 @@ from backpressure.core.controllers import (
     create,
     describe,
     limit_of,
-    registry,
     traits,
     traits_of,
 )
@@ -66,7 +65,7 @@ def test_every_law_is_built_by_name_and_describes_itself_in_one_line(name: str) 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_every_law_states_formula_regimes_parameters_and_source(name: str) -> None:
-    text = registry._SHIPPED[name].__doc__ or ""
+    text = type(create(name)).__doc__ or ""
     assert all(word in text for word in ("Formula", "Regimes", "Parameters", "Source"))
     assert all(f"``{parameter.name}``" in text for parameter in describe(name).parameters)
 
