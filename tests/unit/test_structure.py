@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -43,3 +44,13 @@ def test_modules_of_one_name_mean_the_same() -> None:
     for path in sorted(PACKAGE.rglob("*.py")):
         found[path.stem].append(path.relative_to(PACKAGE).as_posix())
     assert {name: places for name, places in found.items() if len(places) > 1 and name not in SHARED_NAMES} == {}
+
+
+def test_every_contract_test_that_a_broker_leaves_out_exists() -> None:
+    folder = PACKAGE.parent / "tests" / "contract" / "transports"
+    left_out = set(re.findall(r'"(test_\w+)"', (folder / "conftest.py").read_text(encoding="utf-8")))
+    defined = {
+        name for path in folder.glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))
+    }
+    assert left_out - defined == set()
+    assert left_out

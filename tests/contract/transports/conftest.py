@@ -251,7 +251,7 @@ DIFFERENCES = {
         "test_reject_publish_dlx_nacks_the_surplus_and_dead_letters_it": _UNBOUNDED,
         "test_a_queue_can_be_bounded_by_its_bytes": _UNBOUNDED,
         "test_what_outlives_the_queues_ttl_is_dead_lettered": _FORGETS,
-        "test_a_publisher_is_told_of_the_alarm_and_its_messages_wait_for_the_end": _NO_ALARM,
+        "test_a_publisher_is_told_about_the_alarm_and_its_messages_wait_for_the_end": _NO_ALARM,
         "test_consuming_and_probing_go_on_during_an_alarm": _NO_ALARM,
         "test_reports_are_dropped_during_an_alarm_and_flow_again_after_it": _NO_ALARM,
         "test_stopping_does_not_wait_for_the_end_of_an_alarm": _NO_ALARM,
