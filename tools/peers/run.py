@@ -15,7 +15,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -24,6 +24,8 @@ from backpressure.transports.rabbitmq_node import private_node
 CACHE = Path(__file__).parents[2] / ".peers"
 PORT, MANAGEMENT_PORT = 5672, 15672
 """Some suites know no others."""
+URL = f"amqp://guest:guest@127.0.0.1:{PORT}/"
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 REASONS: dict[str, str] = {}
 """Tests that fail here by intention: the name, or its beginning, and why."""
@@ -37,7 +39,6 @@ class PythonSuite:
     version: str
     tests: Sequence[str]
     options: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -48,8 +49,7 @@ class PythonSuite:
         folder = CACHE / f"{self.package}-{self.version}"
         if not folder.exists():
             wanted = f"{self.package}=={self.version}"
-            pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-            _run([*pip, "download", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE), wanted])
+            _run([*PIP, "download", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE), wanted])
             (archive,) = CACHE.glob(f"{self.package}-{self.version}.tar.gz")
             with tarfile.open(archive) as packed:
                 packed.extractall(CACHE, filter="data")
@@ -57,35 +57,34 @@ class PythonSuite:
 
     def run(self, source: Path) -> dict[str, bool]:
         """Which tests passed; skipped ones are left out."""
-        report = CACHE / "report.xml"
-        report.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-o",
-            "addopts=",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={report}",
-        ]
-        paths = os.pathsep.join((str(source), str(Path(__file__).parent)))
-        environment = {**os.environ, "PYTHONPATH": paths, **self.environment}
-        subprocess.run(
-            [*command, *self.options, *self.tests],
-            cwd=source,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            check=False,
-            timeout=900,
-        )
-        outcomes = {}
-        for case in ET.parse(report).getroot().iter("testcase"):
-            kinds = {child.tag for child in case}
-            if "skipped" not in kinds:
-                outcomes[f"{case.get('classname')}.{case.get('name')}"] = not kinds & {"failure", "error"}
-        return outcomes
+        return _pytest(source, [*self.options, *self.tests], source, Path(__file__).parent)
+
+
+@dataclass(frozen=True)
+class SmokeCases:
+    """Cases of our own with a package that ships no tests, or none that are quick."""
+
+    package: str
+    version: str
+    tests: str
+    extra: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.package} {self.version}"
+
+    def prepare(self) -> Path:
+        """Install the package beside the others, once; returns where it is."""
+        folder = CACHE / f"installed-{self.package}-{self.version}"
+        if not folder.exists():
+            wanted = f"{self.package}{self.extra}=={self.version}"
+            _run([*PIP, "install", "--target", str(folder), wanted])
+        return folder
+
+    def run(self, source: Path) -> dict[str, bool]:
+        """Which cases passed."""
+        cases = Path(__file__).parent / "smoke"
+        return _pytest(cases, ["-c", os.devnull, "--rootdir", str(cases), self.tests], source)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class GoSuite:
 
     def run(self, source: Path) -> dict[str, bool]:
         """Which tests passed; skipped ones are left out."""
-        environment = {**os.environ, "AMQP_URL": f"amqp://guest:guest@127.0.0.1:{PORT}/"}
+        environment = {**os.environ, "AMQP_URL": URL}
         command = ["go", "test", "-json", "-count=1", *self.options, "."]
         done = subprocess.run(
             command, cwd=source, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=900
@@ -129,14 +128,35 @@ class GoSuite:
 
 
 _DRAMATIQ = ("-p", "dramatiq_fixtures", "--import-mode=importlib")
-SUITES: tuple[PythonSuite | GoSuite, ...] = (
+SUITES: tuple[PythonSuite | SmokeCases | GoSuite, ...] = (
     GoSuite("github.com/rabbitmq/amqp091-go", "v1.16.0", ("-tags", "integration")),
     PythonSuite("amqp", "5.4.2", ["t/integration/test_rmq.py"], ("-k", "not tls")),
     PythonSuite("kombu", "5.7.0", ["t/integration/test_py_amqp.py"]),
-    PythonSuite(
-        "dramatiq", "2.2.1", ["tests/test_rabbitmq.py"], ("-p", "dramatiq_fixtures", "--import-mode=importlib")
-    ),
+    PythonSuite("dramatiq", "2.2.1", ["tests/test_rabbitmq.py"], _DRAMATIQ),
+    SmokeCases("celery", "5.7.0", "test_celery.py"),
+    SmokeCases("faststream", "0.7.8", "test_faststream.py", extra="[rabbit]"),
 )
+
+
+def _pytest(folder: Path, arguments: Sequence[str], *paths: Path) -> dict[str, bool]:
+    """Which tests pass that ``arguments`` choose, with ``folder`` as the working directory."""
+    outcomes_file = CACHE / "outcomes.xml"
+    outcomes_file.unlink(missing_ok=True)
+    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", f"--junitxml={outcomes_file}"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "AMQP_URL": URL},
+        stdout=subprocess.DEVNULL,
+        check=False,
+        timeout=900,
+    )
+    outcomes = {}
+    for case in ET.parse(outcomes_file).getroot().iter("testcase"):
+        kinds = {child.tag for child in case}
+        if "skipped" not in kinds:
+            outcomes[f"{case.get('classname')}.{case.get('name')}"] = not kinds & {"failure", "error"}
+    return outcomes
 
 
 def _run(command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
