@@ -2,6 +2,7 @@
 
 - ``frames``: a byte stream to frames, and back; the error for octets that are no AMQP
 - ``methods``: the arguments of a method, in the payload of its frame
+- ``message_methods``: the methods that come with every message, as a broker reads and writes them
 - ``properties``: the property list of a content header, kept in its octets
 - ``field_tables``: tables of named values, as declarations and headers have them
 - ``reading``: properties and headers of a received message as Python values

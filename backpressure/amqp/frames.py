@@ -16,6 +16,7 @@ __all__ = [
     "BASIC",
     "DELIVER",
     "FRAME_BODY",
+    "FRAME_END",
     "FRAME_END_OCTET",
     "FRAME_HEADER",
     "FRAME_HEARTBEAT",

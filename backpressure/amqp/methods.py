@@ -1,8 +1,8 @@
 """The arguments of methods, in the payload of their frames.
 
 ``pamqp`` defines which arguments a method has and their types; this module reads and writes them. The codec of
-``pamqp`` accepts few characters in names, and raises five kinds of exceptions for malformed octets. The frequent
-methods (publish, deliver, acknowledgements) are read where they are needed.
+``pamqp`` accepts few characters in names, and raises five kinds of exceptions for malformed octets. The methods
+that come with every message are in ``message_methods``.
 
 Source: AMQP 0-9-1 sections 4.2.3 to 4.2.5.
 """
@@ -18,7 +18,20 @@ from pamqp import base, commands
 from backpressure.amqp.field_tables import FieldTable, octets_of, short_string
 from backpressure.amqp.frames import FRAME_METHOD, bad_syntax, bad_text, frame, unknown_method
 
-__all__ = ["decode_method", "encode_method", "method_frame", "queue_declare_ok", "read_short"]
+__all__ = [
+    "ACCESS_REQUEST",
+    "access_request_ok",
+    "decode_method",
+    "encode_method",
+    "method_frame",
+    "method_index",
+    "queue_declare_ok",
+    "read_short",
+]
+
+ACCESS_REQUEST = 0x001E000A
+"""``access.request`` of AMQP 0-8: class and method number. ``pamqp`` does not know it."""
+
 
 _INDEX = struct.Struct(">I")
 _LENGTH = struct.Struct(">I")
@@ -30,6 +43,11 @@ _INTEGERS = {
 }
 
 
+def method_index(payload: bytes) -> int:
+    """Return class and method number as one integer; 0, which is no method, for a payload that is too short."""
+    return int.from_bytes(payload[:4], "big") if len(payload) >= 4 else 0
+
+
 def decode_method(payload: bytes) -> base.Frame:
     """The ``pamqp`` method object in a method frame's payload; tables are `FieldTable`.
 
@@ -38,7 +56,7 @@ def decode_method(payload: bytes) -> base.Frame:
     """
     if len(payload) < 4:
         raise bad_syntax()
-    (index,) = _INDEX.unpack_from(payload)
+    index = method_index(payload)
     kind = commands.INDEX_MAPPING.get(index)
     if kind is None:
         raise unknown_method(index)
@@ -116,6 +134,11 @@ def queue_declare_ok(channel: int, queue: str, ready: int, consumers: int) -> by
     """The answer to ``queue.declare``, which is how clients watch a queue: by hand, because it is frequent."""
     counts = ready.to_bytes(4, "big") + consumers.to_bytes(4, "big")
     return frame(FRAME_METHOD, channel, b"\x00\x32\x00\x0b" + short_string(queue) + counts)
+
+
+def access_request_ok(channel: int) -> bytes:
+    """The answer to ``access.request``: ticket 1."""
+    return frame(FRAME_METHOD, channel, b"\x00\x1e\x00\x0b\x00\x01")
 
 
 def read_short(data: bytes, at: int) -> tuple[bytes, int]:

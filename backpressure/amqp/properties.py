@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from backpressure.amqp.field_tables import RawTable, check_table, join_table, split_table
+from backpressure.amqp.frames import BASIC
 
-__all__ = ["FLAGS", "LAYOUT", "Properties"]
+__all__ = ["BASIC_HEADER", "FLAGS", "LAYOUT", "Properties", "header_class"]
 
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
 _HEADER, _HEADER_AND_FLAGS = struct.Struct(">HHQ"), struct.Struct(">HHQH")
+BASIC_HEADER = struct.pack(">HH", BASIC, 0)
+"""Class and weight, with which each content header begins."""
 
 _NAMES = (
     "content_type",
@@ -41,6 +44,11 @@ _FIXED = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 LAYOUT = tuple((name, 0x8000 >> place, _FIXED.get(name)) for place, name in enumerate(_NAMES))
 """Name, flag and size in octets (None: it begins with its length) of each property, in the order they stand."""
 FLAGS = {name: flag for name, flag, _ in LAYOUT}
+
+
+def header_class(payload: bytes) -> int:
+    """Return the class that a content header is for."""
+    return int.from_bytes(payload[:2], "big")
 
 
 @lru_cache(maxsize=256)
@@ -90,12 +98,17 @@ class Properties:
         """The content header frame's payload."""
         flags = sum(bit for name, bit, _ in LAYOUT if name in self.raw)
         values = (self.raw[name] for name in _NAMES if name in self.raw)
-        return b"".join((_HEADER.pack(60, 0, self.body_size), _SHORT.pack(flags), *values))
+        return b"".join((_HEADER.pack(BASIC, 0, self.body_size), _SHORT.pack(flags), *values))
 
     @property
     def persistent(self) -> bool:
         """Whether the delivery mode is 2."""
         return self.raw.get("delivery_mode") == b"\x02"
+
+    def number(self, name: str) -> int | None:
+        """An integer property, or None when it is absent."""
+        value = self.raw.get(name)
+        return None if value is None else int.from_bytes(value, "big")
 
     def text(self, name: str) -> str | None:
         """A short string property, or None when it is absent; undecodable octets are replaced."""

@@ -6,7 +6,6 @@ Must not know: how bytes become frames, how the connection was opened.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,16 @@ from backpressure.amqp.frames import (
     NACK,
     PUBLISH,
     REJECT,
-    bad_syntax,
-    frame,
 )
-from backpressure.amqp.methods import decode_method, method_frame, queue_declare_ok
+from backpressure.amqp.message_methods import read_acknowledgement
+from backpressure.amqp.methods import (
+    ACCESS_REQUEST,
+    access_request_ok,
+    decode_method,
+    method_frame,
+    method_index,
+    queue_declare_ok,
+)
 from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.declarations import check_consumer_arguments
 from backpressure.broker.direct_reply import REPLY_TO
@@ -51,11 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["Channel"]
 
 Handler = Callable[["Channel", Any], None]
-
-_INDEX = struct.Struct(">I")
-_TAG_AND_BITS = struct.Struct(">QB")
-
-_ACCESS_REQUEST_INDEX, _ACCESS_REQUEST_OK = 0x001E000A, b"\x00\x1e\x00\x0b\x00\x01"
 
 _HANDLERS: dict[type[base.Frame], Handler] = {}
 
@@ -100,8 +100,8 @@ class Channel:
         except ChannelRefusal as refusal:
             self._fail(refusal, payload)
         except ConnectionRefusal as fault:
-            if kind == FRAME_METHOD and not fault.method_index and len(payload) >= 4:
-                (fault.method_index,) = _INDEX.unpack_from(payload)
+            if kind == FRAME_METHOD and not fault.method_index:
+                fault.method_index = method_index(payload)
             raise
 
     def close(self) -> None:
@@ -113,15 +113,13 @@ class Channel:
 
     def _method(self, payload: bytes) -> None:
         self.publishing.expect_no_content()
-        if len(payload) < 4:
-            raise bad_syntax()
-        (index,) = _INDEX.unpack_from(payload)
+        index = method_index(payload)
         if index == PUBLISH:
             self.publishing.method(payload)
         elif index in {ACK, REJECT, NACK}:
             self._acknowledgement(index, payload)
-        elif index == _ACCESS_REQUEST_INDEX:  # from AMQP 0-8; old clients still send it, and all tickets are equal
-            self.session.send(frame(FRAME_METHOD, self.number, _ACCESS_REQUEST_OK))
+        elif index == ACCESS_REQUEST:  # from AMQP 0-8; old clients still send it, and all tickets are equal
+            self.session.send(access_request_ok(self.number))
         else:
             method = decode_method(payload)
             handler = _HANDLERS.get(type(method))
@@ -130,10 +128,7 @@ class Channel:
             handler(self, method)
 
     def _acknowledgement(self, index: int, payload: bytes) -> None:
-        try:
-            tag, bits = _TAG_AND_BITS.unpack_from(payload, 4)
-        except struct.error as cause:
-            raise bad_syntax(index) from cause
+        tag, bits = read_acknowledgement(index, payload)
         if index == ACK:
             self.consuming.ack(tag, multiple=bool(bits & 1))
         elif index == NACK:
@@ -143,15 +138,16 @@ class Channel:
 
     def _await_close(self, kind: int, payload: bytes) -> None:
         """After a refusal, ignore everything until the client confirms the close."""
-        if kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.CloseOk.index):
+        if kind == FRAME_METHOD and method_index(payload) == commands.Channel.CloseOk.index:
             self.session.forget(self.number)
-        elif kind == FRAME_METHOD and payload[:4] == _INDEX.pack(commands.Channel.Close.index):
+        elif kind == FRAME_METHOD and method_index(payload) == commands.Channel.Close.index:
             self._send(commands.Channel.CloseOk())
 
     def _fail(self, fault: ChannelRefusal, payload: bytes) -> None:
-        (index,) = _INDEX.unpack_from(payload) if len(payload) >= 4 else (0,)
-        known = commands.INDEX_MAPPING.get(index)
-        class_id, method_id = (index >> 16, index & 0xFFFF) if known else (60, 40)
+        index = method_index(payload)
+        if index not in commands.INDEX_MAPPING:
+            index = PUBLISH
+        class_id, method_id = index >> 16, index & 0xFFFF
         self.session.confirm_now(self.publishing)
         self._send(commands.Channel.Close(fault.code, fault.text, class_id, method_id))
         self.close()

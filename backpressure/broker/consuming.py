@@ -5,14 +5,14 @@ Must not know: how frames are read, how a queue orders its messages.
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from pamqp import commands
 
-from backpressure.amqp.field_tables import Long, encode_value, short_string
-from backpressure.amqp.frames import DELIVER, FRAME_METHOD, GET_OK, content_frames, frame
+from backpressure.amqp.field_tables import Long, encode_value
+from backpressure.amqp.frames import content_frames
+from backpressure.amqp.message_methods import deliver_frame, deliver_prefix, get_ok_frame
 from backpressure.amqp.methods import method_frame
 from backpressure.broker.direct_reply import ReplyConsumer
 from backpressure.broker.replies import precondition_failed
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from backpressure.broker.queue import Queue
 
 __all__ = ["Consumer", "Consuming", "Prefetch"]
-
-_DELIVER, _GET_OK = DELIVER.to_bytes(4, "big"), GET_OK.to_bytes(4, "big")
-_TAG = struct.Struct(">QB")
-_COUNT = struct.Struct(">I")
 
 
 class Prefetch:
@@ -64,7 +60,7 @@ class Consumer:
         priority = arguments.get("x-priority")
         self.priority = priority if isinstance(priority, int) else 0
         self.prefetch = Prefetch(prefetch)
-        self.deliver_prefix = _DELIVER + short_string(tag)
+        self.deliver_prefix = deliver_prefix(tag)
         self._channel = channel
         self._session = channel.session
 
@@ -111,9 +107,8 @@ class Consuming:
         """Send ``basic.deliver`` and keep the message until it is acknowledged."""
         self._last_tag = tag = self._last_tag + 1
         message, queue = entry.message, consumer.queue
-        method = b"".join((consumer.deliver_prefix, _TAG.pack(tag, entry.redelivered), message.route))
         self.session.send(
-            frame(FRAME_METHOD, self.number, method)
+            deliver_frame(self.number, consumer.deliver_prefix, tag, entry.redelivered, message.route)
             + content_frames(self.number, _header(queue, entry), message.body, self.session.frame_max)
         )
         self._count(queue, "deliver_no_ack" if consumer.no_ack else "deliver", redelivered=entry.redelivered)
@@ -135,9 +130,8 @@ class Consuming:
             return False
         self._last_tag = tag = self._last_tag + 1
         message = entry.message
-        method = b"".join((_GET_OK, _TAG.pack(tag, entry.redelivered), message.route, _COUNT.pack(len(queue))))
         self.session.send(
-            frame(FRAME_METHOD, self.number, method)
+            get_ok_frame(self.number, tag, entry.redelivered, message.route, len(queue))
             + content_frames(self.number, _header(queue, entry), message.body, self.session.frame_max)
         )
         self._count(queue, "get_no_ack" if no_ack else "get", redelivered=entry.redelivered)
@@ -157,10 +151,9 @@ class Consuming:
     def _deliver_reply(self, message: QueuedMessage) -> None:
         """Send a reply; it needs no acknowledgement, so its delivery tag is not kept."""
         assert self.reply_consumer is not None
-        tag = _TAG.pack(self._last_tag + 1, 0)
-        method = b"".join((_DELIVER, short_string(self.reply_consumer.tag), tag, message.route))
+        prefix = deliver_prefix(self.reply_consumer.tag)
         self.session.send(
-            frame(FRAME_METHOD, self.number, method)
+            deliver_frame(self.number, prefix, self._last_tag + 1, False, message.route)
             + content_frames(self.number, message.header, message.body, self.session.frame_max)
         )
 

@@ -68,7 +68,7 @@ class QueuedMessage:
     @property
     def priority(self) -> int:
         """The property of that name; 0 when it is absent."""
-        return int.from_bytes(self.properties().raw.get("priority", b""), "big")
+        return self.properties().number("priority") or 0
 
     def properties(self) -> Properties:
         """Parse the properties."""

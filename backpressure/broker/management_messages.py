@@ -142,5 +142,5 @@ def _decoded_properties(properties: Properties) -> dict[str, Any]:
         if name == "headers":
             found[name] = decode_table(raw)
         else:
-            found[name] = properties.text(name) if size is None else int.from_bytes(raw, "big")
+            found[name] = properties.text(name) if size is None else properties.number(name)
     return found

@@ -6,15 +6,12 @@ Must not know: how frames are read, what a queue does with a message.
 from __future__ import annotations
 
 import re
-import struct
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from backpressure.amqp.field_tables import short_string
-from backpressure.amqp.frames import ACK, FRAME_METHOD, NACK, PUBLISH, RETURN, bad_syntax, content_frames, frame
-from backpressure.amqp.methods import read_short
-from backpressure.amqp.properties import Properties
+from backpressure.amqp.frames import BASIC, PUBLISH, bad_syntax, content_frames
+from backpressure.amqp.message_methods import PublishMethod, confirm_frame, read_publish, return_frame
+from backpressure.amqp.properties import BASIC_HEADER, Properties, header_class
 from backpressure.broker.declarations import type_name
 from backpressure.broker.direct_reply import REPLY_TO
 from backpressure.broker.entries import QueuedMessage, keys_in
@@ -37,49 +34,11 @@ if TYPE_CHECKING:
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
-__all__ = ["PublishMethod", "Publishing", "compose"]
+__all__ = ["Publishing", "compose"]
 
-MAX_METHOD_BYTES = 4 + 2 + 256 + 256 + 1
-"""The largest publish method that has no extra octets after its arguments."""
 SMALL_MESSAGE_BYTES = 4096
 """A larger message counts as memory from its header on, before its body has arrived."""
-BASIC_CLASS = 60
-_CLASS_AND_WEIGHT = struct.pack(">HH", BASIC_CLASS, 0)
 _REPLY_TO = short_string(REPLY_TO)
-_CONFIRM = struct.Struct(">IQB")
-_RETURN_NO_ROUTE = RETURN.to_bytes(4, "big") + struct.pack(">H", 312) + short_string("NO_ROUTE")
-
-
-@dataclass(frozen=True, slots=True)
-class PublishMethod:
-    """The arguments of ``basic.publish``; ``route`` is the octets of exchange and key, reused on delivery."""
-
-    exchange: str
-    routing_key: str
-    route: bytes
-    mandatory: bool
-
-    @classmethod
-    def parse(cls, payload: bytes) -> PublishMethod:
-        """Parse a method frame's payload; `DecodeError` if malformed, `ConnectionRefusal` 540 for ``immediate``."""
-        try:
-            exchange, position = read_short(payload, 6)
-            routing_key, position = read_short(payload, position)
-            bits = payload[position]
-        except IndexError as cause:
-            raise bad_syntax(PUBLISH) from cause
-        if bits & 2:
-            raise not_implemented("immediate=true")
-        return cls(_text(exchange), _text(routing_key), payload[6:position], mandatory=bool(bits & 1))
-
-
-read_publish = lru_cache(maxsize=1024)(PublishMethod.parse)
-"""Publishers use few routes, so parsed methods are cached; larger ones are not, because they would fill the memory."""
-
-
-def _text(octets: bytes) -> str:
-    """Decode a name without loss: like RabbitMQ, the broker accepts routing keys that are not UTF-8."""
-    return octets.decode(errors="surrogateescape")
 
 
 class Publishing:
@@ -98,7 +57,6 @@ class Publishing:
         self._missing = 0
         self._pieces: list[bytes] = []
         self.reserved_bytes = 0
-        """What an unfinished message counts as memory."""
         """What an unfinished message counts as memory."""
         self.confirming = False
         self._confirmed = 0
@@ -119,7 +77,10 @@ class Publishing:
 
     def method(self, payload: bytes) -> None:
         """Handle ``basic.publish``, which begins a message."""
-        self._method = read_publish(payload) if len(payload) <= MAX_METHOD_BYTES else PublishMethod.parse(payload)
+        method = read_publish(payload)
+        if method.immediate:
+            raise not_implemented("immediate=true")
+        self._method = method
         if self._vhost.memory.active:  # not within a message: its frames must still be read to finish it
             self._session.block()
 
@@ -127,10 +88,10 @@ class Publishing:
         """Handle the content header: properties and body size."""
         if self._method is None or self._header:
             raise unexpected_frame(self._due())
-        if not payload.startswith(_CLASS_AND_WEIGHT):
-            class_id = int.from_bytes(payload[:2], "big")
-            got = f"one for class {class_id}" if class_id != BASIC_CLASS else "non content header frame"
-            raise unexpected_frame(f"expected content header for class {BASIC_CLASS}, got {got} instead")
+        if not payload.startswith(BASIC_HEADER):
+            class_id = header_class(payload)
+            got = f"one for class {class_id}" if class_id != BASIC else "non content header frame"
+            raise unexpected_frame(f"expected content header for class {BASIC}, got {got} instead")
         try:
             self._properties = Properties.parse(payload)
         except ValueError as cause:
@@ -166,7 +127,7 @@ class Publishing:
         if self._method is None:
             return "expected method frame, got non method frame instead"
         if not self._header:
-            return "expected content header for class 60, got non content header frame instead"
+            return f"expected content header for class {BASIC}, got non content header frame instead"
         return "expected content body, got non content body frame instead"
 
     def _reset(self) -> PublishMethod:
@@ -258,7 +219,7 @@ class Publishing:
 
     def _return(self, message: QueuedMessage) -> None:
         self._session.send(
-            frame(FRAME_METHOD, self._number, _RETURN_NO_ROUTE + message.route)
+            return_frame(self._number, message.route)
             + content_frames(self._number, message.header, message.body, self._session.frame_max)
         )
 
@@ -277,11 +238,10 @@ class Publishing:
             while end < total and outcomes[end] is accepted:
                 end += 1
             self._confirmed += end - start
-            index = ACK if accepted else NACK
             self._totals["confirm"] += end - start
             self._vhost.counters.totals["confirm"] += end - start
             multiple = end - start > 1
-            frames.append(frame(FRAME_METHOD, self._number, _CONFIRM.pack(index, self._confirmed, multiple)))
+            frames.append(confirm_frame(self._number, accepted, self._confirmed, multiple))
             start = end
         return b"".join(frames)
 

@@ -39,6 +39,13 @@ def test_no_class_name_is_defined_twice() -> None:
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
+def test_amqp_is_read_and_written_in_one_package() -> None:
+    others = {"write_ahead_log.py": "SQLite's format"}
+    packages = [PACKAGE / "broker", PACKAGE / "transports" / "rabbitmq"]
+    modules = [path for package in packages for path in package.glob("*.py") if path.name not in others]
+    assert [path.name for path in modules if re.search(r"\bimport struct\b", path.read_text(encoding="utf-8"))] == []
+
+
 def test_modules_of_one_name_mean_the_same() -> None:
     found = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):

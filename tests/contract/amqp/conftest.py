@@ -101,6 +101,17 @@ def connection(connect: Callable[..., pika.BlockingConnection]) -> pika.Blocking
     return connect()
 
 
+@pytest.fixture(scope="session")
+def local_address() -> Callable[[pika.BlockingConnection], tuple[str, int]]:
+    """Where a connection of pika begins, which brokers name it by. Only these tests ask, and pika does not say."""
+
+    def _local_address(connection: pika.BlockingConnection) -> tuple[str, int]:
+        host, port = connection._impl._transport._sock.getsockname()
+        return host, port
+
+    return _local_address
+
+
 @pytest.fixture
 def channel(connection: pika.BlockingConnection) -> Any:
     """A channel in confirm mode: a publish is done when it returns."""

@@ -27,11 +27,11 @@ class Observed:
 
 
 @pytest.fixture(scope="module")
-def observed(broker: Any) -> Iterator[Observed]:
+def observed(broker: Any, local_address: Any) -> Iterator[Observed]:
     connection = pika.BlockingConnection(pika.URLParameters(f"{broker.url}?heartbeat=0"))
     channel = connection.channel()
     channel.confirm_delivery()
-    names = Observed("contract.observed", "contract.consumed", connection._impl._transport._sock.getsockname()[1])
+    names = Observed("contract.observed", "contract.consumed", local_address(connection)[1])
     for queue in (names.queue, names.consumed):
         channel.queue_declare(queue, durable=True)
     for _ in range(4):
@@ -308,10 +308,15 @@ def test_a_policy_that_makes_no_sense_is_refused(janitor: httpx.Client, document
 
 @pytest.mark.parametrize(("given", "told"), [({}, "Closed via management plugin"), ({"X-Reason": "spring"}, "spring")])
 def test_a_connection_can_be_closed_for_a_reason(
-    broker: Any, janitor: httpx.Client, connection: BlockingConnection, until: Any, given: dict[str, str], told: str
+    broker: Any,
+    janitor: httpx.Client,
+    connection: BlockingConnection,
+    local_address: Any,
+    until: Any,
+    given: dict[str, str],
+    told: str,
 ) -> None:
-    sock = connection._impl._transport._sock
-    ends = [f"{host}:{port}" for host, port in (sock.getsockname(), broker.address)]
+    ends = [f"{host}:{port}" for host, port in (local_address(connection), broker.address)]
     path = f"/connections/{quote(' -> '.join(ends))}"
     assert until(lambda: janitor.delete(path, headers=given).status_code, 204) == 204
     with pytest.raises(ConnectionClosedByBroker, match=rf"320.*CONNECTION_FORCED - {told}"):

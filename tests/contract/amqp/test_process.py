@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker, NackError
 
 from backpressure.broker.__main__ import main
+from backpressure.transports.rabbitmq.wire import WireConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,10 +86,15 @@ def test_the_announcement_says_where_the_broker_is(start: Any) -> None:
 
 def test_it_gives_its_own_name_when_configured(start: Any) -> None:
     _, about = start("--own-name")
-    connection = connect(about["url"])
-    properties = connection._impl.server_properties
+
+    async def server_properties() -> dict[str, Any]:
+        connection = await WireConnection.dial(pika.URLParameters(about["url"]))
+        properties = dict(connection.server_properties)
+        await connection.shut()
+        return properties
+
+    properties = asyncio.run(server_properties())
     assert (properties["product"], properties["version"]) == ("Pace Matching embedded broker", about["version"])
-    connection.close()
 
 
 def test_a_user_of_ones_own_logs_in_to_both_ports(start: Any) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pamqp import body, commands, header
 from pamqp import frame as pamqp_frame
 
+from backpressure.amqp.message_methods import cached_publish
 from backpressure.broker.handshake import SessionConfig
-from backpressure.broker.publishing import read_publish
 from backpressure.broker.session import OUTPUT_LIMIT_BYTES, SessionState
 from backpressure.broker.vhost import VirtualHost
 
@@ -176,14 +176,14 @@ def test_a_message_that_has_begun_can_be_finished_whatever_the_alarm_says(peer_c
 
 
 def test_publish_methods_are_remembered_only_while_they_are_small(peer: Any) -> None:
-    before = read_publish.cache_info()
+    before = cached_publish.cache_info()
     for number in range(100):
         method = b"\x00\x3c\x00\x28\0\0\0\x01q\0" + bytes([number]) * 100_000
         peer.feed(pamqp_frame._marshal(1, 1, method))
         peer.send(header.ContentHeader(body_size=0))
     for number in range(5000):
         peer.publish(f"q.remembered.{number}")
-    after = read_publish.cache_info()
+    after = cached_publish.cache_info()
     assert after.misses - before.misses == 5000
     assert after.currsize <= 1024
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pika import connection as pika_connection
-from pika.adapters import base_connection
+from pika.adapters import base_connection, blocking_connection
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.adapters.utils import io_services_utils
 
@@ -30,6 +30,7 @@ ATTRIBUTES = [  # what is read or set: where pika sets it
     (pika_connection, "self._body_max_length ="),
     (base_connection, "self._transport ="),
     (io_services_utils, "self._sock ="),
+    (blocking_connection, "self._impl ="),  # by the contract tests
     (io_services_utils, "def get_write_buffer_size"),
 ]
 
@@ -59,3 +60,10 @@ def test_no_other_module_uses_private_parts_of_pika() -> None:
     modules = Path(rabbitmq.__file__).parent.glob("*.py")
     private = re.compile(r"(?<!self)(?<!cls)\._[a-z]|SLF001")
     assert {path.name for path in modules if private.search(path.read_text())} == {"wire.py"}
+
+
+def test_one_fixture_of_the_tests_uses_private_parts_of_pika() -> None:
+    root = Path(__file__).parents[3]
+    python = [path for folder in ("tests", "benchmarks", "tools") for path in (root / folder).rglob("*.py")]
+    used = {path for path in python if re.search(r"(?<!self)\._(impl|sock)\b", path.read_text())}
+    assert {path.relative_to(root).as_posix() for path in used} == {"tests/contract/amqp/conftest.py"}
