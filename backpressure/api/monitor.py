@@ -191,7 +191,9 @@ def _memory(processes: Iterable[ProcessState]) -> dict[str, int]:
     times = Counter(
         name for name, _ in named
     )  # every process of a container has pid 1, and scaled services share a name
-    return {name if times[name] == 1 else f"{name} on {p.host}": p.rss_bytes for name, p in named}
+    return {
+        name if times[name] == 1 else f"{name} on {p.host}": p.rss_bytes for name, p in named if p.rss_bytes is not None
+    }
 
 
 def _plain(value: Any) -> Any:

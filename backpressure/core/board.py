@@ -28,6 +28,10 @@ _SERVICE_WINDOW_S = 2.0
 _SERVICE_SAMPLES = 20
 _RATE_WINDOW_S = 1.0
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
+_FASTEST_PER_S = 1e6  # more than any process does
+_MOST_WORKERS = 1000  # of a consumer with an unlimited prefetch
+_TIMER_SLACK_S = 0.1
+_LARGEST_CV2 = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +70,53 @@ class _Producer:
     def sent_since(self, now: float) -> float:
         """Estimate how many messages it has sent since its last report, from its pace."""
         rate_per_s = min(self.latest.pacing_rate_per_s, self.need_per_s())
-        return 0.0 if self.latest.blocked or rate_per_s == inf else rate_per_s * (now - self.heard_at)
+        return 0.0 if self.latest.blocked or rate_per_s > _FASTEST_PER_S else rate_per_s * (now - self.heard_at)
 
 
 @dataclass(slots=True)
 class _Consumer:
     latest: ConsumerReport
     heard_at: float
+    most_prefetch: int
+    idle_s: float = _TIMER_SLACK_S  # how much longer it could have worked than it did, all its workers together
+    settled: bool = True  # the last report continued the one before, so that its numbers can be trusted
+
+    def held(self) -> int:
+        """Return what it holds, which cannot be more than it was ever allowed to (0: any number)."""
+        return min(self.latest.held, self.most_prefetch) if self.latest.prefetch else self.latest.held
+
+    def take(self, report: ConsumerReport, now: float, tolerance_s: float) -> bool:
+        """Take the next report; return whether its difference to the last one counts.
+
+        It does not count if it cannot be true, nor does the next one: that may correct what was wrong. If all counters
+        fell, a process began again under the same name, and the next one counts.
+        """
+        continues, settled = self._continues(report, now, tolerance_s), self.settled
+        self.settled = continues or (report.processed < self.latest.processed and report.busy_s < self.latest.busy_s)
+        if not continues:
+            self.idle_s = _TIMER_SLACK_S
+        self.latest, self.heard_at = report, now
+        self.most_prefetch = max(self.most_prefetch, report.prefetch)
+        return continues and settled
+
+    def _continues(self, report: ConsumerReport, now: float, tolerance_s: float) -> bool:
+        """Return whether ``report`` can be true if the last one was.
+
+        It cannot if its clock was set, if its counters fell, or if it counts more messages or more work than there was
+        time for.
+        """
+        before, elapsed_s = self.latest, (report.at_ns - self.latest.at_ns) / 1e9
+        if abs(elapsed_s - (now - self.heard_at)) > tolerance_s:
+            return False
+        departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
+        sums = (report.service_sum_s - before.service_sum_s, report.service_sum_s2 - before.service_sum_s2)
+        worked_s = report.busy_s - before.busy_s
+        idle_s = self.idle_s + elapsed_s * (max(before.prefetch, report.prefetch) or _MOST_WORKERS) - worked_s
+        # The timer of work in progress may have run ahead.
+        if not 0 <= departed <= _FASTEST_PER_S * elapsed_s or min(sums) < 0 or worked_s < -tolerance_s or idle_s < 0:
+            return False
+        self.idle_s = idle_s
+        return True
 
 
 class SignalBoard:
@@ -168,30 +212,35 @@ class SignalBoard:
         if known is None:
             self._producers[report.session] = _Producer(report, now, deque([(at_s, report.confirmed)]))
             return
-        if report.at_ns <= known.latest.at_ns:
-            return
-        self._others_confirmed += max(0, report.confirmed - known.latest.confirmed)
+        elapsed_s = (report.at_ns - known.latest.at_ns) / 1e9
+        if -self._timeout_s < elapsed_s <= 0:
+            return  # it was overtaken by another
+        confirmed = report.confirmed - known.latest.confirmed
+        if abs(elapsed_s - (now - known.heard_at)) > self._timeout_s or confirmed > _FASTEST_PER_S * elapsed_s:
+            known.history.clear()  # its clock was set, or the report cannot be true: counting begins again
+        else:
+            self._others_confirmed += max(0, confirmed)
         known.latest, known.heard_at = report, now
         known.history.append((at_s, report.confirmed))
-        while at_s - known.history[1][0] >= _RATE_WINDOW_S:
+        while len(known.history) > 1 and at_s - known.history[1][0] >= _RATE_WINDOW_S:
             known.history.popleft()
 
     def _on_consumer(self, report: ConsumerReport, now: float) -> None:
         key = (report.host, report.pid, report.id, report.queue)
         known = self._consumers.get(key)
         if known is None:
-            self._consumers[key] = _Consumer(report, now)  # counting begins with its first report
+            self._consumers[key] = _Consumer(report, now, report.prefetch)  # counting begins with its first report
             return
         before = known.latest
-        if report.at_ns <= before.at_ns:
-            return
-        known.latest, known.heard_at = report, now
-        departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
-        if departed < 0:
-            return  # a new process under the same name: counting begins again
-        self._departed += departed
+        if 0 <= before.at_ns - report.at_ns < self._timeout_s * 1e9:
+            return  # it was overtaken by another
+        if not known.take(report, now, self._timeout_s):
+            return  # counting begins again
+        self._departed += report.processed + report.dead_lettered - before.processed - before.dead_lettered
         self._observed_s += (report.at_ns - before.at_ns) / 1e9
         self._busy_s += report.busy_s - before.busy_s
+        if not report.service_sum_s2:
+            return  # it does not tell
         _, count, total, squares = self._served[-1]
         self._served.append(
             (
@@ -229,7 +278,7 @@ class SignalBoard:
     def _unacked(self, heard: list[_Consumer], *, reporting: bool) -> int | None:
         if self._probed_unacked is not None:
             return self._probed_unacked
-        return sum(consumer.latest.held for consumer in heard) if reporting and heard else None
+        return sum(consumer.held() for consumer in heard) if reporting and heard else None
 
     def _working(self, heard: list[_Consumer], now: float) -> int | None:
         """Return how many consumers can work: not paused, reported lately, at most as many as the broker counts."""
@@ -248,7 +297,8 @@ class SignalBoard:
         if count <= 0 or total <= 0:
             return None, None
         mean_s = total / count
-        return mean_s, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1) if count > 1 else None
+        cv2 = min(_LARGEST_CV2, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1))
+        return mean_s, cv2 if count > 1 else None
 
     def _flow_per_s(self, confirmed: int, now: float) -> float:
         """Return the messages a second that were confirmed to all producers in the last second."""

@@ -2,13 +2,14 @@
 
 Counters are totals since the process started, never rates. Listeners take differences, so a lost report costs freshness
 and not correctness. Reports are not trusted: they may come from another version or another program, so `decode` checks
-each and raises `FeedbackError`.
+each and raises `FeedbackError`. A field with a default may be left out; ``docs/feedback.md`` is for programs in other
+languages.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from math import inf
 from typing import Any
 
@@ -81,30 +82,33 @@ class ConsumerReport:
     ``prefetch_auto``: it chooses its ``prefetch`` itself, just large enough to keep it busy. ``capacity_per_s`` is the
     rate it would reach with a full queue, where it is known (simulated work), else None. Both ``queue_wait`` and
     ``message_age`` end when the work starts; one begins when the message was sent, the other when it was meant to be.
+
+    Other programs may leave out what has a default. A ``service_sum_s``, ``service_sum_s2``, ``rss_bytes`` or ``cpu_s``
+    of 0 means that it is not known.
     """
 
     id: str
-    pid: int
-    host: str
+    pid: int = 0
+    host: str = ""
     at_ns: int
     queue: str
-    delivered: int
+    delivered: int = 0
     processed: int
-    failed: int
-    retried: int
-    dead_lettered: int
-    redelivered: int
-    duplicates: int
-    out_of_order: int
+    failed: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    redelivered: int = 0
+    duplicates: int = 0
+    out_of_order: int = 0
     held: int
     prefetch: int
-    paused: bool
-    capacity_per_s: float | None
+    paused: bool = False
+    capacity_per_s: float | None = None
     busy_s: float
-    service_sum_s: float
-    service_sum_s2: float
-    rss_bytes: int
-    cpu_s: float
+    service_sum_s: float = 0.0
+    service_sum_s2: float = 0.0
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
     queue_wait: Histogram = field(default_factory=Histogram)
     message_age: Histogram = field(default_factory=Histogram)
     service: Histogram = field(default_factory=Histogram)
@@ -119,6 +123,10 @@ _ROLES: dict[str, type[ProducerReport | ConsumerReport]] = {
     "consumer": ConsumerReport,
 }
 _FIELDS = {kind: [(spec.name, str(spec.type)) for spec in fields(kind)] for kind in _ROLES.values()}
+_OPTIONAL = {
+    kind: {spec.name for spec in fields(kind) if spec.default is not MISSING or spec.default_factory is not MISSING}
+    for kind in _ROLES.values()
+}
 _CHECKS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -138,10 +146,11 @@ def encode(report: Report) -> bytes:
 def sender_of(data: bytes) -> bytes:
     """Return the octets that all reports of one process begin with, without decoding the report.
 
-    Role, id, pid and host come first, then the time. A report of another program may begin differently; it is then
+    Role, id, pid and host come first, then the time. A report of another program may begin differently: each is then
     taken for a sender of its own.
     """
-    return data.partition(b',"at_ns":')[0]
+    prefix = data.partition(b',"at_ns":')[0]
+    return prefix if b'"id":' in prefix else data
 
 
 def decode(data: bytes, *, histograms: bool = True) -> Report:
@@ -153,20 +162,34 @@ def decode(data: bytes, *, histograms: bool = True) -> Report:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FeedbackError(f"not JSON: {error}") from None
-    kind = _ROLES.get(str(content.get("role"))) if isinstance(content, dict) else None
-    if kind is None or content.get("v") != FEEDBACK_VERSION:
-        raise FeedbackError("not a feedback report of a known version and role")
+    if not isinstance(content, dict):
+        raise FeedbackError("not a feedback report: a JSON object is expected")
+    _check_version(content.get("v"))
+    kind = _ROLES.get(str(content.get("role")))
+    if kind is None:
+        raise FeedbackError("not a feedback report of a known role")
     values: dict[str, Any] = {}
     for name, annotation in _FIELDS[kind]:
+        value = content.get(name)
+        if value is None and name in _OPTIONAL[kind]:
+            continue
         if annotation == "Histogram":
-            if not histograms:
-                continue
-            values[name] = _histogram(content.get(name))
-        elif name in content and _fits(content[name], name, annotation):
-            values[name] = content[name]
+            if histograms:
+                values[name] = _histogram(value)
+        elif _fits(value, name, annotation):
+            values[name] = value
         elif name != "api_url":
             raise FeedbackError(f"{name} is missing or not of type {annotation}")
     return kind(**values)
+
+
+def _check_version(version: object) -> None:
+    if version == FEEDBACK_VERSION and not isinstance(version, bool):
+        return
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise FeedbackError("not a feedback report: v, its version, is missing or not a number")
+    told = version if abs(version) < _LARGEST else "far out of range"
+    raise FeedbackError(f"a feedback report of version {told}: this program reads version {FEEDBACK_VERSION}")
 
 
 def _fits(value: object, name: str, annotation: str) -> bool:

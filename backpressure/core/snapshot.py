@@ -178,13 +178,16 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessState:
-    """One live process: ``cpu_share`` is of one core, over about the last second; ``age_s`` since its last report."""
+    """One live process: ``cpu_share`` is of one core, over about the last second; ``age_s`` since its last report.
+
+    Programs in other languages need not report ``rss_bytes`` and the processor time; None: unknown.
+    """
 
     role: str
     id: str
     host: str
     pid: int
-    rss_bytes: int
+    rss_bytes: int | None
     cpu_share: float | None
     age_s: float
     rate_per_s: float | None

@@ -128,8 +128,8 @@ def process_state(
         id=latest.id,
         host=latest.host,
         pid=latest.pid,
-        rss_bytes=latest.rss_bytes,
-        cpu_share=span.rate_per_s("cpu_s") if span.elapsed_s > 0 else None,
+        rss_bytes=latest.rss_bytes or None,
+        cpu_share=span.rate_per_s("cpu_s") if latest.cpu_s and span.elapsed_s > 0 else None,
         age_s=now - series.arrived,
         rate_per_s=span.rate_per_s(work) if span.elapsed_s > 0 else None,
     )

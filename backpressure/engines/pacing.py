@@ -32,6 +32,7 @@ __all__ = ["Pacing"]
 log = logging.getLogger(__name__)
 
 _LAST_ANSWER_WITHIN_S = 1.0
+_MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
 
 
@@ -86,6 +87,7 @@ class Pacing:
         self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
         self._consumer_seen = False
         self._heard = asyncio.Event()
+        self._refused: set[str] = set()
         self._asking: asyncio.Task[None] | None = None
         self._nacked_before = 0
 
@@ -153,7 +155,9 @@ class Pacing:
         try:
             report = decode(payload, histograms=False)
         except FeedbackError as error:
-            log.debug("ignoring a report: %s", error)
+            if str(error) not in self._refused and len(self._refused) < _MOST_REFUSALS_TOLD:
+                self._refused.add(str(error))
+                log.warning("ignoring reports like this one: %s", error)
             return
         if report.queue == self._settings.queue.work:
             self._board.on_report(report, self._clock.now())

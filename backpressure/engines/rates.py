@@ -18,6 +18,7 @@ __all__ = ["RATE_WINDOW_S", "WAIT_WINDOW_S", "ProcessKey", "ReportSeries", "Rost
 
 RATE_WINDOW_S = 1.0
 WAIT_WINDOW_S = 2.0
+_OVERTAKEN_WITHIN_S = 2.0
 
 R = TypeVar("R", ProducerReport, ConsumerReport)
 ProcessKey = tuple[str, str, int, int]
@@ -61,9 +62,11 @@ class ReportSeries(Generic[R]):
         return self._reports[-1]
 
     def add(self, report: R, now: float) -> None:
-        """Take the next report; one that is older than the latest is ignored."""
+        """Take the next report; one that was overtaken by another is ignored."""
         if self._reports and report.at_ns <= self.latest.at_ns:
-            return
+            if self.latest.at_ns - report.at_ns < _OVERTAKEN_WITHIN_S * 1e9:
+                return
+            self._reports.clear()  # its clock was set
         self._reports.append(report)
         self.arrived = now
         oldest_needed_ns = report.at_ns - WAIT_WINDOW_S * 1e9

@@ -10,6 +10,7 @@ import pytest
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
+from backpressure.core.signals import Signals
 
 OWN = OwnState(confirmed=10, demand_per_s=1000.0)
 
@@ -297,3 +298,116 @@ def test_processes_that_are_long_gone_are_forgotten() -> None:
     board.signals(OWN, 301.0)
     assert not board._consumers
     assert not board._producers
+
+
+# --- reports of other programs, and hostile ones ---
+
+
+def told(board: SignalBoard, reports: list[tuple[float, ConsumerReport]], now: float) -> Signals:
+    for arrived, report in reports:
+        board.on_report(report, arrived)
+    return board.signals(OWN, now)
+
+
+def test_a_consumer_whose_clock_is_years_off_counts_as_any_other() -> None:
+    shifts = [0.0, -1.7e9, 4e9]
+    seen = [
+        told(SignalBoard(1), [(0.1 * n, consumer(1.75e9 + shift + 0.1 * n, 20 * n)) for n in range(11)], 1.0)
+        for shift in shifts
+    ]
+    assert [signals.departed_total for signals in seen] == [200] * 3
+    assert [signals.observed_total_s for signals in seen] == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, -10.0, 10.0, 3600.0, 3e9])
+def test_a_clock_that_is_set_costs_two_reports(step_s: float) -> None:
+    board = SignalBoard(1)
+    reports = [(0.1 * n, consumer(1e6 + 0.1 * n + (step_s if n > 5 else 0), 10 * n)) for n in range(11)]
+    signals = told(board, reports, 1.0)
+    assert signals.departed_total == 80
+    assert signals.observed_total_s == pytest.approx(0.8, rel=1e-4)
+    assert signals.departed_age_s == pytest.approx(0.0)
+
+
+ABSURD: dict[str, dict[str, object]] = {
+    "messages that nobody can do": {"processed": 1 << 62},
+    "dead letters that nobody can write": {"dead_lettered": 1 << 62},
+    "fewer messages": {"processed": 3},
+    "more work than there was time for": {"busy_s": 1e12},
+    "less work": {"busy_s": -1e9},
+    "less service": {"service_sum_s": -1.0},
+    "another century": {"at_ns": 1 << 62},
+    "the year 1970": {"at_ns": 0},
+}
+
+
+@pytest.mark.parametrize("absurd", ABSURD.values(), ids=ABSURD)
+def test_a_report_that_cannot_be_true_costs_three_intervals_at_most(absurd: dict[str, object]) -> None:
+    reports = [(0.1 * n, consumer(1e6 + 0.1 * n, 10 * n)) for n in range(21)]
+    reports[10] = reports[10][0], replace(reports[10][1], **absurd)  # type: ignore[arg-type]  # fields by name
+    signals = told(SignalBoard(1), reports, 2.0)
+    assert signals.departed_total in {170, 180}
+    assert signals.observed_total_s == pytest.approx(signals.departed_total / 100)
+    assert signals.busy_total_s == pytest.approx(signals.departed_total * 0.005)
+    assert signals.service_mean_s == pytest.approx(0.005)
+
+
+def test_a_consumer_holds_no_more_than_its_prefetch_ever_allowed() -> None:
+    board = SignalBoard(1)
+    board.on_reading(0, None, 1, 0.0)
+    board.on_report(consumer(0.0, 0, held=40, prefetch=40), 0.0)
+    board.on_report(consumer(0.1, 5, held=35, prefetch=4), 0.1)
+    assert board.signals(OWN, 0.1).unacked == 35  # it lowered its prefetch: what it was given, it still has
+    board.on_report(consumer(0.2, 10, held=1 << 62, prefetch=4), 0.2)
+    assert board.signals(OWN, 0.2).unacked == 40
+
+
+def test_a_job_that_is_counted_when_it_ends_may_be_longer_than_an_interval() -> None:
+    board = SignalBoard(1)
+    for n in range(61):
+        done = n // 20
+        board.on_report(consumer(0.1 * n, done, busy_s=2.0 * done, prefetch=1), 0.1 * n)
+    signals = board.signals(OWN, 6.0)
+    assert (signals.departed_total, signals.busy_total_s) == (3, pytest.approx(6.0))
+
+
+def test_a_consumer_that_does_not_tell_its_service_times_leaves_the_others_statistics_alone() -> None:
+    board = SignalBoard(1)
+    for n in range(11):
+        board.on_report(consumer(0.1 * n, 10 * n), 0.1 * n)
+        silent = consumer(0.1 * n, 500 * n, id="other", busy_s=0.1 * n, service_sum_s=0.0, service_sum_s2=0.0)
+        board.on_report(silent, 0.1 * n)
+    signals = board.signals(OWN, 1.0)
+    assert signals.departed_total == 5100
+    assert signals.service_mean_s == pytest.approx(0.005)
+
+
+def test_absurd_squares_make_no_absurd_variance() -> None:
+    board = SignalBoard(1)
+    for n in range(11):
+        board.on_report(consumer(0.1 * n, 10 * n, service_sum_s2=1e15 * n), 0.1 * n)
+    assert board.signals(OWN, 1.0).service_cv2 == 100.0
+
+
+def test_two_consumers_under_one_name_are_not_taken_for_one_that_is_fast() -> None:
+    board = SignalBoard(1)
+    for n in range(41):
+        done = 10_000 + 5 * n if n % 2 else 5 * n
+        board.on_report(consumer(1e6 + 0.1 * n, done), 0.1 * n)
+    assert board.signals(OWN, 4.0).departed_total == 0
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [{"confirmed": 1 << 62}, {"at_ns": 1 << 62}, {"at_ns": 0}, {"pacing_rate_per_s": 1e300}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_producer_that_reports_nonsense_is_counted_as_before_once_it_stops(absurd: dict[str, object]) -> None:
+    board = SignalBoard(1)
+    for n in range(21):
+        report = producer(1e6 + 0.1 * n, confirmed=10 * n)
+        board.on_report(replace(report, **absurd) if n == 10 else report, 0.1 * n)  # type: ignore[arg-type]  # by name
+        assert board.signals(OWN, 0.1 * n).confirmed_total <= OWN.confirmed + 10 * n
+    signals = board.signals(OWN, 2.0)
+    assert signals.confirmed_total >= OWN.confirmed + 170
+    assert signals.producers == 2

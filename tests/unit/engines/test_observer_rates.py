@@ -135,3 +135,14 @@ def test_a_role_nobody_reported_for_is_unseen() -> None:
     assert not all_of_them.seen
     all_of_them.add(report(0.0, 0), 0.0)
     assert all_of_them.seen
+
+
+def test_a_clock_that_is_set_back_begins_a_new_series_and_totals_stay() -> None:
+    known = roster()
+    for tick in range(10):
+        known.add(report(5000 + 0.1 * tick, 10 * tick), 0.1 * tick)
+    for tick in range(10, 20):
+        known.add(report(0.1 * tick, 10 * tick), 0.1 * tick)
+    [series] = known.live(1.9).values()
+    assert series.span(1.0, 1.9).rate_per_s("processed") == pytest.approx(100.0)
+    assert known.totals()["processed"] == 190
