@@ -5,6 +5,8 @@ Must not know: HTTP, queues and exchanges one by one.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +59,7 @@ class NodeApi:
             ("GET", f"nodes/{documents.NODE}", lambda **_: self._node()),
             ("GET", "cluster-name", lambda **_: {"name": documents.NODE}),
             ("GET", "aliveness-test/%2[Ff]", lambda **_: _OK),
-            ("GET", "healthchecks/node", lambda **_: _OK),
+            ("GET", f"healthchecks/node(/{documents.NODE})?", lambda **_: _OK),
             ("GET", f"{checks}(local-)?alarms", self._alarms),
             ("GET", f"{checks}virtual-hosts", lambda **_: _OK),
             ("GET", f"{checks}node-is-(quorum|mirror-sync)-critical", lambda **_: _SINGLE),
@@ -66,6 +68,7 @@ class NodeApi:
             ("GET", f"{checks}protocol-listener/(?P<protocol>[^/]+)", self._protocol_listener),
             ("GET", "users", lambda query, **_: shaped([self._user(name) for name in self._config.users], query)),
             ("GET", "users/without-permissions", lambda **_: []),
+            ("POST", "users/bulk-delete", self._delete_users),
             ("GET", "users/(?P<name>[^/]+)", lambda name, **_: self._user(name)),
             ("PUT", "users/(?P<name>[^/]+)", self._put_user),
             ("DELETE", "users/(?P<name>[^/]+)", self._delete_user),
@@ -124,7 +127,15 @@ class NodeApi:
     def _user(self, name: str) -> Any:
         if name not in self._config.users:
             raise not_found()
-        return {"name": name, "tags": self._tags.get(name, ["administrator"]), "limits": {}}
+        salt = hashlib.sha256(name.encode()).digest()[:4]
+        digest = hashlib.sha256(salt + self._config.users[name].encode()).digest()
+        return {
+            "name": name,
+            "password_hash": base64.b64encode(salt + digest).decode(),
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": self._tags.get(name, ["administrator"]),
+            "limits": {},
+        }
 
     def _put_user(self, name: str, body: bytes, **_: Any) -> Answer:
         document = json_object(body, required=("password", "tags"))
@@ -140,6 +151,13 @@ class NodeApi:
         self._user(name)
         del self._config.users[name]
         self._tags.pop(name, None)
+
+    def _delete_users(self, body: bytes, **_: Any) -> None:
+        names = json_object(body, required=("users",))["users"]
+        if not isinstance(names, list):
+            raise bad_request("users: must be a list")
+        for name in {str(name) for name in names} & self._config.users.keys():
+            self._delete_user(name)
 
     def _permissions(self) -> list[Any]:
         return [self._permission(name) for name in self._config.users]

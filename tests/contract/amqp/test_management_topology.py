@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -239,8 +240,19 @@ def test_a_user_is_added_and_removed(broker: Any, janitor: httpx.Client, statuse
     assert janitor.put("/permissions/%2F/contract.ana", json=everything).status_code in {201, 204}
     login = ("contract.ana", "secret")
     assert janitor.get("/whoami", auth=login).json()["name"] == "contract.ana"
+    known = janitor.get("/users/contract.ana").json()
+    salted = base64.b64decode(known["password_hash"])
+    assert hashlib.sha256(salted[:4] + b"secret").digest() == salted[4:]
     assert statuses("DELETE", *["/users/contract.ana"] * 2) == [204, 404]
     assert janitor.get("/whoami", auth=login).status_code == 401
+
+
+def test_users_are_removed_by_the_list(janitor: httpx.Client, statuses: Any) -> None:
+    paths = ["/users/contract.one", "/users/contract.two"]
+    assert statuses("PUT", *paths, json={"password": "secret", "tags": ""}) == [201, 201]
+    names = ["contract.one", "contract.two"]
+    assert janitor.post("/users/bulk-delete", json={"users": names}).status_code == 204
+    assert statuses("GET", *paths) == [404, 404]
 
 
 def test_definitions_are_exported_and_imported(
