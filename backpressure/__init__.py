@@ -3,6 +3,7 @@
 Parts for services of your own (``docs/library.md`` shows each in use):
 
 - `Pacer`: a law, its view of the loop and a token bucket in one, without I/O, for your own producer.
+- `Reporter`: what producers need to know of your own consumer.
 - `TokenBucket`, `ConfirmWindow`, `RetryPolicy`, `OrderTracker`: pure state; time is passed in.
 - `create_law`, `SignalBoard`, `OwnState`: a rate-control law, and the view of the loop that it decides on.
 - `load_settings`, `connect`, `ProducerEngine`, `ConsumerEngine`: whole processes on a broker, with your handler.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from backpressure.laws import create as create_law
     from backpressure.settings import Settings
     from backpressure.transports.factory import connect
+    from backpressure.transports.rabbitmq.reporter import Reporter
 
 __all__ = [
     "LAWS",
@@ -59,6 +61,7 @@ __all__ = [
     "Pacer",
     "Parameter",
     "ProducerEngine",
+    "Reporter",
     "RetryPolicy",
     "Settings",
     "SignalBoard",
@@ -92,6 +95,7 @@ _HOMES = {
     "Pacer": "core.pacer",
     "Parameter": "core.controllers",
     "ProducerEngine": "engines.producer",
+    "Reporter": "transports.rabbitmq.reporter",
     "RetryPolicy": "core.retry",
     "Settings": "settings",
     "SignalBoard": "core.board",

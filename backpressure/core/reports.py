@@ -2,8 +2,7 @@
 
 Counters are totals since the process started, never rates. Listeners take differences, so a lost report costs freshness
 and not correctness. Reports are not trusted: they may come from another version or another program, so `decode` checks
-each and raises `FeedbackError`. A field with a default may be left out; ``docs/feedback.md`` is for programs in other
-languages.
+each and raises `FeedbackError`. A field with a default may be left out.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ import confluent_kafka
 import pika
 import pytest
 
+from backpressure.core.reports import ConsumerReport, decode
+
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 BLOCK = re.compile(r"```python\n# example: (\S+)\n(.*?)```", re.DOTALL)
 EXAMPLES = {match[1]: match[2] for match in BLOCK.finditer(PAGE.read_text("utf-8"))}
@@ -142,6 +144,35 @@ def test_the_pacers_of_the_example_know_of_each_other() -> None:
     pacers = [names["a_pacer"]("orders", weight, 0.0) for weight in (1.0, 3.0)]
     names["exchange_reports"](pacers, 0.0)
     assert [pacer.reading(0, 1, now=0.1).rate_per_s for pacer in pacers] == pytest.approx([7.5, 22.5])
+
+
+def test_the_reporter_example_handles_every_message_and_tells_the_producers(broker_url: str) -> None:
+    with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare("library.reporter")
+        channel.exchange_declare("pace.feedback", "fanout")
+        listener = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(listener, "pace.feedback")
+        for body in BODIES:
+            channel.basic_publish("", "library.reporter", body)
+        handled: list[bytes] = []
+        heard: list[ConsumerReport] = []
+
+        def handle(body: bytes) -> None:
+            seen = len(heard)
+            while len(heard) == seen:  # until the next report: this one shows the work under way
+                if (data := channel.basic_get(listener, auto_ack=True)[2]) is not None:
+                    report = decode(data)
+                    assert isinstance(report, ConsumerReport)
+                    heard.append(report)
+            handled.append(body)
+
+        example("reporter")["consume"](broker_url, "library.reporter", handle, len(BODIES))
+    assert handled == BODIES
+    assert {(report.queue, report.prefetch) for report in heard} == {("library.reporter", 2)}
+    assert {report.held for report in heard} <= {0, 1}
+    assert [report.processed for report in heard] == sorted(report.processed for report in heard)
+    assert heard[-1].processed > 0
 
 
 def test_the_consumer_example_hands_every_message_to_the_handler(
