@@ -110,8 +110,10 @@ class Store:
         """Refuse a write-ahead log that SQLite would silently read only in part."""
         log = self._directory / "broker.sqlite3-wal"
         octets = log.read_bytes() if log.exists() else b""
-        if octets and not log.with_name("broker.sqlite3").exists():
-            raise self._refusal(_DAMAGED.format("its write-ahead log is there, but broker.sqlite3 is missing"))
+        database = log.with_name("broker.sqlite3")
+        if octets and not (database.exists() and database.stat().st_size):  # SQLite would delete the log
+            state = "empty" if database.exists() else "missing"
+            raise self._refusal(_DAMAGED.format(f"its write-ahead log is there, but broker.sqlite3 is {state}"))
         damage = find_damage(octets)
         if damage is None:
             return
@@ -290,8 +292,9 @@ class Store:
             vhost.last_queue_id = id_
         for source, to_queue, destination, routing_key, arguments in self._rows("SELECT * FROM bindings"):
             ends: dict[str, Any] = vhost.queues if to_queue else vhost.exchanges
-            binding = Binding(ends[destination], routing_key, FieldTable(arguments))
-            vhost.attach(vhost.exchanges[source], binding)
+            if source not in vhost.exchanges or destination not in ends:
+                raise ValueError(f"the exchange '{source}' or what is bound to it, '{destination}', is missing")
+            vhost.attach(vhost.exchanges[source], Binding(ends[destination], routing_key, FieldTable(arguments)))
         vhost.apply_policies()
 
     def _rows(self, query: str, *parameters: object) -> Iterable[tuple[Any, ...]]:

@@ -261,6 +261,20 @@ def test_another_shape_is_refused_with_its_reason(stored: Path, statement: str) 
     assert "is damaged" in refusal(stored)
 
 
+@pytest.mark.parametrize("table", ["exchanges", "queues"])
+def test_a_binding_whose_ends_are_missing_is_refused_with_their_names(stored: Path, table: str) -> None:
+    life = Life(stored)
+    life.vhost.declare_exchange("e", "direct", durable=True, auto_delete=False, internal=False, arguments={})
+    life.vhost.bind("e", life.vhost.queues["q"], "k", {})
+    life.commit()
+    life.store.close()
+    database = sqlite3.connect(stored / "broker.sqlite3")
+    database.execute(f"DELETE FROM {table}")
+    database.commit()
+    database.close()
+    assert "the exchange 'e' or what is bound to it, 'q', is missing" in refusal(stored)
+
+
 @pytest.mark.parametrize("version", [1, 3])
 def test_another_format_is_refused_and_says_so(stored: Path, version: int) -> None:
     database = sqlite3.connect(stored / "broker.sqlite3")
@@ -338,3 +352,11 @@ def test_a_log_without_its_database_is_refused(killed: Path) -> None:
     (killed / "broker.sqlite3").unlink()
     assert "broker.sqlite3 is missing" in refusal(killed)
     assert not (killed / "broker.sqlite3").exists()
+
+
+def test_a_log_whose_database_is_empty_is_refused_and_kept(killed: Path) -> None:
+    log = killed / "broker.sqlite3-wal"
+    octets = log.read_bytes()
+    (killed / "broker.sqlite3").write_bytes(b"")
+    assert "broker.sqlite3 is empty" in refusal(killed)
+    assert log.read_bytes() == octets
