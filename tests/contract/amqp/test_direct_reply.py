@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 REPLY_TO = "amq.rabbitmq.reply-to"
 
 
+def arrived(channel: BlockingChannel, queue: str) -> Any:
+    """The next message of the queue, once it is there: it came over another channel, without a confirm."""
+    while (got := channel.basic_get(queue, auto_ack=True))[0] is None:
+        channel.connection.process_data_events(time_limit=0.02)
+    return got
+
+
 @pytest.fixture
 def client(connection: BlockingConnection) -> BlockingChannel:
     """A channel that asks, from which a server answers on another."""
@@ -33,7 +40,7 @@ def address(client: BlockingChannel, server: BlockingChannel, subscribe: Any, qu
     def _address() -> tuple[str, list[Any]]:
         inbox = subscribe(client, REPLY_TO, auto_ack=True)
         client.basic_publish("", queue, b"request", BasicProperties(reply_to=REPLY_TO, correlation_id="7"))
-        _, properties, _ = server.basic_get(queue, auto_ack=True)
+        _, properties, _ = arrived(server, queue)
         assert properties.correlation_id == "7"
         return properties.reply_to, inbox
 
@@ -62,7 +69,7 @@ def test_each_channel_has_an_address_of_its_own(
     for number, channel in enumerate(channels):
         channel.basic_publish("", queue, str(number).encode(), BasicProperties(reply_to=REPLY_TO))
     for _ in channels:
-        _, properties, body = server.basic_get(queue, auto_ack=True)
+        _, properties, body = arrived(server, queue)
         server.basic_publish("", properties.reply_to, body)
     collect(channels[0], inboxes, 2)
     assert [[message[2] for message in inbox] for inbox in inboxes] == [[b"0"], [b"1"]]
