@@ -50,10 +50,12 @@ class consumer:
 class queue:
     """The work queue, its exchange, and the dead-letter and audit queues."""
 
-    exchange = "direct.exchange"           # durable direct exchange that producers publish to
+    exchange = "direct.exchange"           # durable direct exchange that producers publish to; empty (predeclared only): the default exchange
     routing_key = "work"                   # binds the work queue and the audit queue to the exchange
+    predeclared = False                    # use a queue that somebody else has declared as it is: declare, bind and limit nothing
     work = "work.queue"                    # queue that producers and consumers share
     dead_letter = "work.queue.dlq"         # queue for messages that failed too often or were dropped
+    give_up = "auto"                       # a message that failed too often on a predeclared queue: reject it to that queue's dead-letter exchange, or publish it to dead_letter; auto: reject if the queue is known to have such an exchange
     audit = "audit.queue"                  # queue that receives a copy of every message if auditing is on
     auditing = False                       # copy every message to the audit queue, which nothing consumes
     audit_max_length = 1_000_000           # messages · the audit queue drops its oldest messages beyond this

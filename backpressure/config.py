@@ -72,9 +72,12 @@ def load(
         strength |= dict.fromkeys(found, rank)
     settings = _validated(with_present_names(values, strength))
     for key in _BOUND if strength.get("producer.strategy") == _FILE else ():
-        if strength.get(key) == _FILE and value_of(settings, key) == find_field(key).default:
+        if strength.get(key) == _FILE and _is_default(settings, key):
             del strength[key]  # `pace init` writes every default into the file: only what differs was chosen there
     settings = _with_bound_of_strategy(settings, strength)
+    chosen = strength.get("queue.exchange", _FILE) > _FILE
+    if settings.queue.predeclared and not chosen and _is_default(settings, "queue.exchange"):
+        settings = replaced(settings, {"queue.exchange": ""}, "queue.predeclared")
     if discover is not None and (changes := discover(settings, _names_broker(settings, strength))):
         settings = replaced(settings, changes, "brokers of this machine")
     for notice in notices(values):
@@ -85,6 +88,8 @@ def load(
 def _with_bound_of_strategy(settings: Settings, strength: Mapping[str, int]) -> Settings:
     """Return the settings with the bound that goes with the strategy, where nothing as strong states another."""
     strategy = settings.producer.strategy
+    if settings.queue.predeclared:
+        return settings  # the bound belongs to whoever declared the queue
     bound = {
         key: value
         for key, value in bound_of_strategy(strategy, settings.queue).items()
@@ -100,10 +105,14 @@ def replaced(settings: Settings, changes: Mapping[str, Any], source: str = "requ
     return _validated(values | {key: (value, source) for key, value in changes.items()})
 
 
+def _is_default(settings: Settings, key: str) -> bool:
+    return bool(value_of(settings, key) == find_field(key).default)
+
+
 def _names_broker(settings: Settings, strength: Mapping[str, int]) -> bool:
     """Return whether a source says where the broker is; a default in a file, as `pace init` writes it, does not."""
     for key in ("broker.host", "broker.port"):
-        if strength.get(key, _FILE) > _FILE or value_of(settings, key) != find_field(key).default:
+        if strength.get(key, _FILE) > _FILE or not _is_default(settings, key):
             return True
     return bool(settings.broker.url)
 

@@ -117,18 +117,18 @@ class UnsupportedError(TransportError):
 class QueueNotFoundError(TransportError):
     """The queue does not exist (AMQP 404)."""
 
-    def __init__(self, queue: str) -> None:
-        """``queue`` is the requested name."""
-        super().__init__(f"queue {queue!r} does not exist")
+    def __init__(self, queue: str, hint: str = "") -> None:
+        """``queue`` is the requested name; ``hint`` says what to do."""
+        super().__init__(f"queue {queue!r} does not exist{hint and ': '}{hint}")
         self.queue = queue
 
 
 class ExchangeNotFoundError(TransportError):
     """The exchange does not exist (AMQP 404)."""
 
-    def __init__(self, exchange: str) -> None:
-        """``exchange`` is the requested name."""
-        super().__init__(f"exchange {exchange!r} does not exist")
+    def __init__(self, exchange: str, hint: str = "") -> None:
+        """``exchange`` is the requested name; ``hint`` says what to do."""
+        super().__init__(f"exchange {exchange!r} does not exist{hint and ': '}{hint}")
         self.exchange = exchange
 
 

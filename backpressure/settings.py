@@ -110,10 +110,23 @@ class BrokerSettings(Section):
 class QueueSettings(Section):
     """The work queue, its exchange, and the dead-letter and audit queues."""
 
-    exchange: Name = knob("direct.exchange", "", "durable direct exchange that producers publish to")
+    exchange: Annotated[str, octets(200)] = knob(
+        "direct.exchange",
+        "",
+        "durable direct exchange that producers publish to; empty (predeclared only): the default exchange",
+    )
     routing_key: Name = knob("work", "", "binds the work queue and the audit queue to the exchange")
+    predeclared: bool = knob(
+        False, "", "use a queue that somebody else has declared as it is: declare, bind and limit nothing"
+    )
     work: Name = knob("work.queue", "", "queue that producers and consumers share")
     dead_letter: Name = knob("work.queue.dlq", "", "queue for messages that failed too often or were dropped")
+    give_up: Literal["auto", "reject", "publish"] = knob(
+        "auto",
+        "",
+        "a message that failed too often on a predeclared queue: reject it to that queue's dead-letter exchange, or "
+        "publish it to dead_letter; auto: reject if the queue is known to have such an exchange",
+    )
     audit: Name = knob("audit.queue", "", "queue that receives a copy of every message if auditing is on")
     auditing: bool = knob(False, "", "copy every message to the audit queue, which nothing consumes")
     audit_max_length: int = knob(1_000_000, "messages", "the audit queue drops its oldest messages beyond this", ge=1)
@@ -140,6 +153,19 @@ class QueueSettings(Section):
         if self.type == "quorum" and not self.durable:
             raise ValueError("a quorum queue is always durable: set durable = True or another type")
         return self
+
+    @model_validator(mode="after")
+    def _only_what_is_there(self) -> Self:
+        if self.predeclared and self.auditing:
+            raise ValueError("auditing declares a queue, and predeclared declares nothing: leave one of them out")
+        if not self.exchange and not self.predeclared:
+            raise ValueError("exchange may be empty only with predeclared: no queue can be bound to the default one")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Routing key to publish with; the default exchange takes the queue's name."""
+        return self.routing_key if self.exchange else self.work
 
 
 class ProducerSettings(Section):

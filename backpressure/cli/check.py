@@ -52,6 +52,7 @@ _WORDS = {
     metavar="SECONDS",
     help="Time limit for the delivery of all messages.",
 )
+@click.option("--read-only", is_flag=True, help="Send nothing: test health and metrics only.")
 @options.logs
 @click.pass_context
 def check(
@@ -62,6 +63,7 @@ def check(
     monitor_url: str | None,
     requests: int,
     timeout: float,
+    read_only: bool,
     **_: object,
 ) -> None:
     """Test a running stack: health, single and batch messages, invalid input, load, metrics, delivery.
@@ -82,6 +84,7 @@ def check(
         token=settings.api.token.get_secret_value(),
         requests=requests,
         timeout_s=timeout,
+        read_only=read_only,
     )
     outcomes = asyncio.run(_shown(plan))
     context.exit(1 if CheckOutcome.FAILED in outcomes else 3 if CheckOutcome.MISSING in outcomes else 0)

@@ -58,6 +58,10 @@ def cleanup(
     Without a name or an option: the configured queues.
     """
     settings = settings_from(context, discovered)
+    if settings.queue.predeclared and not (queues or everything or exchanges_only):
+        raise ConfigError(
+            "queue.predeclared", True, "the configured queues are not ours: name those to delete on the command line"
+        )
     for name in queues:
         _refuse_impossible(name)
     asyncio.run(_clean(settings, queues, everything=everything, exchanges_only=exchanges_only, yes=yes))

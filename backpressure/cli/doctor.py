@@ -194,7 +194,11 @@ async def _compare_queues(settings: Settings) -> Finding:
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await admin.start()
-            missing = await admin.missing(settings.queue)
+            queue = settings.queue
+            if queue.predeclared:
+                await admin.look(queue.work, exchange=queue.exchange, dead_letter=queue.dead_letter)
+                return Finding("queues", Verdict.OK, f"{queue.work} exists, and is used as it is")
+            missing = await admin.missing(queue)
     except (PaceError, TimeoutError) as error:
         reason = str(error) or f"no answer within {_TIMEOUT_S:g} s"
         return Finding("queues", Verdict.FAILED, reason, "see docs/troubleshooting.md")

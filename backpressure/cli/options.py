@@ -206,6 +206,11 @@ queue = _together(
         "Keep the queues on disk, without a bound, for large volumes (as RabbitMQ does anyway from 3.12 on)",
     ),
     setting("--durable/--no-durable", key="queue.durable"),
+    switch(
+        "--predeclared",
+        {"queue.predeclared": True},
+        "Use a queue that somebody else has declared as it is: declare, bind and limit nothing",
+    ),
 )
 
 

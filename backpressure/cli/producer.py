@@ -34,6 +34,8 @@ __all__ = ["produce", "producer"]
     assign=lambda name: {"queue.audit": name, "queue.auditing": True},
     help="Copy every message to this queue as well (switches auditing on)",
 )
+@setting("--exchange", key="queue.exchange", help="Exchange to publish to; with --predeclared the default exchange")
+@setting("--routing-key", key="queue.routing_key", help="Routing key to publish with")
 @setting("--count", key="producer.limit", help="Stop after this many messages; 0: endless")
 @setting("--rate", key="producer.rate")
 @setting("--strategy", key="producer.strategy")

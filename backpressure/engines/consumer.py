@@ -92,6 +92,7 @@ class ConsumerEngine:
     async def start(self) -> None:
         """Connect, create the queues, consume; raises `TransportError`."""
         await self._bench.queues.create()
+        self._say_what_becomes_of_failures()
         await self._feedback.start()
         await self._bench.start()
 
@@ -141,6 +142,26 @@ class ConsumerEngine:
         await self._others.stop()
         await self._bench.stop()
         await self._feedback.stop()
+
+    def _say_what_becomes_of_failures(self) -> None:
+        queue, found = self.settings.queue, self._bench.queues.found
+        if found is None:
+            return
+        start = f"{queue.work} is used as it is; a message that fails {self.settings.retry.max_attempts} times"
+        if self._bench.rejects:
+            log.info("%s is rejected to the queue's dead-letter exchange", start)
+            return
+        reason = "the queue has no dead-letter exchange that leads to a queue"
+        if found.dead_letters is None:
+            reason = f"whether the queue has a dead-letter exchange is unknown: {found.unknown_because}"
+        if queue.give_up == "publish":
+            reason = "queue.give_up = publish"
+        if found.has_dead_letter_queue:
+            log.info("%s is published to %s (%s)", start, queue.dead_letter, reason)
+        else:
+            advice = f"there is no queue {queue.dead_letter}; name one with PACE_QUEUE__DEAD_LETTER"
+            known = "" if found.dead_letters is False else ", or set PACE_QUEUE__GIVE_UP=reject if it has one"
+            log.warning("%s goes back to the queue (%s; %s%s)", start, reason, advice, known)
 
     def _settled(self, consumed: Consumed) -> None:
         if self._on_consumed is not None:

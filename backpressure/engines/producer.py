@@ -40,7 +40,7 @@ class ProducerEngine:
         settings: those in force.
         session: identity of this producer in message ids and reports.
         api_url: where its control API is; "" without one.
-        bounds_queues: whether the broker has bounded queues at all.
+        bounds_queues: whether the queue has a bound that is ours to set.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ProducerEngine:
             tracer: traces messages from their first sending until they are settled; None: no traces.
             on_progress: called each ``producer.progress_every`` settled messages.
         """
-        self.bounds_queues = transport.bounds_queues
+        self.bounds_queues = transport.bounds_queues and not settings.queue.predeclared
         self.settings = settings if self.bounds_queues else _unbounded(settings)
         self.session = secrets.randbits(60) & MAX_SESSION
         self.api_url = ""

@@ -237,7 +237,7 @@ class Sender:
             item.traced(self._tracer.sending(item.message, self._clock.wall_ns()))
         message = item.stamped(self._clock.wall_ns())
         try:
-            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.routing_key)
+            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.key)
         except NotConnectedError:
             self._connected = False
             self.outbox.not_sent(item)
@@ -264,7 +264,8 @@ class Sender:
         if now - self._said_refused_at.get(refusal.cause, -inf) >= _SAY_REFUSED_EVERY_S:
             self._said_refused_at[refusal.cause] = now
             fate = "sent again" if self.composer.retries and not refusal.final else "given up"
-            bound = f" (bound: {self._settings.queue.max_length})" if refusal is FULL else ""
+            bounded = refusal is FULL and not self._settings.queue.predeclared
+            bound = f" (bound: {self._settings.queue.max_length})" if bounded else ""
             log.warning("%s%s: what is refused is %s", refusal.reason, bound, fate)
         self.outbox.nack(tag, multiple=multiple, refusal=refusal)
         self._settled()

@@ -2,6 +2,9 @@
 
 A broker that comes back may have forgotten them (a restart of a broker without durable storage, a deleted queue). Until
 they are known to exist nothing is published, or it would be returned as unroutable.
+
+A queue that somebody else has declared (``queue.predeclared``) is only looked at: it must be there, and is used as it
+is.
 """
 
 from __future__ import annotations
@@ -11,9 +14,17 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from backpressure.errors import NotConnectedError, PreconditionFailedError, QueueNotFoundError, TransportError
+from backpressure.errors import (
+    ConfigError,
+    ExchangeNotFoundError,
+    NotConnectedError,
+    PreconditionFailedError,
+    QueueNotFoundError,
+    TransportError,
+    UnsupportedError,
+)
 from backpressure.settings import QueueSettings
-from backpressure.transports.base import QueueAdmin, Transport
+from backpressure.transports.base import FoundQueue, QueueAdmin, Transport
 from backpressure.transports.conflicts import advised
 
 __all__ = ["QueueKeeper"]
@@ -22,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
 _PATIENCE_S = 5.0
+_NOTHING_DECLARED = "--predeclared declares nothing; check the virtual host and the name of the {} ({})"
 
 
 class QueueKeeper:
@@ -33,23 +45,33 @@ class QueueKeeper:
         queue: QueueSettings,
         on_restored: Callable[[], None],
         *,
-        only_missing: bool = False,
+        for_consumer: bool = False,
     ) -> None:
         """``on_restored`` is called each time they are in place again after a loss.
 
-        With ``only_missing`` an existing work queue is left as it is: declaring it would set its bound again, and undo
-        a change made while it exists.
+        A consumer needs no exchange, and leaves an existing work queue as it is: declaring it would set its bound
+        again, and undo a change made while it exists.
         """
         self.queue = queue
         self.in_place = False
-        self._only_missing = only_missing
+        self.found: FoundQueue | None = None
+        self._for_consumer = for_consumer
         self._transport = transport
         self._on_restored = on_restored
         self._restoring: asyncio.Task[None] | None = None
 
     async def create(self, *, purge: bool = False) -> None:
-        """Declare everything, and empty it if asked to; raises `TransportError`."""
-        if self._only_missing and await self._exists():
+        """Declare everything, and empty it if asked to; raises `TransportError`.
+
+        A predeclared queue is only looked at. To empty it raises `ConfigError`.
+        """
+        if self.queue.predeclared:
+            if purge:
+                raise ConfigError("producer.purge", purge, "a predeclared queue is not ours, so no start empties it")
+            self.found = await self._look()
+            self.in_place = True
+            return
+        if self._for_consumer and await self._exists():
             self.in_place = True
             return
         admin = self._transport.admin()
@@ -69,11 +91,13 @@ class QueueKeeper:
 
     async def set_bound(self, queue: QueueSettings) -> None:
         """Give the live work queue the bound of ``queue``; raises `TransportError`."""
+        self._refuse_if_predeclared("its bound is set by whoever declared it, with a policy of the broker")
         async with self._asking() as admin:
             await admin.set_bound(queue.work, max_length=queue.max_length, overflow=queue.overflow)
 
     async def purge(self) -> int:
         """Drop what is ready in the work queue and return how many messages that were; raises `TransportError`."""
+        self._refuse_if_predeclared("its messages may be others', so it is not emptied from here")
         async with self._asking() as admin:
             return await admin.purge(self.queue.work)
 
@@ -89,6 +113,24 @@ class QueueKeeper:
                 yield admin
         except TimeoutError:
             raise NotConnectedError(f"the broker did not answer within {_PATIENCE_S:g} s") from None
+        finally:
+            await admin.stop()
+
+    def _refuse_if_predeclared(self, why: str) -> None:
+        if self.queue.predeclared:
+            raise UnsupportedError(f"queue {self.queue.work!r} is predeclared: {why}")
+
+    async def _look(self) -> FoundQueue:
+        queue = self.queue
+        admin = self._transport.admin()
+        await admin.start()
+        try:
+            exchange = "" if self._for_consumer else queue.exchange
+            return await admin.look(queue.work, exchange=exchange, dead_letter=queue.dead_letter)
+        except QueueNotFoundError as error:
+            raise QueueNotFoundError(error.queue, _NOTHING_DECLARED.format("queue", "--queue")) from error
+        except ExchangeNotFoundError as error:
+            raise ExchangeNotFoundError(error.exchange, _NOTHING_DECLARED.format("exchange", "--exchange")) from error
         finally:
             await admin.stop()
 

@@ -69,10 +69,11 @@ class Workbench:
         self._random = random.Random(settings.process.seed)  # noqa: S311 - jitter, not secrets
         self._retry = retry_policy(settings)
         self._dead_letters = DeadLetters(transport, settings.queue)
+        self._give_up_by = settings.queue.give_up if settings.queue.predeclared else "publish"
         self._subscriber = transport.subscriber()
         self.prefetch = PrefetchControl(settings.consumer, self._subscriber)
         self.waker = Waker()
-        self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake, only_missing=True)
+        self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake, for_consumer=True)
         self.paused = False
         self.connected = False
         self.expect = settings.consumer.expect
@@ -103,6 +104,13 @@ class Workbench:
         self._retry = retry_policy(settings)
         self.prefetch.reconfigure(settings.consumer)
         self.waker.wake()
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the broker dead-letters what failed too often, by the queue's own dead-letter exchange."""
+        found = self.queues.found
+        by_itself = found is not None and bool(found.dead_letters)
+        return self._give_up_by == "reject" or (self._give_up_by == "auto" and by_itself)
 
     @property
     def held(self) -> int:
@@ -225,6 +233,10 @@ class Workbench:
         """Hand the message to the dead-letter queue; only when that is confirmed is it acknowledged."""
         reason = f"{type(failure).__name__}: {failure}"
         name = job.delivery.message.message_id or "a message without id"
+        if self.rejects:
+            log.warning("%s is rejected after %d attempts: %s", name, job.attempts, reason)
+            self._settle(job, work, Outcome.DEAD_LETTERED, by_the_broker=True)
+            return
         try:
             await self._dead_letters.send(job.delivery, reason, job.attempts)
         except UncarriableError as error:

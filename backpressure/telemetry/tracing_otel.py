@@ -140,7 +140,7 @@ def _common(settings: Settings, system: str) -> dict[str, AttributeValue]:
     url = urlsplit(settings.broker.address())
     common: dict[str, AttributeValue] = {"messaging.system": system}
     if system == "rabbitmq":
-        common["messaging.rabbitmq.destination.routing_key"] = settings.queue.routing_key
+        common["messaging.rabbitmq.destination.routing_key"] = settings.queue.key
     if url.scheme != "memory":
         first = urlsplit(f"//{url.netloc.partition(',')[0]}")
         common["server.address"] = first.hostname or ""

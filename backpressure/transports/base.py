@@ -23,6 +23,7 @@ __all__ = [
     "ExchangeAdmin",
     "ExchangeTransport",
     "FeedbackBus",
+    "FoundQueue",
     "Publisher",
     "PublisherListener",
     "QueueAdmin",
@@ -55,6 +56,21 @@ class QueueReading:
     unacked: int | None
     consumers: int | None
     lag_by_partition: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundQueue:
+    """What is known of a queue that somebody else has declared.
+
+    Attributes:
+        dead_letters: whether what is rejected from it reaches another queue; None: unknown.
+        has_dead_letter_queue: whether the queue exists that we would publish dead letters to.
+        unknown_because: why something is not known; "" when everything is.
+    """
+
+    dead_letters: bool | None
+    has_dead_letter_queue: bool
+    unknown_because: str = ""
 
 
 class Cause(Enum):
@@ -215,6 +231,13 @@ class QueueAdmin(Protocol):
         """Create exchange, work queue, dead-letter queue, audit queue (when on) and their bindings, idempotently.
 
         Raises as `missing` does, before anything is created. What was created before any other failure is removed.
+        """
+
+    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
+        """Return what is known of a queue that somebody else has declared; changes nothing.
+
+        Raises `QueueNotFoundError`, `ExchangeNotFoundError` unless ``exchange`` is "", and `UnsupportedError` for a
+        queue that cannot be paced.
         """
 
     async def purge(self, queue: str) -> int:

@@ -25,10 +25,14 @@ _SETTINGS = {
 def advised(error: PreconditionFailedError, queue: QueueSettings) -> PreconditionFailedError:
     """Return ``error`` with advice, the least harmful first; ``queue`` is what was to be declared."""
     name = error.name
-    as_it_is = _as_it_is(error, queue)
-    advice = [("to use it as it is", as_it_is)] if as_it_is else []
     if name == queue.exchange:
-        return error.advised([*advice, ("to use another exchange", f"PACE_QUEUE__EXCHANGE={name}.new")])
+        as_it_is = f"--predeclared and PACE_QUEUE__EXCHANGE={name}, if the queue exists as well"
+        return error.advised(
+            [("to use it as it is", as_it_is), ("to use another exchange", f"PACE_QUEUE__EXCHANGE={name}.new")]
+        )
+    advice = [("to use it as it is and declare nothing", "--predeclared")] if name == queue.work else []
+    if declared := _as_it_is(error, queue):
+        advice.append(("to declare it as it is", declared))
     if name == queue.audit and queue.auditing:
         advice.append(("to use another audit queue", f"--audit-queue {name}.new"))
     elif name == queue.dead_letter:
@@ -44,8 +48,6 @@ def advised(error: PreconditionFailedError, queue: QueueSettings) -> Preconditio
 def _as_it_is(error: PreconditionFailedError, queue: QueueSettings) -> str:
     """Return the setting or flag that declares the queue as it is, or "" where there is none."""
     argument, is_work = error.argument, error.name == queue.work
-    if error.name == queue.exchange:
-        return ""
     if argument == "durable":
         return "--no-durable" if queue.durable else "--durable"
     if argument == "x-queue-mode":

@@ -526,3 +526,32 @@ def test_a_source_that_names_a_broker_is_obeyed(flags: Mapping[str, Any], enviro
 def test_a_config_file_with_another_broker_names_it(folder: Path) -> None:
     (folder / "config.py").write_text("class broker:\n    port = 5673\n")
     assert _is_named()
+
+
+def test_a_predeclared_queue_is_reached_by_the_default_exchange_unless_one_was_chosen() -> None:
+    plain = load({"queue.predeclared": True, "queue.work": "orders"}, environ={"PACE_CONFIG": ""}).queue
+    assert (plain.exchange, plain.key) == ("", "orders")
+    chosen = {"PACE_CONFIG": "", "PACE_QUEUE__EXCHANGE": "direct.exchange", "PACE_QUEUE__ROUTING_KEY": "order"}
+    named = load({"queue.predeclared": True}, environ=chosen).queue
+    assert (named.exchange, named.key) == ("direct.exchange", "order")
+
+
+def test_a_default_written_by_pace_init_chooses_no_exchange_for_a_predeclared_queue(tmp_path: Path) -> None:
+    file = tmp_path / "config.py"
+    file.write_text(render(), encoding="utf-8")
+    assert load({"queue.predeclared": True}, config_file=file, environ={}).queue.exchange == ""
+    file.write_text(render().replace('"direct.exchange"', '"shop"'), encoding="utf-8")
+    assert load({"queue.predeclared": True}, config_file=file, environ={}).queue.exchange == "shop"
+
+
+def test_a_strategy_states_no_bound_for_a_predeclared_queue() -> None:
+    flags = {"queue.predeclared": True, "producer.strategy": "unbounded"}
+    assert load(flags, environ={"PACE_CONFIG": ""}).queue.max_length == Settings().queue.max_length
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"queue.exchange": ""}, "predeclared"), ({"queue.predeclared": True, "queue.auditing": True}, "auditing")],
+)
+def test_settings_that_need_a_declaration_and_none_at_once_are_refused(changes: dict[str, Any], named: str) -> None:
+    assert named in refused(changes)

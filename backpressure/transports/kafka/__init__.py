@@ -61,8 +61,9 @@ class KafkaTransport:
 
     def feedback(self) -> KafkaFeedback:
         """Return a new, unstarted feedback bus."""
-        topic = self._settings.feedback.exchange
-        return KafkaFeedback(self._settings.broker, self._outage, f"feedback-{os.getpid()}", topic)
+        name, topic = f"feedback-{os.getpid()}", self._settings.feedback.exchange
+        create = not self._settings.queue.predeclared
+        return KafkaFeedback(self._settings.broker, self._outage, name, topic, create=create)
 
     def admin(self) -> KafkaAdmin:
         """Return a new, unstarted admin."""

@@ -16,7 +16,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic
 from backpressure.core.message import Delivery
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError, TransportError, UnsupportedError
 from backpressure.settings import BrokerSettings, QueueSettings
-from backpressure.transports.base import BrokerIdentity
+from backpressure.transports.base import BrokerIdentity, FoundQueue
 from backpressure.transports.kafka.client import KafkaRequests
 from backpressure.transports.kafka.drain import drain
 from backpressure.transports.kafka.failures import kafka_error
@@ -139,6 +139,12 @@ class KafkaAdmin:
         if queue.message_ttl_ms is not None:
             await self._check_retention(work)
         return names
+
+    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:  # noqa: ARG002 -- has none
+        """See `QueueAdmin.look`; a rejected record reaches another topic only through us."""
+        await self._requests.partitions(queue)
+        has_topic = bool(await self._partitions(topic_name(dead_letter)))
+        return FoundQueue(dead_letters=False, has_dead_letter_queue=has_topic)
 
     async def _partitions(self, topic: str) -> int:
         """Return the number of partitions; 0 when there is no such topic."""

@@ -7,6 +7,7 @@ after an outage. The topic keeps reports for a minute.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaFeedback"]
 
+_log = logging.getLogger("backpressure")
 _POLL_S = 0.1
 _BATCH = 100
 _FLUSH_S = 1.0
@@ -31,8 +33,10 @@ _SENDING = {"acks": 1, "linger.ms": 0, "message.timeout.ms": 1000, "queue.buffer
 class KafkaFeedback:
     """A `FeedbackBus` on one partition, so that a sender's reports arrive in order."""
 
-    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str) -> None:
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str, *, create: bool) -> None:
+        """Without ``create`` nothing is sent or heard where there is no such topic."""
         self._topic = topic_name(exchange)
+        self._create = create
         self._requests = KafkaRequests(broker, outage, name)
         self._link = KafkaLink(broker, outage, on_up=self._after_outage)
         self._configuration = client_configuration(broker, name) | {"error_cb": self._link.on_error}
@@ -51,6 +55,9 @@ class KafkaFeedback:
         self._loop = asyncio.get_running_loop()
         self._on_report = on_report
         await self._requests.start()
+        if not self._create and not await self._exists():
+            _log.warning("no reports are heard or sent: there is no topic %s, and none is created", self._topic)
+            return
         await self._create_topic()
         producer = Producer(self._configuration | _SENDING)
         await self._link.dial(producer)
@@ -130,7 +137,9 @@ class KafkaFeedback:
 
     async def _create_topic(self) -> None:
         try:
-            if not await self._exists():  # a user without the right to create is refused even if the topic exists
+            if (
+                self._create and not await self._exists()
+            ):  # a user without the right to create is refused even if the topic exists
                 await create_topics(self._requests, [Topic(self._topic, 1, _RETENTION)])
         except TransportError:
             if self._producer is None:

@@ -33,7 +33,7 @@ class Routes:
     """The bindings of one experiment."""
 
     def __init__(self, queue: QueueSettings) -> None:
-        self._bound = (queue.exchange, queue.routing_key)
+        self._bound = (queue.exchange, queue.key)
         self._topics = tuple(
             topic_name(name) for name in ([queue.work, queue.audit] if queue.auditing else [queue.work])
         )

@@ -31,7 +31,7 @@ class MemoryTransport:
         self.broker = broker or _brokers.setdefault(self.address, MemoryBroker())
         self._feedback_exchange = settings.feedback.exchange
         queue = settings.queue
-        self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.routing_key}", queue.work)
+        self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.key}", queue.work)
 
     def publisher(self) -> MemoryPublisher:
         """Return a new, unstarted publisher."""

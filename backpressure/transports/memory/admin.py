@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from backpressure.core.message import Delivery
+from backpressure.errors import ExchangeNotFoundError
 from backpressure.settings import QueueSettings
-from backpressure.transports.base import BrokerIdentity, QueueReading
+from backpressure.transports.base import BrokerIdentity, FoundQueue, QueueReading
 from backpressure.transports.memory.memory_broker import MemoryBroker, MemoryQueue
 from backpressure.transports.queue_declarations import bound_policy, queue_declarations
 from backpressure.version import __version__
@@ -52,6 +53,16 @@ class MemoryAdmin:
             binding = (queue.routing_key, declared.name)
             if declared.bound and binding not in bindings:
                 bindings.append(binding)
+
+    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
+        """See `QueueAdmin.look`."""
+        arguments = self._broker.queue(queue).arguments
+        if exchange and exchange not in self._broker.bindings:
+            raise ExchangeNotFoundError(exchange)
+        return FoundQueue(
+            dead_letters="x-dead-letter-exchange" in arguments,
+            has_dead_letter_queue=dead_letter in self._broker.queues,
+        )
 
     async def declare_fanout(self, exchange: str, queues: Iterable[str], *, max_length: int) -> None:
         """See `ExchangeAdmin.declare_fanout`: everything published there has the routing key ""."""

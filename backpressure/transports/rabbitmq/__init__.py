@@ -32,7 +32,7 @@ class RabbitMQTransport:
         self._settings = settings
         self._outage = Outage(self.address)
         queue = settings.queue
-        self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.routing_key}", queue.work)
+        self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.key}", queue.work)
 
     def publisher(self) -> RabbitMQPublisher:
         """Return a new, unstarted publisher."""
@@ -50,8 +50,9 @@ class RabbitMQTransport:
 
     def feedback(self) -> RabbitMQFeedback:
         """Return a new, unstarted feedback bus."""
-        exchange = self._settings.feedback.exchange
-        return RabbitMQFeedback(self._settings.broker, self._outage, f"feedback-{os.getpid()}", exchange)
+        name, exchange = f"feedback-{os.getpid()}", self._settings.feedback.exchange
+        temporary = self._settings.queue.predeclared
+        return RabbitMQFeedback(self._settings.broker, self._outage, name, exchange, temporary=temporary)
 
     def admin(self) -> RabbitMQAdmin:
         """Return a new, unstarted admin."""

@@ -13,12 +13,14 @@ from backpressure.core.message import Delivery, Message
 from backpressure.errors import (
     AccessRefusedError,
     ExchangeNotFoundError,
+    NotConnectedError,
     PreconditionFailedError,
     QueueNotFoundError,
     TransportError,
+    UnsupportedError,
 )
 from backpressure.settings import BrokerSettings, QueueSettings
-from backpressure.transports.base import BrokerIdentity
+from backpressure.transports.base import BrokerIdentity, FoundQueue
 from backpressure.transports.outage import Outage
 from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, queue_declarations
 from backpressure.transports.rabbitmq.failures import request_error
@@ -109,6 +111,20 @@ class RabbitMQAdmin:
             declarations = queue_declarations(queue, bound_by_policy=False)
             await self._declare_queues(declarations, absent)
         return absent, declarations
+
+    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
+        """See `QueueAdmin.look`. AMQP tells only that a queue exists; its arguments are in the management API."""
+        await self._requests.call("queue_declare", queue=queue, passive=True)
+        if exchange:
+            await self._requests.call("exchange_declare", exchange=exchange, passive=True)
+        has_queue = await self._exists("queue_declare", queue=dead_letter)
+        try:
+            dead_letters = await self._bound.dead_letters(queue, self._property("cluster_name"))
+        except (UnsupportedError, NotConnectedError):
+            raise
+        except TransportError as error:  # no management API, not ours, or not for this user: work without
+            return FoundQueue(None, has_queue, str(error))
+        return FoundQueue(dead_letters, has_queue)
 
     async def _exists(self, method: str, **name: str) -> bool:
         try:

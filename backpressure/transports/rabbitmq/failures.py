@@ -18,11 +18,12 @@ from backpressure.errors import (
     PreconditionFailedError,
     QueueNotFoundError,
     TransportError,
+    UnsupportedError,
 )
 
 __all__ = ["dial_error", "lost_error", "request_error"]
 
-_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
+_ACCESS_REFUSED, _NOT_FOUND, _LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.IncompatibleProtocolError, "what listens there does not speak AMQP 0-9-1"),
     (exceptions.AMQPHeartbeatTimeout, "heartbeats missed"),
@@ -68,8 +69,14 @@ def request_error(error: BaseException, address: str, asked: str = "") -> Transp
         return lost_error(error, address)
     text = _text(error.reply_text)
     found = re.search(r"(?:queue|exchange) '([^']*)'", text)
-    name = found.group(1) if found else asked
-    match error.reply_code:
+    return _refusal(error.reply_code, text, found.group(1) if found else asked, address)
+
+
+def _refusal(reply_code: int, text: str, name: str, address: str) -> TransportError:
+    match reply_code:
+        case code if code == _LOCKED or "in exclusive use" in text:
+            user = "connection" if code == _LOCKED else "consumer"
+            return UnsupportedError(f"queue {name!r} is in exclusive use: another {user} has it for itself")
         case code if code == _ACCESS_REFUSED:
             return AccessRefusedError(address, text)
         case code if code == _NOT_FOUND and "no queue '" in text:

@@ -5,16 +5,22 @@ that must not stop acknowledgements and probing. Each listener has a short queue
 
 A user may lack rights. The exchange need not be created when it exists. A process that may not create a queue gets no
 reports, and one that may not publish sends none; each is logged once, and the process works without.
+
+Beside a queue that somebody else has declared nothing is left behind: an exchange that is not there is created by the
+first listener, and the broker deletes it when the last one has left. A process that only sends looks for it until then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from backpressure.core.message import Message
+from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.outage import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
@@ -25,15 +31,19 @@ __all__ = ["RabbitMQFeedback"]
 _log = logging.getLogger("backpressure")
 _LISTENER_QUEUE_LENGTH = 1000
 _STALE_BYTES = 65_536  # if more than this is unsent, the broker does not read, and a report would arrive too late
-_ACCESS_REFUSED = 403
+_ACCESS_REFUSED, _NOT_FOUND = 403, 404
+_LOOK_EVERY_S = 1.0
 
 
 class RabbitMQFeedback:
     """A `FeedbackBus` on a fanout exchange."""
 
-    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str) -> None:
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str, *, temporary: bool) -> None:
+        """``temporary``: the exchange, if it is not there, exists only as long as somebody listens."""
         self._link = RabbitMQLink(broker, name, outage, set_up=self._set_up)
         self._exchange = exchange
+        self._temporary = temporary
+        self._looking: asyncio.Task[None] | None = None
         self._on_report: Callable[[bytes], None] | None = None
         self._connection: WireConnection | None = None
         self._channel: WireChannel | None = None
@@ -56,25 +66,57 @@ class RabbitMQFeedback:
 
     async def stop(self) -> None:
         """Close."""
+        if self._looking is not None:
+            self._looking.cancel()
         await self._link.stop()
 
     async def _set_up(self, connection: WireConnection) -> None:
-        await self._declare_exchange(connection)
+        if self._looking is not None:
+            self._looking.cancel()
+        if await self._exists(connection):
+            await self._join(connection)
+        elif await self._create(connection):
+            await self._join(connection)
+            if self._temporary and "heard" in self._refused:
+                await self._take_back(connection)
+        else:
+            self._join_later(connection)
+
+    async def _join(self, connection: WireConnection) -> None:
         if self._on_report is not None:
             await self._listen(connection)
         channel = await connection.open_channel(vital=False)
         channel.closed.add_done_callback(lambda closed: self._on_closed(connection, closed.result()))
         self._connection, self._channel = connection, channel
 
-    async def _declare_exchange(self, connection: WireConnection) -> None:
+    def _join_later(self, connection: WireConnection) -> None:
+        self._channel = None
+        self._looking = asyncio.create_task(self._join_when_there(connection), name="look for feedback")
+
+    async def _join_when_there(self, connection: WireConnection) -> None:
+        try:
+            while not await self._exists(connection):  # noqa: ASYNC110 - the broker tells nobody
+                await asyncio.sleep(_LOOK_EVERY_S)
+            await self._join(connection)
+        except (AMQPError, TransportError) as error:  # the connection is lost, or as good as: set up another one
+            connection.fail(error)
+
+    async def _create(self, connection: WireConnection) -> bool:
+        """Create the exchange; return False where that is not for us, or only for a listener."""
+        if self._temporary and self._on_report is None:
+            return False
         channel = await connection.open_channel(vital=False)
         try:
-            await channel.call("exchange_declare", exchange=self._exchange, exchange_type="fanout")
+            await channel.call(
+                "exchange_declare", exchange=self._exchange, exchange_type="fanout", auto_delete=self._temporary
+            )
         except ChannelClosedByBroker as error:
-            if error.reply_code != _ACCESS_REFUSED or not await self._exists(connection):
+            if error.reply_code != _ACCESS_REFUSED or not self._temporary:
                 raise
-        else:
-            await channel.close()
+            self._say_refused("heard or sent", error)
+            return False
+        await channel.close()
+        return True
 
     async def _exists(self, connection: WireConnection) -> bool:
         channel = await connection.open_channel(vital=False)
@@ -105,8 +147,17 @@ class RabbitMQFeedback:
         else:
             connection.depend_on(channel)
 
+    async def _take_back(self, connection: WireConnection) -> None:
+        """Remove the exchange that we created and may not listen to: the broker deletes it when a listener leaves."""
+        channel = await connection.open_channel(vital=False)
+        with suppress(ChannelClosedByBroker):
+            await channel.call("exchange_delete", exchange=self._exchange, if_unused=True)
+            await channel.close()
+
     def _on_closed(self, connection: WireConnection, error: BaseException) -> None:
-        if isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
+        if isinstance(error, ChannelClosedByBroker) and error.reply_code == _NOT_FOUND and self._temporary:
+            self._join_later(connection)
+        elif isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
             self._say_refused("sent", error)
         else:
             connection.fail(error)

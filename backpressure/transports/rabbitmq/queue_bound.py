@@ -45,6 +45,29 @@ class BoundPolicy:
         same_broker = cluster_name in {"", overview.cluster_name}
         return same_broker and not any(policy.name != _name(queue) and _matches(policy, queue) for policy in policies)
 
+    async def dead_letters(self, queue: str, cluster_name: str) -> bool:
+        """Return whether what is rejected from ``queue`` reaches another queue, as the management API tells.
+
+        Raises `UnsupportedError` for a stream, and `TransportError` when the API does not tell.
+        """
+        if self._management is None:
+            raise TransportError("no management API is known (broker.management_url)")
+        overview = await self._management.overview()
+        if cluster_name not in {"", overview.cluster_name}:
+            raise TransportError(f"{self._management.url} is the management API of another broker")
+        found = await self._management.queue(queue)
+        if found.type == "stream":
+            raise UnsupportedError(
+                f"{queue!r} is a stream: consumers take nothing out of it, so its length says nothing about their "
+                "pace; use a classic or a quorum queue"
+            )
+        exchange = found.arguments.get("x-dead-letter-exchange", found.effective_policy.get("dead-letter-exchange"))
+        if exchange is None:
+            return False
+        key = found.arguments.get("x-dead-letter-routing-key", found.effective_policy.get("dead-letter-routing-key"))
+        sources = {(each.source, each.routing_key) for each in await self._management.bindings()}
+        return any(source == exchange and (exchange or bound == key) for source, bound in sources)
+
     async def put(self, queue: str, definition: dict[str, Any]) -> None:
         """Set the bound, or remove it when ``definition`` is empty."""
         assert self._management is not None, "ask is_possible() first"

@@ -17,6 +17,7 @@ from backpressure.settings import Settings
 from backpressure.transports.base import FULL, Publisher, QueueAdmin, Refusal, Subscriber, Transport
 from backpressure.transports.factory import connect
 from backpressure.transports.kafka_node import PrivateKafka
+from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.rabbitmq_node import PrivateNode
 
@@ -165,6 +166,24 @@ class Bench:
             await self.until(lambda: log.count("blocked") == 1)
             yield
             await self.admin.purge(self.queue.dead_letter)
+
+    async def definitions(self) -> list[str]:
+        """Return everything that somebody has declared on the broker."""
+        if isinstance(self.transport, MemoryTransport):
+            broker = self.transport.broker
+            queues = [f"{queue.name} {queue.arguments} {queue.bound}" for queue in broker.queues.values()]
+            return sorted([*queues, *(f"{exchange} {bound}" for exchange, bound in broker.bindings.items())])
+        async with ManagementClient(self.broker.management_url) as management:
+            found = [
+                *((queue.name, queue.durable, queue.arguments) for queue in await management.queues()),
+                *(exchange.name for exchange in await management.exchanges()),
+                *(
+                    (binding.source, binding.destination, binding.routing_key)
+                    for binding in await management.bindings()
+                ),
+                *((policy.name, policy.pattern, policy.definition) for policy in await management.policies()),
+            ]
+        return sorted(map(str, found))
 
     async def delivered(self, log: SubscriberLog, count: int) -> None:
         """Wait until so many deliveries have come: what a probe sees to have left the queue is still on its way."""

@@ -26,18 +26,6 @@ def beside(queue: QueueSettings, **changes: Any) -> QueueSettings:
     return queue.model_copy(update={**names, "routing_key": "beside", **changes})
 
 
-async def definitions(bench: Any) -> list[str]:
-    """Return everything that somebody has declared on the broker."""
-    async with ManagementClient(bench.broker.management_url) as management:
-        found = [
-            *((queue.name, queue.durable, queue.arguments) for queue in await management.queues()),
-            *(exchange.name for exchange in await management.exchanges()),
-            *((binding.source, binding.destination, binding.routing_key) for binding in await management.bindings()),
-            *((policy.name, policy.pattern, policy.definition) for policy in await management.policies()),
-        ]
-    return sorted(map(str, found))
-
-
 def test_looking_for_what_is_missing_names_it_and_creates_nothing(play: Play) -> None:
     async def story(bench: Any) -> None:
         assert await bench.admin.missing(bench.queue) == []
@@ -57,9 +45,9 @@ def test_the_doctor_leaves_the_broker_as_it_was(play: Play) -> None:
         for queue in (bench.queue, beside(bench.queue), beside(bench.queue, work=bench.queue.work, message_ttl_ms=7)):
             command = ["doctor", "--url", broker.url, "--management-url", broker.management_url]
             settings = {f"PACE_QUEUE__{name.upper()}": str(value) for name, value in queue if value is not None}
-            before = await definitions(bench)
+            before = await bench.definitions()
             result = await asyncio.to_thread(CliRunner(env=settings | {"COLUMNS": "1000"}).invoke, pace, command)
-            assert await definitions(bench) == before
+            assert await bench.definitions() == before
             (line,) = [line for line in result.output.splitlines() if " queues " in line]
             found.append(" ".join(line.split()))
         assert found[0] == f"ok queues {bench.queue.work} exists as configured"
@@ -76,11 +64,11 @@ def test_a_declaration_that_differs_from_what_is_there_leaves_nothing_behind(
     play: Play, change: dict[str, Any]
 ) -> None:
     async def story(bench: Any) -> None:
-        before = await definitions(bench)
+        before = await bench.definitions()
         other = beside(bench.queue, work=bench.queue.work, max_length=1, **change)
         with pytest.raises(PreconditionFailedError):
             await bench.admin.declare(other)
-        assert await definitions(bench) == before
+        assert await bench.definitions() == before
 
     play(story, max_length=5)
 
@@ -103,11 +91,11 @@ def test_a_declaration_that_is_refused_half_way_takes_back_what_it_made(play: Pl
                 )
             }
         )
-        before = await definitions(bench)
+        before = await bench.definitions()
         admin = await bench.started(connect(settings).admin())
         with pytest.raises(AccessRefusedError):
             await admin.declare(other)
-        assert await definitions(bench) == before
+        assert await bench.definitions() == before
         await asyncio.to_thread(bench.broker.ctl, "delete_user", "half")
 
     play(story)

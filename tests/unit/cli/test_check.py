@@ -103,6 +103,22 @@ def test_a_sound_stack_passes_everything() -> None:
     assert results["concurrent load"].detail.startswith("30 of 30 confirmed;")
 
 
+def test_a_read_only_check_sends_nothing() -> None:
+    methods = set()
+
+    class Recording(Stack):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            methods.add(request.method)
+            return super().__call__(request)
+
+    results = outcome_of(Recording(), read_only=True)
+    assert [name for name in results if name.endswith("health")] == [n for n in EVERYTHING if n.endswith("health")]
+    assert [name for name in results if name.endswith("metrics")] == [n for n in EVERYTHING if n.endswith("metrics")]
+    assert len(results) == 6
+    assert {result.outcome for result in results.values()} == {CheckOutcome.PASSED}
+    assert methods == {"GET"}
+
+
 @pytest.mark.parametrize("missing", ["consumer", "monitor"])
 def test_one_witness_is_enough_for_the_delivery(missing: str) -> None:
     results = outcome_of(Stack(), **{f"{missing}_url": ""})

@@ -31,15 +31,16 @@ def advice(name: str, argument: str, received: str, current: str, **queue: objec
         ("x-queue-type", "'classic'", "'quorum'", {}, "PACE_QUEUE__TYPE=quorum"),
     ],
 )  # fmt: skip
-def test_the_first_advice_on_a_work_queue_keeps_it_and_the_last_deletes_it(
+def test_the_first_advice_on_a_work_queue_declares_nothing_and_the_last_deletes_it(
     argument: str, received: str, current: str, declared: dict[str, object], remedy: str
 ) -> None:
-    first, second, last = advice("work.queue", argument, received, current, **declared)
-    assert first == f"to use it as it is: {remedy}"
-    assert second.endswith("--queue work.queue.new")
+    nothing, same, another, last = advice("work.queue", argument, received, current, **declared)
+    assert nothing.endswith(": --predeclared")
+    assert same == f"to declare it as it is: {remedy}"
+    assert another.endswith("--queue work.queue.new")
     assert last.endswith("pace cleanup work.queue")
-    if "PACE_QUEUE__" in first:
-        find_field("queue." + first.partition("PACE_QUEUE__")[2].partition("=")[0].lower())  # there is such a setting
+    if "PACE_QUEUE__" in same:
+        find_field("queue." + same.partition("PACE_QUEUE__")[2].partition("=")[0].lower())  # there is such a setting
 
 
 def test_advice_on_a_dead_letter_queue_is_about_its_work_queue() -> None:
@@ -56,10 +57,12 @@ def test_advice_on_the_audit_queue_is_about_the_audit_queue() -> None:
 
 
 def test_advice_on_an_exchange_deletes_nothing() -> None:
-    [only] = advice("direct.exchange", "type", "'direct'", "'fanout'")
-    assert only.endswith("PACE_QUEUE__EXCHANGE=direct.exchange.new")
+    first, second = advice("direct.exchange", "type", "'direct'", "'fanout'")
+    assert "--predeclared and PACE_QUEUE__EXCHANGE=direct.exchange" in first
+    assert second.endswith("PACE_QUEUE__EXCHANGE=direct.exchange.new")
 
 
 def test_an_argument_that_no_setting_of_ours_declares_is_left_to_another_queue() -> None:
-    another, _ = advice("work.queue", "x-single-active-consumer", "none", "the value 'true' of type 'bool'")
+    nothing, another, _ = advice("work.queue", "x-single-active-consumer", "none", "the value 'true' of type 'bool'")
+    assert nothing.endswith("--predeclared")
     assert another.startswith("to use another queue")

@@ -17,6 +17,7 @@ from backpressure.errors import (
     PreconditionFailedError,
     QueueNotFoundError,
     TransportError,
+    UnsupportedError,
 )
 from backpressure.transports.rabbitmq.failures import _HOW_TO_LOG_IN, dial_error, lost_error, request_error
 
@@ -137,10 +138,22 @@ def test_a_failed_precondition_names_the_argument_that_differs() -> None:
     assert (error.name, error.argument, error.reply_text) == ("work.queue", "x-max-length", text)
 
 
-@pytest.mark.parametrize(
-    "text", ["RESOURCE_LOCKED - cannot obtain exclusive access", "PRECONDITION_FAILED - unknown delivery tag 7"]
-)
-def test_any_other_refusal_carries_the_brokers_words(text: str) -> None:
-    error = request_error(closed(406 if "PRECONDITION" in text else 405, text), ADDRESS)
+def test_any_other_refusal_carries_the_brokers_words() -> None:
+    text = "PRECONDITION_FAILED - unknown delivery tag 7"
+    error = request_error(closed(406, text), ADDRESS)
     assert type(error) is TransportError
     assert text in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "user"),
+    [
+        (403, "ACCESS_REFUSED - queue 'orders' in vhost '/' in exclusive use", "another consumer"),
+        (405, "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'orders' in vhost '/'", "connection"),
+    ],
+)
+def test_a_queue_in_exclusive_use_is_no_matter_of_credentials(code: int, text: str, user: str) -> None:
+    error = request_error(closed(code, text), ADDRESS)
+    assert isinstance(error, UnsupportedError)
+    assert str(error).startswith("queue 'orders' is in exclusive use")
+    assert user in str(error)

@@ -1,0 +1,132 @@
+"""The real scripts on a queue that somebody else's client has declared: it is paced, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import httpx
+import pytest
+from pika import BlockingConnection, URLParameters
+
+from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
+
+pytestmark = pytest.mark.slow
+
+Wait = Callable[[Callable[[], object], str], None]
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def any_broker(request: pytest.FixtureRequest, go_without: Callable[[str, str], NoReturn]) -> Iterator[Any]:
+    """The embedded broker, and a private RabbitMQ node."""
+    if request.param == "embedded":
+        yield request.getfixturevalue("broker")
+        return
+    if find_rabbitmq() is None:
+        go_without("rabbitmq", "rabbitmq-server is not installed")
+    with private_node() as node:
+        yield node
+
+
+def definitions(broker: Any) -> list[str]:
+    """Return everything that somebody has declared on the broker, as the management API exports it."""
+    answer = httpx.get(f"{broker.management_url}/api/definitions", auth=("guest", "guest"), trust_env=False, timeout=30)
+    parts = answer.raise_for_status().json()
+    return sorted(str(entry) for part in ("queues", "exchanges", "bindings", "policies") for entry in parts[part])
+
+
+def depth(broker: Any, queue: str) -> int:
+    connection = BlockingConnection(URLParameters(broker.url))
+    count = connection.channel().queue_declare(queue, passive=True).method.message_count
+    connection.close()
+    return int(count)
+
+
+@pytest.fixture
+def orders(any_broker: Any) -> Iterator[str]:
+    """A quorum queue (where the broker has them) with a time to live, bound to a topic exchange."""
+    connection = BlockingConnection(URLParameters(any_broker.url))
+    channel = connection.channel()
+    channel.exchange_declare("shop", "topic", durable=True)
+    arguments = {"x-message-ttl": 3_600_000, "x-queue-type": "quorum"}
+    channel.queue_declare("orders", durable=True, arguments=arguments)
+    channel.queue_bind("orders", "shop", "order.*")
+    channel.basic_publish("shop", "order.old", b"theirs")
+    yield "orders"
+    channel.queue_delete("orders")
+    channel.exchange_delete("shop")
+    connection.close()
+
+
+def test_producer_and_consumer_share_a_queue_that_a_foreign_client_declared(
+    start: Any, any_broker: Any, orders: str, wait_until: Wait
+) -> None:
+    before = definitions(any_broker)
+    where = ("--url", any_broker.url, "--queue", orders, "--predeclared")
+    api = {"PACE_BROKER__MANAGEMENT_URL": any_broker.management_url}
+    consumer = start("slow_consumer.py", *where, "--no-api", "--rate", "200", "--expect", "101", **api)
+    consumer.says("orders.dlq")  # says what becomes of a message that fails too often
+    to = ("--exchange", "shop", "--routing-key", "order.new", "--count", "100")
+    producer = start("fast_producer.py", *where, *to, "--no-api", **api)
+    assert producer.ends() == 0, producer.text
+    assert "confirmed=100, rejected=0, returned=0" in producer.text
+    assert consumer.ends() == 0, consumer.text
+    assert "consumed=101" in consumer.text  # theirs, and ours
+    wait_until(lambda: definitions(any_broker) == before, "the definitions are as they were")
+    wait_until(lambda: depth(any_broker, orders) == 0, "the queue is empty")
+
+
+def test_without_an_exchange_the_queue_is_reached_by_its_name(
+    start: Any, any_broker: Any, orders: str, wait_until: Wait
+) -> None:
+    where = ("--url", any_broker.url, "--queue", orders, "--predeclared")
+    producer = start("fast_producer.py", *where, "--count", "5", "--no-api", "--strategy", "unbounded")
+    assert producer.ends() == 0, producer.text
+    assert "confirmed=5, rejected=0, returned=0" in producer.text
+    wait_until(lambda: depth(any_broker, orders) == 6, "the queue holds theirs and ours")
+
+
+def test_mistakes_end_in_one_line_and_leave_nothing_behind(
+    start: Any, any_broker: Any, orders: str, wait_until: Wait
+) -> None:
+    before = definitions(any_broker)
+    for script, flags, named in (
+        ("fast_producer.py", ("--queue", "order", "--predeclared"), "queue 'order' does not exist: --predeclared"),
+        ("slow_consumer.py", ("--queue", "order", "--predeclared"), "queue 'order' does not exist: --predeclared"),
+        ("fast_producer.py", ("--queue", orders, "--predeclared", "--exchange", "shap"), "exchange 'shap' does not"),
+        ("fast_producer.py", ("--queue", orders, "--predeclared", "--purge"), "producer.purge"),
+        ("fast_producer.py", ("--queue", orders), "1. to use it as it is and declare nothing: --predeclared"),
+        ("cleanup", ("--yes",), "queue.predeclared"),
+    ):
+        settings = {"PACE_QUEUE__PREDECLARED": "true"} if script == "cleanup" else {}
+        failed = start(script, "--url", any_broker.url, *flags, **settings)
+        assert failed.ends() in {2, 3}, failed.text
+        assert named in failed.text
+        assert "Traceback" not in failed.text
+    assert definitions(any_broker) == before
+    wait_until(lambda: depth(any_broker, orders) == 1, "the queue holds what it held")
+
+
+def test_the_doctor_and_a_read_only_check_change_nothing(
+    start: Any, any_broker: Any, orders: str, wait_until: Wait
+) -> None:
+    where = ("--url", any_broker.url, "--queue", orders, "--predeclared")
+    paused = {"PACE_PRODUCER__START_PAUSED": "true"}
+    producer = start("fast_producer.py", *where, "--api-port", "0", **paused)
+    url = producer.says(r"control API (http://\S+)")[1]
+    before = definitions(any_broker)
+    check = start("check", "--read-only", "--url", url, "--consumer-url", "", "--monitor-url", "")
+    assert check.ends() == 0, check.text
+    assert "producer metrics" in check.text
+    assert "single message" not in check.text
+    doctor = start(
+        "doctor", "--url", any_broker.url, PACE_QUEUE__WORK=orders, PACE_QUEUE__PREDECLARED="true", COLUMNS="300"
+    )
+    doctor.ends()
+    assert "orders exists, and is used as it is" in doctor.text
+    assert definitions(any_broker) == before
+    wait_until(lambda: depth(any_broker, orders) == 1, "the queue holds what it held")
+    answer = httpx.post(f"{url}/admin/config", json={"max_queue_size": 5}, trust_env=False, timeout=30)
+    assert answer.status_code == 409
+    assert "whoever declared it" in answer.json()["detail"]
+    assert httpx.post(f"{url}/admin/clear-queue", trust_env=False, timeout=30).status_code == 409
