@@ -100,7 +100,9 @@ class NodeApi:
 
     def _contexts(self) -> list[Any]:
         port = self.listeners.get("http")
-        return [{"description": "Management API", "path": "/", "port": str(port)}] if port else []
+        if not port:
+            return []
+        return [{"node": documents.NODE, "description": "Management API", "path": "/", "port": str(port)}]
 
     # -- health --------------------------------------------------------------------------------------------------
 
