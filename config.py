@@ -23,7 +23,7 @@ class producer:
     producer_id = ""                       # sender, as the consumer shows it; empty: your user name
     weight = 1.0                           # share of the total rate, relative to other producers
     purge = False                          # empty the queues before the first message
-    progress_every = 10_000                # messages · print a line after every so many confirms; 0: never
+    progress_every = 10_000                # messages · print a line each time this many are confirmed; 0: never
     count = 1                              # processes · number of producers that `pace run` starts
     start_paused = False                   # connect, then wait for POST /admin/resume
     drain_timeout_s = 10.0                 # s · when stopped, wait at most this long for outstanding confirms
@@ -41,7 +41,7 @@ class consumer:
     failure_rate = 0.0                     # share of attempts that fail on purpose, to show retries and dead letters
     poison_rate = 0.0                      # share of messages that fail at every attempt, selected by id
     expect = 0                             # messages · stop after this many; 0: endless
-    progress_every = 10_000                # messages · print a line after every so many messages; 0: never
+    progress_every = 10_000                # messages · print a line each time this many are done; 0: never
     count = 1                              # processes · number of consumers that `pace run` starts
     verbose = False                        # print a line for every message, with its sender and age
     drain_timeout_s = 10.0                 # s · when stopped, work at most this long on messages already delivered

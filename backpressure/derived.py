@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 METADATA_BYTES = 240
-"""About what properties and headers of one of our messages take."""
+"""Roughly what the properties and headers of one of our messages take."""
 
 
 _DEFAULT_BOUND: int = QueueSettings.model_fields["max_length"].default

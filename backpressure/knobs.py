@@ -47,7 +47,7 @@ class Section(BaseModel):
     @classmethod
     def _is_unicode(cls, value: object) -> object:
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError("is no text: it contains bytes that are not UTF-8, or half of a surrogate pair")
+            raise ValueError("is not text: it contains bytes that are not UTF-8, or half of a surrogate pair")
         return value
 
 

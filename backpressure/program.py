@@ -3,7 +3,7 @@
 Every program calls `prepare` before it imports anything else, so this module needs the standard library only. After
 that, printing never fails, even if the output is closed, full or cannot show a character. Ctrl-C shows no traceback:
 while a program loads, it ends the process at once; later it raises `KeyboardInterrupt` (`interruptible`) or ends the
-program in order (`on_stop_signals`).
+program cleanly (`on_stop_signals`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C if there was nothing to end in order: 128 + SIGINT, as in shells."""
+"""Exit code after Ctrl-C if there was nothing to clean up: 128 + SIGINT, as in shells."""
 
 _LARGEST_TERMINAL = 10_000
 _READER_IS_GONE = {errno.EPIPE, errno.EIO}

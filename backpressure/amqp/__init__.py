@@ -1,6 +1,6 @@
 """AMQP 0-9-1 as octets, without I/O: used by the embedded broker and by the RabbitMQ transport.
 
-- ``frames``: a byte stream to frames, and back; the error for octets that are no AMQP
+- ``frames``: a byte stream to frames, and back; the error for octets that are not AMQP
 - ``methods``: the arguments of a method, in the payload of its frame
 - ``message_methods``: the methods that come with every message, as a broker reads and writes them
 - ``properties``: the property list of a content header, kept in its octets

@@ -122,7 +122,7 @@ def split_table(table: bytes) -> RawTable:
 
 
 def split_array(raw: bytes) -> list[bytes]:
-    """The undecoded values of an array field, type octet included; none when the field is no array."""
+    """The undecoded values of an array field, type octet included; none when the field is not an array."""
     items: list[bytes] = []
     position = 5
     while raw[:1] == b"A" and position < len(raw):
@@ -265,7 +265,7 @@ def _integer(number: int, *, short: bool) -> bytes:
 
 def _decimal(value: Decimal) -> bytes:
     if not value.is_finite():
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     exponent = int(value.as_tuple().exponent)
     scale = max(-exponent, 0)
     digits = int(value.scaleb(scale))

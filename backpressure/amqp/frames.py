@@ -1,6 +1,6 @@
 """AMQP 0-9-1 frames: a byte stream to frames, and frames to bytes.
 
-Three outcomes of reading are distinct: a frame, more bytes needed, and bytes that are no AMQP (`DecodeError`).
+Three outcomes of reading are distinct: a frame, more bytes needed, and bytes that are not AMQP (`DecodeError`).
 Must not know: what is in a frame, sessions, sockets.
 
 Source: AMQP 0-9-1 specification, sections 2.3 (framing) and 4.2 (wire level).
@@ -63,7 +63,7 @@ Frame = tuple[int, int, bytes]
 
 
 class DecodeError(ValueError):
-    """Octets that are no AMQP; a broker closes the connection with `code`, `name` and `detail`."""
+    """Octets that are not AMQP; a broker closes the connection with `code`, `name` and `detail`."""
 
     def __init__(self, code: int, name: str, detail: str, method_index: int = 0) -> None:
         """``method_index`` is class id shifted left by 16, plus method id; 0 when no method is to blame."""
@@ -75,7 +75,7 @@ class DecodeError(ValueError):
 
 
 def bad_frame(kind: int, size: int, frame_max: int) -> DecodeError:
-    """501 for octets that are no frame: unknown type, beyond ``frame_max``, or without the end octet."""
+    """501 for octets that are not a frame: unknown type, beyond ``frame_max``, or without the end octet."""
     if size > frame_max:
         reason = f"frame size {size} exceeds the negotiated maximum of {frame_max}"
     else:
@@ -102,7 +102,7 @@ class FrameReader:
     """Bytes in, frames out.
 
     Three distinct outcomes: a frame is yielded; the iteration ends because more bytes are needed; or a
-    `DecodeError` is raised because the bytes are no AMQP. Memory is bounded by ``frame_max`` plus one read.
+    `DecodeError` is raised because the bytes are not AMQP. Memory is bounded by ``frame_max`` plus one read.
     """
 
     def __init__(self, frame_max: int) -> None:

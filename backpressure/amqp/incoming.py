@@ -81,7 +81,7 @@ class Incoming:
         self._unfinished: dict[int, _Unfinished] = {}
 
     def deliver_to(self, channel: int, on_message: OnMessage) -> None:
-        """Hand ``on_message`` what is delivered on this channel, to whichever of its consumers."""
+        """Hand ``on_message`` what is delivered on this channel, for any of its consumers."""
         self._wants_messages[channel] = on_message
 
     def return_to(self, channel: int, on_return: OnReturn) -> None:
@@ -148,7 +148,7 @@ class Incoming:
 
 
 class _Unfinished:
-    """A message of which not every frame has come."""
+    """A message whose frames have not all come."""
 
     def __init__(self, method: bytes) -> None:
         """``method`` is the payload of the frame that announced it."""
@@ -199,7 +199,7 @@ class _Unfinished:
 
 
 def message_from(properties: dict[str, object], body: bytes) -> Message:
-    """Return a message of which these properties could be read; a malformed expiration counts as none."""
+    """Return a message with those properties that could be read; a malformed expiration counts as none."""
     expiration = properties.get("expiration")
     return Message(
         body=body,
@@ -252,7 +252,7 @@ def _delivery(data: bytes, at: int, channel: int, size: int) -> tuple[int, _Deli
 
 
 def _wait(data: bytes, *ends: int) -> int:
-    """Return `NEEDS_MORE`, unless a frame is complete and does not end as it should: more bytes are no help then."""
+    """Return `NEEDS_MORE`, unless a frame is complete and does not end as it should: more bytes would not help then."""
     if any(end <= len(data) and data[end - 1] != FRAME_END_OCTET for end in ends):
         raise _UnusualError
     return NEEDS_MORE

@@ -44,7 +44,7 @@ _INTEGERS = {
 
 
 def method_index(payload: bytes) -> int:
-    """Return class and method number as one integer; 0, which is no method, for a payload that is too short."""
+    """Return class and method number as one integer; 0 (not a method) for a payload that is too short."""
     return int.from_bytes(payload[:4], "big") if len(payload) >= 4 else 0
 
 

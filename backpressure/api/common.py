@@ -74,7 +74,7 @@ class RequestBody(BaseModel):
     @classmethod
     def _can_be_sent_on(cls, content: Any) -> Any:
         if isinstance(content, bytes):
-            return content  # not declared as JSON: pydantic says that it is no object
+            return content  # not declared as JSON: pydantic says that it is not an object
         try:
             json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # both complain with a ValueError
         except RecursionError:

@@ -134,7 +134,7 @@ def _out_of_reach(report: Report, here: str) -> str:
         local = plain and is_loopback(url.hostname or "")
     except ValueError:
         local = False
-    return "" if local else f"its control API {report.api_url} is no plain address on this machine's loopback"
+    return "" if local else f"its control API {report.api_url} is not a plain address on this machine's loopback"
 
 
 def _is_ours(report: Report) -> bool:

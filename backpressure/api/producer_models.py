@@ -143,7 +143,7 @@ class BatchProduced(BaseModel):
 
 
 class NotTaken(BaseModel):
-    """What the broker took, and the ids of what it did not, or may not have: a hundred of each at most."""
+    """The number of accepted messages, and ids of those refused or unconfirmed: a hundred of each at most."""
 
     message: str
     messages_produced: int

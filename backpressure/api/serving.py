@@ -86,7 +86,7 @@ class ApiServer:
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
-        """Finish the requests at hand, at most three seconds, and close."""
+        """Finish the requests under way, within three seconds, and close."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
@@ -146,7 +146,7 @@ def _require_token(app: FastAPI, secret: bytes) -> None:
 
 
 def _document_token(app: FastAPI) -> None:
-    """Say in the app's OpenAPI document, of which FastAPI keeps the one copy, what every request needs."""
+    """Say in the app's OpenAPI document what every request needs. FastAPI keeps the only copy of it."""
     document = app.openapi()
     schemes = {scheme: {"type": "http", "scheme": scheme} for scheme in ("bearer", "basic")}
     document.setdefault("components", {})["securitySchemes"] = schemes

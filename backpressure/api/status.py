@@ -44,7 +44,7 @@ class ProcessStatus(BaseModel):
 
     @classmethod
     def of(cls, report: ProducerReport | ConsumerReport, cpu_percent: float) -> Self:
-        """Return what the report says of it."""
+        """Return its entry in the report."""
         memory_mb = round(report.rss_bytes / 1e6, 1)
         return cls(pid=report.pid, memory_mb=memory_mb, cpu_percent=cpu_percent, cpu_s=report.cpu_s)
 

@@ -48,7 +48,7 @@ def room_for_connections(wanted: int) -> int:
 async def listen(
     factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, tls: ssl.SSLContext | None = None
 ) -> asyncio.Server:
-    """Listen with a long queue, of which few connections are accepted per turn of the event loop."""
+    """Listen with a long queue; few connections are accepted per iteration of the event loop."""
     server = await asyncio.get_running_loop().create_server(
         factory,
         host,

@@ -27,7 +27,7 @@ ENTRY_COST_BYTES = 400
 
 
 def keys_in(headers: RawTable, name: bytes) -> tuple[str, ...]:
-    """The routing keys in the header ``CC`` or ``BCC``; what is no text there is none."""
+    """The routing keys in the header ``CC`` or ``BCC``; what is not text there is none."""
     items = split_array(headers.get(name, b""))
     return tuple(item[5:].decode(errors="surrogateescape") for item in items if item[:1] == b"S")
 
@@ -188,7 +188,7 @@ class Backlog:
 
 
 class PriorityBacklog:
-    """A backlog for each priority, of which the highest goes first: messages, and what is dropped at a bound."""
+    """A backlog for each priority. The highest goes first: to consumers, and when the bound drops messages."""
 
     __slots__ = ("_highest", "_levels")
 

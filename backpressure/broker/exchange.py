@@ -95,7 +95,7 @@ class Exchange:
             self._remembered.clear()
 
     def unbind(self, binding: Binding) -> None:
-        """Remove a binding; one that does not exist is no error."""
+        """Remove a binding; it is no error if it does not exist."""
         if binding in self.bindings:
             del self.bindings[binding]
             others = self._by_destination[binding.destination]

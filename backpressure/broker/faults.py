@@ -42,7 +42,7 @@ class FaultSettings:
         known = {field.name: type(field.default) for field in fields(self)}
         for name, value in document.items():
             if name not in known:
-                raise ConfigError(name, value, f"is no fault; allowed: {', '.join(known)}")
+                raise ConfigError(name, value, f"is not a fault; allowed: {', '.join(known)}")
             if known[name] is bool:
                 if not isinstance(value, bool):
                     raise ConfigError(name, value, "must be true or false")

@@ -57,7 +57,7 @@ def bad_request(reason: str) -> HttpError:
 
 
 def json_object(body: bytes, *, required: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what the client sent; 400 for what is no JSON object, lacks a key, or has half a surrogate pair or NaN."""
+    """Return the JSON object that was sent; 400 for anything else, a missing key, half a surrogate pair, or NaN."""
     try:
         document = json.loads(body)
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

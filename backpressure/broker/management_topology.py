@@ -288,7 +288,7 @@ def load_definitions(vhost: VirtualHost, path: Path) -> None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
-            raise ConfigError("--definitions", str(path), "is no JSON object")
+            raise ConfigError("--definitions", str(path), "is not a JSON object")
         import_definitions(vhost, document)
     except OSError as cause:
         raise ConfigError("--definitions", str(path), f"cannot be read: {cause.strerror}") from cause

@@ -57,7 +57,7 @@ class Pattern:
                 expression = re.compile(text)
                 tree = parser.parse(text)
         except (re.error, FutureWarning, OverflowError, RecursionError) as cause:
-            raise PatternError(f"is no regular expression: {cause}") from cause
+            raise PatternError(f"is not a regular expression: {cause}") from cause
         if _choices(tree) * LONGEST_NAME <= CHEAP:
             self._search: Callable[[str], object] = expression.search
         else:

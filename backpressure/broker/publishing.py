@@ -251,7 +251,7 @@ def compose(
 ) -> QueuedMessage:
     """The message to route; 406 for an expiration or carbon copies that make no sense.
 
-    ``header`` is the payload of ``properties``, and ``route`` the octets of exchange and key, where these are at hand.
+    ``header`` is the payload of ``properties``, ``route`` the octets of exchange and key, where these are known.
     """
     header = header or properties.payload()
     other_keys: tuple[str, ...] = ()

@@ -212,7 +212,7 @@ class VirtualHost:
         return self.last_queue_id
 
     def check_deletion(self, queue: Queue, *, if_unused: bool, if_empty: bool) -> None:
-        """406 when a queue is in use, or not empty, although it was to be deleted only otherwise."""
+        """406 when a queue is in use, or not empty, and the client asked to delete it only if it is not."""
         if if_unused and queue.consumers:
             raise precondition_failed(f"queue '{queue.name}' in vhost '/' in use")
         if if_empty and queue.ready:

@@ -25,7 +25,7 @@ __all__ = ["MAX_CONNECTIONS", "Answer", "WebServer"]
 
 MAX_BODY_BYTES = 8 << 20
 MAX_CONNECTIONS = 64
-"""One more closes the connection that was silent the longest, so that idle clients lock nobody out."""
+"""One more closes the connection that was silent the longest, so that idle clients do not lock others out."""
 REQUEST_TIMEOUT_S = 10.0
 """From the connection, or a request's first octet, to its last."""
 IDLE_TIMEOUT_S = 60.0

@@ -93,7 +93,7 @@ _DEFAULT_PORT = ApiSettings().consumer_port
 
 
 def _app(engine: ConsumerEngine) -> object:
-    from backpressure.api.consumer import consumer_app  # FastAPI is imported only where it serves
+    from backpressure.api.consumer import consumer_app  # FastAPI is imported only where an API is served
 
     return consumer_app(engine)
 

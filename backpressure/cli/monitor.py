@@ -39,7 +39,7 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
 
 
 @click.command()
-@setting("--watch", key="monitor.watch_s", help="Redraw the cards every so many seconds; 0: print one frame, then end")
+@setting("--watch", key="monitor.watch_s", help="Seconds between two frames; 0: print one, then end")
 @switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 when there is no broker); nothing is served")
 @setting(
     "--host",
@@ -131,7 +131,7 @@ async def _serving(observer: Observer, settings: Settings) -> AsyncIterator[str]
     """Serve metrics and the live page, and yield the URL."""
     from backpressure.api.monitor import (
         LiveFeed,
-        monitor_app,  # FastAPI is imported only where it serves
+        monitor_app,  # FastAPI is imported only where an API is served
     )
     from backpressure.api.serving import ApiServer
 

@@ -1,6 +1,6 @@
 """What long-running commands share: reading the settings, handling signals, serving a control API.
 
-A first SIGINT, SIGTERM or SIGHUP ends the process in order: what is in flight is settled. A second one ends it at once.
+A first SIGINT, SIGTERM or SIGHUP ends the process cleanly: what is in flight is settled. A second one ends it at once.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> A
     if not api.enabled:
         yield ""
         return
-    from backpressure.api.serving import ApiServer  # costs 48 MB: only where it serves
+    from backpressure.api.serving import ApiServer  # costs 48 MB: only where an API is served
 
     try:
         server = ApiServer(app(), host=api.host, port=port, token=api.token, key="api.host", flag="--api-port")

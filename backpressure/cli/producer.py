@@ -89,7 +89,7 @@ _DEFAULT_PORT = ApiSettings().producer_port
 
 
 def _app(engine: ProducerEngine) -> object:
-    from backpressure.api.producer import producer_app  # FastAPI is imported only where it serves
+    from backpressure.api.producer import producer_app  # FastAPI is imported only where an API is served
 
     return producer_app(engine)
 

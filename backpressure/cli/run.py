@@ -97,7 +97,7 @@ def _conduct(
         if not directory.has_begun:
             raise
         return error
-    except KeyboardInterrupt:  # outside the time in which signals end a run in order
+    except KeyboardInterrupt:  # outside the time in which signals end a run cleanly
         if not directory.has_begun:
             raise ExperimentError(TOO_SOON) from None
         return ExperimentError("interrupted while its processes were stopped")

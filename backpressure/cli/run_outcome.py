@@ -1,4 +1,4 @@
-"""How a run ends, whichever command conducted it: verdict and report on the terminal, exit code, and JUnit XML.
+"""How a run ends, for all commands that conduct one: verdict and report on the terminal, exit code, and JUnit XML.
 
 JUnit XML is the one format that every CI server shows: a run is a suite, an expectation is a test case.
 """
@@ -100,7 +100,7 @@ def to_junit(summary: Summary, reason: str = "") -> str:
 
 
 def junit_error(scenario: str, reason: str) -> str:
-    """Return the document of a run of which there is no summary, for the ``reason``."""
+    """Return the document of a run that has no summary, with the ``reason``."""
     suite = _suite(scenario, tests=1, failures=0, errors=1)
     _error(suite, scenario, reason)
     return _document(suite)

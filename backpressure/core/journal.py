@@ -98,7 +98,7 @@ def count_outcomes(data: bytes) -> Counter[Outcome]:
 def read_records(data: bytes | memoryview) -> Iterator[ProducerRecord | ConsumerRecord]:
     """Yield the records of one journal up to its end, ignoring a last record that was cut off.
 
-    Raises `ValueError` for what is no record of ours.
+    Raises `ValueError` for a record in another format.
     """
     usable = len(data) - len(data) % RECORD_BYTES
     for fields in _FORMAT.iter_unpack(memoryview(data)[:usable]):

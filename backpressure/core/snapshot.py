@@ -142,7 +142,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Messages a second over about the last second, all live processes; None while no process of the role was seen."""
+    """Messages per second in the last second or so, all live processes; None while no process of the role was seen."""
 
     offered_per_s: float | None = None
     published_per_s: float | None = None

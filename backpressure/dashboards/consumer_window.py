@@ -110,7 +110,7 @@ class WindowLink:
             await asyncio.sleep(_REFRESH_S)
 
     async def obey(self) -> None:
-        """Do what the window asks for, until it is closed: then end the consumer in order."""
+        """Do what the window asks for, until it is closed: then end the consumer cleanly."""
         async for line in self._asked:
             request = json.loads(line)
             try:

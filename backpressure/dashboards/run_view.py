@@ -1,4 +1,4 @@
-"""A run on a terminal: while it goes on, redrawn in place, and its verdict at the end.
+"""A run on a terminal: while it lasts, redrawn in place, and its verdict at the end.
 
 The live view shows the phase, the loop, and what the law decided and why. At the end come the verdict, the
 expectations, and the main figures.

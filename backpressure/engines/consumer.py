@@ -174,7 +174,7 @@ class ConsumerEngine:
     # --- what others ask ------------------------------------------------------------------------------------------
 
     def reconfigure(self, settings: Settings) -> None:
-        """Go on with other settings: rate, distribution, prefetch, failures, retries."""
+        """Switch to other settings: rate, distribution, prefetch, failures, retries."""
         self.settings = settings
         self._bench.use(settings)
         if self._simulated is not None:

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 _MANAGEMENT_INTERVAL_S = 4.5
 _RETRY_S = 1.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
-_REPORTS_A_LOOK = 4  # look for events after so many reports of each process: people read them
+_REPORTS_A_LOOK = 4  # look for events after this many reports of each process: people read them
 _MOST_UNREAD = 1000
 
 

@@ -109,7 +109,7 @@ class Pacing:
             await self._next_tick(started)
 
     async def _next_tick(self, started: float) -> None:
-        """Wait about a tick, or for the report of a consumer that comes near its end."""
+        """Wait about a tick; a consumer's report near its end ends it."""
         tick_s = self._settings.control.tick_ms / 1000
         earliest, latest = decision_window(started, tick_s, self.signals.feedback_age_s)
         await asyncio.sleep(max(0.0, earliest - self._clock.now()))
@@ -141,7 +141,7 @@ class Pacing:
         return create(wanted, config)
 
     def use(self, settings: Settings, law: Law) -> None:
-        """Go on with other settings and their law; one that stays keeps its memory."""
+        """Switch to other settings and their law; one that stays keeps its memory."""
         self._settings = settings
         if law is not self.law:
             self.law = law

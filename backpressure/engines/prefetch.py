@@ -98,7 +98,7 @@ class PrefetchControl:
         return min(_LARGEST, self._base + self._aside)
 
     def reconfigure(self, settings: ConsumerSettings) -> None:
-        """Go on with other settings."""
+        """Switch to other settings."""
         if settings.prefetch != self._settings.prefetch:
             self._sizer = PrefetchSizer()
             self._change(self._initial(settings), self._aside)

@@ -166,7 +166,7 @@ class ProducerEngine:
         return await self._submissions.submit(messages, traceparent, self.settings.producer.confirm_window)
 
     async def reconfigure(self, settings: Settings) -> None:
-        """Go on with other settings: rate, strategy and its parameters, queue bound, batch, window, payload.
+        """Switch to other settings: rate, strategy and its parameters, queue bound, batch, window, payload.
 
         One call at a time: each replaces all settings.
 

@@ -105,7 +105,7 @@ class Sender:
         await self._publisher.stop()
 
     def use(self, settings: Settings, *, retries: bool) -> None:
-        """Go on with other settings: rate, arrivals, batch, burst, window, payload, names, answer to a refusal."""
+        """Switch to other settings: rate, arrivals, batch, burst, window, payload, names, answer to a refusal."""
         producer, before, now = settings.producer, self._settings.producer, self._clock.now()
         self._settings = settings
         if (producer.arrivals, producer.burst_ms) != (before.arrivals, before.burst_ms):

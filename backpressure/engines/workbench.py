@@ -45,7 +45,7 @@ class Workbench:
         prefetch: how many may be held.
         waker: ends a wait when something has happened.
         paused: no more work is begun.
-        expect: begin no more work once so many are settled; 0: no limit.
+        expect: begin no more work once this many are settled; 0: no limit.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Workbench:
         await self._subscriber.stop()
 
     def use(self, settings: Settings) -> None:
-        """Go on with other settings: prefetch, retries, the number that is expected."""
+        """Switch to other settings: prefetch, retries, the number that is expected."""
         self.expect = settings.consumer.expect
         self._retry = retry_policy(settings)
         self.prefetch.reconfigure(settings.consumer)
@@ -144,7 +144,7 @@ class Workbench:
         self.paused = False
 
     def busy_s(self, now: float) -> float:
-        """Return the seconds spent working, the work at hand included."""
+        """Return the seconds spent working, including the current work."""
         return self._finished_busy_s + (now - self._current_since if self._current is not None else 0.0)
 
     def make_room(self) -> None:

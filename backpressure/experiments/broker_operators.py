@@ -22,7 +22,7 @@ class BrokerOperator(Protocol):
     """All methods return when the work is done, and raise `PaceError` when it fails."""
 
     async def stop(self) -> None:
-        """Shut it down in order."""
+        """Shut it down cleanly."""
 
     async def start(self) -> None:
         """Start it after `stop`, on the same ports."""
@@ -37,7 +37,7 @@ class BrokerOperator(Protocol):
         """Let it stand still, with all its connections."""
 
     def go_on(self) -> None:
-        """Let it go on after `suspend`."""
+        """Let it continue after `suspend`."""
 
     async def set_alarm(self, *, raised: bool) -> None:
         """Raise or clear the memory alarm."""

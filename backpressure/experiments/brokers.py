@@ -156,8 +156,8 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
 async def watching(broker: PrivateProcess, supervisor: Supervisor) -> AsyncIterator[None]:
     """Report the processes of ``broker`` to ``supervisor``, and fail it when one dies that no fault has killed.
 
-    Such a process is no child of the supervisor, so its end has to be polled for. ``broker.pid`` is 0 while it is meant
-    to be down.
+    Such a process is not a child of the supervisor, so its end has to be polled for. ``broker.pid`` is 0 while it is
+    meant to be down.
     """
     watch = asyncio.create_task(_watch(broker, supervisor), name="broker watch")
     try:

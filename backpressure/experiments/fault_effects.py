@@ -112,7 +112,7 @@ async def _consumer_stop(fault: ConsumerStop, stage: Stage) -> AsyncIterator[Non
     finally:
         for child in hung:
             stage.supervisor.go_on(child)
-            stage.happened(f"{child.id} goes on (SIGCONT)")
+            stage.happened(f"{child.id} continues (SIGCONT)")
 
 
 @asynccontextmanager
@@ -178,7 +178,7 @@ async def _broker_hang(_: BrokerHang, stage: Stage) -> AsyncIterator[None]:
         yield
     finally:
         stage.operator.go_on()
-        stage.happened("broker goes on (SIGCONT)")
+        stage.happened("broker continues (SIGCONT)")
 
 
 @asynccontextmanager

@@ -111,7 +111,7 @@ class _PrivateBrokerFault(Fault):
 
 
 class BrokerRestart(_PrivateBrokerFault):
-    """The broker stops in order, telling its clients, and starts again with what was durable."""
+    """The broker shuts down cleanly, telling its clients, and starts again with what was durable."""
 
     name: ClassVar[str] = "broker-restart"
     restarts_broker: ClassVar[bool] = True

@@ -54,7 +54,7 @@ ShareDone = Callable[[Snapshot], float | None]
 
 
 class Watcher(Protocol):
-    """Shows a run while it goes on."""
+    """Shows a run while it lasts."""
 
     def began(self, title: str, broker: str, queue: str, phases: Sequence[tuple[str, float]]) -> None:
         """Everything is ready; ``queue`` is the work queue, ``phases`` are names and (longest) durations in seconds."""
@@ -105,7 +105,7 @@ class Runner:
     def conduct(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
 
-        The first SIGINT, SIGTERM or SIGHUP ends it in order, a second one at once. These signals are blocked until
+        The first SIGINT, SIGTERM or SIGHUP ends it cleanly, a second one at once. These signals are blocked until
         their handlers are in place: a `KeyboardInterrupt` while the event loop is created would leave half of a loop.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

@@ -221,7 +221,7 @@ def _check_work(settings: Settings) -> None:
         allowed = "the mean work is 0, so a consumer has no capacity to match: give it more than 0"
         if consumer.distribution == "uniform":
             raise ConfigError("consumer.processing_max_ms", consumer.processing_max_ms, allowed)
-        raise ConfigError("consumer.rate", consumer.rate, "as fast as can be is no capacity to match: give it a number")
+        raise ConfigError("consumer.rate", consumer.rate, "max leaves no capacity to match: give a number")
 
 
 def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: str) -> None:
@@ -229,7 +229,7 @@ def _refuse_what_cannot_change(changes: Mapping[str, Any], where: str, source: s
         if not is_live(key, _LIVE):
             sections = sorted(name for name in _LIVE if "." not in name)
             allowed = (
-                "cannot change while the run goes on: set it at the top of the file. A phase can change "
+                "cannot change during the run: set it at the top of the file. A phase can change "
                 f"{', '.join(sorted(_LIVE.difference(sections)))} and every key of {', '.join(sections)}"
             )
             raise ConfigError(f"{where}.{key}", value, allowed, source)

@@ -172,7 +172,7 @@ class Supervisor:
         _signal(child, signal.SIGSTOP)
 
     def go_on(self, child: Child) -> None:
-        """Let a child that hangs go on (SIGCONT)."""
+        """Let a child that hangs continue (SIGCONT)."""
         child.suspended = False
         _signal(child, signal.SIGCONT)
 

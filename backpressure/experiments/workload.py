@@ -17,7 +17,7 @@ def process_seed(seed: int, process_id: str) -> int:
 
 
 def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:
-    """Return the capacity of so many consumers and the offered load of so many producers under ``settings``."""
+    """Return the capacity of these consumers and the offered load of these producers under ``settings``."""
     mean_s, cv = service(settings)
     return LoadChanged(
         at_ns=at_ns,

@@ -142,7 +142,7 @@ def _tasks_router(tasks: Tasks) -> APIRouter:
 
     @router.post("/workers/stop")
     async def stop() -> Stopped:
-        """Stop all workers. Each may finish the task that it is at, within ten seconds; a longer task goes back."""
+        """Stop all workers. Each may finish its task within ten seconds; a longer task goes back to the queue."""
         return Stopped(stopped=await tasks.stop_workers())
 
     @router.post("/workers/{worker}/kill", responses={404: {"description": "no such worker runs"}})

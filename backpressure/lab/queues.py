@@ -85,7 +85,7 @@ class LabSender(ConfirmingPublisher):
         self._blocked = ""
 
     def on_blocked(self, reason: str) -> None:
-        """An alarm: what is in flight arrives when it is over, but no caller waits that long."""
+        """An alarm. What is in flight arrives after it, but no caller waits that long."""
         self._blocked = f"{self._address} takes no messages now ({reason}); what was sent may arrive later"
         self.give_up(TransportError(self._blocked))
 

@@ -183,7 +183,7 @@ class WorkerPool:
             stdin=PIPE,
             stdout=PIPE,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C is for the lab, which then stops its workers in order
+            start_new_session=True,  # Ctrl-C is for the lab, which then stops its workers cleanly
         )
         worker = self._workers[name] = _Worker(name, process)
         return worker

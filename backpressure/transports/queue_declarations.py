@@ -5,7 +5,7 @@
     direct.exchange ──work──▶ work.queue ──full (drop-head), expired, rejected──▶ work.queue.dlq
                     └─work──▶ audit.queue (when auditing)
 
-Dead letters go through the default exchange, which every broker has and nobody can misconfigure.
+Dead letters go through the default exchange, which every broker has and no user can misconfigure.
 """
 
 from __future__ import annotations

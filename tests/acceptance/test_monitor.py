@@ -165,7 +165,7 @@ def tmux(tmp_path: Path, go_without: Callable[[str, str], NoReturn]) -> Iterator
 
 
 def test_the_cards_follow_the_terminal_and_leave_the_last_state_behind(tmux: Callable[..., str], broker: str) -> None:
-    unsized = "env -u COLUMNS -u LINES"  # these, where set, outdo what the terminal says
+    unsized = "env -u COLUMNS -u LINES"  # where these are set, they override the size of the terminal
     monitor = f"{sys.executable} {ROOT / 'monitor.py'} --url {broker} --port 0 --watch 2"
     begin = ("new-session", "-d", "-x", "80", "-y", "40", "-e", "PACE_CONFIG=", "-e", "NO_COLOR=1")
     tmux(*begin, f"{unsized} {monitor}; exec cat")

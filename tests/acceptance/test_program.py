@@ -181,7 +181,7 @@ def test_a_non_blocking_pipe_takes_all_that_is_printed(tmp_path: Path, environme
         ("monitor.py", ("--url", "amqp://127.0.0.1:1/", "--port", "0", "--watch", "0.2"), "waiting for"),
     ],
 )
-def test_the_end_of_its_terminal_ends_a_program_in_order(
+def test_the_end_of_its_terminal_ends_a_program_cleanly(
     program: str, flags: tuple[str, ...], ready: str, start: Any
 ) -> None:
     running = start(program, *flags)

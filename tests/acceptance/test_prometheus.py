@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
 DASHBOARDS = sorted((COMPOSE / "grafana" / "dashboards").glob("*.json"))
 TOKEN = "s3cret"
-SCRAPES = 10  # so many of each target before anything is asked: rates need a few
+SCRAPES = 10  # scrapes of each target before the first question: rates need a few
 WITHOUT_RABBITMQ = "the embedded broker has no Prometheus plugin"
 EMPTY = {  # panel → why it has nothing to show here
     "RabbitMQ: memory of each node": WITHOUT_RABBITMQ,
@@ -90,13 +90,13 @@ def configuration(experiment: dict[str, str], tmp_path: Path) -> Path:
 
 
 class Prometheus:
-    """A running server and the questions one can ask it."""
+    """A running server, and the queries to it."""
 
     def __init__(self, port: int) -> None:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False)
 
     def query(self, expression: str) -> list[float]:
-        """Return the values of an instant query that are numbers; raises `AssertionError` when it is no PromQL."""
+        """Return the values of an instant query that are numbers; raises `AssertionError` when it is not PromQL."""
         content = self._get("/query", query=expression)
         assert content["status"] == "success", f"{expression}: {content}"
         result = content["data"]["result"]
@@ -159,7 +159,7 @@ def test_every_query_of_dashboards_and_alerts_finds_data_in_a_running_experiment
         empty = {panel for panel, query in asked if not prometheus.query(query)}
         return empty == set(EMPTY)
 
-    # A quantile over ten seconds is no number where the machine was busy elsewhere for so long.
+    # A quantile over ten seconds is NaN where the machine was busy elsewhere for that long.
     wait_until(only_those_are_empty, f"every panel has data but {', '.join(EMPTY)}")
 
     rules = prometheus.rules()

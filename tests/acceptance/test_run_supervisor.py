@@ -105,7 +105,7 @@ def test_producers_are_stopped_before_consumers_and_the_broker_last(tmp_path: Pa
     assert stops == ["producer-1", "consumer-1", "monitor", "broker"]
 
 
-def test_who_does_not_listen_is_killed_after_the_grace_time(tmp_path: Path) -> None:
+def test_a_process_that_ignores_the_signal_is_killed_after_the_grace_time(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         child = await stage.start("consumer", STUBBORN)
         await stage.supervisor.stop([child], grace_s=0.1)
@@ -131,7 +131,7 @@ def test_a_child_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
 
 
 class Node:
-    """A broker that is no child of the supervisor: a private RabbitMQ or Kafka."""
+    """A broker that is not a child of the supervisor: a private RabbitMQ or Kafka."""
 
     product = "private node"
 

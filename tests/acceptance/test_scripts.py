@@ -136,7 +136,7 @@ def test_as_fast_as_can_be_the_law_matches_two_programs_that_name_no_rate(start:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_both_in_order_with_their_closing_lines(
+def test_a_signal_ends_both_cleanly_with_their_closing_lines(
     start: Any, broker: Any, number: signal.Signals, tmp_path: Path
 ) -> None:
     where = ("--url", broker.url, "--queue", f"q.{number.name}")

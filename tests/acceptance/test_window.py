@@ -1,4 +1,4 @@
-"""The consumer's window on its own display (Xvfb): bounded, controllable, closed in order."""
+"""The consumer's window on its own display (Xvfb): bounded, controllable, closed cleanly."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_window_keeps_the_latest_rows_however_many_come(shown: Any) -> None:
     assert view.rows.set(view.rows.get_children()[-1], "body") == "{braces} and $dollars"
 
 
-def test_who_has_scrolled_up_is_left_to_read(shown: Any) -> None:
+def test_the_text_stays_where_the_user_has_scrolled_to(shown: Any) -> None:
     view, _ = shown
     view.show(update(*(row(n) for n in range(100))))
     view.root.update()
@@ -98,7 +98,7 @@ def test_buttons_ask_for_pause_resume_and_prefetch(shown: Any) -> None:
     assert asked == [{"do": "pause"}, {"do": "resume"}, {"do": "prefetch", "value": "17"}]
 
 
-def test_closing_the_window_ends_the_consumer_in_order(start: Any, broker: Any, display: str, wait_until: Wait) -> None:
+def test_closing_the_window_ends_the_consumer_cleanly(start: Any, broker: Any, display: str, wait_until: Wait) -> None:
     where = ("--url", broker.url, "--queue", "windowed", "--no-api")
     producer = start("fast_producer.py", *where, "--count", "3000", "--strategy", "unbounded", "--rate", "2000")
     assert producer.ends() == 0

@@ -26,7 +26,7 @@ PROSE = {"and", "of", "from", "while", "it", "is", "the", "them"}  # after "pace
 
 
 def messages(path: Path) -> Iterator[str]:
-    """Yield the texts of a module that are no docstrings, with {} for what is filled in."""
+    """Yield the texts of a module that are not docstrings, with {} for what is filled in."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inner: set[int] = set()
     for node in ast.walk(tree):

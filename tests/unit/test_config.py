@@ -43,7 +43,7 @@ def test_without_any_source_the_defaults_hold() -> None:
 def test_what_is_not_text_is_refused_wherever_it_comes_from(text: str) -> None:
     assert "producer.text" in refused(environ={"PACE_PRODUCER__TEXT": text})
     message = refused({"producer.text": text})
-    assert "is no text" in message
+    assert "is not text" in message
     message.encode()  # a terminal can show it
 
 

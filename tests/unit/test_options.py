@@ -112,6 +112,6 @@ def test_a_number_out_of_range_is_bad_usage(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
-def test_the_broker_and_the_check_refuse_what_is_no_number(value: str) -> None:
+def test_the_broker_and_the_check_refuse_what_is_not_a_number(value: str) -> None:
     assert CliRunner().invoke(pace, ["broker", "--memory-limit-mb", value]).exit_code == 2
     assert CliRunner().invoke(pace, ["check", "--timeout", value]).exit_code == 2

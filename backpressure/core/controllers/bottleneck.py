@@ -50,7 +50,7 @@ class Bottleneck:
     Attributes:
         queue: the observer of the depth.
         age_s, departed_age_s: smoothed age of the readings, and of what is known about departures.
-        fresh: whether any signal is recent enough to act upon.
+        fresh: whether any signal is recent enough to use.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
         idle: smoothed part of the consumers' time without work although more was queued than they had in work; 0 where

@@ -58,7 +58,7 @@ class PaceLaw:
         Parameter("gain", 0.6, "", "part of the queue's error corrected in one loop time", 0.01, 2.0),
         Parameter("idle", 0.001, "", "share of the capacity that may be lost to an empty queue", 1e-6, 0.5),
         Parameter("start_per_s", 50.0, "msg/s", "rate of a cold start, for all producers together", 0.01),
-        Parameter("stale_s", 0.5, "s", "signals older than this (or than 2.5 reports) are not acted upon", 0.01),
+        Parameter("stale_s", 0.5, "s", "signals older than this (or than 2.5 reports) are not used", 0.01),
     )
 
     def __init__(self, config: LawConfig) -> None:

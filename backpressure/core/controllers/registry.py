@@ -52,7 +52,7 @@ def create(name: str, config: LawConfig | None = None) -> Law:
         law = factory(config if config is not None else LawConfig())
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a user's own class raises, it is no law
+    except (Exception, SystemExit) as error:  # whatever a user's own class raises, it is not a law
         raise ConfigError("producer.strategy", name, f"cannot be built: {_told(error)}") from error
     if not isinstance(law, Law):
         raise ConfigError("producer.strategy", name, "its object has no method update(signals, now)")

@@ -25,7 +25,7 @@ class Workshop(ABC):
     """Consumers and their work on what was delivered to them; `WorkQueue` explains the attributes."""
 
     def __init__(self, uniform: Callable[[], float]) -> None:
-        """``uniform`` returns numbers in [0, 1), of which service times are made."""
+        """``uniform`` returns random numbers in [0, 1); service times are computed from them."""
         self.workers = Workers(count=0)
         self.failures: Failures | None = None
         self.network = Network()
@@ -87,7 +87,7 @@ class Workshop(ABC):
                 self._work(consumer, at_s)
 
     def _end(self, consumer: PlantConsumer, now: float) -> None:
-        """The attempt at hand is over."""
+        """The current attempt is over."""
         consumer.busy = False
         again, ghost = consumer.again, consumer.ghosts > 0
         message = consumer.held.popleft() if again is None else again

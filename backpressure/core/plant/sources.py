@@ -95,7 +95,7 @@ class PlantProducer:
         return self._arrived_at_random + self._schedule.offered
 
     def shrink(self, share: float) -> None:
-        """Model only this share of the producers that it has modelled."""
+        """Reduce the producers that it models to this share."""
         self.demand_per_s *= share
         self._weight *= share
         self._own_limit_per_s *= share
@@ -103,7 +103,7 @@ class PlantProducer:
         self.line.width *= share
 
     def change(self, *, weight: float, retry: bool, burst_s: float, now: float) -> None:
-        """Go on with another weight, another answer to a refusal, another burst; see `Plant.add_producer`."""
+        """Continue with another weight, another answer to a refusal, another burst; see `Plant.add_producer`."""
         self._weight, self._retry, self._burst_s = weight, retry, burst_s
         if self._bucket is not None:
             self._bucket.set_burst(burst_s, now)

@@ -100,9 +100,9 @@ class PlantConsumer:
         given_up: what is to be dead-lettered as soon as the broker takes messages.
         ghosts: how many of ``again`` and the first of ``held`` are in the queue again, for its connection was lost.
         line: its connection, as far as from the broker.
-        acking: messages that are done, and of which the broker does not know it yet.
+        acking: messages that are done, but whose acknowledgement has not reached the broker.
         hung, overdue: it does nothing; and its work would have ended meanwhile.
-        failing: what makes the attempt at hand fail; None: it succeeds.
+        failing: what makes the current attempt fail; None: it succeeds.
         failed, retried: attempts that failed, and those of them that are made again.
         wasted_s: time spent on attempts that failed.
     """

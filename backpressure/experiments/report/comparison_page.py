@@ -138,7 +138,7 @@ def _data(
                 "on_front": standing.on_front,
             }
             for hue, standing in enumerate(rows)
-            if standing.utilisation is not None and standing.wait_p99_ms is not None  # what was not measured is no 0
+            if standing.utilisation is not None and standing.wait_p99_ms is not None
         ],
         "laws": [_series(standing.law, recordings[standing.law]) for standing in comparison.standings],
     }

@@ -83,7 +83,7 @@ def expectations(summary: Summary) -> str:
 
 
 def mark(check: Held, summary: Summary, *, words: bool = False) -> str:
-    """Return the sign of an expectation's result; "lost 0" is no success while messages were given up."""
+    """Return the sign of an expectation's result; "lost 0" is not a success while messages were given up."""
     sign, word, style = ("✔", "held", "ok") if check.held else ("✘", "not held", "bad")
     if check.held and beside(check, summary):
         sign, style = "▲", "warn"

@@ -278,7 +278,7 @@ class Membership:
         await self.member.start()
         while not (await asyncio.wait({self._joined}, timeout=_JOIN_WITHIN_S))[0]:
             error = NotConnectedError(
-                f"the group {group_id(self._queue)!r} at {self._broker.address()} has let nobody in for "
+                f"the group {group_id(self._queue)!r} at {self._broker.address()} has admitted no consumer for "
                 f"{_JOIN_WITHIN_S:g} s"
             )
             if not self._broker.wait:

@@ -74,7 +74,7 @@ class MemoryQueue:
         return str(self.bound.get("overflow", "drop-head"))
 
     def is_over(self, extra_messages: int = 0, extra_bytes: int = 0) -> bool:
-        """Whether the ready messages, and so many more, exceed the bound."""
+        """Whether the ready messages and this many more exceed the bound."""
         return (
             len(self.ready) + extra_messages > int(self.bound.get("max-length", 1 << 62))
             or self.ready_bytes + extra_bytes > int(self.bound.get("max-length-bytes", 1 << 62))

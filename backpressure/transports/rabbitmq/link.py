@@ -61,7 +61,7 @@ class RabbitMQLink:
         return self._connection
 
     async def start(self) -> None:
-        """Return when set up for the first time; raises `TransportError` when that failed and waiting is no use."""
+        """Return when set up for the first time; raises `TransportError` when that failed and waiting does not help."""
         if self._keeper is not None:
             raise RuntimeError("a link is started once")
         self._keeper = asyncio.create_task(self._keep_alive(), name=self._name)

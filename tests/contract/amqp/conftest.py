@@ -222,7 +222,7 @@ def until() -> Callable[..., Any]:
 
 
 class RawClient:
-    """An AMQP client without opinions: sends what it is told, and shows every frame that comes back."""
+    """A plain AMQP client: it sends what it is given, and shows every frame that comes back."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, timeout=10)

@@ -65,14 +65,14 @@ def test_blind_copies_are_hidden_from_all_consumers(queues: list[str], publish: 
     assert received() == [[(first, {"CC": [third], "mine": 1})]] * 3
 
 
-def test_keys_that_are_no_text_are_left_out(queues: list[str], publish: Any, received: Any) -> None:
+def test_keys_that_are_not_text_are_left_out(queues: list[str], publish: Any, received: Any) -> None:
     first, second, _ = queues
     publish("", first, CC=[1, second])
     assert [len(messages) for messages in received()] == [1, 1, 0]
 
 
 @pytest.mark.parametrize(("header", "value", "kind"), [("CC", "text", "longstr"), ("BCC", None, "void")])
-def test_copies_that_are_no_list_are_refused(
+def test_copies_that_are_not_a_list_are_refused(
     queues: list[str], publish: Any, refused: Any, header: str, value: Any, kind: str
 ) -> None:
     reason = f'invalid message: {{unacceptable_type_in_header,"{header}",{kind}}}'

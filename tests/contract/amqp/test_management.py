@@ -339,7 +339,7 @@ def test_a_binding_to_an_exchange_tells_it_from_the_queue_of_the_same_name(
     }
 
 
-def test_the_waiting_consumer_of_a_single_active_queue_is_told_from_the_active_one(
+def test_the_waiting_consumer_of_a_single_active_queue_is_distinguished_from_the_active_one(
     janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str], until: Any
 ) -> None:
     queue = name()
@@ -375,7 +375,7 @@ def test_a_policy_that_could_not_work_later_is_refused(broker: Any, janitor: htt
     )
 
 
-def test_a_pattern_that_backtracks_for_ever_keeps_nobody_waiting(
+def test_a_pattern_that_backtracks_forever_blocks_no_other_client(
     janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str]
 ) -> None:
     queue = name() + "a" * 60

@@ -178,7 +178,7 @@ def test_the_topology_of_another_broker_is_taken_over_from_its_definitions(start
     [
         (None, "cannot be read"),
         ("{", "cannot be used"),
-        ("[]", "is no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"queues": [{"name": "q", "vhost": "a"}, {"name": "q", "vhost": "b"}]}', "one virtual host"),
         ('{"queues": [{"name": "q", "arguments": {"x-max-length": -1}}]}', "value_negative"),
         ('{"bindings": [{"source": "amq.topic", "destination": "q"}]}', "no queue 'q'"),

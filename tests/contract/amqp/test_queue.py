@@ -387,7 +387,7 @@ def test_a_channel_wide_prefetch_does_not_go_with_a_quorum_queue(
         subscribe(channel, queue)
 
 
-def test_who_deletes_a_queue_has_the_answer_before_the_end_of_its_own_consumer(
+def test_a_client_that_deletes_a_queue_has_the_answer_before_the_end_of_its_own_consumer(
     raw: Any, name: Callable[[], str]
 ) -> None:
     queue = name()

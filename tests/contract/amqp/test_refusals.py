@@ -176,7 +176,7 @@ def test_a_content_header_is_of_the_class_of_its_method_and_without_weight(
         commands.Basic.Recover(requeue=False),
     ],
 )
-def test_what_nobody_implements_is_refused_by_name(ask: Any, method: base.Frame) -> None:
+def test_unimplemented_methods_are_refused_by_name(ask: Any, method: base.Frame) -> None:
     code, _, named = ask(method)
     assert (code, named) == (540, (method.index >> 16, method.index & 0xFFFF))
 

@@ -186,7 +186,7 @@ class Bench:
         return sorted(map(str, found))
 
     async def delivered(self, log: SubscriberLog, count: int) -> None:
-        """Wait until so many deliveries have come: what a probe sees to have left the queue is still on its way."""
+        """Wait until this many deliveries have come: a message that has left the queue may still be on its way."""
         await self.until(lambda: len(log.deliveries) >= count)
 
     async def quiet(self, probe: Any, ready: int, queue: str = "") -> None:
@@ -196,7 +196,7 @@ class Bench:
                 await asyncio.sleep(0.005)
 
     async def dead_letters(self, count: int) -> list[Delivery]:
-        """Take so many dead letters: a broker hands them on in its own time, after it has answered."""
+        """Take this many dead letters: a broker passes them on some time after it has answered."""
         await self.quiet(await self.started(self.transport.probe()), ready=count, queue=self.queue.dead_letter)
         return [delivery async for delivery in self.admin.drain(self.queue.dead_letter)]
 

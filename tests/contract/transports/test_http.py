@@ -68,7 +68,7 @@ async def checked(stack: Stack, timeout_s: float) -> dict[str, CheckOutcome]:
         return {result.name: result.outcome async for result in system.run()}
 
 
-def test_of_a_thousand_parallel_requests_none_is_lost_and_none_doubled(play: Play) -> None:
+def test_no_request_of_a_thousand_parallel_ones_is_lost_or_doubled(play: Play) -> None:
     async def story(bench: Any) -> None:
         async with producer_on(bench) as client:
             answers = await asyncio.gather(

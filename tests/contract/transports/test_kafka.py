@@ -41,7 +41,7 @@ def foreign(bench: Any, **options: Any) -> dict[str, Any]:
 
 
 async def fill(bench: Any, *counts: int) -> None:
-    """Put so many messages into each partition."""
+    """Put this many messages into each partition."""
     producer = Producer(foreign(bench))
     for partition, count in enumerate(counts):
         for _ in range(count):

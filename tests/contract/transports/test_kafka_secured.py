@@ -77,7 +77,7 @@ class SecuredKafka(PrivateKafka):
         )
 
     async def permit(self, principal: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
-        """Let somebody do something."""
+        """Run one action as one user."""
         client = AdminClient({"bootstrap.servers": self.url.removeprefix("kafka://")})
         pattern, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
         for future in client.create_acls([AclBinding(kind, name, pattern, principal, "*", operation, allow)]).values():
@@ -195,7 +195,7 @@ def broker(secured: SecuredKafka) -> SecuredKafka:
 
 
 @pytest.mark.parametrize("way", WELCOME)
-def test_who_has_what_it_takes_can_do_everything(play: Play, way: str) -> None:
+def test_a_client_with_all_rights_can_do_everything(play: Play, way: str) -> None:
     async def story(bench: Any) -> None:
         bench.transport = connect(WELCOME[way].settings(bench))
         admin = await bench.started(bench.transport.admin())
@@ -281,14 +281,14 @@ def test_a_consumer_that_may_not_read_its_topic_says_so_once(play: Play, caplog:
         bench.transport = connect(Way("LOGIN", login=CAROL).settings(bench, wait=True))
         _, log = await bench.subscriber()
         await bench.until(lambda: "opic authorization failed" in caplog.text)
-        await asyncio.sleep(1)  # it is told again and again
+        await asyncio.sleep(1)  # each retry reports it again
         assert not log.deliveries
         assert caplog.text.count("opic authorization failed") == 1
 
     play(story)
 
 
-def test_who_comes_without_a_login_or_in_the_clear_is_asked_whether_that_is_it(play: Play) -> None:
+def test_a_client_without_login_or_tls_is_told_that_this_may_be_the_cause(play: Play) -> None:
     async def story(bench: Any) -> None:
         for listener in ("LOGIN", "TLS"):
             settings = Way(listener).settings(bench, wait=False, connect_timeout_s=1.0)

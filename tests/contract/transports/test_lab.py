@@ -52,7 +52,7 @@ class Client:
 
 @asynccontextmanager
 async def running_lab(directory: Path, url: str, management_url: str = "", **settings: str) -> AsyncIterator[Client]:
-    """Run `pace lab` on a free port; it must end in order."""
+    """Run `pace lab` on a free port; it must end cleanly."""
     ours = re.compile("PACE_|RABBITMQ_|LOG_LEVEL")
     announced = directory / "lab.json"
     environment = {name: value for name, value in os.environ.items() if not ours.match(name)} | {

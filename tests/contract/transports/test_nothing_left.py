@@ -21,12 +21,12 @@ on_amqp = pytest.mark.parametrize("kind", ["embedded", "rabbitmq"])
 
 
 def beside(queue: QueueSettings, **changes: Any) -> QueueSettings:
-    """Return the settings of another experiment, of which nothing is there yet."""
+    """Return the settings of another experiment that has no queues yet."""
     names = {name: f"{getattr(queue, name)}.beside" for name in ("exchange", "work", "dead_letter")}
     return queue.model_copy(update={**names, "routing_key": "beside", **changes})
 
 
-def test_looking_for_what_is_missing_names_it_and_creates_nothing(play: Play) -> None:
+def test_looking_for_a_missing_queue_names_it_and_creates_nothing(play: Play) -> None:
     async def story(bench: Any) -> None:
         assert await bench.admin.missing(bench.queue) == []
         other = beside(bench.queue)

@@ -173,7 +173,7 @@ def as_user(settings: Settings, name: str) -> Settings:
 
 
 async def consumed(settings: Settings, messages: int) -> ConsumerEngine:
-    """Run a consumer whose work always fails until so many messages are settled."""
+    """Run a consumer whose work always fails until this many messages are settled."""
 
     async def failing(*_: object) -> None:
         raise ValueError("no")

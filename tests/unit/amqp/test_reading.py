@@ -110,7 +110,7 @@ def nested(depth: int) -> bytes:
     return struct.pack(">I", len(table)) + table
 
 
-def test_behind_a_type_that_nobody_knows_nothing_can_be_read() -> None:
+def test_nothing_can_be_read_after_an_unknown_type() -> None:
     assert table_of(field(b"before", b"t\x01") + field(b"odd", b"?\x01") + field(b"after", b"t\x01")) == {
         "before": True
     }

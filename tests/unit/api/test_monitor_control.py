@@ -69,7 +69,7 @@ def report(api_url: str, *, name: str = "slow", pid: int = OURS, host: str = HER
 async def asking(
     reports: Callable[[str], tuple[ConsumerReport, ...]], path: str, body: bytes = b"", token: str = ""
 ) -> tuple[httpx.Response, Process]:
-    """Post to the monitor about processes of which one listens at the address that ``reports`` is given."""
+    """Post to the monitor about processes; one listens at the address that ``reports`` is given."""
     process = Process()
     server = ApiServer(
         process.app(), host="127.0.0.1", port=0, token=SecretStr(token), key="api.host", flag="--api-port"
@@ -152,7 +152,7 @@ def test_a_process_that_does_not_answer_is_said_to() -> None:
 async def looking(
     reports: Callable[[str], tuple[ConsumerReport, ...]], *, token: str = "", monitors: str = "", status: Any = None
 ) -> dict[str, Any]:
-    """Return what the page learns of processes of which one listens, and wants ``token``."""
+    """Return what the page learns of processes; one of them listens, and wants ``token``."""
     server = ApiServer(
         Process(status=status).app(),
         host="127.0.0.1",
@@ -171,7 +171,7 @@ async def looking(
 
 
 @pytest.mark.parametrize("stranger", [1, 2**22 + 1])
-def test_the_token_is_shown_to_nobody_but_a_process_of_ours_that_listens_there(stranger: int) -> None:
+def test_the_token_is_sent_only_to_a_process_of_ours_that_listens_there(stranger: int) -> None:
     def claimed(url: str) -> tuple[ConsumerReport, ...]:
         return (report(url, pid=stranger),)
 
@@ -215,7 +215,7 @@ def test_the_page_learns_how_much_a_consumer_is_slowed_down_if_it_reports_that(
     [
         ({"api_url": ""}, "", "it serves no control API"),
         ({"host": "elsewhere"}, "", "it runs on elsewhere, its control API is http://127.0.0.1:"),
-        ({"api_url": "http://192.0.2.1:8001"}, "", "is no plain address on this machine's loopback"),
+        ({"api_url": "http://192.0.2.1:8001"}, "", "is not a plain address on this machine's loopback"),
         ({"api_url": "http://127.0.0.1:1"}, "", "its control API http://127.0.0.1:1 does not answer"),
         ({}, "hunter2", "it wants another token than the monitor's (api.token)"),
     ],

@@ -131,7 +131,7 @@ def test_text_is_sent_as_it_is_and_anything_else_as_json(payload: object, body: 
     assert run_virtually(story()) == body
 
 
-def test_a_burst_sends_so_many_generated_messages() -> None:
+def test_a_burst_sends_the_requested_number_of_generated_messages() -> None:
     async def story() -> tuple[dict[str, object], RecordingBroker]:
         async with producer_api(producer__text="burst") as (client, _, broker):
             answer = await client.post("/produce", json={"count": 1000.0, "processing_time": 0.2})
@@ -158,7 +158,7 @@ def test_a_batch_sends_each_of_its_messages_in_order() -> None:
     assert [arrival.message.body for arrival in broker.arrivals[:2]] == [b'{"n": 0}', b'{"n": 1}']
 
 
-def test_of_a_thousand_parallel_requests_none_is_lost_and_none_doubled() -> None:
+def test_no_request_of_a_thousand_parallel_ones_is_lost_or_doubled() -> None:
     async def story() -> tuple[set[int], Counter[str | None], list[str]]:
         settings, broker = settings_of(), RecordingBroker()
         late = LateTransport(settings, broker, late_s=0.05)
@@ -345,7 +345,7 @@ def test_a_full_queue_after_a_lost_link_is_not_called_full_for_the_message_may_b
     assert "may have arrived" in answer.json()["detail"]["message"]
 
 
-def test_too_many_requests_at_once_are_told_to_come_again() -> None:
+def test_too_many_requests_at_once_are_asked_to_retry_later() -> None:
     async def story() -> list[httpx.Response]:
         settings, broker = settings_of(), RecordingBroker()
         late = LateTransport(settings, broker, late_s=1)

@@ -11,7 +11,7 @@ from calling import calling
 from backpressure.api.common import create_app
 
 
-def test_the_page_works_without_a_network_and_lets_nobody_frame_it() -> None:
+def test_the_page_works_without_a_network_and_not_in_a_frame() -> None:
     async def story() -> list[httpx.Response]:
         async with calling(create_app("test", "test")) as client:
             page = await client.get("/docs")

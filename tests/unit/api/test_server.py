@@ -1,4 +1,4 @@
-"""Serving: on loopback unless a token protects it, on a port that is free, and stopped in order."""
+"""Serving: on loopback unless a token protects it, on a port that is free, and stopped cleanly."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_a_routing_key_that_is_not_utf8_is_kept(live: Callable[[], Life], peer_c
     assert entry.message.route == b"\x0aamq.fanout\x04caf\xe9"
 
 
-def test_what_is_deleted_and_unbound_stays_gone(live: Callable[[], Life], peer_class: Any) -> None:
+def test_deleted_queues_and_bindings_stay_deleted(live: Callable[[], Life], peer_class: Any) -> None:
     life = live()
     vhost = life.vhost
     for name in ("kept", "gone"):

@@ -170,7 +170,7 @@ def test_a_head_request_gets_the_headers_of_the_get(client: Client) -> None:
     assert not nothing
 
 
-def test_a_method_that_is_not_served_is_told_which_are(client: Client) -> None:
+def test_a_method_that_is_not_served_is_answered_with_those_that_are(client: Client) -> None:
     status, headers, _ = ask(client, "/api/policies/%2F/name", "POST")
     assert (status, headers["allow"]) == (405, "HEAD, GET, PUT, DELETE, OPTIONS")
     status, headers, _ = ask(client, "/api/policies/%2F/name", "OPTIONS")
@@ -419,7 +419,7 @@ def _generated(chance: random.Random) -> tuple[bytes, bytes]:
             pass
     more = chance.choice([b"", b"Origin: http://localhost\r\n", b"X-Reason: \xff\xfe\r\n", b"Connection: close\r\n"])
     octets = bytearray(request(target, method, body, more=more))
-    if chance.random() < 0.2:  # a request that is no HTTP any more
+    if chance.random() < 0.2:  # a request that is not HTTP any more
         octets[chance.randrange(min(len(octets), 120))] = chance.randrange(256)
     return method.encode(), bytes(octets)
 

@@ -49,7 +49,7 @@ def test_different_messages_have_different_ids(pairs: list[tuple[int, int]]) -> 
         message_id(1, 2) + "0",
     ],
 )
-def test_a_foreign_id_is_none_of_ours(text: str | None) -> None:
+def test_a_foreign_id_is_not_taken_for_ours(text: str | None) -> None:
     assert parse_message_id(text) is None
 
 

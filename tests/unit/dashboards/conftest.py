@@ -1,4 +1,4 @@
-"""A loop at work, of which each test changes one aspect."""
+"""A loop at work; each test changes one aspect."""
 
 from __future__ import annotations
 

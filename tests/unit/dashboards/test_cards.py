@@ -84,9 +84,9 @@ def test_the_title_of_the_queues_sums_them_up(snapshot: Make, work: MakeQueues) 
     assert "─ Queues 12 (+7): ready 480, unacked 60, active 12, consumers 12" in frame(snapshot(queues=many), height=24)
 
 
-def test_a_count_that_is_old_says_so_in_place_of_what_goes_on(snapshot: Make, work: MakeQueues) -> None:
+def test_an_old_count_says_that_it_is_old_instead_of_the_state(snapshot: Make, work: MakeQueues) -> None:
     assert "4.2 s ago" in line_with(frame(snapshot(queues=work(age_s=4.2))), "● work.queue ")
-    listed = work(age_s=4.2, watched=False)  # the management API is asked every few seconds: that is no news
+    listed = work(age_s=4.2, watched=False)  # the management API is always seconds old: no note
     assert "ago" not in line_with(frame(snapshot(queues=listed)), "● work.queue ")
 
 

@@ -162,7 +162,7 @@ class _LateSubscriber:
 async def producing(
     settings: Settings, broker: MemoryBroker, *, transport: Any = None, **options: Any
 ) -> AsyncIterator[tuple[ProducerEngine, asyncio.Task[None]]]:
-    """Start a producer and run it; what is still running at the end is stopped in order."""
+    """Start a producer and run it; what is still running at the end is stopped cleanly."""
     engine = ProducerEngine(transport or MemoryTransport(settings, broker), settings, VirtualClock(), **options)
     async with _running(engine) as task:
         yield engine, task
@@ -172,7 +172,7 @@ async def producing(
 async def consuming(
     settings: Settings, broker: MemoryBroker, *, transport: Any = None, **options: Any
 ) -> AsyncIterator[tuple[ConsumerEngine, asyncio.Task[None]]]:
-    """Start a consumer and run it; what is still running at the end is stopped in order."""
+    """Start a consumer and run it; what is still running at the end is stopped cleanly."""
     engine = ConsumerEngine(transport or MemoryTransport(settings, broker), settings, VirtualClock(), **options)
     async with _running(engine) as task:
         yield engine, task

@@ -105,7 +105,7 @@ def test_messages_of_strangers_are_processed_their_age_unknown() -> None:
     assert [(r.session, r.sequence) for r in records] == [(0, 0), (0, 0), (7, 0)]
 
 
-def test_order_duplicates_and_gaps_are_told_by_session_and_sequence() -> None:
+def test_order_duplicates_and_gaps_are_found_by_session_and_sequence() -> None:
     async def story() -> tuple[int, int, int, int]:
         settings, broker = settings_of(), RecordingBroker()
         stream = [ours(n) for n in (0, 1, 2, 2, 5, 4, 7)] + [ours(n, session=8) for n in (10, 11, 11)]
@@ -221,7 +221,7 @@ def test_another_rate_counts_for_the_next_message() -> None:
     assert run_virtually(story()) == pytest.approx(200, abs=2)
 
 
-def test_a_paused_consumer_finishes_the_work_at_hand_takes_nothing_more_and_goes_on_when_resumed() -> None:
+def test_a_paused_consumer_finishes_its_work_takes_nothing_more_and_continues_when_resumed() -> None:
     async def story() -> tuple[int, int, int, int, int]:
         settings, broker = settings_of(consumer__prefetch=5), RecordingBroker()
         await put(broker, settings, *(ours(n) for n in range(500)))
@@ -325,7 +325,7 @@ def test_two_consumers_share_a_queue_and_together_see_every_message_once() -> No
     assert all(later > earlier for earlier, later in pairwise(first))
 
 
-def test_a_line_of_progress_comes_each_time_so_many_are_done() -> None:
+def test_a_line_of_progress_comes_each_time_the_set_number_is_done() -> None:
     async def story() -> list[int]:
         seen: list[int] = []
         settings, broker = settings_of(consumer__progress_every=25, consumer__expect=100), RecordingBroker()

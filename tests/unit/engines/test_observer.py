@@ -219,7 +219,7 @@ def test_rates_and_totals_come_from_the_counters_of_all_processes() -> None:
             bench.broker.report(replace(PRODUCER, at_ns=at_ns, offered=100 * tick, confirmed=20 * tick))
             bench.broker.report(replace(PRODUCER, id="bob", at_ns=at_ns, offered=50 * tick, confirmed=10 * tick))
             bench.broker.report(replace(CONSUMER, at_ns=at_ns, processed=10 * tick))
-            if tick % 4 == 0:  # whoever looks for events has a look so often
+            if tick % 4 == 0:  # as often as a program that looks for events
                 bench.observer.glance()
         seen = bench.observer.snapshot()
         assert seen.rates.offered_per_s == pytest.approx(1500)
@@ -307,7 +307,7 @@ def test_a_work_queue_of_the_settings_that_must_not_be_read_is_trouble() -> None
     Bench().run(story)
 
 
-def test_a_loop_that_fails_as_nobody_expected_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_fails_unexpectedly_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=0, consumers=0)
         await bench.until(answering)

@@ -68,7 +68,7 @@ def test_a_process_that_leaves_nothing_behind_has_ended() -> None:
     assert story.text == "producer alice (pid 11) ended, nothing in flight"
 
 
-def test_without_the_broker_nobody_is_said_to_have_ended() -> None:
+def test_without_the_broker_no_process_is_said_to_have_ended() -> None:
     story = Story()
     story.sees(ALICE)
     assert story.sees(sources=(Source("broker", ok=False, error="refused"),)) == ["vanished"]
@@ -91,7 +91,7 @@ def test_nacks_from_before_the_monitor_came_are_not_events() -> None:
     assert story.sees(replace(ALICE, nacked=99)) == []
 
 
-def test_blocked_and_unblocked_are_told_as_they_change() -> None:
+def test_blocked_and_unblocked_are_reported_as_they_change() -> None:
     story = Story()
     story.sees(ALICE)
     assert story.sees(replace(ALICE, blocked=True)) == ["blocked"]

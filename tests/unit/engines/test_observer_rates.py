@@ -130,7 +130,7 @@ def test_ever_new_names_do_not_fill_the_memory_and_do_not_change_the_totals() ->
     assert all_of_them.totals()["processed"] == 10
 
 
-def test_a_role_nobody_reported_for_is_unseen() -> None:
+def test_a_role_without_reports_is_unseen() -> None:
     all_of_them = roster()
     assert not all_of_them.seen
     all_of_them.add(report(0.0, 0), 0.0)

@@ -42,7 +42,7 @@ def test_reports_of_a_later_version_are_one_line_in_the_log(caplog: pytest.LogCa
     assert "version 3: this program reads version 2" in lines[0]
 
 
-def test_fields_that_are_not_known_are_no_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_fields_add_no_line_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     sent(*(REPORT | {"at_ns": n * 10**8, "mood": "good"} for n in range(20)))
     assert [record.getMessage() for record in caplog.records if "report" in record.getMessage()] == []
 

@@ -17,7 +17,7 @@ from backpressure.transports.memory import MemoryTransport
 
 
 def ticks(*, consumers: int, seconds: float = 20.0) -> list[ProducerReport]:
-    """Return what a producer reports at each tick, beside so many consumers that began at other moments."""
+    """Return what a producer reports at each tick, with this many consumers that began at other moments."""
 
     async def story() -> list[ProducerReport]:
         settings, broker = settings_of(), RecordingBroker()

@@ -344,7 +344,7 @@ def test_at_rate_zero_as_much_is_offered_as_can_be_sent(arrivals: str) -> None:
 
     sent, took_s, offered, allowed = run_virtually(story())
     assert (sent, offered, allowed) == (5000, inf, inf)
-    assert took_s < 1  # ten thousand a second and more, in a time in which nothing takes any
+    assert took_s < 1  # more than ten thousand a second, in virtual time
 
 
 def test_the_rate_becomes_as_fast_as_can_be_and_a_number_again_while_it_runs() -> None:

@@ -125,7 +125,7 @@ def test_session_and_sequence_out_of_range_in_the_headers_of_a_stranger_count_as
         assert (read.session, read.sequence) == (None, None)
 
 
-def test_a_request_that_the_broker_never_answers_for_is_told_so_in_time_and_settled_all_the_same_later() -> None:
+def test_a_request_without_an_answer_of_the_broker_times_out_and_is_still_settled_later() -> None:
     async def story() -> tuple[list[Settlement], float, int]:
         settings, broker, loop = settings_of(**IDLE), RecordingBroker(), asyncio.get_running_loop()
         async with producing(settings, broker, transport=LateTransport(settings, broker, late_s=60)) as (engine, _):

@@ -124,14 +124,14 @@ class GivesUp:
 
 
 class Silent(GivesUp):
-    """The same law, of which nothing is said."""
+    """The same law without traits."""
 
     TRAITS = LawTraits()
     limit_per_s = inf
 
 
 @pytest.mark.parametrize(("law", "rejected", "usable"), [("GivesUp", 5, 30.0), ("Silent", 0, 1000.0)])
-def test_a_law_of_the_users_own_says_what_becomes_of_a_refusal_and_what_it_decides_at_most(
+def test_a_users_own_law_says_whether_refusals_are_retried_and_its_own_limit(
     law: str, rejected: int, usable: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = ModuleType("laws_of_a_user")
@@ -224,7 +224,7 @@ class _Brittle(MemoryPublisher):
 
 
 @pytest.mark.parametrize("urgent", [False, True], ids=["new", "requested"])
-def test_a_message_the_transport_would_not_take_keeps_its_place_and_was_no_attempt(urgent: bool) -> None:
+def test_a_message_the_transport_would_not_take_keeps_its_place_and_does_not_count_as_an_attempt(urgent: bool) -> None:
     async def story() -> tuple[list[int], ProducerEngine]:
         broker = RecordingBroker()
         settings = settings_of(**FREE, producer__limit=100, producer__start_paused=urgent)
@@ -356,7 +356,7 @@ def test_the_queues_are_emptied_first_when_asked_to(purge: bool, left: int) -> N
     assert run_virtually(story()) == left
 
 
-def test_a_line_of_progress_comes_each_time_so_many_are_settled() -> None:
+def test_a_line_of_progress_comes_each_time_the_set_number_is_settled() -> None:
     async def story() -> list[int]:
         seen: list[int] = []
         settings = settings_of(**FREE, producer__limit=1000, producer__progress_every=250)

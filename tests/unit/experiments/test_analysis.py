@@ -257,7 +257,7 @@ def test_depth_is_ready_plus_unacked_over_the_samples_of_each_phase() -> None:
 
 
 def test_the_depth_is_that_of_littles_law_where_samples_miss_what_is_under_way() -> None:
-    # 100 msg/s, each 30 ms from sent to done, of which the consumer holds it for 25: samples see 2.5 of 3 messages.
+    # 100 msg/s, each 30 ms from sent to done; the consumer holds it for 25 of them: samples see 2.5 of 3 messages.
     samples = [Sample(t_s=t / 10, ready=0, unacked=2 + t % 2) for t in range(100)]
     summary = summarise(recording(at_rate(100, 0, 10), samples=samples))
     assert summary.depth.mean == pytest.approx(100 * 0.030, rel=0.005)

@@ -102,7 +102,7 @@ def test_a_fault_with_a_time_of_its_own_ends_by_itself(events: list[Event]) -> N
     assert Recorded.done == ["begin", "done", "undone"]
 
 
-def test_an_undoing_that_is_interrupted_goes_on_and_can_be_awaited_again(events: list[Event]) -> None:
+def test_an_interrupted_undoing_continues_and_can_be_awaited_again(events: list[Event]) -> None:
     async def scene() -> None:
         running = injection(events, stuck=True)
         undoing = asyncio.create_task(running.undo())

@@ -90,7 +90,9 @@ class Crew:
                 journal.write(ProducerRecord(1, n, Outcome.CONFIRMED, 1, 1, 1))
 
 
-def test_what_is_due_is_the_limit_of_every_producer_or_what_it_had_done_when_it_was_stopped(tmp_path: Path) -> None:
+def test_a_producer_is_expected_to_send_its_limit_or_what_it_had_sent_when_stopped(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "x.toml"
     path.write_text(PHASES)
     scenario = library.load(str(path), ("producer.limit=100", "producer.count=2", "phase.second.producer.count=1"))

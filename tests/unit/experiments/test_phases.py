@@ -32,7 +32,7 @@ DUE = 200
 
 @pytest.fixture
 def bare() -> Any:
-    """Return a function that makes a snapshot of which only the given fields matter."""
+    """Return a function that makes a snapshot; only the given fields matter."""
 
     def make(**values: Any) -> Snapshot:
         defaults: dict[str, Any] = {
@@ -71,7 +71,12 @@ def queue(ready: int, unacked: int = 0, age_s: float = 0.1) -> dict[str, QueueSt
         ("consumed", Totals(confirmed=200, processed=200), queue(0), True),
         ("consumed", Totals(confirmed=200, processed=190, dead_lettered=10), queue(0), True),
         ("consumed", Totals(confirmed=200, processed=199), queue(0), False),
-        ("consumed", Totals(confirmed=200, processed=201), queue(0, unacked=1), False),  # duplicates are no progress
+        (
+            "consumed",
+            Totals(confirmed=200, processed=201),
+            queue(0, unacked=1),
+            False,
+        ),  # duplicates do not count
         ("consumed", Totals(confirmed=100, processed=100), queue(0), False),  # not all published yet
     ],
 )

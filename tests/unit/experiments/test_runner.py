@@ -30,7 +30,7 @@ class Supervisor:
         self.failures.append(reason)
 
 
-def test_sampling_that_goes_wrong_ends_the_run_and_leaves_no_gap_that_nobody_sees(tmp_path: Path) -> None:
+def test_a_failure_of_sampling_ends_the_run_and_leaves_no_unnoticed_gap(tmp_path: Path) -> None:
     directory = create(tmp_path, "x", datetime.now(UTC))
     watcher = RunLines(lambda _: None)
     runner = Runner(library.load("normal"), directory, BrokerChoice("embedded"), watcher, "pace run normal")

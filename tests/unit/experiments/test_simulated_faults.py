@@ -97,7 +97,7 @@ def test_killed_members_of_a_group_of_producers_come_back_to_it() -> None:
     assert after.publish_rate == pytest.approx(320, rel=0.05)
 
 
-def test_the_producer_in_place_of_a_killed_one_publishes_what_was_left_of_its_limit() -> None:
+def test_the_producer_that_replaces_a_killed_one_publishes_the_rest_of_its_limit() -> None:
     producer = {"rate": 50.0, "limit": 400}
     document = {
         "name": "trial",
@@ -186,7 +186,7 @@ def test_a_delay_is_seen_in_waits_confirms_and_not_in_the_rate() -> None:
     assert trouble.process_rate == pytest.approx(50, rel=0.07)  # until two answers in a row took longer, it waits
 
 
-def test_a_narrow_line_carries_so_many_messages_each_way() -> None:
+def test_a_narrow_line_limits_the_messages_in_each_direction() -> None:
     narrow = f"network-bandwidth:kb_per_s={40 * message_bytes(ProducerSettings()) / 1000}"
     producer = {"rate": 1000.0, "strategy": "unbounded", "confirm_window": 20}
     summary = summarise(play(narrow, producer=producer, consumer={"count": 2, "rate": 600.0}))

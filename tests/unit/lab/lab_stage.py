@@ -19,7 +19,7 @@ WHY = "Kafka is not configured"
 
 
 class Stage:
-    """A broker in memory, and settings for a lab of which little is kept."""
+    """A broker in memory, and settings for a lab that keeps little."""
 
     def __init__(self) -> None:
         changes = {"broker.url": "memory://lab", "lab.kept_messages": 3, "lab.max_subscribers": 2, "lab.max_workers": 2}

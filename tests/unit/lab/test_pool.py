@@ -1,4 +1,4 @@
-"""Worker processes, replaced by short programs: started together or not at all, stopped in order, killed on demand."""
+"""Worker processes, replaced by short programs: started together or not at all, stopped cleanly, killed on demand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_killed_worker_is_shown_until_others_start_and_cannot_be_killed_again(
 
 
 @pytest.mark.parametrize("program", [BROKEN, SECOND_BREAKS])
-def test_when_one_does_not_start_none_of_its_request_stays(program: str) -> None:
+def test_when_one_worker_does_not_start_all_of_the_request_are_stopped(program: str) -> None:
     async def story() -> None:
         async with pool_of(program) as pool:
             with pytest.raises(PaceError, match=r"did not start \(exit code 4\)"):
@@ -73,7 +73,7 @@ def test_when_one_does_not_start_none_of_its_request_stays(program: str) -> None
     asyncio.run(story())
 
 
-def test_there_are_only_so_many_workers_at_a_time() -> None:
+def test_the_number_of_workers_at_a_time_is_limited() -> None:
     async def story() -> None:
         async with pool_of(OBEDIENT, most=2) as pool:
             await pool.start(1)

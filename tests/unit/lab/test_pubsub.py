@@ -67,7 +67,7 @@ def test_a_name_is_taken_once_even_by_two_at_the_same_time(stage: Any) -> None:
     run_virtually(story())
 
 
-def test_there_are_only_so_many_subscribers(stage: Any) -> None:
+def test_the_number_of_subscribers_is_limited(stage: Any) -> None:
     async def story() -> None:
         pubsub = PubSub(stage.transport, stage.lab)
         await pubsub.subscribe("a")
@@ -154,7 +154,7 @@ def test_a_broker_that_is_away_hinders_neither_a_later_attempt_nor_the_end(stage
     run_virtually(story())
 
 
-def test_who_consumes_while_it_is_unsubscribed_leaves_no_receiver_behind(
+def test_a_request_for_messages_during_an_unsubscription_leaves_no_receiver_behind(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delete = MemoryAdmin.delete

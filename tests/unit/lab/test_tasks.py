@@ -60,7 +60,7 @@ def test_a_task_takes_as_long_as_it_is_complex_and_the_result_says_who_did_it(st
     run_virtually(story())
 
 
-def test_who_is_busy_is_given_no_second_task(stage: Any) -> None:
+def test_a_busy_worker_is_given_no_second_task(stage: Any) -> None:
     async def story() -> None:
         tasks = tasks_on(stage)
         async with working(stage, "worker-1", "worker-2"):
@@ -114,7 +114,7 @@ def test_a_worker_that_is_stopped_finishes_its_task_and_leaves_the_rest(stage: A
 @pytest.mark.parametrize(
     "body", [b"no JSON", b"[]", b"{}", b'{"complexity": 0}', b'{"complexity": 101}', b'{"complexity": "much"}']
 )
-def test_what_is_not_a_task_goes_to_the_dead_letters_and_blocks_nobody(stage: Any, body: bytes) -> None:
+def test_what_is_not_a_task_is_dead_lettered_and_blocks_no_worker(stage: Any, body: bytes) -> None:
     async def story() -> None:
         tasks = tasks_on(stage)
         async with working(stage, "worker-1"):

@@ -156,12 +156,12 @@ def test_a_refused_message_is_distinguished_from_a_full_queue(code: int, cause: 
     assert "the queue is full" not in refusal.reason
 
 
-def test_who_was_refused_with_others_may_be_innocent() -> None:
+def test_a_message_that_was_refused_with_others_may_be_in_order() -> None:
     assert not refusal_of(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), alone=False).final
     assert refusal_of(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), alone=False).final
 
 
-def test_who_may_not_log_in_need_not_wait() -> None:
+def test_a_refused_login_is_not_retried() -> None:
     assert type(dial_error(KafkaError(KafkaError._AUTHENTICATION, "no"), ADDRESS)) is AccessRefusedError
     assert "part of the URL: kafka://user:password@" in str(dial_error(KafkaError(KafkaError._AUTHENTICATION), ADDRESS))
     untrusted = KafkaError(KafkaError._SSL, "SSL handshake failed: certificate verify failed: broker …")

@@ -63,7 +63,7 @@ def joining(one: KafkaSubscriber, log: Any) -> asyncio.Task[None]:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_who_is_refused_does_not_wait(wait: bool) -> None:
+def test_a_refused_consumer_does_not_wait(wait: bool) -> None:
     async def story() -> None:
         one = KafkaSubscriber(BROKER.model_copy(update={"wait": wait}), Outage("kafka://broker:9092"), "me", "dead")
         start = joining(one, Log())
@@ -76,7 +76,7 @@ def test_who_is_refused_does_not_wait(wait: bool) -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_group_that_lets_nobody_in_is_waited_for_or_given_up(wait: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_group_without_room_is_waited_for_or_given_up(wait: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> bool:
         membership = Membership(
             BROKER.model_copy(update={"wait": wait}), Outage("kafka://broker:9092"), "me", "work", subscriber()
@@ -90,9 +90,9 @@ def test_a_group_that_lets_nobody_in_is_waited_for_or_given_up(wait: bool, caplo
 
     if wait:
         assert not run_virtually(story())
-        assert caplog.text.count("'pace.work' at kafka://broker:9092 has let nobody in for 30 s: still waiting") == 3
+        assert caplog.text.count("kafka://broker:9092 has admitted no consumer for 30 s: still waiting") == 3
     else:
-        with pytest.raises(NotConnectedError, match=r"'pace\.work' at kafka://broker:9092 has let nobody in for 30 s"):
+        with pytest.raises(NotConnectedError, match=r"'pace\.work' at kafka://broker:9092 has admitted no consumer"):
             run_virtually(story())
 
 

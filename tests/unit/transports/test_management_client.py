@@ -89,7 +89,7 @@ def test_no_answer_is_a_broker_that_is_not_available() -> None:
         asyncio.run(answered(refuse).overview())
 
 
-def test_a_user_in_the_address_logs_in_and_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_in_the_address_logs_in_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def refuse(request: httpx.Request) -> httpx.Response:

@@ -45,7 +45,7 @@ def test_pika_has_the_attributes_that_are_used(module: Any, text: str) -> None:
     assert text in inspect.getsource(module)
 
 
-def test_pika_is_the_release_that_was_looked_at() -> None:
+def test_pika_is_the_release_whose_private_parts_are_known() -> None:
     assert version("pika").startswith("1.4.")
 
 

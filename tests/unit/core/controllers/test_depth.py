@@ -14,7 +14,7 @@ def read(observer: DepthObserver, ready: int, departed: int, now: float, *, stal
     observer.count(signals, 100.0, now, busy=1.0, stalled=stalled)
 
 
-def test_an_empty_queue_ends_the_belief_in_arrivals_that_nobody_reports() -> None:
+def test_an_empty_queue_ends_the_belief_in_unreported_arrivals() -> None:
     observer = DepthObserver(report_interval_s=0.1)
     read(observer, 0, 0, 0.0)
     observer.unreported_per_s = 100.0

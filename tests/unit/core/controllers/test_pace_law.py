@@ -177,7 +177,7 @@ def test_a_producer_takes_its_share_of_the_rate(steady: Steady) -> None:
     assert part == pytest.approx(whole / 4)
 
 
-def test_arrivals_that_nobody_reports_are_left_room(steady: Steady) -> None:
+def test_room_is_left_for_unreported_arrivals(steady: Steady) -> None:
     law = create("pace")
     for tick in range(200):  # 100 msg/s leave, 60 of ours come, and the depth stays: 40 are a stranger's
         now = tick / 10
@@ -224,7 +224,7 @@ def test_an_empty_queue_that_nothing_fills_raises_the_rate_to_a_few_times_the_de
     steady: Steady,
 ) -> None:
     law = create("pace")
-    for tick in range(6000):  # ten minutes with an empty queue, held up by something that is no law
+    for tick in range(6000):  # ten minutes with an empty queue, held up by something other than the law
         now = tick / 10
         departed = {"departed_total": None, "observed_total_s": None, "busy_total_s": None}
         decision = law.update(steady(now, depth=0, rate_per_s=50.0, demand_per_s=500.0, **departed), now)

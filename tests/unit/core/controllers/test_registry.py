@@ -152,6 +152,6 @@ def test_the_laws_that_ship_adapt_or_are_the_three_modes_of_the_classic_lab() ->
     assert [name for name in LAWS if traits(name).queue_bound != "as set"] == ["unbounded", "bounded"]
 
 
-def test_traits_are_told_without_importing_a_law_of_the_users_own(own_module: str) -> None:
+def test_traits_are_known_without_importing_a_users_own_law(own_module: str) -> None:
     assert traits("no_such_module_anywhere:Law") == LawTraits()
     assert describe(f"{own_module}:FixedLaw").traits == FixedLaw.TRAITS
