@@ -19,7 +19,7 @@ from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards_loop import Card
-from backpressure.presentation.numbers import amount, duration, figure
+from backpressure.presentation.numbers import amount, duration, figure, percent
 from backpressure.program import printable
 
 __all__ = ["RunLive", "progress_bar", "sparkline", "verdict"]
@@ -149,7 +149,7 @@ class RunLive:
         elapsed_s = min(moment - self._phase_began, duration_s)
         share = self._share_done(self._snapshot) if self._snapshot else None
         bar = progress_bar(self._phases, self._phase, elapsed_s / duration_s if share is None else share, width - 30)
-        state = f"{elapsed_s:.0f} of {duration_s:g} s" if share is None else f"{100 * share:.0f} %, {elapsed_s:.0f} s"
+        state = f"{elapsed_s:.0f} of {duration_s:g} s" if share is None else f"{percent(share)}, {elapsed_s:.0f} s"
         clock = Text(f" {name} {state}", "bold")
         return Text.assemble(bar, clock, no_wrap=True, overflow="ellipsis")
 
