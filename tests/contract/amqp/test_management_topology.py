@@ -280,3 +280,9 @@ def test_definitions_are_exported_and_imported(
     for part, (item,) in mine.items():
         assert item in again[part]
     assert janitor.delete(f"/policies/%2F/{policy}").status_code == 204
+
+
+def test_the_overview_says_on_which_node_and_where_the_api_is(broker: Any, janitor: httpx.Client) -> None:
+    (context, *_) = janitor.get("/overview").json()["contexts"]
+    assert (context["path"], str(context["port"])) == ("/", broker.management_url.rpartition(":")[2])
+    assert context["node"] in {node["name"] for node in janitor.get("/nodes").json()}
