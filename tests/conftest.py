@@ -18,7 +18,7 @@ pytest_plugins = ["pytester"]
 
 _OPTIONAL = {
     "PACE_REQUIRE_BROKERS": {"rabbitmq", "kafka"},
-    "PACE_REQUIRE_TOOLS": {"prometheus", "chromium", "tk", "tmux"},
+    "PACE_REQUIRE_TOOLS": {"prometheus", "chromium", "tk", "tmux", "go", "java", "node"},
 }
 _MISSING = re.compile(r"no (\w+) on this machine: (.*)")
 
