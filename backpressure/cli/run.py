@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import sys
@@ -33,6 +34,12 @@ __all__ = ["run"]
 @click.command()
 @click.argument("scenario", default=library.DEFAULT_SCENARIO)
 @options.broker_choice
+@click.option(
+    "--predeclared",
+    default="",
+    metavar="QUEUE",
+    help="Use this queue of the broker at the URL as it is: empty, with no consumers, declared by somebody else.",
+)
 @options.runs_folder
 @options.assignments
 @options.strategy
@@ -46,6 +53,7 @@ def run(
     scenario: str,
     *,
     broker: str,
+    predeclared: str,
     runs: Path,
     assignments: tuple[str, ...],
     strategy: str,
@@ -57,6 +65,8 @@ def run(
     Starts a broker, consumers and producers as real processes, goes through the phases, and writes a report. Exit code
     0: every expectation held; 1: one did not; 2: bad usage or configuration; 3: it could not run or finish.
     """
+    if predeclared:
+        assignments = (*_predeclared(predeclared), *assignments)  # each of them can be overridden
     verdict_file = None if junit is None else JUnitFile(junit, scenario)
     directory: RunDirectory | None = None
     try:
@@ -84,6 +94,14 @@ def run(
     if failure is not None:
         raise failure
     sys.exit(EXIT_CODES[summary.verdict])
+
+
+def _predeclared(queue: str) -> Iterator[str]:
+    """Yield the assignments that stand for ``--predeclared``."""
+    names = {"exchange": "", "routing_key": queue, "work": queue, "dead_letter": f"{queue}.dlq"}
+    yield "queue.predeclared=true"
+    for key, name in names.items():
+        yield f"queue.{key}={json.dumps(name)}"
 
 
 def _conduct(

@@ -65,8 +65,10 @@ class RunBroker:
     private: bool
     operator: BrokerOperator | None = None
 
-    def settings(self, run_name: str) -> dict[str, object]:
+    def settings(self, run_name: str, *, predeclared: bool = False) -> dict[str, object]:
         """Return the settings, by dotted key, with which a process of the run ``run_name`` uses it.
+
+        A ``predeclared`` queue keeps its names.
 
         The address of the management API is always given, because it cannot be guessed behind our proxy. Run folders on
         other machines may have the same name, so the queue names also get some random letters.
@@ -77,13 +79,14 @@ class RunBroker:
         keys: dict[str, object] = {"broker.url": self.url, "broker.management_url": address}
         if not self.private:
             name = f"pace.{run_name}.{token_hex(3)}"
-            keys |= {
-                "queue.exchange": name,
-                "queue.work": f"{name}.work",
-                "queue.dead_letter": f"{name}.work.dlq",
-                "queue.audit": f"{name}.audit",
-                "feedback.exchange": f"{name}.feedback",
-            }
+            keys["feedback.exchange"] = f"{name}.feedback"
+            if not predeclared:
+                keys |= {
+                    "queue.exchange": name,
+                    "queue.work": f"{name}.work",
+                    "queue.dead_letter": f"{name}.work.dlq",
+                    "queue.audit": f"{name}.audit",
+                }
         return keys
 
 
@@ -144,12 +147,26 @@ async def _start_embedded(
 def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
     """Raise `ConfigError` when the broker cannot do what a phase needs."""
     check_faults(scenario.faults, choice.kind, choice.url)
+    if scenario.settings.queue.predeclared:
+        _check_predeclared(scenario, choice)
     if choice.kind == "kafka" or choice.url.startswith("kafka"):
         for phase in scenario.phases[1:]:
             bound = next((key for key in phase.changes if key.startswith("queue.")), None)
             if bound is not None:
                 allowed = "Kafka's topics have no such bound, so it cannot change: leave it out, or use another broker"
                 raise ConfigError(f"phase.{phase.name}.{bound}", phase.changes[bound], allowed)
+
+
+def _check_predeclared(scenario: Scenario, choice: BrokerChoice) -> None:
+    if not choice.url.startswith("amqp"):
+        allowed = "only a RabbitMQ that runs already has queues of others: give its URL, --broker amqp://…"
+        raise ConfigError("queue.predeclared", True, allowed)
+    if scenario.settings.producer.purge:
+        raise ConfigError("producer.purge", True, "a predeclared queue is not ours, so no run empties it")
+    for phase in scenario.phases[1:]:
+        if key := next((key for key in phase.changes if key.startswith("queue.")), None):
+            allowed = "a predeclared queue is used as it is: leave it out"
+            raise ConfigError(f"phase.{phase.name}.{key}", phase.changes[key], allowed)
 
 
 @asynccontextmanager

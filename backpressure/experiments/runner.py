@@ -28,7 +28,7 @@ from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
 from backpressure.experiments.fault_effects import Stage
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.leftovers import read_leftovers
+from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
 from backpressure.experiments.phases import Conductor, share_done
 from backpressure.experiments.proxy import Proxy
 from backpressure.experiments.rundir import RunDirectory, RunFacts
@@ -37,7 +37,7 @@ from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.program import on_stop_signals
 from backpressure.settings import Settings
-from backpressure.transports.base import BrokerIdentity, QueueAdmin
+from backpressure.transports.base import BrokerIdentity, QueueAdmin, Transport
 from backpressure.transports.factory import connect
 from backpressure.version import __version__
 
@@ -74,6 +74,7 @@ class _Run:
     """What is open during a run."""
 
     settings: Settings
+    transport: Transport
     admin: QueueAdmin
     observer: Observer
     stage: Stage
@@ -157,16 +158,21 @@ class Runner:
         """Open the broker, declare the queues, start all processes; ``stack`` undoes all of it."""
         self._watcher.noted(f"starting: broker {self._choice.kind}")
         broker = await stack.enter_async_context(self._open_broker())
-        common = broker.settings(self._directory.path.name) | {"process.clock_anchor_ns": self._clock.anchor_ns}
+        predeclared = self._scenario.settings.queue.predeclared
+        names = broker.settings(self._directory.path.name, predeclared=predeclared)
+        common = names | {"process.clock_anchor_ns": self._clock.anchor_ns}
         settings = replaced(self._scenario.settings, common)
         # An experiment does not wait for a broker to appear, and reconnects quickly after an outage.
         transport = connect(replaced(settings, {"broker.wait": False, "broker.reconnect_max_s": 1.0}))
         admin = transport.admin()
         stack.push_async_callback(admin.stop)
         await admin.start()
-        if not broker.private:
-            stack.push_async_callback(_remove_all, admin, settings)
-        await admin.declare(settings.queue)
+        if predeclared:
+            await check_unused(transport, settings.queue)
+        else:
+            if not broker.private:
+                stack.push_async_callback(_remove_all, admin, settings)
+            await admin.declare(settings.queue)
         observer = Observer(transport, settings, self._clock)
         stack.push_async_callback(observer.stop)
         await observer.start()
@@ -188,7 +194,7 @@ class Runner:
             record=self._record,
             tell=self._watcher.noted,
         )
-        return _Run(settings, admin, observer, stage, await admin.identity())
+        return _Run(settings, transport, admin, observer, stage, await admin.identity())
 
     def _open_broker(self) -> AbstractAsyncContextManager[RunBroker]:
         durable = any(fault.restarts_broker for fault in self._scenario.faults)
@@ -265,7 +271,13 @@ class Runner:
         await run.stage.fleet.stop()
         self._take_sample(run.observer.snapshot())  # it has the totals of the producers' last reports
         with self._directory.writing_leftovers() as write:
-            async for found in read_leftovers(run.admin, run.settings.queue, patience_s=patience_s):
+            queue = run.settings.queue
+            leftovers = (
+                read_own_leftovers(run.transport, queue)
+                if queue.predeclared
+                else read_leftovers(run.admin, queue, patience_s=patience_s)
+            )
+            async for found in leftovers:
                 write(*found)
 
     def _record(self, event: Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
@@ -130,3 +131,62 @@ def test_the_doctor_and_a_read_only_check_change_nothing(
     assert answer.status_code == 409
     assert "whoever declared it" in answer.json()["detail"]
     assert httpx.post(f"{url}/admin/clear-queue", trust_env=False, timeout=30).status_code == 409
+
+
+RUN = """
+name = "orders"
+summary = "A short run on a queue of others."
+producer.rate = 200
+producer.limit = 100
+consumer.rate = 400
+[[phase]]
+name = "all"
+duration_s = 60
+until = "consumed"
+"""
+
+
+def test_a_run_uses_an_empty_queue_as_it_is_and_refuses_one_in_use(
+    start: Any, any_broker: Any, orders: str, tmp_path: Path, wait_until: Wait
+) -> None:
+    scenario = tmp_path / "orders.toml"
+    scenario.write_text(RUN)
+    flags = ("--broker", any_broker.url, "--predeclared", orders)
+    before = definitions(any_broker)
+    refused = start("run", str(scenario), *flags)
+    assert refused.ends() == 3, refused.text
+    assert "queue 'orders' is in use" in " ".join(refused.text.split())
+    assert definitions(any_broker) == before
+    wait_until(lambda: depth(any_broker, orders) == 1, "the queue holds what it held")
+    with BlockingConnection(URLParameters(any_broker.url)) as connection:
+        connection.channel().queue_purge(orders)
+    done = start("run", str(scenario), *flags)
+    assert done.ends() == 0, done.text
+    assert "confirmed 100" in done.text
+    assert "lost 0" in done.text
+    wait_until(lambda: definitions(any_broker) == before, "the definitions are as they were")
+
+
+def test_a_run_takes_its_own_messages_back_and_leaves_those_of_others(
+    start: Any, any_broker: Any, orders: str, tmp_path: Path, wait_until: Wait
+) -> None:
+    scenario = tmp_path / "orders.toml"
+    scenario.write_text(RUN.replace('"consumed"', '"published"') + "consumer.count = 0\n")
+    connection = BlockingConnection(URLParameters(any_broker.url))
+    channel = connection.channel()
+    channel.queue_purge(orders)
+    run = start("run", str(scenario), "--broker", any_broker.url, "--predeclared", orders)
+    wait_until(lambda: depth(any_broker, orders) > 0, "the run has begun")
+    channel.basic_publish("shop", "order.new", b"theirs")
+    connection.close()
+    assert run.ends() in {0, 1}, run.text
+    assert "left in queue 100" in run.text
+    assert "lost 0" in run.text
+    wait_until(lambda: depth(any_broker, orders) == 1, "theirs is still there")
+
+
+@pytest.mark.parametrize("flags", [(), ("--broker", "kafka"), ("--broker", "kafka://127.0.0.1:1")])
+def test_a_run_on_a_predeclared_queue_needs_the_url_of_a_rabbitmq(start: Any, flags: tuple[str, ...]) -> None:
+    refused = start("run", "normal", "--predeclared", "orders", *flags)
+    assert refused.ends() == 2, refused.text
+    assert "queue.predeclared" in refused.text

@@ -58,3 +58,9 @@ def test_processes_behind_a_proxy_are_told_where_the_management_api_is(
     url: str, given: str, management_url: str
 ) -> None:
     assert RunBroker(url, given, private=False).settings("run-1")["broker.management_url"] == management_url
+
+
+def test_a_predeclared_queue_of_a_shared_broker_keeps_its_names() -> None:
+    keys = RunBroker("amqp://localhost", "", private=False).settings("run-1", predeclared=True)
+    assert str(keys["feedback.exchange"]).startswith("pace.run-1.")
+    assert not [key for key in keys if key.startswith("queue.")]
