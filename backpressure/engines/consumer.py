@@ -93,8 +93,8 @@ class ConsumerEngine:
         """Connect, create the queues, consume; raises `TransportError`."""
         await self._bench.queues.create()
         self._say_what_becomes_of_failures()
+        await self._bench.start()  # before the feedback: a consumer that is not let in creates no exchange for reports
         await self._feedback.start()
-        await self._bench.start()
 
     async def run(self) -> None:
         """Work until `stop`, or until ``consumer.expect`` messages are settled; then finish what is held."""

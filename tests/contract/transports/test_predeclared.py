@@ -191,6 +191,20 @@ def test_without_any_place_for_dead_letters_the_message_stays_and_the_start_says
     play(story)
 
 
+@on_exchanges
+@pytest.mark.parametrize(("give_up", "target"), [("publish", "failed"), ("reject", "theirs"), ("auto", "theirs")])
+def test_what_becomes_of_a_failed_message_can_be_chosen(play: Play, give_up: str, target: str) -> None:
+    async def story(bench: Any) -> None:
+        owner = Owner(bench)
+        for name in ("failed", "theirs"):
+            await owner.declares(f"{owner.queue}.{name}")
+        await owner.declares(x_dead_letter_exchange="", x_dead_letter_routing_key=f"{owner.queue}.theirs")
+        await _fail(bench, owner.settings(consumer__expect=1, queue__give_up=give_up))
+        await bench.quiet(await bench.started(bench.transport.probe()), ready=1, queue=f"{owner.queue}.{target}")
+
+    play(story)
+
+
 async def _fail(bench: Any, settings: Settings) -> None:
     """Publish one message that fails until the consumer gives it up."""
 
@@ -294,6 +308,22 @@ def test_a_consumer_that_has_the_queue_for_itself_is_named_in_one_line(play: Pla
 
 
 @on_amqp
+def test_a_consumer_that_is_not_let_in_leaves_nothing_behind(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        connection = await asyncio.to_thread(BlockingConnection, URLParameters(bench.broker.url))
+        connection.channel().basic_consume(bench.queue.work, lambda *_: None, exclusive=True)
+        before = await bench.definitions()
+        engine = ConsumerEngine(connect(bench.settings), bench.settings, Clock())
+        with pytest.raises(UnsupportedError, match="in exclusive use"):
+            await engine.start()
+        await engine.close()
+        assert await bench.definitions() == before
+        await asyncio.to_thread(connection.close)
+
+    play(story)
+
+
+@on_amqp
 def test_a_queue_of_another_connection_is_named_in_one_line(play: Play) -> None:
     async def story(bench: Any) -> None:
         owner = Owner(bench)
@@ -361,6 +391,31 @@ def test_a_user_who_may_only_read_and_write_the_queue_can_use_it(play: Play, cap
                 assert await bench.definitions() == before
             assert "whether the queue has a dead-letter exchange is unknown" in caplog.text
             assert "no reports are heard or sent" in caplog.text
+        finally:
+            await asyncio.to_thread(bench.broker.ctl, "delete_user", user)
+
+    play(story)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("kind", ["rabbitmq"])
+def test_a_listener_that_may_not_create_a_queue_takes_its_exchange_back(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Any) -> None:
+        owner = Owner(bench)
+        exchange = bench.settings.feedback.exchange
+        user = f"clerk-{owner.queue}"
+        await asyncio.to_thread(bench.broker.ctl, "add_user", user, "clerk")
+        allowed = f"^{exchange}$".replace(".", "\\.")
+        await asyncio.to_thread(bench.broker.ctl, "set_permissions", user, allowed, ".*", ".*")
+        try:
+            before = await bench.definitions()
+            url = bench.settings.broker.url.replace("guest:guest@", f"{user}:clerk@")
+            feedback = await bench.started(connect(owner.settings(broker__url=url)).feedback(), lambda _: None)
+            assert "no reports are heard" in caplog.text
+            assert await bench.definitions() == before
+            await bench.until(lambda: not feedback.send(b"nobody hears it"))
         finally:
             await asyncio.to_thread(bench.broker.ctl, "delete_user", user)
 
