@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from math import inf
+from typing import Generic, TypeVar
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import ShareTrim, fair_share
@@ -29,9 +30,7 @@ _SERVICE_SAMPLES = 20
 _RATE_WINDOW_S = 1.0
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
 _FASTEST_PER_S = 1e6  # more than any process does
-_MOST_WORKERS = 1000  # of a consumer with an unlimited prefetch
-_TIMER_SLACK_S = 0.1
-_LARGEST_CV2 = 100.0
+_MOST_WORKERS = 1000  # of one consumer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +53,50 @@ class OwnState:
     weight: float = 1.0
 
 
+R = TypeVar("R", ProducerReport, ConsumerReport)
+
+
 @dataclass(slots=True)
-class _Producer:
-    latest: ProducerReport
+class _Process(Generic[R]):
+    """What is known of one process: ``doubted`` is a report that cannot be true if ``latest`` is, and when it came."""
+
+    latest: R
     heard_at: float
+    doubted: tuple[R, float] | None = None
+
+    def take(self, report: R, now: float, tolerance_s: float) -> R | None:
+        """Take the next report; return the one whose counts it continues, or None if it does not count.
+
+        A report that cannot be true is ignored. If the next one continues it, it was true after all: the process has
+        begun again under the same name, or its clock was set.
+        """
+        before, elapsed_s = self.latest, (report.at_ns - self.latest.at_ns) / 1e9
+        if -tolerance_s < elapsed_s <= 0 and self.doubted is None:
+            return None  # it was overtaken by another
+        if not self._possible(before, self.heard_at, report, now, tolerance_s):
+            doubted, self.doubted = self.doubted, (report, now)
+            if doubted is None or not self._possible(*doubted, report, now, tolerance_s):
+                return None
+            before = doubted[0]
+            self.restart()
+        self.latest, self.heard_at, self.doubted = report, now, None
+        return before
+
+    def restart(self) -> None:
+        """Forget what was concluded from the reports so far."""
+
+    def _possible(self, before: R, heard_at: float, report: R, now: float, tolerance_s: float) -> bool:
+        """Return whether ``report`` can follow ``before`` by its clock and its counters."""
+        elapsed_s = (report.at_ns - before.at_ns) / 1e9
+        return elapsed_s > 0 and abs(elapsed_s - (now - heard_at)) <= tolerance_s
+
+
+@dataclass(slots=True)
+class _Producer(_Process[ProducerReport]):
     history: deque[tuple[float, int]] = field(default_factory=deque)  # (by its own clock, confirmed)
+
+    def restart(self) -> None:
+        self.history.clear()
 
     def need_per_s(self) -> float:
         """Return what it can use: what its settings allow, or what it sends while that is less than it may."""
@@ -72,51 +110,35 @@ class _Producer:
         rate_per_s = min(self.latest.pacing_rate_per_s, self.need_per_s())
         return 0.0 if self.latest.blocked or rate_per_s > _FASTEST_PER_S else rate_per_s * (now - self.heard_at)
 
+    def _possible(
+        self, before: ProducerReport, heard_at: float, report: ProducerReport, now: float, tolerance_s: float
+    ) -> bool:
+        elapsed_s = (report.at_ns - before.at_ns) / 1e9
+        in_time = _Process._possible(self, before, heard_at, report, now, tolerance_s)  # noqa: SLF001 - its own base
+        return in_time and 0 <= report.confirmed - before.confirmed <= _FASTEST_PER_S * elapsed_s
+
 
 @dataclass(slots=True)
-class _Consumer:
-    latest: ConsumerReport
-    heard_at: float
-    most_prefetch: int
-    idle_s: float = _TIMER_SLACK_S  # how much longer it could have worked than it did, all its workers together
-    settled: bool = True  # the last report continued the one before, so that its numbers can be trusted
+class _Consumer(_Process[ConsumerReport]):
+    most_prefetch: int = 0
 
     def held(self) -> int:
         """Return what it holds, which cannot be more than it was ever allowed to (0: any number)."""
         return min(self.latest.held, self.most_prefetch) if self.latest.prefetch else self.latest.held
 
-    def take(self, report: ConsumerReport, now: float, tolerance_s: float) -> bool:
-        """Take the next report; return whether its difference to the last one counts.
-
-        It does not count if it cannot be true, nor does the next one: that may correct what was wrong. If all counters
-        fell, a process began again under the same name, and the next one counts.
-        """
-        continues, settled = self._continues(report, now, tolerance_s), self.settled
-        self.settled = continues or (report.processed < self.latest.processed and report.busy_s < self.latest.busy_s)
-        if not continues:
-            self.idle_s = _TIMER_SLACK_S
-        self.latest, self.heard_at = report, now
-        self.most_prefetch = max(self.most_prefetch, report.prefetch)
-        return continues and settled
-
-    def _continues(self, report: ConsumerReport, now: float, tolerance_s: float) -> bool:
-        """Return whether ``report`` can be true if the last one was.
-
-        It cannot if its clock was set, if its counters fell, or if it counts more messages or more work than there was
-        time for.
-        """
-        before, elapsed_s = self.latest, (report.at_ns - self.latest.at_ns) / 1e9
-        if abs(elapsed_s - (now - self.heard_at)) > tolerance_s:
-            return False
+    def _possible(
+        self, before: ConsumerReport, heard_at: float, report: ConsumerReport, now: float, tolerance_s: float
+    ) -> bool:
+        elapsed_s = (report.at_ns - before.at_ns) / 1e9
         departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
-        sums = (report.service_sum_s - before.service_sum_s, report.service_sum_s2 - before.service_sum_s2)
-        worked_s = report.busy_s - before.busy_s
-        idle_s = self.idle_s + elapsed_s * (max(before.prefetch, report.prefetch) or _MOST_WORKERS) - worked_s
-        # The timer of work in progress may have run ahead.
-        if not 0 <= departed <= _FASTEST_PER_S * elapsed_s or min(sums) < 0 or worked_s < -tolerance_s or idle_s < 0:
-            return False
-        self.idle_s = idle_s
-        return True
+        return (
+            _Process._possible(self, before, heard_at, report, now, tolerance_s)  # noqa: SLF001 - its own base
+            and 0 <= departed <= _FASTEST_PER_S * elapsed_s
+            and report.service_sum_s >= before.service_sum_s
+            and report.service_sum_s2 >= before.service_sum_s2
+            # The timer of work in progress may have run ahead, and long work may be counted when it ends.
+            and -tolerance_s <= report.busy_s - before.busy_s <= _MOST_WORKERS * elapsed_s
+        )
 
 
 class SignalBoard:
@@ -210,17 +232,12 @@ class SignalBoard:
         known = self._producers.get(report.session)
         at_s = report.at_ns / 1e9
         if known is None:
-            self._producers[report.session] = _Producer(report, now, deque([(at_s, report.confirmed)]))
+            self._producers[report.session] = _Producer(report, now, history=deque([(at_s, report.confirmed)]))
             return
-        elapsed_s = (report.at_ns - known.latest.at_ns) / 1e9
-        if -self._timeout_s < elapsed_s <= 0:
-            return  # it was overtaken by another
-        confirmed = report.confirmed - known.latest.confirmed
-        if abs(elapsed_s - (now - known.heard_at)) > self._timeout_s or confirmed > _FASTEST_PER_S * elapsed_s:
-            known.history.clear()  # its clock was set, or the report cannot be true: counting begins again
-        else:
-            self._others_confirmed += max(0, confirmed)
-        known.latest, known.heard_at = report, now
+        before = known.take(report, now, self._timeout_s)
+        if before is None:
+            return
+        self._others_confirmed += report.confirmed - before.confirmed
         known.history.append((at_s, report.confirmed))
         while len(known.history) > 1 and at_s - known.history[1][0] >= _RATE_WINDOW_S:
             known.history.popleft()
@@ -229,25 +246,28 @@ class SignalBoard:
         key = (report.host, report.pid, report.id, report.queue)
         known = self._consumers.get(key)
         if known is None:
-            self._consumers[key] = _Consumer(report, now, report.prefetch)  # counting begins with its first report
+            self._consumers[key] = _Consumer(
+                report, now, most_prefetch=report.prefetch
+            )  # counting begins with its first report
             return
-        before = known.latest
-        if 0 <= before.at_ns - report.at_ns < self._timeout_s * 1e9:
-            return  # it was overtaken by another
-        if not known.take(report, now, self._timeout_s):
-            return  # counting begins again
+        before = known.take(report, now, self._timeout_s)
+        if before is None:
+            return
+        known.most_prefetch = max(known.most_prefetch, report.prefetch)
         self._departed += report.processed + report.dead_lettered - before.processed - before.dead_lettered
         self._observed_s += (report.at_ns - before.at_ns) / 1e9
         self._busy_s += report.busy_s - before.busy_s
-        if not report.service_sum_s2:
-            return  # it does not tell
+        served_s = report.service_sum_s - before.service_sum_s
+        served_s2 = report.service_sum_s2 - before.service_sum_s2
+        if not report.service_sum_s2 or served_s2 > 1.01 * served_s**2 + 1e-6:
+            return  # it does not tell, or what cannot be
         _, count, total, squares = self._served[-1]
         self._served.append(
             (
                 now,
                 count + report.processed - before.processed,
-                total + report.service_sum_s - before.service_sum_s,
-                squares + report.service_sum_s2 - before.service_sum_s2,
+                total + served_s,
+                squares + served_s2,
             )
         )
         while (
@@ -297,8 +317,7 @@ class SignalBoard:
         if count <= 0 or total <= 0:
             return None, None
         mean_s = total / count
-        cv2 = min(_LARGEST_CV2, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1))
-        return mean_s, cv2 if count > 1 else None
+        return mean_s, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1) if count > 1 else None
 
     def _flow_per_s(self, confirmed: int, now: float) -> float:
         """Return the messages a second that were confirmed to all producers in the last second."""
