@@ -59,10 +59,9 @@ class MemoryAdmin:
         arguments = self._broker.queue(queue).arguments
         if exchange and exchange not in self._broker.bindings:
             raise ExchangeNotFoundError(exchange)
-        return FoundQueue(
-            dead_letters="x-dead-letter-exchange" in arguments,
-            has_dead_letter_queue=dead_letter in self._broker.queues,
-        )
+        target, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key")
+        reachable = key in self._broker.queues if target == "" else bool(self._broker.bindings.get(str(target)))
+        return FoundQueue(dead_letters=reachable, has_dead_letter_queue=dead_letter in self._broker.queues)
 
     async def declare_fanout(self, exchange: str, queues: Iterable[str], *, max_length: int) -> None:
         """See `ExchangeAdmin.declare_fanout`: everything published there has the routing key ""."""

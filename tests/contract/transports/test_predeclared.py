@@ -148,8 +148,6 @@ def test_a_message_that_fails_too_often_goes_to_the_dead_letter_exchange_of_the_
 @pytest.mark.parametrize("arguments", [{}, {"x_dead_letter_exchange": "nowhere"}], ids=["no exchange", "unbound one"])
 def test_without_such_an_exchange_it_is_published_to_the_named_queue(play: Play, arguments: dict[str, str]) -> None:
     async def story(bench: Any) -> None:
-        if arguments and bench.kind == "memory":
-            pytest.skip("the broker in memory takes every exchange for bound")
         owner = Owner(bench)
         failed = owner.settings().queue.dead_letter
         await owner.declares(failed)
