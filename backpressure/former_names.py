@@ -23,7 +23,7 @@ def notices(values: Mapping[str, Given]) -> Iterator[str]:
     """Yield what to tell of each value that is given under a former name."""
     for key in values.keys() & FORMER_PARAMETERS.keys():
         law, name = FORMER_PARAMETERS[key]
-        yield f"{key} (from {values[key][1]}) is read, but is now {_PARAMETERS}.{law}.{name}"
+        yield f"{key} (from {values[key][1]}) is read; its name is now {_PARAMETERS}.{law}.{name}"
 
 
 def with_present_names(values: Mapping[str, Given], strength: Mapping[str, int]) -> dict[str, Given]:

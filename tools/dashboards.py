@@ -108,7 +108,7 @@ LAB = (
             "unacked": "sum(pace_unacked_messages)",
             "prefetch": "sum(pace_prefetch_messages)",
         },
-        "Between producer and broker; between broker and consumer; the most there may be of the latter.",
+        "Between producer and broker; between broker and consumer; the limit of the unacknowledged.",
     ),
     Panel(
         "Confirm latency",

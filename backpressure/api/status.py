@@ -57,7 +57,7 @@ class QueueStatus(BaseModel):
     size: int | None = Field(description="messages: ready and, where the broker tells, unacked")
     ready: int | None
     max_size: int | None = Field(description="the bound; null: none, as always on Kafka")
-    memory_mb: float | None = Field(description="an estimate: size times what one message weighs now")
+    memory_mb: float | None = Field(description="an estimate: size times the bytes of one message now")
 
 
 class ProducerRates(BaseModel):

@@ -47,7 +47,7 @@ class FaultSettings:
                 if not isinstance(value, bool):
                     raise ConfigError(name, value, "must be true or false")
             elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LARGEST:
-                raise ConfigError(name, value, "must be a number from 0 to a thousand million")
+                raise ConfigError(name, value, "must be a number from 0 to 1e9")
             elif name == "nack_share" and value > 1:
                 raise ConfigError(name, value, "must be between 0 and 1")
         return replace(self, **document)  # type: ignore[arg-type]  # checked above, name by name

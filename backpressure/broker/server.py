@@ -126,7 +126,7 @@ class _AmqpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._ended:
-            return  # read to the end nevertheless: what stayed unread would destroy our last words on their way
+            return  # read to the end nevertheless: what stayed unread would destroy our last frames on their way
         self.session.receive(data, self._server.now())
         self._server.note_changes()
         self._follow()
@@ -157,7 +157,7 @@ class _AmqpConnection(asyncio.Protocol):
         self._follow()
 
     def _end(self, *, said_something: bool) -> None:
-        """Close; after last words only when the peer closes too, or its time is up."""
+        """Close; after last frames only when the peer closes too, or its time is up."""
         self._ended = True
         if said_something and self.transport.can_write_eof():  # TLS has no half of a connection
             self.transport.write_eof()

@@ -62,7 +62,7 @@ class Finding:
 def doctor(context: click.Context, /, **_: object) -> None:
     """Check Python, libraries, ports, the broker, its management API and the queues; changes nothing.
 
-    Exit code 1 if something is broken. What is only absent (a broker, an extra) is a note: `pace run` does not need it.
+    Exit code 1 if something is broken. What is merely absent (a broker, an extra) is only noted: no run needs it.
     """
     settings = replaced(settings_from(context, discovered), {"broker.wait": False}, "doctor")
     findings = [*_machine(), *_ports(settings), *asyncio.run(_gathered(settings))]

@@ -2,7 +2,7 @@
 
 Most are views of settings: help text, type and default come from the setting's declaration. `setting` declares one,
 `switch` one that takes no value, and `overrides` collects what the user gave as dotted keys for
-`backpressure.config.load`. What several commands share is a decorator here; what one command has alone stands with it.
+`backpressure.config.load`. Options that several commands share are decorators here; others are in their commands.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from backpressure.presentation.terminal import new_console
 __all__ = ["EXIT_CODES", "JUnitFile", "command_line", "from_here", "junit_error", "print_outcome", "to_junit"]
 
 EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
-"""How a command ends that judges a run, whenever it does."""
+"""How a command that judges a run ends."""
 
 
 def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:
@@ -116,7 +116,7 @@ def _case(suite: Element, scenario: str, name: str) -> Element:
 
 
 def _error(suite: Element, scenario: str, reason: str) -> None:
-    text = _NOT_XML.sub("?", reason)  # the last words of a process may be anything
+    text = _NOT_XML.sub("?", reason)  # the last output of a process may be anything
     SubElement(_case(suite, scenario, "the run finishes"), "error", {"message": text})
 
 

@@ -269,7 +269,7 @@ def _json(answer: httpx.Response) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise _UnexpectedError(f"{answer.request.url} answers no JSON object: {answer.text[:100]!r}")
+        raise _UnexpectedError(f"{answer.request.url} did not answer with a JSON object: {answer.text[:100]!r}")
     return content
 
 

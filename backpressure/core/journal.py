@@ -124,6 +124,6 @@ def read_records(data: bytes | memoryview) -> Iterator[ProducerRecord | Consumer
                 attempts,
             )
         elif kind:
-            raise ValueError(f"there is no kind {kind} of records")
+            raise ValueError(f"there are no records of kind {kind}")
         else:
             return

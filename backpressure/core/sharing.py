@@ -29,7 +29,7 @@ class ShareTrim:
     Formula, with e = (share·flow − own)/(share·flow) over the last second:
     factor ← factor + Δt·(0.3·e − 0.05·(factor − 1)), between ½ and 1½.
 
-    What one producer sends more, the others have to send less. But each knows only its own error. Once no producer has
+    If one producer sends more, the others have to send less. But each knows only its own error. Once no producer has
     an error, all factors would stay as they are, however far they are from 1 together; the leak prevents that. After a
     share has changed, for example when a producer joins, all of them are wrong at once, and the comparison starts
     again.

@@ -80,7 +80,7 @@ class Composer:
 
     @property
     def message_bytes(self) -> int:
-        """About what one message weighs in the broker: body, properties and headers."""
+        """Roughly the bytes of one message in the broker: body, properties and headers."""
         return len(self.body) + METADATA_BYTES
 
     def scheduled(self, intended_ns: int) -> Outgoing:

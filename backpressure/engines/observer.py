@@ -296,7 +296,7 @@ class Observer:
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("the monitor is half blind: what watches failed", exc_info=error)
+        log.error("the monitor sees only part of the loop: what watches failed", exc_info=error)
 
 
 def _depth(queue: QueueState) -> int:

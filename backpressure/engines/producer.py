@@ -231,7 +231,7 @@ class ProducerEngine:
 
     @property
     def message_bytes(self) -> int:
-        """About what one message weighs in the broker: body, properties and headers."""
+        """Roughly the bytes of one message in the broker: body, properties and headers."""
         return self._sender.composer.message_bytes
 
     @property

@@ -198,7 +198,7 @@ async def _watch(broker: PrivateProcess, supervisor: Supervisor) -> None:
                     supervisor.on_ready("broker", process_id, pid)
             elif pid and _has_ended(pid):
                 said = broker.tail() or "  (it wrote nothing)"
-                supervisor.fail(f"the {broker.product} died, though no fault had killed it; its last words:\n{said}")
+                supervisor.fail(f"the {broker.product} died, though no fault had killed it; its last output:\n{said}")
                 return
             await asyncio.sleep(_POLL_S)
     finally:

@@ -188,7 +188,7 @@ class Supervisor:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if disk_usage(self._directory.path).free < _LITTLE_BYTES:
                 how += f" on a full disk ({self._directory.path})"
-            self.fail(f"{child.id} {how}; its last words:\n{child.tail()}")
+            self.fail(f"{child.id} {how}; its last output:\n{child.tail()}")
 
     async def _announcement(self, child: Child, timeout_s: float) -> Mapping[str, Any]:
         path = self._directory.announcement(child.id)
@@ -201,7 +201,7 @@ class Supervisor:
                     await asyncio.sleep(_POLL_S)
                 announced: Mapping[str, Any] = json.loads(path.read_bytes())
                 return announced
-        raise ExperimentError(f"{child.id} was not ready after {timeout_s:g} s; its last words:\n{child.tail()}")
+        raise ExperimentError(f"{child.id} was not ready after {timeout_s:g} s; its last output:\n{child.tail()}")
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

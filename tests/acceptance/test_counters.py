@@ -28,7 +28,7 @@ def count(journal: Path, outcome: Outcome) -> int:
     return len({(record.session, record.sequence) for record in records if record.outcome is outcome})
 
 
-def test_every_counter_says_what_the_journals_say_and_survives_the_process_it_came_from(
+def test_every_counter_agrees_with_the_journals_and_survives_its_process(
     start: Any, broker: Any, wait_until: Any, tmp_path: Path
 ) -> None:
     where = ("--url", broker.url)

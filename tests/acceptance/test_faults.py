@@ -132,7 +132,7 @@ def test_a_fault_is_survived_without_loss_and_shown_in_the_report(tmp_path: Path
     assert f'"name":"{fault}"' in (run_folder(tmp_path) / "report.html").read_text()
 
 
-def test_a_killed_consumer_is_not_an_accident_and_another_takes_its_place(tmp_path: Path) -> None:
+def test_a_killed_consumer_is_no_failure_of_the_run_and_is_replaced(tmp_path: Path) -> None:
     done = pace_run(tmp_path, write(tmp_path, "consumer-kill:for_s=0.5", storm_s=2))
     assert done.returncode == 0, done.stdout + done.stderr
     ends = {event["id"]: event["code"] for event in events_of(tmp_path) if event["kind"] == "process_ended"}
@@ -140,7 +140,7 @@ def test_a_killed_consumer_is_not_an_accident_and_another_takes_its_place(tmp_pa
 
 
 @pytest.mark.slow
-def test_what_killed_processes_had_done_counts_and_those_in_their_place_do_the_rest(tmp_path: Path) -> None:
+def test_the_work_of_killed_processes_counts_and_their_replacements_do_the_rest(tmp_path: Path) -> None:
     (tmp_path / "kills.toml").write_text(KILLS)
     done = pace_run(tmp_path, "kills.toml")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -214,7 +214,7 @@ def test_it_waits_for_a_broker_and_finds_it_by_itself(terminal: Terminal, tmp_pa
     until(lambda: httpx.get(f"{address}/api/snapshot").json()["sources"][0]["ok"] is True)
 
 
-def test_without_waiting_a_missing_broker_is_one_line_and_exit_3(terminal: Terminal) -> None:
+def test_with_no_wait_a_missing_broker_is_one_line_and_exit_3(terminal: Terminal) -> None:
     ended = terminal.run("monitor.py", "--url", NOWHERE, "--port", "0", "--no-wait")
     assert ended.returncode == 3
     assert ended.stderr.strip() == f"error: no broker at {NOWHERE}: connection refused"

@@ -270,13 +270,13 @@ def test_a_run_that_was_killed_leaves_no_process_and_no_temporary_file_and_can_s
     assert list(temporary.iterdir()) == []
 
 
-def test_a_process_that_dies_unasked_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+def test_a_process_that_dies_unexpectedly_ends_the_run_and_its_last_output_is_shown(tmp_path: Path) -> None:
     with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
         announced = json.loads((run_folder(tmp_path) / "announce" / "consumer-1.json").read_text())
         psutil.Process(announced["pid"]).kill()
         output, _ = process.communicate(timeout=90)
     assert process.returncode == 3, output
-    assert "error: consumer-1 was killed by signal 9; its last words:" in output
+    assert "error: consumer-1 was killed by signal 9; its last output:" in output
     summary = summary_of(tmp_path)
     assert (summary["verdict"], summary["totals"]["lost"]) == ("error", 0)
     assert all(is_gone(pid) for pid in children_of(tmp_path))
@@ -288,7 +288,7 @@ def test_a_broker_that_dies_unasked_ends_the_run_and_says_so_in_the_report(tmp_p
         psutil.Process(announced["pid"]).kill()
         output, _ = process.communicate(timeout=110)
     assert process.returncode == 3, output
-    assert "error: broker was killed by signal 9; its last words:" in output
+    assert "error: broker was killed by signal 9; its last output:" in output
     assert "broker was killed by signal 9" in (run_folder(tmp_path) / "report.html").read_text()
     assert (summary_of(tmp_path)["verdict"], summary_of(tmp_path)["totals"]["lost"]) == ("error", None)
     assert all(is_gone(pid) for pid in children_of(tmp_path))

@@ -177,7 +177,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_an_unexpected_death_fails_with_the_last_words(tmp_path: Path) -> None:
+def test_an_unexpected_death_fails_with_the_last_output(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         await stage.start("consumer", DIES_LATER)
         with pytest.raises(ExperimentError, match=r"consumer-1 ended with exit code 7(.|\n)*out of luck"):

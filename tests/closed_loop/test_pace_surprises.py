@@ -115,9 +115,7 @@ def test_a_weight_that_changes_moves_the_shares(lab: Any) -> None:
 
 @pytest.mark.parametrize("rate_per_s", [100.0, 500.0, 5000.0])
 @pytest.mark.parametrize("still_s", [0.05, 0.12, 0.3])
-def test_a_broker_that_stands_still_costs_that_time_and_leaves_no_queue(
-    lab: Any, rate_per_s: float, still_s: float
-) -> None:
+def test_a_hanging_broker_costs_that_time_and_leaves_no_queue(lab: Any, rate_per_s: float, still_s: float) -> None:
     times, prefetch = 5, 3 + int(0.02 * rate_per_s)
     plant = lab.plant(1, workers=Workers(rate_per_s=rate_per_s, prefetch=prefetch))
     lab.join(plant, "pace", 10 * rate_per_s)

@@ -285,7 +285,7 @@ def test_a_share_of_what_is_published_is_refused_evenly_spread() -> None:
 # --- a broker that stands still ---------------------------------------------------------------------------------------
 
 
-def test_a_broker_that_stands_still_holds_up_messages_confirms_and_deliveries_and_loses_none(lab: Any) -> None:
+def test_a_hanging_broker_delays_messages_confirms_and_deliveries_and_loses_none(lab: Any) -> None:
     plant = lab.plant(1, workers=Workers(rate_per_s=100, prefetch=5))
     producer = lab.join(plant, "rate_limited", parameters={"rate_per_s": 90.0})
     plant.run(5)

@@ -227,10 +227,10 @@ def test_what_has_become_a_parameter_of_a_law_is_read_under_its_former_name_with
         "threshold": {"reduction_factor": 0.5, "pressure_depth": 9},
     }
     assert sorted(caplog.messages) == [
-        "control.depth_threshold (from config.py) is read, but is now control.parameters.threshold.pressure_depth",
-        "control.rate_limit (from command line) is read, but is now control.parameters.rate_limited.rate_per_s",
+        "control.depth_threshold (from config.py) is read; its name is now control.parameters.threshold.pressure_depth",
+        "control.rate_limit (from command line) is read; its name is now control.parameters.rate_limited.rate_per_s",
         (
-            "control.reduction_factor (from environment, PACE_CONTROL__REDUCTION_FACTOR) is read, but is now "
+            "control.reduction_factor (from environment, PACE_CONTROL__REDUCTION_FACTOR) is read; its name is now "
             "control.parameters.threshold.reduction_factor"
         ),
     ]
@@ -364,7 +364,7 @@ def test_a_file_that_cannot_be_run_is_one_clear_message(content: str, folder: Pa
     assert refused().startswith("config = 'config.py': cannot be read: ")
 
 
-def test_the_file_may_compute_and_import(folder: Path) -> None:
+def test_the_config_file_may_compute_and_import(folder: Path) -> None:
     content = (
         "from pathlib import Path\nfrom math import sqrt\n\nBASE = 50\n\nclass producer:\n    rate = BASE * sqrt(4)\n"
     )
@@ -423,7 +423,7 @@ def test_a_bound_stated_as_strongly_as_the_strategy_holds(folder: Path) -> None:
     assert load(environ={}).queue.max_length == 500
 
 
-def test_the_strategy_in_a_written_config_file_brings_its_bound_although_every_default_stands_there(
+def test_the_strategy_in_a_config_file_brings_its_bound_although_the_file_states_every_default(
     folder: Path,
 ) -> None:
     (folder / "config.py").write_text(render().replace('strategy = "pace"', 'strategy = "unbounded"'), encoding="utf-8")

@@ -95,7 +95,7 @@ def test_a_python_that_cannot_make_environments_is_named_with_the_way_out(tmp_pa
 
 
 @pytest.mark.parametrize("target", ["up", "baseline", "down", "logs", "scale-consumer"])
-def test_without_docker_a_target_says_so_plainly(target: str, tmp_path: Path) -> None:
+def test_without_docker_a_target_says_so(target: str, tmp_path: Path) -> None:
     result = make(target, path=program(tmp_path / "docker", "exit 1").parent)
     assert result.returncode != 0
     assert result.stdout == (

@@ -239,4 +239,4 @@ def _say_unbounded(queue: str, *bounds: int | None) -> None:
 
 
 def _differs(topic: Topic, argument: str, wanted: str, current: str) -> PreconditionFailedError:
-    return PreconditionFailedError(topic.name, argument, f"{wanted} is asked for, the topic has {current}")
+    return PreconditionFailedError(topic.name, argument, f"{wanted} was requested, but the topic has {current}")

@@ -136,7 +136,7 @@ class GroupMember:
     def _run(self) -> None:
         try:
             self._poll_until_stopped()
-        except Exception as error:  # noqa: BLE001 -- whatever it is, somebody has to learn of it
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it has to be reported
             with suppress(Exception):  # then the group notices when the session ends
                 self._consumer.close()
             if not self._loop.is_closed():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Names:
-    """What one telling of the story calls its things."""
+    """The names that one variant of the story uses."""
 
     exchange: str
     queue: str

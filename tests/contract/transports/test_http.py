@@ -135,7 +135,7 @@ def test_a_new_mode_binds_the_live_queue_or_frees_it(play: Play) -> None:
     play(story)
 
 
-def test_pace_check_passes_a_sound_stack_and_fails_one_whose_consumer_stands_still(play: Play) -> None:
+def test_pace_check_passes_a_sound_stack_and_fails_one_whose_consumer_hangs(play: Play) -> None:
     async def story(bench: Any) -> None:
         quiet = {"producer.start_paused": True, "producer.strategy": "unbounded", "consumer.rate": 1000}
         settings = replaced(bench.settings, quiet)

@@ -36,7 +36,7 @@ def settings_at(url: str, **broker: Any) -> Settings:
 
 
 def foreign(bench: Any, **options: Any) -> dict[str, Any]:
-    """A configuration for clients that know nothing of us."""
+    """A configuration for clients of other programs."""
     return {"bootstrap.servers": bench.transport.address.removeprefix("kafka://"), "log_level": 0} | options
 
 
@@ -304,7 +304,7 @@ def test_messages_are_dealt_out_over_the_partitions_in_turn(play: Play) -> None:
     play(story, partitions=3)
 
 
-def test_what_a_consumer_held_that_vanished_is_ready_again(play: Play) -> None:
+def test_messages_held_by_a_vanished_consumer_are_ready_again(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS)
         group = {"group.id": f"pace.{bench.queue.work}"}

@@ -254,7 +254,7 @@ def test_a_consumer_without_the_right_to_its_group_does_not_wait_for_it(play: Pl
     play(story)
 
 
-def test_a_user_who_may_create_nothing_works_with_the_topics_that_exist(play: Play) -> None:
+def test_a_user_without_the_right_to_create_works_with_the_topics_that_exist(play: Play) -> None:
     async def story(bench: Any) -> None:
         await bench.started(bench.transport.feedback())
         reports = bench.settings.feedback.exchange

@@ -33,7 +33,7 @@ on_amqp = pytest.mark.parametrize("kind", ["embedded", "rabbitmq"])
 
 
 class Owner:
-    """The other people's client: declares queues as it likes, with plain pika where there is a socket."""
+    """A foreign client: it declares queues with any arguments, with plain pika where there is a socket."""
 
     def __init__(self, bench: Any) -> None:
         self.bench = bench

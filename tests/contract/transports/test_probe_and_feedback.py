@@ -27,7 +27,7 @@ def test_a_probe_counts_what_is_ready_and_who_consumes(play: Play) -> None:
     play(story)
 
 
-def test_a_probe_names_a_missing_queue_and_reads_on(play: Play) -> None:
+def test_a_probe_names_a_missing_queue_and_continues_to_read(play: Play) -> None:
     async def story(bench: Any) -> None:
         probe = await bench.started(bench.transport.probe())
         for _ in range(3):

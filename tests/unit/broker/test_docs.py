@@ -15,7 +15,7 @@ from backpressure.cli.broker import broker
 PAGE = (Path(__file__).parents[3] / "docs" / "embedded-broker.md").read_text(encoding="utf-8")
 
 
-def test_every_option_is_documented_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_is_documented_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}

@@ -78,7 +78,7 @@ def test_a_truncated_conversation_ends_without_a_trace(peer_class: Any, end: int
 # -- holding back ------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_does_not_read_is_delivered_no_more_than_its_share(peer: Any, peer_class: Any) -> None:
+def test_a_client_that_does_not_read_gets_no_more_than_its_share(peer: Any, peer_class: Any) -> None:
     publisher = peer_class(peer.session.vhost).login(1)
     peer.send(commands.Queue.Declare(queue="q"), commands.Basic.Consume(queue="q", no_ack=True))
     peer.frames()
@@ -124,7 +124,7 @@ def test_requests_of_a_congested_client_wait_in_their_order(peer: Any) -> None:
     assert sum(isinstance(frame, commands.Basic.GetOk) for frame in peer.frames()) == 300
 
 
-def test_the_memory_alarm_blocks_publishers_and_only_then(peer_class: Any) -> None:
+def test_the_memory_alarm_blocks_publishers_only_while_it_lasts(peer_class: Any) -> None:
     vhost = VirtualHost(memory_limit_bytes=10_000)
     publisher, other = peer_class(vhost).login(1), peer_class(vhost).login(1)
     publisher.send(commands.Queue.Declare(queue="q"))

@@ -177,7 +177,7 @@ def test_a_wanted_token_is_asked_for_and_sent() -> None:
         ("producer/batch-produce", answer(200, status="success", messages_produced=9), "batch", "9"),
         ("producer/metrics", answer(200), "producer metrics", "lacks messages_produced_total"),
         ("consumer/metrics", answer(404), "consumer metrics", "404"),
-        ("monitor/api/snapshot", lambda _: httpx.Response(200, text="?"), "delivery", "no JSON object"),
+        ("monitor/api/snapshot", lambda _: httpx.Response(200, text="?"), "delivery", "not answer with a JSON object"),
         ("producer/status", refuse, "delivery", "no answer"),
     ],
 )

@@ -340,7 +340,7 @@ def test_a_line_of_progress_comes_each_time_the_set_number_is_done() -> None:
     assert run_virtually(story()) == [25, 50, 75, 100]
 
 
-def test_work_that_takes_no_time_leaves_the_loop_its_turns() -> None:
+def test_work_that_takes_no_time_does_not_block_the_event_loop() -> None:
     async def story() -> int:
         settings, broker = settings_of(**UNBOUNDED, consumer__prefetch=10_000), RecordingBroker()
         await put(broker, settings, *(ours(n, processing_time_s=0.0) for n in range(5000)))

@@ -233,7 +233,7 @@ def test_rates_and_totals_come_from_the_counters_of_all_processes() -> None:
     Bench().run(story)
 
 
-def test_rates_are_unknown_until_somebody_reports_and_zero_when_all_are_gone() -> None:
+def test_rates_are_unknown_until_a_process_reports_and_zero_when_all_are_gone() -> None:
     async def story(bench: Bench) -> None:
         await bench.until(answering)
         assert bench.observer.snapshot().rates.processed_per_s is None
@@ -374,7 +374,7 @@ def test_reports_of_strangers_are_counted_and_ignored() -> None:
     Bench().run(story)
 
 
-def test_of_what_one_process_reports_only_the_newest_is_read_and_of_strangers_everything() -> None:
+def test_only_the_newest_report_of_a_process_is_read_and_every_one_of_strangers() -> None:
     async def story(bench: Bench) -> None:
         await bench.until(answering)
         assert bench.broker.on_report is not None

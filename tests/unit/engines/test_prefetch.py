@@ -80,7 +80,7 @@ def test_when_the_way_gets_long_in_the_middle_of_the_work_it_grows_too() -> None
     assert rate == pytest.approx(100, abs=1)
 
 
-def test_a_consumer_that_waits_for_work_does_not_take_that_for_a_long_way() -> None:
+def test_waiting_for_work_is_not_taken_for_a_long_round_trip() -> None:
     async def story() -> int:
         settings, broker = settings_of(**DEEP, producer__strategy="unbounded", producer__rate=30), RecordingBroker()
         late = LateTransport(settings, broker, late_s=0.001)

@@ -308,7 +308,7 @@ def test_on_stop_it_waits_for_the_confirms_that_are_due_and_sends_nothing_new() 
     assert {record.outcome for record in records} == {Outcome.CONFIRMED}
 
 
-def test_what_no_answer_came_for_within_the_drain_time_is_journaled_as_unsettled() -> None:
+def test_messages_without_an_answer_within_the_drain_time_are_journaled_as_unsettled() -> None:
     async def story() -> tuple[int, Records, float]:
         broker, records, loop = RecordingBroker(), Records(), asyncio.get_running_loop()
         settings = settings_of(**FREE, producer__drain_timeout_s=2)

@@ -38,7 +38,7 @@ KNOWN = metric_paths(["first", "never-begun"], ["consumer-1"])
         ("wait_ms.p99", "<= 300", False),  # what was not measured does not hold
     ],
 )
-def test_an_expectation_holds_or_not(metric: str, text: str, held: bool) -> None:
+def test_an_expectation_is_met_or_not(metric: str, text: str, held: bool) -> None:
     checked = parse_expectation(metric, text, KNOWN, "test").check(FIGURES)
     assert checked.held is held
     assert checked.value == find_metric(FIGURES, metric)

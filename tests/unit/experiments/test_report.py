@@ -81,7 +81,7 @@ def test_a_figure_that_was_not_measured_is_named_so_in_junit() -> None:
     assert failure.get("message") == "utilisation was not measured"
 
 
-def test_a_run_without_a_summary_is_one_error_in_junit_whatever_its_last_words_were() -> None:
+def test_a_run_without_a_summary_is_one_error_in_junit_whatever_its_last_output() -> None:
     suite = ET.fromstring(junit_error("s", "no broker:\n\x1b[31m<away>").split("\n", 1)[1])
     assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
     assert [error.get("message") for error in suite.iter("error")] == ["no broker:\n?[31m<away>"]

@@ -126,7 +126,7 @@ DAMAGES = [
     ("remains.csv", b"1,2,dropped\n1,3,drop", "remains.csv cannot be read: line 2 is not"),
     ("remains.csv", b"\xff", "remains.csv cannot be read: 'ascii' codec"),
     ("journals/producer-1.journal", None, "journals/producer-1.journal cannot be read: No such file"),
-    ("journals/producer-1.journal", b"{" * 64, "producer-1.journal cannot be read: there is no kind 123"),
+    ("journals/producer-1.journal", b"{" * 64, "producer-1.journal cannot be read: there are no records of kind 123"),
     ("journals/producer-1.journal", b"\1\x63" + bytes(62), "kind 1 cannot have the outcome 99"),
     ("journals/producer-1.journal", b"\1\5" + bytes(62), "kind 1 cannot have the outcome 5"),
     (
@@ -159,7 +159,7 @@ def test_a_damaged_run_is_a_usage_error_that_names_the_file(
 @pytest.mark.parametrize(
     "name", ["run.json", "scenario.toml", "events.jsonl", "samples.jsonl", "remains.csv", "journals"]
 )
-def test_a_folder_in_the_place_of_a_file_or_the_reverse_is_a_usage_error(tmp_path: Path, name: str) -> None:
+def test_a_folder_instead_of_a_file_or_the_reverse_is_a_usage_error(tmp_path: Path, name: str) -> None:
     directory = recorded_run(tmp_path)
     finish(directory)
     path = directory.path / name

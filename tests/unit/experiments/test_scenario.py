@@ -94,9 +94,7 @@ def test_assignments_reach_settings_phases_seed_and_expectations(tmp_path: Path)
 
 
 @pytest.mark.parametrize("metric", ["lost", "totals.lost", "wait_ms.p99"])
-def test_an_assignment_takes_the_place_of_an_expectation_however_the_file_writes_it(
-    metric: str, tmp_path: Path
-) -> None:
+def test_an_assignment_replaces_an_expectation_however_the_file_writes_it(metric: str, tmp_path: Path) -> None:
     before, after = example(tmp_path=tmp_path), example(f"expect.{metric}=<= 7", tmp_path=tmp_path)
     assert len(after.expectations) == len(before.expectations)
     assert (metric, "<=", 7.0) in {(e.metric, e.op, e.limit) for e in after.expectations}
@@ -169,7 +167,7 @@ def test_a_parameter_is_read_under_its_former_name_with_a_notice(
     assert first == {"rate_limited": {"rate_per_s": 7}}
     assert last == {"rate_limited": {"rate_per_s": 7}, "threshold": {"pressure_depth": 9}}
     assert len(caplog.messages) == 2
-    assert "control.rate_limit (from example.toml with overrides) is read, but is now" in caplog.messages[0]
+    assert "control.rate_limit (from example.toml with overrides) is read; its name is now" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(("assignments", "key", "allowed"), MISTAKES, ids=lambda value: str(value)[:50])

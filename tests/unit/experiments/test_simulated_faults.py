@@ -79,7 +79,7 @@ def test_a_hanging_consumer_offers_no_capacity_and_nothing_comes_again() -> None
     assert (summary.totals.redelivered, summary.totals.duplicates) == (0, 0)
 
 
-def test_a_killed_producer_is_missing_until_another_starts_in_its_place() -> None:
+def test_a_killed_producer_is_missing_until_another_replaces_it() -> None:
     recording = play("producer-kill:count=2", producer={"count": 2, "rate": 40.0})
     assert len(recording.processes) == 4
     _, trouble, after = phases(summarise(recording))
@@ -168,7 +168,7 @@ def test_poison_ends_among_the_dead_letters_and_delays_no_others() -> None:
     assert (summary.wait_ms.p99 or 1e9) < 100
 
 
-def test_failures_of_the_settings_are_simulated_and_a_fault_takes_their_place_for_its_time() -> None:
+def test_failures_of_the_settings_are_simulated_and_a_fault_replaces_them_while_it_lasts() -> None:
     own = summarise(play("clock-jump", producer={"rate": 40.0}, consumer={"failure_rate": 0.5}))
     more = summarise(play("processing-failures:share=1", producer={"rate": 40.0}, consumer={"failure_rate": 0.5}))
     assert 0 < (own.totals.dead_lettered or 0) < 0.15 * own.totals.published  # 0.5⁴ of them

@@ -118,7 +118,7 @@ def test_a_message_goes_where_its_exchange_and_key_are_bound() -> None:
     assert Routes(QueueSettings(auditing=True)).topics("direct.exchange", "work") == ("work.queue", "audit.queue")
 
 
-def test_topics_remember_forever_unless_a_lifetime_is_asked_for() -> None:
+def test_topics_keep_records_forever_unless_a_lifetime_is_set() -> None:
     dead, work = topics_of(QueueSettings(partitions=4))
     assert (dead.name, dead.partitions, work.name, work.partitions) == ("work.queue.dlq", 1, "work.queue", 4)
     assert work.configuration["retention.ms"] == "-1"
