@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import traceback
+from base64 import b64encode
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -236,17 +237,32 @@ class _WebConnection(asyncio.Protocol):
 
 def _json(document: Any) -> bytes:
     try:
-        return json.dumps(document, default=str, allow_nan=False).encode()
-    except ValueError:  # a client's table with a number that JSON has no word for
-        return json.dumps(_finite(document), default=str).encode()
+        return json.dumps(document, default=str, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:  # a client's table with a number that JSON has no word for, or octets that are not UTF-8
+        return json.dumps(_sayable(document), default=str, ensure_ascii=False).encode()
 
 
-def _finite(value: Any) -> Any:
+def _sayable(value: Any) -> Any:
+    """Say what JSON cannot carry, and strict readers refuse, in the words of RabbitMQ."""
     match value:
         case float() if not math.isfinite(value):
             return str(value)
+        case str() if not _is_utf8(value):
+            return f"Not UTF-8, base64 is: {b64encode(value.encode(errors='surrogateescape')).decode()}"
         case dict():
-            return {key: _finite(item) for key, item in value.items()}
+            return {_name(key): _sayable(item) for key, item in value.items()}
         case list() | tuple():
-            return [_finite(item) for item in value]
+            return [_sayable(item) for item in value]
     return value
+
+
+def _name(key: str) -> str:
+    return key if _is_utf8(key) else key.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

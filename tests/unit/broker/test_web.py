@@ -236,6 +236,15 @@ def test_a_number_that_json_has_no_word_for_is_shown_as_text(loop: Loop) -> None
     assert ask(client)[2] == {"a": ["nan"], "b": "inf", "c": 1.5}
 
 
+def test_octets_that_are_not_utf8_are_shown_as_rabbitmq_shows_them(loop: Loop) -> None:
+    shown = {"caf\udce9": ["caf\udce9", {"a": "\udcff"}], "é": "日 \U0001f600"}
+    client = Client(WebServer(lambda *_: web.Answer(HTTPStatus.OK, shown), loop.call_later))
+    assert ask(client)[2] == {
+        "caf\ufffd": ["Not UTF-8, base64 is: Y2Fm6Q==", {"a": "Not UTF-8, base64 is: /w=="}],
+        "é": "日 \U0001f600",
+    }
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:15672", "127.0.0.1:1", "127.8.9.10", "[::1]:15672"])
 def test_it_answers_under_the_names_of_this_machine(client: Client, host: str) -> None:
     assert ask(client, host=host)[0] == 200
