@@ -56,8 +56,9 @@ def _by_process(seen: Snapshot, read: Callable[[ProcessState], float | None]) ->
     # Two producers of one user have the same id: their sum is one series.
     sums: dict[tuple[str, str], float] = {}
     for process in seen.processes:
-        key = (process.role, process.id)
-        sums[key] = sums.get(key, 0.0) + (read(process) or 0.0)
+        if (value := read(process)) is not None:
+            key = (process.role, process.id)
+            sums[key] = sums.get(key, 0.0) + value
     return sums.items() if len(sums) <= _MOST_PROCESSES else ()
 
 

@@ -165,7 +165,10 @@ class Reporter:
             )
 
     def close(self) -> None:
-        """Stop reporting and disconnect; closing twice is harmless."""
+        """Stop reporting and disconnect; closing twice is harmless.
+
+        It waits five seconds at most: a broker with an alarm does not answer. The thread then ends without it.
+        """
         self._closing.set()
         if self._thread is not None:
             self._thread.join(_CLOSE_WITHIN_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -370,6 +371,25 @@ def test_reports_of_strangers_are_counted_and_ignored() -> None:
         seen = bench.observer.snapshot()
         assert seen.unreadable_reports == 1
         assert seen.producers == ()
+
+    Bench().run(story)
+
+
+def test_what_a_short_report_does_not_tell_is_unknown() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=40, unacked=None, consumers=1)
+        await bench.until(lambda s: "work.queue" in s.queues)
+        short = {"v": 2, "role": "consumer", "id": "in-go", "queue": "work.queue", "prefetch": 9, "busy_s": 1.5}
+        assert bench.broker.on_report is not None
+        for tick in (0, 1):
+            counted = {"at_ns": 10**9 + tick * 10**8, "processed": 100 + 10 * tick, "held": 4}
+            bench.broker.on_report(json.dumps(short | counted).encode())
+            seen = bench.observer.snapshot()
+        [process] = seen.processes
+        assert (process.id, process.rss_bytes, process.cpu_share) == ("in-go", None, None)
+        assert process.rate_per_s == pytest.approx(100.0)
+        assert seen.queues["work.queue"].unacked == 4
+        assert seen.bottleneck_per_s == pytest.approx(100.0)
 
     Bench().run(story)
 

@@ -237,6 +237,12 @@ def test_processes_of_one_name_are_added_up() -> None:
     assert found["pace_observed_process_cpu_ratio{id=alice,role=producer}"] == 0.5
 
 
+def test_a_process_that_does_not_report_its_memory_has_no_series_of_it() -> None:
+    silent = [replace(process, rss_bytes=None, cpu_share=None) for process in SNAPSHOT.processes]
+    found = samples(monitor_registry(lambda: replace(SNAPSHOT, processes=tuple(silent))))
+    assert not [name for name in found if name.startswith("pace_observed_process_")]
+
+
 def test_strangers_under_ever_new_names_add_no_series() -> None:
     for count, shown in ((64, 64), (65, 0)):
         crowd = tuple(replace(PROCESS, id=f"stranger-{number}") for number in range(count))
