@@ -13,8 +13,13 @@ from collections.abc import Callable, Generator
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
+
+# A busy machine must not fail a test: examples have no time limit.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _OPTIONAL = {
     "PACE_REQUIRE_BROKERS": {"rabbitmq", "kafka"},

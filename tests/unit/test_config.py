@@ -460,7 +460,9 @@ CHANGES = st.fixed_dictionaries(
 
 
 @given(CHANGES)
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the folder is only read
+@hypothesis_settings(  # the folder is only read
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_another_process_gets_exactly_these_settings_through_its_environment(changes: dict[str, Any]) -> None:
     settings = load(changes, environ={"PACE_CONFIG": ""})
     assert load(environ=as_environment(settings)) == settings
