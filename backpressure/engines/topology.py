@@ -78,7 +78,7 @@ class QueueKeeper:
         await admin.start()
         try:
             try:
-                await admin.declare(self.queue)
+                await admin.declare(self.queue, keep_bound=self._for_consumer)
             except PreconditionFailedError as error:
                 raise advised(error, self.queue) from error
             if purge:

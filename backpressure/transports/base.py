@@ -227,10 +227,11 @@ class QueueAdmin(Protocol):
         Raises `PreconditionFailedError` when one exists with other arguments.
         """
 
-    async def declare(self, queue: QueueSettings) -> None:
+    async def declare(self, queue: QueueSettings, *, keep_bound: bool = False) -> None:
         """Create exchange, work queue, dead-letter queue, audit queue (when on) and their bindings, idempotently.
 
         Raises as `missing` does, before anything is created. What was created before any other failure is removed.
+        With ``keep_bound`` a work queue that another process creates meanwhile keeps the bound it has.
         """
 
     async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:

@@ -119,7 +119,7 @@ class KafkaAdmin:
         """See `QueueAdmin.identity`."""
         return BrokerIdentity("Apache Kafka", await broker_release(self._broker), self._requests.address)
 
-    async def declare(self, queue: QueueSettings) -> None:
+    async def declare(self, queue: QueueSettings, *, keep_bound: bool = False) -> None:  # noqa: ARG002 - topics have no bound
         """See `QueueAdmin.declare`. A work topic must have the partitions, and the retention if one is asked for."""
         _say_unbounded(queue.work, queue.max_length, queue.max_length_bytes)
         missing = await self.missing(queue)

@@ -41,7 +41,7 @@ class MemoryAdmin:
                 names.append(declared.name)
         return names
 
-    async def declare(self, queue: QueueSettings) -> None:
+    async def declare(self, queue: QueueSettings, *, keep_bound: bool = False) -> None:  # noqa: ARG002 - one process only
         """See `QueueAdmin.declare`."""
         await self.missing(queue)
         bindings = self._broker.bindings.setdefault(queue.exchange, [])

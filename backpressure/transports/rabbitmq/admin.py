@@ -59,14 +59,14 @@ class RabbitMQAdmin:
         absent, _ = await self._compare(queue, by_policy=await self._bounds_by_policy(queue))
         return absent
 
-    async def declare(self, queue: QueueSettings) -> None:
+    async def declare(self, queue: QueueSettings, *, keep_bound: bool = False) -> None:
         """See `QueueAdmin.declare`."""
         by_policy = await self._bounds_by_policy(queue)
         absent, declarations = await self._compare(queue, by_policy=by_policy)
         try:
             if queue.exchange in absent:
                 await self._declare_exchange(queue)
-            if by_policy:
+            if by_policy and not (keep_bound and await self._exists("queue_declare", queue=queue.work)):
                 await self._bound.put(queue.work, bound_policy(queue))
             for declaration in declarations:
                 if declaration.name in absent:

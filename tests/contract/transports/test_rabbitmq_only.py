@@ -111,6 +111,28 @@ def test_a_policy_of_another_application_is_not_hidden_by_ours(play: Play) -> No
     play(story, max_length=3)
 
 
+@pytest.mark.parametrize(("keep_bound", "limits"), [(True, []), (False, [3])])
+def test_a_consumer_keeps_the_bound_of_a_producer_that_declares_at_the_same_time(
+    play: Play, keep_bound: bool, limits: list[int]
+) -> None:
+    async def story(bench: Any) -> None:
+        await bench.admin.delete(bench.queue.work)
+        other = await bench.started(bench.transport.admin())
+        compare = bench.admin._compare
+
+        async def overtaken(*queue: Any, **options: Any) -> Any:
+            found = await compare(*queue, **options)
+            await other.declare(bench.queue.model_copy(update={"max_length": None}))
+            return found
+
+        bench.admin._compare = overtaken
+        await bench.admin.declare(bench.queue, keep_bound=keep_bound)
+        async with ManagementClient(bench.broker.management_url) as management:
+            assert [policy.definition["max-length"] for policy in await applying(management, bench)] == limits
+
+    play(story, max_length=3)
+
+
 def test_deleting_the_queue_removes_its_policy(play: Play) -> None:
     async def story(bench: Any) -> None:
         async with ManagementClient(bench.broker.management_url) as management:
