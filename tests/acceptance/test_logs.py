@@ -35,7 +35,7 @@ def test_neither_payloads_nor_the_token_are_written_when_work_fails_and_the_queu
     producer.says('"message": "the queue is full')
     for running in (producer, consumer):
         running.signal(signal.SIGTERM)
-        assert running.ends() == 0
+        assert running.ends() == 0, running.text
         assert PAYLOAD not in running.text
         assert TOKEN not in running.text
     assert {entry["level"] for entry in logged(producer.text)} >= {"WARNING"}
