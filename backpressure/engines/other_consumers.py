@@ -34,6 +34,7 @@ class OtherConsumers:
         self._probe: QueueProbe | None = None
         self._looked_at = -inf
         self._looking: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()  # a look that fails closes the connection: not under another look
 
     def look_now_and_then(self) -> None:
         """Look in the background, at most once a second, until another consumer is seen."""
@@ -62,14 +63,15 @@ class OtherConsumers:
             await probe.stop()
 
     async def _read(self) -> None:
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                if self._probe is None:
-                    self._probe = self._transport.probe()
-                    await self._probe.start()
-                consumers = (await self._probe.read(self._queue)).consumers
-        except (TransportError, TimeoutError):
-            await self._disconnect()
-            return
+        async with self._one_at_a_time:
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    if self._probe is None:
+                        self._probe = self._transport.probe()
+                        await self._probe.start()
+                    consumers = (await self._probe.read(self._queue)).consumers
+            except (TransportError, TimeoutError):
+                await self._disconnect()
+                return
         if consumers is not None:
             self.shared = bool(self.shared) or consumers > 1
