@@ -29,24 +29,16 @@ _unlisted = click.option(
 )
 
 
-def _port(flag: str, what: str) -> Callable[[Command], Command]:
+def _port(flag: str, what: str, default: int = 0) -> Callable[[Command], Command]:
     return click.option(
-        flag, type=click.IntRange(0, 65535), default=0, show_default=True, help=f"{what} port; 0: a free one."
+        flag, type=click.IntRange(0, 65535), default=default, show_default=True, help=f"{what}; 0: a free one."
     )
 
 
 @click.group(cls=PaceGroup, invoke_without_command=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; loopback only by design.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=5672, show_default=True, help="AMQP port; 0: a free one."
-)
-@click.option(
-    "--management-port",
-    type=click.IntRange(0, 65535),
-    default=15672,
-    show_default=True,
-    help="HTTP port; 0: a free one.",
-)
+@_port("--port", "AMQP port", 5672)
+@_port("--management-port", "HTTP port", 15672)
 @click.option(
     "--memory-limit-mb",
     type=options.FiniteRange(0, 1e9),
@@ -92,16 +84,8 @@ def _port(flag: str, what: str) -> Callable[[Command], Command]:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Its key; without this option it is in the certificate's file.",
 )
-@click.option(
-    "--tls-port", type=click.IntRange(0, 65535), default=5671, show_default=True, help="AMQP with TLS; 0: a free one."
-)
-@click.option(
-    "--management-tls-port",
-    type=click.IntRange(0, 65535),
-    default=15671,
-    show_default=True,
-    help="HTTPS; 0: a free one.",
-)
+@_port("--tls-port", "AMQP with TLS", 5671)
+@_port("--management-tls-port", "HTTPS", 15671)
 @click.option(
     "--user",
     "users",
@@ -162,8 +146,8 @@ def broker(
 
 
 @broker.command()
-@_port("--port", "AMQP")
-@_port("--management-port", "HTTP")
+@_port("--port", "AMQP port")
+@_port("--management-port", "HTTP port")
 @_unlisted
 def rabbitmq(*, port: int, management_port: int, unlisted: bool) -> None:
     """Run a private RabbitMQ node until Ctrl-C, with a user guest and the management plugin.
@@ -176,7 +160,7 @@ def rabbitmq(*, port: int, management_port: int, unlisted: bool) -> None:
 
 
 @broker.command()
-@_port("--port", "Kafka")
+@_port("--port", "Kafka port")
 @_unlisted
 def kafka(*, port: int, unlisted: bool) -> None:
     """Run a private Kafka broker until Ctrl-C.

@@ -26,7 +26,7 @@ ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)
 _PATIENCE_S = 60.0
 _PREFETCH = 100
 
-POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+POM = """<project><modelVersion>4.0.0</modelVersion>
 <groupId>example</groupId><artifactId>orders</artifactId><version>1</version><dependencies><dependency>
 <groupId>com.rabbitmq</groupId><artifactId>amqp-client</artifactId><version>5.25.0</version>
 </dependency></dependencies></project>"""
