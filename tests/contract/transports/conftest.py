@@ -210,6 +210,7 @@ class CutProxy:
         self._lines: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self._port = port
+        self._left = False
 
     @property
     def url(self) -> str:
@@ -217,6 +218,7 @@ class CutProxy:
         return self._broker._replace(netloc=f"{login}127.0.0.1:{self._port}").geturl()
 
     async def listen(self) -> None:
+        self._left = False
         self._server = await asyncio.start_server(self.serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
@@ -229,8 +231,12 @@ class CutProxy:
         """Stop listening and cut every line."""
         if self._server is not None:
             self._server.close()
+        self._left = True
+        for _ in range(5):  # turns of the event loop, until `serve` has heard of every connection that was accepted
+            await asyncio.sleep(0)
         self.cut()
         await asyncio.gather(*self._lines)
+        await asyncio.sleep(0)  # transports that were aborted close their sockets in the next turn
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = asyncio.current_task()
@@ -241,6 +247,10 @@ class CutProxy:
             far_reader, far_writer = await asyncio.open_connection(self._broker.hostname, self._broker.port)
         except OSError:
             writer.transport.abort()
+            return
+        if self._left:  # while it connected: nobody would cut this line any more
+            writer.transport.abort()
+            far_writer.transport.abort()
             return
         self._writers += [writer, far_writer]
         await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))

@@ -50,8 +50,7 @@ class Owner:
             broker.bindings.setdefault(self.exchange, []).append(("order.new", queue))
             return
         await asyncio.to_thread(self._declare, queue, named)
-        self.bench.stack.push_async_callback(self.bench.admin.delete, queue)
-        self.bench.stack.push_async_callback(self.bench.admin.delete_exchange, self.exchange)
+        self.bench.stack.push_async_callback(asyncio.to_thread, self._remove, queue)
 
     def _declare(self, queue: str, arguments: dict[str, Any]) -> None:
         connection = BlockingConnection(URLParameters(self.bench.broker.url))
@@ -59,6 +58,14 @@ class Owner:
         channel.exchange_declare(self.exchange, "topic", durable=True)
         channel.queue_declare(queue, durable=True, arguments=arguments)
         channel.queue_bind(queue, self.exchange, "order.*")
+        connection.close()
+
+    def _remove(self, queue: str) -> None:
+        """Clean up on a connection of its own: a story may have cut all that go through the proxy."""
+        connection = BlockingConnection(URLParameters(self.bench.broker.url))
+        channel = connection.channel()
+        channel.queue_delete(queue)
+        channel.exchange_delete(self.exchange)
         connection.close()
 
     def settings(self, **changes: Any) -> Settings:
