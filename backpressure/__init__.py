@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
     from backpressure.config import load as load_settings
     from backpressure.core.board import OwnState, SignalBoard
-    from backpressure.core.confirm_window import ConfirmWindow
     from backpressure.core.controllers import LAWS, LawConfig, LawTraits, Parameter
     from backpressure.core.ledger import OrderTracker
+    from backpressure.core.limiters import ConfirmWindow, TokenBucket
     from backpressure.core.message import Delivery, Message, Metadata
     from backpressure.core.pacer import Pacer
-    from backpressure.core.retry import RetryPolicy
+    from backpressure.core.schedule import RetryPolicy
     from backpressure.core.signals import Decision, Law, Signals
-    from backpressure.core.token_bucket import TokenBucket
     from backpressure.engines.clock import Clock
     from backpressure.engines.consumer import ConsumerEngine
     from backpressure.engines.producer import ProducerEngine
@@ -78,7 +77,7 @@ _HOMES = {
     "LAWS": "core.controllers",
     "Clock": "engines.clock",
     "ConfigError": "errors",
-    "ConfirmWindow": "core.confirm_window",
+    "ConfirmWindow": "core.limiters",
     "ConsumerEngine": "engines.consumer",
     "Decision": "core.signals",
     "Delivery": "core.message",
@@ -96,11 +95,11 @@ _HOMES = {
     "Parameter": "core.controllers",
     "ProducerEngine": "engines.producer",
     "Reporter": "transports.rabbitmq.reporter",
-    "RetryPolicy": "core.retry",
+    "RetryPolicy": "core.schedule",
     "Settings": "settings",
     "SignalBoard": "core.board",
     "Signals": "core.signals",
-    "TokenBucket": "core.token_bucket",
+    "TokenBucket": "core.limiters",
     "TransportError": "errors",
     "connect": "transports.factory",
     "create_law": "laws:create",

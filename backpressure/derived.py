@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from backpressure.core.controllers import LawConfig, limit_of, traits, traits_of
-from backpressure.core.retry import RetryPolicy
+from backpressure.core.schedule import RetryPolicy
 from backpressure.core.signals import Law
 from backpressure.settings import ProducerSettings, QueueSettings, Settings
 

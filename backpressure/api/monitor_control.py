@@ -20,8 +20,8 @@ import psutil
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import SecretStr
 
+from backpressure.core.addresses import is_loopback
 from backpressure.core.controllers import LAWS
-from backpressure.core.local_http import is_loopback
 from backpressure.core.reports import ConsumerReport, Report
 from backpressure.core.snapshot import Snapshot
 

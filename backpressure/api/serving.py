@@ -23,8 +23,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backpressure.core.addresses import bracketed
-from backpressure.core.local_http import is_from_other_site, is_loopback, names_this_machine
+from backpressure.core.addresses import bracketed, is_from_other_site, is_loopback, names_this_machine
 from backpressure.errors import ConfigError, PortTakenError
 
 if TYPE_CHECKING:

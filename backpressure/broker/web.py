@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import h11
 
-from backpressure.core.local_http import is_from_other_site, names_this_machine
+from backpressure.core.addresses import is_from_other_site, names_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from backpressure.cli.cleanup import ours_on_kafka
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.process import settings_from
 from backpressure.config import replaced
-from backpressure.core.local_http import is_loopback
+from backpressure.core.addresses import is_loopback
 from backpressure.errors import PaceError
 from backpressure.presentation.terminal import new_console
 from backpressure.program import check_output, printable_lines

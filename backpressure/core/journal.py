@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
 
-from backpressure.core.value import value
+from backpressure.core.message import value
 
 __all__ = ["RECORD_BYTES", "ConsumerRecord", "Outcome", "ProducerRecord", "count_outcomes", "read_records"]
 

@@ -10,9 +10,9 @@ from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
+from backpressure.core.limiters import TokenBucket
 from backpressure.core.reports import ProducerReport, decode, encode
 from backpressure.core.signals import Decision, Law
-from backpressure.core.token_bucket import TokenBucket
 
 __all__ = ["Pacer"]
 

@@ -1,4 +1,4 @@
-"""Feedback reports: the counters every process publishes ten times a second on the feedback exchange.
+"""Feedback reports: the counters that every process publishes on the feedback exchange, and how often.
 
 Counters are totals since the process started, never rates. Listeners take differences, so a lost report costs freshness
 and not correctness. Reports are not trusted: they may come from another version or another program, so `decode` checks
@@ -15,7 +15,17 @@ from typing import Any
 from backpressure.core.histogram import MAX_BUCKET, Histogram
 from backpressure.errors import FeedbackError
 
-__all__ = ["FEEDBACK_VERSION", "ConsumerReport", "ProducerReport", "Report", "decode", "encode", "sender_of"]
+__all__ = [
+    "FEEDBACK_VERSION",
+    "ConsumerReport",
+    "ProducerReport",
+    "Report",
+    "decision_window",
+    "decode",
+    "encode",
+    "sender_of",
+    "ticks_per_report",
+]
 
 FEEDBACK_VERSION = 2
 
@@ -233,3 +243,44 @@ def _histogram(value: Any) -> Histogram:
     if not 0 <= sum_s <= _LARGEST:
         raise FeedbackError("not a histogram: its sum is out of range")
     return Histogram({bucket: count for bucket, count in enumerate(counts, first) if count}, sum_s)
+
+
+_EARLIEST = 0.9
+_LATEST = 1.2
+_TALKATIVE = 6
+_SLOWEST = 3
+_REPORTS_BEFORE_MISSED = 6
+
+
+def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> tuple[float, float]:
+    """Return from when on a consumer's report is reason to decide, and when to decide without one.
+
+    A producer decides about once a tick, if possible right after a consumer's report, when its view is freshest.
+    Reports and ticks have the same rate but unrelated phases, so the report that a law acts on would be half an
+    interval old on average. A tick that waits a little for the next report falls in step with the reports of one
+    consumer. With several consumers, waiting is never worse than not waiting.
+
+    Args:
+        decided_at: when the last decision was made, seconds.
+        tick_s: how often to decide.
+        feedback_age_s: how old the newest report was then; the producer does not wait for reports that have stopped.
+    """
+    latest = _LATEST if feedback_age_s < 2 * tick_s else 1.0
+    return decided_at + _EARLIEST * tick_s, decided_at + latest * tick_s
+
+
+def ticks_per_report(producers: int, tick_s: float, timeout_s: float) -> int:
+    """Return how many ticks a producer lets pass between two reports of its own.
+
+    Every producer receives the reports of every other, so their number grows with the square of the producers, and with
+    a dozen they cost more than the messages. Between two reports of a producer its pace is a good estimate of what it
+    sends (`SignalBoard`), so it may report less often. Nothing can replace the reports of consumers, which never come
+    less often.
+
+    Args:
+        producers: how many there are, this one included.
+        tick_s: how often it decides.
+        timeout_s: after which a silent process is taken for gone; a quarter of it without a report is suspicious.
+    """
+    most = max(1, int(timeout_s / _REPORTS_BEFORE_MISSED / tick_s))
+    return min(most, _SLOWEST, -(-producers // _TALKATIVE))

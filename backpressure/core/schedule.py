@@ -1,16 +1,17 @@
-"""Schedules: when messages are offered to the producer, and when the consumer's work on them ends.
+"""Schedules: when messages are offered to the producer, when the work on them ends, and when it is tried again.
 
-Both keep an ideal timeline. Late timers delay single messages but never add up, so the mean rate is exact. Both limit
-how far they catch up, so that a stall of the machine is not followed by a burst.
+Schedules keep an ideal timeline. Late timers delay single messages but never add up, so the mean rate is exact. They
+limit how far they catch up, so that a stall of the machine is not followed by a burst.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 
-__all__ = ["ArrivalSchedule", "ServiceSchedule"]
+__all__ = ["ArrivalSchedule", "RetryPolicy", "ServiceSchedule"]
 
 
 class ArrivalSchedule:
@@ -123,3 +124,30 @@ class ServiceSchedule:
         start = max(available_at, self._free_at, now - self._catch_up_s)
         self._free_at = start + service_s
         return start, self._free_at
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """After which pause an attempt is repeated, and when to give up.
+
+    Pauses are ``backoff_min_s · multiplierⁿ``, at most ``backoff_max_s``, varied by ±``jitter``, so that simultaneous
+    failures are not repeated simultaneously (Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+    """
+
+    max_attempts: int
+    backoff_min_s: float
+    backoff_max_s: float
+    multiplier: float = 2.0
+    jitter: float = 0.0
+
+    def pause_s(self, failed_attempts: int, draw: float) -> float | None:
+        """Return the pause before the next attempt, or None to give up.
+
+        Args:
+            failed_attempts: how many have failed so far, from 1.
+            draw: a random number in [0, 1) that decides the jitter.
+        """
+        if failed_attempts >= self.max_attempts:
+            return None
+        pause = min(self.backoff_max_s, self.backoff_min_s * self.multiplier ** min(failed_attempts - 1, 64))
+        return pause * (1 + self.jitter * (2 * draw - 1))

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from backpressure.core.confirm_window import ConfirmWindow
+from backpressure.core.limiters import ConfirmWindow
 from backpressure.core.message import Message
 from backpressure.errors import AccessRefusedError, RefusedError, TransportError, UncarriableError
 from backpressure.transports.base import FULL, Cause, Publisher, Refusal, Transport

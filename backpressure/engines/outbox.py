@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from backpressure.core.confirm_window import ConfirmWindow
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import Outcome, ProducerRecord
+from backpressure.core.limiters import ConfirmWindow
 from backpressure.engines.clock import Clock
 from backpressure.engines.composer import Outgoing, Settlement
 from backpressure.telemetry.journal_file import JournalWriter

@@ -15,9 +15,8 @@ from dataclasses import replace
 from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
-from backpressure.core.cadence import decision_window, ticks_per_report
 from backpressure.core.histogram import Histogram, RecentValues
-from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
+from backpressure.core.reports import ConsumerReport, ProducerReport, decision_window, decode, encode, ticks_per_report
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock

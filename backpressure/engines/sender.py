@@ -13,9 +13,9 @@ from collections.abc import Callable
 from math import inf
 
 from backpressure.core.histogram import Histogram
+from backpressure.core.limiters import TokenBucket
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision
-from backpressure.core.token_bucket import TokenBucket
 from backpressure.engines.clock import Clock
 from backpressure.engines.composer import Composer, Outgoing
 from backpressure.engines.outbox import Outbox

@@ -8,8 +8,7 @@ from typing import Any
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import ConsumerRecord, Outcome
 from backpressure.core.ledger import Order, OrderTracker
-from backpressure.core.message import Delivery, Metadata
-from backpressure.core.value import value
+from backpressure.core.message import Delivery, Metadata, value
 from backpressure.engines.clock import Clock
 from backpressure.engines.work import Work
 from backpressure.telemetry.journal_file import JournalWriter

@@ -7,9 +7,8 @@ import random
 from typing import Protocol
 from zlib import crc32
 
-from backpressure.core.message import Delivery, Metadata
+from backpressure.core.message import Delivery, Metadata, value
 from backpressure.core.schedule import ServiceSchedule
-from backpressure.core.value import value
 from backpressure.engines.clock import Clock
 from backpressure.settings import ConsumerSettings
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import ceil, inf, sqrt
 from statistics import fmean
 
-from backpressure.core.controllers.wait_bound import wait_bound_s
+from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.experiments.accounts import Durations, Stays
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.recording import RecordedPhase, Recording

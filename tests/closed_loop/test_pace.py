@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backpressure.core.controllers.wait_bound import wait_bound_s
+from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.core.plant import Network, Plant, QueueBound, Workers
 
 

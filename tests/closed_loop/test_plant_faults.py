@@ -10,7 +10,7 @@ import pytest
 
 from backpressure.core.board import OwnState
 from backpressure.core.plant import Failures, Network, Plant, PlantProducer, QueueBound, Workers, WorkQueue
-from backpressure.core.retry import RetryPolicy
+from backpressure.core.schedule import RetryPolicy
 
 RETRY = RetryPolicy(max_attempts=3, backoff_min_s=0.1, backoff_max_s=5.0)
 

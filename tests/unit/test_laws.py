@@ -9,14 +9,14 @@ import pytest
 import backpressure
 from backpressure import laws
 from backpressure.core.controllers import LAWS, LawConfig
-from backpressure.core.controllers.aimd import AimdLaw
+from backpressure.core.controllers.window_laws import AimdLaw
 from backpressure.core.pacer import Pacer
 from backpressure.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = "backpressure.core.controllers.aimd:AimdLaw"
+    path = "backpressure.core.controllers.window_laws:AimdLaw"
     found = EntryPoints([EntryPoint("window", path, laws.ENTRY_POINTS), EntryPoint("other", path, "others")])
     monkeypatch.setattr(laws, "entry_points", lambda group: found.select(group=group))
 
@@ -30,7 +30,7 @@ def test_a_law_that_a_package_offers_is_built_and_described_by_its_name() -> Non
 
 def test_shipped_names_and_paths_are_found_as_well() -> None:
     assert type(laws.create("pace")).__name__ == "PaceLaw"
-    assert isinstance(laws.create("backpressure.core.controllers.aimd:AimdLaw"), AimdLaw)
+    assert isinstance(laws.create("backpressure.core.controllers.window_laws:AimdLaw"), AimdLaw)
 
 
 def test_an_unknown_law_is_refused_with_all_known_names() -> None:

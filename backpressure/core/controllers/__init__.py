@@ -3,8 +3,18 @@
 Each class says its formula, regimes, parameters and source in its docstring. `create` builds one by name.
 """
 
-from backpressure.core.controllers.law_config import LawConfig, LawTraits, Parameter, limit_of, traits_of
-from backpressure.core.controllers.registry import LAWS, LawDescription, create, describe, traits
+from backpressure.core.controllers.registry import (
+    LAWS,
+    LawConfig,
+    LawDescription,
+    LawTraits,
+    Parameter,
+    create,
+    describe,
+    limit_of,
+    traits,
+    traits_of,
+)
 
 __all__ = [
     "LAWS",

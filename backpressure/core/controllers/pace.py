@@ -1,16 +1,17 @@
-"""Law ``pace``: know the bottleneck, hold a small queue."""
+"""Law ``pace``: know the bottleneck, hold a small queue.
+
+With what it knows about confirms, and the queue wait that no law can avoid (derivation in docs/pace-law.md).
+"""
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import ceil, erfc, exp, inf, pi, sqrt
 
 from backpressure.core.controllers.bottleneck import Bottleneck
-from backpressure.core.controllers.confirm_latency import ConfirmLatencyTracker
-from backpressure.core.controllers.law_config import LawConfig, Parameter
-from backpressure.core.controllers.wait_bound import inverse_loss
+from backpressure.core.controllers.registry import LawConfig, Parameter
 from backpressure.core.signals import Decision, Signals
 
-__all__ = ["PaceLaw"]
+__all__ = ["ConfirmLatencyTracker", "PaceLaw", "inverse_loss", "wait_bound_s"]
 
 _FLOOR_PER_S = 1.0
 _PROBES = 2.0
@@ -161,3 +162,106 @@ class PaceLaw:
             self._cut_until = now + 2 * loop_s  # until its effect can be seen
             self._cap = max(1.0, 0.7 * min(self._cap, self._bottleneck.queue.depth or 1.0))
         self._nacked = signals.nacked_total
+
+
+_MEMORY_S = 1.0
+_SLOW_S = 0.1
+_SLOW_RATIO = 10
+_LONGEST_FLIGHT_S = 0.25
+_LEAST = 1
+
+
+class ConfirmLatencyTracker:
+    """Learns how long confirms usually take, and computes how many messages may be unconfirmed.
+
+    Formula: window = queued + 2·rate·L + 1, with L the usual latency. Of two successive ticks the quicker one counts,
+    so that a single stall does not look like a slower broker; a lower latency is adopted gradually, over a second. If
+    the broker stopped now, the consumers would use up the queue, and ``queued`` messages in its place are all they need
+    when it continues. More would only wait behind the stall.
+
+    When confirms take ten times their minimum and more than 100 ms, the broker itself queues messages: then 2·L counts
+    as a quarter of a second at most.
+
+    Attributes:
+        stalled: whether confirms took more than twice the usual time, or more are missing than is usual. It includes
+        the tick before, because what is reported now began then.
+    """
+
+    def __init__(self) -> None:
+        self.stalled = False
+        self._stalls = False
+        self._usual_s: float | None = None
+        self._last_s: float | None = None
+        self._rate_per_s = 0.0
+
+    def update(self, signals: Signals, elapsed_s: float) -> None:
+        """Take in the latencies and the messages in flight; the last call was ``elapsed_s`` ago."""
+        latency_s, usual_s = signals.confirm_latency_s, self._usual_s
+        if usual_s is not None:
+            before, allowed = self._stalls, _LEAST + 2 * usual_s * self._rate_per_s
+            self._stalls = signals.in_flight > allowed or (latency_s or 0.0) > 2 * usual_s
+            self.stalled = self._stalls or before
+        if latency_s is None:
+            return
+        sample_s = latency_s if self._last_s is None else min(latency_s, self._last_s)
+        self._last_s = latency_s
+        if usual_s is None or sample_s > usual_s:
+            self._usual_s = sample_s
+        else:
+            self._usual_s = usual_s + min(1.0, elapsed_s / _MEMORY_S) * (sample_s - usual_s)
+
+    def window(self, signals: Signals, rate_per_s: float, queued: float) -> int | None:
+        """Return how many messages may be unconfirmed at this rate; None: no limit but the settings'."""
+        self._rate_per_s = rate_per_s
+        if self._usual_s is None or not queued:
+            return None
+        flight_s, latency_s, least_s = 2 * self._usual_s, signals.confirm_latency_s, signals.confirm_latency_min_s
+        if latency_s and least_s and latency_s >= max(_SLOW_S, _SLOW_RATIO * least_s):
+            flight_s = min(flight_s, _LONGEST_FLIGHT_S)
+        return _LEAST + ceil(queued + rate_per_s * flight_s)
+
+
+_Z99 = 2.326
+
+
+def wait_bound_s(
+    bottleneck_per_s: float,
+    service_cv2: float,
+    feedback_age_s: float,
+    *,
+    tick_s: float = 0.1,
+    target_wait_s: float = 0.02,
+    utilisation: float = 0.99,
+) -> float:
+    """Return the p99 queue wait in seconds of a law that corrects its whole error at every tick (normal approximation).
+
+    Formula, with T = feedback age + tick (the time no correction can reach) and σ² = cv²·μ·T:
+    k from σ·L(k) = (1 − utilisation)·μ·T, where L is the normal loss function; w = max(target, kσ/μ) + (1 + cv²)/(2μ);
+    bound = w + 2.33·√(σ²/μ² + cv²·w/μ).
+
+    Args:
+        bottleneck_per_s: μ.
+        service_cv2: squared coefficient of variation of the bottleneck's service times; 0 for fixed ones.
+        feedback_age_s: mean age of what is known about departures when it is used.
+        tick_s: how often the law decides.
+        target_wait_s: wait it aims for in any case.
+        utilisation: part of the capacity that must not be wasted.
+    """
+    blind_s = feedback_age_s + tick_s
+    sigma = sqrt(service_cv2 * bottleneck_per_s * blind_s)
+    lost = (1 - utilisation) * bottleneck_per_s * blind_s
+    margin_s = inverse_loss(lost / sigma) * sigma / bottleneck_per_s if sigma > 0 else 0.0
+    wait_s = max(target_wait_s, margin_s) + (1 + service_cv2) / (2 * bottleneck_per_s)
+    return wait_s + _Z99 * sqrt((sigma / bottleneck_per_s) ** 2 + service_cv2 * wait_s / bottleneck_per_s)
+
+
+def inverse_loss(loss: float) -> float:
+    """Return k ≥ 0 with E[max(0, Z − k)] = ``loss`` for a standard normal Z; 0 where even that loses less."""
+    low, high = 0.0, 10.0
+    for _ in range(30):
+        k = (low + high) / 2
+        if exp(-k * k / 2) / sqrt(2 * pi) - k * erfc(k / sqrt(2)) / 2 > loss:
+            low = k
+        else:
+            high = k
+    return low

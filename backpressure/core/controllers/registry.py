@@ -1,28 +1,121 @@
-"""Building laws: those that ship by name, a user's own by the path to its class."""
+"""Laws: what each says about itself and is configured with, and how one is built from its name or path.
+
+Laws that ship are found by name, laws of a user by the path to their class. Knows no particular law.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
+from math import inf
+from typing import Literal
 
-from backpressure.core.controllers.law_config import LawConfig, LawTraits, Parameter, traits_of
 from backpressure.core.signals import Law
 from backpressure.errors import ConfigError
 
-__all__ = ["LAWS", "LawDescription", "create", "describe", "traits"]
+__all__ = [
+    "LAWS",
+    "LawConfig",
+    "LawDescription",
+    "LawTraits",
+    "Parameter",
+    "create",
+    "describe",
+    "limit_of",
+    "traits",
+    "traits_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawTraits:
+    """What a law says about itself, as its class attribute ``TRAITS``; a law without one has these defaults.
+
+    ``adapts``: it follows the consumers' pace. ``retries``: a message that the broker refuses is sent again, where the
+    settings leave that to the law. ``queue_bound`` is the bound that goes with the law when it is chosen as a strategy:
+    the one in the settings, none at all, or one that refuses what is too much.
+    """
+
+    adapts: bool = True
+    retries: bool = True
+    queue_bound: Literal["as set", "none", "refusing"] = "as set"
+
+
+def traits_of(law: object) -> LawTraits:
+    """Return what a law (or the class of one) says about itself."""
+    traits = getattr(law, "TRAITS", None)
+    return traits if isinstance(traits, LawTraits) else LawTraits()
+
+
+def limit_of(law: object) -> float:
+    """Return the most that a law may ever decide by itself: its attribute ``limit_per_s``; infinite without one."""
+    limit_per_s = getattr(law, "limit_per_s", inf)
+    return float(limit_per_s) if isinstance(limit_per_s, (int, float)) else inf
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a law: ``unit`` is "" for a pure number; ``minimum`` and ``maximum`` are allowed themselves."""
+
+    name: str
+    default: float
+    unit: str
+    meaning: str
+    minimum: float = 0.0
+    maximum: float = inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LawConfig:
+    """Settings of a law, in the units of its name.
+
+    ``target_wait_s`` is the queue wait to aim for. ``floor_per_s`` and ``ceiling_per_s`` bound this producer's rate;
+    None leaves the floor to the law and the ceiling to the offered load. ``tick_s`` is how often the law is asked,
+    ``report_interval_s`` how often consumers report. ``parameters`` are the law's own, by name.
+    """
+
+    target_wait_s: float = 0.02
+    floor_per_s: float | None = None
+    ceiling_per_s: float | None = None
+    tick_s: float = 0.1
+    report_interval_s: float = 0.1
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def values(self, law: str, declared: Sequence[Parameter]) -> dict[str, float]:
+        """Return every parameter ``law`` declares, as given or by default.
+
+        Raises `ConfigError` for a name it does not declare and for a value out of range.
+        """
+        known = {parameter.name: parameter for parameter in declared}
+        for name, value in self.parameters.items():
+            key = f"control.parameters.{law}.{name}"
+            if name not in known:
+                allowed = ", ".join(known) if known else "no parameters at all"
+                raise ConfigError(key, value, f"unknown parameter; {law} has {allowed}")
+            low, high = known[name].minimum, known[name].maximum
+            if not low <= value <= high:
+                raise ConfigError(key, value, f"expected {low:g} … {high:g} {known[name].unit}".rstrip())
+        return {name: self.parameters.get(name, parameter.default) for name, parameter in known.items()}
+
+    def clamp(self, rate_per_s: float, *, floor_per_s: float = 0.0) -> float:
+        """Return ``rate_per_s`` within floor and ceiling; ``floor_per_s`` is the law's own, used when none is set."""
+        floor = floor_per_s if self.floor_per_s is None else self.floor_per_s
+        ceiling = inf if self.ceiling_per_s is None else self.ceiling_per_s
+        return min(ceiling, max(floor, rate_per_s))
+
 
 LawFactory = Callable[[LawConfig], Law]
 
 _SHIPPED: Mapping[str, str] = {
-    "unbounded": "modes:UnboundedLaw",
-    "bounded": "modes:BoundedLaw",
-    "rate_limited": "modes:RateLimitedLaw",
-    "threshold": "threshold:ThresholdLaw",
-    "aimd": "aimd:AimdLaw",
-    "vegas": "vegas:VegasLaw",
-    "gradient2": "gradient2:Gradient2Law",
-    "pid": "pid:PidLaw",
+    "unbounded": "classic_laws:UnboundedLaw",
+    "bounded": "classic_laws:BoundedLaw",
+    "rate_limited": "classic_laws:RateLimitedLaw",
+    "threshold": "classic_laws:ThresholdLaw",
+    "aimd": "window_laws:AimdLaw",
+    "vegas": "window_laws:VegasLaw",
+    "gradient2": "window_laws:Gradient2Law",
+    "pid": "classic_laws:PidLaw",
     "pace": "pace:PaceLaw",
 }
 """Module of this package and class; imported when it is needed, because consumers and monitors run no law."""

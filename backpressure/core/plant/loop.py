@@ -14,12 +14,11 @@ from heapq import heappop, heappush
 from math import inf
 from statistics import fmean
 
-from backpressure.core.cadence import ticks_per_report
 from backpressure.core.plant.bounded_queue import QueueBound, WorkQueue
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.sources import PlantProducer, Way
 from backpressure.core.plant.stations import Workers
-from backpressure.core.reports import Report
+from backpressure.core.reports import Report, ticks_per_report
 from backpressure.core.signals import Law
 
 __all__ = ["STEP_S", "Plant", "PlantSample"]

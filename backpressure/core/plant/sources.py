@@ -8,13 +8,12 @@ from heapq import heappop, heappush
 from math import inf, isfinite
 
 from backpressure.core.board import OwnState, SignalBoard
-from backpressure.core.cadence import decision_window
+from backpressure.core.limiters import TokenBucket
 from backpressure.core.plant.bounded_queue import WorkQueue
 from backpressure.core.plant.network import Line, Network
-from backpressure.core.reports import ConsumerReport, ProducerReport, Report
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decision_window
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
-from backpressure.core.token_bucket import TokenBucket
 
 __all__ = ["PlantProducer", "Way"]
 

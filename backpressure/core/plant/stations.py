@@ -9,7 +9,7 @@ from typing import Literal
 
 from backpressure.core.plant.network import Line
 from backpressure.core.reports import ConsumerReport
-from backpressure.core.retry import RetryPolicy
+from backpressure.core.schedule import RetryPolicy
 
 __all__ = ["Failures", "PlantConsumer", "PlantMessage", "Workers", "remembered"]
 

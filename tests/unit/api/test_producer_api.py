@@ -705,11 +705,11 @@ def test_no_request_makes_the_producer_import_a_module(
 
 
 def test_the_law_a_producer_was_started_with_can_be_gone_back_to() -> None:
-    own = "backpressure.core.controllers.aimd:AimdLaw"
+    own = "backpressure.core.controllers.window_laws:AimdLaw"
 
     async def story() -> list[int]:
         async with producer_api(producer__strategy=own) as (client, _, _):
-            modes = ("pid", own, "backpressure.core.controllers.pid:PidLaw")
+            modes = ("pid", own, "backpressure.core.controllers.classic_laws:PidLaw")
             return [(await client.post("/admin/config", json={"queue_mode": mode})).status_code for mode in modes]
 
     assert run_virtually(story()) == [200, 200, 422]

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from backpressure.api.common import create_app, serve_basics
 from backpressure.api.serving import ApiServer
-from backpressure.core.local_http import is_loopback
+from backpressure.core.addresses import is_loopback
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.telemetry.metrics import expose
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.cadence import decision_window, ticks_per_report
+from backpressure.core.reports import decision_window, ticks_per_report
 
 
 def test_a_decision_waits_a_little_for_the_next_report_where_reports_come() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backpressure.core.confirm_window import ConfirmWindow
+from backpressure.core.limiters import ConfirmWindow
 
 
 def window_of(*tags: int, limit: int = 10) -> ConfirmWindow[str]:

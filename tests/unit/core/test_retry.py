@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backpressure.core.retry import RetryPolicy
+from backpressure.core.schedule import RetryPolicy
 
 POLICIES = st.builds(
     RetryPolicy,

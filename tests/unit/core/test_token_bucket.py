@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backpressure.core.token_bucket import TokenBucket
+from backpressure.core.limiters import TokenBucket
 
 
 def take_all(bucket: TokenBucket, now: float) -> int:

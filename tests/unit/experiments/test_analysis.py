@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backpressure.core.controllers.wait_bound import wait_bound_s
+from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.experiments.accounts import Accounts, Durations
 from backpressure.experiments.analysis import percentiles, percentiles_over_time, summarise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.controllers.confirm_latency import ConfirmLatencyTracker
+from backpressure.core.controllers.pace import ConfirmLatencyTracker
 from backpressure.core.signals import Signals
 
 

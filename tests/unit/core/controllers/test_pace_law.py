@@ -9,7 +9,7 @@ from math import inf, sqrt
 import pytest
 
 from backpressure.core.controllers import LawConfig, create
-from backpressure.core.controllers.wait_bound import inverse_loss
+from backpressure.core.controllers.pace import inverse_loss
 from backpressure.core.signals import Law, Signals
 
 Steady = Callable[..., Signals]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.controllers.wait_bound import inverse_loss, wait_bound_s
+from backpressure.core.controllers.pace import inverse_loss, wait_bound_s
 
 
 def test_fixed_service_waits_the_target_and_half_a_service() -> None:

@@ -1,23 +1,26 @@
-"""The token bucket: applies a rate that a law has decided.
+"""What enforces the decisions of a law: the token bucket applies its rate, the confirm window limits what is in flight.
 
-Time is passed in and the bucket never sleeps: `take` uses up tokens, `wait_s` says how long until the next one.
-
-Meaning of a rate change: tokens that accrued before it were earned at the old rate and are kept; the fraction of a
-token under way carries over; the new rate counts from that moment on. Source: golang.org/x/time/rate, which settles it
-the same way.
+Time is passed in. Neither of them sleeps, sends or decides.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import inf
+from typing import Generic, TypeVar
 
-__all__ = ["TokenBucket"]
+__all__ = ["ConfirmWindow", "TokenBucket"]
 
 
 class TokenBucket:
     """Accrues ``rate_per_s`` tokens a second, and holds one plus ``burst_s`` seconds' worth of them.
 
     The extra one is the next token: without room for it, every late wake-up at a slow rate would lose some.
+    `take` uses up tokens, `wait_s` says how long until the next one.
+
+    Meaning of a rate change: tokens that accrued before it were earned at the old rate and are kept; the fraction of a
+    token under way carries over; the new rate counts from that moment on. Source: golang.org/x/time/rate, which settles
+    it the same way.
     """
 
     __slots__ = ("_tokens", "_updated_at", "burst_s", "rate_per_s")
@@ -86,3 +89,57 @@ class TokenBucket:
         if elapsed > 0:  # it is called several times per message, with the same time
             self._updated_at = now
             self._tokens = min(self.capacity, self._tokens + elapsed * self.rate_per_s)
+
+
+Item = TypeVar("Item")
+
+
+class ConfirmWindow(Generic[Item]):
+    """At most ``limit`` items in flight, by delivery tag: what is sent and unconfirmed, and whether one more may be.
+
+    Delivery tags count from 1 per channel, and a confirm or nack may be *multiple*: settle every earlier tag too (AMQP
+    0-9-1 ``basic.ack``; RabbitMQ, "Publisher Confirms"). After a connection is lost none of its tags will ever be
+    settled: `lost` returns all messages, oldest first, to be published again with their old ids.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """``limit`` may be changed at any time; lowering it below what is in flight closes the window for a while."""
+        self.limit = limit
+        self._in_flight: OrderedDict[int, Item] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def space(self) -> int:
+        """How many more may be sent now."""
+        return max(0, self.limit - len(self._in_flight))
+
+    def sent(self, tag: int, item: Item) -> None:
+        """Remember ``item`` as in flight under ``tag``; tags only grow."""
+        self._in_flight[tag] = item
+
+    def settle(self, tag: int, *, multiple: bool) -> list[Item]:
+        """Remove and return what a confirm or nack settles, oldest first; unknown tags settle nothing."""
+        if not multiple:
+            item = self._in_flight.pop(tag, None)
+            return [] if item is None else [item]
+        settled = []
+        while self._in_flight:
+            first, item = self._in_flight.popitem(last=False)
+            if first > tag:
+                self._in_flight[first] = item
+                self._in_flight.move_to_end(first, last=False)
+                break
+            settled.append(item)
+        return settled
+
+    def items(self) -> list[Item]:
+        """Return what is in flight, oldest first."""
+        return list(self._in_flight.values())
+
+    def lost(self) -> list[Item]:
+        """Empty the window and return what was in flight, oldest first."""
+        items = self.items()
+        self._in_flight.clear()
+        return items
