@@ -3,7 +3,7 @@
 A client library makes an object of every frame, looks up callbacks and puts the message together from three of them,
 which is two thirds of what a message costs a consumer. It also fails at properties it cannot decode, and so loses the
 connection, again each time the message is redelivered. So all messages are read here: a usual one in one go, any other
-frame by frame, and what cannot be read is left out (`backpressure.amqp.reading`).
+frame by frame, and what cannot be read is left out (`backpressure.amqp.properties`).
 
 Sans-IO: `Incoming.take` gets bytes and a position. It handles the frames there, or says that it needs more bytes
 (`NEEDS_MORE`), or that they are for the client library (`NOT_OURS`): all other methods, and bytes that make no sense.
@@ -29,8 +29,7 @@ from backpressure.amqp.frames import (
     FRAME_METHOD,
     RETURN,
 )
-from backpressure.amqp.properties import FLAGS
-from backpressure.amqp.reading import UNREADABLE, read_properties, read_value
+from backpressure.amqp.properties import FLAGS, UNREADABLE, read_properties, read_value
 from backpressure.core.message import HeaderValue, Message
 
 __all__ = ["NEEDS_MORE", "NOT_OURS", "Incoming", "OnConfirm", "OnMessage", "OnReturn", "message_from"]

@@ -20,7 +20,6 @@ from backpressure.amqp.frames import (
     PUBLISH,
     REJECT,
 )
-from backpressure.amqp.message_methods import read_acknowledgement
 from backpressure.amqp.methods import (
     ACCESS_REQUEST,
     access_request_ok,
@@ -28,11 +27,13 @@ from backpressure.amqp.methods import (
     method_frame,
     method_index,
     queue_declare_ok,
+    read_acknowledgement,
 )
 from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.declarations import check_consumer_arguments
-from backpressure.broker.direct_reply import REPLY_TO
+from backpressure.broker.exchange import REPLY_TO
 from backpressure.broker.meters import Counters
+from backpressure.broker.peer import Transaction
 from backpressure.broker.publishing import Publishing
 from backpressure.broker.replies import (
     ChannelRefusal,
@@ -45,7 +46,6 @@ from backpressure.broker.replies import (
     not_implemented,
     precondition_failed,
 )
-from backpressure.broker.transaction import Transaction
 
 if TYPE_CHECKING:
     from pamqp import base

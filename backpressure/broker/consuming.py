@@ -12,11 +12,10 @@ from pamqp import commands
 
 from backpressure.amqp.field_tables import Long, encode_value
 from backpressure.amqp.frames import content_frames
-from backpressure.amqp.message_methods import deliver_frame, deliver_prefix, get_ok_frame
-from backpressure.amqp.methods import method_frame
-from backpressure.broker.direct_reply import ReplyConsumer
+from backpressure.amqp.methods import deliver_frame, deliver_prefix, get_ok_frame, method_frame
+from backpressure.broker.exchange import ReplyConsumer
+from backpressure.broker.peer import Settled, Settling, Transaction
 from backpressure.broker.replies import precondition_failed
-from backpressure.broker.transaction import Settled, Settling, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,16 +1,17 @@
-"""Exchanges: from a routing key or headers to the bindings that match.
+"""Where messages go: from a routing key or headers to the bindings of an exchange that match, or directly to a channel.
 
-Each type is one predicate over a binding. The matches of a routing key are cached until a binding changes.
+Each type of exchange is one predicate over a binding. The matches of a routing key are cached until a binding changes.
 Must not know: how queues work, channels, frames.
 """
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.field_tables import decode_value, octets_of, split_table
+from backpressure.amqp.field_tables import decode_value, octets_of, short_string, split_table
 from backpressure.broker.meters import Counters
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from backpressure.broker.policy import Policy
     from backpressure.broker.queue import Queue
 
-__all__ = ["TYPES", "Binding", "Exchange"]
+__all__ = ["REPLY_TO", "TYPES", "Binding", "DirectReplies", "Exchange", "ReplyConsumer"]
 
 _REMEMBERED_KEYS = 4096
 
@@ -193,3 +194,48 @@ TYPES: dict[str, Callable[[Binding, str], bool]] = {
     "headers": _fanout,  # not asked: these look at the message
 }
 """The predicate of each exchange type, over a binding and a routing key."""
+
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+class ReplyConsumer:
+    """The one subscription of a channel to the answers it gets: direct reply-to, without a queue.
+
+    A channel consumes from the pseudo-queue `REPLY_TO` and publishes requests with that ``reply_to``; the broker puts
+    the channel's own address there, and what is published to an address on the default exchange is delivered to its
+    channel.
+    """
+
+    def __init__(self, tag: str, deliver: Callable[[QueuedMessage], None]) -> None:
+        """``deliver`` sends an answer to the client."""
+        self.tag = tag
+        self.deliver = deliver
+        self.address = f"{REPLY_TO}.{secrets.token_urlsafe(24)}"
+        self.reply_to = short_string(self.address)
+        """The property ``reply_to`` of this channel's requests."""
+
+
+class DirectReplies:
+    """Where answers go, by address."""
+
+    def __init__(self) -> None:
+        self._consumers: dict[str, ReplyConsumer] = {}
+
+    def add(self, consumer: ReplyConsumer) -> None:
+        """Answers to this consumer's address reach it from now on."""
+        self._consumers[consumer.address] = consumer
+
+    def remove(self, consumer: ReplyConsumer) -> None:
+        """Answers that are still to come are lost, as there."""
+        self._consumers.pop(consumer.address, None)
+
+    def exist(self, name: str) -> bool:
+        """Whether ``name`` may be declared as if it were a queue."""
+        return name == REPLY_TO or name in self._consumers
+
+    def deliver(self, message: QueuedMessage) -> None:
+        """Deliver what was published to an address on the default exchange; without a channel there, it is lost."""
+        consumer = self._consumers.get(message.routing_key)
+        if consumer is not None:
+            consumer.deliver(message)

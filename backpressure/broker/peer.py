@@ -1,17 +1,24 @@
-"""What a channel needs of the connection it belongs to.
+"""What a channel, its publishing and its consuming share: the connection they belong to, and an open transaction.
 
-`Session` implements it. Publishing, consuming and the channel use this protocol instead, so that imports go one way.
+`Session` implements `Peer`. Channels use this protocol instead, so that imports go one way. Must not know: frames, what
+a delivery is made of, how a message is enqueued or settled.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backpressure.broker.entries import QueuedMessage
+    from backpressure.broker.exchange import Exchange
     from backpressure.broker.handshake import SessionConfig
+    from backpressure.broker.queue import Queue
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["Confirming", "Peer"]
+__all__ = ["Confirming", "Peer", "Routed", "Settled", "Settling", "Transaction"]
 
 
 class Confirming(Protocol):
@@ -49,3 +56,48 @@ class Peer(Protocol):
 
     def forget(self, number: int) -> None:
         """A channel is closed on both sides."""
+
+
+Settling = Literal["ack", "requeue", "discard"]
+AnyDelivery = TypeVar("AnyDelivery")
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A message and the queues it reaches."""
+
+    message: QueuedMessage
+    exchange: Exchange
+    queues: Sequence[Queue]
+    mandatory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Generic[AnyDelivery]):
+    """Deliveries by their tags, and what is to become of them."""
+
+    how: Settling
+    deliveries: dict[int, AnyDelivery]
+
+
+@dataclass(slots=True)
+class Transaction(Generic[AnyDelivery]):
+    """Everything since the last commit or rollback: messages that were published, deliveries that were settled.
+
+    As in RabbitMQ, messages are routed when they are published, a wrong delivery tag is refused at once, and only a
+    commit gives room in prefetch windows. It is a way to publish and settle together, not isolation: each queue acts by
+    itself.
+    """
+
+    published: list[Routed] = field(default_factory=list)
+    settled: list[Settled[AnyDelivery]] = field(default_factory=list)
+
+    def take_published(self) -> list[Routed]:
+        """Return the messages and forget them."""
+        taken, self.published = self.published, []
+        return taken
+
+    def take_settled(self) -> list[Settled[AnyDelivery]]:
+        """Return the deliveries and forget them."""
+        taken, self.settled = self.settled, []
+        return taken

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.frames import BASIC, PUBLISH, bad_syntax, content_frames
-from backpressure.amqp.message_methods import PublishMethod, confirm_frame, read_publish, return_frame
+from backpressure.amqp.methods import PublishMethod, confirm_frame, read_publish, return_frame
 from backpressure.amqp.properties import BASIC_HEADER, Properties, header_class
 from backpressure.broker.declarations import type_name
-from backpressure.broker.direct_reply import REPLY_TO
 from backpressure.broker.entries import QueuedMessage, keys_in
+from backpressure.broker.exchange import REPLY_TO
+from backpressure.broker.peer import Routed, Transaction
 from backpressure.broker.policy import MAX_TTL_MS
 from backpressure.broker.replies import (
     ConnectionRefusal,
@@ -23,7 +24,6 @@ from backpressure.broker.replies import (
     precondition_failed,
     unexpected_frame,
 )
-from backpressure.broker.transaction import Routed, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

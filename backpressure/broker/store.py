@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -25,7 +27,6 @@ from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
 from backpressure.broker.replies import AmqpRefusal
-from backpressure.broker.write_ahead_log import find_damage
 from backpressure.errors import ConfigError, PaceError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["Store", "StoreError"]
+__all__ = ["LogDamage", "Store", "StoreError", "find_damage"]
 
 SCHEMA_VERSION = 2
 _SCHEMA = f"""
@@ -334,3 +335,60 @@ def _row(source: Exchange, binding: Binding) -> tuple[object, ...]:
     end = binding.destination
     arguments = octets_of(binding.arguments)
     return source.name, isinstance(end, Queue), end.name, binding.routing_key, arguments
+
+
+_HEADER = struct.Struct(">8I")  # magic, version, page size, checkpoint, two salts, two checksums
+_FRAME = struct.Struct(">6I")  # page, pages of the database after a commit or 0, two salts, two checksums
+_BIG_ENDIAN, _LITTLE_ENDIAN = 0x377F0683, 0x377F0682
+_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class LogDamage:
+    """Where reading a write-ahead log ends, and how much is lost."""
+
+    offset: int
+    """The octet at which the first unreadable frame begins."""
+    commits: int
+    """How many transactions the log holds."""
+    lost: int
+    """How many of them cannot be read."""
+
+
+def find_damage(log: bytes) -> LogDamage | None:
+    """Return the damage of a log; None if there is none, or only an unfinished last write.
+
+    SQLite reads a write-ahead log up to the first frame with a wrong checksum, and silently drops the rest. That is
+    right after a crash in the middle of the last write, but wrong for a log that was damaged later, because confirmed
+    messages may follow. In the second case there are complete writes after the broken place.
+
+    Source: the SQLite file format, chapter 4.
+    """
+    if len(log) < _HEADER.size:
+        return None
+    magic, _, page_size, _, *rest = _HEADER.unpack_from(log)
+    salts, checksums = tuple(rest[:2]), tuple(rest[2:])
+    order = {_BIG_ENDIAN: ">", _LITTLE_ENDIAN: "<"}.get(magic)
+    if order is None or _checksum(order, log[:24], (0, 0)) != checksums:
+        return LogDamage(0, 0, 0) if len(log) > _HEADER.size else None
+    size = _FRAME.size + page_size
+    starts = range(_HEADER.size, len(log) - size + 1, size)
+    frames = [(start, *_FRAME.unpack_from(log, start)) for start in starts]
+    commits = [start for start, _, pages, *found, _, _ in frames if pages and tuple(found) == salts]
+    for start, _, _, *found in frames:
+        checksums = _checksum(order, log[start : start + 8], checksums)
+        checksums = _checksum(order, log[start + _FRAME.size : start + size], checksums)
+        if tuple(found) != (*salts, *checksums):
+            lost = sum(commit >= start for commit in commits)
+            return LogDamage(start, len(commits), lost) if lost else None
+    return None
+
+
+def _checksum(order: str, octets: bytes, seed: tuple[int, int]) -> tuple[int, int]:
+    """Continue the Fibonacci-weighted checksum over pairs of 32-bit words."""
+    one, two = seed
+    words = iter(struct.unpack(f"{order}{len(octets) // 4}I", octets))
+    for word in words:
+        one = (one + word + two) & _MASK
+        two = (two + next(words) + one) & _MASK
+    return one, two

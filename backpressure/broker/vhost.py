@@ -12,9 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from backpressure.broker import declarations
-from backpressure.broker.direct_reply import DirectReplies
 from backpressure.broker.entries import DeadLetter
-from backpressure.broker.exchange import TYPES, Binding, Exchange
+from backpressure.broker.exchange import TYPES, Binding, DirectReplies, Exchange
 from backpressure.broker.faults import Connected, Faults
 from backpressure.broker.meters import Counters, MemoryAlarm
 from backpressure.broker.policy import Policy, matching

@@ -25,7 +25,7 @@ from backpressure.errors import (
 )
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import FoundQueue, QueueAdmin, Transport
-from backpressure.transports.conflicts import advised
+from backpressure.transports.queue_declarations import advised
 
 __all__ = ["QueueKeeper"]
 

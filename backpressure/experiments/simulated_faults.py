@@ -34,7 +34,7 @@ from backpressure.experiments.faults import (
 )
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import BrokerSettings, Settings
-from backpressure.transports.outage import pauses
+from backpressure.transports.connecting import pauses
 
 __all__ = ["SimulatedStage", "reconnected_after_s", "simulated"]
 

@@ -40,7 +40,7 @@ def test_no_class_name_is_defined_twice() -> None:
 
 
 def test_amqp_is_read_and_written_in_one_package() -> None:
-    others = {"write_ahead_log.py": "SQLite's format"}
+    others = {"store.py": "SQLite's format"}
     packages = [PACKAGE / "broker", PACKAGE / "transports" / "rabbitmq"]
     modules = [path for package in packages for path in package.glob("*.py") if path.name not in others]
     assert [path.name for path in modules if re.search(r"\bimport struct\b", path.read_text(encoding="utf-8"))] == []

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 
 try:
     import confluent_kafka as _client  # noqa: F401 -- only to say how to get it
@@ -24,10 +24,9 @@ except ModuleNotFoundError as error:
 
 from backpressure.transports.kafka.admin import KafkaAdmin
 from backpressure.transports.kafka.feedback import KafkaFeedback
-from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.probe import KafkaProbe
 from backpressure.transports.kafka.publisher import KafkaPublisher, Routes
-from backpressure.transports.kafka.records import dead_letter
+from backpressure.transports.kafka.records import dead_letter, group_id, topic_name
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
 
 __all__ = ["KafkaTransport"]

@@ -17,13 +17,13 @@ from backpressure.core.message import Delivery
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError, TransportError, UnsupportedError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity, FoundQueue
+from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.client import KafkaRequests
 from backpressure.transports.kafka.drain import drain
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.kafka_names import GROUPS, group_id, topic_name
 from backpressure.transports.kafka.probe import LagReader
+from backpressure.transports.kafka.records import GROUPS, group_id, topic_name
 from backpressure.transports.kafka.release import broker_release
-from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaAdmin", "Topic", "create_topics", "topics_of"]
 

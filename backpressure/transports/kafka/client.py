@@ -27,10 +27,9 @@ from backpressure.errors import (
     TransportError,
 )
 from backpressure.settings import BrokerSettings
+from backpressure.transports.connecting import Outage, pauses, tls_context
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
-from backpressure.transports.kafka.kafka_names import topic_name
-from backpressure.transports.outage import Outage, pauses
-from backpressure.transports.tls import tls_context
+from backpressure.transports.kafka.records import topic_name
 
 __all__ = ["KafkaLink", "KafkaRequests", "PolledClient", "client_configuration", "cluster_id"]
 

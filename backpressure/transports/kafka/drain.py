@@ -14,9 +14,8 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import kafka_error
 from backpressure.transports.kafka.group import SESSION_TIMEOUT_S
-from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.probe import LagReader, PartitionLag
-from backpressure.transports.kafka.records import message_from
+from backpressure.transports.kafka.records import group_id, message_from, topic_name
 from backpressure.transports.kafka.settled import PartitionProgress
 
 __all__ = ["drain"]

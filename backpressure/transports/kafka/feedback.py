@@ -15,10 +15,10 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, Topi
 
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.admin import Topic, create_topics
 from backpressure.transports.kafka.client import KafkaLink, KafkaRequests, client_configuration
-from backpressure.transports.kafka.kafka_names import topic_name
-from backpressure.transports.outage import Outage
+from backpressure.transports.kafka.records import topic_name
 
 __all__ = ["KafkaFeedback"]
 

@@ -25,11 +25,11 @@ from confluent_kafka import Message as Record
 
 from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.connecting import Outage, pauses
 from backpressure.transports.kafka.client import KafkaLink, client_configuration
 from backpressure.transports.kafka.failures import MISSING, REFUSED, kafka_error
-from backpressure.transports.kafka.kafka_names import group_id, topic_name
+from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark
-from backpressure.transports.outage import Outage, pauses
 
 __all__ = ["POLL_S", "SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "Membership", "weight_of"]
 

@@ -27,13 +27,13 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from backpressure.errors import QueueNotFoundError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
+from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.client import KafkaRequests, client_configuration
 from backpressure.transports.kafka.failures import kafka_error
 from backpressure.transports.kafka.group import POLL_S
-from backpressure.transports.kafka.kafka_names import group_id, topic_name
+from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.settled import Mark
 from backpressure.transports.kafka.subscriber import COMMIT_AFTER_S
-from backpressure.transports.outage import Outage
 
 __all__ = ["KafkaProbe", "LagReader", "PartitionLag", "Progress"]
 

@@ -16,8 +16,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from backpressure.settings import BrokerSettings
+from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.client import KafkaLink, client_configuration
-from backpressure.transports.outage import Outage
 
 __all__ = ["ProducerThread", "Report", "Spread"]
 

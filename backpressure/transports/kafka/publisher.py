@@ -18,11 +18,10 @@ from backpressure.core.message import Message
 from backpressure.errors import NotConnectedError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import PublisherListener
+from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.failures import MISSING, reason_of, refusal_of
-from backpressure.transports.kafka.kafka_names import topic_name
 from backpressure.transports.kafka.producer_thread import ProducerThread, Report
-from backpressure.transports.kafka.records import content_of
-from backpressure.transports.outage import Outage
+from backpressure.transports.kafka.records import content_of, topic_name
 
 __all__ = ["KafkaPublisher", "Routes"]
 

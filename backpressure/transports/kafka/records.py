@@ -1,4 +1,4 @@
-"""Converts our messages to Kafka's records, which have a body and headers of bytes, and back.
+"""Our messages as Kafka's records, which have a body and headers of bytes, and back; what queues are called there.
 
 Text in a header is UTF-8 and any other value is JSON, so that every program can read it. One more header,
 ``pace.types``, tells which are text, JSON or plain bytes. It marks a record as ours; in a foreign record every header
@@ -8,6 +8,7 @@ is bytes, and its timestamp is that of the message.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,7 +21,24 @@ from confluent_kafka import Message as Record
 from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.transports.deaths import death_headers
 
-__all__ = ["Headers", "content_of", "dead_letter", "headers_of", "message_from"]
+__all__ = ["GROUPS", "Headers", "content_of", "dead_letter", "group_id", "headers_of", "message_from", "topic_name"]
+
+GROUPS = "pace."
+"""What the names of our groups begin with; those of the topics of a run as well."""
+
+_LONGEST = 249
+
+
+def topic_name(queue: str) -> str:
+    """Return the topic that stands for ``queue``: its name, with "_" for what Kafka does not allow."""
+    name = re.sub(r"[^a-zA-Z0-9._-]", "_", queue)[:_LONGEST]
+    return name if name.strip(".") else name.replace(".", "_")
+
+
+def group_id(queue: str) -> str:
+    """Return the consumer group that stands for the consumers of ``queue``: their commits are the queue's place."""
+    return f"{GROUPS}{topic_name(queue)}"
+
 
 Headers = list[tuple[str, str | bytes | None]]
 

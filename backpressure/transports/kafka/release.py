@@ -12,7 +12,7 @@ import struct
 from bisect import bisect_right
 
 from backpressure.settings import BrokerSettings
-from backpressure.transports.tls import tls_context
+from backpressure.transports.connecting import tls_context
 
 __all__ = ["api_versions_request", "broker_release", "release_of"]
 

@@ -15,19 +15,22 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
-from backpressure.core.message import Delivery
+from backpressure.core.message import Delivery, Message
 from backpressure.errors import NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
-from backpressure.transports.kafka.dead_letter_topic import DeadLetterTopic
+from backpressure.transports.connecting import Outage
+from backpressure.transports.kafka.client import client_configuration
+from backpressure.transports.kafka.failures import kafka_error
 from backpressure.transports.kafka.group import Membership, weight_of
-from backpressure.transports.kafka.records import message_from
+from backpressure.transports.kafka.records import content_of, dead_letter, message_from, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark, PartitionProgress
-from backpressure.transports.outage import Outage
 
-__all__ = ["COMMIT_AFTER_S", "KafkaSubscriber"]
+__all__ = ["COMMIT_AFTER_S", "DeadLetterTopic", "KafkaSubscriber"]
+
 
 _log = logging.getLogger("backpressure")
 COMMIT_AFTER_S = 0.05  # half the age of a probe's reading; each commit costs the broker a millisecond
@@ -304,3 +307,41 @@ class KafkaSubscriber:
         commits = {number: self._partitions[number][1].commit(held=True) for number in self._changed}
         self._changed.clear()
         self._membership.member.commit({number: commit for number, commit in commits.items() if commit is not None})
+
+
+class DeadLetterTopic:
+    """The dead-letter topic, for messages that a subscriber rejects.
+
+    It connects at the first message. Dead letters are rare, so each is written and awaited in a thread.
+    """
+
+    def __init__(self, broker: BrokerSettings, name: str, queue: str) -> None:
+        self._broker = broker
+        self._name = name
+        self._queue = queue
+        self._producer: Producer | None = None
+
+    async def add(self, delivery: Delivery, source: str) -> None:
+        """Write what was delivered, rejected from the queue ``source``; raises `TransportError`."""
+        letter = dead_letter(delivery, source, {})
+        if self._producer is None:
+            configuration = client_configuration(self._broker, self._name)
+            self._producer = Producer(configuration | {"enable.idempotence": True, "message.timeout.ms": 10_000})
+        await asyncio.to_thread(self._write, self._producer, letter)
+
+    def _write(self, producer: Producer, message: Message) -> None:
+        outcome: list[KafkaError | None] = []
+
+        def on_delivery(error: KafkaError | None, _record: Record) -> None:
+            outcome.append(error)
+
+        address, topic = self._broker.address(), topic_name(self._queue)
+        try:
+            producer.produce(topic, on_delivery=on_delivery, **content_of(message))
+        except KafkaException as error:  # for instance, the new headers have made it too large
+            raise kafka_error(error.args[0], address, self._queue) from error
+        producer.flush()
+        if not outcome:
+            raise NotConnectedError(f"the broker at {address} did not answer for a dead letter")
+        if outcome[0] is not None:
+            raise kafka_error(outcome[0], address, self._queue)

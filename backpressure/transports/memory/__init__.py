@@ -11,9 +11,8 @@ from backpressure.core.message import Delivery, Destination, HeaderValue, Messag
 from backpressure.settings import Settings
 from backpressure.transports.deaths import dead_letter
 from backpressure.transports.memory.admin import MemoryAdmin, MemoryFeedback, MemoryProbe
+from backpressure.transports.memory.endpoints import MemoryPublisher, MemorySubscriber
 from backpressure.transports.memory.memory_broker import MemoryBroker
-from backpressure.transports.memory.publisher import MemoryPublisher
-from backpressure.transports.memory.subscriber import MemorySubscriber
 
 __all__ = ["MemoryBroker", "MemoryTransport"]
 

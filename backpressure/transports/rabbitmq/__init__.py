@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import Settings
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
 from backpressure.transports.rabbitmq.feedback import RabbitMQFeedback
 from backpressure.transports.rabbitmq.link import login

@@ -21,7 +21,7 @@ from backpressure.errors import (
 )
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity, FoundQueue
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, queue_declarations
 from backpressure.transports.rabbitmq.failures import request_error
 from backpressure.transports.rabbitmq.link import RabbitMQRequests

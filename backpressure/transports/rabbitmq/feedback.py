@@ -22,7 +22,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from backpressure.core.message import Message
 from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 

@@ -18,10 +18,9 @@ from pika.exceptions import AMQPError
 
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.outage import Outage, pauses
+from backpressure.transports.connecting import Outage, pauses, tls_context
 from backpressure.transports.rabbitmq.failures import dial_error, lost_error, request_error
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection
-from backpressure.transports.tls import tls_context
 
 __all__ = ["RabbitMQLink", "RabbitMQRequests", "SetUpAgain", "connection_parameters", "login"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
 
 __all__ = ["RabbitMQProbe"]

@@ -17,13 +17,12 @@ from pika.spec import Basic
 from backpressure.amqp.deaths import record_death
 from backpressure.amqp.field_tables import encode_value
 from backpressure.amqp.outgoing import publish_frames
-from backpressure.amqp.properties import Properties
-from backpressure.amqp.reading import read_value
+from backpressure.amqp.properties import Properties, read_value
 from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.errors import NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import PublisherListener
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireConnection
 

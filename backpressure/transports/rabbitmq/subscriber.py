@@ -25,7 +25,7 @@ from backpressure.core.message import Delivery, Message
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import SubscriberListener
-from backpressure.transports.outage import Outage
+from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink, SetUpAgain
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 

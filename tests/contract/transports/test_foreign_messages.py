@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from backpressure.amqp.field_tables import short_string
-from backpressure.amqp.properties import Properties
-from backpressure.amqp.reading import read_properties
+from backpressure.amqp.properties import Properties, read_properties
 from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.engines.dead_letters import DeadLetters
 from backpressure.errors import TransportError, UncarriableError

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backpressure.amqp.field_tables import encode_table, short_string
-from backpressure.amqp.properties import Properties
-from backpressure.amqp.reading import UNREADABLE, read_properties, read_table, read_value
+from backpressure.amqp.properties import UNREADABLE, Properties, read_properties, read_table, read_value
 
 SHORTS = st.text(max_size=20)
 DECIMALS = st.builds(

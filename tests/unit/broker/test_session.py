@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pamqp import body, commands, header
 from pamqp import frame as pamqp_frame
 
-from backpressure.amqp.message_methods import cached_publish
+from backpressure.amqp.methods import cached_publish
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.session import OUTPUT_LIMIT_BYTES, SessionState
 from backpressure.broker.vhost import VirtualHost

@@ -12,9 +12,8 @@ import pytest
 from backpressure.amqp.field_tables import FieldTable, octets_of
 from backpressure.amqp.frames import frame
 from backpressure.broker.policy import Policy
-from backpressure.broker.store import Store, StoreError
+from backpressure.broker.store import Store, StoreError, find_damage
 from backpressure.broker.vhost import VirtualHost
-from backpressure.broker.write_ahead_log import find_damage
 from backpressure.errors import ConfigError
 
 ODD = FieldTable(b"\0\0\0\x27\x04caf\xe9S\0\0\0\x04caf\xe9\x02atT" + b"\xff" * 8 + b"\x03nand\x7f\xf8" + bytes(6))

@@ -19,7 +19,7 @@ from backpressure.core.message import Metadata
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import NotConnectedError
 from backpressure.transports.memory import MemoryTransport
-from backpressure.transports.memory.publisher import MemoryPublisher
+from backpressure.transports.memory.endpoints import MemoryPublisher
 
 FREE = {"producer__strategy": "unbounded", "queue__max_length": None}
 

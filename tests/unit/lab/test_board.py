@@ -14,7 +14,7 @@ from backpressure.lab.messages import MOST_CHARACTERS, LabNote
 from backpressure.lab.queues import NewestItems, queue_named
 from backpressure.lab.service import Board
 from backpressure.transports.memory import MemoryTransport
-from backpressure.transports.memory.publisher import MemoryPublisher
+from backpressure.transports.memory.endpoints import MemoryPublisher
 
 
 def board_on(stage: Any, transport: Any = None, **queue: Any) -> Board:

@@ -7,7 +7,7 @@ import pytest
 from backpressure.catalogue import find_field
 from backpressure.errors import PreconditionFailedError
 from backpressure.settings import QueueSettings
-from backpressure.transports.conflicts import advised
+from backpressure.transports.queue_declarations import advised
 
 
 def advice(name: str, argument: str, received: str, current: str, **queue: object) -> list[str]:

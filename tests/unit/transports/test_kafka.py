@@ -24,9 +24,9 @@ from backpressure.transports.factory import connect
 from backpressure.transports.kafka.admin import topics_of
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of, refusal_of
-from backpressure.transports.kafka.kafka_names import group_id, topic_name
 from backpressure.transports.kafka.probe import PartitionLag, Progress
 from backpressure.transports.kafka.publisher import Routes
+from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.release import api_versions_request, release_of
 from backpressure.transports.kafka.settled import Mark
 from backpressure.transports.kafka_node import KafkaMissingError, find_kafka, private_kafka

@@ -11,9 +11,9 @@ from virtual_time import run_virtually
 
 from backpressure.errors import AccessRefusedError, NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.group import GroupMember, Membership
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
-from backpressure.transports.outage import Outage
 
 
 class FakeMember:

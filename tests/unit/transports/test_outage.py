@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 
 from backpressure.errors import BrokerUnavailableError, NotConnectedError
-from backpressure.transports.outage import Outage, pauses
+from backpressure.transports.connecting import Outage, pauses
 
 ADDRESS = "amqp://broker.example:5672"
 

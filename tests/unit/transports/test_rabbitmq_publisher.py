@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from backpressure.amqp.field_tables import encode_value, short_string
-from backpressure.amqp.properties import Properties
-from backpressure.amqp.reading import read_properties
+from backpressure.amqp.properties import Properties, read_properties
 from backpressure.core.message import Delivery, Message
 from backpressure.transports.rabbitmq.publisher import dead_letter_header
 

@@ -1,15 +1,17 @@
-"""What all transports do while the broker is away: pause longer and longer, and log two lines at most."""
+"""How all transports reach a broker: TLS, longer and longer pauses while it is away, and two log lines at most."""
 
 from __future__ import annotations
 
 import logging
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator
 
-from backpressure.errors import BrokerUnavailableError, TransportError
+from backpressure.errors import BrokerUnavailableError, ConfigError, TransportError
+from backpressure.settings import BrokerSettings
 
-__all__ = ["Outage", "pauses"]
+__all__ = ["Outage", "pauses", "tls_context"]
 
 _log = logging.getLogger("backpressure")
 
@@ -48,3 +50,20 @@ class Outage:
             return
         _log.info("connected to the broker at %s after %.1f s", self._address, time.monotonic() - self._since)
         self._since = None
+
+
+def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
+    """Return a context that verifies the broker and presents our certificate, if there is one.
+
+    Raises `ConfigError` for a file that cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=broker.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("broker.ca_file", broker.ca_file, f"expected a PEM file of authorities: {error}") from error
+    if broker.cert_file:
+        try:
+            context.load_cert_chain(broker.cert_file, broker.key_file or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError("broker.cert_file", broker.cert_file, f"expected a PEM certificate: {error}") from error
+    return context
