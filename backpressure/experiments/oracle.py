@@ -17,11 +17,9 @@ from math import ceil
 from backpressure.core.plant import QueueBound, WorkQueue
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.recording import RecordedPhase, Recording
-from backpressure.experiments.scenario import Phase, Scenario
-from backpressure.experiments.simulate import service_times, workers_of
-from backpressure.experiments.simulated_accounts import accounts_of
+from backpressure.experiments.scenario import Phase, Scenario, load_of
+from backpressure.experiments.simulate import accounts_of, service_times, workers_of
 from backpressure.experiments.summary import Summary
-from backpressure.experiments.workload import load_of
 
 __all__ = ["TOO_LONG", "oracle", "oracles"]
 
