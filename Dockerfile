@@ -4,7 +4,7 @@ FROM python:3.13-slim
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY backpressure backpressure
-RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[kafka,otel]' \
+RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[bench,kafka,otel]' \
     && useradd --system --create-home --uid 10001 pace
 COPY compose/healthy.py /usr/local/lib/healthy.py
 

@@ -36,7 +36,11 @@ $(VENV)/.package: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install 'pip>=25.1'
-	@$(PIP) install -c constraints.txt -e .
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(VENV)/.kafka: $(VENV)/.package
+	@$(PIP) install -c constraints.txt -e '.[kafka]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.package
@@ -45,7 +49,7 @@ $(VENV)/.dev: $(VENV)/.package
 	@touch $@
 
 .PHONY: kafka
-kafka: .kafka/libs/.complete  ## fetch Kafka's jars (43 MB, by Maven) for BROKER=kafka, which needs Java 17
+kafka: $(VENV)/.kafka .kafka/libs/.complete  ## fetch Kafka's client and its jars (43 MB, by Maven) for BROKER=kafka, which needs Java 17
 
 .kafka/libs/.complete: tools/kafka/pom.xml
 	@command -v mvn >/dev/null || { \
@@ -57,7 +61,7 @@ kafka: .kafka/libs/.complete  ## fetch Kafka's jars (43 MB, by Maven) for BROKER
 # -- the main job ------------------------------------------------------------------------------------------------------
 
 .PHONY: experiment
-experiment: $(VENV)/.package  ## run SCENARIO=recovery on BROKER=embedded (or rabbitmq, kafka, a URL), with a verdict and a report
+experiment: $(VENV)/.package $(if $(filter kafka%,$(BROKER)),$(VENV)/.kafka)  ## run SCENARIO=recovery on BROKER=embedded (or rabbitmq, kafka, a URL), with a verdict and a report
 	@$(BIN)/pace run $(SCENARIO) --broker $(BROKER) $(ARGS)
 
 .PHONY: bench

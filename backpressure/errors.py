@@ -17,6 +17,7 @@ __all__ = [
     "ExchangeNotFoundError",
     "ExperimentError",
     "FeedbackError",
+    "MissingExtraError",
     "NotConnectedError",
     "PaceError",
     "PortTakenError",
@@ -171,6 +172,19 @@ class WindowUnavailableError(PaceError):
         """State the ``reason`` and the alternative."""
         super().__init__(f"cannot open a window: {reason}; without --window, --verbose prints every message")
         self.reason = reason
+
+
+class MissingExtraError(PaceError, ImportError):
+    """A feature needs libraries that the core of the package does not bring."""
+
+    exit_code = 2
+
+    def __init__(self, extra: str, feature: str) -> None:
+        """``feature`` needs ``extra``, one of the package's."""
+        self.remedy = f"pip install 'pace-matching[{extra}]'"
+        super().__init__(f"{feature} needs the extra {extra}: {self.remedy}")
+        self.extra = extra
+        self.feature = feature
 
 
 class ExperimentError(PaceError):

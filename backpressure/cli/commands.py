@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from backpressure import program
-from backpressure.errors import PaceError
+from backpressure.errors import MissingExtraError, PaceError
+from backpressure.extras import lacks, require
 from backpressure.version import __version__
 
 __all__ = ["Failure", "PaceGroup", "load", "pace"]
@@ -37,6 +38,9 @@ _COMMANDS = {
 
 _HIDDEN = {"lab-worker": ("lab:worker", "")}
 """The same for commands that only other commands start."""
+
+_BENCH = {"run", "scenarios", "report", "compare", "simulate", "monitor", "lab", "lab-worker", "doctor", "check"}
+"""Commands that need the extra `bench`: runner, reports, dashboards, HTTP."""
 
 
 class Failure(click.ClickException):
@@ -96,16 +100,31 @@ class _LazyGroup(PaceGroup):
         return load(cmd_name) if cmd_name in _COMMANDS | _HIDDEN else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - see above
+        beyond = _BENCH if lacks("bench") else set()
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items() if name not in beyond])
+        if beyond:
+            with formatter.section(f"Commands of the extra bench ({MissingExtraError('bench', '').remedy})"):
+                formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items() if name in beyond])
 
 
 def load(name: str) -> click.Command:
-    """Import the command ``name`` and return it."""
+    """Import the command ``name`` and return it; without the extra it needs, one that says so."""
+    if name in _BENCH and lacks("bench"):
+        return _without_extra(name)
     where, _ = (_COMMANDS | _HIDDEN)[name]
     module, _, attribute = where.partition(":")
     command: click.Command = getattr(import_module(f"backpressure.cli.{module}"), attribute)
     return command
+
+
+def _without_extra(name: str) -> click.Command:
+    def say_so(_arguments: tuple[str, ...]) -> None:
+        require("bench", f"pace {name}")
+
+    anything = click.Argument(["_arguments"], nargs=-1, type=click.UNPROCESSED)
+    allowing = {"ignore_unknown_options": True}
+    return click.Command(name, params=[anything], callback=say_so, add_help_option=False, context_settings=allowing)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

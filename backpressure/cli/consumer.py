@@ -14,10 +14,10 @@ from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting, switch
 from backpressure.cli.process import run_engine, serving, settings_from
 from backpressure.core.reports import ConsumerReport
-from backpressure.dashboards.consumer_window import MessageFeed, opened_window
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.tally import Consumed
+from backpressure.extras import require
 from backpressure.program import printable
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.journal_file import JournalWriter
@@ -61,7 +61,12 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
     async with AsyncExitStack() as stack:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
-        feed = MessageFeed() if window else None
+        feed = None
+        if window:
+            require("bench", "--window")
+            from backpressure.dashboards.consumer_window import MessageFeed, opened_window
+
+            feed = MessageFeed()
         engine = ConsumerEngine(
             transport,
             settings,
@@ -69,7 +74,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
             journal=journal,
             tracer=stack.enter_context(tracing(settings, "consumer", transport.destination)),
             on_progress=_print_progress,
-            on_consumed=_watcher(verbose=settings.consumer.verbose, feed=feed),
+            on_consumed=_watcher(verbose=settings.consumer.verbose, show=None if feed is None else feed.add),
         )
         if feed is not None:
             await stack.enter_async_context(opened_window(engine, feed))
@@ -98,13 +103,13 @@ def _app(engine: ConsumerEngine) -> object:
     return consumer_app(engine)
 
 
-def _watcher(*, verbose: bool, feed: MessageFeed | None) -> Callable[[Consumed], None] | None:
-    if feed is None or not verbose:
-        return feed.add if feed is not None else _print_consumed if verbose else None
+def _watcher(*, verbose: bool, show: Callable[[Consumed], None] | None) -> Callable[[Consumed], None] | None:
+    if show is None or not verbose:
+        return _print_consumed if verbose else show
 
     def both(consumed: Consumed) -> None:
         _print_consumed(consumed)
-        feed.add(consumed)
+        show(consumed)
 
     return both
 

@@ -21,7 +21,8 @@ from backpressure.cli.local_brokers import discovered
 from backpressure.cli.process import settings_from
 from backpressure.config import replaced
 from backpressure.core.addresses import is_loopback
-from backpressure.errors import PaceError
+from backpressure.errors import MissingExtraError, PaceError
+from backpressure.extras import EXTRAS, lacks
 from backpressure.presentation.terminal import new_console
 from backpressure.program import check_output, printable_lines
 from backpressure.settings import Settings
@@ -82,13 +83,16 @@ def _machine() -> Iterator[Finding]:
         try:
             yield Finding(library, Verdict.OK, importlib.metadata.version(library))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(library, Verdict.FAILED, "missing", "pip install pace-matching")
-    for module, extra in (("confluent_kafka", "kafka"), ("opentelemetry.sdk", "otel"), ("tkinter", "")):
-        if _importable(module):
-            yield Finding(module, Verdict.OK, "installed")
+            yield Finding(library, Verdict.FAILED, "missing", "pip install 'pace-matching[bench]'")
+    for extra in EXTRAS:
+        if lacks(extra):
+            yield Finding(f"extra {extra}", Verdict.NOTE, "not installed", MissingExtraError(extra, "").remedy)
         else:
-            advice = f"pip install 'pace-matching[{extra}]'" if extra else "apt-get install python3-tk"
-            yield Finding(module, Verdict.NOTE, "not installed", advice)
+            yield Finding(f"extra {extra}", Verdict.OK, "installed")
+    if importlib.util.find_spec("tkinter") is not None:
+        yield Finding("tkinter", Verdict.OK, "installed")
+    else:
+        yield Finding("tkinter", Verdict.NOTE, "not installed", "apt-get install python3-tk")
     yield from _kafka()
     path = find_rabbitmq()
     yield (
@@ -117,13 +121,6 @@ def _kafka() -> Iterator[Finding]:
     for directory, processes in left_over().items():
         kill = f"kill {' '.join(map(str, processes))}; " if processes else ""
         yield Finding("private Kafka", Verdict.NOTE, f"left over in {directory}", f"{kill}rm -r {directory}")
-
-
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent package is missing
-        return False
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -11,6 +11,8 @@ __all__ = ["main", "run_script"]
 _EXPERIMENTS = {"run", "compare", "simulate"}  # an interrupted experiment has failed
 _FAILED = 3  # "could not run or finish"
 _INTERRUPTED = 130
+_MISUSED = 2
+_CORE = {"click", "dotenv", "h11", "pamqp", "pika", "prometheus_client", "psutil", "pydantic", "pydantic_core"}
 
 
 def main() -> None:
@@ -25,6 +27,9 @@ def main() -> None:
         from backpressure.cli.commands import pace
 
         pace()
+    except ModuleNotFoundError as error:
+        _end_if_not_installed(error)
+        raise
     except KeyboardInterrupt:
         sys.exit(_FAILED if _EXPERIMENTS.intersection(sys.argv[1:2]) else _INTERRUPTED)
 
@@ -42,5 +47,18 @@ def run_script(name: str, script: str) -> None:
             os.environ.setdefault("PACE_CONFIG", beside)
         title = os.path.basename(script)  # noqa: PTH119
         PaceGroup(commands={title: load(name)}).main([title, *sys.argv[1:]], prog_name="python")
+    except ModuleNotFoundError as error:
+        _end_if_not_installed(error)
+        raise
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def _end_if_not_installed(error: ModuleNotFoundError) -> None:
+    """Exit with one line if a library of the core is missing, as where a script runs outside its environment."""
+    package, _, _ = (error.name or "").partition(".")
+    if package in _CORE:
+        sys.stderr.write(
+            f"error: {package} is not installed for {sys.executable}: run `make install`, then use .venv/bin/python\n"
+        )
+        sys.exit(_MISUSED)

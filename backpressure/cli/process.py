@@ -18,7 +18,8 @@ import click
 from backpressure.cli.options import overrides
 from backpressure.config import load
 from backpressure.environment import without_injected
-from backpressure.errors import PortTakenError
+from backpressure.errors import MissingExtraError, PortTakenError
+from backpressure.extras import lacks
 from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.settings import ApiSettings, LogSettings, Settings
 from backpressure.telemetry import logs
@@ -104,9 +105,14 @@ async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda:
 async def serving(app: Any, api: ApiSettings, port: int, default_port: int) -> AsyncIterator[str]:
     """Serve a control API and yield its URL ("" when it is switched off).
 
-    If the default port is taken, as by another producer or consumer, a free one is used and logged.
+    Nobody asked for the default port in particular. If it is taken, as by another producer or consumer, a free one is
+    used and logged; if the extra for the API is missing, that is logged and nothing is served.
     """
     if not api.enabled:
+        yield ""
+        return
+    if port == default_port and lacks("bench"):
+        log.warning("%s (--no-api: no notice)", MissingExtraError("bench", "the control API is not served: it"))
         yield ""
         return
     from backpressure.api.serving import ApiServer  # costs 48 MB: only where an API is served

@@ -8,7 +8,6 @@ import click
 
 from backpressure.catalogue import render
 from backpressure.errors import ConfigError
-from backpressure.experiments import library
 from backpressure.laws import describe, law_names
 from backpressure.program import check_output
 
@@ -20,6 +19,8 @@ __all__ = ["init", "laws", "scenarios"]
 def scenarios(context: click.Context) -> None:
     """List the scenarios that ship; `pace scenarios show NAME` prints one, to start your own from."""
     if context.invoked_subcommand is None:
+        from backpressure.experiments import library  # an extra
+
         for name in library.shipped():
             plan = library.load(name)
             default = " (default)" if name == library.DEFAULT_SCENARIO else ""
@@ -31,6 +32,8 @@ def scenarios(context: click.Context) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print the scenario NAME."""
+    from backpressure.experiments import library
+
     click.echo(library.read(name), nl=False)
     check_output()
 

@@ -3,3 +3,7 @@
 Snapshots in, pictures out: nothing here connects to a broker or decides anything. Only the consumer's window
 also sends requests, from its buttons.
 """
+
+from backpressure.extras import require
+
+require("bench", "a display")

@@ -4,3 +4,7 @@
 that happens is written to a `rundir.RunDirectory` at once. `analysis` computes a `summary.Summary` from that directory
 alone, and `report` shows it. Nothing here knows pika or a terminal: dashboards watch a run through `runner.Watcher`.
 """
+
+from backpressure.extras import require
+
+require("bench", "an experiment")

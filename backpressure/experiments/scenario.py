@@ -1,8 +1,7 @@
 """The scenario model: what a TOML file means, and which mistakes it contains.
 
 A `Scenario` is complete and checked: every phase has all settings, so nothing can turn out invalid after the processes
-have started. Every mistake is a `ConfigError` that names file, key, value and what is allowed. Runs and simulations
-both derive seeds, service times, offered load and capacity from the settings here.
+have started. Every mistake is a `ConfigError` that names file, key, value and what is allowed.
 """
 
 from __future__ import annotations
@@ -12,27 +11,30 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import sqrt
 from types import NoneType
 from typing import Any, Literal, get_args
-from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from backpressure.catalogue import changes_with_present_names, find_field, former_name_notices
+from backpressure.catalogue import find_field
 from backpressure.config import replaced
 from backpressure.derived import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import dotted
-from backpressure.experiments.events import LoadChanged
+from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
-from backpressure.experiments.simulated_strangers import StrangerSettings
-from backpressure.experiments.summary import Expectation, metric_paths, parse_expectation
+from backpressure.experiments.summary import metric_paths
+from backpressure.former_names import notices, renamed
 from backpressure.laws import create
-from backpressure.settings import LIVE, ConsumerSettings, Settings, is_live
+from backpressure.settings import LIVE, Settings, is_live
 
-__all__ = ["Phase", "Scenario", "Until", "build", "load_of", "process_seed", "service"]
+__all__ = [
+    "Phase",
+    "Scenario",
+    "Until",
+    "build",
+]
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +70,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario.
-
-    ``strangers`` are consumers that report nothing, which only simulations have.
-    """
+    """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario."""
 
     name: str
     summary: str
@@ -79,7 +78,6 @@ class Scenario:
     phases: tuple[Phase, ...]
     expectations: tuple[Expectation, ...]
     document: Mapping[str, Any]
-    strangers: StrangerSettings
 
     @property
     def settings(self) -> Settings:
@@ -120,7 +118,6 @@ class _ScenarioHead(_Document):
     summary: str = ""
     seed: int = Field(1, ge=0, le=1_000_000_000)
     expect: dict[str, Any] = Field(default_factory=dict)
-    strangers: dict[str, Any] = Field(default_factory=dict)
 
 
 _PhaseDocument = create_model("_PhaseDocument", __base__=_PhaseHead, **_tables)
@@ -156,8 +153,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
             raise ConfigError(f"{where}.until", part.until, allowed, source)
         phases.append(Phase(part.name, part.duration_s, part.until, settings, changes, fault))
     expectations = _expectations(head.expect, phases, source)
-    strangers = _strangers(head.strangers, source)
-    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document, strangers)
+    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document)
 
 
 def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
@@ -167,15 +163,6 @@ def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) ->
     # A phase that waits for a condition expects it: to reach the end of its duration instead is a failure.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
     return (*stated, *implied)
-
-
-def _strangers(table: Mapping[str, Any], source: str) -> StrangerSettings:
-    try:
-        return StrangerSettings.model_validate(table)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = str(problem["loc"][0])
-        raise ConfigError(f"strangers.{key}", *_problem(StrangerSettings, key, problem), source) from None
 
 
 def _started(role: str, phases: list[Phase]) -> int:
@@ -188,9 +175,9 @@ def _started(role: str, phases: list[Phase]) -> int:
 def _wanted(table: Mapping[str, Any], settings: Settings, prefix: str, source: str) -> dict[str, Any]:
     """Return what a table changes of ``settings``, by the names that settings have now."""
     wanted = dict(_flat(table, prefix, source))
-    for notice in former_name_notices({key: (value, source) for key, value in wanted.items()}):
+    for notice in notices({key: (value, source) for key, value in wanted.items()}):
         log.warning("%s", notice)
-    return changes_with_present_names(wanted, settings, source)
+    return renamed(wanted, settings, source)
 
 
 def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
@@ -283,38 +270,3 @@ def _problem(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> tupl
     message = str(error["msg"])
     value = None if error["type"] == "missing" else error["input"]
     return value, _EXPECTED.get(error["type"], f"{message[0].lower()}{message[1:]}")
-
-
-def process_seed(seed: int, process_id: str) -> int:
-    """Return the seed of a process: different for each, the same in every run with ``seed``."""
-    return crc32(f"{seed}/{process_id}".encode())
-
-
-def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:
-    """Return the capacity of these consumers and the offered load of these producers under ``settings``."""
-    mean_s, cv = service(settings)
-    return LoadChanged(
-        at_ns=at_ns,
-        capacity_per_s=consumers / mean_s,
-        demand_per_s=producers * settings.producer.rate,
-        service_cv=cv,
-        target_wait_s=settings.control.target_wait_ms / 1000,
-        tick_s=settings.control.tick_ms / 1000,
-    )
-
-
-def service(settings: Settings) -> tuple[float, float]:
-    """Return mean (seconds) and coefficient of variation of the work per message."""
-    if settings.producer.processing_time_s is not None:
-        return settings.producer.processing_time_s, 0.0
-    consumer = settings.consumer
-    return consumer.mean_service_s, _service_cv(consumer)
-
-
-def _service_cv(consumer: ConsumerSettings) -> float:
-    if consumer.distribution == "exponential":
-        return 1.0
-    if consumer.distribution == "uniform":
-        spread_s = (consumer.processing_max_ms - consumer.processing_min_ms) / 1000
-        return spread_s / sqrt(12) / consumer.mean_service_s
-    return 0.0

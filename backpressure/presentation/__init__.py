@@ -1,26 +1,5 @@
-"""How things look, the same on terminal, page and report; here: files of packages that pages load."""
+"""Shared presentation: numbers, colours and consoles, and files of installed packages."""
 
-from __future__ import annotations
+from backpressure.extras import require
 
-from importlib.util import find_spec
-from pathlib import Path
-
-from backpressure.errors import PaceError
-
-__all__ = ["NUMBERS", "chart_script", "installed_file"]
-
-NUMBERS = Path(__file__).with_name("numbers.js")
-"""The twin of `numbers` for browsers."""
-
-
-def installed_file(package: str, name: str) -> Path:
-    """Return the file ``name`` within ``package``, which is not imported; raises `PaceError`."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise PaceError(f"{package} is not installed, so {Path(name).name} is missing: pip install {package}")
-    return Path(spec.origin).parent / name
-
-
-def chart_script() -> Path:
-    """Return Plotly's script; importing plotly would take half a second."""
-    return installed_file("plotly", "package_data/plotly.min.js")
+require("bench", "output in colours")

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
 from backpressure.core.message import Delivery, Destination, Message, Metadata
-from backpressure.errors import ConfigError
+from backpressure.extras import require
 from backpressure.settings import Settings
 
 __all__ = ["ProcessSpan", "SendSpan", "Tracer", "tracing"]
@@ -52,17 +52,14 @@ def tracing(
     """Yield the tracer of this process, or None when tracing is off; at the end of the block every span is sent.
 
     Raises:
-        ConfigError: tracing is on, and the library for it is not installed.
+        MissingExtraError: tracing is on, and the library for it is not installed.
     """
     if not settings.tracing.enabled:
         yield None
         return
-    try:
-        from backpressure.telemetry.tracing_otel import OpenTelemetryTracer  # noqa: PLC0415 - an extra, 30 MB, 0.2 s
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "tracing.enabled", value=True, allowed="OpenTelemetry is missing: pip install 'pace-matching[otel]'"
-        ) from error
+    require("otel", "tracing (tracing.enabled)")
+    from backpressure.telemetry.tracing_otel import OpenTelemetryTracer  # noqa: PLC0415 - an extra, 30 MB, 0.2 s
+
     tracer = OpenTelemetryTracer(settings, role, destination)
     try:
         yield tracer

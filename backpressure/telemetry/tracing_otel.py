@@ -13,6 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from backpressure.errors import MissingExtraError
+from backpressure.extras import lacks
+
+if lacks("otel"):
+    raise MissingExtraError("otel", "tracing")
+
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource

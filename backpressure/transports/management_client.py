@@ -5,17 +5,21 @@ Its statistics are up to five seconds old: good enough for display, clean-up and
 
 from __future__ import annotations
 
+import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
+from http import HTTPStatus
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-import httpx
 from pydantic import TypeAdapter
 
 from backpressure.core.addresses import bracketed
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.connecting import tls_context
+from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
 from backpressure.transports.management_models import (
     BindingInfo,
     ChannelInfo,
@@ -80,14 +84,14 @@ class ManagementClient:
         *,
         virtual_host: str = "/",
         timeout_s: float = 5.0,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         """``url`` may hold a user and a password, which take precedence; they are never shown."""
         parts = urlsplit(url)
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         username, password = unquote(parts.username or username), unquote(parts.password or password)
         self._virtual_host = _path(virtual_host)
-        # no trust_env: a proxy configured for the web must not come between us and the broker
-        self._http = httpx.AsyncClient(base_url=self.url, auth=(username, password), timeout=timeout_s, trust_env=False)
+        self._http = HttpClient(self.url, username, password, timeout_s=timeout_s, tls=tls)
 
     @classmethod
     def of(cls, broker: BrokerSettings) -> Self | None:
@@ -102,6 +106,7 @@ class ManagementClient:
             unquote(url.password) if url.password else broker.password.get_secret_value(),
             virtual_host=unquote(url.path[1:]) or "/",
             timeout_s=broker.connect_timeout_s,
+            tls=partial(tls_context, broker),
         )
 
     async def __aenter__(self) -> Self:
@@ -112,7 +117,7 @@ class ManagementClient:
 
     async def close(self) -> None:
         """Close the connections to the API."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def overview(self) -> Overview:
         """Return the broker's name, version and totals."""
@@ -198,19 +203,16 @@ class ManagementClient:
         missing_ok: bool = False,
     ) -> bytes:
         try:
-            answer = await self._http.request(
-                method, path, json=document, headers={"X-Reason": reason} if reason else None
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
-            raise BrokerUnavailableError(self.url, reason, "management API") from error
-        if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            answer = await self._http.request(method, path, document, {"X-Reason": reason} if reason else None)
+        except NoAnswerError as error:
+            raise BrokerUnavailableError(self.url, str(error), "management API") from error
+        if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise AccessRefusedError(self.url, _stated_reason(answer))
-        if answer.status_code == httpx.codes.NOT_FOUND:
+        if answer.status == HTTPStatus.NOT_FOUND:
             if missing_ok:
                 return b""
             raise _NotFoundError(f"{self.url}{path} does not exist")
-        if answer.is_error:
+        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
             raise TransportError(f"{self.url}{path}: {_stated_reason(answer)}")
         return answer.content
 
@@ -229,10 +231,10 @@ def _path(name: str) -> str:
     return quote(name, safe="")
 
 
-def _stated_reason(answer: httpx.Response) -> str:
+def _stated_reason(answer: HttpAnswer) -> str:
     """Return the reason in RabbitMQ's ``{"error": …, "reason": …}``, or the status where there is none."""
     try:
-        reason = answer.json()["reason"]
+        reason = json.loads(answer.content)["reason"]
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {answer.status_code} {answer.reason_phrase}"
+        return f"HTTP {answer.phrase}"
     return str(reason)

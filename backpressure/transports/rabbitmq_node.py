@@ -7,12 +7,15 @@ node that runs already.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
+from base64 import b64encode
+from http.client import HTTPException
 from pathlib import Path
-
-import httpx
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
 
 from backpressure.errors import TransportError
 from backpressure.transports.private_process import PrivateProcess, reserved_ports
@@ -27,6 +30,8 @@ _INSTALLATIONS = (
 )
 _SCRIPT = '"$1" -address 127.0.0.1 & "$2"'  # $1: epmd, $2: rabbitmq-server
 _CTL_S = 60
+_ANSWER_S = 5.0
+_opener = build_opener(ProxyHandler({}))  # a proxy for the web must not come between us and the node
 _numbers = itertools.count(1)
 
 
@@ -146,19 +151,23 @@ class PrivateNode(PrivateProcess):
         }
 
     def _is_ready(self) -> bool:
-        with httpx.Client(base_url=self.management_url, auth=("guest", "guest"), trust_env=False) as client:
-            try:
-                overview = client.get("/api/overview")
-                overview.raise_for_status()
-                about = overview.json()
-                if about["node"] != self.node_name or not any(
-                    listener["protocol"] == "amqp" for listener in about.get("listeners", [])
-                ):
-                    return False
-                self.pid = int(client.get(f"/api/nodes/{self.node_name}").json()["os_pid"])
-            except (httpx.HTTPError, KeyError, ValueError):
+        try:
+            about = self._told("/api/overview")
+            if about["node"] != self.node_name or not any(
+                listener["protocol"] == "amqp" for listener in about.get("listeners", [])
+            ):
                 return False
+            self.pid = int(self._told(f"/api/nodes/{self.node_name}")["os_pid"])
+        except (OSError, HTTPException, KeyError, ValueError):
+            return False
         return True
+
+    def _told(self, path: str) -> Any:
+        """Return what the management API tells at ``path``."""
+        login = b64encode(b"guest:guest").decode()
+        request = Request(f"{self.management_url}{path}", headers={"Authorization": f"Basic {login}"})  # noqa: S310 - http
+        with _opener.open(request, timeout=_ANSWER_S) as answer:
+            return json.load(answer)
 
 
 def _epmd() -> str | None:

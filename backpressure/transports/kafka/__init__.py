@@ -11,16 +11,13 @@ import os
 from collections.abc import Mapping
 
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
-from backpressure.errors import ConfigError
+from backpressure.errors import MissingExtraError
+from backpressure.extras import lacks
 from backpressure.settings import Settings
 from backpressure.transports.connecting import Outage
 
-try:
-    import confluent_kafka as _client  # noqa: F401 -- only to say how to get it
-except ModuleNotFoundError as error:
-    raise ConfigError(
-        "broker.url", "kafka://…", "the Kafka client is not installed: pip install 'pace-matching[kafka]'"
-    ) from error
+if lacks("kafka"):
+    raise MissingExtraError("kafka", "Kafka")
 
 from backpressure.transports.kafka.admin import KafkaAdmin
 from backpressure.transports.kafka.feedback import KafkaFeedback

@@ -14,7 +14,7 @@ def test_a_verbose_line_names_the_message_and_a_sender_cannot_steer_the_terminal
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     delivery = Delivery(Message(b"x", message_id="order\x1b[1m-7"), tag=1, epoch=1, redelivered=False)
-    watch = _watcher(verbose=True, feed=None)
+    watch = _watcher(verbose=True, show=None)
     assert watch is not None
     watch(Consumed(delivery, Metadata(producer_id="\x1b[2Jmallory"), Outcome.PROCESSED, 0.0125, 0.01))
     assert capsys.readouterr().out == "processed from=·[2Jmallory waited=12.5ms id=order·[1m-7\n"

@@ -14,6 +14,7 @@ from backpressure.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
     ConfigError,
+    MissingExtraError,
     NotConnectedError,
     QueueNotFoundError,
     TransportError,
@@ -48,7 +49,7 @@ def test_without_the_client_library_the_error_says_how_to_get_it(monkeypatch: py
     for name in [name for name in sys.modules if name.startswith("backpressure.transports.kafka")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pace-matching\[kafka\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'pace-matching\[kafka\]'"):
         connect(Settings.model_validate({"broker": {"url": "kafka://broker.example"}}))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
 
-import httpx
 import pytest
 from pydantic import TypeAdapter
 
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
 from backpressure.transports.management_client import ConnectionInfo, ManagementClient, QueueInfo, management_url
 
 
@@ -48,30 +50,49 @@ def test_what_a_broker_does_not_report_is_zero() -> None:
     assert (young.messages, young.publish_rate, young.published, young.policy) == (0, 0, 0, "")
 
 
-def answered(handler: Any) -> ManagementClient:
+Handler = Callable[[str, str, dict[str, str]], HttpAnswer]
+
+
+class Server:
+    """Stands for the management API behind a client: answers by a function of method, path and headers."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def request(self, method: str, path: str, document: Any, headers: dict[str, str] | None) -> HttpAnswer:
+        del document
+        return self._handler(method, path, headers or {})
+
+
+def answered(handler: Handler) -> ManagementClient:
     client = ManagementClient("http://broker.example:15672")
-    client._http = httpx.AsyncClient(base_url=client.url, transport=httpx.MockTransport(handler))
+    client._http = cast("HttpClient", Server(handler))
     return client
+
+
+def always(status: int, content: str = "") -> Handler:
+    return lambda _method, _path, _headers: HttpAnswer(status, content.encode())
 
 
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        (httpx.Response(401, json={"error": "not_authorised", "reason": "Login failed"}), AccessRefusedError, "Login"),
-        (httpx.Response(403), AccessRefusedError, "HTTP 403"),
-        (httpx.Response(500, text="<html>"), TransportError, "HTTP 500 Internal Server Error"),
-        (httpx.Response(400, json={"error": "bad_request", "reason": "Validation failed"}), TransportError, "Valid"),
-        (httpx.Response(200, json={"not": "a list"}), TransportError, "something else than expected"),
-        (httpx.Response(200, text="<html>"), TransportError, "something else than expected"),
+        (always(401, '{"error": "not_authorised", "reason": "Login failed"}'), AccessRefusedError, "Login"),
+        (always(403), AccessRefusedError, "HTTP 403"),
+        (always(500, "<html>"), TransportError, "HTTP 500 Internal Server Error"),
+        (always(302), TransportError, "HTTP 302 Found"),
+        (always(400, '{"error": "bad_request", "reason": "Validation failed"}'), TransportError, "Valid"),
+        (always(200, '{"not": "a list"}'), TransportError, "something else than expected"),
+        (always(200, "<html>"), TransportError, "something else than expected"),
     ],
 )
-def test_every_bad_answer_is_an_error_of_ours(answer: httpx.Response, error: type[Exception], words: str) -> None:
+def test_every_bad_answer_is_an_error_of_ours(answer: Handler, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        asyncio.run(answered(lambda _request: answer).queues())
+        asyncio.run(answered(answer).queues())
 
 
 def test_what_reads_an_answer_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = answered(lambda _request: httpx.Response(200, json=[]))
+    client = answered(always(200, "[]"))
 
     async def twice() -> None:
         await client.queues()
@@ -82,37 +103,149 @@ def test_what_reads_an_answer_is_built_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_answer_is_a_broker_that_is_not_available() -> None:
-    def refuse(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused", request=request)
+    def refuse(_method: str, _path: str, _headers: dict[str, str]) -> HttpAnswer:
+        raise NoAnswerError("refused")
 
-    with pytest.raises(BrokerUnavailableError, match=r"no management API at http://broker\.example:15672"):
+    with pytest.raises(BrokerUnavailableError, match=r"no management API at http://broker\.example:15672: refused"):
         asyncio.run(answered(refuse).overview())
 
 
-def test_a_user_in_the_address_logs_in_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+def test_names_are_escaped_in_paths() -> None:
+    seen: list[tuple[str, str]] = []
 
-    def refuse(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers["authorization"])
-        return httpx.Response(500)
+    def note(method: str, path: str, _headers: dict[str, str]) -> HttpAnswer:
+        seen.append((method, path))
+        return HttpAnswer(204)
 
-    http = httpx.AsyncClient
-    monkeypatch.setattr(httpx, "AsyncClient", lambda **given: http(**given, transport=httpx.MockTransport(refuse)))
+    asyncio.run(answered(note).delete_queue("a/b c"))
+    assert seen == [("DELETE", "/api/queues/%2F/a%2Fb%20c")]
+
+
+class Line:
+    """Stands for the network: each connection gives the next of ``answers`` and keeps what was sent."""
+
+    def __init__(self, *answers: bytes, failing: Exception | None = None) -> None:
+        self.answers = list(answers)
+        self.sent: list[bytes] = []
+        self.dialled: list[tuple[str, int, object]] = []
+        self.transport = self
+        self.aborted = 0
+        self._failing = failing
+
+    async def __call__(self, host: str, port: int, *, ssl: object) -> Any:
+        if self._failing is not None:
+            raise self._failing
+        self.dialled.append((host, port, ssl))
+        self._reader = asyncio.StreamReader()
+        return self._reader, self
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+        answer = self.answers.pop(0)
+        self._reader.feed_data(answer)
+        if not answer.startswith(b"HTTP") or b"close" in answer:
+            self._reader.feed_eof()
+
+    async def drain(self) -> None: ...
+
+    async def wait_closed(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n"
+CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[]"
+
+
+def http(line: Line, url: str = "http://[::1]:15672/path/", timeout_s: float = 5.0) -> HttpClient:
+    return HttpClient(url, "ann", "s3@cret", timeout_s=timeout_s, connect=line)
+
+
+def ask(client: HttpClient, times: int = 1) -> list[HttpAnswer]:
+    async def asked() -> list[HttpAnswer]:
+        return [await client.request("GET", "/api") for _ in range(times)]
+
+    return asyncio.run(asked())
+
+
+def test_a_request_carries_the_login_and_goes_to_the_address() -> None:
+    line = Line(OK)
+    assert ask(http(line)) == [HttpAnswer(200, b"[]")]
+    assert line.dialled == [("::1", 15672, None)]
+    (request,) = line.sent
+    assert request.startswith(b"GET /path/api HTTP/1.1\r\nHost: [::1]:15672\r\n")
+    assert b"\r\nAuthorization: Basic YW5uOnMzQGNyZXQ=\r\n" in request
+
+
+def test_a_document_is_sent_as_json() -> None:
+    line = Line(OK)
+    asyncio.run(http(line).request("PUT", "/api", {"a": 1}, {"X-Reason": "why"}))
+    head, _, body = line.sent[0].partition(b"\r\n\r\n")
+    assert body == b'{"a": 1}'
+    assert {b"Content-Length: 8", b"Content-Type: application/json", b"X-Reason: why"} < set(head.split(b"\r\n"))
+
+
+@pytest.mark.parametrize(("answer", "connections"), [(OK, 1), (CHUNKED, 1), (CLOSING, 3)])
+def test_a_connection_is_used_again_unless_the_server_ends_it(answer: bytes, connections: int) -> None:
+    line = Line(answer, answer, answer)
+    assert ask(http(line), 3) == [HttpAnswer(200, b"[]")] * 3
+    assert len(line.dialled) == connections
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_replaced() -> None:
+    line = Line(OK, b"", OK)
+    assert ask(http(line), 2) == [HttpAnswer(200, b"[]")] * 2
+    assert (len(line.dialled), line.aborted) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (Line(b""), "closed without an answer"),
+        (Line(b"SSH-2.0\r\n\r\n"), "not HTTP"),
+        (Line(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\n[]"), "not HTTP"),
+        (Line(failing=ConnectionRefusedError(111, "refused")), "refused"),
+    ],
+)
+def test_whatever_is_no_answer_is_an_error_that_says_why(line: Line, words: str) -> None:
+    with pytest.raises(NoAnswerError, match=words):
+        ask(http(line))
+
+
+@pytest.mark.parametrize("url", ["http://host:port", "http://:1", "host", "ftp://host"])
+def test_an_address_that_is_none_is_an_error(url: str) -> None:
+    with pytest.raises(NoAnswerError):
+        ask(http(Line(OK), url))
+
+
+def test_an_answer_that_does_not_come_is_an_error_and_its_connection_is_not_used_again() -> None:
+    line = Line(b"HTTP/1.1 200")
+    with pytest.raises(NoAnswerError, match="no answer within 0 s"):
+        ask(http(line, timeout_s=0))
+    assert line.aborted == len(line.sent)
+
+
+def test_tls_is_that_of_the_broker_and_for_https_only() -> None:
+    made: list[str] = []
+    tls = lambda: made.append("tls") or ssl.create_default_context()  # noqa: E731
+    line = Line(OK, OK)
+    ask(HttpClient("http://host", "", "", timeout_s=5, tls=tls, connect=line))
+    assert made == []
+    ask(HttpClient("https://host", "", "", timeout_s=5, tls=tls, connect=line))
+    assert (made, [(host, port) for host, port, _ in line.dialled]) == (["tls"], [("host", 80), ("host", 443)])
+
+
+def test_a_user_in_the_address_logs_in_and_is_not_shown() -> None:
     broker = BrokerSettings(management_url="http://ann:s3%40cret@broker.example:15672", username="bob")
     client = ManagementClient.of(broker)
     assert client is not None
+    line = Line(b"HTTP/1.1 500 Whatever\r\nContent-Length: 0\r\n\r\n")
+    client._http._connect = line
     with pytest.raises(TransportError) as caught:
         asyncio.run(client.overview())
     assert str(caught.value) == "http://broker.example:15672/api/overview: HTTP 500 Internal Server Error"
-    assert seen == [httpx.BasicAuth("ann", "s3@cret")._auth_header]
-
-
-def test_names_are_escaped_in_paths() -> None:
-    seen: list[str] = []
-
-    def note(request: httpx.Request) -> httpx.Response:
-        seen.append(request.url.raw_path.decode())
-        return httpx.Response(204)
-
-    asyncio.run(answered(note).delete_queue("a/b c"))
-    assert seen == ["/api/queues/%2F/a%2Fb%20c"]
+    assert b"Authorization: Basic YW5uOnMzQGNyZXQ=" in line.sent[0]
