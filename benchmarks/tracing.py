@@ -92,7 +92,7 @@ def measured(folder: Path, url: str, environment: dict[str, str], rate: float, s
     """Return microseconds of processor time per message of producer and consumer."""
     commands = {
         "consumer": ("slow_consumer.py", "--rate", str(5 * rate)),
-        "producer": ("fast_producer.py", "--rate", str(rate), "--strategy", "unbounded", "--purge"),
+        "producer": ("fast_producer.py", "--rate", str(rate), "--purge"),
     }
     with contextlib.ExitStack() as stack:
         urls = {}
@@ -122,7 +122,8 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         endpoint = stack.enter_context(collector())
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PACE_")}
-        environment |= {"PACE_CONFIG": "", "PACE_TRACING__ENDPOINT": endpoint, "NO_PROXY": "*"}
+        environment |= {"PACE_CONFIG": "", "PACE_PRODUCER__STRATEGY": "unbounded"}  # both declare the queue alike
+        environment |= {"PACE_TRACING__ENDPOINT": endpoint, "NO_PROXY": "*"}
         announce = folder / "broker.json"
         command = ("-m", "backpressure.broker", "--port", "0", "--management-port", "0", "--announce", str(announce))
         url = stack.enter_context(program(*command, announce=announce, environment=environment))["url"]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from math import ceil, floor, log2
+from math import ceil, log2
 
 __all__ = ["BUCKETS_PER_OCTAVE", "MAX_BUCKET", "Histogram", "RecentHistogram", "RecentValues"]
 
 BUCKETS_PER_OCTAVE = 16
-MAX_BUCKET = 44 * BUCKETS_PER_OCTAVE
+_OCTAVES = 44
+MAX_BUCKET = _OCTAVES * BUCKETS_PER_OCTAVE
 """Half a year; anything longer counts as that."""
 
 _MARKS = 10
@@ -44,8 +45,12 @@ class Histogram:
 
     def record(self, duration_s: float) -> None:
         """Count one duration."""
-        bucket = floor(min(MAX_BUCKET, log2(duration_s * 1e6) * BUCKETS_PER_OCTAVE)) if duration_s > 1e-6 else 0
-        duration_s = max(0.0, duration_s)
+        bucket = 0
+        if duration_s > 1e-6:
+            octaves = log2(duration_s * 1e6)
+            bucket = int(octaves * BUCKETS_PER_OCTAVE) if octaves < _OCTAVES else MAX_BUCKET
+        else:
+            duration_s = max(0.0, duration_s)
         if not self.total:
             self.least_s = self.most_s = duration_s
         elif self.least_s is not None and self.most_s is not None:
@@ -53,7 +58,8 @@ class Histogram:
                 self.least_s = duration_s
             elif duration_s > self.most_s:
                 self.most_s = duration_s
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        counts = self.counts
+        counts[bucket] = counts.get(bucket, 0) + 1
         self.total += 1
         self.sum_s += duration_s
 

@@ -170,20 +170,24 @@ class Metadata:
     @classmethod
     def read(cls, message: Message) -> Metadata:
         """Return what is known about ``message``; malformed values count as unknown."""
-        headers = message.headers
-        ids = _ids(headers) or parse_message_id(message.message_id)
-        sent_ns = _time(headers.get("sent_ns"))
+        header = message.headers.get
+        session = header("session")  # messages have it whose id the sender chose
+        ids = None if session is None else _ids(session, header("sequence"))
+        if ids is None:
+            ids = parse_message_id(message.message_id)
+        sent_ns = _time(header("sent_ns"))
         if sent_ns is None and message.timestamp_s:  # 0 is what a client sends that knows no time
             sent_ns = _time(message.timestamp_s * 1_000_000_000)
+        work = header("processing_time")
         return cls(
-            session=ids[0] if ids else None,
-            sequence=ids[1] if ids else None,
-            producer_id=_text(headers.get("producer_id")),
-            host=_text(headers.get("host")),
-            intended_ns=_time(headers.get("intended_ns")),
-            sent_ns=sent_ns,
-            processing_time_s=_seconds(headers.get("processing_time")),
-            traceparent=_text(headers.get("traceparent")),
+            ids[0] if ids else None,
+            ids[1] if ids else None,
+            _text(header("producer_id")),
+            _text(header("host")),
+            _time(header("intended_ns")),
+            sent_ns,
+            None if work is None else _seconds(work),
+            _text(header("traceparent")),
         )
 
     def headers(self) -> dict[str, HeaderValue]:
@@ -200,9 +204,9 @@ class Metadata:
         return {name: value for name, value in known.items() if value is not None}
 
 
-def _ids(headers: Mapping[str, HeaderValue]) -> tuple[int, int] | None:
-    """Return (session, sequence) from the headers; messages have them whose id the sender chose."""
-    session, sequence = _integer(headers.get("session")), _integer(headers.get("sequence"))
+def _ids(session: object, sequence: object) -> tuple[int, int] | None:
+    """Return (session, sequence) if both are within what an id can hold."""
+    session, sequence = _integer(session), _integer(sequence)
     if session is None or sequence is None or not (0 <= session <= MAX_SESSION and 0 <= sequence <= MAX_SEQUENCE):
         return None
     return session, sequence
@@ -223,9 +227,9 @@ def _time(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if isinstance(value, str) else None
+    if value is None or isinstance(value, str):
+        return value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
 
 
 def _seconds(value: object) -> float | None:
