@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     import asyncio  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
+    from backpressure.broker.declarations import parse_denied  # noqa: PLC0415
     from backpressure.broker.faults import FaultSettings, parse_fault  # noqa: PLC0415
     from backpressure.broker.handshake import SessionConfig, parse_user  # noqa: PLC0415
     from backpressure.broker.server import BrokerConfig, TlsConfig, serve  # noqa: PLC0415
@@ -65,6 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="a user beside guest, for AMQP and the management API; may be repeated",
     )
     parser.add_argument(
+        "--deny",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="do not permit a feature that RabbitMQ 4.3 denies: global_qos, transient_nonexcl_queues; may be repeated",
+    )
+    parser.add_argument(
         "--own-name",
         action="store_true",
         help="tell clients this broker's own name and version, not those of the RabbitMQ that it behaves like",
@@ -72,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         users = {"guest": "guest", **dict(map(parse_user, options.user))}
+        denied = frozenset(map(parse_denied, options.deny))
         faults = FaultSettings().updated(dict(map(parse_fault, options.fault)))
     except PaceError as error:
         sys.stderr.write(f"{error}\n")
@@ -85,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         data_dir=options.data_dir,
         faults=faults,
         definitions=options.definitions,
+        denied=denied,
         tls=TlsConfig(options.tls_cert, options.tls_key, options.tls_port, options.management_tls_port)
         if options.tls_cert
         else None,

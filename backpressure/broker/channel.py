@@ -326,11 +326,11 @@ class Channel:
     def _qos(self, method: commands.Basic.Qos) -> None:
         if method.prefetch_size:
             raise not_implemented(f"prefetch_size!=0 ({method.prefetch_size})")
-        if method.global_:
-            self.consuming.shared_prefetch.limit = method.prefetch_count
-            self.consuming.pump_all()
-        else:
+        shared = method.global_ and "global_qos" not in self._vhost.denied  # denied, it counts for each consumer
+        self.consuming.shared_prefetch.limit = method.prefetch_count if shared else 0
+        if not shared:
             self.consuming.prefetch = method.prefetch_count
+        self.consuming.pump_all()
         self._send(commands.Basic.QosOk())
 
     @_handles(commands.Basic.Consume)

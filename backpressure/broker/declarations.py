@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from backpressure.amqp.field_tables import octets_of, split_table
 from backpressure.broker.policy import MAX_NAME_OCTETS, MAX_TTL_MS, OVERFLOWS, QUEUE_MODES, is_name
 from backpressure.broker.replies import inequivalent, precondition_failed, resource_locked
+from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,15 +20,19 @@ if TYPE_CHECKING:
     from backpressure.broker.queue import Queue
 
 __all__ = [
+    "DEPRECATED",
     "check_binding_arguments",
     "check_consumer_arguments",
     "check_exchange_arguments",
     "check_queue_arguments",
+    "parse_denied",
     "same_exchange",
     "same_queue",
     "type_name",
 ]
 
+DEPRECATED = ("global_qos", "transient_nonexcl_queues")
+"""Features that RabbitMQ still permits in 3.10 and denies since 4.3, under the names it has for them."""
 _COUNTS = ("x-max-length", "x-max-length-bytes", "x-message-ttl", "x-expires", "x-delivery-limit", "x-max-priority")
 _LARGEST = {
     "x-message-ttl": (MAX_TTL_MS, "value_too_large"),
@@ -78,6 +83,13 @@ _TYPE_NAMES = {
     "T": "timestamp",
     "V": "void",
 }
+
+
+def parse_denied(option: str) -> str:
+    """Return the name of a deprecated feature; `ConfigError` for any other."""
+    if option not in DEPRECATED:
+        raise ConfigError("--deny", option, f"must be one of {', '.join(DEPRECATED)}")
+    return option
 
 
 def check_queue_arguments(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:

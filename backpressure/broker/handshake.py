@@ -50,12 +50,18 @@ class SessionConfig:
     """What every connection is offered, with RabbitMQ's defaults."""
 
     users: dict[str, str] = field(default_factory=lambda: {"guest": "guest"})
+    tags: dict[str, list[str]] = field(default_factory=dict)
+    """Of users with others than *administrator*; only *impersonator* changes what one may do."""
     frame_max_bytes: int = 131_072
     channel_max: int = 2047
     heartbeat_s: int = 60
     max_message_bytes: int = 134_217_728
     own_name: bool = False
     """Whether product and version are this broker's own, and not those of the RabbitMQ that it behaves like."""
+
+    def tags_of(self, user: str) -> list[str]:
+        """Return the tags of a user."""
+        return self.tags.get(user, ["administrator"])
 
     @property
     def product(self) -> tuple[str, str]:

@@ -45,7 +45,6 @@ class NodeApi:
         self._config = config
         self._sessions = sessions
         self._started_at_s = started_at_s
-        self._tags: dict[str, list[str]] = {}
         self.listeners: dict[str, int] = {}
         """The ports, by protocol."""
 
@@ -54,7 +53,7 @@ class NodeApi:
         checks = "health/checks/"
         return [
             ("GET", "overview", self._overview),
-            ("GET", "whoami", lambda user, **_: {"name": user, "tags": ["administrator"]}),
+            ("GET", "whoami", lambda user, **_: {"name": user, "tags": self._config.tags_of(user)}),
             ("GET", "nodes", lambda query, **_: shaped([self._node()], query)),
             ("GET", f"nodes/{documents.NODE}", lambda **_: self._node()),
             ("GET", "cluster-name", lambda **_: {"name": documents.NODE}),
@@ -135,7 +134,7 @@ class NodeApi:
             "name": name,
             "password_hash": base64.b64encode(salt + digest).decode(),
             "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": self._tags.get(name, ["administrator"]),
+            "tags": self._config.tags_of(name),
             "limits": {},
         }
 
@@ -146,13 +145,13 @@ class NodeApi:
         if not isinstance(tags, list):
             tags = [tag.strip() for tag in text_of(document, "tags").split(",") if tag.strip()]
         self._config.users[name] = text_of(document, "password")
-        self._tags[name] = [str(tag) for tag in tags]
+        self._config.tags[name] = [str(tag) for tag in tags]
         return Answer(HTTPStatus.CREATED if created else HTTPStatus.NO_CONTENT)
 
     def _delete_user(self, name: str, **_: Any) -> None:
         self._user(name)
         del self._config.users[name]
-        self._tags.pop(name, None)
+        self._config.tags.pop(name, None)
 
     def _delete_users(self, body: bytes, **_: Any) -> None:
         names = json_object(body, required=("users",))["users"]

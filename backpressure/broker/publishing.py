@@ -177,7 +177,7 @@ class Publishing:
 
     def _check_user(self, properties: Properties) -> None:
         claimed, user = properties.text("user_id"), self._session.user
-        if claimed != user:
+        if claimed != user and "impersonator" not in self._session.config.tags_of(user):
             raise precondition_failed(f"user_id property set to '{claimed}' but authenticated user was '{user}'")
 
     def _enqueue(self, exchange: Exchange, message: QueuedMessage, queues: Sequence[Queue], *, mandatory: bool) -> bool:

@@ -14,6 +14,7 @@ __all__ = [
     "access_refused",
     "channel_error",
     "command_invalid",
+    "denied_feature",
     "inequivalent",
     "no_exchange",
     "no_queue",
@@ -105,6 +106,13 @@ def command_invalid(detail: str) -> ConnectionRefusal:
 def channel_error(detail: str) -> ConnectionRefusal:
     """504 for a frame on a channel that is not open."""
     return ConnectionRefusal(504, "CHANNEL_ERROR", detail)
+
+
+def denied_feature(name: str) -> ConnectionRefusal:
+    """541 for a feature that RabbitMQ has deprecated, and that is switched off."""
+    return ConnectionRefusal(
+        541, "INTERNAL_ERROR", f"Feature `{name}` is deprecated.\nBy default, this feature is not permitted anymore."
+    )
 
 
 def unexpected_frame(detail: str) -> ConnectionRefusal:

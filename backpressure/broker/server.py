@@ -29,7 +29,7 @@ from backpressure.broker.management_topology import load_definitions
 from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
-from backpressure.broker.web import Answer, WebServer
+from backpressure.broker.web import Answer, WebServer, end_output
 from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
@@ -76,6 +76,8 @@ class BrokerConfig:
     faults: FaultSettings = field(default_factory=FaultSettings)
     definitions: Path | None = None
     tls: TlsConfig | None = None
+    denied: frozenset[str] = frozenset()
+    """Features that RabbitMQ has deprecated and that are not permitted; see `DEPRECATED`."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
@@ -159,8 +161,7 @@ class _AmqpConnection(asyncio.Protocol):
     def _end(self, *, said_something: bool) -> None:
         """Close; after last frames only when the peer closes too, or its time is up."""
         self._ended = True
-        if said_something and self.transport.can_write_eof():  # TLS has no half of a connection
-            self.transport.write_eof()
+        if said_something and end_output(self.transport):
             self.transport.resume_reading()
         else:
             self.transport.close()
@@ -187,6 +188,7 @@ class Server:
             memory_limit_bytes=config.memory_limit_bytes or _default_memory_limit_bytes(),
             now=self.now(),
             epoch_s=time.time(),
+            denied=config.denied,
         )
         self._deadline: asyncio.TimerHandle | None = None
         self.vhost.timers.on_earlier = self._schedule_deadline

@@ -21,6 +21,7 @@ from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (
     access_refused,
     command_invalid,
+    denied_feature,
     no_exchange,
     no_queue,
     precondition_failed,
@@ -29,7 +30,7 @@ from backpressure.broker.replies import (
 from backpressure.broker.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from backpressure.amqp.field_tables import Table
     from backpressure.broker.entries import QueuedMessage
@@ -77,8 +78,19 @@ class TopologyJournal(Journal, Protocol):
 class VirtualHost:
     """The state of one broker."""
 
-    def __init__(self, *, memory_limit_bytes: int = 0, now: float = 0.0, epoch_s: float = 0.0) -> None:
-        """``now`` is the time on the clock, and ``epoch_s`` the same moment in seconds since 1970."""
+    def __init__(
+        self,
+        *,
+        memory_limit_bytes: int = 0,
+        now: float = 0.0,
+        epoch_s: float = 0.0,
+        denied: Collection[str] = (),
+    ) -> None:
+        """``now`` is the time on the clock, and ``epoch_s`` the same moment in seconds since 1970.
+
+        ``denied`` are deprecated features that are not permitted.
+        """
+        self.denied = denied
         self.now = now
         self._epoch_offset_s = epoch_s - now
         self.timers = Timers()
@@ -187,6 +199,8 @@ class VirtualHost:
             )
             queue.touch()
             return queue
+        if not (durable or exclusive) and "transient_nonexcl_queues" in self.denied:
+            raise denied_feature("transient_nonexcl_queues")
         if not name:
             name = "amq.gen-" + base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
         declarations.check_queue_arguments(name, arguments, durable=durable, exclusive=exclusive)

@@ -22,7 +22,7 @@ from backpressure.core.addresses import is_from_other_site, names_this_machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MAX_CONNECTIONS", "Answer", "WebServer"]
+__all__ = ["MAX_CONNECTIONS", "Answer", "WebServer", "end_output"]
 
 MAX_BODY_BYTES = 8 << 20
 MAX_CONNECTIONS = 64
@@ -215,8 +215,7 @@ class _WebConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         self._refused = True
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        end_output(self._transport)
         self._limit(LINGER_TIMEOUT_S)
 
     def _respond(self, answer: Answer, *, with_body: bool = True) -> None:
@@ -233,6 +232,17 @@ class _WebConnection(asyncio.Protocol):
 
     def _write(self, *events: h11.Event) -> None:
         self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
+
+
+def end_output(transport: asyncio.Transport) -> bool:
+    """Tell the peer that nothing more comes; False when there is no way to: with TLS, or when it has gone."""
+    if not transport.can_write_eof():
+        return False
+    try:
+        transport.write_eof()
+    except OSError:  # it was reset meanwhile
+        return False
+    return True
 
 
 def _json(document: Any) -> bytes:

@@ -94,6 +94,13 @@ def _port(flag: str, what: str, default: int = 0) -> Callable[[Command], Command
     help="Another user than guest, for AMQP and the management API (repeatable).",
 )
 @click.option(
+    "--deny",
+    "denied",
+    multiple=True,
+    metavar="FEATURE",
+    help="Do not permit what RabbitMQ 4.3 denies: global_qos, transient_nonexcl_queues (repeatable).",
+)
+@click.option(
     "--own-name",
     is_flag=True,
     help="Tell clients its own name and version instead of those of the RabbitMQ that it emulates.",
@@ -109,6 +116,7 @@ def broker(
     faults: tuple[str, ...],
     users: tuple[str, ...],
     own_name: bool,
+    denied: tuple[str, ...],
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_port: int,
@@ -124,6 +132,7 @@ def broker(
     if context.invoked_subcommand is not None:
         _refuse_options_of_embedded(context, context.invoked_subcommand)
         return
+    from backpressure.broker.declarations import parse_denied
     from backpressure.broker.faults import FaultSettings, parse_fault
     from backpressure.broker.handshake import SessionConfig, parse_user
     from backpressure.broker.server import Announcement, BrokerConfig, TlsConfig, serve
@@ -132,6 +141,7 @@ def broker(
         memory_limit_bytes=int(memory_limit_mb * 1_000_000),
         faults=FaultSettings().updated(dict(map(parse_fault, faults))),
         session=SessionConfig(users={"guest": "guest", **dict(map(parse_user, users))}, own_name=own_name),
+        denied=frozenset(map(parse_denied, denied)),
         tls=TlsConfig(tls_cert, tls_key, tls_port, management_tls_port) if tls_cert else None,
         **listening,
     )

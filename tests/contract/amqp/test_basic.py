@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pamqp import commands
-from pika import BasicProperties
+from pika import BasicProperties, PlainCredentials
 from pika.exceptions import NackError, UnroutableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import httpx
     from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
 
@@ -80,6 +81,19 @@ def test_a_mandatory_message_with_a_queue_is_not_returned(channel: BlockingChann
 def test_a_forged_user_id_is_refused(channel: BlockingChannel, queue: str, refused: Any) -> None:
     with refused(406, "PRECONDITION_FAILED - user_id property set to 'mallory' but authenticated user was 'guest'"):
         channel.basic_publish("", queue, b"x", BasicProperties(user_id="mallory"))
+
+
+def test_an_impersonator_may_name_another_user(connect: Any, janitor: httpx.Client, queue: str) -> None:
+    name = f"{queue}-impersonator"
+    janitor.put(f"/users/{name}", json={"password": "secret", "tags": "impersonator"}).raise_for_status()
+    janitor.put(f"/permissions/%2F/{name}", json={"configure": ".*", "write": ".*", "read": ".*"}).raise_for_status()
+    try:
+        channel = connect(credentials=PlainCredentials(name, "secret")).channel()
+        channel.basic_publish("", queue, b"x", BasicProperties(user_id="mallory"))
+        _, properties, _ = channel.basic_get(queue, auto_ack=True)
+        assert properties.user_id == "mallory"
+    finally:
+        janitor.delete(f"/users/{name}")
 
 
 # -- get -------------------------------------------------------------------------------------------------------------
@@ -316,6 +330,17 @@ def test_both_kinds_of_prefetch_hold_together(
     collect(channel, (first, second), 6)
     assert len(first) + len(second) == 6
     assert max(len(first), len(second)) <= 4
+
+
+def test_a_prefetch_for_each_consumer_ends_that_of_the_channel(
+    channel: BlockingChannel, queue: str, subscribe: Any, collect: Any
+) -> None:
+    publish(channel, queue, *map(str, range(20)))
+    channel.basic_qos(prefetch_count=2, global_qos=True)
+    inbox = subscribe(channel, queue)
+    assert len(collect(channel, inbox, 2)) == 2
+    channel.basic_qos(prefetch_count=3)
+    assert len(collect(channel, inbox, 20)) == 20
 
 
 def test_a_changed_prefetch_leaves_existing_consumers_as_they_are(

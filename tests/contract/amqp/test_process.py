@@ -97,6 +97,40 @@ def test_it_gives_its_own_name_when_configured(start: Any) -> None:
     assert (properties["product"], properties["version"]) == ("Pace Matching embedded broker", about["version"])
 
 
+def test_a_denied_prefetch_of_a_channel_counts_for_each_consumer(start: Any) -> None:
+    _, about = start("--deny", "global_qos")
+    with connect(about["url"]) as connection:
+        channel = connection.channel()
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        for _ in range(8):
+            channel.basic_publish("", queue, b"")
+        channel.basic_qos(prefetch_count=2, global_qos=True)
+        tags: list[str] = []
+        for _ in range(2):
+            channel.basic_consume(queue, lambda _channel, method, *_: tags.append(method.consumer_tag))
+        while len(tags) < 4:
+            connection.process_data_events(time_limit=1)
+        assert channel.queue_declare(queue, passive=True).method.message_count == 4
+        assert sorted(map(tags.count, set(tags))) == [2, 2]
+
+
+def test_a_denied_kind_of_queue_ends_the_connection(start: Any) -> None:
+    _, about = start("--deny", "transient_nonexcl_queues")
+    with connect(about["url"]) as connection:
+        channel = connection.channel()
+        channel.queue_declare("kept", durable=True)
+        channel.queue_declare("own", exclusive=True)
+    answer = httpx.put(
+        f"http://127.0.0.1:{about['management_port']}/api/queues/%2F/q",
+        auth=("guest", "guest"),
+        json={},
+        trust_env=False,
+    )
+    assert (answer.status_code, "`transient_nonexcl_queues`" in answer.text) == (400, True)
+    with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match=r"541.*`transient_nonexcl_queues`"):
+        connect(about["url"]).channel().queue_declare("lost")
+
+
 def test_a_user_of_ones_own_logs_in_to_both_ports(start: Any) -> None:
     _, about = start("--user", "ana:s3cret:word")
     connect(about["url"].replace("guest:guest", "ana:s3cret%3Aword")).close()
@@ -263,8 +297,9 @@ def test_a_client_that_does_not_read_is_held_and_then_served_in_full(start: Any)
     connection.close()
 
 
-def test_a_fault_that_is_none_is_a_usage_error() -> None:
-    done = subprocess.run([*COMMAND, "--fault", "nack_share=2"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("option", [("--fault", "nack_share=2"), ("--deny", "nack_share")])
+def test_a_fault_or_a_feature_that_is_none_is_a_usage_error(option: tuple[str, str]) -> None:
+    done = subprocess.run([*COMMAND, *option], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "nack_share" in done.stderr
 

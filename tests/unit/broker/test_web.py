@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import random
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from backpressure.broker import web
 from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management import ManagementApi
 from backpressure.broker.vhost import VirtualHost
-from backpressure.broker.web import WebServer
+from backpressure.broker.web import WebServer, end_output
 
 if TYPE_CHECKING:
     import asyncio
@@ -447,3 +448,14 @@ def test_each_of_thousands_of_generated_requests_is_answered(server: WebServer, 
         statuses[status] = statuses.get(status, 0) + 1
         assert status < 500 or status in {501, 503}, (number, method, octets)
     assert statuses.keys() >= {200, 201, 204, 400, 401, 404, 405, 421}
+
+
+def test_a_connection_that_was_reset_meanwhile_has_no_output_to_end() -> None:
+    class Reset:
+        def can_write_eof(self) -> bool:
+            return True
+
+        def write_eof(self) -> None:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    assert not end_output(cast("asyncio.Transport", Reset()))
