@@ -94,6 +94,7 @@ class monitor:
     host = "127.0.0.1"                     # address of /metrics and the live page; any but loopback needs api.token
     port = 8000                            # port of /metrics and the live page; 0: any free one
     watch_s = 3.0                          # s · interval between two redraws of the cards; 0: one frame, then end
+    queues = ""                            # watch these queues as they are: names and patterns (* and ?), with commas between; empty: the work queue and those of the processes that report
     probe_interval_ms = 250.0              # ms · how often the queue depth is read, for display only
     depth_threshold = 5000                 # messages · a deeper queue is shown in red
     memory_threshold_percent = 80.0        # % · a larger share of the broker's memory limit is shown in red

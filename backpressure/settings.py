@@ -329,6 +329,12 @@ class MonitorSettings(Section):
     host: Host = knob("127.0.0.1", "", "address of /metrics and the live page; any but loopback needs api.token")
     port: Port = knob(8000, "", "port of /metrics and the live page; 0: any free one")
     watch_s: float = knob(3.0, "s", "interval between two redraws of the cards; 0: one frame, then end", ge=0, le=3600)
+    queues: str = knob(
+        "",
+        "",
+        "watch these queues as they are: names and patterns (* and ?), with commas between; empty: the work queue and "
+        "those of the processes that report",
+    )
     probe_interval_ms: float = knob(
         250.0, "ms", "how often the queue depth is read, for display only", ge=10, le=60_000
     )

@@ -39,6 +39,14 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
 
 
 @click.command()
+@setting(
+    "--queue",
+    key="monitor.queues",
+    assign=lambda names: {"monitor.queues": ",".join(names)} if names else {},
+    multiple=True,
+    metavar="NAME",
+    help="Watch this queue, whoever uses it, and create nothing; may be repeated, and be a pattern such as 'orders.*'",
+)
 @setting("--watch", key="monitor.watch_s", help="Seconds between two frames; 0: print one, then end")
 @switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 when there is no broker); nothing is served")
 @setting(
@@ -115,10 +123,11 @@ async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) 
     """Print one frame once the broker has answered and rates are known; raises `TransportError` when it does not."""
     rates_known = False
     while not rates_known and not stopping.is_set():
-        broker = next(source for source in snapshot().sources if source.name == "broker")
+        sources = {source.name: source for source in snapshot().sources}
+        broker = sources["broker"]
         if broker.error not in {"", "connecting"}:
             raise TransportError(broker.error)
-        rates_known = broker.ok
+        rates_known = all(source.error != "connecting" for source in sources.values())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _RATES_KNOWN_S if rates_known else _LOOK_S)
     if not stopping.is_set():

@@ -20,6 +20,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Glance",
+    "Outlook",
     "Overall",
     "ProcessState",
     "Quantiles",
@@ -81,12 +82,33 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Where a queue is heading; None: not known.
+
+    Attributes:
+        growth_per_s: how fast ready and unacked messages together grow (below 0: shrink); 0 while that is only noise.
+        wait_s: how long a message sent now waits until it is settled, backlog ÷ departure rate; infinite while messages
+            wait and none leaves.
+        full_in_s, empty_in_s: when the queue reaches its bound, or is empty, at this rate; None: not heading there.
+        statistics_age_s: how old unacked and rates may be; None: as fresh as the depth.
+    """
+
+    growth_per_s: float | None = None
+    wait_s: float | None = None
+    full_in_s: float | None = None
+    empty_in_s: float | None = None
+    statistics_age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
     """One queue. ``age_s`` is how old the counts are; None: not known.
 
     The rates count messages entering (``published``), handed to consumers and settled by them, from feedback where all
     parties report, else as the management API computes them. ``watched``: part of the experiment, read by the probe.
     ``lag_by_partition``: Kafka only; the messages not settled in partition 0, 1, …
+    ``kind``: classic, quorum or stream; "": not known. ``fill``: the share of its bound that ready messages use; None:
+    no bound, or not known. ``overflow``: what happens at the bound. ``outlook``: of watched queues only.
     """
 
     name: str
@@ -95,6 +117,11 @@ class QueueState:
     consumers: int | None
     age_s: float
     watched: bool = True
+    kind: str = ""
+    max_length: int | None = None
+    fill: float | None = None
+    overflow: str = ""
+    outlook: Outlook | None = None
     published_per_s: float | None = None
     delivered_per_s: float | None = None
     acked_per_s: float | None = None
@@ -221,13 +248,19 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """A consumer of a queue as the management API lists it."""
+    """A consumer of a queue as the management API lists it.
+
+    ``prefetch`` is its own limit or, if it has none, that of its channel; 0: no limit is known. ``active``: whether the
+    queue delivers to it. ``unacked`` is what it holds; None: not known.
+    """
 
     tag: str
     queue: str
     peer: str
     prefetch: int
     ack_required: bool
+    active: bool = True
+    unacked: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +335,8 @@ class Snapshot(Glance):
         events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
         unreadable_reports: feedback from other versions or strangers, ignored.
         token_needed: whether the control APIs want a token, as far as the monitor's own settings tell.
+        asked: the queues that the user named; empty: those of settings and reports are watched.
+        absent: why a queue that the user named, or a pattern, is not shown.
     """
 
     address: str
@@ -324,6 +359,8 @@ class Snapshot(Glance):
     event_counts: Mapping[EventKind, int] = field(default_factory=dict)
     unreadable_reports: int = 0
     token_needed: bool = False
+    asked: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def work(self) -> QueueState | None:
@@ -342,6 +379,17 @@ class Snapshot(Glance):
             ready=sum(queue.ready for queue in queues),
             unacked=_sum(queue.unacked for queue in queues),
         )
+
+    @property
+    def observed(self) -> tuple[QueueState, ...]:
+        """The queues that advice is about: those the user asked for, else the work queue."""
+        if self.asked:
+            return tuple(self.queues[name] for name in self.asked if name in self.queues)
+        return () if self.work is None else (self.work,)
+
+    def clients_of(self, queue: str) -> tuple[Client, ...]:
+        """Return the consumers of a queue as the management API lists them."""
+        return () if self.broker is None else tuple(c for c in self.broker.consumers if c.queue == queue)
 
     @property
     def law(self) -> ProducerReport | None:

@@ -7,14 +7,21 @@ wrong, then what to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from math import isinf
 
 from backpressure.core.controllers import traits
-from backpressure.core.snapshot import QueueState, Snapshot
+from backpressure.core.snapshot import Outlook, QueueState, Snapshot
+from backpressure.dashboards.cards_queues import clock_after
 from backpressure.presentation.numbers import amount, duration, percent, rate
 
 __all__ = ["advise"]
 
 _GROWING = 1.05  # a smaller difference between in and out is noise
+_FULL = 0.999
+_MOST_TOLD = 3  # queues
+_AT_LEAST_S = 1.0
+_WORTH_SHARING = 10  # messages for each consumer
 
 
 def advise(seen: Snapshot) -> list[str]:
@@ -37,7 +44,11 @@ def _no_management(seen: Snapshot) -> Iterator[str]:
     for source in seen.sources:
         if source.name != "management" or source.ok:
             continue
+        if source.error == "connecting":
+            continue
         unknown = "other queues, connections and broker memory stay unknown"
+        if seen.asked:
+            unknown = "rates, unacknowledged messages, prefetch and waits stay unknown"
         if source.refused:
             yield (
                 f"The management API refuses the user ({source.error}): {unknown}. "
@@ -78,7 +89,7 @@ def _refused(seen: Snapshot) -> Iterator[str]:
 
 def _nobody_consumes(seen: Snapshot) -> Iterator[str]:
     work = seen.work
-    if work is None or work.depth == 0:
+    if seen.asked or work is None or work.depth == 0:
         return
     paused = [consumer for consumer in seen.consumers if consumer.paused]
     secret = ' -H "Authorization: Bearer $PACE_API__TOKEN"' if seen.token_needed else ""
@@ -91,7 +102,12 @@ def _nobody_consumes(seen: Snapshot) -> Iterator[str]:
 
 def _growing(seen: Snapshot) -> Iterator[str]:
     growth_per_s = _growth_per_s(seen.work)
-    if seen.work is not None and growth_per_s > 0 and (_breached(seen, "depth") or _breached(seen, "queue wait p99")):
+    if (
+        not seen.asked
+        and seen.work is not None
+        and growth_per_s > 0
+        and (_breached(seen, "depth") or _breached(seen, "queue wait p99"))
+    ):
         slower = (
             "look for a producer that does not follow them as those seen here do"
             if _all_follow(seen)
@@ -146,6 +162,90 @@ def _strangers(seen: Snapshot) -> Iterator[str]:
         yield f"{amount(seen.unreadable_reports)} feedback reports were unreadable: do all processes run one version?"
 
 
+def _absent(seen: Snapshot) -> Iterator[str]:
+    for name, reason in seen.absent.items():
+        similar = get_close_matches(name, seen.queues, n=1)
+        hint = f" Is it {similar[0]}?" if similar else ""
+        yield f"{name} cannot be shown: {reason}.{hint}"
+
+
+def _asked_queues(seen: Snapshot) -> Iterator[str]:
+    """Tell what is wrong with each queue that the user asked for, whoever uses it; the deepest first."""
+    asked = sorted((seen.queues[name] for name in seen.asked if name in seen.queues), key=lambda q: -q.depth)
+    troubled = [(queue.name, told) for queue in asked if (told := list(_about(seen, queue)))]
+    for _, told in troubled[:_MOST_TOLD]:
+        yield from told
+    if others := [name for name, _ in troubled[_MOST_TOLD:]]:
+        names = ", ".join(others[:_MOST_TOLD])
+        yield f"{len(others)} more need a look: {names}{', …' if len(others) > _MOST_TOLD else ''}."
+
+
+def _about(seen: Snapshot, queue: QueueState) -> Iterator[str]:
+    if queue.kind == "stream":
+        yield (
+            f"{queue.name} is a stream: consumers take nothing out of it, so its length does not tell how far behind "
+            "they are. Compare their offsets with its end."
+        )
+    else:
+        yield from _unattended(seen, queue)
+        yield from _heading_up(seen, queue)
+        yield from _terms_of_consumers(seen, queue)
+
+
+def _unattended(seen: Snapshot, queue: QueueState) -> Iterator[str]:
+    """Tell that messages wait, and some or all of those who should take them do not."""
+    if queue.depth == 0:
+        return
+    outlook = queue.outlook or Outlook()
+    if queue.consumers == 0:
+        yield f"{amount(queue.depth)} messages wait in {queue.name} and nobody consumes it: start its consumers."
+    elif isinf(outlook.wait_s or 0):
+        yield (
+            f"{amount(queue.depth)} messages wait in {queue.name}, and its {amount(queue.consumers)} consumers have "
+            f"acknowledged none for {duration(outlook.statistics_age_s or _AT_LEAST_S)}: look whether they hang."
+        )
+    else:
+        clients = [client for client in seen.clients_of(queue.name) if client.active and client.unacked is not None]
+        idle = sum(client.unacked == 0 for client in clients if client.ack_required)
+        waiting = max(0, queue.ready) + sum(client.unacked or 0 for client in clients) - len(clients)
+        if 0 < idle < len(clients) and waiting > _WORTH_SHARING * len(clients):
+            remedy = "look whether they hang" if queue.ready else "lower the prefetch of the others"
+            yield f"{idle} of {len(clients)} consumers of {queue.name} are idle although messages wait: {remedy}."
+
+
+def _heading_up(seen: Snapshot, queue: QueueState) -> Iterator[str]:
+    """Tell that the queue is full, or is going to be."""
+    outlook = queue.outlook or Outlook()
+    effect = "refuses" if queue.overflow.startswith("reject") else "drops its oldest messages for"
+    remedy = "Add or speed up consumers, or slow its producers down."
+    if queue.fill is not None and queue.fill >= _FULL:
+        yield f"{queue.name} is full: it {effect} new ones. {remedy}"
+    elif queue.consumers and (outlook.growth_per_s or 0) > 0:
+        text = f"{queue.name} falls behind by {rate(outlook.growth_per_s)}"
+        if outlook.full_in_s is not None:
+            at = clock_after(seen.at_ns, outlook.full_in_s)
+            text += f": full in {duration(outlook.full_in_s)} ({at}), then it {effect} new ones"
+        yield f"{text}. {remedy}"
+
+
+def _terms_of_consumers(seen: Snapshot, queue: QueueState) -> Iterator[str]:
+    """Tell which consumers take more than they can work on, as far as the broker tells."""
+    clients = seen.clients_of(queue.name)
+    ours = {report.id for report in seen.consumers}  # their limit may be that of a channel; the tag begins with the id
+    unlimited = [c for c in clients if c.ack_required and not c.prefetch and c.tag.rpartition("-")[0] not in ours]
+    if unlimited:
+        own = "" if all(client.unacked is not None for client in unlimited) else " of their own"
+        yield (
+            f"{len(unlimited)} of {len(clients)} consumers of {queue.name} have no prefetch limit{own}: they take "
+            "messages out of sight, and out of reach of others. Set one (basic.qos), such as 20."
+        )
+    if automatic := sum(not client.ack_required for client in clients):
+        yield (
+            f"{automatic} of {len(clients)} consumers of {queue.name} acknowledge automatically: what they hold is "
+            "unknown, and is lost if they fail. Let them acknowledge when the work is done."
+        )
+
+
 def _raise_limit(seen: Snapshot) -> str:
     if seen.broker is not None and "embedded" in seen.broker.product:
         return "start the broker with a higher limit: pace broker --memory-limit-mb"
@@ -171,6 +271,8 @@ def _all_follow(seen: Snapshot) -> bool:
 _RULES: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     _no_broker,
     _blocked,
+    _absent,
+    _asked_queues,
     _nobody_consumes,
     _short_of_memory,
     _refused,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import isinf
 from typing import TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
-from backpressure.core.snapshot import Client, Connection, Event, EventKind, ProcessState, QueueState, Snapshot
+from backpressure.core.snapshot import Client, Connection, Event, EventKind, Outlook, ProcessState, QueueState, Snapshot
 from backpressure.dashboards.cards_loop import Card, severity
 from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
 from backpressure.program import printable
@@ -54,20 +55,26 @@ class RowCard:
 def queues(seen: Snapshot) -> RowCard:
     """Return the queues: depth by colour, what goes in and out, who consumes; on Kafka also the worst partition.
 
-    The loop's own come first, then those of others, the deepest first.
+    The loop's own come first, then those of others, the deepest first. If the user asked for some, they are shown
+    alone, with the wait to be expected.
     """
     limit = next((threshold.limit for threshold in seen.thresholds if threshold.name == "depth"), float("inf"))
-    found = sorted(seen.queues.values(), key=lambda queue: (not queue.watched, not queue.watched and -queue.depth))
+    shown = [queue for queue in seen.queues.values() if not seen.asked or queue.name in seen.asked]
+    found = sorted(shown, key=lambda queue: (not queue.watched, not queue.watched and -queue.depth))
     partitioned = any(len(queue.lag_by_partition) > 1 for queue in found)
     columns = [
         ("", "word"), ("queue", "name"), ("depth", "number"), ("ready", "spare"), ("unacked", "spare"),
         ("cons", "number"), ("pub/s", "number"), ("del/s", "spare"), ("ack/s", "number"), ("now", "word"),
     ]  # fmt: skip
+    if seen.asked:
+        columns[-1:-1] = [("wait", "number"), ("growth", "number")]
     if partitioned:
         columns.insert(3, ("worst part.", "number"))
 
     def row(queue: QueueState) -> Row:
-        cells = _queue_row(queue, limit, consumed=queue.name == seen.work_queue)
+        cells = _queue_row(queue, limit, consumed=queue.name == seen.work_queue or queue.name in seen.asked)
+        if seen.asked:
+            cells = (*cells[:-1], *_prospects(queue), cells[-1])
         return (*cells[:3], _worst(queue), *cells[3:]) if partitioned else cells
 
     return replace(_listing("Queues", columns, found, row), summary=_overall(seen))
@@ -122,7 +129,8 @@ def events(seen: Snapshot) -> RowCard:
 def consumers(seen: Snapshot) -> RowCard:
     """Return the active consumers with their connections, as the broker lists them."""
     found = seen.broker.consumers if seen.broker else ()
-    listed = [client for client in found if client.queue in seen.queues]  # not the feedback queue of each process
+    # Without the feedback queue of each process, and without those of queues that nobody asked for.
+    listed = [client for client in found if client.queue in (seen.asked or seen.queues)]
 
     def row(client: Client) -> Row:
         return (
@@ -174,6 +182,14 @@ def _queue_row(queue: QueueState, limit: float, *, consumed: bool) -> Row:
         amount(queue.acked_per_s),
         _activity(queue, consumed=consumed),
     )
+
+
+def _prospects(queue: QueueState) -> tuple[Cell, Cell]:
+    """Return the expected wait and the growth; the one without an end is worth a look."""
+    outlook = queue.outlook or Outlook()
+    growth = rate(outlook.growth_per_s)
+    wait: Cell = ("∞", "red") if isinf(outlook.wait_s or 0) else duration(outlook.wait_s)
+    return wait, (f"+{growth}", "yellow") if (outlook.growth_per_s or 0) > 0 else growth
 
 
 def _worst(queue: QueueState) -> str:

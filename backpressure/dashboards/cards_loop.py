@@ -17,7 +17,7 @@ from backpressure.core.snapshot import Snapshot, Threshold
 from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
 from backpressure.program import printable
 
-__all__ = ["Card", "flow_card", "header", "law_card"]
+__all__ = ["Card", "Labelled", "facts", "flow_card", "header", "law_card", "severity"]
 
 _BAR_CELLS = 10
 _HIGH = 0.5  # from this share of its threshold a value is yellow
@@ -52,13 +52,15 @@ def severity(value: float | None, limit: float) -> tuple[str, str]:
     return ("▲", "yellow") if value > _HIGH * limit else ("●", "green")
 
 
-class _Labelled:
+class Labelled:
     """Facts beside their labels, wrapped where they are long."""
 
     def __init__(self, rows: Sequence[tuple[str, Text]]) -> None:
+        """Show each label, then its facts."""
         self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw them, as wide as they may be."""
         width = max(len(label) for label, _ in self._rows) + 2
         bold = console.get_style("bold")
         for label, facts in self._rows:
@@ -96,20 +98,20 @@ def flow_card(seen: Snapshot) -> Card:
     rates, totals = seen.rates, seen.totals
     wait, limit = seen.queue_wait, _threshold(seen, "queue wait p99")
     colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
-    flowing = _facts(
+    flowing = facts(
         ("offered", rate(rates.offered_per_s)),
         ("confirmed", rate(rates.confirmed_per_s)),
         ("processed", rate(rates.processed_per_s)),
         ("refused", rate(rates.nacked_per_s), "red" if rates.nacked_per_s else ""),
     )
-    lasting = _facts(
+    lasting = facts(
         ("p50", duration(wait.p50_s)),
         ("p95", duration(wait.p95_s)),
         ("p99", duration(wait.p99_s), colour),
         ("work", duration(seen.service.mean_s)),
         ("confirm", duration(seen.confirm_latency.p50_s)),
     )
-    counted = _facts(
+    counted = facts(
         ("confirmed", amount(totals.confirmed)),
         ("processed", amount(totals.processed)),
         ("rejected", amount(totals.rejected), "red" if totals.rejected else ""),
@@ -117,10 +119,10 @@ def flow_card(seen: Snapshot) -> Card:
     )
     rows = [("rates", flowing), ("wait", lasting), ("totals", counted)]
     if seen.broker is not None:
-        rows.append(("broker", _broker_facts(seen)))
+        rows.append(("broker", _brokerfacts(seen)))
     if near := [threshold for threshold in seen.thresholds if (threshold.value or 0) > _HIGH * threshold.limit]:
         rows.append(("limits", Text("  ").join(map(_limit, near))))
-    return Card(_Labelled(rows), "Flow")
+    return Card(Labelled(rows), "Flow")
 
 
 def law_card(seen: Snapshot) -> list[Card]:
@@ -142,7 +144,7 @@ def law_card(seen: Snapshot) -> list[Card]:
     return [Card(text, "Law")]
 
 
-def _broker_facts(seen: Snapshot) -> Text:
+def _brokerfacts(seen: Snapshot) -> Text:
     broker = seen.broker
     assert broker is not None
     memory = UNKNOWN
@@ -151,8 +153,8 @@ def _broker_facts(seen: Snapshot) -> Text:
     limit = _threshold(seen, "broker memory")
     colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
     alarms = [name for name, on in (("memory", broker.memory_alarm), ("disk", broker.disk_alarm)) if on]
-    facts = _facts(("memory", memory, colour))
-    return facts.append(f"  ■ {' and '.join(alarms)} alarm", "bold red") if alarms else facts
+    told = facts(("memory", memory, colour))
+    return told.append(f"  ■ {' and '.join(alarms)} alarm", "bold red") if alarms else told
 
 
 def _limit(threshold: Threshold) -> Text:
@@ -171,8 +173,9 @@ def _threshold(seen: Snapshot, name: str) -> Threshold | None:
     return next((threshold for threshold in seen.thresholds if threshold.name == name), None)
 
 
-def _facts(*facts: tuple[str, ...]) -> Text:
+def facts(*pairs: tuple[str, ...]) -> Text:
     """Return "name value" pairs in a line; a third element is the value's colour."""
     return Text("  ").join(
-        Text.assemble((f"{name} ", "dim"), (value, style[0] if style else "")) for name, value, *style in facts
+        Text.assemble((f"{name} " if name else "", "dim"), (value, style[0] if style else ""))
+        for name, value, *style in pairs
     )

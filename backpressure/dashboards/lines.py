@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from backpressure.core.snapshot import Event, Glance, Snapshot, Source
+from backpressure.core.snapshot import Event, Glance, Outlook, QueueState, Snapshot, Source
+from backpressure.dashboards.cards_queues import expected_wait, heading
 from backpressure.presentation.numbers import amount, duration, rate
 from backpressure.program import printable
 
@@ -84,6 +85,9 @@ def _status(seen: Snapshot) -> str:
     if broker is None or not broker.ok:
         state = "refused by" if broker is not None and broker.refused else "waiting for"
         return f"{state} {printable(seen.address)}"
+    if seen.asked or seen.absent:
+        absent = [f"{printable(name)}: {printable(reason)}" for name, reason in seen.absent.items()]
+        return "; ".join([*(_of_queue(queue, seen.at_ns) for queue in seen.observed), *absent])
     work = seen.work
     if work is None:
         return f"{printable(seen.work_queue)} does not exist yet"
@@ -92,6 +96,16 @@ def _status(seen: Snapshot) -> str:
         f"{printable(work.name)} depth={amount(work.depth)} ({unacked})"
         f" in={rate(work.published_per_s)} out={rate(work.acked_per_s)}"
         f" allowed={rate(seen.pacing_rate_per_s)} wait_p99={duration(seen.queue_wait.p99_s)}"
+    )
+
+
+def _of_queue(queue: QueueState, at_ns: int) -> str:
+    outlook = queue.outlook or Outlook()
+    least = "" if queue.unacked is not None else "≥"
+    return (
+        f"{printable(queue.name)} depth={least}{amount(queue.depth)} in={rate(queue.published_per_s)}"
+        f" out={rate(queue.acked_per_s)} wait={expected_wait(outlook)} {heading(outlook, at_ns)}"
+        f" consumers={amount(queue.consumers)}"
     )
 
 

@@ -24,6 +24,7 @@ from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
 from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queues
 from backpressure.dashboards.cards_loop import Card, flow_card, header, law_card
+from backpressure.dashboards.cards_queues import queue_cards
 from backpressure.dashboards.lines import StatusLines
 from backpressure.presentation.terminal import new_console
 from backpressure.program import printable
@@ -54,14 +55,18 @@ class Cards:
         now = datetime.fromtimestamp(seen.at_ns / 1e9, UTC).astimezone()
         top = console.render_lines(Group(header(seen, f"{now:%H:%M:%S}"), *_advice_card(seen)), options)
         height = console.height - len(top) if self._limited else None
+        asked = queue_cards(seen, height)
         loop = [flow_card(seen), *law_card(seen)]
-        lists = [queues(seen), processes(seen), events(seen), consumers(seen), connections(seen)]
+        if seen.asked and not seen.processes:
+            loop = []  # nothing of ours is there
+        first = [*asked, *loop] if asked else [queues(seen), *loop]
+        lists = [processes(seen), events(seen), consumers(seen), connections(seen)]
         if options.max_width < _WIDE:
-            below = _stacked(console, options, [lists[0], *loop, *lists[1:]], height)
+            below = _stacked(console, options, [*first, *lists], height)
         else:
             half = options.update(width=options.max_width // 2)
-            left = _stacked(console, half, [lists[0], *loop, lists[2]], height)
-            right = _stacked(console, half, [lists[1], *lists[3:]], height)
+            left = _stacked(console, half, [*first, lists[1]], height)
+            right = _stacked(console, half, [lists[0], *lists[2:]], height)
             nothing = [Segment(" " * half.max_width)]
             below = [[*one, *other] for one, other in zip_longest(left, right, fillvalue=nothing)]
         for line in (*top, *below):

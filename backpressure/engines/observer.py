@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, sender_of
@@ -28,6 +28,7 @@ from backpressure.engines import observer_view as view
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer_broker import ManagementReader, broker_state, listed_queues
 from backpressure.engines.observer_events import EventWatch
+from backpressure.engines.observer_queues import QueueWatch
 from backpressure.engines.rates import Roster
 from backpressure.errors import (
     AccessRefusedError,
@@ -40,6 +41,7 @@ from backpressure.errors import (
 )
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Transport
+from backpressure.transports.management_models import NodeInfo, QueueInfo
 
 __all__ = ["Observer"]
 
@@ -47,7 +49,10 @@ log = logging.getLogger(__name__)
 
 # About as often as RabbitMQ gathers its statistics (each 5 s), and before an idle connection to it is closed.
 _MANAGEMENT_INTERVAL_S = 4.5
+_ASKED_INTERVAL_S = 1.0  # of queues that the user asked for: a second more, and their statistics would be older
+_MANAGEMENT_SHARE = 0.05  # of the time of a slow management API
 _RETRY_S = 1.0
+_RETRY_AGAIN_S = 10.0
 _ASIDE_INTERVAL_S = 1.0  # between readings of the queues beside the work: nothing is decided by their depth
 _REPORTS_A_LOOK = 4  # look for events after this many reports of each process: people read them
 _MOST_UNREAD = 1000
@@ -75,8 +80,14 @@ class Observer:
         self._readings: dict[str, view.Reading] = {}
         self._not_before: dict[str, float] = {}
         self._listing = view.Listing()
+        self._queues = QueueWatch(settings.monitor.queues)
+        self._asked = bool(self._queues.asked)
         self._broker: BrokerState | None = None
         self._sources = {"broker": Source("broker", ok=False, error="connecting")}
+        if management is not None:
+            self._sources["management"] = Source("management", ok=False, error="connecting")
+        elif self._asked and transport.bounds_queues:
+            self._sources["management"] = Source("management", ok=False, error="its address is not known")
         self._unread: dict[bytes, tuple[bytes, float]] = {}  # the newest report of each process, and when it arrived
         self._unreadable = 0
         self._watch = EventWatch()
@@ -134,6 +145,8 @@ class Observer:
         producers, consumers = self._producers.live(now), self._consumers.live(now)
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
         queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
+        watched = self._queues.names(self._listing) if self._asked else [self._settings.queue.work]
+        queues |= {name: self._judged(queues[name], consumers) for name in watched if name in queues}
         work = self._work(queues, now)
         consumed, produced = distributions and self._consumers.seen, distributions and self._producers.seen
         return Snapshot(
@@ -141,7 +154,7 @@ class Observer:
             address=self._transport.address,
             sources=tuple(self._sources.values()),
             queues=queues,
-            work_queue=self._settings.queue.work if work is None else work.name,
+            work_queue=next(iter(watched), self._settings.queue.work) if work is None else work.name,
             producers=tuple(series.latest for series in producers.values()),
             consumers=tuple(series.latest for series in consumers.values()),
             processes=(
@@ -168,18 +181,30 @@ class Observer:
             event_counts=dict(self._watch.counts),
             unreadable_reports=self._unreadable,
             token_needed=bool(self._settings.api.token.get_secret_value()),
+            asked=tuple(watched) if self._asked else (),
+            absent=self._queues.absent(self._listing, listable=self._transport.bounds_queues),
         )
 
     # --- where knowledge comes from ---
 
     async def _connect(self) -> QueueProbe:
-        probe, feedback = self._transport.probe(), self._transport.feedback()
+        probe = self._transport.probe()
         # Registered before they start: a start that is cancelled or fails half-way is undone as well.
         self._open.push_async_callback(probe.stop)
-        self._open.push_async_callback(feedback.stop)
         await probe.start()
-        await feedback.start(self._on_report)
+        try:
+            await self._listen(create=not self._asked)
+        except AccessRefusedError as error:
+            if self._asked:
+                raise
+            log.warning("reports are heard once another process has created the exchange for them: %s", error)
+            await self._listen(create=False)
         return probe
+
+    async def _listen(self, *, create: bool) -> None:
+        feedback = self._transport.feedback(create=create)
+        self._open.push_async_callback(feedback.stop)
+        await feedback.start(self._on_report)
 
     async def _connect_and_read(self) -> None:
         while True:
@@ -213,38 +238,58 @@ class Observer:
         except (NotConnectedError, BrokerUnavailableError):
             raise
         except TransportError as error:
+            news = self._queues.failed(name, str(error))
             if not isinstance(error, QueueNotFoundError):
-                if name == self._settings.queue.work:
+                if name == self._settings.queue.work and not self._asked:
                     raise  # the user who set it has to know
-                # A foreign report may name any queue, with control characters of a terminal in the name.
-                log.warning("%r cannot be read: %r", name, str(error))
+                if news:
+                    # A foreign report may name any queue, with control characters of a terminal in the name.
+                    log.warning("%r cannot be read: %r", name, str(error))
+            # A question without an answer costs the broker a channel and a line in its log: not ten times a second.
+            self._not_before[name] = self._clock.now() + (_RETRY_S if news else _RETRY_AGAIN_S)
             self._readings.pop(name, None)
-            # A question without an answer costs the broker a channel: not ten times a second.
-            self._not_before[name] = self._clock.now() + _RETRY_S
         else:
             now = self._clock.now()
-            self._readings[name] = view.Reading(now, reading)
+            unacked = view.unacked_now(reading, view.of_queue(self._consumers.live(now), name))
+            listed = name in self._listing.queues
+            self._readings[name] = self._queues.took(name, reading, unacked, listed=listed, now=now)
             if name not in self._work_queues(now):
                 self._not_before[name] = now + _ASIDE_INTERVAL_S
 
     async def _read_management(self, management: ManagementReader) -> None:
         overview = None
         while True:
+            began = self._clock.now()
             try:
                 overview = overview or await management.overview()
-                queues = listed_queues(await management.queues())
-                self._listing = view.Listing(self._clock.now(), queues)
+                infos = await management.queues()
+                self._take_listing(infos, counted=not overview.statistics_off)
                 self._broker = broker_state(
                     overview,
-                    await management.nodes(),
+                    await _seen_by_all(management.nodes()),
                     await management.connections(),
                     await management.consumers(),
+                    await management.channels() if self._asked else (),
                 )
                 self._sources["management"] = Source("management", ok=True)
             except PaceError as error:
                 overview, self._listing, self._broker = None, view.Listing(), None
                 self._lost("management", error)
-            await asyncio.sleep(_MANAGEMENT_INTERVAL_S)
+            took_s = self._clock.now() - began
+            rest_s = _ASKED_INTERVAL_S if self._asked else _MANAGEMENT_INTERVAL_S
+            await asyncio.sleep(max(rest_s, took_s / _MANAGEMENT_SHARE))
+
+    def _take_listing(self, infos: Sequence[QueueInfo], *, counted: bool) -> None:
+        now = self._clock.now()
+        self._listing = view.Listing(now, listed_queues(infos, counted=counted))
+        watched = {*self._watched_queues(), *self._queues.names(self._listing)}
+        self._queues.keep(watched)
+        consumers = self._consumers.live(now)
+        for info in infos:
+            if info.name in watched:
+                reading = self._readings.get(info.name)
+                known = reading and view.unacked_now(reading.queue, view.of_queue(consumers, info.name)) is not None
+                self._queues.listed(info, counted=counted, now=now, known_better=bool(known))
 
     async def _tell_events(self) -> None:
         while True:
@@ -283,15 +328,34 @@ class Observer:
     def _thresholds(self, work: QueueState | None, wait_p99_s: float | None) -> tuple[Threshold, ...]:
         return view.thresholds(self._settings.monitor, work, self._broker, wait_p99_s)
 
+    def _judged(self, queue: QueueState, consumers: view.Consumers) -> QueueState:
+        reading, listed = self._readings.get(queue.name), self._listing.queues.get(queue.name)
+        fresh = reading is not None and (
+            reading.left_per_s is not None or view.all_report(reading.queue, view.of_queue(consumers, queue.name))
+        )
+        return self._queues.judged(queue, reading, listed, fresh=fresh)
+
     def _work_queues(self, now: float) -> set[str]:
+        if self._asked:
+            return set(self._queues.names(self._listing))
         published = {series.latest.queue for series in self._producers.live(now).values()}
         consumed = {series.latest.queue for series in self._consumers.live(now).values()}
         return {self._settings.queue.work} | published | consumed
 
     def _watched_queues(self) -> list[str]:
+        if self._asked:
+            return self._queues.probed(self._listing)
         queue = self._settings.queue
         names = [queue.work, *sorted(self._work_queues(self._clock.now())), queue.dead_letter]
         return list(dict.fromkeys([*names, queue.audit] if queue.auditing else names))
+
+
+async def _seen_by_all(nodes: Awaitable[list[NodeInfo]]) -> list[NodeInfo]:
+    """Return the nodes, or none to a user who may see queues only."""
+    try:
+        return await nodes
+    except AccessRefusedError:
+        return []
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

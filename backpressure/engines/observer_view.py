@@ -30,12 +30,15 @@ __all__ = [
     "Listing",
     "Producers",
     "Reading",
+    "all_report",
     "bottleneck_per_s",
+    "of_queue",
     "process_state",
     "queue_states",
     "rates",
     "recorded",
     "thresholds",
+    "unacked_now",
 ]
 
 _COUNTERS = {spec.name for spec in fields(Totals)}
@@ -51,10 +54,12 @@ Consumers = Mapping[ProcessKey, ReportSeries[ConsumerReport]]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the probe read of a queue, and when."""
+    """What the probe read of a queue, and when; rates from the totals of a broker that tells those (Kafka)."""
 
     at: float
     queue: QueueReading
+    entered_per_s: float | None = None
+    left_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +90,24 @@ def queue_states(
         if now - reading.at > _KNOWN_FOR_S:
             continue
         listed = listing.queues.get(name, _UNLISTED)
+        entered = listed.published_per_s if reading.entered_per_s is None else reading.entered_per_s
+        left = listed.acked_per_s if reading.left_per_s is None else reading.left_per_s
         sending = {key: series for key, series in producers.items() if series.latest.queue == name}
-        reporting = _of_queue(consumers, name)
+        reporting = of_queue(consumers, name)
         states[name] = QueueState(
             name=name,
             ready=reading.queue.ready,
             unacked=_unacked(reading.queue, reporting, listed),
             consumers=reading.queue.consumers,
             age_s=now - reading.at,
-            published_per_s=_grown(sending, ("confirmed",), now) if sending else listed.published_per_s,
+            published_per_s=_grown(sending, ("confirmed",), now) if sending else entered,
             delivered_per_s=_settled(reading.queue, reporting, ("delivered",), listed.delivered_per_s, now),
-            acked_per_s=_settled(reading.queue, reporting, _SETTLED, listed.acked_per_s, now),
+            acked_per_s=_settled(reading.queue, reporting, _SETTLED, left, now),
             memory_bytes=listed.memory_bytes,
+            kind=listed.kind,
+            max_length=listed.max_length,
+            fill=reading.queue.ready / listed.max_length if listed.max_length else listed.fill,
+            overflow=listed.overflow,
             lag_by_partition=reading.queue.lag_by_partition,
         )
     for name, listed in listing.queues.items():
@@ -142,7 +153,7 @@ def bottleneck_per_s(consumers: Consumers, work: QueueState | None) -> float | N
     """
     capacities = [0.0 if s.latest.paused else s.latest.capacity_per_s for s in consumers.values()]
     known = [capacity for capacity in capacities if capacity is not None]
-    ours = work is None or _all_report(work.consumers, _of_queue(consumers, work.name))
+    ours = work is None or _all_report(work.consumers, of_queue(consumers, work.name))
     if known and len(known) == len(capacities) and ours:
         return sum(known)
     return work.acked_per_s if work is not None and work.depth > 0 else None
@@ -162,8 +173,14 @@ def thresholds(
     )
 
 
-def _of_queue(consumers: Consumers, name: str) -> Consumers:
+def of_queue(consumers: Consumers, name: str) -> Consumers:
+    """Return the consumers of one queue."""
     return {key: series for key, series in consumers.items() if series.latest.queue == name}
+
+
+def all_report(queue: QueueReading, reporting: Consumers) -> bool:
+    """Return whether reports tell everything about the consumers of a queue, of which there are some."""
+    return bool(reporting) and queue.consumers is not None and _all_report(queue.consumers, reporting)
 
 
 def _all_report(consumers: int | None, reporting: Consumers) -> bool:
@@ -185,8 +202,14 @@ def _settled(
 
 
 def _unacked(reading: QueueReading, reporting: Consumers, listed: QueueState) -> int | None:
+    fresh = unacked_now(reading, reporting)
+    return listed.unacked if fresh is None else fresh
+
+
+def unacked_now(reading: QueueReading, reporting: Consumers) -> int | None:
+    """Return the unacked messages of this moment; None: only late statistics tell."""
     if reading.unacked is not None:
         return reading.unacked
     if reading.consumers is not None and _all_report(reading.consumers, reporting):
         return sum(series.latest.held for series in reporting.values())
-    return listed.unacked
+    return None

@@ -7,13 +7,23 @@ themselves under other names, so that a sum over jobs never counts a message twi
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
 from prometheus_client import CollectorRegistry
 
 from backpressure.core.reports import ProducerReport
-from backpressure.core.snapshot import BrokerState, EventKind, ProcessState, QueueState, Rates, Snapshot, Totals
+from backpressure.core.snapshot import (
+    BrokerState,
+    EventKind,
+    Outlook,
+    ProcessState,
+    QueueState,
+    Rates,
+    Snapshot,
+    Totals,
+)
 from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
 from backpressure.telemetry.own_process import ProcessCost
 
@@ -22,11 +32,25 @@ __all__ = ["MONITOR_COST_METRICS", "MONITOR_METRICS", "monitor_registry"]
 _STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
 _PRODUCED = {spec.name for spec in fields(ProducerReport)}
 _MOST_PROCESSES = 64  # reports with ever new names must not add labels without limit
+_MOST_TERMS = 256  # likewise for consumers with ever other limits
 _MOST_PARTITIONS = 64  # a topic may have ten thousand partitions: too many time series
 
 
 def _by_queue(name: str, text: str, read: Callable[[QueueState], float | None]) -> Family[Snapshot]:
     return Family(name, text, lambda s: [((q.name,), read(q)) for q in s.queues.values()], ("queue",))
+
+
+def _by_outlook(name: str, text: str, read: Callable[[Outlook], float | None]) -> Family[Snapshot]:
+    return _by_queue(name, text, lambda q: None if q.outlook is None else read(q.outlook))
+
+
+def _terms(seen: Snapshot) -> Iterable[Sample]:
+    counts = Counter(
+        (client.queue, "manual" if client.ack_required else "automatic", str(client.prefetch or "unlimited"))
+        for queue in seen.observed
+        for client in seen.clients_of(queue.name)
+    )
+    return counts.items() if len(counts) <= _MOST_TERMS else ()
 
 
 def _of_broker(name: str, text: str, read: Callable[[BrokerState], float | None]) -> Family[Snapshot]:
@@ -94,6 +118,36 @@ MONITOR_METRICS: Sequence[Family[Snapshot]] = (
     _by_queue("pace_queue_ack_rate_per_second", "Messages settled by consumers.", lambda q: q.acked_per_s),
     _by_queue("pace_queue_memory_bytes", "Memory of the queue; needs the management API.", lambda q: q.memory_bytes),
     _by_queue("pace_queue_reading_age_seconds", "Age of the counts.", lambda q: q.age_s),
+    _by_queue(
+        "pace_queue_max_length_messages", "Bound of the queue; absent: none, or not known.", lambda q: q.max_length
+    ),
+    _by_outlook(
+        "pace_queue_growth_per_second",
+        "Growth of ready and unacked messages together, 0 if it may be noise; of watched queues.",
+        lambda o: o.growth_per_s,
+    ),
+    _by_outlook(
+        "pace_queue_expected_wait_seconds",
+        "Wait of a message sent now: backlog ÷ departure rate, +Inf while none leaves; of watched queues.",
+        lambda o: o.wait_s,
+    ),
+    _by_outlook(
+        "pace_queue_full_in_seconds", "Time until the bound at this growth; absent: not growing.", lambda o: o.full_in_s
+    ),
+    _by_outlook(
+        "pace_queue_empty_in_seconds", "Time until it is empty; absent: not shrinking.", lambda o: o.empty_in_s
+    ),
+    _by_outlook(
+        "pace_queue_statistics_age_seconds",
+        "How old rates and unacked messages may be; absent: fresh.",
+        lambda o: o.statistics_age_s,
+    ),
+    Family(
+        "pace_queue_consumer_terms",
+        f"Consumers of watched queues by terms; absent for more than {_MOST_TERMS} combinations.",
+        _terms,
+        ("queue", "ack", "prefetch"),
+    ),
     Family(
         "pace_work_queue_info",
         "The queue the work goes through, the deepest of several; always 1.",

@@ -49,13 +49,16 @@ class BrokerIdentity:
 class QueueReading:
     """A queue at one moment. ``unacked`` is None where the broker does not report it (AMQP passive declare).
 
-    ``lag_by_partition``: Kafka only; the unsettled messages of each partition.
+    ``lag_by_partition``: Kafka only; the unsettled messages of each partition. ``entered``, ``left``: totals of
+    messages published to it and settled, where the broker counts them for everybody (Kafka's offsets).
     """
 
     ready: int
     unacked: int | None
     consumers: int | None
     lag_by_partition: tuple[int, ...] = ()
+    entered: int | None = None
+    left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +287,8 @@ class Transport(Protocol):
     def probe(self) -> QueueProbe:
         """Return a new, unstarted probe."""
 
-    def feedback(self) -> FeedbackBus:
-        """Return a new, unstarted feedback bus."""
+    def feedback(self, *, create: bool = True) -> FeedbackBus:
+        """Return a new, unstarted feedback bus; without ``create`` it waits until somebody else has created it."""
 
     def admin(self) -> QueueAdmin:
         """Return a new, unstarted admin."""

@@ -38,6 +38,7 @@ class Overview(_Info):
     version: str = Field(default="", validation_alias=AliasChoices("implementation_version", "rabbitmq_version"))
     node: str = ""
     cluster_name: str = ""
+    statistics_off: bool = Field(default=False, validation_alias="disable_stats")
     publish_rate: float = _at("message_stats", "publish_details", "rate")
     confirm_rate: float = _at("message_stats", "confirm_details", "rate")
     deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
@@ -69,6 +70,8 @@ class QueueInfo(_Info):
     messages: int = 0
     messages_ready: int = 0
     messages_unacknowledged: int = 0
+    ready_bytes: int = Field(default=0, validation_alias="message_bytes_ready")
+    growth_rate: float | None = Field(default=None, validation_alias=AliasPath("messages_details", "rate"))
     published: int = _at("message_stats", "publish")
     delivered: int = _at("message_stats", "deliver_get")
     acknowledged: int = _at("message_stats", "ack")
@@ -76,6 +79,23 @@ class QueueInfo(_Info):
     publish_rate: float = _at("message_stats", "publish_details", "rate")
     deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
     ack_rate: float = _at("message_stats", "ack_details", "rate")
+    sent_without_ack_rate: float = _at("message_stats", "deliver_no_ack_details", "rate")
+    got_without_ack_rate: float = _at("message_stats", "get_no_ack_details", "rate")
+
+    @property
+    def departure_rate(self) -> float:
+        """Messages that leave for good: acknowledged, or delivered to a consumer that does not acknowledge."""
+        return self.ack_rate + self.sent_without_ack_rate + self.got_without_ack_rate
+
+    def limit(self, name: str) -> int | None:
+        """Return a limit such as ``max-length``, the lower one of argument and policy; None: there is none."""
+        values = [self.arguments.get(f"x-{name}"), self.effective_policy.get(name)]
+        return min((value for value in values if isinstance(value, int)), default=None)
+
+    @property
+    def overflow(self) -> str:
+        """What happens to messages beyond the limits."""
+        return str(self.arguments.get("x-overflow") or self.effective_policy.get("overflow") or "drop-head")
 
 
 class ConnectionInfo(_Info):
@@ -119,6 +139,7 @@ class ConsumerInfo(_Info):
     consumer_tag: str
     queue: str = Field(default="", validation_alias=AliasPath("queue", "name"))
     connection_name: str = Field(default="", validation_alias=AliasPath("channel_details", "connection_name"))
+    channel_name: str = Field(default="", validation_alias=AliasPath("channel_details", "name"))
     peer_host: _Text = Field(default="", validation_alias=AliasPath("channel_details", "peer_host"))
     peer_port: int = _at("channel_details", "peer_port")
     ack_required: bool = True

@@ -190,3 +190,42 @@ def test_a_run_on_a_predeclared_queue_needs_the_url_of_a_rabbitmq(start: Any, fl
     refused = start("run", "normal", "--predeclared", "orders", *flags)
     assert refused.ends() == 2, refused.text
     assert "queue.predeclared" in refused.text
+
+
+def test_a_monitor_shows_a_queue_of_others_and_creates_nothing(
+    start: Any, any_broker: Any, orders: str, tmp_path: Path, wait_until: Wait
+) -> None:
+    connection = BlockingConnection(URLParameters(any_broker.url))
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=7)
+    channel.basic_consume(orders, lambda *_: None)  # takes the message, and never acknowledges it
+    api = f"{any_broker.management_url}/api/consumers"
+    wait_until(lambda: httpx.get(api, auth=("guest", "guest"), trust_env=False, timeout=30).json(), "it is listed")
+    before = definitions(any_broker)
+    where = ("--url", any_broker.url, "--host", any_broker.management_url)
+    once = start("monitor.py", *where, "--once", "--queue", "orders*", "--queue", "ordres", COLUMNS="100")
+    assert once.ends() == 0, once.text
+    assert "orders (quorum)" in once.text or "orders (classic)" in once.text
+    assert "1 with prefetch 7, manual ack" in once.text
+    assert "ordres cannot be shown: queue 'ordres' does not exist. Is it orders?" in once.text
+    assert definitions(any_broker) == before
+    announced = tmp_path / "monitor.json"
+    monitor = start(
+        "monitor.py", *where, "--queue", orders, "--port", "0", "--no-ui", PACE_PROCESS__ANNOUNCE_FILE=str(announced)
+    )
+    url = monitor.says(r"live page and metrics at (http://\S+)")[1]
+
+    def told() -> bool:
+        connection.process_data_events(0)
+        return 'pace_queue_consumer_terms{ack="manual",prefetch="7",queue="orders"} 1.0' in metrics()
+
+    def metrics() -> str:
+        return httpx.get(f"{url}metrics", trust_env=False, timeout=30).text
+
+    wait_until(told, "the metrics tell the consumer's terms")
+    assert 'pace_queue_expected_wait_seconds{queue="orders"}' in metrics()
+    seen = httpx.get(f"{url}api/snapshot", trust_env=False, timeout=30).json()
+    assert seen["asked"] == ["orders"]
+    assert seen["queues"]["orders"]["outlook"]["statistics_age_s"] > 0
+    assert definitions(any_broker) == before
+    connection.close()

@@ -7,8 +7,8 @@ const OLD_S = 2; // a queue of the loop is read at least every second: say so wh
 const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
 const CHARTS = {
   "chart-depth": [["ready", "ready"], ["unacked", "unacked"]],
-  "chart-rates": [["offered", "offered_per_s"], ["confirmed", "confirmed_per_s"], ["processed", "processed_per_s"], ["bottleneck", "bottleneck_per_s"]],
-  "chart-wait": [["p50", "wait_p50_s", 1000], ["p95", "wait_p95_s", 1000], ["p99", "wait_p99_s", 1000]],
+  "chart-rates": [["offered", "offered_per_s"], ["confirmed", "confirmed_per_s"], ["processed", "processed_per_s"], ["bottleneck", "bottleneck_per_s"], ["in", "in_per_s"], ["out", "out_per_s"]],
+  "chart-wait": [["p50", "wait_p50_s", 1000], ["p95", "wait_p95_s", 1000], ["p99", "wait_p99_s", 1000], ["expected", "expected_wait_s", 1000]],
   "chart-pace": [["target", "target_per_s"], ["allowed", "allowed_per_s"]],
 };
 
@@ -29,6 +29,34 @@ function thresholdMood(now, name) {
 
 const age = (queue) => (queue.watched && queue.age_s > OLD_S ? `, ${duration(queue.age_s)} ago` : "");
 
+// JSON has no infinity: a wait that is not known, of a queue that holds messages and that none leaves, has no end.
+const endless = (queue) => queue.outlook.wait_s === null && queue.acked_per_s === 0 && queue.depth > 0;
+const expectedWait = (queue) => (endless(queue) ? "∞" : duration(queue.outlook.wait_s));
+const late = (outlook) => (outlook.statistics_age_s === null ? "" : `; statistics up to ${duration(outlook.statistics_age_s)} old`);
+
+function clockAfter(seconds) {
+  if (seconds >= 86400) return `${Math.round(seconds / 86400)} d`;
+  return new Date(Date.now() + seconds * 1000).toLocaleTimeString([], { hourCycle: "h23", hour: "2-digit", minute: "2-digit" });
+}
+
+function heading({ growth_per_s: growth, full_in_s: full, empty_in_s: empty }) {
+  if (growth === null) return `growth ${UNKNOWN}`;
+  if (growth === 0) return "steady";
+  const text = growth > 0 ? `grows by ${rate(growth)}` : `shrinks by ${rate(-growth)}`;
+  const end = (what, seconds) => (seconds === null ? "" : `, ${what} in ${duration(seconds)} (${clockAfter(seconds)})`);
+  return text + end("full", full) + end("empty", empty);
+}
+
+function terms(now, name) {
+  const counts = new Map();
+  for (const { queue, prefetch, ack_required: manual } of now.broker?.consumers ?? []) {
+    if (queue !== name) continue;
+    const term = manual ? `${prefetch ? `prefetch ${amount(prefetch)}` : "no prefetch limit"}, manual ack` : "automatic ack";
+    counts.set(term, (counts.get(term) ?? 0) + 1);
+  }
+  return [...counts].map(([term, count]) => `${count} with ${term}`).join("; ");
+}
+
 const brokerOf = (now) => now.sources.find((source) => source.name === "broker");
 
 const share = (producer) => producer.pacing_rate_per_s / Math.max(producer.target_rate_per_s, 1e-9);
@@ -43,8 +71,13 @@ function showTiles(now) {
   say("offered", `of ${rate(rates.offered_per_s)} offered`);
   say("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
   say("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
-  say("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
-  say("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
+  if (now.queue_wait.p99_s === null && work?.outlook) { // nobody reports waits: backlog ÷ rate out
+    say("wait", expectedWait(work));
+    say("wait-parts", `expected; ${heading(work.outlook)}${late(work.outlook)}`);
+  } else {
+    say("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
+    say("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
+  }
   const producer = heldBackMost(now.producers);
   say("allowed", rate(now.pacing_rate_per_s));
   say("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
@@ -96,14 +129,17 @@ function showTable(id, columns, rows) {
 }
 
 function showTables(now) {
-  const queues = Object.values(now.queues);
+  const queues = Object.values(now.queues).filter((queue) => !now.asked.length || now.asked.includes(queue.name));
+  const ahead = now.asked.length > 0; // queues that the user asked for, whoever uses them
   const partitioned = queues.some((queue) => queue.lag_by_partition.length > 1); // on Kafka alone
   const worst = ({ worst_partition: number, lag_by_partition: lags }) => (number === null ? "" : `#${number} ${amount(lags[number])}`);
   showTable("queues",
-    [["queue"], ["depth"], ...(partitioned ? [["worst partition"]] : []), ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"]],
+    [["queue"], ["depth"], ...(partitioned ? [["worst partition"]] : []), ["ready"], ["unacked"], ["consumers"], ["published"], ["delivered"], ["acked"], ...(ahead ? [["expected wait"], ["heading", "name"], ["consumers' terms", "name"]] : [])],
     queues.map((queue) => [
       queue.name, amount(queue.depth) + age(queue), ...(partitioned ? [worst(queue)] : []), amount(queue.ready), amount(queue.unacked), amount(queue.consumers),
       rate(queue.published_per_s), rate(queue.delivered_per_s), rate(queue.acked_per_s),
+      ...(ahead ? (queue.outlook ? [expectedWait(queue), heading(queue.outlook) + late(queue.outlook)] : [UNKNOWN, UNKNOWN]) : []),
+      ...(ahead ? [terms(now, queue.name)] : []),
     ]));
   showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],
     now.processes.map((process) => [

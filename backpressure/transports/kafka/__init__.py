@@ -55,10 +55,10 @@ class KafkaTransport:
         """Return a new, unstarted probe."""
         return KafkaProbe(self._settings.broker, self._outage, f"probe-{os.getpid()}")
 
-    def feedback(self) -> KafkaFeedback:
+    def feedback(self, *, create: bool = True) -> KafkaFeedback:
         """Return a new, unstarted feedback bus."""
         name, topic = f"feedback-{os.getpid()}", self._settings.feedback.exchange
-        create = not self._settings.queue.predeclared
+        create = create and not self._settings.queue.predeclared
         return KafkaFeedback(self._settings.broker, self._outage, name, topic, create=create)
 
     def admin(self) -> KafkaAdmin:

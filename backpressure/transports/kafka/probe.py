@@ -200,6 +200,8 @@ class KafkaProbe:
             unacked=None if foreign else unacked,
             consumers=consumers,
             lag_by_partition=tuple(each.lag for each in lags),
+            entered=sum(each.end for each in lags),
+            left=sum(each.settled for each in lags),
         )
 
     async def stop(self) -> None:

@@ -44,7 +44,7 @@ class MemoryTransport:
         """Return a new, unstarted probe."""
         return MemoryProbe(self.broker)
 
-    def feedback(self) -> MemoryFeedback:
+    def feedback(self, *, create: bool = True) -> MemoryFeedback:  # noqa: ARG002 - there is nothing to create
         """Return a new, unstarted feedback bus."""
         return MemoryFeedback(self.broker, self._feedback_exchange)
 

@@ -13,7 +13,7 @@ from backpressure.core.message import Delivery, Destination, HeaderValue, Messag
 from backpressure.settings import Settings
 from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.admin import RabbitMQAdmin
-from backpressure.transports.rabbitmq.feedback import RabbitMQFeedback
+from backpressure.transports.rabbitmq.feedback import Creates, RabbitMQFeedback
 from backpressure.transports.rabbitmq.link import login
 from backpressure.transports.rabbitmq.probe import RabbitMQProbe
 from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher, dead_letter_header
@@ -48,11 +48,16 @@ class RabbitMQTransport:
         """Return a new, unstarted probe."""
         return RabbitMQProbe(self._settings.broker, self._outage, f"probe-{os.getpid()}")
 
-    def feedback(self) -> RabbitMQFeedback:
+    def feedback(self, *, create: bool = True) -> RabbitMQFeedback:
         """Return a new, unstarted feedback bus."""
         name, exchange = f"feedback-{os.getpid()}", self._settings.feedback.exchange
-        temporary = self._settings.queue.predeclared
-        return RabbitMQFeedback(self._settings.broker, self._outage, name, exchange, temporary=temporary)
+        if not create:
+            creates = Creates.NOTHING
+        elif self._settings.queue.predeclared:
+            creates = Creates.TEMPORARY
+        else:
+            creates = Creates.LASTING
+        return RabbitMQFeedback(self._settings.broker, self._outage, name, exchange, creates)
 
     def admin(self) -> RabbitMQAdmin:
         """Return a new, unstarted admin."""

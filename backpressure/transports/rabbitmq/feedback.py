@@ -7,7 +7,8 @@ A user may lack rights. The exchange need not be created when it exists. A proce
 reports, and one that may not publish sends none; each is logged once, and the process works without.
 
 Beside a queue that somebody else has declared nothing is left behind: an exchange that is not there is created by the
-first listener, and the broker deletes it when the last one has left. A process that only sends looks for it until then.
+first listener, and the broker deletes it when the last one has left. A process that only sends looks for it until then,
+and so does a listener that must not create anything.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
@@ -26,23 +28,31 @@ from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 
-__all__ = ["RabbitMQFeedback"]
+__all__ = ["Creates", "RabbitMQFeedback"]
 
 _log = logging.getLogger("backpressure")
 _LISTENER_QUEUE_LENGTH = 1000
 _STALE_BYTES = 65_536  # if more than this is unsent, the broker does not read, and a report would arrive too late
 _ACCESS_REFUSED, _NOT_FOUND = 403, 404
-_LOOK_EVERY_S = 1.0
+_LOOK_AFTER_S = 1.0
+_LOOK_EVERY_S = 10.0  # the broker logs each look for an exchange that is not there as an error
+
+
+class Creates(Enum):
+    """Which exchange is created if there is none; a temporary one exists as long as somebody listens."""
+
+    LASTING = "lasting"
+    TEMPORARY = "temporary"
+    NOTHING = "nothing"
 
 
 class RabbitMQFeedback:
     """A `FeedbackBus` on a fanout exchange."""
 
-    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str, *, temporary: bool) -> None:
-        """``temporary``: the exchange, if it is not there, exists only as long as somebody listens."""
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, exchange: str, creates: Creates) -> None:
         self._link = RabbitMQLink(broker, name, outage, set_up=self._set_up)
         self._exchange = exchange
-        self._temporary = temporary
+        self._creates = creates
         self._looking: asyncio.Task[None] | None = None
         self._on_report: Callable[[bytes], None] | None = None
         self._connection: WireConnection | None = None
@@ -77,7 +87,7 @@ class RabbitMQFeedback:
             await self._join(connection)
         elif await self._create(connection):
             await self._join(connection)
-            if self._temporary and "heard" in self._refused:
+            if self._creates is Creates.TEMPORARY and "heard" in self._refused:
                 await self._take_back(connection)
         else:
             self._join_later(connection)
@@ -94,24 +104,27 @@ class RabbitMQFeedback:
         self._looking = asyncio.create_task(self._join_when_there(connection), name="look for feedback")
 
     async def _join_when_there(self, connection: WireConnection) -> None:
+        pause_s = _LOOK_AFTER_S
         try:
-            while not await self._exists(connection):  # noqa: ASYNC110 - the broker tells nobody
-                await asyncio.sleep(_LOOK_EVERY_S)
+            while not await self._exists(connection):  # the broker tells nobody
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LOOK_EVERY_S)
             await self._join(connection)
         except (AMQPError, TransportError) as error:  # the connection is lost, or as good as: set up another one
             connection.fail(error)
 
     async def _create(self, connection: WireConnection) -> bool:
         """Create the exchange; return False where that is not for us, or only for a listener."""
-        if self._temporary and self._on_report is None:
+        temporary = self._creates is Creates.TEMPORARY
+        if self._creates is Creates.NOTHING or (temporary and self._on_report is None):
             return False
         channel = await connection.open_channel(vital=False)
         try:
             await channel.call(
-                "exchange_declare", exchange=self._exchange, exchange_type="fanout", auto_delete=self._temporary
+                "exchange_declare", exchange=self._exchange, exchange_type="fanout", auto_delete=temporary
             )
         except ChannelClosedByBroker as error:
-            if error.reply_code != _ACCESS_REFUSED or not self._temporary:
+            if error.reply_code != _ACCESS_REFUSED or not temporary:
                 raise
             self._say_refused("heard or sent", error)
             return False
@@ -155,7 +168,8 @@ class RabbitMQFeedback:
             await channel.close()
 
     def _on_closed(self, connection: WireConnection, error: BaseException) -> None:
-        if isinstance(error, ChannelClosedByBroker) and error.reply_code == _NOT_FOUND and self._temporary:
+        gone = isinstance(error, ChannelClosedByBroker) and error.reply_code == _NOT_FOUND
+        if gone and self._creates is not Creates.LASTING:
             self._join_later(connection)
         elif isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
             self._say_refused("sent", error)

@@ -15,6 +15,7 @@ from backpressure.core.snapshot import (
     Connection,
     Event,
     EventKind,
+    Outlook,
     ProcessState,
     Quantiles,
     QueueState,
@@ -101,5 +102,26 @@ def work() -> Callable[..., dict[str, QueueState]]:
 
     def changed(**changes: object) -> dict[str, QueueState]:
         return {**SNAPSHOT.queues, "work.queue": replace(SNAPSHOT.queues["work.queue"], **changes)}
+
+    return changed
+
+
+@pytest.fixture
+def strangers(snapshot: Callable[..., Snapshot]) -> Callable[..., Snapshot]:
+    """Return a function that makes a snapshot of a queue `orders` that others use, with changes to it."""
+
+    def changed(*clients: Client, absent: dict[str, str] | None = None, **changes: object) -> Snapshot:
+        outlook = Outlook(growth_per_s=0.0, wait_s=4.5, statistics_age_s=10.0)
+        values = {
+            "ready": 400, "unacked": 50, "consumers": 1, "age_s": 0.1, "kind": "classic", "published_per_s": 100.0,
+            "acked_per_s": 100.0, "outlook": outlook,
+        }  # fmt: skip
+        queue = QueueState(name="orders", **(values | changes))  # type: ignore[arg-type]  # the values of a test
+        usual = (Client(tag="ctag", queue="orders", peer="10.0.0.9:4", prefetch=50, ack_required=True, unacked=50),)
+        return snapshot(
+            queues={"orders": queue, **SNAPSHOT.queues}, asked=("orders",), absent=absent or {}, work_queue="orders",
+            producers=(), consumers=(), processes=(), totals=Totals(), rates=Rates(), queue_wait=Quantiles(),
+            broker=BrokerState(product="RabbitMQ", version="4.0.5", consumers=clients or usual),
+        )  # fmt: skip
 
     return changed

@@ -7,7 +7,17 @@ from dataclasses import replace
 
 from pika.exceptions import AuthenticationError
 
-from backpressure.core.snapshot import BrokerState, QueueState, Rates, Snapshot, Source, Threshold, Totals
+from backpressure.core.snapshot import (
+    BrokerState,
+    Client,
+    Outlook,
+    QueueState,
+    Rates,
+    Snapshot,
+    Source,
+    Threshold,
+    Totals,
+)
 from backpressure.dashboards.advice import advise
 from backpressure.transports.rabbitmq.failures import dial_error
 
@@ -157,3 +167,79 @@ def test_a_missing_management_api_comes_last_and_says_what_is_lost(snapshot: Mak
     sources = (Source("broker", ok=True), Source("management", ok=False, error="refused"))
     *_, last = advise(snapshot(sources=sources, rates=Rates(nacked_per_s=1.0)))
     assert "rabbitmq-plugins enable rabbitmq_management" in last
+
+
+def client(tag: str = "ctag", **changes: object) -> Client:
+    values = {"prefetch": 50, "ack_required": True, "unacked": 50}
+    return Client(tag=tag, queue="orders", peer="", **(values | changes))  # type: ignore[arg-type]  # the values of a test
+
+
+def test_nothing_is_said_about_a_queue_of_others_that_keeps_up(strangers: Make) -> None:
+    assert advise(strangers()) == []
+
+
+def test_a_queue_of_others_that_nobody_consumes_is_not_told_to_start_ours(strangers: Make) -> None:
+    sentence = only(strangers(consumers=0, unacked=0))
+    assert sentence == "400 messages wait in orders and nobody consumes it: start its consumers."
+
+
+def test_falling_behind_says_by_how_much_and_when_the_bound_is_reached(strangers: Make) -> None:
+    growing = Outlook(growth_per_s=100.0, wait_s=4.0, full_in_s=720.0)
+    sentence = only(strangers(outlook=growing, fill=0.4, max_length=1000, overflow="reject-publish"))
+    assert sentence.startswith("orders falls behind by 100/s: full in 12 min (")
+    assert "then it refuses new ones" in sentence
+    assert only(strangers(outlook=Outlook(growth_per_s=5.0))).startswith("orders falls behind by 5/s. Add")
+
+
+def test_a_full_queue_says_what_it_does(strangers: Make) -> None:
+    assert "full: it drops its oldest messages for new ones" in only(strangers(fill=1.0, overflow="drop-head"))
+
+
+def test_consumers_that_acknowledge_nothing_are_told(strangers: Make) -> None:
+    hanging = Outlook(wait_s=float("inf"), statistics_age_s=10.0)
+    sentence = only(strangers(outlook=hanging, acked_per_s=0.0))
+    assert "its 1 consumers have acknowledged none for 10 s" in sentence
+
+
+def test_consumers_without_a_prefetch_limit_are_counted(strangers: Make) -> None:
+    hidden = client("b", prefetch=0, unacked=None)
+    sentence = only(strangers(client(), client("a", prefetch=0), consumers=2))
+    assert sentence.startswith("1 of 2 consumers of orders have no prefetch limit: they take")
+    assert "no prefetch limit of their own" in only(strangers(client(), hidden, consumers=2))
+
+
+def test_a_limit_that_our_own_consumer_reports_is_a_limit(strangers: Make, snapshot: Make) -> None:
+    seen = strangers(client("slow-1", prefetch=0))
+    assert advise(replace(seen, consumers=snapshot().consumers)) == []
+
+
+def test_consumers_that_acknowledge_automatically_are_told(strangers: Make) -> None:
+    assert "1 of 1 consumers of orders acknowledge automatically" in only(strangers(client(ack_required=False)))
+
+
+def test_idle_consumers_beside_waiting_messages_are_told(strangers: Make) -> None:
+    hoarding = (client(unacked=500), client("b", unacked=0))
+    assert only(strangers(*hoarding, consumers=2, ready=0)) == (
+        "1 of 2 consumers of orders are idle although messages wait: lower the prefetch of the others."
+    )
+    assert "look whether they hang" in only(strangers(*hoarding, consumers=2))
+    standby = (client(unacked=500), client("b", unacked=0, active=False))
+    assert advise(strangers(*standby, consumers=2)) == []
+
+
+def test_the_length_of_a_stream_is_no_backlog(strangers: Make) -> None:
+    assert "orders is a stream" in only(strangers(kind="stream", consumers=0))
+
+
+def test_a_name_that_is_absent_is_told_with_one_that_is_similar(strangers: Make) -> None:
+    sentence = only(strangers(absent={"ordres": "queue 'ordres' does not exist"}))
+    assert sentence == "ordres cannot be shown: queue 'ordres' does not exist. Is it orders?"
+
+
+def test_without_the_management_api_what_stays_unknown_of_a_queue_is_told(strangers: Make) -> None:
+    missing = (Source("broker", ok=True), Source("management", ok=False, error="401", refused=True))
+    assert "rates, unacknowledged messages, prefetch and waits stay unknown" in only(
+        replace(strangers(), sources=missing)
+    )
+    first = (Source("broker", ok=True), Source("management", ok=False, error="connecting"))
+    assert advise(replace(strangers(), sources=first)) == []

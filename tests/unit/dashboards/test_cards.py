@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from backpressure.core.snapshot import Quantiles, QueueState, Rates, Snapshot, Source, Threshold
+from backpressure.core.snapshot import Client, Outlook, Quantiles, QueueState, Rates, Snapshot, Source, Threshold
 from backpressure.dashboards.screen import Cards
 from backpressure.presentation.terminal import PALETTE
 
@@ -221,3 +221,43 @@ def test_a_limit_that_is_near_or_breached_is_named_and_distinguished_without_col
     assert "limits" not in frame(snapshot(thresholds=calm))
     line = line_with(frame(snapshot(thresholds=(*calm, near, late))), "limits")
     assert line.split("limits")[1].strip(" │") == "▲ broker memory 60 % of 80 %  ■ queue wait p99 2.0 s of 1.0 s"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
+def test_a_queue_of_others_leaves_nothing_blank(strangers: Make, width: int, height: int) -> None:
+    growing = Outlook(growth_per_s=20.0, wait_s=4.5, full_in_s=90_000.0, statistics_age_s=10.0)
+    text = frame(strangers(outlook=growing, max_length=10_000, fill=0.04), width, height)
+    assert "● orders (classic)" in text
+    assert "450  ready 400  unacked 50  bound 10K ready, 4 % used" in text
+    assert "in 100/s  out 100/s  grows by 20/s, full in 25.0 h (1 d)" in text
+    assert "about 4.5 s  backlog ÷ rate out" in text
+    assert "1 with prefetch 50, manual ack" in text
+    assert "statistics up to 10 s old" in text
+    assert "Flow" not in text  # nothing of ours is there
+    assert "–" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert len(text.splitlines()) <= height
+
+
+def test_the_terms_of_all_consumers_of_a_queue_of_others_are_summed_up(strangers: Make) -> None:
+    terms = [(True, 0, True), (True, 0, True), (True, 10, False), (False, 0, True)]
+    clients = [
+        Client(tag=str(n), queue="orders", peer="", prefetch=prefetch, ack_required=manual, active=active)
+        for n, (manual, prefetch, active) in enumerate(terms)
+    ]
+    text = " ".join(frame(strangers(*clients, consumers=4), 120).replace("│", "").split())
+    assert "1 with prefetch 10, manual ack, waiting for the active one" in text
+    assert "2 with no prefetch limit, manual ack" in text
+    assert "1 with automatic ack" in text
+
+
+def test_many_queues_of_others_are_rows_and_only_these(strangers: Make) -> None:
+    seen = strangers()
+    names = [f"orders.{n}" for n in range(8)]
+    endless = Outlook(growth_per_s=7.0, wait_s=float("inf"))
+    queues = {name: replace(seen.queues["orders"], name=name, outlook=endless) for name in names}
+    text = frame(replace(seen, queues=queues | dict(seen.queues), asked=tuple(names)), 100, 40)
+    assert "work.queue" not in text
+    assert "∞" in line_with(text, "● orders.7 ")
+    assert "+7/s" in line_with(text, "● orders.7 ")
+    assert "5 more need a look: orders.3, orders.4, orders.5, …" in text

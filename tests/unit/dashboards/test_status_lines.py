@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from backpressure.core.snapshot import Event, EventKind, Snapshot, Source
 from backpressure.dashboards.lines import StatusLines
@@ -31,3 +32,9 @@ def test_a_missing_broker_or_queue_is_said_instead(snapshot: Make) -> None:
     (refused,) = StatusLines().of(snapshot(sources=(Source("broker", ok=False, refused=True),), events=()))
     assert refused.endswith("refused by amqp://lab:5672")
     assert empty.endswith("work.queue does not exist yet")
+
+
+def test_queues_of_others_are_told_with_what_is_absent(strangers: Make) -> None:
+    (line,) = StatusLines().of(replace(strangers(absent={"x*": "no queue matches"}), events=()))
+    told = "orders depth=450 in=100/s out=100/s wait=about 4.5 s steady consumers=1; x*: no queue matches"
+    assert line.endswith(told)

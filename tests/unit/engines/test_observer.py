@@ -12,10 +12,23 @@ import pytest
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, encode
 from backpressure.core.snapshot import EventKind, Glance, Snapshot
 from backpressure.engines.observer import Observer
-from backpressure.errors import BrokerUnavailableError, NotConnectedError, QueueNotFoundError, TransportError
+from backpressure.errors import (
+    AccessRefusedError,
+    BrokerUnavailableError,
+    NotConnectedError,
+    QueueNotFoundError,
+    TransportError,
+)
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueReading
-from backpressure.transports.management_models import ConnectionInfo, ConsumerInfo, NodeInfo, Overview, QueueInfo
+from backpressure.transports.management_models import (
+    ChannelInfo,
+    ConnectionInfo,
+    ConsumerInfo,
+    NodeInfo,
+    Overview,
+    QueueInfo,
+)
 
 PRODUCER = ProducerReport(
     id="alice", session=1, pid=11, host="lab", queue="work.queue", at_ns=0, offered=0, published=0, confirmed=0,
@@ -50,8 +63,10 @@ class FakeBroker:
     """Probe, feedback and transport in one: a broker whose answers the test decides."""
 
     address = "amqp://test:5672"
+    bounds_queues = True
 
     def __init__(self) -> None:
+        self.created: list[bool] = []
         self.readings: dict[str, QueueReading] = {}
         self.refused: dict[str, TransportError] = {}
         self.failure: TransportError | None = None
@@ -63,7 +78,8 @@ class FakeBroker:
     def probe(self) -> FakeBroker:
         return self
 
-    def feedback(self) -> FakeBroker:
+    def feedback(self, *, create: bool = True) -> FakeBroker:
+        self.created.append(create)
         return self
 
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
@@ -113,14 +129,18 @@ class FakeManagement:
     async def consumers(self) -> list[ConsumerInfo]:
         return []
 
+    async def channels(self) -> list[ChannelInfo]:
+        return []
+
 
 class Bench:
     """An observer that is running, and the world it looks at."""
 
-    def __init__(self, management: FakeManagement | None = None, **broker: object) -> None:
+    def __init__(self, management: FakeManagement | None = None, queues: str = "", **broker: object) -> None:
         self.clock = FakeClock()
         self.broker = FakeBroker()
-        self.settings = Settings(broker=broker, monitor={"probe_interval_ms": 10}, feedback={"interval_ms": 10})  # type: ignore[arg-type]  # pydantic builds the sections
+        monitor = {"probe_interval_ms": 10, "queues": queues}
+        self.settings = Settings(broker=broker, monitor=monitor, feedback={"interval_ms": 10})  # type: ignore[arg-type]  # pydantic builds the sections
         self.observer = Observer(self.broker, self.settings, self.clock, management)  # type: ignore[arg-type]  # fakes
 
     async def until(self, holds: Callable[[Snapshot], bool]) -> Snapshot:
@@ -466,3 +486,100 @@ def test_stopping_closes_what_was_opened() -> None:
 
     bench.run(story)
     assert bench.broker.open == 0
+
+
+def stranger(**counts: object) -> QueueInfo:
+    rates = {"publish": 900, "publish_details": {"rate": 30.0}, "ack_details": {"rate": 20.0}}
+    return QueueInfo.model_validate({"name": "orders", "message_stats": rates, **counts})
+
+
+def test_a_queue_of_others_is_told_from_the_statistics_of_the_broker_and_their_age_is_said() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=70, unacked=None, consumers=1)
+        seen = await bench.until(lambda s: "orders" in s.queues and s.sources[1].ok)
+        orders = seen.queues["orders"]
+        assert (orders.ready, orders.unacked, orders.published_per_s, orders.acked_per_s) == (70, 40, 30.0, 20.0)
+        assert orders.outlook is not None
+        assert orders.outlook.wait_s == 5.0  # 60 ready and 40 unacked of one moment, 20 a second
+        assert orders.outlook.growth_per_s == 10.0
+        assert orders.outlook.statistics_age_s == 10.0
+        assert seen.work_queue == "orders"
+        assert bench.broker.created == [False]
+        assert set(bench.broker.reads) == {"orders"}
+
+    management = FakeManagement()
+    management.listed = [
+        stranger(messages_ready=60, messages_unacknowledged=40, consumers=1, messages_details={"rate": 10.0})
+    ]
+    Bench(management, queues="orders").run(story)
+
+
+def test_patterns_stand_for_the_queues_that_match_and_what_is_absent_is_said_why() -> None:
+    async def story(bench: Bench) -> None:
+        for name in ("orders.eu", "orders.us"):
+            bench.broker.readings[name] = QueueReading(ready=1, unacked=None, consumers=0)
+        seen = await bench.until(lambda s: len(s.queues) == 3 and "ordres" in s.absent)
+        assert seen.asked == ("ordres", "orders.eu", "orders.us")
+        assert seen.absent == {"ordres": "queue 'ordres' does not exist", "none.*": "no queue matches"}
+
+    management = FakeManagement()
+    management.listed = [QueueInfo(name=name) for name in ("orders.us", "orders.eu", "borders.eu")]
+    Bench(management, queues="ordres, none.*, orders.*").run(story)
+
+
+def test_without_a_management_api_a_pattern_cannot_be_resolved_and_rates_are_unknown() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=7, unacked=None, consumers=1)
+        seen = await bench.until(lambda s: "orders" in s.queues)
+        assert seen.absent == {"o*": "a pattern needs the management API, which lists the queues"}
+        assert [(source.name, source.ok) for source in seen.sources] == [("broker", True), ("management", False)]
+        outlook = seen.queues["orders"].outlook
+        assert outlook is not None
+        assert (outlook.wait_s, outlook.growth_per_s) == (None, None)
+
+    Bench(queues="orders,o*").run(story)
+
+
+def test_a_missing_queue_of_others_costs_their_broker_a_refusal_each_ten_seconds() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=7, unacked=None, consumers=1)
+        await bench.until(lambda _: bench.broker.reads.count("orders") == 3)
+        for elapsed_s, asked in ((1.0, 2), (9.0, 2), (1.0, 3)):
+            bench.clock.time_s += elapsed_s
+            before = bench.broker.reads.count("orders")
+            await bench.until(lambda _, before=before: bench.broker.reads.count("orders") > before + 2)  # type: ignore[misc]  # bound at once
+            assert bench.broker.reads.count("ordres") == asked
+
+    Bench(queues="orders,ordres").run(story)
+
+
+def test_a_user_who_may_see_queues_only_sees_them() -> None:
+    async def story(bench: Bench) -> None:
+        seen = await bench.until(lambda s: s.broker is not None)
+        assert "other.queue" in seen.queues
+        assert seen.broker is not None
+        assert seen.broker.memory_bytes is None
+
+    class QueuesOnly(FakeManagement):
+        async def nodes(self) -> list[NodeInfo]:
+            raise AccessRefusedError("http://test:15672", "Not monitor user")
+
+    Bench(QueuesOnly()).run(story)
+
+
+def test_a_monitor_that_must_not_create_the_exchange_for_reports_shows_the_queues_and_listens_later() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=None, consumers=0)
+        await bench.until(lambda s: "work.queue" in s.queues)
+        assert bench.broker.created == [True, False]
+
+    bench = Bench()
+    start = bench.broker.start
+
+    async def refusing(on_report: Callable[[bytes], None] | None = None) -> None:
+        if bench.broker.created == [True] and on_report is not None:
+            raise AccessRefusedError(bench.broker.address, "access to exchange 'pace.feedback' refused")
+        await start(on_report)
+
+    bench.broker.start = refusing  # type: ignore[method-assign]  # refuses once
+    bench.run(story)

@@ -1,0 +1,137 @@
+"""Where a queue is heading: growth that is more than noise, from counts that come late and in steps."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from backpressure.core.snapshot import QueueState
+from backpressure.engines.observer_queues import QueueTrend, QueueWatch, StepRate
+from backpressure.engines.observer_view import Listing, Reading
+from backpressure.transports.base import QueueReading
+from backpressure.transports.management_models import QueueInfo
+
+
+def queue(**changes: object) -> QueueState:
+    values = {"ready": 500, "unacked": 0, "consumers": 1, "age_s": 0.0, "published_per_s": 30.0, "acked_per_s": 20.0}
+    return QueueState(name="orders", **(values | changes))  # type: ignore[arg-type]  # the values of a test
+
+
+def rising(watch: QueueWatch, per_s: float, start: int = 500) -> Reading:
+    """Tell ``watch`` of a queue of others that grows, by statistics that are taken every five seconds."""
+    for second in range(31):
+        step = second // 5 * 5
+        info = QueueInfo.model_validate(
+            {
+                "name": "orders",
+                "messages_ready": round(start + per_s * step),
+                "message_stats": {"publish": 1000 + 30 * step},
+            }
+        )
+        watch.listed(info, counted=True, now=float(second), known_better=False)
+    return Reading(30.0, QueueReading(ready=round(start + per_s * 30), unacked=None, consumers=1))
+
+
+@pytest.mark.parametrize("per_s", [10.0, -10.0])
+def test_growth_is_dated_to_when_the_statistics_change(per_s: float) -> None:
+    watch = QueueWatch("orders")
+    reading = rising(watch, per_s)
+    outlook = watch.judged(queue(), reading, queue(), fresh=False).outlook
+    assert outlook is not None
+    assert outlook.growth_per_s == pytest.approx(per_s)
+    assert outlook.statistics_age_s == 10.0  # two intervals of the five seconds that were seen
+    assert outlook.wait_s == 25.0
+
+
+def test_a_growing_queue_is_full_when_its_ready_messages_reach_the_bound() -> None:
+    watch = QueueWatch("orders")
+    reading = rising(watch, 10.0)
+    full = watch.judged(queue(ready=800, fill=0.8, max_length=1000), reading, queue(), fresh=False).outlook
+    assert full is not None
+    assert full.full_in_s == pytest.approx(20.0)
+    assert full.empty_in_s is None
+
+
+def test_a_shrinking_queue_is_empty_when_its_backlog_is_gone() -> None:
+    watch = QueueWatch("orders")
+    reading = rising(watch, -10.0)
+    outlook = watch.judged(queue(fill=0.8), reading, queue(ready=200), fresh=False).outlook
+    assert outlook is not None
+    assert (outlook.empty_in_s, outlook.full_in_s) == (pytest.approx(20.0), None)
+
+
+def test_nothing_leaves_a_queue_whose_consumers_acknowledge_nothing() -> None:
+    watch = QueueWatch("orders")
+    outlook = watch.judged(queue(acked_per_s=0.0), None, queue(), fresh=False).outlook
+    assert outlook is not None
+    assert outlook.wait_s == float("inf")
+    empty = watch.judged(queue(acked_per_s=0.0, ready=0), None, queue(ready=0), fresh=False).outlook
+    assert empty is not None
+    assert empty.wait_s == 0.0
+
+
+def test_an_even_queue_with_random_traffic_is_steady() -> None:
+    rng = random.Random(15)
+    trend, depth, told = QueueTrend(), 200, []
+    for second in range(600):
+        depth = max(0, depth + round(rng.gauss(0, 100**0.5)) + (200 - depth) // 20)  # 50 in and 50 out a second
+        trend.take(depth, float(second))
+        if second > 5:
+            told.append(trend.growth_per_s(100.0))
+    assert sum(growth != 0 for growth in told) < 0.03 * len(told)
+
+
+def test_slow_growth_of_even_traffic_is_seen_within_a_quarter_of_a_minute() -> None:
+    trend = QueueTrend()
+    for second in range(16):
+        trend.take(1000 + 2 * second, float(second))
+    assert trend.growth_per_s(1000.0) == pytest.approx(2.0)
+
+
+def test_a_single_jump_is_not_growth() -> None:
+    trend = QueueTrend()
+    for second in range(61):
+        trend.take(1000 if second < 45 else 3000, float(second))
+    assert trend.growth_per_s(100.0) == 0.0
+
+
+def test_growth_is_unknown_before_there_is_enough_to_tell() -> None:
+    trend = QueueTrend()
+    assert trend.growth_per_s(100.0) is None
+    for second in range(3):
+        trend.take(100, float(second))
+    assert trend.growth_per_s(None) is None
+    for second in range(3, 9):
+        trend.take(100, float(second))
+    assert trend.growth_per_s(None) == 0.0
+
+
+def test_the_age_of_statistics_is_two_of_the_intervals_that_were_seen() -> None:
+    trend = QueueTrend()
+    assert trend.age_s == 10.0
+    for second in range(6):
+        trend.take_statistics(second, None, float(second))
+    assert trend.age_s == 2.0
+    trend.take_statistics(100, None, 500.0)  # after a time without traffic
+    assert trend.age_s == 2.0
+
+
+def test_a_rate_is_that_between_two_steps_of_a_total() -> None:
+    rate = StepRate()
+    assert rate.per_s(0.0) is None
+    for second in range(41):
+        rate.take(100 * (second // 10 * 10), float(second))
+    assert rate.per_s(49.0) == 100.0
+    assert rate.per_s(70.0) == pytest.approx(25.0)  # nothing has come for longer than usual
+    rate.take(7, 71.0)  # created again
+    assert rate.per_s(71.0) is None
+
+
+def test_a_name_with_a_bracket_is_not_a_class_of_characters() -> None:
+    watch = QueueWatch("a[1]*,b,b, ")
+    listing = Listing(1.0, {name: queue() for name in ("a[1].x", "a1", "b")})
+    assert watch.names(listing) == ["a[1].x", "b"]
+    assert watch.absent(Listing(), listable=False) == {
+        "a[1]*": "patterns are for the queues of a RabbitMQ; name topics in full"
+    }
