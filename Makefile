@@ -48,6 +48,15 @@ $(VENV)/.dev: $(VENV)/.package
 	@$(PIP) install -c constraints.txt --group dev
 	@touch $@
 
+.PHONY: perf-test
+perf-test: .perf-test/.complete  ## fetch RabbitMQ's PerfTest by Maven for benchmarks/strangers.py, which needs Java
+
+.perf-test/.complete: tools/perf-test/pom.xml
+	@command -v mvn >/dev/null || { echo "Maven is needed to fetch PerfTest: apt-get install maven"; exit 1; }
+	@rm -rf .perf-test
+	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.perf-test
+	@touch $@
+
 .PHONY: kafka
 kafka: $(VENV)/.kafka .kafka/libs/.complete  ## fetch Kafka's client and its jars (43 MB, by Maven) for BROKER=kafka, which needs Java 17
 

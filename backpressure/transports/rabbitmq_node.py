@@ -60,9 +60,12 @@ def find_rabbitmq() -> Path | None:
     return next((script for sbin in found if (script := sbin / "rabbitmq-server").exists()), None)
 
 
-def private_node(port: int = 0, management_port: int = 0) -> PrivateNode:
-    """Return a node, to be started by ``with`` or ``async with``; a port of 0 is any free one."""
-    return PrivateNode(port, management_port)
+def private_node(port: int = 0, management_port: int = 0, *, statistics_interval_ms: int = 1000) -> PrivateNode:
+    """Return a node, to be started by ``with`` or ``async with``; a port of 0 is any free one.
+
+    It renews its statistics every ``statistics_interval_ms``; RabbitMQ's default is 5000.
+    """
+    return PrivateNode(port, management_port, statistics_interval_ms)
 
 
 class PrivateNode(PrivateProcess):
@@ -74,8 +77,9 @@ class PrivateNode(PrivateProcess):
 
     product = "RabbitMQ node"
 
-    def __init__(self, port: int, management_port: int) -> None:
+    def __init__(self, port: int, management_port: int, statistics_interval_ms: int) -> None:
         super().__init__()
+        self._statistics_interval_ms = statistics_interval_ms
         self._wanted_ports = ((port, "--port"), (management_port, "--management-port"), (0, ""), (0, ""))
         self.node_name = f"pace-{os.getpid()}-{next(_numbers)}@localhost"
         self._sbin = Path()
@@ -124,7 +128,7 @@ class PrivateNode(PrivateProcess):
             f"listeners.tcp.1 = 127.0.0.1:{amqp}\n"
             "management.tcp.ip = 127.0.0.1\n"
             f"management.tcp.port = {management}\n"
-            "collect_statistics_interval = 1000\n"
+            f"collect_statistics_interval = {self._statistics_interval_ms}\n"
             "disk_free_limit.absolute = 50MB\n",
             encoding="utf-8",
         )
