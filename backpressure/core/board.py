@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Generic, TypeVar
 
+from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import ShareTrim, fair_share
 from backpressure.core.signals import Signals
@@ -168,6 +169,8 @@ class SignalBoard:
         self._heard_at = -inf
         self._trim = ShareTrim()
         self._strangers_since: float | None = None
+        self._statistics: QueueStatistics | None = None
+        self._terms: tuple[ConsumerTerms, float] | None = None
 
     def on_report(self, report: Report, now: float) -> None:
         """Take in a feedback report that arrived at ``now``; a report older than the last one is dropped."""
@@ -185,6 +188,19 @@ class SignalBoard:
             self._strangers_since = None
         elif self._strangers_since is None:
             self._strangers_since = now
+
+    def on_statistics(self, statistics: QueueStatistics) -> None:
+        """Take in what the broker's statistics tell; unchanged ones count too."""
+        self._statistics = statistics
+
+    def on_terms(self, terms: ConsumerTerms, now: float) -> None:
+        """Take in on what terms the consumers get messages."""
+        self._terms = terms, now
+
+    def on_offsets(self, offsets: OffsetReading, consumers: int | None) -> None:
+        """Take in the offsets of a topic; ``consumers`` is None where the broker does not tell."""
+        lag = sum(offsets.ends) - sum(offsets.committed)
+        self.on_reading(max(0, lag), None, consumers, offsets.arrived_s)
 
     def signals(self, own: OwnState, now: float) -> Signals:
         """Return the loop as it is known at ``now``."""

@@ -146,6 +146,9 @@ async def _start_embedded(
 
 def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
     """Raise `ConfigError` when the broker cannot do what a phase needs."""
+    if scenario.strangers.count:
+        allowed = "only simulations have consumers that report nothing: use pace simulate, or pace compare --simulate"
+        raise ConfigError("strangers.count", scenario.strangers.count, allowed)
     check_faults(scenario.faults, choice.kind, choice.url)
     if scenario.settings.queue.predeclared:
         _check_predeclared(scenario, choice)

@@ -24,6 +24,7 @@ from backpressure.experiments.document import dotted
 from backpressure.experiments.expectations import Expectation, parse_expectation
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
+from backpressure.experiments.simulated_strangers import StrangerSettings
 from backpressure.experiments.summary import metric_paths
 from backpressure.former_names import notices, renamed
 from backpressure.laws import create
@@ -70,7 +71,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario."""
+    """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario.
+
+    ``strangers`` are consumers that report nothing, which only simulations have.
+    """
 
     name: str
     summary: str
@@ -78,6 +82,7 @@ class Scenario:
     phases: tuple[Phase, ...]
     expectations: tuple[Expectation, ...]
     document: Mapping[str, Any]
+    strangers: StrangerSettings
 
     @property
     def settings(self) -> Settings:
@@ -118,6 +123,7 @@ class _ScenarioHead(_Document):
     summary: str = ""
     seed: int = Field(1, ge=0, le=1_000_000_000)
     expect: dict[str, Any] = Field(default_factory=dict)
+    strangers: dict[str, Any] = Field(default_factory=dict)
 
 
 _PhaseDocument = create_model("_PhaseDocument", __base__=_PhaseHead, **_tables)
@@ -153,7 +159,8 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
             raise ConfigError(f"{where}.until", part.until, allowed, source)
         phases.append(Phase(part.name, part.duration_s, part.until, settings, changes, fault))
     expectations = _expectations(head.expect, phases, source)
-    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document)
+    strangers = _strangers(head.strangers, source)
+    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document, strangers)
 
 
 def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
@@ -163,6 +170,15 @@ def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) ->
     # A phase that waits for a condition expects it: to reach the end of its duration instead is a failure.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
     return (*stated, *implied)
+
+
+def _strangers(table: Mapping[str, Any], source: str) -> StrangerSettings:
+    try:
+        return StrangerSettings.model_validate(table)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        raise ConfigError(f"strangers.{key}", *_problem(StrangerSettings, key, problem), source) from None
 
 
 def _started(role: str, phases: list[Phase]) -> int:

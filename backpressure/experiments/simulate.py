@@ -24,6 +24,7 @@ from backpressure.experiments.scenario import Phase, Scenario, Until
 from backpressure.experiments.simulated_accounts import accounts_of, samples_of
 from backpressure.experiments.simulated_faults import simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
+from backpressure.experiments.simulated_strangers import before_strangers, seen_by
 from backpressure.experiments.workload import load_of, process_seed, service
 from backpressure.laws import create
 from backpressure.settings import Settings
@@ -70,10 +71,11 @@ class _Simulation:
         self.plant = Plant(
             random.Random(seed).random,  # noqa: S311 - losses and phases, not secrets
             service=service_times(seed),
-            workers=workers_of(settings),
+            workers=before_strangers(workers_of(settings), scenario.strangers),
             queue=QueueBound(max_length=settings.queue.max_length, overflow=_overflow(settings)),
-            network=Network(
-                report_interval_s=settings.feedback.interval_ms / 1000, timeout_s=settings.feedback.timeout_s
+            network=seen_by(
+                Network(report_interval_s=settings.feedback.interval_ms / 1000, timeout_s=settings.feedback.timeout_s),
+                scenario.strangers,
             ),
             tick_s=settings.control.tick_ms / 1000,
         )
@@ -148,7 +150,8 @@ class _Simulation:
 
     def man(self) -> None:
         """See `SimulatedStage.man`."""
-        self.plant.set_workers(workers_of(self.settings, _ROUND_TRIP_S + 2 * self.plant.network.way_s))
+        workers = workers_of(self.settings, _ROUND_TRIP_S + 2 * self.plant.network.way_s)
+        self.plant.set_workers(before_strangers(workers, self._scenario.strangers))
 
     def fail(self, changes: Mapping[str, float]) -> None:
         """See `SimulatedStage.fail`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from statistics import median
 from typing import Any
@@ -67,15 +67,7 @@ class Lab:
         outcome = Outcome(0, 0, 0, 0, 0)
         worked, possible = 0.0, 0.0
         for capacity_per_s, duration_s in phases:
-            plant.set_workers(
-                Workers(
-                    count=workers.count,
-                    rate_per_s=capacity_per_s / workers.count,
-                    distribution=workers.distribution,
-                    prefetch=workers.prefetch,
-                    state=workers.state,
-                )
-            )
+            plant.set_workers(replace(workers, rate_per_s=capacity_per_s / workers.count))
             start_s, busy_s, served = plant.now, plant.queue.busy_s, len(plant.queue.waits_s)
             plant.run(duration_s)
             # Work done, not messages counted: random service times would add their own noise to the figure.

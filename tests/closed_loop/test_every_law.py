@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backpressure.core.controllers import LAWS
-from backpressure.core.plant import Network, Plant, QueueBound, Workers
+from backpressure.core.plant import Network, Plant, QueueBound, Strangers, Workers
 
 BOUND = 2000
 CONTROLLED = [law for law in LAWS if law not in {"unbounded", "bounded", "rate_limited"}]
@@ -97,7 +97,7 @@ def test_a_blocked_broker_is_waited_out(lab: Any, law: str) -> None:
 
 
 def test_foreign_consumers_are_followed_by_the_probe_alone(lab: Any, law: str) -> None:
-    plant = lab.plant(7, workers=Workers(state="foreign"), queue=QueueBound(max_length=BOUND))
+    plant = lab.plant(7, workers=Workers(strangers=Strangers(count=1, prefetch=3)), queue=QueueBound(max_length=BOUND))
     lab.join(plant, law)
     plant.run(60)
     least = 0.5 if law == "pid" else 80  # without busy times PID follows what it sends itself: it lives at its floor

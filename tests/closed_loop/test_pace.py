@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backpressure.core.controllers.pace import wait_bound_s
-from backpressure.core.plant import Network, Plant, QueueBound, Workers
+from backpressure.core.plant import Network, Plant, QueueBound, Strangers, Workers
 
 
 def jain(values: list[float]) -> float:
@@ -40,7 +40,7 @@ def test_steps_with_exponential_service(lab: Any) -> None:
 
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
 def test_steps_seen_by_the_probe_alone(lab: Any, distribution: str) -> None:
-    workers = Workers(distribution=distribution, state="foreign", prefetch=1)
+    workers = Workers(distribution=distribution, strangers=Strangers(count=1, prefetch=1))
     plant = lab.plant(1, workers=workers)
     lab.join(plant, "pace")
     outcome = lab.phases(plant, [(100, 20), (20, 20), (100, 20), (300, 20), (100, 20)], workers)

@@ -9,7 +9,7 @@ from backpressure.core.plant.bounded_queue import QueueBound, WorkQueue
 from backpressure.core.plant.loop import STEP_S, Plant, PlantSample
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.sources import PlantProducer
-from backpressure.core.plant.stations import Failures, Workers
+from backpressure.core.plant.stations import Failures, Strangers, Workers
 
 __all__ = [
     "STEP_S",
@@ -19,6 +19,7 @@ __all__ = [
     "PlantProducer",
     "PlantSample",
     "QueueBound",
+    "Strangers",
     "WorkQueue",
     "Workers",
 ]

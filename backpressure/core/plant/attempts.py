@@ -99,6 +99,7 @@ class Workshop(ABC):
             self.done_s.append(now)
             self.sojourns_s.append(now - message)
             consumer.processed += 1
+            consumer.uncommitted += 1
             consumer.service_sum_s += consumer.service_s
             consumer.service_sum_s2 += consumer.service_s**2
             self.processed += 1

@@ -16,6 +16,8 @@ from backpressure.core.plant.stations import PlantConsumer, PlantMessage, Worker
 
 __all__ = ["QueueBound", "WorkQueue"]
 
+_APART = 0.618  # of an interval: consumers do not commit together
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueBound:
@@ -43,6 +45,7 @@ class WorkQueue(Workshop):
         ready: messages that are not delivered yet.
         consumers: those that are there, the oldest first.
         arrived, processed, dropped, dead_lettered: messages so far; processed again counts again.
+        lost_in_hand: those of ``dropped`` that went with a consumer which needed not acknowledge them.
         duplicates, redelivered: settled messages that had been settled before, and those that had been requeued before.
         busy_s: consumer-seconds of work begun so far.
         arrivals_s: of every message, in order: when it was sent.
@@ -57,6 +60,7 @@ class WorkQueue(Workshop):
         self.ready: deque[float] = deque()
         self.arrived = 0
         self.dropped = 0
+        self.lost_in_hand = 0
         self.arrivals_s = array("d")
         self._hired = 0
         self._refused = 0.0
@@ -70,6 +74,21 @@ class WorkQueue(Workshop):
         return len(self.ready) + sum(consumer.unsettled for consumer in self.consumers)
 
     @property
+    def unacked(self) -> int:
+        """What the broker has delivered, and nobody has acknowledged yet."""
+        return sum(one.unsettled + one.acking for one in self.consumers if one.acks == "each")
+
+    @property
+    def uncommitted(self) -> int:
+        """What is behind the last commits, as a log sees it: Kafka's lag."""
+        return len(self.ready) + sum(one.unsettled + one.uncommitted for one in self.consumers)
+
+    @property
+    def left(self) -> int:
+        """How many messages the broker has counted as done, by acknowledgement or because it needs none."""
+        return self.arrived - (self.dropped - self.lost_in_hand) - len(self.ready) - self.unacked
+
+    @property
     def unprocessed(self) -> int:
         """What is in the queue or with a consumer and has never been processed."""
         held = (message for consumer in self.consumers for message in consumer.everything())
@@ -81,16 +100,36 @@ class WorkQueue(Workshop):
         while len(self.consumers) > workers.count:
             leaving = self.consumers.pop()
             leaving.gone = True
-            self.ready.extendleft(reversed(leaving.everything()))
+            if leaving.acks == "auto":
+                self._lose(leaving)
+            else:
+                self.ready.extendleft(reversed(leaving.everything()))
         while len(self.consumers) < workers.count:
             self._hired += 1
             self.consumers.append(PlantConsumer(self._hired, first_report_s()))
+        strangers = workers.strangers
+        for number, consumer in enumerate(self.consumers):
+            if consumer.stranger is None and strangers is not None:
+                consumer.next_commit_s = now + strangers.commit_interval_s * (_APART * (number + 1) % 1.0)
+            consumer.stranger = strangers if strangers is not None and number < strangers.count else None
         self._deal(now)
+
+    def commit(self, now: float) -> None:
+        """Let those consumers commit that do so at intervals."""
+        for consumer in self.consumers:
+            stranger = consumer.stranger
+            if stranger is not None and now >= consumer.next_commit_s:
+                consumer.next_commit_s += stranger.commit_interval_s
+                if not consumer.hung and self._connected:
+                    consumer.commit()
 
     # --- what happens to consumers --------------------------------------------------------------------------------
 
     def kill(self, count: int, now: float) -> int:
-        """End the oldest ``count`` consumers; what they held goes back to the queue. Return how many there were."""
+        """End the oldest ``count`` consumers; what they held goes back to the queue. Return how many there were.
+
+        What the broker took for done on delivery is dropped with them.
+        """
         leaving, self.consumers = self.consumers[:count], self.consumers[count:]
         self.workers = replace(self.workers, count=len(self.consumers))
         for consumer in leaving:
@@ -110,7 +149,8 @@ class WorkQueue(Workshop):
         self._take_back(self.consumers)
         if noticed:
             for consumer in self.consumers:
-                consumer.forget()
+                if consumer.acks != "auto":
+                    consumer.forget()
 
     def reconnect(self, now: float) -> None:
         """Deliver again."""
@@ -158,10 +198,22 @@ class WorkQueue(Workshop):
 
     def _take_back(self, consumers: Iterable[PlantConsumer]) -> None:
         """Return what ``consumers`` have not acknowledged to its place in the queue."""
-        back = sorted(message for consumer in consumers for message in consumer.lose())
+        back: list[PlantMessage] = []
+        for consumer in consumers:
+            if consumer.acks != "auto":
+                back += consumer.lose()
+            elif consumer.gone:
+                self._lose(consumer)
+        back.sort()
         for message in back:
             message.redelivered = True
         self.ready.extendleft(reversed(back))
+
+    def _lose(self, consumer: PlantConsumer) -> None:
+        """``consumer`` ends, and what it holds with it: the broker has forgotten these messages."""
+        lost = sum(not _is_done(message) for message in consumer.lose())
+        self.dropped += lost
+        self.lost_in_hand += lost
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
@@ -178,11 +230,14 @@ class WorkQueue(Workshop):
         return self._connected and not self.stands_still
 
     def _has_room(self, consumer: PlantConsumer) -> bool:
-        return self._delivers and len(consumer.held) + consumer.acking < self.workers.prefetch
+        return self._delivers and len(consumer.held) + consumer.acking < self._most_held(consumer)
+
+    def _most_held(self, consumer: PlantConsumer) -> float:
+        return self.workers.prefetch if consumer.stranger is None else consumer.stranger.most_held
 
     def _free(self, consumer: PlantConsumer, now: float) -> None:
         """``consumer`` holds one less: if it was full, it can take another."""
-        if len(consumer.held) + consumer.acking == self.workers.prefetch - 1 and self._delivers:
+        if len(consumer.held) + consumer.acking == self._most_held(consumer) - 1 and self._delivers:
             self._credit.append(consumer)
             if self.ready:
                 self._deliver(self.ready.popleft(), now)
@@ -193,7 +248,7 @@ class WorkQueue(Workshop):
             message = remembered(message)
             message.there_s = consumer.line.carry(now, self.network)
         consumer.held.append(message)
-        if len(consumer.held) + consumer.acking < self.workers.prefetch:
+        if len(consumer.held) + consumer.acking < self._most_held(consumer):
             self._credit.append(consumer)
         self._work(consumer, now)
 

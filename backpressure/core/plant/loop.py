@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import heappop, heappush
 from math import inf
 from statistics import fmean
 
+from backpressure.core.board import SignalBoard
 from backpressure.core.plant.bounded_queue import QueueBound, WorkQueue
+from backpressure.core.plant.broker_view import LateCounts, offsets_of, terms_of
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.sources import PlantProducer, Way
 from backpressure.core.plant.stations import Workers
@@ -99,7 +102,9 @@ class Plant:
         self._steps = 0
         self._sessions = 0
         self._reports: list[tuple[float, int, Report]] = []
-        self._readings: list[tuple[float, int, float, PlantProducer, int, int]] = []
+        self._answers: list[tuple[float, int, Callable[[], None]]] = []
+        self._counts: LateCounts | None = None
+        self._next_poll_s = 0.0
         self._posted = 0
         self._rejected = 0
         self._nacked = 0
@@ -181,7 +186,7 @@ class Plant:
         """
         self._online, self._back_s = False, inf
         self._reports.clear()
-        self._readings.clear()
+        self._answers.clear()
         self.queue.disconnect(noticed=noticed)
 
     def connect(self, after_s: float) -> None:
@@ -246,9 +251,9 @@ class Plant:
                 between = ticks_per_report(len(self.producers), self._tick_s, self.network.timeout_s)
                 producer.next_report_s += between * self.network.report_interval_s
                 self._post(producer.report(self.now, blocked=self.queue.bound.blocked))
-        if self.queue.workers.state in {"working", "paused"}:
+        if self.queue.workers.state != "frozen":
             for consumer in self.queue.consumers:
-                if self.now >= consumer.next_report_s and not consumer.hung:
+                if self.now >= consumer.next_report_s and not consumer.hung and consumer.stranger is None:
                     late_s = max(0.0, self.now - consumer.next_report_s)
                     consumer.next_report_s = self.now + self.network.report_interval_s - min(late_s, self._step_s)
                     paused = self.queue.workers.state == "paused"
@@ -265,21 +270,52 @@ class Plant:
             heappush(self._reports, (due_s, self._posted, report))
 
     def _probe(self) -> None:
-        if not self.network.probe or self.queue.stands_still:
+        if self.queue.workers.commits:
+            self.queue.commit(self.now)
+        if self.queue.stands_still:
             return  # what was asked is answered by the queue as it is when it moves again
+        self._look_at_statistics()
         for producer in self.producers:
-            if self.now >= producer.next_reading_s:
+            if self.network.probe and self.now >= producer.next_reading_s:
                 producer.next_reading_s = max(producer.next_reading_s, self.now - self.network.probe_interval_s)
                 producer.next_reading_s += max(self.network.probe_interval_s, 2 * self.network.way_s)
-                self._posted += 1
-                due_s = self.now + self.network.probe_delay_s + self.network.way_s
-                paused = self.queue.workers.state == "paused"  # they cancel: the broker does not count them
-                consumers = 0 if paused else len(self.queue.consumers)
-                reading = (due_s, self._posted, self.now, producer, len(self.queue.ready), consumers)
-                heappush(self._readings, reading)
-        while self._readings and self._readings[0][0] <= self.now:
-            _, _, read_s, producer, ready, consumers = heappop(self._readings)
-            producer.board.on_reading(ready, None, consumers, read_s)
+                self._answer(self._reading(producer.board))
+        while self._answers and self._answers[0][0] <= self.now:
+            heappop(self._answers)[2]()
+
+    def _reading(self, board: SignalBoard) -> Callable[[], None]:
+        """Return what tells ``board`` of the queue as it is now."""
+        queue, now = self.queue, self.now
+        consumers = 0 if queue.workers.state == "paused" else len(queue.consumers)  # they cancel: none is counted
+        if queue.workers.commits:
+            return partial(board.on_offsets, offsets_of(queue, now), consumers)
+        unacked = queue.unacked if self.network.totals else None
+        return partial(board.on_reading, len(queue.ready), unacked, consumers, now)
+
+    def _look_at_statistics(self) -> None:
+        """Let the broker count for its statistics, and every producer read them and the list of consumers when due."""
+        interval_s, collected = self.network.statistics_interval_s, self.network.collected
+        counts = self._counts
+        if interval_s and (counts is None or (counts.interval_s, counts.collected) != (interval_s, collected)):
+            counted_s, copied_s = (self.now + interval_s * self._uniform() for _ in range(2))
+            counts = LateCounts(interval_s, counted_s, copied_s if collected else None)
+        self._counts = counts = counts if interval_s else None
+        if counts is not None:
+            counts.advance(self.queue, self.now)
+        if self.now < self._next_poll_s or not (interval_s or self.network.consumer_list):
+            return
+        self._next_poll_s = self.now + self.network.statistics_poll_s
+        told = None if counts is None else counts.told(self.now)
+        for producer in self.producers:
+            if told is not None:
+                self._answer(partial(producer.board.on_statistics, told))
+            if self.network.consumer_list:
+                self._answer(partial(producer.board.on_terms, terms_of(self.queue.workers), self.now))
+
+    def _answer(self, tell: Callable[[], None]) -> None:
+        self._posted += 1
+        due_s = self.now + self.network.probe_delay_s + self.network.way_s
+        heappush(self._answers, (due_s, self._posted, tell))
 
     def _decide(self) -> None:
         for producer in self.producers:

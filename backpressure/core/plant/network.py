@@ -14,6 +14,11 @@ class Network:
 
     ``way_s`` is an additional delay of everything between a client and the broker, each way, messages included.
     ``carried_per_s`` is how many messages each connection carries, each way; everything else is small.
+
+    What can be known without reports, besides the probe: ``totals``, whether a reading tells unacked messages of the
+    same moment; ``statistics_interval_s``, how often the queue counts ready and unacked messages for its statistics (0:
+    there are none), and ``collected``, whether readers see a copy that is made once in such an interval at another
+    time. They read it every ``statistics_poll_s``. ``consumer_list``: prefetch and acknowledgement mode are told.
     """
 
     report_interval_s: float = 0.1
@@ -24,6 +29,11 @@ class Network:
     probe_delay_s: float = 0.005
     confirm_latency_s: float = 0.002
     timeout_s: float = 2.0
+    totals: bool = False
+    statistics_interval_s: float = 0.0
+    statistics_poll_s: float = 0.2
+    collected: bool = False
+    consumer_list: bool = False
     way_s: float = 0.0
     carried_per_s: float = inf
 

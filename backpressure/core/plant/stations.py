@@ -5,21 +5,48 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from backpressure.core.plant.network import Line
 from backpressure.core.reports import ConsumerReport
 from backpressure.core.schedule import RetryPolicy
 
-__all__ = ["Failures", "PlantConsumer", "PlantMessage", "Workers", "remembered"]
+__all__ = ["Acks", "Failures", "PlantConsumer", "PlantMessage", "Strangers", "Workers", "remembered"]
+
+Acks = Literal["each", "auto", "commit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strangers:
+    """Consumers that never report.
+
+    Attributes:
+        count: how many of the consumers they are, the oldest first.
+        prefetch: the most that each of them holds; 0: no limit.
+        acks: *each*: every message when its work is done. *auto*: the broker takes a message for done as soon as it is
+        delivered, and prefetch limits nothing. *commit*: as Kafka's consumers do, every ``commit_interval_s``, all that
+        was handed to the application, the message in work included; prefetch limits nothing.
+        commit_interval_s: time between two commits.
+    """
+
+    count: int
+    prefetch: int = 0
+    acks: Acks = "each"
+    commit_interval_s: float = 5.0
+
+    @property
+    def most_held(self) -> float:
+        """The most that one holds."""
+        return self.prefetch if self.prefetch and self.acks == "each" else inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """The consumers, all alike.
+    """The consumers, all alike except for ``strangers``.
 
     ``spread`` is half the width of the uniform distribution relative to its mean. ``state``: *paused* consumers say so;
-    *frozen* ones fall silent and keep what they hold; *foreign* ones work and never report.
+    *frozen* ones fall silent and keep what they hold.
     """
 
     count: int = 1
@@ -27,7 +54,8 @@ class Workers:
     distribution: Literal["fixed", "exponential", "uniform"] = "fixed"
     spread: float = 0.5
     prefetch: int = 3
-    state: Literal["working", "paused", "frozen", "foreign"] = "working"
+    state: Literal["working", "paused", "frozen"] = "working"
+    strangers: Strangers | None = None
 
     @property
     def capacity_per_s(self) -> float:
@@ -35,9 +63,14 @@ class Workers:
         return 0.0 if self.stopped else self.count * self.rate_per_s
 
     @property
+    def commits(self) -> bool:
+        """Whether messages are in a log, of which consumers commit how far they are."""
+        return self.strangers is not None and self.strangers.acks == "commit"
+
+    @property
     def stopped(self) -> bool:
         """Whether they begin no new work."""
-        return self.state in {"paused", "frozen"}
+        return self.state != "working"
 
 
 class PlantMessage(float):
@@ -102,6 +135,9 @@ class PlantConsumer:
         line: its connection, as far as from the broker.
         acking: messages that are done, but whose acknowledgement has not reached the broker.
         hung, overdue: it does nothing; and its work would have ended meanwhile.
+        stranger: on what terms it consumes; None: it reports, and has the prefetch of all.
+        uncommitted: messages that are done, but not committed; -1: the one in work is committed already.
+        next_commit_s: when it commits next.
         failing: what makes the current attempt fail; None: it succeeds.
         failed, retried: attempts that failed, and those of them that are made again.
         wasted_s: time spent on attempts that failed.
@@ -114,6 +150,9 @@ class PlantConsumer:
     waiting: list[tuple[float, int, PlantMessage]] = field(default_factory=list)
     given_up: list[PlantMessage] = field(default_factory=list)
     line: Line = field(default_factory=Line)
+    stranger: Strangers | None = None
+    uncommitted: int = 0
+    next_commit_s: float = 0.0
     ghosts: int = 0
     acking: int = 0
     busy: bool = False
@@ -136,6 +175,15 @@ class PlantConsumer:
     def unsettled(self) -> int:
         """What it has been delivered and has not settled: its share of the queue's unacked."""
         return len(self.held) + len(self.waiting) + len(self.given_up) + (self.again is not None) - self.ghosts
+
+    @property
+    def acks(self) -> Acks:
+        """When the broker takes its messages for done."""
+        return "each" if self.stranger is None else self.stranger.acks
+
+    def commit(self) -> None:
+        """Commit what was handed to the application."""
+        self.uncommitted = -int(self.busy)
 
     def everything(self) -> list[float]:
         """Return all that is unsettled."""

@@ -48,6 +48,27 @@ def test_kafka_is_not_asked_to_change_a_bound_it_does_not_have(tmp_path: Path, c
     check_broker(library.load("normal", ("queue.max_length=7",)), choice)  # a bound from the start is only ignored
 
 
+@pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
+def test_strangers_are_refused_where_consumers_are_real(kind: str) -> None:
+    with pytest.raises(ConfigError, match="only simulations"):
+        check_broker(library.load("normal", ("strangers.count=all",)), BrokerChoice(kind))
+    check_broker(library.load("normal", ("strangers.prefetch=5",)), BrokerChoice(kind))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("strangers.cuont=1", "did you mean count"),
+        ("strangers.count=-1", "greater than or equal to 0"),
+        ("strangers.acks=never", "'each', 'auto' or 'commit'"),
+    ],
+)
+def test_a_mistake_about_strangers_is_named(change: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        library.load("normal", (change,))
+    assert caught.value.key == change.partition("=")[0]
+
+
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [

@@ -138,3 +138,15 @@ def test_what_is_done_about_refusals_may_change_at_a_phase() -> None:
     )
     assert kept.totals.rejected == 0
     assert given_up.totals.rejected == pytest.approx(5 * 400, rel=0.1)
+
+
+def test_strangers_are_simulated_as_the_scenario_describes_them() -> None:
+    changes = ("consumer.count=2", "strangers.count=1", "strangers.prefetch=250", "producer.strategy=unbounded")
+    samples = simulate(library.load("normal", changes)).samples
+    assert samples[-1].unacked == pytest.approx(250, abs=10)  # and a few of the other one
+
+
+def test_strangers_do_not_change_a_simulation_without_them() -> None:
+    with_table = ("strangers.prefetch=5", "strangers.evidence=collected")
+    first, second = (summarise(simulate(library.load("jitter", changes))) for changes in ((), with_table))
+    assert first == second
