@@ -147,6 +147,11 @@ class QueueSettings(Section):
         ge=1,
         le=10_000,
     )
+    consumer_group: Annotated[str, octets(249)] = knob(
+        "",
+        "",
+        "Kafka only: group of somebody else's consumers, whose commits producer and monitor follow; empty: ours",
+    )
 
     @model_validator(mode="after")
     def _quorum_is_durable(self) -> Self:

@@ -36,6 +36,9 @@ __all__ = ["produce", "producer"]
 )
 @setting("--exchange", key="queue.exchange", help="Exchange to publish to; with --predeclared the default exchange")
 @setting("--routing-key", key="queue.routing_key", help="Routing key to publish with")
+@setting(
+    "--consumer-group", key="queue.consumer_group", help="Kafka: keep pace with this group, whoever its consumers are"
+)
 @setting("--count", key="producer.limit", help="Stop after this many messages; 0: endless")
 @setting("--rate", key="producer.rate")
 @setting("--strategy", key="producer.strategy")

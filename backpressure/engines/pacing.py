@@ -207,6 +207,9 @@ class Pacing:
         except TransportError:
             return  # the board knows how old its last reading is
         self.reading = reading
+        if reading.offsets is not None:
+            self._board.on_offsets(reading.offsets, reading.consumers)
+            return
         read_at = (asked_at + self._clock.now()) / 2  # the broker looked about half way
         self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at)
 

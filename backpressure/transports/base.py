@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from backpressure.core.evidence import OffsetReading
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import QueueSettings
 
@@ -50,7 +51,8 @@ class QueueReading:
     """A queue at one moment. ``unacked`` is None where the broker does not report it (AMQP passive declare).
 
     ``lag_by_partition``: Kafka only; the unsettled messages of each partition. ``entered``, ``left``: totals of
-    messages published to it and settled, where the broker counts them for everybody (Kafka's offsets).
+    messages published to it and settled, where the broker counts them for everybody (Kafka's offsets). ``offsets``:
+    Kafka only, if the consumers are not ours: what they have committed, which is settled, but grows in steps.
     """
 
     ready: int
@@ -59,6 +61,7 @@ class QueueReading:
     lag_by_partition: tuple[int, ...] = ()
     entered: int | None = None
     left: int | None = None
+    offsets: OffsetReading | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,8 @@ class KafkaTransport:
 
     def probe(self) -> KafkaProbe:
         """Return a new, unstarted probe."""
-        return KafkaProbe(self._settings.broker, self._outage, f"probe-{os.getpid()}")
+        group = self._settings.queue.consumer_group
+        return KafkaProbe(self._settings.broker, self._outage, f"probe-{os.getpid()}", group)
 
     def feedback(self, *, create: bool = True) -> KafkaFeedback:
         """Return a new, unstarted feedback bus."""

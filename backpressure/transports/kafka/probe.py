@@ -1,8 +1,10 @@
 """Reading the lag, ten times a second and more.
 
 Depth is the lag: the messages between the group's commits and the ends of the partitions, minus those that were settled
-out of order. Our commits tell delivered messages from waiting ones (see ``settled``); of a foreign consumer only the
-lag is known.
+out of order. Our commits tell delivered messages from waiting ones (see ``settled``). Consumers of others commit every
+few seconds, so their lag grows and falls in steps: readings then have the offsets themselves, for whoever can tell when
+a commit was made. Where such a group has committed nothing yet, its place is taken to be the end at the first reading:
+most clients begin there, and one that begins earlier commits within seconds.
 
 The ends are those of the moment, but commits report settled messages a while later: at 300 messages a second an empty
 queue would seem to hold ten, and a law that keeps it short would keep it empty. So that many messages, at the rate of
@@ -19,11 +21,12 @@ import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from backpressure.core.evidence import OffsetReading
 from backpressure.errors import QueueNotFoundError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
@@ -49,7 +52,7 @@ _TOLD_AFTER_S = (COMMIT_AFTER_S + POLL_S) / 2
 class PartitionLag:
     """One partition: the offset where unsettled messages begin, that of the next message, and the last commit's mark.
 
-    ``mark`` is None when nothing was committed, or when the consumer is not ours (``foreign``).
+    ``mark`` is None when nothing was committed (not ``placed``), or when the consumer is not ours (``foreign``).
     """
 
     partition: int
@@ -57,6 +60,7 @@ class PartitionLag:
     end: int
     mark: Mark | None
     foreign: bool = False
+    placed: bool = True
 
     @property
     def lag(self) -> int:
@@ -80,12 +84,13 @@ class PartitionLag:
 class LagReader:
     """Reads the lag of one queue; connects at the first `read`."""
 
-    def __init__(self, broker: BrokerSettings, name: str, queue: str) -> None:
+    def __init__(self, broker: BrokerSettings, name: str, queue: str, group: str = "") -> None:
+        """Read the lag of ``group``; "": of the one that stands for the consumers of ``queue``."""
         self._queue = queue
         self._topic = topic_name(queue)
         self._address = broker.address()
         self._timeout_s = broker.connect_timeout_s
-        self._consumer = Consumer(client_configuration(broker, name) | {"group.id": group_id(queue)})
+        self._consumer = Consumer(client_configuration(broker, name) | {"group.id": group or group_id(queue)})
         self._asking: asyncio.Future[list[PartitionLag]] | None = None
         self._partitions: tuple[float, list[int]] = (0.0, [])
         self._beginnings: tuple[float, dict[int, int]] = (0.0, {})
@@ -148,7 +153,8 @@ def _take_note(answer: asyncio.Future[list[PartitionLag]]) -> None:
 def _lag(committed: TopicPartition, beginning: int, end: int) -> PartitionLag:
     mark = Mark.parse(committed.metadata)
     start = min(max(committed.offset, beginning), end)
-    return PartitionLag(committed.partition, start, end, mark, foreign=committed.offset >= 0 and mark is None)
+    placed = committed.offset >= 0
+    return PartitionLag(committed.partition, start, end, mark, foreign=placed and mark is None, placed=placed)
 
 
 class Progress:
@@ -171,9 +177,12 @@ class Progress:
 class KafkaProbe:
     """A `QueueProbe`."""
 
-    def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
+    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, group: str = "") -> None:
+        """Read what ``group`` has left of every queue; "": the group that stands for the queue's consumers."""
         self._broker = broker
         self._name = name
+        self._group = group
+        self._first_ends: dict[tuple[str, int], int] = {}
         self._requests = KafkaRequests(broker, outage, name)
         self._readers: dict[str, LagReader] = {}
         self._progress: dict[str, Progress] = defaultdict(Progress)
@@ -186,23 +195,44 @@ class KafkaProbe:
     async def read(self, queue: str) -> QueueReading:
         """See `QueueProbe.read`."""
         if queue not in self._readers:
-            self._readers[queue] = LagReader(self._broker, self._name, queue)
+            self._readers[queue] = LagReader(self._broker, self._name, queue, self._group)
+        asked_at = time.monotonic()
         lags = await self._readers[queue].read()
+        read_at = (asked_at + time.monotonic()) / 2
+        if self._group or any(each.foreign for each in lags):
+            return await self._reading_of_others(queue, lags, read_at)
         consumers = await self._consumers_of(queue, lags)
         unacked = sum(each.unacked for each in lags) if consumers else 0  # a killed one cannot commit that
         ready = sum(each.lag for each in lags) - unacked
-        foreign = any(each.foreign for each in lags)
-        if not foreign:
-            rate = self._progress[queue].rate_per_s(sum(each.settled for each in lags), time.monotonic())
-            ready = max(0, ready - round(rate * _TOLD_AFTER_S))
+        rate = self._progress[queue].rate_per_s(sum(each.settled for each in lags), time.monotonic())
         return QueueReading(
-            ready=ready,
-            unacked=None if foreign else unacked,
+            ready=max(0, ready - round(rate * _TOLD_AFTER_S)),
+            unacked=unacked,
             consumers=consumers,
             lag_by_partition=tuple(each.lag for each in lags),
             entered=sum(each.end for each in lags),
             left=sum(each.settled for each in lags),
         )
+
+    async def _reading_of_others(self, queue: str, lags: list[PartitionLag], read_at: float) -> QueueReading:
+        """Return the reading for consumers that are not ours."""
+        consumers = await self._consumers_of(queue, lags)
+        if consumers:
+            lags = [each if each.placed else self._begun_at_first_end(queue, each) for each in lags]
+        ends, committed = (tuple(of) for of in zip(*((each.end, each.settled) for each in lags), strict=True))
+        return QueueReading(
+            ready=sum(each.lag for each in lags),
+            unacked=None,
+            consumers=consumers,
+            lag_by_partition=tuple(each.lag for each in lags),
+            entered=sum(ends),
+            left=sum(committed),
+            offsets=OffsetReading(ends=ends, committed=committed, arrived_s=read_at),
+        )
+
+    def _begun_at_first_end(self, queue: str, lag: PartitionLag) -> PartitionLag:
+        first = self._first_ends.setdefault((queue, lag.partition), lag.end)
+        return replace(lag, start=max(lag.start, min(first, lag.end)))
 
     async def stop(self) -> None:
         """Close."""
@@ -213,14 +243,15 @@ class KafkaProbe:
     async def _consumers_of(self, queue: str, lags: Sequence[PartitionLag]) -> int:
         """Ask twice a second, and when the commits show that consumers came or went."""
         read_at, consumers = self._consumers.get(queue, (0.0, 0))
+        ours = any(each.mark is not None for each in lags)
         held = any(each.mark is not None and each.mark.held for each in lags)
-        if held is not (consumers > 0) or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:
+        if (ours and held is not (consumers > 0)) or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:
             consumers = await self._ask_for_consumers(queue)
             self._consumers[queue] = (time.monotonic(), consumers)
         return consumers
 
     async def _ask_for_consumers(self, queue: str) -> int:
-        group = group_id(queue)
+        group = self._group or group_id(queue)
         asked = self._requests.client.describe_consumer_groups([group], request_timeout=self._requests.timeout_s)
         try:
             described: Any = await asyncio.wrap_future(asked[group])

@@ -21,7 +21,7 @@ from backpressure.errors import (
     TransportError,
 )
 from backpressure.settings import Settings
-from backpressure.transports.base import Cause
+from backpressure.transports.base import Cause, QueueReading
 from backpressure.transports.factory import connect
 
 Play = Callable[..., None]
@@ -38,6 +38,20 @@ def settings_at(url: str, **broker: Any) -> Settings:
 def foreign(bench: Any, **options: Any) -> dict[str, Any]:
     """A configuration for clients of other programs."""
     return {"bootstrap.servers": bench.transport.address.removeprefix("kafka://"), "log_level": 0} | options
+
+
+async def probe_of(bench: Any, group: str) -> Any:
+    """A probe that follows a group of others."""
+    settings = bench.settings.model_copy(update={"queue": bench.queue.model_copy(update={"consumer_group": group})})
+    return await bench.started(connect(settings).probe())
+
+
+async def when(probe: Any, queue: str, condition: Callable[[QueueReading], bool]) -> QueueReading:
+    """Read until it is so."""
+    async with asyncio.timeout(20):
+        while not condition(reading := await probe.read(queue)):  # noqa: ASYNC110 -- the broker tells nobody
+            await asyncio.sleep(0.05)
+    return reading
 
 
 async def fill(bench: Any, *counts: int) -> None:
@@ -333,6 +347,39 @@ def test_a_foreign_consumers_lag_is_known_and_what_it_holds_is_not(play: Play) -
         probe = await bench.started(bench.transport.probe())
         reading = await probe.read(bench.queue.work)
         assert (reading.ready, reading.unacked, reading.consumers) == (6, None, 1)
+        await asyncio.to_thread(stranger.close)
+
+    play(story)
+
+
+def test_a_group_of_others_is_followed_by_its_commits(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS)
+        stranger = Consumer(foreign(bench, **{"group.id": "billing", "auto.offset.reset": "earliest"}))
+        stranger.subscribe([bench.queue.work])
+        taken = await asyncio.to_thread(stranger.consume, 3, 10)
+        await asyncio.to_thread(stranger.commit, message=taken[-1], asynchronous=False)
+        reading = await (await probe_of(bench, "billing")).read(bench.queue.work)
+        assert reading.offsets is not None
+        assert (reading.offsets.ends, reading.offsets.committed) == ((10,), (3,))
+        assert (reading.ready, reading.unacked, reading.consumers) == (7, None, 1)
+        await asyncio.to_thread(stranger.close)
+
+    play(story)
+
+
+def test_a_group_of_others_without_a_commit_is_taken_to_begin_at_the_end(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS)
+        probe = await probe_of(bench, "console-1")
+        alone = await probe.read(bench.queue.work)
+        assert (alone.ready, alone.consumers) == (10, 0)
+        stranger = Consumer(foreign(bench, **{"group.id": "console-1", "enable.auto.commit": False}))
+        stranger.subscribe([bench.queue.work])
+        await asyncio.to_thread(stranger.poll, 5)
+        assert (await when(probe, bench.queue.work, lambda reading: reading.consumers == 1)).ready == 0
+        await bench.publish(b"new")
+        assert (await when(probe, bench.queue.work, lambda reading: reading.ready > 0)).ready == 1
         await asyncio.to_thread(stranger.close)
 
     play(story)
