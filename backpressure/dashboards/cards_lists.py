@@ -201,8 +201,8 @@ def _activity(queue: QueueState, *, consumed: bool) -> Cell:
     """Return what happens in a queue; ``consumed``: it should have consumers while messages wait."""
     if queue.watched and queue.age_s > _OLD_S:
         return f"{duration(queue.age_s)} ago", "red"
-    if queue.published_per_s is None and queue.acked_per_s is None:
-        return UNKNOWN, "dim"
+    if queue.kind == "stream" or (queue.published_per_s is None and queue.acked_per_s is None):
+        return queue.kind if queue.kind == "stream" else UNKNOWN, "dim"
     coming, going = queue.published_per_s or 0.0, queue.acked_per_s or queue.delivered_per_s or 0.0
     if consumed and queue.consumers == 0 and queue.depth:
         return ("No consumer ⬆", "red") if coming else ("No consumer", "red")

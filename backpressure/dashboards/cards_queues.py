@@ -78,13 +78,11 @@ def _card(seen: Snapshot, queue: QueueState) -> Card:
     growing = (outlook.growth_per_s or 0) > 0
     rates = facts(("in", rate(queue.published_per_s)), ("out", rate(queue.acked_per_s)))
     rates.append("  ").append(heading(outlook, seen.at_ns), "yellow" if growing else "")
-    waits = isinf(outlook.wait_s or 0)
-    rows = [
-        ("depth", depth),
-        ("rates", rates),
-        ("wait", Text.assemble((expected_wait(outlook), "red" if waits else ""), ("  backlog ÷ rate out", "dim"))),
-        ("consumers", Text(printable(_consumers(seen, queue)))),
-    ]
+    endless = isinf(outlook.wait_s or 0)
+    wait = Text.assemble((expected_wait(outlook), "red" if endless else ""), ("  backlog ÷ rate out", "dim"))
+    rows = [("depth", depth), ("rates", rates), ("wait", wait), ("consumers", Text(printable(_consumers(seen, queue))))]
+    if queue.kind == "stream":
+        rows[1:3] = [("rates", facts(("in", rate(queue.published_per_s))))]  # nothing is ever taken out of it
     if outlook.statistics_age_s is not None:
         age = f"statistics up to {duration(outlook.statistics_age_s)} old; ready messages are counted now"
         rows.append(("", Text(age, "dim")))

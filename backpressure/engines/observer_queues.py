@@ -125,9 +125,7 @@ class QueueTrend:
         """
         counts = list(self._counts)
         if len(counts) < 2:
-            told, flow = self._told_growth_per_s, flow_per_s or 0.0
-            noise = _SURE * sqrt(flow * _USUAL_INTERVAL_S) + _FEW
-            return told if told is None or abs(told) * _USUAL_INTERVAL_S > noise else 0.0
+            return self._told(flow_per_s or 0.0)
         end, last = counts[-1]
         for window_s in _WINDOWS_S:
             recent = [(at, depth) for at, depth in counts if end - at <= window_s + _APART_S]
@@ -141,7 +139,11 @@ class QueueTrend:
                 continue
             if abs(last - first) > _SURE * spread + _FEW and (last - first) * (last - middle) > 0:
                 return (last - first) / (end - start)
-        return 0.0 if end - counts[0][0] >= _USUAL_INTERVAL_S - _APART_S else None
+        return 0.0 if end - counts[0][0] >= _USUAL_INTERVAL_S - _APART_S else self._told(flow_per_s or 0.0)
+
+    def _told(self, flow_per_s: float) -> float | None:
+        told, noise = self._told_growth_per_s, _SURE * sqrt(flow_per_s * _USUAL_INTERVAL_S) + _FEW
+        return told if told is None or abs(told) * _USUAL_INTERVAL_S > noise else 0.0
 
     def _begin(self, source: str) -> bool:
         if source == self._source:
@@ -254,6 +256,8 @@ class QueueWatch:
             listed: what the management API tells; None: nothing.
             fresh: whether everything about it is known of this moment.
         """
+        if queue.kind == "stream":
+            return queue  # its length is no backlog: consumers take nothing out of it
         trend = self._watched[queue.name].trend
         late = listed is not None and not fresh
         if fresh or (reading is not None and queue.consumers == 0):

@@ -261,3 +261,11 @@ def test_many_queues_of_others_are_rows_and_only_these(strangers: Make) -> None:
     assert "∞" in line_with(text, "● orders.7 ")
     assert "+7/s" in line_with(text, "● orders.7 ")
     assert "5 more need a look: orders.3, orders.4, orders.5, …" in text
+
+
+def test_a_stream_has_no_consumers_to_wait_for(strangers: Make) -> None:
+    text = frame(strangers(kind="stream", consumers=0, acked_per_s=0.0, outlook=None), 120, 40)
+    assert "● orders (stream)" in text
+    assert "in 100/s" in text
+    assert "backlog" not in text
+    assert "out " not in text.partition("● orders (stream)")[2].partition("╰")[0]

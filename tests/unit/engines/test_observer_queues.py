@@ -135,3 +135,17 @@ def test_a_name_with_a_bracket_is_not_a_class_of_characters() -> None:
     assert watch.absent(Listing(), listable=False) == {
         "a[1]*": "patterns are for the queues of a RabbitMQ; name topics in full"
     }
+
+
+def test_what_the_broker_says_about_growth_is_told_until_enough_was_seen() -> None:
+    trend = QueueTrend()
+    trend.take_statistics(1, 20.0, 0.0)
+    trend.take(100, 0.0)
+    trend.take(120, 1.0)
+    assert trend.growth_per_s(400.0) == 0.0  # within its noise
+    trend.take_statistics(1, 80.0, 1.0)
+    assert trend.growth_per_s(400.0) == 80.0
+
+
+def test_a_stream_is_heading_nowhere() -> None:
+    assert QueueWatch("orders").judged(queue(kind="stream"), None, queue(), fresh=False).outlook is None
