@@ -20,6 +20,7 @@ __all__ = [
     "MissingExtraError",
     "NotConnectedError",
     "PaceError",
+    "PlatformError",
     "PortTakenError",
     "PreconditionFailedError",
     "QueueNotFoundError",
@@ -185,6 +186,18 @@ class MissingExtraError(PaceError, ImportError):
         super().__init__(f"{feature} needs the extra {extra}: {self.remedy}")
         self.extra = extra
         self.feature = feature
+
+
+class PlatformError(PaceError):
+    """This operating system lacks what a feature needs."""
+
+    exit_code = 2
+
+    def __init__(self, feature: str, needs: str) -> None:
+        """``feature`` needs what ``needs`` names."""
+        super().__init__(f"{feature} does not work on Windows: it needs {needs} (WSL has them; see docs/platforms.md)")
+        self.feature = feature
+        self.needs = needs
 
 
 class ExperimentError(PaceError):

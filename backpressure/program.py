@@ -13,9 +13,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,12 +31,17 @@ __all__ = [
     "prepare",
     "printable",
     "printable_lines",
+    "require_posix",
+    "run",
 ]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C if there was nothing to clean up: 128 + SIGINT, as in shells."""
 
 _LARGEST_TERMINAL = 10_000
+_LOOK_S = 0.1
+
+_T = TypeVar("_T")
 _READER_IS_GONE = {errno.EPIPE, errno.EIO}
 
 
@@ -75,6 +80,22 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, _Leave.at_once)
 
 
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run ``main`` in a new event loop and return its result; on Windows too, it is one that pika can use."""
+    import asyncio  # noqa: PLC0415 - this module is imported before all others, and most programs load without it
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop if sys.platform == "win32" else None) as runner:
+        return runner.run(main)
+
+
+def require_posix(feature: str, needs: str) -> None:
+    """Raise `PlatformError`, which says that ``feature`` needs what ``needs`` names, on Windows."""
+    if sys.platform == "win32":
+        from backpressure.errors import PlatformError  # noqa: PLC0415 - see `check_output`
+
+        raise PlatformError(feature, needs)
+
+
 def on_stop_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> list[signal.Signals]:
     """Call ``callback`` on Ctrl-C, SIGTERM and SIGHUP (the terminal was closed); return the handled signals.
 
@@ -92,9 +113,14 @@ def on_stop_signals(loop: asyncio.AbstractEventLoop, callback: Callable[[], None
             callback()
 
     hung_up: list[bool] = []
-    with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+    try:
         for number in numbers:
             loop.add_signal_handler(number, on_hangup if number == hangup else callback)
+    except NotImplementedError:  # Windows
+        ctrl_break = getattr(signal, "SIGBREAK", signal.SIGTERM)
+        for number in (signal.SIGINT, ctrl_break):
+            signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(callback))
+        _keep_looking(loop)
     return numbers
 
 
@@ -126,6 +152,11 @@ def interrupted_code() -> int:
 def printable_lines(text: str) -> str:
     """Return ``text`` without control characters other than the ends of its lines."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def _keep_looking(loop: asyncio.AbstractEventLoop) -> None:
+    """Wake ``loop`` now and then: on Windows, a signal does not interrupt its wait, and is seen only after it."""
+    loop.call_later(_LOOK_S, _keep_looking, loop)
 
 
 class _Leave:

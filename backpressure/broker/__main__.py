@@ -13,7 +13,6 @@ from backpressure import program
 def main(arguments: list[str] | None = None) -> int:
     """Parse the options, serve until a signal, and return the exit code."""
     import argparse  # noqa: PLC0415 - Ctrl-C meanwhile ends the process without a traceback
-    import asyncio  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
     from backpressure.broker.declarations import parse_denied  # noqa: PLC0415
@@ -102,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         with program.interruptible():
-            asyncio.run(serve(config, announce=options.announce))
+            program.run(serve(config, announce=options.announce))
     except KeyboardInterrupt:  # it was not listening yet
         return program.INTERRUPTED
     except PaceError as error:

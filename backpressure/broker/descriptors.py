@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import resource
 import select
 import socket
 import sys
@@ -29,12 +28,17 @@ _ACCEPTED_PER_TURN = 32
 _RESERVE = MAX_CONNECTIONS + 2 * 3 * _ACCEPTED_PER_TURN + 64
 """HTTP; on both ports, what is accepted before one too many is closed two turns later; files and the loop's own."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_MOST_SELECTED = 512
 _REPEAT_S = 60.0
 _HANDSHAKE_TIMEOUT_S = 10.0
 
 
 def room_for_connections(wanted: int) -> int:
     """Raise this process's limit on open files as far as needed and allowed; how many of ``wanted`` then fit."""
+    if sys.platform == "win32":  # where sockets are no files, and the loop waits for at most so many
+        return min(wanted, _MOST_SELECTED - _RESERVE)
+    import resource  # noqa: PLC0415 - not on Windows
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _RESERVE
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -66,6 +70,8 @@ async def listen(
 
 def peer_has_closed(transport: asyncio.BaseTransport) -> bool:
     """Whether the other end has closed the connection, also when its last octets are still unread."""
+    if sys.platform == "win32":
+        return False
     connected = transport.get_extra_info("socket")
     event = getattr(select, "POLLRDHUP", 0)  # Linux has it; elsewhere only heartbeats tell
     if connected is None or not event:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
-import resource
+import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,7 +259,14 @@ def _depth(ready: int, unacked: int) -> Table:
 
 def _resident_bytes() -> int:
     """This process's RSS now, or where the system does not say so, its peak."""
+    if sys.platform == "win32":
+        import psutil  # noqa: PLC0415 - elsewhere the broker does without
+
+        return int(psutil.Process().memory_info().rss)
+    import resource  # noqa: PLC0415 - not on Windows
+
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

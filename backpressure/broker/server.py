@@ -394,6 +394,10 @@ def _check_loopback(host: str) -> None:
 
 def _default_memory_limit_bytes() -> int:
     """Return two fifths of the machine's memory, as in RabbitMQ."""
+    if sys.platform == "win32":
+        import psutil  # noqa: PLC0415 - elsewhere the broker does without
+
+        return int(0.4 * psutil.virtual_memory().total)
     return int(0.4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
@@ -413,7 +417,11 @@ async def serve(
     if server.max_connections < config.max_connections:
         sys.stderr.write(
             f"embedded broker: at most {server.max_connections} AMQP connections instead of {config.max_connections}: "
-            "the limit on open files leaves no more; raise it with ulimit -n\n"
+            + (
+                "an event loop on Windows waits for 512 sockets\n"
+                if sys.platform == "win32"
+                else "the limit on open files leaves no more; raise it with ulimit -n\n"
+            )
         )
     on_stop_signals(asyncio.get_running_loop(), server.stop)
     announcement = await server.start()

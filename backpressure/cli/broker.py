@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.commands import PaceGroup
 from backpressure.cli.local_brokers import LocalBroker, listed
@@ -152,7 +153,7 @@ def broker(
                 management_url = ready.management_url
                 _list(stack, LocalBroker.of_this_process("embedded broker", ready.url, management_url))
 
-        asyncio.run(serve(config, announce=announce, on_ready=on_ready))
+        program.run(serve(config, announce=announce, on_ready=on_ready))
 
 
 @broker.command()
@@ -166,7 +167,7 @@ def rabbitmq(*, port: int, management_port: int, unlisted: bool) -> None:
     """
     from backpressure.transports.rabbitmq_node import private_node
 
-    asyncio.run(_run_until_stopped(private_node(port, management_port), "RabbitMQ", unlisted=unlisted))
+    program.run(_run_until_stopped(private_node(port, management_port), "RabbitMQ", unlisted=unlisted))
 
 
 @broker.command()
@@ -180,7 +181,7 @@ def kafka(*, port: int, unlisted: bool) -> None:
     """
     from backpressure.transports.kafka_node import private_kafka
 
-    asyncio.run(_run_until_stopped(private_kafka(port), "Kafka", unlisted=unlisted))
+    program.run(_run_until_stopped(private_kafka(port), "Kafka", unlisted=unlisted))
 
 
 def _refuse_options_of_embedded(context: click.Context, command: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from urllib.parse import urlsplit
 
 import click
@@ -10,6 +9,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.options import setting
 from backpressure.cli.process import settings_from
@@ -86,7 +86,7 @@ def check(
         timeout_s=timeout,
         read_only=read_only,
     )
-    outcomes = asyncio.run(_shown(plan))
+    outcomes = program.run(_shown(plan))
     context.exit(1 if CheckOutcome.FAILED in outcomes else 3 if CheckOutcome.MISSING in outcomes else 0)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.process import settings_from
@@ -64,7 +63,7 @@ def cleanup(
         )
     for name in queues:
         _refuse_impossible(name)
-    asyncio.run(_clean(settings, queues, everything=everything, exchanges_only=exchanges_only, yes=yes))
+    program.run(_clean(settings, queues, everything=everything, exchanges_only=exchanges_only, yes=yes))
 
 
 def _refuse_impossible(name: str) -> None:

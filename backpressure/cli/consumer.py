@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting, switch
@@ -51,7 +51,7 @@ def consumer(context: click.Context, /, window: bool, **_: object) -> None:
     A message whose processing fails is retried, then dead-lettered with the reason. Ctrl-C finishes and acknowledges
     the messages already delivered, and prints the totals.
     """
-    asyncio.run(consume(settings_from(context, discovered), window=window))
+    program.run(consume(settings_from(context, discovered), window=window))
 
 
 async def consume(settings: Settings, *, window: bool = False) -> None:
@@ -64,6 +64,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
         feed = None
         if window:
             require("bench", "--window")
+            program.require_posix("--window", "an event loop that starts processes beside AMQP")
             from backpressure.dashboards.consumer_window import MessageFeed, opened_window
 
             feed = MessageFeed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.cleanup import ours_on_kafka
 from backpressure.cli.local_brokers import discovered
@@ -66,7 +68,7 @@ def doctor(context: click.Context, /, **_: object) -> None:
     Exit code 1 if something is broken. What is merely absent (a broker, an extra) is only noted: no run needs it.
     """
     settings = replaced(settings_from(context, discovered), {"broker.wait": False}, "doctor")
-    findings = [*_machine(), *_ports(settings), *asyncio.run(_gathered(settings))]
+    findings = [*_machine(), *_ports(settings), *program.run(_gathered(settings))]
     table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
     for finding in findings:
         table.add_row(
@@ -142,7 +144,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 def _is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # Windows would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
         except OSError:

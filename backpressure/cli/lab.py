@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered_for_lab
 from backpressure.cli.options import setting
@@ -43,7 +44,8 @@ def lab(context: click.Context, /, **_: object) -> None:
     Send and consume on RabbitMQ and Kafka, distribute tasks among workers, publish to subscribers. While a broker is
     not available the answers say so; the lab works as soon as it is.
     """
-    asyncio.run(_serve(settings_from(context, discovered_for_lab)))
+    program.require_posix("pace lab", "an event loop that starts processes beside AMQP")
+    program.run(_serve(settings_from(context, discovered_for_lab)))
 
 
 @click.command(hidden=True)
@@ -52,7 +54,7 @@ def lab(context: click.Context, /, **_: object) -> None:
 @click.pass_context
 def worker(context: click.Context, /, name: str, **_: object) -> None:
     """Work on the lab's tasks until standard input ends. Started by `pace lab`."""
-    asyncio.run(_work(settings_from(context), name))
+    program.run(_work(settings_from(context), name))
 
 
 async def _serve(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import click
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting, switch
@@ -68,7 +69,7 @@ def monitor(context: click.Context, /, no_ui: bool, **_: object) -> None:
     API adds other queues, connections and the memory of the broker; without it there are depth readings and feedback.
     """
     settings = settings_from(context, discovered)
-    asyncio.run(watch(settings, ui=not no_ui))
+    program.run(watch(settings, ui=not no_ui))
 
 
 async def watch(settings: Settings, *, ui: bool) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
+from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting, switch
@@ -58,7 +58,7 @@ def producer(context: click.Context, /, **_: object) -> None:
     It is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the
     broker has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals.
     """
-    asyncio.run(produce(settings_from(context, discovered)))
+    program.run(produce(settings_from(context, discovered)))
 
 
 async def produce(settings: Settings) -> None:

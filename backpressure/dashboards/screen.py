@@ -210,8 +210,8 @@ def _quiet_logs() -> Iterator[None]:
 @contextlib.contextmanager
 def _on_resize(callback: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    number = getattr(signal, "SIGWINCH", None)  # not on Windows: there the next frame follows
-    if number is None:
+    number = getattr(signal, "SIGWINCH", None)
+    if number is None:  # on Windows: there the next frame follows
         yield
         return
     loop.add_signal_handler(number, callback)

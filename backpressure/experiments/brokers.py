@@ -24,6 +24,7 @@ from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.program import require_posix
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
 from backpressure.transports.management_client import management_url
@@ -149,6 +150,7 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
     if scenario.strangers.count:
         allowed = "only simulations have consumers that report nothing: use pace simulate, or pace compare --simulate"
         raise ConfigError("strangers.count", scenario.strangers.count, allowed)
+    require_posix("a run of real processes", "POSIX signals and process groups")
     check_faults(scenario.faults, choice.kind, choice.url)
     if scenario.settings.queue.predeclared:
         _check_predeclared(scenario, choice)

@@ -13,7 +13,7 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.Signals["SIGKILL"])
     if os.getppid() != int(sys.argv[1]):  # the parent died before the signal was set
         sys.exit(1)
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - our own supervisor chose the command

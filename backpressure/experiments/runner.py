@@ -11,6 +11,7 @@ import itertools
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from backpressure.config import replaced
 from backpressure.core.snapshot import Snapshot
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
-from backpressure.errors import ExperimentError, PaceError
+from backpressure.errors import ExperimentError, PaceError, PlatformError
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
 from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
@@ -109,6 +110,8 @@ class Runner:
         The first SIGINT, SIGTERM or SIGHUP ends it cleanly, a second one at once. These signals are blocked until
         their handlers are in place: a `KeyboardInterrupt` while the event loop is created would leave half of a loop.
         """
+        if sys.platform == "win32":
+            raise PlatformError("a run of real processes", "POSIX signals and process groups")
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             return asyncio.run(self._run())
@@ -338,7 +341,8 @@ def _stop_signals(on_signal: Callable[[], None]) -> Iterator[None]:
     """Call ``on_signal`` instead of dying when the run is told to stop."""
     loop = asyncio.get_running_loop()
     numbers = on_stop_signals(loop, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    if sys.platform != "win32":  # see `Runner.conduct`
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     try:
         yield
     finally:

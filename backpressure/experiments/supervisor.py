@@ -101,7 +101,7 @@ class Supervisor:
         for child in self.children:
             child.stopping = True
             if child.alive:
-                _signal(child, signal.SIGKILL)
+                _signal(child, "SIGKILL")
 
     def of(self, role: str) -> list[Child]:
         """Return the living children of ``role``, oldest first."""
@@ -149,32 +149,32 @@ class Supervisor:
         asked = [child for child in children if child.alive]
         for child in asked:
             child.stopping = True
-            _signal(child, signal.SIGTERM)
+            _signal(child, "SIGTERM")
         ends = [asyncio.create_task(child.process.wait()) for child in asked]
         try:
             if ends:
                 await asyncio.wait(ends, timeout=grace_s)
         finally:
             for child in asked:  # also what it may have started in its session
-                _signal(child, signal.SIGKILL)
+                _signal(child, "SIGKILL")
         await asyncio.gather(*ends)
 
     async def kill_now(self, children: Iterable[Child]) -> None:
         """Kill ``children`` as a crash would, and wait for their end, which does not fail the run."""
         for child in children:
             child.stopping = True
-            _signal(child, signal.SIGKILL)
+            _signal(child, "SIGKILL")
             await child.process.wait()
 
     def suspend(self, child: Child) -> None:
         """Let ``child`` hang (SIGSTOP)."""
         child.suspended = True
-        _signal(child, signal.SIGSTOP)
+        _signal(child, "SIGSTOP")
 
     def go_on(self, child: Child) -> None:
         """Let a child that hangs continue (SIGCONT)."""
         child.suspended = False
-        _signal(child, signal.SIGCONT)
+        _signal(child, "SIGCONT")
 
     def fail(self, reason: str) -> None:
         """End the run with an error. The first reason counts: later ones are its consequences."""
@@ -212,6 +212,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return inherited | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"} | dict(variables)
 
 
-def _signal(child: Child, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
+def _signal(child: Child, name: str) -> None:
+    if sys.platform != "win32":  # where no run begins
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.Signals[name])

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from typing import Self
 import psutil
 
 from backpressure.errors import ConfigError, PortTakenError, TransportError
+from backpressure.program import require_posix
 
 __all__ = ["PREFIX", "PrivateProcess", "free_ports", "reserved_ports"]
 
@@ -96,7 +98,7 @@ class PrivateProcess(ABC):
         self.pid = 0
         if self._process is not None:
             assert self._process.stdin is not None
-            if self._process.poll() is None:
+            if self._process.poll() is None and sys.platform != "win32":  # there it never begins
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
             self._process.stdin.close()
@@ -105,12 +107,12 @@ class PrivateProcess(ABC):
     def suspend(self) -> None:
         """Suspend it (SIGSTOP), with its connections open, until `go_on`."""
         if self.pid:
-            os.kill(self.pid, signal.SIGSTOP)
+            psutil.Process(self.pid).suspend()
 
     def go_on(self) -> None:
         """Resume it after `suspend` (SIGCONT)."""
         if self.pid:
-            os.kill(self.pid, signal.SIGCONT)
+            psutil.Process(self.pid).resume()
 
     def tail(self) -> str:
         """Return the end of its output."""
@@ -128,6 +130,7 @@ class PrivateProcess(ABC):
             await asyncio.sleep(_POLL_S)
 
     def _begin(self) -> None:
+        require_posix(f"a private {self.product}", "/bin/sh and process groups")
         self._directory = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._launch()
 
