@@ -36,7 +36,7 @@ LOADING = [  # program, what it is importing when Ctrl-C comes, exit code
     ([*PACE, "compare", "normal"], "pydantic", 3),
     ([sys.executable, str(ROOT / "fast_producer.py"), *NOWHERE], "pydantic", 130),
     ([sys.executable, str(ROOT / "slow_consumer.py"), *NOWHERE], "click", 130),
-    ([sys.executable, str(ROOT / "monitor.py"), *NOWHERE], "httpx", 130),
+    ([sys.executable, str(ROOT / "monitor.py"), *NOWHERE], "prometheus_client", 130),
     (BROKER, "pamqp", 130),
 ]
 
