@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Generic, TypeVar
 
-from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
+from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import ShareTrim, fair_share
-from backpressure.core.signals import Signals
+from backpressure.core.signals import SignalQuality, Signals
 
 __all__ = ["OwnState", "SignalBoard"]
 
@@ -169,8 +169,8 @@ class SignalBoard:
         self._heard_at = -inf
         self._trim = ShareTrim()
         self._strangers_since: float | None = None
-        self._statistics: QueueStatistics | None = None
-        self._terms: tuple[ConsumerTerms, float] | None = None
+        self._counts = BacklogCounts()
+        self._missing = ""
 
     def on_report(self, report: Report, now: float) -> None:
         """Take in a feedback report that arrived at ``now``; a report older than the last one is dropped."""
@@ -180,9 +180,21 @@ class SignalBoard:
         elif report.session != self._session:
             self._on_producer(report, now)
 
-    def on_reading(self, ready: int, unacked: int | None, consumers: int | None, now: float) -> None:
-        """Take in a reading of the queue; ``unacked`` and ``consumers`` are None where the broker does not tell."""
+    @property
+    def has_strangers(self) -> bool:
+        """Whether some consumers do not report."""
+        return self._strangers_since is not None
+
+    def on_reading(
+        self, ready: int | None, unacked: int | None, consumers: int | None, now: float, *, missing: str | None = None
+    ) -> None:
+        """Take in a reading of the queue; a count is None where the broker does not tell it.
+
+        ``missing``: why it is not known what consumers hold, and what to do; None: this reading does not tell.
+        """
         self._ready, self._probed_unacked, self._probed_consumers, self._read_at = ready, unacked, consumers, now
+        self._missing = self._missing if missing is None else missing
+        self._counts.on_reading(ready, unacked, consumers, now)
         known = sum(now - consumer.heard_at < self._timeout_s for consumer in self._consumers.values())
         if consumers is None or consumers <= known:
             self._strangers_since = None
@@ -190,17 +202,17 @@ class SignalBoard:
             self._strangers_since = now
 
     def on_statistics(self, statistics: QueueStatistics) -> None:
-        """Take in what the broker's statistics tell; unchanged ones count too."""
-        self._statistics = statistics
+        """Take in what the broker told of the queue at another moment than its reading."""
+        self._counts.on_statistics(statistics)
 
     def on_terms(self, terms: ConsumerTerms, now: float) -> None:
-        """Take in on what terms the consumers get messages."""
-        self._terms = terms, now
+        """Take in on what terms consumers get messages, as it was told at ``now``."""
+        self._counts.on_terms(terms, now)
 
     def on_offsets(self, offsets: OffsetReading, consumers: int | None) -> None:
         """Take in the offsets of a topic; ``consumers`` is None where the broker does not tell."""
-        lag = sum(offsets.ends) - sum(offsets.committed)
-        self.on_reading(max(0, lag), None, consumers, offsets.arrived_s)
+        self.on_reading(None, None, consumers, offsets.arrived_s)
+        self._counts.on_offsets(offsets)
 
     def signals(self, own: OwnState, now: float) -> Signals:
         """Return the loop as it is known at ``now``."""
@@ -218,10 +230,21 @@ class SignalBoard:
         reporting = self._departed_known(now)
         heard = self._present(now)
         mean_s, cv2 = self._service_statistics()
+        counts = self._counts
+        backlog, counted_at = (None, -inf) if reporting or counts.auto_ack else counts.latest
+        quality, missing = self._quality(now, reporting=reporting)
         return Signals(
             ready=self._ready,
             unacked=self._unacked(heard, reporting=reporting),
             depth_age_s=now - self._read_at,
+            backlog=backlog,
+            backlog_age_s=now - counted_at,
+            backlog_error=counts.error,
+            count_interval_s=counts.interval_s,
+            next_count_in_s=max(0.0, counts.step_s + counts.interval_s - now) if counts.interval_s else 0.0,
+            held_at_most=counts.held_at_most,
+            quality=quality,
+            missing=missing,
             confirmed_total=confirmed,
             departed_total=self._departed if reporting else None,
             observed_total_s=self._observed_s if reporting else None,
@@ -302,6 +325,12 @@ class SignalBoard:
         """Whether reports cover everything that leaves the queue; unknown consumers get time to report first."""
         settled = self._strangers_since is not None and now - self._strangers_since > self._timeout_s / 2
         return bool(self._consumers) and not settled
+
+    def _quality(self, now: float, *, reporting: bool) -> tuple[SignalQuality, str]:
+        if reporting or not self._probed_consumers or not self.has_strangers:
+            return SignalQuality.REPORTED, ""
+        assert self._strangers_since is not None
+        return self._counts.quality(now, self._missing, now - self._strangers_since)
 
     def _present(self, now: float) -> list[_Consumer]:
         """Return the consumers that reported lately, at most as many as the broker counts."""

@@ -1,31 +1,47 @@
 """What a broker tells of a queue whose consumers do not report, and the moment each number speaks of.
 
-Numbers of different moments are never added. A number is either exact at its moment or not used.
+Numbers of different moments are never added. `BacklogCounts` turns them into counts of everything in the system, each
+exact at its moment.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from statistics import median
+from math import inf
+from statistics import fmean
 
-__all__ = ["ConsumerTerms", "OffsetReading", "QueueStatistics", "Steps"]
+from backpressure.core.filters import Timeline
+from backpressure.core.signals import SignalQuality
 
-_GAPS = 5
+__all__ = ["BacklogCounts", "ConsumerTerms", "OffsetReading", "QueueStatistics", "Steps"]
+
+_USUAL_INTERVAL_S = 5.0  # RabbitMQ's and Kafka's default
+_GAPS = 8
 _LATE = 1.15
+_FRESH_S = 1.0
+_INTERVALS_MISSED = 3
+_LONGEST_INTERVAL_S = 30.0
+_HISTORY_S = 60.0
+_GRACE_S = 3.0
+_UNKNOWN = "what consumers hold is not known"
+_LET_REPORT = "let the consumers report"
+_NO_COUNTS = f"only what is ready is told; {_LET_REPORT}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStatistics:
-    """``ready`` and ``unacked`` of one moment, as a broker answered at ``arrived_s``, but not counted for this answer.
+    """``ready`` and ``unacked`` of one moment, as a broker answered at ``arrived_s``.
 
-    The moment is inferred from when the answers change, so unchanged ones count too. ``collected``: between the moment
-    and the change lies another period of the same length (the management API's collector, unlike the queue's own tick).
+    If they were counted for this answer (``fresh``), that is their moment. Otherwise it is inferred from when the
+    answers change, so unchanged ones count too. ``collected``: between the moment and the change lies up to another
+    period (the management API's collector, unlike the queue's own tick).
     """
 
     ready: int
     unacked: int
     arrived_s: float
+    fresh: bool = False
     collected: bool = False
 
 
@@ -55,17 +71,20 @@ class Steps:
     """Finds out when a value was counted that is told many times and counted rarely, at even intervals.
 
     A value that changes between two answers was counted between them. One that does not change when the next count is
-    due, by the median of the last intervals, was counted again and found the same.
+    due was counted again and found the same. The interval is the shortest of the last ones between two changes: in a
+    longer one, a count found no change.
 
     Attributes:
-        interval_s: how far apart the counts are; None: not known yet.
+        interval_s: how far apart the counts are.
     """
 
-    def __init__(self) -> None:
-        self.interval_s: float | None = None
+    def __init__(self, interval_s: float = _USUAL_INTERVAL_S) -> None:
+        """``interval_s`` is assumed until it is seen."""
+        self.interval_s = interval_s
         self._value: object = None
         self._asked_s: float | None = None
-        self._moment_s: float | None = None
+        self._moment_s = -inf
+        self._known = False
         self._changed_s: float | None = None
         self._gaps: deque[float] = deque(maxlen=_GAPS)
 
@@ -73,17 +92,140 @@ class Steps:
         """Return the moment at which ``value`` was counted; None: it is not known."""
         asked_s, self._asked_s = self._asked_s, arrived_s
         if asked_s is None:
-            self._value = value
+            self._value, self._moment_s = value, arrived_s - self.interval_s
             return None
         gap_s = arrived_s - asked_s
         if value != self._value:
-            self._value = value
-            moment_s = arrived_s - gap_s / 2
+            self._value, self._moment_s = value, arrived_s - gap_s / 2
             if self._changed_s is not None:
-                self._gaps.append(moment_s - self._changed_s)
-                self.interval_s = median(self._gaps)
-            self._moment_s = self._changed_s = moment_s
-        elif self.interval_s is not None and self._moment_s is not None:
-            while arrived_s - self._moment_s > _LATE * self.interval_s + gap_s:
-                self._moment_s += self.interval_s
-        return self._moment_s
+                self._gaps.append(self._moment_s - self._changed_s)
+                self.interval_s = min(self._gaps)
+            self._changed_s, self._known = self._moment_s, True
+        while arrived_s - self._moment_s > _LATE * self.interval_s + gap_s:
+            self._moment_s += self.interval_s
+            self._known = True
+        return self._moment_s if self._known else None
+
+
+class BacklogCounts:
+    """Everything in the system, as the broker's numbers tell it, each count with its moment.
+
+    Three sources, each exact: ready and unacked, counted together; what a consumer group has committed, subtracted from
+    the ends of its partitions; and ready alone while messages wait, because consumers then hold all that they may. What
+    they may hold is known from their terms, or seen whenever both were counted together and messages waited.
+
+    Attributes:
+        latest: the newest count and its moment.
+        terms: on what terms consumers get messages; None: not known.
+        error: how far the newest count may be from exact, because its moment is.
+        interval_s, step_s: how far apart the broker's own counts are, and the moment of the last; 0: whenever asked.
+    """
+
+    def __init__(self) -> None:
+        self.latest: tuple[int | None, float] = (None, -inf)
+        self.terms: ConsumerTerms | None = None
+        self._steps = Steps()
+        self._committed: list[Steps] = []
+        self._ends = Timeline(_HISTORY_S)
+        self._consumers: int | None = None
+        self._full: tuple[int | None, int] | None = None  # how many consumers hold how much when messages wait
+        self._told = False
+        self._asked_s = inf
+        self.error = 0.0
+        self.interval_s = 0.0
+        self.step_s = -inf
+
+    @property
+    def held_at_most(self) -> int | None:
+        """What the consumers hold together when messages wait; None: not known, or without limit."""
+        terms = self.terms
+        if terms is not None and (terms.auto_ack or terms.prefetch is None):
+            return None
+        if self._full is not None and self._full[0] == self._consumers:
+            return self._full[1]
+        if terms is not None and terms.count == self._consumers:
+            return terms.prefetch
+        return None
+
+    @property
+    def auto_ack(self) -> bool:
+        """Whether counts say nothing about the work of some consumers."""
+        return self.terms is not None and self.terms.auto_ack > 0
+
+    def on_reading(self, ready: int | None, unacked: int | None, consumers: int | None, now: float) -> None:
+        """Take in what is ready now, and perhaps unacked, counted together."""
+        self._consumers = consumers
+        if ready is None:
+            return
+        if unacked is not None:
+            self.on_statistics(QueueStatistics(ready=ready, unacked=unacked, arrived_s=now, fresh=True))
+        elif ready > 0 and (held := self.held_at_most) is not None:
+            self._count(ready + held, now)
+
+    def on_terms(self, terms: ConsumerTerms, _now: float) -> None:
+        """Take in on what terms consumers get messages."""
+        self.terms = terms
+
+    def on_statistics(self, statistics: QueueStatistics) -> None:
+        """Take in ready and unacked, counted together at a moment that may have to be inferred."""
+        self._told = True
+        moment_s: float | None = statistics.arrived_s
+        if not statistics.fresh:
+            moment_s = self._steps.see((statistics.ready, statistics.unacked), statistics.arrived_s)
+            self.interval_s = self._steps.interval_s
+            if moment_s is not None and statistics.collected:
+                moment_s -= self.interval_s / 2  # on average
+        if statistics.ready > 0 and statistics.unacked > 0:
+            self._full = (self._consumers, statistics.unacked)
+        if moment_s is not None:
+            self.step_s = moment_s
+            self._count(statistics.ready + statistics.unacked, moment_s)
+
+    def on_offsets(self, offsets: OffsetReading) -> None:
+        """Take in commits: of each partition the total is exact at the moment of its last commit.
+
+        The sum counts as one of the mean moment, which is right where the partitions are consumed equally fast.
+        """
+        now, self._told = offsets.arrived_s, True
+        self._ends.record(now, sum(offsets.ends))
+        if len(self._committed) != len(offsets.committed):
+            self._committed = [Steps() for _ in offsets.committed]
+        moments = []
+        for steps, committed, end in zip(self._committed, offsets.committed, offsets.ends, strict=True):
+            moment_s = steps.see(committed, now)
+            if committed >= end:
+                moment_s = now  # nothing is left: there is nothing to commit
+            if moment_s is None:
+                return
+            moments.append(moment_s)
+        self.interval_s = max((steps.interval_s for steps in self._committed), default=0.0)
+        if moments:
+            self.step_s = moment_s = fmean(moments)
+            self.error = max(0.0, self._ends.at(now) - self._ends.at(self._asked_s)) / 2
+            self._count(round(self._ends.at(moment_s)) - sum(offsets.committed), moment_s)
+        self._asked_s = now
+
+    def quality(self, now: float, missing: str, silent_s: float) -> tuple[SignalQuality, str]:
+        """Return how well the backlog is known at ``now``, and why no better, with what to do.
+
+        ``missing`` is what the reader misses, ``silent_s`` how long consumers have been silent: counts take a while.
+        """
+        terms, (count, moment_s) = self.terms, self.latest
+        if self.auto_ack:
+            assert terms is not None
+            return SignalQuality.BLIND, (
+                f"{terms.auto_ack} of {terms.count} consumers acknowledge before they work (auto-ack): nothing tells "
+                "when they are done; let them acknowledge after the work, or report"
+            )
+        if missing:
+            return SignalQuality.BLIND, f"{_UNKNOWN}: {missing}"
+        if count is None:
+            expected = (self._told or self.terms is not None) and silent_s < _LONGEST_INTERVAL_S
+            return SignalQuality.BLIND, "" if expected else f"{_UNKNOWN}: {_NO_COUNTS}"
+        if (age_s := now - moment_s) > max(_INTERVALS_MISSED * self.interval_s, _GRACE_S):
+            return SignalQuality.BLIND, f"{_UNKNOWN}: the broker's last count is {age_s:.0f} s old; {_LET_REPORT}"
+        return SignalQuality.LATE if self.interval_s > _FRESH_S else SignalQuality.COUNTED, ""
+
+    def _count(self, count: int, moment_s: float) -> None:
+        if moment_s > self.latest[1]:
+            self.latest = (max(0, count), moment_s)

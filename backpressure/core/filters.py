@@ -6,7 +6,7 @@ They take differences of totals, so a lost reading costs freshness and not corre
 from __future__ import annotations
 
 from collections import deque
-from math import exp, sqrt
+from math import exp, inf, sqrt
 
 from backpressure.core.signals import Signals
 
@@ -14,6 +14,7 @@ __all__ = ["DepartureMeter", "RateEstimator", "Timeline"]
 
 _QUANTUM = 0.25  # variance of counting whole events over a window that begins and ends anywhere
 _DRIFT = 0.5  # CUSUM ignores half a standard deviation: the optimum against shifts of one (Page 1954)
+_BEYOND_DOUBT = 2.5  # standard deviations
 _DISPERSION_WEIGHT = 0.05
 _OUTLIER = 9.0  # squared standard deviations beyond which a sample says "change", not "noise"
 
@@ -31,6 +32,18 @@ class Timeline:
         self._points.append((at, total))
         while len(self._points) > 2 and at - self._points[1][0] >= self._span_s:
             self._points.popleft()
+
+    def busiest(self, start: float, end: float, backlog: float, least_s: float) -> tuple[float, float]:
+        """Return (count, seconds) of that end of ``start`` to ``end`` in which most came a second beyond ``backlog``.
+
+        It is not shorter than ``least_s``.
+        """
+        last = self.at(end)
+        best = (0.0, end - start)
+        for moment, total in self._points:
+            if start <= moment <= end - least_s and (last - total - backlog) * best[1] > best[0] * (end - moment):
+                best = (last - total - backlog, end - moment)
+        return best
 
     def at(self, moment: float) -> float:
         """Return the total at ``moment``, interpolated; outside the remembered time, the nearest end."""
@@ -55,28 +68,33 @@ class RateEstimator:
     service, 1 for exponential), is learnt from the innovations, each clipped at three standard deviations.
 
     Attributes:
+        memory_s: how long it remembers, in seconds of exposure.
+        events: how many events it rests on.
+        few_samples: samples are rare and long, so the first ones decide what the dispersion is.
         rate: events per unit of exposure, or None before the first sample with an event in it.
         dispersion: φ.
     """
 
     def __init__(self, *, memory_s: float, memory_events: float, alarm: float) -> None:
         """``alarm`` is in standard deviations; 5 raises a false alarm about every 500 samples."""
-        self._memory_s = memory_s
+        self.memory_s = memory_s
         self._memory_events = memory_events
         self._alarm = alarm
-        self._events = 0.0
+        self.events = 0.0
         self._exposure_s = 0.0
         self._rise = _Cusum()
         self._fall = _Cusum()
+        self._samples = 0
         self.rate: float | None = None
         self.dispersion = 1.0
+        self.few_samples = False
 
     @property
     def cautious_rate(self) -> float:
         """A cautious estimate of the rate: N/(N + 2φ) of it; 0 before the first event."""
         if self.rate is None:
             return 0.0
-        return self.rate * self._events / (self._events + 2 * self.dispersion)
+        return self.rate * self.events / (self.events + 2 * self.dispersion)
 
     def expect(self, dispersion: float, events: float) -> None:
         """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are."""
@@ -85,7 +103,7 @@ class RateEstimator:
     def scale(self, factor: float) -> None:
         """Multiply the rate by ``factor``, and forget the change detector's history."""
         if self.rate is not None:
-            self._begin(self._events, self._events / (self.rate * factor))
+            self._begin(self.events, self.events / (self.rate * factor))
 
     def add(self, events: float, exposure_s: float) -> bool:
         """Take in a sample; return whether it revealed a change. An exposure of 0 has no information."""
@@ -97,7 +115,9 @@ class RateEstimator:
                 self._begin(events, self._exposure_s)
             return False
         expected = self.rate * exposure_s
-        z = (events - expected) / sqrt(self.dispersion * expected + _QUANTUM)
+        # A sample as long as the memory also shows how little is known of the rate.
+        spread = expected * (1 + expected / self.events) if self.few_samples else expected
+        z = (events - expected) / sqrt(self.dispersion * spread + _QUANTUM)
         self._rise.add(z, events, exposure_s)
         self._fall.add(-z, events, exposure_s)
         for run in (self._rise, self._fall):
@@ -105,30 +125,45 @@ class RateEstimator:
                 # Without any event, half a one is the median of what may have been missed.
                 self._begin(max(0.5, run.events), run.exposure_s)
                 return True
-        self._learn_dispersion(events, expected)
-        keep = exp(-exposure_s / max(self._memory_s, self._memory_events / self.rate))
-        self._events = self._events * keep + events
+        self._learn_dispersion(events - expected, spread)
+        keep = exp(-exposure_s / max(self.memory_s, self._memory_events / self.rate))
+        self.events = self.events * keep + events
         self._exposure_s = self._exposure_s * keep + exposure_s
-        self.rate = self._events / self._exposure_s
+        self.rate = self.events / self._exposure_s
         return False
+
+    def restart(self, events: float, exposure_s: float) -> bool:
+        """Begin again with a sample that shows another rate, if it does so beyond doubt; return whether it did."""
+        if events <= 0 or exposure_s <= 0:
+            return False
+        expected = (self.rate or 0.0) * exposure_s
+        if events - expected < _BEYOND_DOUBT * sqrt(self.dispersion * expected + 1):
+            return False
+        self._begin(events, exposure_s)
+        return True
 
     def add_lower_bound(self, events: float, exposure_s: float) -> bool:
         """Take in a sample of a process that was starved for part of it: it counts only when it raises the rate."""
         if self.rate is not None and events <= self.rate * exposure_s:
             return False
+        if self.few_samples and self.rate:
+            self.scale(events / exposure_s / self.rate)  # a long sample is a bound of its own, and its error no noise
+            return False
         return self.add(events, exposure_s)
 
     def _begin(self, events: float, exposure_s: float) -> None:
-        self._events, self._exposure_s = events, exposure_s
+        self.events, self._exposure_s = events, exposure_s
         self.rate = events / exposure_s
         self._rise, self._fall = _Cusum(), _Cusum()
 
-    def _learn_dispersion(self, events: float, expected: float) -> None:
-        if expected < 1:
+    def _learn_dispersion(self, error: float, spread: float) -> None:
+        if spread < 1:
             return  # an expected count below one says little about variance
-        sample = max(0.0, (events - expected) ** 2 - _QUANTUM) / expected
-        limit = _OUTLIER * max(self.dispersion, 0.05)
-        self.dispersion += _DISPERSION_WEIGHT * (min(sample, limit) - self.dispersion)
+        sample = max(0.0, error**2 - _QUANTUM) / spread
+        limit = min(_OUTLIER * max(self.dispersion, 0.05), _OUTLIER if self.few_samples else inf)
+        weight = max(_DISPERSION_WEIGHT, 1 / (2 + self._samples)) if self.few_samples else _DISPERSION_WEIGHT
+        self._samples += self.few_samples
+        self.dispersion += weight * (min(sample, limit) - self.dispersion)
 
 
 class _Cusum:

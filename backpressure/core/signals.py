@@ -8,9 +8,26 @@ is a total, and what is unknown is None, never a guess.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Decision", "Law", "Signals"]
+__all__ = ["Decision", "Law", "SignalQuality", "Signals"]
+
+
+class SignalQuality(IntEnum):
+    """How well it is known what is in the system.
+
+    Attributes:
+        BLIND: what consumers hold, or when they finish it, is not known.
+        LATE: the broker's counts are exact, but some seconds old.
+        COUNTED: the broker's counts are exact and fresh.
+        REPORTED: the consumers report, or nobody consumes.
+    """
+
+    BLIND = 0
+    LATE = 1
+    COUNTED = 2
+    REPORTED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +38,11 @@ class Signals:
         ready: messages waiting in the broker, or None before the first reading.
         unacked: delivered and not settled, summed over the consumers that report; None where none does.
         depth_age_s: how old the reading of ``ready`` is.
+        backlog, backlog_age_s: everything in the system, exact at one moment, and how long ago that was; None unless
+        consumers are silent and the broker tells what they hold. ``backlog_error``: how far it may be from exact.
+        count_interval_s, next_count_in_s: how far apart such counts are, and when the next is made; 0: when asked.
+        held_at_most: what all consumers may hold together; None: no limit is known.
+        quality: how well the backlog is known; ``missing`` says why it is not, and what to do.
         confirmed_total: messages confirmed to all producers (this one included) since this law started; what the others
         have sent since their last reports is estimated from their pace.
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
@@ -46,6 +68,14 @@ class Signals:
     ready: int | None = None
     unacked: int | None = None
     depth_age_s: float = float("inf")
+    backlog: int | None = None
+    backlog_age_s: float = float("inf")
+    backlog_error: float = 0.0
+    count_interval_s: float = 0.0
+    next_count_in_s: float = 0.0
+    held_at_most: int | None = None
+    quality: SignalQuality = SignalQuality.REPORTED
+    missing: str = ""
     confirmed_total: int = 0
     departed_total: int | None = None
     observed_total_s: float | None = None
@@ -69,10 +99,10 @@ class Signals:
 
     @property
     def depth(self) -> int | None:
-        """Ready plus unacked; only ready where unacked is unknown; None before the first reading."""
+        """Ready plus unacked, or what is known of it: ready alone, or an older backlog; None before any reading."""
         if self.ready is None:
-            return None
-        return self.ready + (self.unacked or 0)
+            return self.backlog
+        return max(self.ready + (self.unacked or 0), self.backlog or 0)
 
     @property
     def age_s(self) -> float:

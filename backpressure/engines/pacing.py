@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf
+from math import ceil, inf
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.histogram import Histogram, RecentValues
@@ -31,6 +31,8 @@ __all__ = ["Pacing"]
 log = logging.getLogger(__name__)
 
 _LAST_ANSWER_WITHIN_S = 1.0
+_ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
+_TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
 
@@ -87,6 +89,9 @@ class Pacing:
         self._consumer_seen = False
         self._heard = asyncio.Event()
         self._refused: set[str] = set()
+        self._told: set[str] = set()
+        self._readings = 0
+        self._missing, self._missing_since = "", 0.0
         self._asking: asyncio.Task[None] | None = None
         self._nacked_before = 0
 
@@ -167,6 +172,7 @@ class Pacing:
         await self.read_queue()
         now = self._clock.now()
         self.signals = self._board.signals(self._own_state(), now)
+        self._tell_what_is_missing()
         self.decision = self._unless_offline(self.law.update(self.signals, now))
         self._sender.apply(self.decision)
 
@@ -202,16 +208,34 @@ class Pacing:
 
     async def _ask(self) -> None:
         asked_at = self._clock.now()
+        self._readings += 1
+        # Many producers ask for what costs more in turn.
+        exactly = self._board.has_strangers and self._readings % ceil(self.signals.producers / _ASK_EACH_TICK) == 0
         try:
-            reading = await self._probe.read(self._settings.queue.work)
+            reading = await self._probe.read(self._settings.queue.work, exactly=exactly)
         except TransportError:
             return  # the board knows how old its last reading is
         self.reading = reading
+        now = self._clock.now()
         if reading.offsets is not None:
             self._board.on_offsets(reading.offsets, reading.consumers)
             return
-        read_at = (asked_at + self._clock.now()) / 2  # the broker looked about half way
-        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at)
+        read_at = (asked_at + now) / 2  # the broker looked about half way
+        missing = reading.missing if exactly else None
+        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at, missing=missing)
+        if reading.statistics is not None:
+            self._board.on_statistics(reading.statistics)
+        if reading.terms is not None:
+            self._board.on_terms(reading.terms, now)
+
+    def _tell_what_is_missing(self) -> None:
+        """Say once what cannot be known of silent consumers, and what to do."""
+        missing = self.signals.missing
+        if missing != self._missing:
+            self._missing, self._missing_since = missing, self._clock.now()
+        if missing and missing not in self._told and self._clock.now() - self._missing_since > _TELL_AFTER_S:
+            self._told.add(missing)
+            log.warning("the pace is limited: %s", missing)
 
     def _own_state(self) -> OwnState:
         sender, box = self._sender, self._sender.outbox

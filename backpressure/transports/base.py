@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from backpressure.core.evidence import OffsetReading
+from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import QueueSettings
 
@@ -51,8 +51,11 @@ class QueueReading:
     """A queue at one moment. ``unacked`` is None where the broker does not report it (AMQP passive declare).
 
     ``lag_by_partition``: Kafka only; the unsettled messages of each partition. ``entered``, ``left``: totals of
-    messages published to it and settled, where the broker counts them for everybody (Kafka's offsets). ``offsets``:
-    Kafka only, if the consumers are not ours: what they have committed, which is settled, but grows in steps.
+    messages published to it and settled, where the broker counts them for everybody (Kafka's offsets).
+
+    What was counted at other moments, where the consumers do not report: ``statistics``, ``offsets`` (Kafka: what they
+    have committed), and on what ``terms`` consumers get messages. ``missing`` says why what consumers hold is not
+    known, and what to do.
     """
 
     ready: int
@@ -61,7 +64,10 @@ class QueueReading:
     lag_by_partition: tuple[int, ...] = ()
     entered: int | None = None
     left: int | None = None
+    statistics: QueueStatistics | None = None
     offsets: OffsetReading | None = None
+    terms: ConsumerTerms | None = None
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +204,11 @@ class QueueProbe(Protocol):
     async def start(self) -> None:
         """Connect; raises as `Publisher.start` does."""
 
-    async def read(self, queue: str) -> QueueReading:
-        """Return the depth now; raises `QueueNotFoundError`, `NotConnectedError`."""
+    async def read(self, queue: str, *, exactly: bool = False) -> QueueReading:
+        """Return the depth now; raises `QueueNotFoundError`, `NotConnectedError`.
+
+        ``exactly``: consumers are silent, so find out what they hold, at the cost of other requests.
+        """
 
     async def stop(self) -> None:
         """Close."""

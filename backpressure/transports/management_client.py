@@ -1,11 +1,13 @@
 """A thin client of RabbitMQ's management HTTP API; the embedded broker serves the same subset.
 
-Its statistics are up to five seconds old: good enough for display, clean-up and policies, but not for a control loop.
+Its statistics are up to ten seconds old: good enough for display, clean-up and policies, but not for a control loop.
+`ManagementClient.totals` is: a classic queue counts for each answer.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
@@ -30,6 +32,8 @@ from backpressure.transports.management_models import (
     Overview,
     PolicyInfo,
     QueueInfo,
+    QueueTotals,
+    QueueTotalsPage,
 )
 
 __all__ = [
@@ -43,11 +47,15 @@ __all__ = [
     "Overview",
     "PolicyInfo",
     "QueueInfo",
+    "QueueTotals",
     "management_url",
 ]
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _GUESSED_PORTS = {("amqp", 5672): ("http", 15672), ("amqps", 5671): ("https", 15671)}
+
+_TOTALS = "disable_stats=true&enable_queue_totals=true"
+_TOTALS_COLUMNS = "name,type,messages_ready,messages_unacknowledged"
 
 _T = TypeVar("_T")
 _adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)  # building it takes longer than using it
@@ -134,6 +142,20 @@ class ManagementClient:
     async def queue(self, name: str) -> QueueInfo:
         """Return one queue; raises `QueueNotFoundError`."""
         return await self._of_queue(name, self._get(f"/api/queues/{self._virtual_host}/{_path(name)}", QueueInfo))
+
+    async def totals(self, name: str) -> QueueTotals:
+        """Return what one queue holds, ready and unacked of one moment; raises `QueueNotFoundError`.
+
+        It costs one request to the queue's process. RabbitMQ before 3.13 asks every queue of the virtual host.
+        """
+        path = f"/api/queues/{self._virtual_host}"
+        found = await self._of_queue(name, self._get(f"{path}/{_path(name)}?{_TOTALS}", QueueTotals))
+        if found.ready is not None:
+            return found
+        pattern = _path(f"^{re.escape(name)}$")
+        asked = f"{_TOTALS}&columns={_TOTALS_COLUMNS}&page=1&page_size=1&use_regex=true&name={pattern}"
+        listed = await self._get(f"{path}?{asked}", QueueTotalsPage)
+        return next(iter(listed.items), found)
 
     async def connections(self) -> list[ConnectionInfo]:
         """Return all connections."""

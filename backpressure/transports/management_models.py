@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 __all__ = [
     "BindingInfo",
@@ -16,6 +16,7 @@ __all__ = [
     "Overview",
     "PolicyInfo",
     "QueueInfo",
+    "QueueTotals",
 ]
 
 # Erlang has one empty value for lists and objects, so the API reports [] for an empty object.
@@ -96,6 +97,36 @@ class QueueInfo(_Info):
     def overflow(self) -> str:
         """What happens to messages beyond the limits."""
         return str(self.arguments.get("x-overflow") or self.effective_policy.get("overflow") or "drop-head")
+
+
+class QueueTotals(_Info):
+    """What one queue holds, all of one moment.
+
+    A classic queue counts for each answer. A quorum queue's counts are those of its last tick (every 5 s by default);
+    so are all of a broker before RabbitMQ 3.8, which adds statistics that were not asked for.
+    """
+
+    name: str
+    type: str = "classic"
+    ready: int | None = Field(default=None, validation_alias="messages_ready")
+    unacked: int | None = Field(default=None, validation_alias="messages_unacknowledged")
+    collected: bool = Field(default=False, validation_alias="garbage_collection")
+
+    @field_validator("collected", mode="before")
+    @classmethod
+    def _is_there(cls, value: object) -> bool:
+        return value is not None
+
+    @property
+    def counted_now(self) -> bool:
+        """Whether the queue counted for this answer."""
+        return self.type == "classic" and not self.collected
+
+
+class QueueTotalsPage(_Info):
+    """A page of a list of queues."""
+
+    items: list[QueueTotals]
 
 
 class ConnectionInfo(_Info):

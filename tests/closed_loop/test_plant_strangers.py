@@ -29,7 +29,9 @@ class NotingBoard(SignalBoard):
             self.reporters.add(report.id)
         super().on_report(report, now)
 
-    def on_reading(self, ready: int, unacked: int | None, consumers: int | None, now: float) -> None:
+    def on_reading(  # type: ignore[override]  # as much as is needed
+        self, ready: int | None, unacked: int | None, consumers: int | None, now: float
+    ) -> None:
         self.readings.append((ready, unacked, now))
         super().on_reading(ready, unacked, consumers, now)
 

@@ -7,11 +7,11 @@ nothing of setpoints and gains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, log
 
 from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.filters import RateEstimator
-from backpressure.core.signals import Signals
+from backpressure.core.signals import SignalQuality, Signals
 
 __all__ = ["Bottleneck"]
 
@@ -24,6 +24,11 @@ _BUSY = 0.9
 _IDLE_MEMORY_S = 5.0
 _SETTLED_S = 1.0
 _SERVICE_SAMPLES = 20
+_LATE_S = 0.6
+_LEAST_BURST_S = 0.15
+_MEMORY_COUNTS = 6.0
+_SPARE_MEMORY_S = 0.4
+_SPARE_EVENTS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,20 @@ class Bottleneck:
       does not depend on how often it has work, so capacity is known without queueing, also right after a step up.
     - *starved*, without: departures are a lower bound, and count only when they raise the estimate.
 
+    Silent consumers are counted by what has left: sent minus the backlog, at the moment of each exact count. Counts may
+    be seconds apart; then the estimate remembers longer, and a fall within an interval is taken to have been at any
+    moment of it.
+
     Attributes:
         queue: the observer of the depth.
         age_s, departed_age_s: smoothed age of the readings, and of what is known about departures.
         fresh: whether any signal is recent enough to use.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
+        counted: whether the last evidence was an exact count of everything in the system.
+        spare: part of the consumers that were idle at the last counts, each of them seen; 0 unless ``counted``.
+        late: whether exact counts are seconds apart.
+        idle_counts: late counts in a row that found consumers idle.
         idle: smoothed part of the consumers' time without work although more was queued than they had in work; 0 where
         unknown, and while less is offered than may be sent: the producer cannot keep them busy then.
     """
@@ -64,7 +77,7 @@ class Bottleneck:
         self._workers = 1
         self._before: _Count | None = None
         self._low_ready = 0
-        self._low_depth = 0
+        self._low_depth = 0.0
         self._load = 1.0
         self._seen_load = 0.0
         self._changed_at = -inf
@@ -76,6 +89,12 @@ class Bottleneck:
         self.measured = False
         self.empty_since: float | None = None
         self.idle = 0.0
+        self.counted = False
+        self.spare = 0.0
+        self.idle_counts = 0
+        self.late = False
+        self._low_path = inf
+        self._counted_at = -inf
 
     @property
     def rate_per_s(self) -> float | None:
@@ -100,8 +119,14 @@ class Bottleneck:
     def raise_rate(self, factor: float) -> None:
         """Multiply the estimate by ``factor``: the queue stays empty at the present one."""
         self._estimator.scale(factor)
+        self.spare = 0.0
         if self.measured:
             self._load *= factor
+
+    def variance(self, age_s: float) -> float:
+        """Variance of what leaves in ``age_s``: of the departures, and of what is known of their rate."""
+        rate = self.rate_per_s or 0.0
+        return self.dispersion * rate * age_s * (1 + rate * age_s / max(1.0, self._estimator.events))
 
     def update(self, signals: Signals, now: float, *, stalled: bool) -> None:
         """Take in the signals at ``now``, and whether the broker ``stalled`` lately.
@@ -115,6 +140,7 @@ class Bottleneck:
         interrupted = signals.blocked or signals.consumers == 0
         if interrupted:
             self._before = None  # an interrupted loop says nothing about the rate: continue from the next count
+        self.counted = signals.departed_total is None and signals.backlog is not None
         if new:
             self._note_reading(signals)
         reporting = signals.departed_total is not None and signals.feedback_age_s <= self._stale_s
@@ -125,8 +151,13 @@ class Bottleneck:
             self.queue.count(signals, rate_per_s, now, busy=self.servers, stalled=stalled)
         else:
             self.queue.predict(rate_per_s, now)
-        age_s = signals.departed_age_s if reporting else signals.depth_age_s
-        self.departed_age_s += 0.1 * (min(age_s, self._stale_s) - self.departed_age_s)
+        if self.counted:
+            self.departed_age_s = now - self.queue.read_at
+            self.queue.bound(signals, now)
+            self._low_path = min(self._low_path, self.queue.depth or 0.0)
+        else:
+            age_s = signals.departed_age_s if reporting else signals.depth_age_s
+            self.departed_age_s += 0.1 * (min(age_s, self._stale_s) - self.departed_age_s)
         self.measured = reporting and signals.busy_total_s is not None
 
     def _count(self, signals: Signals, now: float, *, reporting: bool, new: bool) -> None:
@@ -135,14 +166,29 @@ class Bottleneck:
             departed, observed_s = signals.departed_total or 0, signals.observed_total_s or 0.0
             self._learn(_Count("reports", departed, observed_s, signals.busy_total_s or 0.0), signals, now)
         elif new:
-            observed_s = self.queue.read_at * max(1, self._workers)
-            self._learn(_Count("probe", self.queue.left_by_reading(), observed_s, 0.0), signals, now)
+            at, backlog = self.queue.read_at, self.queue.reading
+            if signals.quality is SignalQuality.BLIND and not signals.missing:
+                return  # counts will come: what left the queue until then may be held
+            source = "counts" if self.counted else "probe"
+            before = self._before
+            span_s = at - self._counted_at if before is not None and before.source == source else 0.0
+            self._counted_at = at
+            clock_s = (before.clock_s if before is not None and before.source == source else 0.0) + span_s * max(
+                1, self._workers
+            )
+            count = _Count(source, self.queue.left_by(at, backlog), clock_s, 0.0)
+            if self.counted:
+                self._learn_from_count(count, signals, now)
+            else:
+                self._learn(count, signals, now)
 
     def _note_reading(self, signals: Signals) -> None:
-        depth, ready = signals.depth or 0, signals.ready or 0
+        depth, ready = signals.backlog if self.counted else signals.depth, signals.ready or 0
+        depth = depth or 0
         self._low_ready = min(self._low_ready, ready)
         self._low_depth = min(self._low_depth, depth)
-        self.age_s += 0.1 * (min(signals.depth_age_s, self._stale_s) - self.age_s)
+        age_s = signals.backlog_age_s if self.counted else signals.depth_age_s
+        self.age_s += 0.1 * (min(age_s, self._stale_s) - self.age_s)
         if depth > 0:
             self.empty_since = None
         elif self.empty_since is None:
@@ -179,6 +225,49 @@ class Bottleneck:
         elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not self._stalled:
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
+
+    def _learn_from_count(self, count: _Count, signals: Signals, now: float) -> None:
+        """Learn from what has left between two exact counts of the backlog."""
+        before, self._before = self._before, count
+        backlog = float(self.queue.reading)
+        low = min(self._low_depth, self._low_path)
+        self._low_depth = self._low_path = backlog
+        workers, late = max(1, self._workers), signals.count_interval_s > _LATE_S
+        doubt = signals.backlog_error if late else 0.0
+        rate, was_idle = self._estimator.rate, self.idle_counts > 0
+        if before is None or before.source != count.source or count.clock_s <= before.clock_s:
+            self._watch_idle(backlog - doubt, workers, 0.0, late=late)
+            return
+        events, exposure_s = max(0.0, count.departed - before.departed), count.clock_s - before.clock_s
+        span_s = exposure_s / workers
+        self._watch_idle(backlog - doubt, workers, span_s, late=late)
+        self._estimator.few_samples = span_s > _LATE_S
+        self._estimator.memory_s = max(_MEMORY_S, _MEMORY_COUNTS * span_s * workers)
+        if late and was_idle:
+            burst, burst_s = self.queue.busiest(self.queue.read_at - span_s, _LEAST_BURST_S)
+            if self._estimator.restart(burst, burst_s * workers):
+                self._changed_at = now
+                return
+        if low > workers + doubt or (signals.ready or 0) > 0:
+            changed = self._estimator.add(events, exposure_s)
+        else:
+            changed = self._estimator.add_lower_bound(events, exposure_s)
+        if changed and late and rate and self._estimator.rate and 0 < self._estimator.rate < rate:
+            part = self._estimator.rate / rate
+            self._estimator.scale(max(0.05, 1 - (1 - part) / part * log(1 / (1 - part))) / part)
+        if changed or rate is None:
+            self._changed_at = now
+
+    def _watch_idle(self, backlog: float, workers: int, span_s: float, *, late: bool) -> None:
+        """Note how many of the consumers a count found at work; each message is with one of them, if they are few."""
+        self.late = late
+        if late:
+            self.idle_counts = self.idle_counts + 1 if backlog <= workers else 0
+            self.spare = 0.0
+        else:
+            self.idle_counts = 0
+            memory_s = max(_SPARE_MEMORY_S, _SPARE_EVENTS / max(self.rate_per_s or 0.0, 0.1))
+            self.spare += (1 - exp(-span_s / memory_s)) * (1 - max(0.0, min(1.0, backlog / workers)) - self.spare)
 
     def _watch_load(self, load: float, span_s: float, *, saturated: bool) -> None:
         """Learn how much a consumer works per second when it has enough to do: <1 with overhead, >1 when concurrent."""

@@ -14,6 +14,7 @@ _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
 _OVERDUE = 1.5
+_HISTORY_S = 30.0
 
 
 class DepthObserver:
@@ -28,7 +29,7 @@ class DepthObserver:
     Attributes:
         depth: messages queued, in work or on their way; None before anything is known.
         unreported_per_s: unreported arrivals: messages a second that no producer reports.
-        read_at: when the last reading was taken.
+        reading, read_at: the last reading, and when it was taken.
     """
 
     def __init__(self, report_interval_s: float) -> None:
@@ -36,8 +37,8 @@ class DepthObserver:
         self.depth: float | None = None
         self.unreported_per_s = 0.0
         self.read_at = -inf
-        self._sent = Timeline()
-        self._reading = 0.0
+        self._sent = Timeline(_HISTORY_S)
+        self.reading = 0.0
         self._offset: float | None = None
         self._tracked_at = -inf
         self._usual_age_s = self._interval_s = report_interval_s
@@ -45,26 +46,46 @@ class DepthObserver:
     def read(self, signals: Signals, now: float) -> bool:
         """Record what has been sent, and the reading if it is new; return whether it was."""
         self._sent.record(now, signals.confirmed_total + signals.in_flight)
-        read_at = now - signals.depth_age_s
-        if signals.depth is None or read_at <= self.read_at + 1e-9:
+        reading, read_at = signals.depth, now - signals.depth_age_s
+        if signals.departed_total is None and signals.backlog is not None:
+            reading, read_at = signals.backlog, now - signals.backlog_age_s
+        if reading is None or read_at <= self.read_at + 1e-9:
             return False
-        self.read_at, self._reading = read_at, signals.depth
+        self.read_at, self.reading = read_at, reading
         return True
 
-    def left_by_reading(self) -> float:
-        """Return how many messages have left the queue up to the last reading, as sent minus what is still there."""
-        return self._sent.at(self.read_at) - self._reading
+    def left_by(self, moment: float, backlog: float) -> float:
+        """Return how many messages had left the system at ``moment``, as sent minus the ``backlog`` there was."""
+        return self._sent.at(moment) - backlog
+
+    def busiest(self, start: float, least_s: float) -> tuple[float, float]:
+        """Return how many must have left in how many seconds at the end of ``start`` to the last reading, at the most.
+
+        Consumers that were idle at ``start`` could do no more than what came; in a burst that is what they can do.
+        """
+        return self._sent.busiest(start, self.read_at, self.reading, least_s)
 
     def forget(self) -> None:
         """Start again with the next reading: the counters were interrupted."""
         self._offset, self.unreported_per_s = None, 0.0
 
     def predict(self, rate_per_s: float, now: float) -> None:
-        """Compute the depth now from the last reading alone."""
+        """Compute the depth now from the last reading alone: a Smith predictor."""
         self.forget()
         if self.read_at > -inf:
             sent = self._sent.at(now) - self._sent.at(self.read_at)
-            self.depth = max(0.0, self._reading + sent - rate_per_s * (now - self.read_at))
+            self.depth = max(0.0, self.reading + sent - rate_per_s * (now - self.read_at))
+
+    def bound(self, signals: Signals, now: float) -> bool:
+        """Correct the depth where consumers have room, so hold less than they may; return whether that changed it."""
+        most, read_at = signals.held_at_most, now - signals.depth_age_s
+        if signals.ready or most is None or self.depth is None or read_at <= self.read_at:
+            return False
+        sent = self._sent.at(now) - self._sent.at(read_at)
+        if self.depth <= most + sent:
+            return False
+        self.depth = most + sent
+        return True
 
     def count(self, signals: Signals, rate_per_s: float, now: float, *, busy: float, stalled: bool) -> None:
         """Compute the depth now from the counters, and learn c from a reading that was not used yet.
@@ -79,10 +100,10 @@ class DepthObserver:
             age_s = min(age_s, _SILENCE * self._usual_age_s)
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:
-            self._offset = gone - self._sent.at(now) + (self._reading if self.read_at > -inf else signals.unacked or 0)
+            self._offset = gone - self._sent.at(now) + (self.reading if self.read_at > -inf else signals.unacked or 0)
         elif self.read_at > self._tracked_at and not stalled:
             counted = self._sent.at(self.read_at) - gone + rate_per_s * (now - self.read_at) + self._offset
-            self._track(self._reading - counted, 2.0 + 2.0 * rate_per_s * age_s, steady=self._reading >= busy)
+            self._track(self.reading - counted, 2.0 + 2.0 * rate_per_s * age_s, steady=self.reading >= busy)
         self._tracked_at = self.read_at
         self.depth = max(0.0, self._sent.at(now) - gone + self._offset)
 
@@ -98,6 +119,6 @@ class DepthObserver:
             self._offset += (1 - exp(-elapsed_s / _TRACKING_S)) * noise
             self.unreported_per_s += _UNREPORTED_PER_S2 * elapsed_s * noise
         if (
-            self._reading <= 0
+            self.reading <= 0
         ):  # unreported arrivals would show in the queue; keeping the estimate could hold an empty queue at rate 0
             self.unreported_per_s *= exp(-elapsed_s / _TRACKING_S)

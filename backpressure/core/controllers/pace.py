@@ -9,7 +9,7 @@ from math import ceil, erfc, exp, inf, pi, sqrt
 
 from backpressure.core.controllers.bottleneck import Bottleneck
 from backpressure.core.controllers.registry import LawConfig, Parameter
-from backpressure.core.signals import Decision, Signals
+from backpressure.core.signals import Decision, SignalQuality, Signals
 
 __all__ = ["ConfirmLatencyTracker", "PaceLaw", "inverse_loss", "wait_bound_s"]
 
@@ -23,6 +23,11 @@ _IDLE_ALLOWED = 0.01
 _IDLE_GAIN = 2.0
 _EXTRA_MEMORY_S = 10.0
 _CAP_RECOVERY_PER_S = 0.1
+_SPARE = 0.3
+_IDLE_AGE_S = 2.0
+_BURSTS = (2.0, 4.0)
+_BURST = 0.1
+_MOST_UNSEEN = 1000
 
 
 class PaceLaw:
@@ -81,6 +86,7 @@ class PaceLaw:
         self._share = 1.0
         self._confirms = ConfirmLatencyTracker()
         self._held = 0.0
+        self._seen_sent = 0
 
     def update(self, signals: Signals, now: float) -> Decision:
         """Return the rate for this tick."""
@@ -89,12 +95,14 @@ class PaceLaw:
         bottleneck = self._bottleneck
         self._confirms.update(signals, elapsed_s)
         bottleneck.update(signals, now, stalled=self._confirms.stalled)
+        blind = self._has_sent_enough_unseen(signals)
         if signals.blocked:
             return self._decide(signals, "blocked: estimators frozen")
         self._share = signals.share if bottleneck.fresh else min(signals.share, self._share)
-        if not bottleneck.fresh:
-            self._total_per_s *= 0.5 ** (elapsed_s / _HALF_LIFE_S)
-            return self._decide(signals, "no fresh signal: decaying to the floor", floor_per_s=_FLOOR_PER_S)
+        if not bottleneck.fresh or blind:
+            self._total_per_s = 0.0 if blind else self._total_per_s * 0.5 ** (elapsed_s / _HALF_LIFE_S)
+            reason = f"blind: {signals.missing}" if blind else "no fresh signal: decaying to the floor"
+            return self._decide(signals, reason, floor_per_s=_FLOOR_PER_S)
         loop_s = self._config.tick_s + bottleneck.age_s
         grew = self._grow(signals, now, loop_s)
         self._watch_refusals(signals, now, loop_s, elapsed_s)
@@ -109,6 +117,9 @@ class PaceLaw:
         if now < self._cut_until:
             self._total_per_s *= 0.5
             return self._decide(signals, "refused: cut until the effect can be seen")
+        if self._bursts(signals):
+            self._total_per_s = max(self._total_per_s, rate * _BURSTS[min(bottleneck.idle_counts, len(_BURSTS)) - 1])
+            grew = True
         if grew:
             return self._decide(signals, "starved: growing")
         state = "draining the queue" if depth > 2 * setpoint else "holding the queue"
@@ -118,7 +129,11 @@ class PaceLaw:
         """Queue a few messages more than are in work, and wait for the first departure."""
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
         room -= self._bottleneck.queue.depth or 0.0
+        if signals.quality in {SignalQuality.BLIND, SignalQuality.LATE} and not signals.ready:
+            room = inf  # it takes seconds until a departure shows
         self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
+        if self._bursts(signals):
+            self._total_per_s *= _BURSTS[-1]
         return self._decide(signals, "finding the bottleneck")
 
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
@@ -129,9 +144,11 @@ class PaceLaw:
     def _setpoint(self, rate_per_s: float) -> float:
         tick_s, bottleneck = self._config.tick_s, self._bottleneck
         step = min(1.0, self._gain / (tick_s + bottleneck.age_s) * tick_s)
-        passing = rate_per_s * (bottleneck.departed_age_s + tick_s / (step * (2 - step)))
-        sigma = sqrt(bottleneck.dispersion * passing)
-        spread = inverse_loss(self._idle * passing / sigma) * sigma if sigma > 0 else 0.0
+        blind_s = bottleneck.departed_age_s + tick_s / (step * (2 - step))
+        passing = rate_per_s * blind_s
+        sigma = sqrt(bottleneck.variance(blind_s) if bottleneck.counted else bottleneck.dispersion * passing)
+        idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
+        spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
         wanted = bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
         return min(self._cap, wanted)
 
@@ -142,6 +159,10 @@ class PaceLaw:
     def _grow(self, signals: Signals, now: float, loop_s: float) -> bool:
         """Double the estimate when the queue stays empty; return whether it did."""
         bottleneck = self._bottleneck
+        if signals.quality is SignalQuality.BLIND and not signals.missing:
+            return False  # counts will come
+        if bottleneck.counted:
+            return self._grow_as_counted(signals, now, loop_s)
         if bottleneck.empty_since is None or signals.application_limited or signals.consumers == 0:
             return False
         loops = 1 if bottleneck.rate_per_s is None else 3 if bottleneck.measured else 2
@@ -153,6 +174,40 @@ class PaceLaw:
             self._start_per_s *= 2
         elif bottleneck.rate_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
             bottleneck.raise_rate(2.0)
+        return True
+
+    def _has_sent_enough_unseen(self, signals: Signals) -> bool:
+        """Whether more may be with the consumers than should be, when nothing has been seen to leave since.
+
+        Where ready alone is known, messages that wait show that consumers are full, and what leaves then is seen.
+        """
+        sent = signals.confirmed_total + signals.in_flight
+        if signals.quality is not SignalQuality.BLIND or signals.ready or not signals.consumers:
+            self._seen_sent = sent
+        return bool(signals.missing) and sent - self._seen_sent >= _MOST_UNSEEN
+
+    def _bursts(self, signals: Signals) -> bool:
+        """Whether to send a burst now, just before a count that is rare, because the last one found consumers idle.
+
+        The count then tells how much of the burst they have done.
+        """
+        interval_s, tick_s = signals.count_interval_s, self._config.tick_s
+        if not self._bottleneck.idle_counts or signals.application_limited or not signals.consumers:
+            return False
+        return 0 < signals.next_count_in_s <= max(2 * tick_s, _BURST * interval_s)
+
+    def _grow_as_counted(self, signals: Signals, now: float, loop_s: float) -> bool:
+        """Raise the estimate when counts show consumers idle, by what they could do more."""
+        bottleneck = self._bottleneck
+        if signals.application_limited or now - self._raised_at < 2 * loop_s or bottleneck.spare < _SPARE:
+            return False
+        self._raised_at = now
+        factor = min(2.0, 1 / (1 - bottleneck.spare))
+        if bottleneck.rate_per_s is None:
+            self._start_per_s *= factor
+            bottleneck.spare = 0.0
+        elif bottleneck.rate_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
+            bottleneck.raise_rate(factor)
         return True
 
     def _watch_refusals(self, signals: Signals, now: float, loop_s: float, elapsed_s: float) -> None:

@@ -192,7 +192,7 @@ class KafkaProbe:
         """See `QueueProbe.start`."""
         await self._requests.start()
 
-    async def read(self, queue: str) -> QueueReading:
+    async def read(self, queue: str, *, exactly: bool = False) -> QueueReading:  # noqa: ARG002 - it always is exact
         """See `QueueProbe.read`."""
         if queue not in self._readers:
             self._readers[queue] = LagReader(self._broker, self._name, queue, self._group)

@@ -123,7 +123,7 @@ class MemoryProbe:
     async def start(self) -> None:
         """See `QueueProbe.start`."""
 
-    async def read(self, queue: str) -> QueueReading:
+    async def read(self, queue: str, *, exactly: bool = False) -> QueueReading:  # noqa: ARG002 - it always is exact
         """See `QueueProbe.read`."""
         found = self._broker.queue(queue)
         return QueueReading(ready=len(found.ready), unacked=found.unacked, consumers=len(found.consumers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -61,5 +62,25 @@ def test_a_report_without_a_connection_is_dropped(play: Play) -> None:
         assert feedback.send(b"in time")
         await feedback.stop()
         assert not feedback.send(b"too late")
+
+    play(story)
+
+
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def test_what_silent_consumers_hold_is_counted_now_together_with_what_is_ready(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        probe = await bench.started(bench.transport.probe())
+        await bench.publish(*[b"x"] * 7)
+        _, log = await bench.subscriber(prefetch=2)
+        await bench.until(lambda: len(log.deliveries) == 2)
+        counted = None
+        while counted is None:  # asked no more often than answers are cheap
+            counted = (await probe.read(bench.queue.work, exactly=True)).statistics
+        assert (counted.ready, counted.unacked, counted.fresh) == (5, 2, True)
+        terms = None
+        while terms is None or not terms.count:  # the list of consumers is some seconds late
+            await asyncio.sleep(0.1)
+            terms = (await probe.read(bench.queue.work, exactly=True)).terms
+        assert (terms.count, terms.auto_ack) == (1, 0)
 
     play(story)

@@ -92,7 +92,7 @@ class FakeBroker:
     async def stop(self) -> None:
         self.open = 0
 
-    async def read(self, queue: str) -> QueueReading:
+    async def read(self, queue: str, *, exactly: bool = False) -> QueueReading:
         self.reads.append(queue)
         if self.failure is not None:
             raise self.failure

@@ -21,7 +21,7 @@ class SlowProbe:
         await self.may_connect.wait()
         self.connected = True
 
-    async def read(self, _queue: str) -> QueueReading:
+    async def read(self, _queue: str, *, exactly: bool = False) -> QueueReading:
         if not self.connected:
             raise NotConnectedError("not connected yet")
         return QueueReading(ready=0, unacked=None, consumers=1)

@@ -48,7 +48,7 @@ class FarTransport(MemoryTransport):
         near = super().probe()
         read = near.read
 
-        async def far(queue: str) -> QueueReading:
+        async def far(queue: str, *, exactly: bool = False) -> QueueReading:
             await asyncio.sleep(0.12)
             return await read(queue)
 
@@ -161,7 +161,7 @@ class BusyTransport(MemoryTransport):
         quick = super().probe()
         read = quick.read
 
-        async def slow(queue: str) -> QueueReading:
+        async def slow(queue: str, *, exactly: bool = False) -> QueueReading:
             reading = await read(queue)
             await asyncio.sleep(0.15)
             return reading

@@ -1,0 +1,125 @@
+"""The law `pace` before consumers that say nothing: what the broker counts is enough; without it nothing runs away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backpressure.core.plant import Network, Plant, Strangers, Workers
+
+FRESH = Network(totals=True, consumer_list=True)
+EVERY_5_S = Network(statistics_interval_s=5.0, consumer_list=True)
+EVERY_S = Network(statistics_interval_s=1.0, consumer_list=True)
+NOTHING = Network()
+
+
+def strangers(distribution: str, rate_per_s: float = 100.0, **terms: Any) -> Workers:
+    return Workers(
+        rate_per_s=rate_per_s,
+        distribution=distribution,  # type: ignore[arg-type]  # a literal
+        strangers=Strangers(count=1, **terms),
+    )
+
+
+def settled(lab: Any, workers: Workers, network: Network, *, after_s: float = 30.0, for_s: float = 60.0) -> Any:
+    """Return the medians of three runs, once the cold start is over."""
+
+    def run(seed: int) -> Any:
+        plant = lab.plant(seed, workers=workers, network=network)
+        lab.join(plant, "pace")
+        plant.run(after_s)
+        seen, busy_s = len(plant.queue.waits_s), plant.queue.busy_s
+        plant.run(for_s)
+        waits = sorted(plant.queue.waits_s[seen:])
+        return (plant.queue.busy_s - busy_s) / for_s, waits[len(waits) // 2], waits[int(0.99 * len(waits))]
+
+    return [sorted(figures)[1] for figures in zip(*map(run, (1, 2, 3)), strict=True)]
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize("prefetch", [1, 250, 0])
+def test_fresh_counts_are_as_good_as_reports_whatever_the_prefetch(lab: Any, prefetch: int, distribution: str) -> None:
+    utilisation, p50_s, p99_s = settled(lab, strangers(distribution, prefetch=prefetch), FRESH, after_s=5.0)
+    assert utilisation >= 0.99
+    assert p50_s <= 0.1
+    assert p99_s <= 0.3
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize(("prefetch", "most_s"), [(20, (0.12, 0.4)), (0, (0.3, 1.0))])
+def test_counts_every_five_seconds_cost_wait_and_little_capacity(
+    lab: Any, prefetch: int, most_s: tuple[float, float], distribution: str
+) -> None:
+    utilisation, p50_s, p99_s = settled(lab, strangers(distribution, prefetch=prefetch), EVERY_5_S)
+    assert utilisation >= 0.965
+    assert (p50_s, p99_s) <= most_s
+    assert p99_s <= most_s[1]
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_counts_every_second_keep_the_wait_below_half_a_second(lab: Any, distribution: str) -> None:
+    utilisation, _, p99_s = settled(lab, strangers(distribution), EVERY_S)
+    assert utilisation >= 0.97
+    assert p99_s <= 0.5
+
+
+@pytest.mark.parametrize(("interval_s", "utilisation", "p99_s"), [(5.0, 0.97, 1.5), (0.1, 0.98, 0.4)])
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_commits_are_enough(lab: Any, distribution: str, interval_s: float, utilisation: float, p99_s: float) -> None:
+    workers = strangers(distribution, acks="commit", commit_interval_s=interval_s)
+    used, _, wait_s = settled(lab, workers, NOTHING)
+    assert used >= utilisation
+    assert wait_s <= p99_s
+
+
+def after_a_step(lab: Any, before: float, after: float, network: Network, *, within_s: float) -> Plant:
+    plant: Plant = lab.plant(1, workers=strangers("fixed", before), network=network)
+    lab.join(plant, "pace")
+    plant.run(40)
+    plant.set_workers(strangers("fixed", after) if after else Workers(state="frozen", strangers=Strangers(count=1)))
+    plant.run(within_s)
+    return plant
+
+
+@pytest.mark.parametrize(("network", "age_s"), [(FRESH, 0.1), (EVERY_S, 1.0), (EVERY_5_S, 5.0)])
+@pytest.mark.parametrize("after", [20.0, 0.0])
+def test_a_step_down_and_a_stop_leave_what_came_until_they_were_counted(
+    lab: Any, after: float, network: Network, age_s: float
+) -> None:
+    plant = after_a_step(lab, 100.0, after, network, within_s=30)
+    deepest = max(sample.depth for sample in plant.samples if sample.at_s > 40)
+    assert deepest <= (100.0 - after) * (age_s + 1)
+
+
+@pytest.mark.parametrize(("network", "within_s"), [(FRESH, 2.0), (EVERY_S, 5.0), (EVERY_5_S, 15.0)])
+def test_a_step_up_by_three_is_followed(lab: Any, network: Network, within_s: float) -> None:
+    plant = after_a_step(lab, 100.0, 300.0, network, within_s=within_s)
+    busy_s = plant.queue.busy_s
+    plant.run(20)
+    assert plant.queue.busy_s - busy_s >= 0.9 * 20
+
+
+@pytest.mark.parametrize(
+    ("terms", "network"),
+    [
+        ({"prefetch": 0}, NOTHING),
+        ({"acks": "auto"}, FRESH),
+        ({"acks": "auto"}, EVERY_5_S),
+    ],
+)
+def test_what_cannot_be_seen_to_leave_is_not_followed_by_ever_more(
+    lab: Any, terms: dict[str, Any], network: Network
+) -> None:
+    plant = lab.plant(1, workers=strangers("fixed", 20.0, **terms), network=network)
+    producer = lab.join(plant, "pace")
+    plant.run(120)
+    assert max(sample.depth for sample in plant.samples) <= 1000 + 400  # what is sent in the last tick
+    assert producer.decision.rate_per_s <= 1.0
+    assert producer.decision.reason.startswith("blind: ")
+
+
+def test_without_counts_a_prefetch_that_fills_up_shows_what_leaves(lab: Any) -> None:
+    utilisation, _, p99_s = settled(lab, strangers("fixed", prefetch=10), NOTHING)
+    assert utilisation >= 0.98
+    assert p99_s <= 0.2

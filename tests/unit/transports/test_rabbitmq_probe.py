@@ -1,0 +1,121 @@
+"""What the management API adds to a passive declare, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from backpressure.core.evidence import ConsumerTerms
+from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
+from backpressure.transports.base import QueueReading
+from backpressure.transports.management_client import ConsumerInfo, QueueTotals
+from backpressure.transports.rabbitmq.probe import _HeldByConsumers, terms_of
+
+DECLARED = QueueReading(ready=5, unacked=None, consumers=1)
+
+
+class Api:
+    """Answers as it is told, and counts how often it was asked."""
+
+    url = "http://broker.example:15672"
+
+    def __init__(self, totals: dict[str, Any] | Exception, consumers: list[ConsumerInfo] | Exception) -> None:
+        self.answers = totals, consumers
+        self.asked = 0
+
+    async def totals(self, _queue: str) -> QueueTotals:
+        self.asked += 1
+        totals, _ = self.answers
+        if isinstance(totals, Exception):
+            raise totals
+        return QueueTotals.model_validate({"name": "q", **totals})
+
+    async def consumers(self) -> list[ConsumerInfo]:
+        _, consumers = self.answers
+        if isinstance(consumers, Exception):
+            raise consumers
+        return consumers
+
+
+def consumer(prefetch: int = 20, *, queue: str = "q", ack: bool = True, active: bool = True) -> ConsumerInfo:
+    return ConsumerInfo(consumer_tag="c", queue=queue, ack_required=ack, active=active, prefetch_count=prefetch)
+
+
+def asked(totals: Any, consumers: Any = (), *, times: int = 1) -> tuple[QueueReading, Api]:
+    api = Api(totals, consumers if isinstance(consumers, Exception) else list(consumers))
+
+    async def story() -> QueueReading:
+        held = _HeldByConsumers(api, "q")  # type: ignore[arg-type]  # as much of a client as it takes
+        for _ in range(times):
+            held.ask()
+            await held.answer()
+            reading = held.added_to(DECLARED)
+        return reading
+
+    return asyncio.run(story()), api
+
+
+def test_a_classic_queue_counts_for_the_answer() -> None:
+    reading, _ = asked({"messages_ready": 5, "messages_unacknowledged": 7}, [consumer(), consumer(queue="other")])
+    assert reading.statistics is not None
+    assert (reading.statistics.ready, reading.statistics.unacked, reading.statistics.fresh) == (5, 7, True)
+    assert reading.terms == ConsumerTerms(count=1, prefetch=20)
+    assert (reading.ready, reading.consumers, reading.missing) == (5, 1, "")
+
+
+@pytest.mark.parametrize(
+    ("told", "collected"),
+    [({"type": "quorum"}, False), ({"garbage_collection": {"minor_gcs": 7}}, True)],  # a tick; RabbitMQ before 3.8
+)
+def test_what_was_counted_earlier_is_told_as_such(told: dict[str, Any], collected: bool) -> None:
+    reading, _ = asked({"messages_ready": 0, "messages_unacknowledged": 7, **told})
+    assert reading.statistics is not None
+    assert (reading.statistics.fresh, reading.statistics.collected) == (False, collected)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (AccessRefusedError("http://broker.example", "Login failed"), "refuses this user .*Login failed.*management"),
+        (BrokerUnavailableError("http://broker.example", "connection refused", "management API"), "enable rabbitmq_m"),
+        (QueueNotFoundError("q"), "does not know this queue"),
+        (TransportError("answers with something else"), "is of no use .answers with something else"),
+        ({"type": "stream", "messages_ready": 5, "messages_unacknowledged": 0}, "it is a stream.*quorum queue"),
+        ({}, "does not tell what consumers hold; let them report"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_do_and_not_asked_for_all_the_time(trouble: Any, words: str) -> None:
+    reading, api = asked(trouble, times=5)
+    assert reading.statistics is None
+    assert reading.ready == 5
+    assert re.search(words, reading.missing)
+    assert api.asked == 1
+
+
+def test_without_an_api_the_reading_says_so() -> None:
+    held = _HeldByConsumers(None, "q")
+    held.ask()
+    assert "no management API is known; give broker.management_url" in held.added_to(DECLARED).missing
+
+
+def test_who_may_not_list_consumers_gets_the_counts() -> None:
+    reading, _ = asked({"messages_ready": 5, "messages_unacknowledged": 7}, AccessRefusedError("http://b", "no"))
+    assert reading.statistics is not None
+    assert (reading.terms, reading.missing) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("consumers", "terms"),
+    [
+        ([], ConsumerTerms(count=0, prefetch=0)),
+        ([consumer(20), consumer(5)], ConsumerTerms(count=2, prefetch=25)),
+        ([consumer(20), consumer(0)], ConsumerTerms(count=2, prefetch=None)),
+        ([consumer(20), consumer(0, ack=False)], ConsumerTerms(count=2, prefetch=20, auto_ack=1)),
+        ([consumer(20), consumer(20, active=False)], ConsumerTerms(count=2, prefetch=20)),  # a single one is active
+    ],
+)
+def test_terms_add_up_what_consumers_may_hold(consumers: list[ConsumerInfo], terms: ConsumerTerms) -> None:
+    assert terms_of(consumers) == terms
