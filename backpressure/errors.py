@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "AccessRefusedError",
+    "BackpressureError",
     "BrokerUnavailableError",
     "ConfigError",
     "ExchangeNotFoundError",
@@ -27,7 +28,9 @@ __all__ = [
     "RefusedError",
     "TransportError",
     "UncarriableError",
+    "UnconfirmedError",
     "UnknownNameError",
+    "UnroutableError",
     "UnsupportedError",
     "WindowUnavailableError",
 ]
@@ -76,6 +79,17 @@ class FeedbackError(PaceError):
     """A feedback report that this version cannot read."""
 
 
+class BackpressureError(PaceError):
+    """A message was not sent in time, because the consumers of its queue are behind. The broker has not seen it."""
+
+    def __init__(self, queue: str, retry_after_s: float, reason: str) -> None:
+        """``retry_after_s``: when it is worth another attempt; ``reason``: why the law holds messages back."""
+        super().__init__(f"{queue!r} takes nothing more for now, try again in {retry_after_s:.1f} s: {reason}")
+        self.queue = queue
+        self.retry_after_s = retry_after_s
+        self.reason = reason
+
+
 class TransportError(PaceError):
     """The broker refused something, or the connection to it failed."""
 
@@ -110,6 +124,14 @@ class RefusedError(TransportError):
 
 class UncarriableError(TransportError):
     """The broker will never accept this message from us: sending it again is useless."""
+
+
+class UnconfirmedError(TransportError):
+    """A message was sent, and the time was over before the broker had answered: it may or may not have taken it."""
+
+
+class UnroutableError(TransportError):
+    """The broker has no queue for this message."""
 
 
 class UnsupportedError(TransportError):

@@ -10,8 +10,9 @@ from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
+from backpressure.core.evidence import OffsetReading
 from backpressure.core.limiters import TokenBucket
-from backpressure.core.reports import ProducerReport, decode, encode
+from backpressure.core.reports import ProducerReport, Report, decode, encode
 from backpressure.core.signals import Decision, Law
 
 __all__ = ["Pacer"]
@@ -24,6 +25,8 @@ class Pacer:
 
     Attributes:
         decision: what the law last decided: rate and reason.
+        producers: how many producers of the queue there were then, this one included.
+        blocked: set it while the broker has told you to stop publishing (``connection.blocked``).
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Pacer:
         self._demand_per_s = demand_per_s
         self._tick_s = tick_s
         self._next_reading_at = now
-        self._sent = self._confirmed = self._nacked = 0
+        self._sent = self._confirmed = self._nacked = self._lost = 0
         self._held_up = False
+        self.blocked = False
+        self.producers = 1
 
     def wants_reading(self, now: float) -> bool:
         """Return whether it is time to ask the broker for the queue's depth and to pass it to `reading`."""
@@ -86,17 +91,30 @@ class Pacer:
         """
         self._next_reading_at = now + self._tick_s
         self._board.on_reading(ready, unacked, consumers, now)
+        return self.decide(now)
+
+    def offsets(self, reading: OffsetReading, consumers: int | None = None, *, now: float) -> Decision:
+        """Take in the offsets of a consumer group that is not of this project (Kafka), and decide the pace."""
+        self._next_reading_at = now + self._tick_s
+        self._board.on_offsets(reading, consumers)
+        return self.decide(now)
+
+    def decide(self, now: float) -> Decision:
+        """Decide the pace without a reading, if the broker does not answer: the law knows what old signals mean."""
         own = OwnState(
             confirmed=self._confirmed,
             nacked=self._nacked,
-            in_flight=self._sent - self._confirmed - self._nacked,
+            in_flight=self.in_flight,
             demand_per_s=self._demand_per_s,
             application_limited=not self._held_up,
+            blocked=self.blocked,
             weight=self._weight,
         )
         self._limited = not self._held_up
         self._held_up = False
-        self.decision = self._law.update(self._board.signals(own, now), now)
+        signals = self._board.signals(own, now)
+        self.producers = signals.producers
+        self.decision = self._law.update(signals, now)
         self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
         return self.decision
 
@@ -108,7 +126,10 @@ class Pacer:
         Raises:
             FeedbackError: it is not a report of this version; it may be ignored.
         """
-        report = decode(payload, histograms=False)
+        self.heard(decode(payload, histograms=False), now=now)
+
+    def heard(self, report: Report, *, now: float) -> None:
+        """Take in a report that is decoded already; see `report`."""
         if not self._queue or report.queue == self._queue:
             self._board.on_report(report, now)
 
@@ -133,14 +154,14 @@ class Pacer:
                 rejected=self._nacked,
                 returned=0,
                 republished=0,
-                in_flight=self._sent - self._confirmed - self._nacked,
+                in_flight=self.in_flight,
                 window=0,
                 target_rate_per_s=self._demand_per_s,
                 usable_rate_per_s=self._demand_per_s,
                 pacing_rate_per_s=min(self.decision.rate_per_s, self._demand_per_s),
                 weight=self._weight,
                 application_limited=self._limited,
-                blocked=False,
+                blocked=self.blocked,
                 blocked_events=0,
                 strategy="",
                 reason=self.decision.reason,
@@ -150,11 +171,20 @@ class Pacer:
             )
         )
 
+    @property
+    def in_flight(self) -> int:
+        """Messages that were sent and that the broker has not answered."""
+        return self._sent - self._confirmed - self._nacked - self._lost
+
     def wait_s(self, now: float) -> float:
         """Return how long to wait before the next message (0: send it), but never past the next reading."""
         wait = self._bucket.wait_s(now)
         self._held_up = self._held_up or wait > 0
         return max(0.0, min(wait, self._next_reading_at - now)) if wait > 0 else 0.0
+
+    def next_send_s(self, now: float) -> float:
+        """Return after how many seconds the next message may go at the present rate, however many readings are due."""
+        return self._bucket.wait_s(now)
 
     def may_send(self, now: float) -> bool:
         """Return whether the next message may go."""
@@ -172,3 +202,7 @@ class Pacer:
     def nacked(self, count: int = 1) -> None:
         """The broker refused ``count`` messages."""
         self._nacked += count
+
+    def lost(self, count: int = 1) -> None:
+        """The connection was lost before the broker answered about ``count`` messages: it never will."""
+        self._lost += count

@@ -217,6 +217,10 @@ class QueueProbe(Protocol):
 class FeedbackBus(Protocol):
     """The fanout on which every process reports: fresh or dropped, never queued up."""
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has stopped everybody who publishes, as far as it shows here (an alarm)."""
+
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
         """Connect; ``on_report`` is called with every report of every process, this one included."""
 

@@ -68,6 +68,11 @@ class KafkaFeedback:
         self._producer = producer
         self._polling.start()
 
+    @property
+    def blocked(self) -> bool:
+        """See `FeedbackBus.blocked`; Kafka has no alarm."""
+        return False
+
     def send(self, payload: bytes) -> bool:
         """See `FeedbackBus.send`."""
         if self._producer is None or self._stopped or self._link.down:

@@ -148,6 +148,11 @@ class MemoryFeedback:
         if on_report is not None:
             self._listeners.append(on_report)
 
+    @property
+    def blocked(self) -> bool:
+        """See `FeedbackBus.blocked`."""
+        return bool(self._broker.alarm)
+
     def send(self, payload: bytes) -> bool:
         """See `FeedbackBus.send`."""
         if not self._started or self._broker.alarm:

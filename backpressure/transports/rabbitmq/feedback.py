@@ -64,6 +64,11 @@ class RabbitMQFeedback:
         self._on_report = on_report
         await self._link.start()
 
+    @property
+    def blocked(self) -> bool:
+        """See `FeedbackBus.blocked`."""
+        return self._connection is not None and self._connection.blocked
+
     def send(self, payload: bytes) -> bool:
         """See `FeedbackBus.send`."""
         connection, channel = self._connection, self._channel

@@ -1,0 +1,118 @@
+"""Sends with aio-pika."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelInvalidStateError, DeliveryError, PublishError
+from aiormq.abc import DeliveredMessage
+
+from backpressure.errors import ConfigError, NotConnectedError, RefusedError, UnroutableError
+
+__all__ = ["AioPikaClient"]
+
+_WITHIN_S = 10.0
+
+
+class AioPikaClient:
+    """An `AsyncClient` on a channel or a connection of aio-pika, or on a connection of its own.
+
+    A robust connection comes back by itself. In the place of another one that is lost, a robust one is opened.
+    """
+
+    def __init__(self, client: str | AbstractConnection | AbstractChannel, *, exchange: str, routing_key: str) -> None:
+        self._exchange_name = exchange
+        self._routing_key = routing_key
+        self._own: AbstractConnection | None = None
+        self._own_channel = not isinstance(client, AbstractChannel)
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._exchange: AbstractExchange | None = None
+        self._tls: Any = None
+        if isinstance(client, str):
+            self.url = client
+            return
+        if isinstance(client, AbstractChannel):
+            self._channel = client
+            self._connection = client._connection  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
+            if not getattr(client, "publisher_confirms", True):
+                raise ConfigError("client", "a channel without publisher confirms", "expected one with")
+        else:
+            self._connection = client
+        self.url = str(self._connection.url)  # type: ignore[union-attr]  # all connections have one
+        self._tls = self._connection.kwargs.get("context")
+
+    async def open(self) -> None:
+        """See `AsyncClient.open`."""
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                await self._open()
+        except TimeoutError:
+            raise NotConnectedError(f"not connected to the broker within {_WITHIN_S} s") from None
+        except CONNECTION_EXCEPTIONS as error:
+            raise NotConnectedError(f"not connected to the broker: {error!r}") from error
+
+    async def _open(self) -> None:
+        if self._connection is None or (self._connection.is_closed and not _robust(self._connection)):
+            self._connection = self._own = await aio_pika.connect_robust(self.url, ssl_context=self._tls)
+            self._channel = None
+        elif _robust(self._connection):
+            await self._connection.ready()
+        if self._channel is not None and self._channel.is_closed and not _robust(self._connection):
+            self._channel = None
+        if self._channel is None:
+            self._own_channel = True
+            self._channel = await self._connection.channel()
+            self._exchange = None
+        elif self._channel.is_closed and self._channel.is_initialized:
+            await self._channel.reopen()
+        if self._exchange is None:
+            default = self._channel.default_exchange
+            name = self._exchange_name
+            self._exchange = await self._channel.get_exchange(name, ensure=False) if name else default
+
+    async def send(self, message: Any, options: Mapping[str, Any]) -> None:
+        """See `AsyncClient.send`; ``options`` are those of `aio_pika.Message`, for a message given as bytes."""
+        if isinstance(message, bytes | bytearray | memoryview):
+            given: dict[str, Any] = {
+                "delivery_mode": aio_pika.DeliveryMode.PERSISTENT,
+                "message_id": uuid4().hex,
+            } | dict(options)
+            message = aio_pika.Message(bytes(message), **given)
+        if self._exchange is None:
+            raise NotConnectedError("not open")
+        try:
+            answer = await self._exchange.publish(message, self._routing_key, mandatory=True)
+        except PublishError as error:
+            raise self._unroutable() from error
+        except DeliveryError as error:
+            raise RefusedError(f"the broker refuses a message to {self._routing_key!r}: the queue is full") from error
+        except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError) as error:
+            raise NotConnectedError(f"the connection was lost: {error!r}") from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise NotConnectedError("the connection was lost") from None  # aiormq cancels who waits for a confirm
+        if isinstance(answer, DeliveredMessage):
+            raise self._unroutable()
+
+    async def close(self) -> None:
+        """See `AsyncClient.close`."""
+        if self._own is not None:
+            await self._own.close()
+        elif self._own_channel and self._channel is not None and not self._channel.is_closed:
+            await self._channel.close()
+
+    def _unroutable(self) -> UnroutableError:
+        where = f"exchange {self._exchange_name!r}" if self._exchange_name else "the broker"
+        return UnroutableError(f"{where} has no queue for routing key {self._routing_key!r}")
+
+
+def _robust(connection: AbstractConnection) -> bool:
+    return isinstance(connection, aio_pika.RobustConnection)

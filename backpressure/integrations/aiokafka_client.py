@@ -1,0 +1,78 @@
+"""Sends with aiokafka."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    UnknownTopicOrPartitionError,
+)
+
+from backpressure.errors import ConfigError, NotConnectedError, TransportError, UncarriableError, UnroutableError
+
+__all__ = ["AioKafkaClient"]
+
+
+class AioKafkaClient:
+    """An `AsyncClient` on a producer of aiokafka, which connects again by itself, or on one of its own."""
+
+    def __init__(self, client: str | AIOKafkaProducer, *, exchange: str, routing_key: str) -> None:
+        if exchange:
+            raise ConfigError("exchange", exchange, "Kafka has no exchanges")
+        self._topic = routing_key
+        self._own = isinstance(client, str)
+        self._producer: Any = None if isinstance(client, str) else client
+        if isinstance(client, str):
+            self.url = client
+        else:
+            servers = ",".join(f"{host}:{port}" for host, port, _ in client.client.hosts)
+            self.url = f"kafka://{servers}"
+
+    async def open(self) -> None:
+        """See `AsyncClient.open`."""
+        if self._producer is not None:
+            return
+        url = urlsplit(self.url)
+        secure = url.scheme == "kafka+ssl"
+        producer: Any = AIOKafkaProducer  # without types
+        self._producer = producer(
+            bootstrap_servers=url.netloc,
+            enable_idempotence=True,
+            security_protocol="SSL" if secure else "PLAINTEXT",
+            ssl_context=ssl.create_default_context() if secure else None,
+        )
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            self._producer = None
+            raise NotConnectedError(f"not connected to the broker: {error!r}") from error
+
+    async def send(self, message: Any, options: Mapping[str, Any]) -> None:
+        """See `AsyncClient.send`; ``options``: ``key``, ``partition``, ``timestamp_ms``, ``headers``."""
+        if self._producer is None:
+            raise NotConnectedError("not open")
+        try:
+            await self._producer.send_and_wait(self._topic, message, **options)
+        except UnknownTopicOrPartitionError as error:
+            raise UnroutableError(f"there is no topic {self._topic!r}, or no such partition") from error
+        except MessageSizeTooLargeError as error:
+            raise UncarriableError(str(error)) from error
+        except (KafkaConnectionError, KafkaTimeoutError) as error:
+            raise NotConnectedError(f"not confirmed: {error!r}") from error
+        except ProducerClosed as error:
+            raise TransportError("the producer is closed") from error
+
+    async def close(self) -> None:
+        """See `AsyncClient.close`."""
+        if self._own and self._producer is not None:
+            await self._producer.stop()

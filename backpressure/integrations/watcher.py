@@ -1,0 +1,247 @@
+"""The thread that reads queues and exchanges reports for everything in a process that talks to one broker.
+
+It has an event loop and connections of its own, and uses the transports of this project. So it does not matter which
+client, which framework and which kind of concurrency the process itself uses; a program that is busy for a while is
+still heard of, and a broker's alarm, which stops every connection that publishes, does not stop the reading of queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+import time
+from contextlib import suppress
+from math import inf
+from typing import ClassVar, Protocol, Self, cast
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, ticks_per_report
+from backpressure.errors import ConfigError, FeedbackError, TransportError
+from backpressure.settings import Settings
+from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
+from backpressure.transports.factory import connect
+
+__all__ = ["Reporting", "Watched", "Watcher"]
+
+_log = logging.getLogger("backpressure")
+_TICK_S = 0.1
+_TIMEOUT_S = 2.0
+_CLOSE_WITHIN_S = 5.0
+_REFUSED_PAUSE_S = 3.0
+
+
+class Reporting(Protocol):
+    """Something that reports ten times a second."""
+
+    def report(self) -> bytes:
+        """Return the report."""
+
+
+class Watched(Reporting, Protocol):
+    """Something that also wants to know how its queue is, and what others report."""
+
+    queue: str
+
+    @property
+    def producers(self) -> int:
+        """How many producers of the queue there are, this one included."""
+
+    def take_reading(self, reading: QueueReading | None, *, blocked: bool) -> None:
+        """Take in a reading; None: the broker does not answer."""
+
+    def take_report(self, report: Report) -> None:
+        """Take in what another process reports."""
+
+
+class Watcher:
+    """Runs while it has members; all that watch the same broker share one."""
+
+    _running: ClassVar[dict[tuple[object, ...], Watcher]] = {}
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, key: tuple[object, ...], transport: Transport, *, listens: bool) -> None:
+        self._key = key
+        self._transport = transport
+        self._listens = listens
+        self._members: list[Reporting] = []
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._asking: dict[int, asyncio.Task[QueueReading]] = {}
+        self._heard: dict[str, asyncio.Event] = {}
+        self._heard_at: dict[str, float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Event
+        self._closing = False
+        self._probe: QueueProbe
+        self._feedback: FeedbackBus
+        self._thread = threading.Thread(target=self._run, name=f"pace {transport.address}", daemon=True)
+
+    @classmethod
+    def join(cls, url: str, feedback: str, group: str, *, member: Reporting) -> Self:
+        """Watch for ``member`` until it leaves; raises `ConfigError` for a URL that is none of a broker."""
+        listens = hasattr(member, "take_reading")
+        key = (os.getpid(), url, feedback, group, listens)  # threads do not survive a fork
+        transport = _transport(url, feedback, group)
+        with cls._guard:
+            watcher = cls._running.get(key)
+            if watcher is None:
+                watcher = cls._running[key] = cls(key, transport, listens=listens)
+                watcher._members.append(member)
+                watcher._thread.start()
+            else:
+                watcher._members.append(member)
+                watcher._wake()
+        assert isinstance(watcher, cls)
+        return watcher
+
+    def leave(self, member: Reporting) -> None:
+        """Watch no longer for ``member``; the last one to leave ends the thread and waits for it."""
+        with self._guard:
+            if member in self._members:
+                self._members.remove(member)
+            if not self._members:
+                self._closing = True
+                self._running.pop(self._key, None)
+        self._wake()
+        if self._closing and threading.current_thread() is not self._thread:
+            self._thread.join(_CLOSE_WITHIN_S)
+
+    def _wake(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it has ended just now
+                loop.call_soon_threadsafe(self._changed.set)
+
+    # --- in the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        said = False
+        while not self._closing:
+            self._probe, self._feedback = self._transport.probe(), self._transport.feedback()
+            try:
+                starting = asyncio.create_task(self._start())
+                await self._until_changed(starting)
+                while not self._closing:
+                    self._changed.clear()
+                    self._adjust()
+                    await self._changed.wait()
+            except TransportError as error:  # the broker refuses us: somebody has to change that
+                if not said:
+                    said = True
+                    _log.warning("nothing is paced at %s for now: %s", self._transport.address, error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_REFUSED_PAUSE_S):
+                        await self._until_changed(None)
+            finally:
+                await self._stop()
+
+    async def _until_changed(self, starting: asyncio.Task[None] | None) -> None:
+        """Wait until ``starting`` is over, or this watcher is to end."""
+        while not self._closing:
+            self._changed.clear()
+            change = asyncio.create_task(self._changed.wait())
+            await asyncio.wait({change, *([starting] if starting else [])}, return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+            if starting is not None and starting.done():
+                return starting.result()
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait({starting})
+        return None
+
+    async def _start(self) -> None:
+        await self._feedback.start(self._on_report if self._listens else None)
+        if self._listens:
+            await self._probe.start()
+
+    async def _stop(self) -> None:
+        tasks = [*self._tasks.values(), *self._asking.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._tasks.clear()
+        self._asking.clear()
+        for stop in (self._feedback.stop, self._probe.stop) if self._listens else (self._feedback.stop,):
+            with suppress(TransportError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_WITHIN_S):
+                    await stop()
+
+    def _adjust(self) -> None:
+        """Begin to work for new members, and end for those that have left."""
+        with self._guard:
+            members = {id(member): member for member in self._members}
+        for number in [number for number in self._tasks if number not in members]:
+            self._tasks.pop(number).cancel()
+        for number, member in members.items():
+            if number not in self._tasks:
+                work = self._pace(cast("Watched", member)) if self._listens else self._tell(member)
+                self._tasks[number] = asyncio.create_task(work)
+
+    async def _tell(self, member: Reporting) -> None:
+        while True:
+            self._feedback.send(member.report())
+            await asyncio.sleep(_TICK_S)
+
+    async def _pace(self, member: Watched) -> None:
+        """Read and decide once a tick, if possible right after a consumer's report, and report."""
+        heard = self._heard.setdefault(member.queue, asyncio.Event())
+        for number in itertools.count():
+            started = time.monotonic()
+            member.take_reading(await self._read(member), blocked=self._feedback.blocked)
+            if number % ticks_per_report(member.producers, _TICK_S, _TIMEOUT_S) == 0:
+                self._feedback.send(member.report())
+            age_s = started - self._heard_at.get(member.queue, -inf)
+            earliest, latest = decision_window(started, _TICK_S, age_s)
+            await asyncio.sleep(max(0.0, earliest - time.monotonic()))
+            heard.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, latest - time.monotonic())):
+                    await heard.wait()
+
+    async def _read(self, member: Watched) -> QueueReading | None:
+        """Return the reading, or None: the broker does not answer within a tick, or has no such queue yet."""
+        number = id(member)
+        if number not in self._asking:
+            self._asking[number] = asyncio.create_task(self._probe.read(member.queue))
+        await asyncio.wait({self._asking[number]}, timeout=_TICK_S)
+        if not self._asking[number].done():
+            return None
+        try:
+            return self._asking.pop(number).result()
+        except TransportError:
+            return None
+
+    def _on_report(self, payload: bytes) -> None:
+        try:
+            report = decode(payload, histograms=False)
+        except FeedbackError:
+            return  # anybody may publish there
+        with self._guard:
+            members = list(self._members)
+        for member in members:
+            cast("Watched", member).take_report(report)
+        if isinstance(report, ConsumerReport) and report.queue in self._heard:
+            self._heard_at[report.queue] = time.monotonic()
+            self._heard[report.queue].set()
+
+
+def _transport(url: str, feedback: str, group: str) -> Transport:
+    parts = urlsplit(url)
+    bare = parts._replace(query="", fragment="").geturl()  # what a client library writes there is its own
+    try:
+        settings = Settings.model_validate(
+            {"broker": {"url": bare}, "feedback": {"exchange": feedback}, "queue": {"consumer_group": group}}
+        )
+    except ValidationError as error:
+        raise ConfigError("url", url, f"expected the URL of a broker: {error.errors()[0]['msg']}") from None
+    return connect(settings)

@@ -1,0 +1,174 @@
+"""A limiter with a fake clock and no broker: the readings are passed in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from backpressure.core.signals import Decision, Signals
+from backpressure.errors import BackpressureError, ConfigError, RefusedError
+from backpressure.integrations.limiter import Limiter
+from backpressure.transports.base import QueueReading
+
+URL = "amqp://localhost/"
+
+
+class Fixed:
+    """A law that always decides the same, and remembers what it saw."""
+
+    def __init__(self, rate_per_s: float) -> None:
+        self.rate_per_s = rate_per_s
+        self.seen: list[Signals] = []
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        self.seen.append(signals)
+        return Decision(self.rate_per_s, "because")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_limiter(rate_per_s: float = 10.0) -> tuple[Limiter, Clock, Fixed]:
+    clock, law = Clock(), Fixed(rate_per_s)
+    limiter = Limiter("orders", URL, law=law, clock=clock)
+    limiter.take_reading(QueueReading(3, None, 1), blocked=False)
+    return limiter, clock, law
+
+
+def test_messages_go_at_the_rate_of_the_law() -> None:
+    limiter, clock, _ = a_limiter(10.0)
+    granted = 0
+    for _ in range(1000):
+        clock.now += 0.01
+        granted += limiter.try_acquire()
+    assert granted == pytest.approx(100, abs=2)
+
+
+def test_a_call_that_waits_in_vain_says_when_to_try_again() -> None:
+    limiter, _, _ = a_limiter(0.5)
+    limiter.acquire(timeout=0)
+    with pytest.raises(BackpressureError) as caught:
+        limiter.acquire(timeout=0)
+    assert caught.value.queue == "orders"
+    assert caught.value.retry_after_s == pytest.approx(2.0)
+    assert "because" in str(caught.value)
+    assert limiter.status().shed == 1
+
+
+def test_the_same_in_a_task() -> None:
+    limiter, _, _ = a_limiter(0.5)
+
+    async def story() -> None:
+        await limiter.acquire_async(timeout=0)
+        with pytest.raises(BackpressureError):
+            await limiter.acquire_async(timeout=0)
+
+    asyncio.run(story())
+    assert limiter.status().waiting == 0
+
+
+def test_a_cancelled_task_takes_nobody_s_place() -> None:
+    limiter, clock, _ = a_limiter(1.0)
+    limiter.acquire()
+
+    async def story() -> None:
+        waiting = asyncio.create_task(limiter.acquire_async())
+        while limiter.status().waiting == 0:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(story())
+    clock.now += 1.0
+    assert limiter.status().waiting == 0
+    assert limiter.try_acquire()
+    assert limiter.status().sent == 2
+
+
+def test_a_client_is_told_to_come_back_after_a_whole_second_at_least() -> None:
+    limiter, _, law = a_limiter(100.0)
+    limiter.acquire()
+    assert limiter.retry_after_s == 1
+    law.rate_per_s = 0.1
+    limiter.take_reading(QueueReading(30, None, 1), blocked=False)
+    while limiter.try_acquire():
+        pass
+    assert limiter.retry_after_s == 10
+
+
+def test_what_becomes_of_messages_reaches_the_law() -> None:
+    limiter, _, law = a_limiter(1000.0)
+    with limiter.sending():
+        pass
+    with pytest.raises(RefusedError), limiter.sending():
+        raise RefusedError("full")
+    with pytest.raises(ConnectionError), limiter.sending():
+        raise ConnectionError
+    limiter.acquire()
+    limiter.take_reading(QueueReading(3, None, 1), blocked=False)
+    signals = law.seen[-1]
+    assert (signals.confirmed_total, signals.nacked_total, signals.in_flight) == (1, 1, 1)
+    status = limiter.status()
+    assert (status.sent, status.confirmed, status.refused, status.in_flight) == (4, 1, 1, 1)
+
+
+def test_nothing_goes_while_the_broker_has_an_alarm() -> None:
+    limiter, clock, law = a_limiter(1000.0)
+    limiter.take_reading(QueueReading(3, None, 1), blocked=True)
+    clock.now += 1.0
+    assert not limiter.may_send()
+    assert not limiter.try_acquire()
+    assert law.seen[-1].blocked
+    assert "alarm" in limiter.status().reason
+    limiter.take_reading(QueueReading(3, None, 1), blocked=False)
+    assert limiter.try_acquire()
+
+
+def test_without_an_answer_the_law_is_asked_with_what_it_knows() -> None:
+    limiter, clock, law = a_limiter(1000.0)
+    clock.now += 5.0
+    limiter.take_reading(None, blocked=False)
+    assert law.seen[-1].depth_age_s == pytest.approx(5.0)
+    assert not limiter.status().watching
+
+
+def test_the_law_knows_whether_more_could_have_been_sent() -> None:
+    limiter, clock, law = a_limiter(1.0)
+    limiter.acquire()
+    limiter.may_send()
+    limiter.take_reading(QueueReading(3, None, 1), blocked=False)
+    assert not law.seen[-1].application_limited
+    limiter.take_reading(QueueReading(3, None, 1), blocked=False)
+    assert law.seen[-1].application_limited
+
+
+def test_a_forked_process_begins_again_with_an_identity_of_its_own() -> None:
+    limiter, _, _ = a_limiter(1000.0)
+    limiter.acquire()
+    before = limiter.report()
+    child = os.fork()
+    if child == 0:
+        fresh = limiter.may_send() and limiter.status().sent == 0 and limiter.report() != before
+        os._exit(0 if fresh else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert limiter.status().sent == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_per_s": 0}, {"weight": -1}, {"target_wait_s": 0}, {"min_per_s": 5, "max_per_s": 4}]
+)
+def test_a_limit_that_cannot_be_is_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Limiter("orders", URL, **wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_url_that_is_none_of_a_broker_is_refused_when_it_opens() -> None:
+    with pytest.raises(ConfigError, match="url"):
+        Limiter("orders", "http://user:secret@localhost").open()
