@@ -2,6 +2,8 @@
 
 Parts for services of your own (``docs/library.md`` shows each in use):
 
+- `Paced`, `SyncPaced`: publish with the client library that you have, at the pace of the consumers, in one line.
+- `Limiter`: the same around a call of your own.
 - `Pacer`: a law, its view of the loop and a token bucket in one, without I/O, for your own producer.
 - `Reporter`: what producers need to know of your own consumer.
 - `TokenBucket`, `ConfirmWindow`, `RetryPolicy`, `OrderTracker`: pure state; time is passed in.
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from backpressure.engines.consumer import ConsumerEngine
     from backpressure.engines.producer import ProducerEngine
     from backpressure.engines.work import Handler
-    from backpressure.errors import ConfigError, FeedbackError, PaceError, TransportError
+    from backpressure.errors import BackpressureError, ConfigError, FeedbackError, PaceError, TransportError
+    from backpressure.integrations.limiter import Limiter, PaceStatus
+    from backpressure.integrations.paced import Paced, SyncPaced
     from backpressure.laws import create as create_law
     from backpressure.settings import Settings
     from backpressure.transports.factory import connect
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAWS",
+    "BackpressureError",
     "Clock",
     "ConfigError",
     "ConfirmWindow",
@@ -52,11 +57,14 @@ __all__ = [
     "Law",
     "LawConfig",
     "LawTraits",
+    "Limiter",
     "Message",
     "Metadata",
     "OrderTracker",
     "OwnState",
     "PaceError",
+    "PaceStatus",
+    "Paced",
     "Pacer",
     "Parameter",
     "ProducerEngine",
@@ -65,6 +73,7 @@ __all__ = [
     "Settings",
     "SignalBoard",
     "Signals",
+    "SyncPaced",
     "TokenBucket",
     "TransportError",
     "__version__",
@@ -75,6 +84,7 @@ __all__ = [
 
 _HOMES = {
     "LAWS": "core.controllers",
+    "BackpressureError": "errors",
     "Clock": "engines.clock",
     "ConfigError": "errors",
     "ConfirmWindow": "core.limiters",
@@ -86,11 +96,14 @@ _HOMES = {
     "Law": "core.signals",
     "LawConfig": "core.controllers",
     "LawTraits": "core.controllers",
+    "Limiter": "integrations.limiter",
     "Message": "core.message",
     "Metadata": "core.message",
     "OrderTracker": "core.ledger",
     "OwnState": "core.board",
     "PaceError": "errors",
+    "PaceStatus": "integrations.limiter",
+    "Paced": "integrations.paced",
     "Pacer": "core.pacer",
     "Parameter": "core.controllers",
     "ProducerEngine": "engines.producer",
@@ -99,6 +112,7 @@ _HOMES = {
     "Settings": "settings",
     "SignalBoard": "core.board",
     "Signals": "core.signals",
+    "SyncPaced": "integrations.paced",
     "TokenBucket": "core.limiters",
     "TransportError": "errors",
     "connect": "transports.factory",

@@ -58,7 +58,7 @@ class AioPikaClient:
             raise NotConnectedError(f"not connected to the broker: {error!r}") from error
 
     async def _open(self) -> None:
-        if self._connection is None or (self._connection.is_closed and not _robust(self._connection)):
+        if self._connection is None or not (_robust(self._connection) or self._connection.connected.is_set()):
             self._connection = self._own = await aio_pika.connect_robust(self.url, ssl_context=self._tls)
             self._channel = None
         elif _robust(self._connection):

@@ -60,7 +60,7 @@ class _ConfirmingChannel:
             except (ValueError, TypeError):
                 raise ConfigError("client", client, "expected amqp://user:password@host:port/") from None
             self._kind: Any = SelectConnection
-            self._loop: Any = IOLoop()
+            self._loop: Any = None
             self.url = client
             return
         self._connection = self._given = client.connection if isinstance(client, Channel) else client
@@ -76,6 +76,7 @@ class _ConfirmingChannel:
     def _opened(self) -> Future[None]:
         """Return a future that is done when there is a channel; from any thread."""
         if self._given is None and self._thread is None:
+            self._loop = IOLoop()
             self._thread = threading.Thread(target=self._loop.start, name="pace pika", daemon=True)
             self._thread.start()
         done: Future[None] = Future()
@@ -167,13 +168,19 @@ class _ConfirmingChannel:
         done: Future[None] = Future()
 
         def close() -> None:
-            with suppress(AMQPError):
-                if self._connection is not self._given:
-                    self._connection.close()
-                elif self._channel is not None:
-                    self._channel.close()
+            ending = self._channel if self._connection is self._given else self._connection
+            if ending is None or ending.is_closed or ending.is_closing:
+                ended()
+                return
+            ending.add_on_close_callback(lambda *_: ended())
+            try:
+                ending.close()
+            except AMQPError:  # it was about to open
+                ended()
+
+        def ended() -> None:
             if self._thread is not None:
-                self._loop.call_later(0.2, self._loop.stop)
+                self._loop.stop()
             _settle(done)
 
         self._in_loop(close)
@@ -196,7 +203,8 @@ class PikaCallbackClient(_ConfirmingChannel):
 
     async def close(self) -> None:
         """See `AsyncClient.close`."""
-        await asyncio.wrap_future(self._closed())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(self._closed()), _CLOSE_S)
 
 
 class BlockingPikaCallbackClient(_ConfirmingChannel):
@@ -219,7 +227,10 @@ class BlockingPikaCallbackClient(_ConfirmingChannel):
             with suppress(TimeoutError):
                 self._closed().result(_CLOSE_S)
         if self._thread is not None:
+            self._in_loop(self._loop.stop)  # the broker may not have answered
             self._thread.join(_CLOSE_S)
+            if not self._thread.is_alive():
+                self._loop.close()
 
 
 def _settle(done: Future[None], error: PaceError | None = None) -> None:

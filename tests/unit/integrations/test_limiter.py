@@ -80,7 +80,7 @@ def test_a_cancelled_task_takes_nobody_s_place() -> None:
 
     async def story() -> None:
         waiting = asyncio.create_task(limiter.acquire_async())
-        while limiter.status().waiting == 0:
+        while limiter.status().waiting == 0:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -93,7 +93,8 @@ def test_a_cancelled_task_takes_nobody_s_place() -> None:
 
 
 def test_a_client_is_told_to_come_back_after_a_whole_second_at_least() -> None:
-    limiter, _, law = a_limiter(100.0)
+    limiter, clock, law = a_limiter(100.0)
+    clock.now += 1.0
     limiter.acquire()
     assert limiter.retry_after_s == 1
     law.rate_per_s = 0.1
@@ -104,7 +105,8 @@ def test_a_client_is_told_to_come_back_after_a_whole_second_at_least() -> None:
 
 
 def test_what_becomes_of_messages_reaches_the_law() -> None:
-    limiter, _, law = a_limiter(1000.0)
+    limiter, clock, law = a_limiter(1000.0)
+    clock.now += 1.0
     with limiter.sending():
         pass
     with pytest.raises(RefusedError), limiter.sending():
@@ -140,7 +142,7 @@ def test_without_an_answer_the_law_is_asked_with_what_it_knows() -> None:
 
 
 def test_the_law_knows_whether_more_could_have_been_sent() -> None:
-    limiter, clock, law = a_limiter(1.0)
+    limiter, _, law = a_limiter(1.0)
     limiter.acquire()
     limiter.may_send()
     limiter.take_reading(QueueReading(3, None, 1), blocked=False)
@@ -149,6 +151,7 @@ def test_the_law_knows_whether_more_could_have_been_sent() -> None:
     assert law.seen[-1].application_limited
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test runner has threads
 def test_a_forked_process_begins_again_with_an_identity_of_its_own() -> None:
     limiter, _, _ = a_limiter(1000.0)
     limiter.acquire()
