@@ -16,6 +16,14 @@ __all__ = ["EXTRAS", "lacks", "require"]
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "bench": ("fastapi", "fastapi_swagger", "httpx", "plotly", "rich", "starlette", "uvicorn"),
     "kafka": ("confluent_kafka",),
+    "aio-pika": ("aio_pika",),
+    "aiokafka": ("aiokafka", "confluent_kafka"),
+    "celery": ("celery",),
+    "dramatiq": ("dramatiq",),
+    "faststream": ("faststream.rabbit",),
+    "faststream-kafka": ("faststream.kafka", "confluent_kafka"),
+    "kombu": ("kombu",),
+    "taskiq": ("taskiq", "taskiq_aio_pika"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
 """Extra → the packages it brings, as they are imported."""

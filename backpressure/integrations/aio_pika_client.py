@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+from backpressure.errors import MissingExtraError
+from backpressure.extras import lacks
+
+if lacks("aio-pika"):
+    raise MissingExtraError("aio-pika", "Paced on AMQP")
+
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelInvalidStateError, DeliveryError, PublishError

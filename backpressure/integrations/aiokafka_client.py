@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from backpressure.errors import MissingExtraError
+from backpressure.extras import lacks
+
+if lacks("aiokafka"):
+    raise MissingExtraError("aiokafka", "Paced on Kafka")
+
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaConnectionError,

@@ -12,6 +12,12 @@ from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
+from backpressure.errors import MissingExtraError
+from backpressure.extras import lacks
+
+if lacks("kafka"):
+    raise MissingExtraError("kafka", "SyncPaced on Kafka")
+
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from backpressure.errors import ConfigError, NotConnectedError, PaceError, TransportError, UncarriableError

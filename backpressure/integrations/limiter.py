@@ -1,7 +1,7 @@
 """Paces everything that a process sends to one queue, whatever it sends with.
 
 `Limiter` is `Pacer` made ready for threads, event loops and forks: who may send waits in line, and a thread of its own
-(`Watcher`) reads the queue and exchanges reports. It does not know who sends: `Paced`, the middlewares of frameworks,
+(`QueueWatcher`) reads the queue and exchanges reports. It does not know who sends: `Paced`, the middlewares of frameworks,
 or a client of your own.
 """
 
@@ -25,7 +25,7 @@ from backpressure.core.reports import Report
 from backpressure.core.signals import Law
 from backpressure.errors import BackpressureError, ConfigError, RefusedError
 from backpressure.integrations.turns import Turns
-from backpressure.integrations.watcher import Watcher
+from backpressure.integrations.watcher import QueueWatcher
 from backpressure.laws import create
 from backpressure.transports.base import QueueReading
 
@@ -125,7 +125,7 @@ class Limiter:
         self._config = LawConfig(target_wait_s=target_wait_s, floor_per_s=min_per_s)
         self._max_per_s, self._weight = max_per_s, weight
         self._clock = clock
-        self._watcher: Watcher | None = None
+        self._watcher: QueueWatcher | None = None
         self._start()
 
     def _start(self) -> None:
@@ -156,7 +156,7 @@ class Limiter:
             ConfigError: the URL is none of a broker, or the client library for it is not installed.
         """
         if self._watcher is None:
-            self._watcher = Watcher.join(*self._place, member=self)
+            self._watcher = QueueWatcher.join(*self._place, member=self)
 
     def close(self) -> None:
         """Stop watching; closing twice is harmless. It may take as long as the broker takes to say goodbye."""

@@ -26,7 +26,7 @@ from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
 from backpressure.transports.factory import connect
 
-__all__ = ["Reporting", "Watched", "Watcher"]
+__all__ = ["Reporting", "Watched", "QueueWatcher"]
 
 _log = logging.getLogger("backpressure")
 _TICK_S = 0.1
@@ -58,10 +58,10 @@ class Watched(Reporting, Protocol):
         """Take in what another process reports."""
 
 
-class Watcher:
+class QueueWatcher:
     """Runs while it has members; all that watch the same broker share one."""
 
-    _running: ClassVar[dict[tuple[object, ...], Watcher]] = {}
+    _running: ClassVar[dict[tuple[object, ...], QueueWatcher]] = {}
     _guard: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, key: tuple[object, ...], transport: Transport, *, listens: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka
+import httpx
 import pika
 import pytest
 
@@ -45,7 +46,7 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def example(name: str) -> dict[str, Any]:
     namespace: dict[str, Any] = {}
-    exec(compile(EXAMPLES[name], f"library.md, {name}", "exec"), namespace)
+    exec(compile(EXAMPLES[name], f"library.md, {name}", "exec", dont_inherit=True), namespace)
     return namespace
 
 
@@ -99,6 +100,51 @@ def test_the_aio_pika_example_publishes_everything_in_order(broker_url: str) -> 
     with consuming(broker_url, "library.aio") as bodies:
         asyncio.run(example("aio-pika")["publish"](broker_url, "library.aio", BODIES))
     assert bodies == BODIES
+
+
+def test_the_one_line_example_publishes_everything_in_order(broker_url: str) -> None:
+    with consuming(broker_url, "library.paced") as bodies:
+        status = asyncio.run(example("paced")["publish"](broker_url, "library.paced", BODIES))
+    assert bodies == BODIES
+    assert status.confirmed == len(BODIES)
+
+
+def test_the_one_line_example_publishes_everything_from_threads(broker_url: str) -> None:
+    with consuming(broker_url, "library.paced-sync") as bodies:
+        example("paced-sync")["publish"](broker_url, "library.paced-sync", BODIES)
+    assert sorted(bodies) == sorted(BODIES)
+
+
+def test_the_limiter_example_paces_a_call_of_the_user(broker_url: str) -> None:
+    with (
+        consuming(broker_url, "library.limiter") as bodies,
+        pika.BlockingConnection(pika.URLParameters(broker_url)) as connection,
+    ):
+        channel = connection.channel()
+
+        def send(body: bytes) -> None:
+            channel.basic_publish("", "library.limiter", body)
+
+        example("limiter")["submit"](broker_url, "library.limiter", send, BODIES)
+    assert bodies == BODIES
+
+
+def test_the_handler_of_the_example_takes_orders_and_answers_429_when_nobody_works_on_them(broker_url: str) -> None:
+    with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
+        connection.channel().queue_declare("library.fastapi")
+    app = example("fastapi")["an_app"](broker_url, "library.fastapi")
+
+    async def story() -> list[httpx.Response]:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://orders") as client,
+        ):
+            return [await client.post("/orders", content=b"one") for _ in range(20)]
+
+    answers = asyncio.run(story())
+    assert answers[0].status_code == 202
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["Retry-After"]) >= 1
 
 
 @contextmanager

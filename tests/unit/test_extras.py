@@ -117,7 +117,16 @@ def test_a_module_without_its_extra_says_so_and_all_others_can_be_imported() -> 
     assert "backpressure.transports.rabbitmq.publisher" in result["imported"]
     assert "backpressure.broker.server" in result["imported"]
     layers = {name.split(".")[1] for name in result["refused"]}
-    assert layers == {"api", "dashboards", "experiments", "lab", "presentation", "telemetry", "transports"}
+    assert layers == {
+        "api",
+        "dashboards",
+        "experiments",
+        "integrations",
+        "lab",
+        "presentation",
+        "telemetry",
+        "transports",
+    }
     assert {name for name in result["refused"] if name.split(".")[1] in {"telemetry", "transports"}} == {
         "backpressure.telemetry.tracing_otel",
         "backpressure.transports.kafka",
