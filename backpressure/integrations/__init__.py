@@ -1,5 +1,5 @@
 """Pace matching inside other people's programs: clients and task frameworks, each in a module that imports it.
 
-`Limiter` (limiter.py) decides when the next message to a queue may go; a `QueueWatcher` (watcher.py) keeps it informed, from
-a thread of its own. `Paced` and `SyncPaced` (paced.py) publish with a client library: a module ``…_client.py`` each.
+`Limiter` (limiter.py) decides when the next message to a queue may go; a `QueueWatcher` (watcher.py) keeps it informed,
+from a thread of its own. `Paced` and `SyncPaced` (paced.py) publish with a client library: a module ``…_client.py`` each.
 """

@@ -1,8 +1,8 @@
 """Paces everything that a process sends to one queue, whatever it sends with.
 
 `Limiter` is `Pacer` made ready for threads, event loops and forks: who may send waits in line, and a thread of its own
-(`QueueWatcher`) reads the queue and exchanges reports. It does not know who sends: `Paced`, the middlewares of frameworks,
-or a client of your own.
+(`QueueWatcher`) reads the queue and exchanges reports. It does not know who sends: `Paced`, the middlewares of
+frameworks, or a client of your own.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
 from backpressure.transports.factory import connect
 
-__all__ = ["Reporting", "Watched", "QueueWatcher"]
+__all__ = ["QueueWatcher", "Reporting", "Watched"]
 
 _log = logging.getLogger("backpressure")
 _TICK_S = 0.1
