@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
@@ -391,7 +392,7 @@ def found_by_acks(at_ns: list[int], journal: Path) -> Found:
 
 def quantile(ordered: Sequence[float], part: float) -> float:
     """Return a quantile of sorted values."""
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else nan
 
 
 def table(title: str, heads: str) -> None:
@@ -419,7 +420,7 @@ def rates(bench: Bench, cells: Sequence[Cell], title: str) -> None:
 
 
 def steps(bench: Bench, cells: Sequence[Cell], title: str, age_s: float) -> None:
-    """Print how many messages each step leaves, and how long the law takes to follow one up."""
+    """Print how many messages each step leaves, and how long it takes until a faster consumer hardly lacks work."""
     heads = "consumer|service|100 → 20: deepest|goal|stop: deepest|goal|100 → 300: followed after s|goal"
     table(title, f"{heads}|utilisation before|p99 ms before")
     for cell, found in zip(cells, bench.measure(cells), strict=True):
@@ -428,16 +429,12 @@ def steps(bench: Bench, cells: Sequence[Cell], title: str, age_s: float) -> None
         spans = {at: end for (at, _), (end, _) in pairwise(marks)}
         left = [found.deepest(at, spans[at]) for at in (down, stop)]
         usual = [quantile(sorted(found.depth(at - back / 10) for back in range(1, 50)), 0.5) for at in (down, stop)]
-        followed = next((at - up for at in found.began if at >= up and _rate(found, at) >= 285), float("nan"))
+        followed = next((at - up for at in found.began if at >= up and found.utilisation(at, at + 1)[1] >= 0.95), nan)
         goals = [usual[0] + 80 * (age_s + 1), usual[1] + 100 * (age_s + 1), 15 if age_s > 1 else 5]
         _, before = found.utilisation(marks[0][0] + WARM_S, down)
         waits = [1000 * (b - s) for s, b in zip(found.sent, found.began, strict=False) if WARM_S <= b < down]
         pairs = f"{left[0]} | ≤ {goals[0]:.0f} | {left[1]} | ≤ {goals[1]:.0f} | {followed:.1f} | ≤ {goals[2]}"
         print(f"| {cell.title} | {cell.service} | {pairs} | {before:.3f} | {quantile(sorted(waits), 0.99):.0f} |")
-
-
-def _rate(found: Found, at_s: float) -> float:
-    return bisect_right(found.began, at_s + 1) - bisect_right(found.began, at_s)
 
 
 def _pika(bench: Bench, arguments: argparse.Namespace) -> None:
