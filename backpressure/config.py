@@ -18,11 +18,19 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from backpressure.catalogue import allowed, each, find_field, find_section, value_of
+from backpressure.catalogue import (
+    allowed,
+    changes_with_present_names,
+    each,
+    find_field,
+    find_section,
+    former_name_notices,
+    value_of,
+    with_present_names,
+)
 from backpressure.derived import bound_of_strategy
 from backpressure.environment import dotenv, from_common_names, from_environment, without_injected
 from backpressure.errors import ConfigError
-from backpressure.former_names import notices, renamed, with_present_names
 from backpressure.settings import Settings
 
 __all__ = ["load", "replaced"]
@@ -80,7 +88,7 @@ def load(
         settings = replaced(settings, {"queue.exchange": ""}, "queue.predeclared")
     if discover is not None and (changes := discover(settings, _names_broker(settings, strength))):
         settings = replaced(settings, changes, "brokers of this machine")
-    for notice in notices(values):
+    for notice in former_name_notices(values):
         log.warning("%s", notice)
     return settings
 
@@ -101,7 +109,7 @@ def _with_bound_of_strategy(settings: Settings, strength: Mapping[str, int]) -> 
 def replaced(settings: Settings, changes: Mapping[str, Any], source: str = "request") -> Settings:
     """Return ``settings`` with the dotted keys of ``changes`` replaced, all or none; raises `ConfigError`."""
     values = {key: (value, "settings") for key, value in each(settings)}
-    changes = renamed(changes, settings, source)
+    changes = changes_with_present_names(changes, settings, source)
     return _validated(values | {key: (value, source) for key, value in changes.items()})
 
 

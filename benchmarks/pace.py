@@ -1,10 +1,10 @@
 """What the law `pace` achieves on a real broker, compared with the oracle: ``python benchmarks/pace.py [TABLE …]``.
 
 Each table runs included scenarios with `pace run`, ``--repeat`` times, and prints medians. Every run is compared with
-the oracle (`backpressure.experiments.oracle`), which sees the same consumers without delay; docs/pace-law.md explains
-what is possible for a law with delayed information. The oracle has the same random service times, so "of possible" does
-not depend on luck. On a virtual machine the column "steal" shows the share of processor time that went to other
-machines: above a few per cent the figures describe the machine, not the law.
+the oracle (`backpressure.experiments.comparison`), which sees the same consumers without delay; docs/pace-law.md
+explains what is possible for a law with delayed information. The oracle has the same random service times, so "of
+possible" does not depend on luck. On a virtual machine the column "steal" shows the share of processor time that went
+to other machines: above a few per cent the figures describe the machine, not the law.
 
 Tables: ``steps`` (capacity jumps), ``capacity`` (50 and 500 msg/s), ``fast`` (5000), ``stops`` (5 s without consumer),
 ``sharing`` (2 to 16 producers join and leave), ``weights`` (unequal shares), ``prefetch`` (automatic against 1, 100 and
@@ -31,7 +31,7 @@ import httpx
 import psutil
 
 from backpressure.experiments import library
-from backpressure.experiments.oracle import oracle
+from backpressure.experiments.comparison import oracle
 from backpressure.transports.rabbitmq_node import private_node
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from starlette.routing import Match, Route
 
 from backpressure.api.pages import serve_reference
 from backpressure.api.serving import BodyLimit
-from backpressure.catalogue import find_field
+from backpressure.catalogue import find_field, former_name_notices
 from backpressure.errors import (
     ConfigError,
     PaceError,
@@ -30,7 +30,6 @@ from backpressure.errors import (
     TransportError,
     UnsupportedError,
 )
-from backpressure.former_names import notices
 from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 from backpressure.version import __version__
@@ -198,7 +197,7 @@ class Changed(BaseModel):
 
 def checked_live(settings: dict[str, Any], role: Literal["producer", "consumer"]) -> dict[str, Any]:
     """Return ``settings`` by dotted names as they are; raises `ConfigError` for one that needs a restart."""
-    for notice in notices({key: (value, "request") for key, value in settings.items()}):
+    for notice in former_name_notices({key: (value, "request") for key, value in settings.items()}):
         log.warning("%s", notice)
     for key, value in settings.items():
         find_field(key, value, "request")

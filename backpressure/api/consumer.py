@@ -22,7 +22,7 @@ from backpressure.config import replaced
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
-from backpressure.telemetry.metrics_processes import consumer_registry
+from backpressure.telemetry.metrics import consumer_registry
 
 __all__ = ["SlowedDown", "consumer_app"]
 

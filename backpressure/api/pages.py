@@ -9,7 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse
 
-from backpressure.presentation.installed import installed_file
+from backpressure.presentation import installed_file
 
 __all__ = ["Page", "security_headers", "serve_reference"]
 

@@ -37,7 +37,7 @@ from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import ConfigError, UnsupportedError
 from backpressure.laws import law_names
 from backpressure.settings import QueueSettings
-from backpressure.telemetry.metrics_processes import producer_registry
+from backpressure.telemetry.metrics import producer_registry
 from backpressure.transports.base import Cause
 
 __all__ = ["producer_app"]

@@ -22,9 +22,8 @@ from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
-from backpressure.experiments.comparison import Comparison, Standing, rank
+from backpressure.experiments.comparison import TOO_LONG, Comparison, Standing, oracles, rank
 from backpressure.experiments.document import to_toml
-from backpressure.experiments.oracle import TOO_LONG, oracles
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report import conclude
 from backpressure.experiments.report.comparison_page import render_laws

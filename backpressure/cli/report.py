@@ -11,8 +11,7 @@ import click
 from backpressure.cli.run_outcome import EXIT_CODES, from_here, print_outcome
 from backpressure.errors import ConfigError
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.comparison import Comparison, rank
-from backpressure.experiments.oracle import TOO_LONG, oracles
+from backpressure.experiments.comparison import TOO_LONG, Comparison, oracles, rank
 from backpressure.experiments.report import conclude
 from backpressure.experiments.report.comparison_page import render_runs
 from backpressure.experiments.rundir import RunDirectory

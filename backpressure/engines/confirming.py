@@ -1,6 +1,6 @@
-"""A publisher for single messages: the caller waits for the confirm of each. Not for throughput.
+"""Publishers for single messages: the caller waits for the confirm of each. Not for throughput.
 
-It connects at the first message, and returns the broker's answer to each. What to do about an alarm or a missing queue
+They connect at the first message, and return the broker's answer to each. What to do about an alarm or a missing queue
 is the caller's decision.
 """
 
@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backpressure.core.limiters import ConfirmWindow
-from backpressure.core.message import Message
+from backpressure.core.message import Delivery, Message
 from backpressure.errors import AccessRefusedError, RefusedError, TransportError, UncarriableError
+from backpressure.settings import QueueSettings
 from backpressure.transports.base import FULL, Cause, Publisher, Refusal, Transport
 
-__all__ = ["ConfirmingPublisher"]
+__all__ = ["ATTEMPTS_HEADER", "REASON_HEADER", "ConfirmingPublisher", "DeadLetters"]
 
 _MOST_IN_FLIGHT = 1000
 
@@ -116,3 +117,45 @@ def _fail(failed: Iterable[_Sending], error: TransportError) -> None:
     for sending in failed:
         if not sending.settled.done():
             sending.settled.set_exception(error)
+
+
+REASON_HEADER = "x-pace-reason"
+ATTEMPTS_HEADER = "x-pace-attempts"
+_LONGEST_REASON = 1000  # characters: headers have to fit in one frame
+
+
+class DeadLetters:
+    """Publishes messages that failed for good to the dead-letter queue, with the reason, through the default exchange.
+
+    Rejecting a message would dead-letter it too, but without the reason; that is left for messages that cannot be
+    published (`UncarriableError`). The publisher has its own connection, so that an alarm that blocks publishing does
+    not delay acknowledgements.
+    """
+
+    def __init__(self, transport: Transport, queue: QueueSettings) -> None:
+        """``queue`` names the work queue, and the one for dead letters."""
+        self._transport = transport
+        self._publisher = ConfirmingPublisher(transport)
+        self._work = queue.work
+        self._dead_letter = queue.dead_letter
+
+    async def send(self, delivery: Delivery, reason: str, attempts: int) -> None:
+        """Publish what was delivered and return when the broker has it; raises `TransportError`.
+
+        The confirm may take long while the broker blocks publishing: sending again would only double the message.
+        Raises `UncarriableError` for what the broker has to dead-letter itself, because it cannot be published.
+        """
+        readable = reason[:_LONGEST_REASON].encode(errors="backslashreplace").decode()
+        try:
+            letter = self._transport.dead_letter(
+                delivery, self._work, {REASON_HEADER: readable, ATTEMPTS_HEADER: attempts}
+            )
+        except ValueError as error:
+            raise UncarriableError(str(error)) from error
+        routed = await self._publisher.publish(letter, exchange="", routing_key=self._dead_letter)
+        if not routed:
+            raise TransportError(f"there is no dead-letter queue {self._dead_letter!r}")
+
+    async def stop(self) -> None:
+        """Close the connection, if there is one."""
+        await self._publisher.stop()

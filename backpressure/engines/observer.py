@@ -26,9 +26,9 @@ from backpressure.core.snapshot import (
 )
 from backpressure.engines import observer_view as view
 from backpressure.engines.clock import Clock
-from backpressure.engines.observer_broker import ManagementReader, broker_state, listed_queues
 from backpressure.engines.observer_events import EventWatch
 from backpressure.engines.observer_queues import QueueWatch
+from backpressure.engines.observer_view import ManagementReader, broker_state, listed_queues
 from backpressure.engines.rates import Roster
 from backpressure.errors import (
     AccessRefusedError,

@@ -16,11 +16,10 @@ from backpressure.core.histogram import Histogram
 from backpressure.core.limiters import TokenBucket
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision
-from backpressure.engines.clock import Clock
+from backpressure.engines.clock import Clock, Waker
 from backpressure.engines.composer import Composer, Outgoing
 from backpressure.engines.outbox import Outbox
 from backpressure.engines.topology import QueueKeeper
-from backpressure.engines.waker import Waker
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
 from backpressure.telemetry.journal_file import JournalWriter

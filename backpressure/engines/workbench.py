@@ -17,12 +17,11 @@ from collections.abc import Callable
 from backpressure.core.journal import Outcome
 from backpressure.core.message import Delivery, Metadata
 from backpressure.derived import retry_policy
-from backpressure.engines.clock import Clock
-from backpressure.engines.dead_letters import DeadLetters
+from backpressure.engines.clock import Clock, Waker
+from backpressure.engines.confirming import DeadLetters
 from backpressure.engines.prefetch import PrefetchControl
 from backpressure.engines.tally import Consumed, Job, Tally
 from backpressure.engines.topology import QueueKeeper
-from backpressure.engines.waker import Waker
 from backpressure.engines.work import Work, Worker
 from backpressure.errors import UncarriableError
 from backpressure.settings import Settings

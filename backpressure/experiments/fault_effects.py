@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backpressure.engines.clock import Clock
-from backpressure.experiments.broker_operators import BrokerOperator, EmbeddedOperator
+from backpressure.experiments.brokers import BrokerOperator, EmbeddedOperator
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded, Note
 from backpressure.experiments.faults import (
     BrokerHang,

@@ -1,16 +1,128 @@
-"""The data of one run: read by `rundir` or made by `simulate`, used by the analysis and the report."""
+"""The data of one run: sampled ten times a second, read by `rundir` or made by `simulate`, used by the analysis."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from statistics import fmean
+from typing import ClassVar
 
+import psutil
+from pydantic import ConfigDict, TypeAdapter
+
+from backpressure.core.snapshot import Snapshot
 from backpressure.experiments.accounts import Accounts
-from backpressure.experiments.events import LoadChanged, Outcome
-from backpressure.experiments.expectations import Expectation
-from backpressure.experiments.sample import Sample
+from backpressure.experiments.events import LoadChanged, Note, Outcome
+from backpressure.experiments.summary import Expectation
 
-__all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recording", "nanoseconds"]
+__all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recorder", "Recording", "Sample", "nanoseconds"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Rates are messages per second over the last second. None means "unknown", for ``allowed_per_s`` also "no limit".
+
+    Attributes:
+        t_s: seconds since the first phase began.
+        ready, unacked: of the work queue; their sum is the depth.
+        offered_total: messages that the schedules of all producers have asked for so far.
+        in_flight: sent and unconfirmed, all producers.
+        signal_age_ms: age of the laws' view of the consumers at their last decisions, mean over the producers.
+        tick_lateness_ms: how much later than due the last tick of a producer's control loop began, the worst of them.
+        reason: why the law of the most restrained producer decided as it did.
+        rss_mb, cpu_s: resident memory and CPU time used so far, by process id.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True)
+
+    t_s: float
+    ready: int | None = None
+    unacked: int | None = None
+    offered_per_s: float | None = None
+    published_per_s: float | None = None
+    processed_per_s: float | None = None
+    nacked_per_s: float | None = None
+    allowed_per_s: float | None = None
+    offered_total: int = 0
+    in_flight: int | None = None
+    signal_age_ms: float | None = None
+    tick_lateness_ms: float | None = None
+    reason: str = ""
+    rss_mb: Mapping[str, float] = field(default_factory=dict)
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int | None:
+        """Ready plus unacked; ready alone where unacked is unknown."""
+        return None if self.ready is None else self.ready + (self.unacked or 0)
+
+    def to_json(self) -> str:
+        """Return one line of JSON, without its line end."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Sample:
+        """Return the sample in ``line``, ignoring what a later version added; raises `ValueError`."""
+        return _ADAPTER.validate_json(line)
+
+
+_ADAPTER = TypeAdapter(Sample)
+
+
+class Recorder:
+    """Takes samples and reports new events of the observer; one for a run."""
+
+    def __init__(self, work_queue: str) -> None:
+        """``work_queue`` is the queue whose depth is recorded."""
+        self._work_queue = work_queue
+        self._meters: dict[int, psutil.Process] = {}
+        self._told_ns = 0
+
+    def sample(self, t_s: float, snapshot: Snapshot, pids: Mapping[str, int]) -> Sample:
+        """Return the sample at ``t_s``; ``pids`` are the processes to measure, by id."""
+        queue = snapshot.queues.get(self._work_queue)
+        allowed = snapshot.pacing_rate_per_s
+        law = snapshot.law
+        rates = snapshot.rates
+        costs = dict(self._costs(pids))
+        ages_s = [producer.signal_age_s for producer in snapshot.producers if producer.signal_age_s is not None]
+        late_s = [producer.tick_lateness_s for producer in snapshot.producers if producer.tick_lateness_s is not None]
+        return Sample(
+            t_s=round(t_s, 3),
+            ready=queue.ready if queue else None,
+            unacked=queue.unacked if queue else None,
+            offered_per_s=rates.offered_per_s,
+            published_per_s=rates.published_per_s,
+            processed_per_s=rates.processed_per_s,
+            nacked_per_s=rates.nacked_per_s,
+            allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
+            offered_total=snapshot.totals.offered,
+            in_flight=sum(producer.in_flight for producer in snapshot.producers) if snapshot.producers else None,
+            signal_age_ms=round(fmean(ages_s) * 1000, 1) if ages_s else None,
+            tick_lateness_ms=round(max(late_s) * 1000, 3) if late_s else None,
+            reason=law.reason if law else "",
+            rss_mb={process: rss_mb for process, (rss_mb, _) in costs.items()},
+            cpu_s={process: cpu_s for process, (_, cpu_s) in costs.items()},
+        )
+
+    def notes(self, snapshot: Snapshot) -> Iterator[Note]:
+        """Yield the events that are new since the last call."""
+        fresh = [event for event in snapshot.events if event.at_ns > self._told_ns]  # several may have the same time
+        self._told_ns = max((event.at_ns for event in fresh), default=self._told_ns)
+        yield from (Note(at_ns=event.at_ns, text=event.text) for event in fresh)
+
+    def _costs(self, pids: Mapping[str, int]) -> Iterator[tuple[str, tuple[float, float]]]:
+        for process, pid in pids.items():
+            try:
+                meter = self._meters.get(pid) or self._meters.setdefault(pid, psutil.Process(pid))
+                with meter.oneshot():
+                    times = meter.cpu_times()
+                    rss_mb = round(meter.memory_info().rss / 1e6, 1)
+                yield process, (rss_mb, round(times.user + times.system, 2))
+            except psutil.Error:
+                self._meters.pop(pid, None)  # it has just ended
 
 
 def nanoseconds(seconds: float) -> int:

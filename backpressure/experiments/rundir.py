@@ -44,8 +44,7 @@ from backpressure.experiments.events import (
     RunEnded,
     read_event,
 )
-from backpressure.experiments.recording import RecordedFault, RecordedPhase, RecordedProcess, Recording
-from backpressure.experiments.sample import Sample
+from backpressure.experiments.recording import RecordedFault, RecordedPhase, RecordedProcess, Recording, Sample
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.summary import Summary
 

@@ -25,15 +25,14 @@ from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
 from backpressure.errors import ExperimentError, PaceError, PlatformError
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
-from backpressure.experiments.control import ProcessControl
 from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
 from backpressure.experiments.fault_effects import Stage
-from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
 from backpressure.experiments.phases import Conductor, share_done
 from backpressure.experiments.proxy import Proxy
+from backpressure.experiments.recording import Recorder
 from backpressure.experiments.rundir import RunDirectory, RunFacts
-from backpressure.experiments.sample import Recorder
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.program import on_stop_signals

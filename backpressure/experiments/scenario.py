@@ -1,7 +1,8 @@
 """The scenario model: what a TOML file means, and which mistakes it contains.
 
 A `Scenario` is complete and checked: every phase has all settings, so nothing can turn out invalid after the processes
-have started. Every mistake is a `ConfigError` that names file, key, value and what is allowed.
+have started. Every mistake is a `ConfigError` that names file, key, value and what is allowed. Runs and simulations
+both derive seeds, service times, offered load and capacity from the settings here.
 """
 
 from __future__ import annotations
@@ -11,31 +12,27 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import sqrt
 from types import NoneType
 from typing import Any, Literal, get_args
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from backpressure.catalogue import find_field
+from backpressure.catalogue import changes_with_present_names, find_field, former_name_notices
 from backpressure.config import replaced
 from backpressure.derived import law_config
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import dotted
-from backpressure.experiments.expectations import Expectation, parse_expectation
+from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
 from backpressure.experiments.simulated_strangers import StrangerSettings
-from backpressure.experiments.summary import metric_paths
-from backpressure.former_names import notices, renamed
+from backpressure.experiments.summary import Expectation, metric_paths, parse_expectation
 from backpressure.laws import create
-from backpressure.settings import LIVE, Settings, is_live
+from backpressure.settings import LIVE, ConsumerSettings, Settings, is_live
 
-__all__ = [
-    "Phase",
-    "Scenario",
-    "Until",
-    "build",
-]
+__all__ = ["Phase", "Scenario", "Until", "build", "load_of", "process_seed", "service"]
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +188,9 @@ def _started(role: str, phases: list[Phase]) -> int:
 def _wanted(table: Mapping[str, Any], settings: Settings, prefix: str, source: str) -> dict[str, Any]:
     """Return what a table changes of ``settings``, by the names that settings have now."""
     wanted = dict(_flat(table, prefix, source))
-    for notice in notices({key: (value, source) for key, value in wanted.items()}):
+    for notice in former_name_notices({key: (value, source) for key, value in wanted.items()}):
         log.warning("%s", notice)
-    return renamed(wanted, settings, source)
+    return changes_with_present_names(wanted, settings, source)
 
 
 def _flat(table: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, Any]]:
@@ -286,3 +283,38 @@ def _problem(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> tupl
     message = str(error["msg"])
     value = None if error["type"] == "missing" else error["input"]
     return value, _EXPECTED.get(error["type"], f"{message[0].lower()}{message[1:]}")
+
+
+def process_seed(seed: int, process_id: str) -> int:
+    """Return the seed of a process: different for each, the same in every run with ``seed``."""
+    return crc32(f"{seed}/{process_id}".encode())
+
+
+def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:
+    """Return the capacity of these consumers and the offered load of these producers under ``settings``."""
+    mean_s, cv = service(settings)
+    return LoadChanged(
+        at_ns=at_ns,
+        capacity_per_s=consumers / mean_s,
+        demand_per_s=producers * settings.producer.rate,
+        service_cv=cv,
+        target_wait_s=settings.control.target_wait_ms / 1000,
+        tick_s=settings.control.tick_ms / 1000,
+    )
+
+
+def service(settings: Settings) -> tuple[float, float]:
+    """Return mean (seconds) and coefficient of variation of the work per message."""
+    if settings.producer.processing_time_s is not None:
+        return settings.producer.processing_time_s, 0.0
+    consumer = settings.consumer
+    return consumer.mean_service_s, _service_cv(consumer)
+
+
+def _service_cv(consumer: ConsumerSettings) -> float:
+    if consumer.distribution == "exponential":
+        return 1.0
+    if consumer.distribution == "uniform":
+        spread_s = (consumer.processing_max_ms - consumer.processing_min_ms) / 1000
+        return spread_s / sqrt(12) / consumer.mean_service_s
+    return 0.0

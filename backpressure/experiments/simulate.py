@@ -1,35 +1,35 @@
 """Runs a scenario in virtual time: the same laws and the same `Summary`, without a broker or waiting.
 
-The plant (`backpressure.core.plant`) models broker, consumers and feedback, and `simulated_faults` the faults. The
-result is a `Recording`, so one analysis and one report serve real and simulated runs. Figures that a model cannot know
-(CPU, memory) are left out.
+The plant (`backpressure.core.plant`) models broker, consumers and feedback, and `simulated_faults` the faults. What the
+plant has counted becomes what a run records: a `Recording`, so one analysis and one report serve real and simulated
+runs. Figures that a model cannot know (CPU, memory) are left out.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from math import ceil, inf
 from typing import Literal
 
 from backpressure.config import replaced
-from backpressure.core.plant import Failures, Network, Plant, QueueBound, Workers
+from backpressure.core.ledger import LedgerTotals
+from backpressure.core.plant import Failures, Network, Plant, PlantSample, QueueBound, Workers, WorkQueue
 from backpressure.core.signals import Law
 from backpressure.derived import law_config, retry_policy
+from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
-from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, nanoseconds
-from backpressure.experiments.scenario import Phase, Scenario, Until
-from backpressure.experiments.simulated_accounts import accounts_of, samples_of
+from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, Sample, nanoseconds
+from backpressure.experiments.scenario import Phase, Scenario, Until, load_of, process_seed, service
 from backpressure.experiments.simulated_faults import simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.experiments.simulated_strangers import before_strangers, seen_by
-from backpressure.experiments.workload import load_of, process_seed, service
 from backpressure.laws import create
 from backpressure.settings import Settings
 
-__all__ = ["service_times", "simulate", "workers_of"]
+__all__ = ["accounts_of", "samples_of", "service_times", "simulate", "workers_of"]
 
 _CHECK_S = 0.1
 _ROUND_TRIP_S = 0.002
@@ -227,3 +227,66 @@ def workers_of(settings: Settings, round_trip_s: float = _ROUND_TRIP_S) -> Worke
 
 def _overflow(settings: Settings) -> Literal["reject-publish", "drop-head"]:
     return "drop-head" if settings.queue.overflow == "drop-head" else "reject-publish"
+
+
+class _CountedLedger:
+    """The plant knows the end of every message, so its counts are the ledger."""
+
+    def __init__(self, queue: WorkQueue, rejected: int) -> None:
+        processed, left = queue.processed - queue.duplicates, queue.unprocessed
+        self._totals = LedgerTotals(
+            confirmed=queue.arrived,
+            processed=processed,
+            dead_lettered=queue.dead_lettered,
+            dropped=queue.dropped,
+            left_in_queue=left,
+            rejected=rejected,
+            returned=0,
+            unsettled=0,
+            lost=queue.arrived - processed - queue.dead_lettered - queue.dropped - left,
+            duplicates=queue.duplicates,
+        )
+
+    def totals(self) -> LedgerTotals:
+        return self._totals
+
+
+def accounts_of(
+    queue: WorkQueue, *, rejected: int = 0, confirmed_after_s: Callable[[float], float] = lambda _: 0.0
+) -> Accounts:
+    """Return the accounts of all messages that went through ``queue``.
+
+    ``confirmed_after_s`` returns how long the confirm of a message took that was sent at a given time.
+    """
+    accounts = Accounts()
+    for at_s, wait_s in zip(queue.starts_s, queue.waits_s, strict=True):
+        accounts.waits.add(nanoseconds(at_s), nanoseconds(wait_s))
+    for sent_s in queue.arrivals_s:
+        accounts.confirms.add(nanoseconds(sent_s), nanoseconds(confirmed_after_s(sent_s)))
+    for at_s, sojourn_s in zip(queue.done_s, queue.sojourns_s, strict=True):
+        accounts.end_to_end.add(nanoseconds(at_s), nanoseconds(sojourn_s))
+    accounts.done_ns.extend(accounts.end_to_end.at_ns)
+    accounts.delivered = queue.processed + queue.dead_lettered
+    accounts.redelivered = queue.redelivered
+    accounts.ledger = _CountedLedger(queue, rejected)  # type: ignore[assignment]  # asked for its totals alone
+    return accounts
+
+
+def samples_of(samples: list[PlantSample]) -> Iterator[Sample]:
+    """Convert the plant's totals to the samples of a real run, whose rates look back one second."""
+    window: list[PlantSample] = []
+    for sample in samples:
+        window = [old for old in window if sample.at_s - old.at_s <= 1.0 + 1e-9] + [sample]
+        first, span_s = window[0], sample.at_s - window[0].at_s
+        yield Sample(
+            t_s=round(sample.at_s, 3),
+            ready=sample.ready,
+            unacked=sample.depth - sample.ready,
+            offered_per_s=sample.demand_per_s,
+            published_per_s=(sample.arrived - first.arrived) / span_s if span_s else None,
+            processed_per_s=(sample.processed - first.processed) / span_s if span_s else None,
+            nacked_per_s=(sample.nacked - first.nacked) / span_s if span_s else None,
+            allowed_per_s=min(sum(sample.rates_per_s), sample.demand_per_s),
+            offered_total=ceil(sample.offered),
+            signal_age_ms=sample.signal_age_s and sample.signal_age_s * 1000,
+        )

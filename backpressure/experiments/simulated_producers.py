@@ -14,8 +14,7 @@ from backpressure.core.signals import Law
 from backpressure.derived import own_limit_per_s, retries
 from backpressure.experiments.accounts import ConfirmTimes
 from backpressure.experiments.recording import RecordedProcess, nanoseconds
-from backpressure.experiments.scenario import Phase
-from backpressure.experiments.workload import process_seed
+from backpressure.experiments.scenario import Phase, process_seed
 from backpressure.settings import Settings
 
 __all__ = ["MODELLED_PRODUCERS", "Killed", "SimulatedProducers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from backpressure.presentation.installed import NUMBERS, chart_script
+from backpressure.presentation import NUMBERS, chart_script
 
 __all__ = ["assets"]
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from backpressure.experiments.accounts import PARTS, Band
 from backpressure.experiments.events import Note
-from backpressure.experiments.latency_breakdown import PARTS, Band
 from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Held, Summary
-from backpressure.presentation.installed import chart_script
+from backpressure.presentation import chart_script
 from backpressure.presentation.numbers import figure
 
 __all__ = [

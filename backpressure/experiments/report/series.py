@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backpressure.experiments.analysis import percentiles_over_time
-from backpressure.experiments.recording import Recording
-from backpressure.experiments.sample import Sample
+from backpressure.experiments.recording import Recording, Sample
 from backpressure.experiments.summary import Percentiles, PhaseSummary
 
 __all__ = ["chart_data", "thinned"]

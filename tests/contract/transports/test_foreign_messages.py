@@ -11,7 +11,7 @@ import pytest
 from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.properties import Properties, read_properties
 from backpressure.core.message import Delivery, Message, Metadata
-from backpressure.engines.dead_letters import DeadLetters
+from backpressure.engines.confirming import DeadLetters
 from backpressure.errors import TransportError, UncarriableError
 
 Play = Callable[..., None]

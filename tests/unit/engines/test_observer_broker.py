@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.engines.observer_broker import broker_state, listed_queues
+from backpressure.engines.observer_view import broker_state, listed_queues
 from backpressure.transports.management_models import ConnectionInfo, ConsumerInfo, NodeInfo, Overview, QueueInfo
 
 QUEUE = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from backpressure.engines.other_consumers import OtherConsumers
+from backpressure.engines.consumer import OtherConsumers
 from backpressure.errors import NotConnectedError
 from backpressure.transports.base import QueueReading
 

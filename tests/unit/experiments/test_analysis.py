@@ -13,10 +13,8 @@ from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.experiments.accounts import Accounts, Durations
 from backpressure.experiments.analysis import percentiles, percentiles_over_time, summarise
 from backpressure.experiments.events import LoadChanged
-from backpressure.experiments.expectations import Expectation
-from backpressure.experiments.recording import RecordedPhase, RecordedProcess, Recording
-from backpressure.experiments.sample import Sample
-from backpressure.experiments.summary import PhaseSummary, Summary
+from backpressure.experiments.recording import RecordedPhase, RecordedProcess, Recording, Sample
+from backpressure.experiments.summary import Expectation, PhaseSummary, Summary
 
 T0_S = 1_000.0
 DEMAND = 1000.0

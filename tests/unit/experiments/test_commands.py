@@ -16,9 +16,8 @@ from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.errors import ExperimentError
 from backpressure.experiments.events import LoadChanged, PhaseBegan, PhaseEnded, ProcessStarted, RunEnded
 from backpressure.experiments.library import read
-from backpressure.experiments.recording import Recording
+from backpressure.experiments.recording import Recording, Sample
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
-from backpressure.experiments.sample import Sample
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate
 from backpressure.telemetry.journal_file import JournalWriter

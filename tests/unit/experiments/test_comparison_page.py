@@ -9,8 +9,7 @@ import pytest
 
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.comparison import Comparison, rank
-from backpressure.experiments.oracle import TOO_LONG, oracle, oracles
+from backpressure.experiments.comparison import TOO_LONG, Comparison, oracle, oracles, rank
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.report.comparison_page import render_laws, render_runs, side_by_side
 from backpressure.experiments.simulate import simulate

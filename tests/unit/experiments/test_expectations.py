@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from backpressure.experiments.expectations import parse_expectation
-from backpressure.experiments.summary import find_metric, metric_paths
+from backpressure.experiments.summary import find_metric, metric_paths, parse_expectation
 
 FIGURES: dict[str, Any] = {
     "totals": {"lost": 0, "processed": 100},

@@ -15,8 +15,7 @@ import pytest
 from backpressure.core.journal import Outcome, ProducerRecord
 from backpressure.errors import ExperimentError
 from backpressure.experiments import library
-from backpressure.experiments.control import ProcessControl
-from backpressure.experiments.fleet import Fleet
+from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.supervisor import Child
 from backpressure.telemetry.journal_file import JournalWriter
@@ -154,7 +153,7 @@ def test_a_process_that_lives_and_does_not_answer_ends_the_run() -> None:
 
 
 def test_a_process_that_has_no_broker_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backpressure.experiments.control._POLL_S", 0.0)
+    monkeypatch.setattr("backpressure.experiments.fleet._POLL_S", 0.0)
     answers = SimpleNamespace(codes=iter([503, 503, 200]))
     post(lambda _: httpx.Response(next(answers.codes)))
     assert next(answers.codes, None) is None

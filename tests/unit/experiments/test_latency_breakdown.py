@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
-from backpressure.experiments.latency_breakdown import PARTS, LatencyBreakdown
+from backpressure.experiments.accounts import PARTS, LatencyBreakdown
 from backpressure.experiments.report.sections import latency_breakdown
 
 MS = 1_000_000

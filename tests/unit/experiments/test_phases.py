@@ -19,10 +19,9 @@ from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Event, EventKind, Quantiles, QueueState, Rates, Snapshot, Totals
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.phases import Conductor, is_reached, share_done
+from backpressure.experiments.recording import Recorder, Sample
 from backpressure.experiments.rundir import create
-from backpressure.experiments.sample import Recorder, Sample
-from backpressure.experiments.scenario import Phase, Until
-from backpressure.experiments.workload import service
+from backpressure.experiments.scenario import Phase, Until, service
 from backpressure.settings import Settings
 
 BEGIN_NS = 1_000_000_000_000

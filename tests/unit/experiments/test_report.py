@@ -5,10 +5,10 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from backpressure.cli.run_outcome import junit_error, to_junit
+from backpressure.experiments.recording import Sample
 from backpressure.experiments.report.comparison_page import side_by_side
 from backpressure.experiments.report.sections import expectations, header, tiles
 from backpressure.experiments.report.series import thinned
-from backpressure.experiments.sample import Sample
 from backpressure.experiments.summary import Depth, Held, MessageTotals, Percentiles, Summary, Verdict
 
 

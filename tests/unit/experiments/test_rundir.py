@@ -22,9 +22,9 @@ from backpressure.experiments.events import (
     RunEnded,
 )
 from backpressure.experiments.library import read
+from backpressure.experiments.recording import Sample
 from backpressure.experiments.report import conclude
 from backpressure.experiments.rundir import RunDirectory, RunFacts, create
-from backpressure.experiments.sample import Sample
 from backpressure.telemetry.journal_file import JournalWriter
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

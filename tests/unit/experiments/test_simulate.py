@@ -8,11 +8,10 @@ import pytest
 from backpressure.core.plant import QueueBound, WorkQueue
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.oracle import oracle
-from backpressure.experiments.scenario import build
+from backpressure.experiments.comparison import oracle
+from backpressure.experiments.scenario import build, process_seed
 from backpressure.experiments.simulate import service_times, simulate, workers_of
 from backpressure.experiments.simulated_producers import MODELLED_PRODUCERS
-from backpressure.experiments.workload import process_seed
 
 
 @pytest.mark.parametrize("name", sorted(library.shipped()))

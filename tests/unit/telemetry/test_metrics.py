@@ -25,14 +25,16 @@ from backpressure.core.snapshot import (
     Threshold,
     Totals,
 )
-from backpressure.telemetry.metrics import HTTP_REQUEST_DURATION, RequestMetrics, expose
-from backpressure.telemetry.metrics_monitor import MONITOR_COST_METRICS, MONITOR_METRICS, monitor_registry
-from backpressure.telemetry.metrics_processes import (
+from backpressure.telemetry.metrics import (
     CONSUMER_METRICS,
+    HTTP_REQUEST_DURATION,
     PRODUCER_METRICS,
+    RequestMetrics,
     consumer_registry,
+    expose,
     producer_registry,
 )
+from backpressure.telemetry.metrics_monitor import MONITOR_COST_METRICS, MONITOR_METRICS, monitor_registry
 
 PRODUCER = ProducerReport(
     id="alice", session=1, pid=11, host="lab", queue="work.queue", at_ns=0, offered=1000, published=130, confirmed=120,
