@@ -96,6 +96,14 @@ lint: $(VENV)/.dev  ## check format, style, types and imports
 	@$(BIN)/mypy --platform darwin --no-warn-unreachable --cache-dir .mypy_cache/darwin
 	@$(BIN)/lint-imports
 
+.PHONY: dist
+dist: $(VENV)/.dev  ## build the distributions twice, compare them, and try them in empty environments (PYTHONS="python3.12 …")
+	@$(BIN)/python tools/release.py $(PYTHONS)
+
+.PHONY: release
+release: $(VENV)/.dev  ## set VERSION=1.2.0, close the changelog's section under it, and build as make dist does
+	@$(BIN)/python tools/release.py --prepare "$(VERSION)" $(PYTHONS)
+
 .PHONY: docs
 docs: $(VENV)/.dev  ## generate docs/configuration.md, docs/cli.md and the Grafana dashboards from the code
 	@$(BIN)/python docs/generate.py

@@ -1,5 +1,9 @@
 """A small HTTP/1.1 client for the management API: h11 over asyncio, as the embedded broker's server is.
 
+Why not httpx: a request costs a fifth of its processor time (0.13 ms to 0.7 ms; a probe asks ten times a second), and a
+transport needs five libraries fewer. Why not http.client: it needs a thread, which goes on waiting for a slow answer
+after its request was cancelled, and the process with it.
+
 Lives here: connections, kept open between requests, and the time limit of a request. It follows no redirects, uses no
 proxy and sends nothing that was not asked for. Must not know: what the answers mean.
 """
