@@ -55,11 +55,11 @@ This page has the text of `pace --help` and `pace COMMAND --help`. Exit codes:
 | 3 | could not run or finish; also an experiment (`pace run`, `compare`, `simulate`) that Ctrl-C interrupted |
 | 130 | any other command that Ctrl-C interrupted |
 
-Programs that run until they are stopped (producer, consumer, monitor, lab, broker) shut down cleanly, with exit code
-0, on Ctrl-C, SIGTERM and SIGHUP (the terminal was closed; ignored under `nohup`). A second signal ends them at once.
-Standard output that is closed or full stops no program. The exceptions are `pace laws`, `pace scenarios`, `pace doctor`
-and `pace monitor --once`, whose only result is their output: they end with 3 if the disk is full. A character that the
-terminal cannot show becomes a `?`.
+Programs that run until they are stopped (producer, consumer, proxy, monitor, lab, broker) shut down cleanly, with exit
+code 0, on Ctrl-C, SIGTERM and SIGHUP (the terminal was closed; ignored under `nohup`). A second signal ends them at
+once. Standard output that is closed or full stops no program. The exceptions are `pace laws`, `pace scenarios`,
+`pace doctor` and `pace monitor --once`, whose only result is their output: they end with 3 if the disk is full. A
+character that the terminal cannot show becomes a `?`.
 
 `python fast_producer.py`, `python slow_consumer.py` and `python monitor.py` have the flags of `pace producer`,
 `pace consumer` and `pace monitor`. If a flag sets a setting, its name is in brackets;

@@ -25,6 +25,7 @@ _COMMANDS = {
     "simulate": ("simulate:simulate", "Run a scenario in virtual time, without a broker."),
     "producer": ("producer:producer", "Send messages at the pace the consumer can take."),
     "consumer": ("consumer:consumer", "Work on messages at a steady rate."),
+    "proxy": ("proxy:proxy", "Pace any AMQP client, unchanged, to the consumers of its queues."),
     "monitor": ("monitor:monitor", "Watch queues, rates, waits and back-pressure."),
     "broker": ("broker:broker", "Run the embedded AMQP broker, or a private RabbitMQ or Kafka."),
     "lab": ("lab:lab", "Serve a page and an HTTP API to try queues with."),

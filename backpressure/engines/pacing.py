@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, inf
+from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.histogram import Histogram, RecentValues
@@ -20,13 +21,12 @@ from backpressure.core.reports import ConsumerReport, ProducerReport, decision_w
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
-from backpressure.engines.sender import Sender
 from backpressure.errors import FeedbackError, TransportError
 from backpressure.laws import create
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading
 
-__all__ = ["Pacing"]
+__all__ = ["Paceable", "Pacing"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,66 @@ _ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, 
 _TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
+
+
+class Window(Protocol):
+    """How many messages are in flight, and the most that may be."""
+
+    @property
+    def limit(self) -> int:
+        """The most that may be in flight."""
+
+    def __len__(self) -> int: ...
+
+
+class Outcomes(Protocol):
+    """What the broker said to the messages that were sent; totals."""
+
+    @property
+    def confirmed(self) -> int:
+        """Messages that it took."""
+
+    @property
+    def nacked(self) -> int:
+        """Refusals."""
+
+    @property
+    def returned(self) -> int:
+        """Messages that no queue was bound for."""
+
+    @property
+    def in_flight(self) -> Window:
+        """Messages that it has not answered for."""
+
+    @property
+    def confirm_latency(self) -> Histogram:
+        """Times from sent to confirmed."""
+
+
+class Paceable(Protocol):
+    """What is paced: it sends messages to one queue at the rate that was applied last."""
+
+    @property
+    def session(self) -> int:
+        """Its identity in reports."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has told it to stop."""
+
+    @property
+    def offered_per_s(self) -> float:
+        """The offered load; infinite where it is as fast as can be."""
+
+    @property
+    def outbox(self) -> Outcomes:
+        """What became of its messages."""
+
+    def take_application_limited(self) -> bool:
+        """Return whether there was less to send than allowed at some moment since the last call."""
+
+    def apply(self, decision: Decision) -> None:
+        """Send at the rate of ``decision`` from now on."""
 
 
 class Pacing:
@@ -53,7 +113,7 @@ class Pacing:
         self,
         settings: Settings,
         clock: Clock,
-        sender: Sender,
+        sender: Paceable,
         *,
         law: Law,
         probe: QueueProbe,

@@ -38,8 +38,8 @@ from backpressure.experiments.faults import (
     ProducerKill,
 )
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.proxy import Proxy
 from backpressure.experiments.supervisor import Supervisor
+from backpressure.experiments.tcp_proxy import Proxy
 
 __all__ = ["EFFECTS", "Effect", "Injection", "Stage"]
 

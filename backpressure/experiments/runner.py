@@ -30,11 +30,11 @@ from backpressure.experiments.fault_effects import Stage
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
 from backpressure.experiments.phases import Conductor, share_done
-from backpressure.experiments.proxy import Proxy
 from backpressure.experiments.recording import Recorder
 from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
+from backpressure.experiments.tcp_proxy import Proxy
 from backpressure.program import on_stop_signals
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin, Transport

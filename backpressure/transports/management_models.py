@@ -202,6 +202,7 @@ class ExchangeInfo(_Info):
     durable: bool = False
     auto_delete: bool = False
     internal: bool = False
+    arguments: _Object = {}
 
 
 class BindingInfo(_Info):

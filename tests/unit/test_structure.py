@@ -23,6 +23,7 @@ SHARED_NAMES = {
     "prefetch": "the rule, and its use by the consumer",
     "probe": "one for each transport",
     "producer": "the producer: its command, its engine, its HTTP API",
+    "proxy": "the proxy: its command and its HTTP API",
     "publisher": "one for each transport",
     "simulate": "simulations: the command and what it runs",
     "subscriber": "one for each transport",

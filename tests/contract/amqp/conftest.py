@@ -6,12 +6,17 @@ Where the two differ on purpose, the difference has a name and a reason in ``DIF
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pika
@@ -22,6 +27,7 @@ from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 DIFFERENCES = {
     "dead-letter names that do not fit": "RabbitMQ takes a dead-letter key of any length, and closes the connection of "
@@ -41,6 +47,7 @@ class BrokerUnderTest:
     url: str
     management_url: str
     version: tuple[int, ...] = (3, 10)
+    proxied: bool = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -57,11 +64,53 @@ class BrokerUnderTest:
         return expected_since_4 if self.version >= (4,) else before
 
 
-@pytest.fixture(scope="session", params=["embedded", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
-    fixture = {"embedded": "embedded_broker", "rabbitmq": "rabbitmq_node"}[request.param]
-    running = request.getfixturevalue(fixture)
-    if request.param == "embedded":
+@pytest.fixture(scope="session", params=["embedded", "rabbitmq", "embedded-proxied", "rabbitmq-proxied"])
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
+    """A broker as its clients see it: reached directly, or through `pace proxy`, which no client may notice."""
+    kind, _, proxied = request.param.partition("-")
+    running = request.getfixturevalue({"embedded": "embedded_broker", "rabbitmq": "rabbitmq_node"}[kind])
+    found = _found(kind, running)
+    if not proxied:
+        yield found
+        return
+    with running_proxy(tmp_path_factory.mktemp("proxy"), found.url, found.management_url, "--dry-run") as url:
+        yield replace(found, url=url, proxied=True)
+
+
+@pytest.fixture
+def direct(broker: BrokerUnderTest) -> None:
+    """Skip a test of addresses behind a proxy: the broker sees those of the proxy, not the client's."""
+    if broker.proxied:
+        pytest.skip("the broker sees the proxy's address")
+
+
+@contextlib.contextmanager
+def running_proxy(directory: Path, broker_url: str, management_url: str, *options: str) -> Iterator[str]:
+    """Run `pace proxy` in front of a broker; the URL of the proxy with the broker's login and virtual host."""
+    announcement = directory / "proxy.json"
+    command = [sys.executable, "-m", "backpressure", "proxy", "--listen", "127.0.0.1:0", "--no-api"]
+    process = subprocess.Popen(
+        [*command, "--upstream", broker_url, "--management-url", management_url, "--log-level", "WARNING", *options],
+        env=os.environ | {"PACE_CONFIG": "", "PACE_PROCESS__ANNOUNCE_FILE": str(announcement)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not announcement.exists():
+            assert process.poll() is None, "the proxy did not start"
+            assert time.monotonic() < deadline, "the proxy is not ready"
+            time.sleep(0.02)
+        port = urlsplit(json.loads(announcement.read_text())["url"]).port
+        before = urlsplit(broker_url)
+        yield before._replace(netloc=f"{before.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
+        assert process.poll() is None, "the proxy has ended by itself"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _found(kind: str, running: Any) -> BrokerUnderTest:
+    if kind == "embedded":
         return BrokerUnderTest("embedded", running.url, running.management_url)
     overview = httpx.get(f"{running.management_url}/api/overview", auth=("guest", "guest"), trust_env=False).json()
     version = tuple(int(part) for part in overview["rabbitmq_version"].split(".")[:2])

@@ -173,6 +173,7 @@ def test_bindings_are_listed(janitor: httpx.Client, channel: BlockingChannel, qu
     assert sorted(found, key=lambda binding: binding["source"]) == [by_default, by_topic]
 
 
+@pytest.mark.usefixtures("direct")
 def test_consumers_are_listed(observed: Observed, janitor: httpx.Client, until: Any) -> None:
     def listed() -> Any:
         return [
@@ -185,6 +186,7 @@ def test_consumers_are_listed(observed: Observed, janitor: httpx.Client, until: 
     assert until(listed, expected) == expected
 
 
+@pytest.mark.usefixtures("direct")
 def test_channels_are_listed(observed: Observed, janitor: httpx.Client, until: Any) -> None:
     def listed() -> Any:
         return [
@@ -204,6 +206,7 @@ def test_channels_are_listed(observed: Observed, janitor: httpx.Client, until: A
     assert until(listed, expected) == expected
 
 
+@pytest.mark.usefixtures("direct")
 def test_connections_are_listed(observed: Observed, janitor: httpx.Client, until: Any) -> None:
     def listed() -> Any:
         return [
@@ -306,6 +309,7 @@ def test_a_policy_that_makes_no_sense_is_refused(janitor: httpx.Client, document
     assert janitor.get("/policies/%2F/contract.bad").status_code == 404
 
 
+@pytest.mark.usefixtures("direct")
 @pytest.mark.parametrize(("given", "told"), [({}, "Closed via management plugin"), ({"X-Reason": "spring"}, "spring")])
 def test_a_connection_can_be_closed_for_a_reason(
     broker: Any,

@@ -218,6 +218,7 @@ def test_a_healthy_broker_says_so(janitor: httpx.Client, path: str) -> None:
     assert janitor.get(path).json()["status"] == "ok"
 
 
+@pytest.mark.usefixtures("direct")
 def test_a_port_is_distinguished_from_one_that_nobody_listens_on(broker: Any, janitor: httpx.Client) -> None:
     assert janitor.get(f"/health/checks/port-listener/{broker.address[1]}").status_code == 200
     assert janitor.get("/health/checks/port-listener/1").status_code == 503

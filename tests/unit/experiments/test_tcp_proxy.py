@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backpressure.experiments.proxy import Proxy
+from backpressure.experiments.tcp_proxy import Proxy
 
 _LOOPBACK_S = 0.02  # bytes that are on their way through the kernel are let arrive before time jumps
 

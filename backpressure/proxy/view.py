@@ -1,0 +1,138 @@
+"""What the connections of one proxy share: the paced queues, the way to them, and what passed of each queue.
+
+It is about one virtual host, that of the upstream URL; connections to others only pass.
+Must not know: sockets, tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backpressure.proxy.paced_queue import PacedQueue
+from backpressure.proxy.routing import Topology
+from backpressure.proxy.watching import QueueTally, WatchedConsumer
+
+__all__ = ["HoldLimits", "View"]
+
+_MOST_ROUTES = 10_000
+_MOST_TALLIES = 10_000
+_MOST_FOUND = 100
+_NAMED_BY_BROKER = "amq."  # queues for replies, as a rule
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLimits:
+    """How much may wait in one channel before the client's socket is no longer read."""
+
+    messages: int = 100
+    octets: int = 1 << 20
+
+
+class View:
+    """Queues, routes and consumers, as far as this proxy knows them.
+
+    Attributes:
+        virtual_host: whose queues these are.
+        topology: exchanges and bindings.
+        paced: the paced queues by name.
+        tallies: what passed of each queue.
+        consumers: those that consume now, by number.
+        prefetch_auto: whether consumers get no more prefetch than keeps them busy.
+        limits: of what may wait.
+    """
+
+    def __init__(
+        self,
+        virtual_host: str,
+        topology: Topology,
+        *,
+        limits: HoldLimits,
+        ignored_exchange: str,
+        find: Callable[[str], PacedQueue | None] | None = None,
+        may_find: Callable[[str], bool] = lambda _name: True,
+        prefetch_auto: bool = False,
+    ) -> None:
+        """``find`` makes a paced queue of one that messages were found to lead to, if it ``may_find`` it.
+
+        None: only named queues are paced.
+        Messages to ``ignored_exchange``, the reports of other programs, are not paced.
+        """
+        self.virtual_host = virtual_host
+        self.topology = topology
+        self.paced: dict[str, PacedQueue] = {}
+        self.tallies: dict[str, QueueTally] = {}
+        self.consumers: dict[int, WatchedConsumer] = {}
+        self.limits = limits
+        self.prefetch_auto = prefetch_auto
+        self._find = find
+        self._wanted = may_find
+        self._ignored_exchange = ignored_exchange
+        self._routes: dict[bytes, tuple[PacedQueue, ...]] = {}
+        self._routes_of = -1
+        self._consumers_seen = 0
+
+    def pace(self, queue: PacedQueue) -> None:
+        """Pace one more queue from now on."""
+        self.paced[queue.name] = queue
+        self._routes.clear()
+
+    def forget(self, name: str) -> None:
+        """Pace a queue no longer."""
+        self.paced.pop(name, None)
+        self._routes.clear()
+
+    def queues_of(self, route: bytes) -> tuple[PacedQueue, ...]:
+        """Return the paced queues of a message; ``route`` are exchange and routing key as ``basic.publish`` has them.
+
+        None for octets that make no sense, which the broker will refuse.
+        """
+        if self._routes_of != self.topology.version:
+            self._routes.clear()
+            self._routes_of = self.topology.version
+        known = self._routes.get(route)
+        if known is None:
+            if len(self._routes) >= _MOST_ROUTES:
+                self._routes.clear()  # clients may use endlessly many keys
+            known = self._routes[route] = self._resolve(route)
+        return known
+
+    def _resolve(self, route: bytes) -> tuple[PacedQueue, ...]:
+        length = route[0] if route else 0
+        exchange = route[1 : 1 + length].decode(errors="replace")
+        key = route[2 + length :].decode(errors="replace")
+        if len(route) < 2 + length or exchange == self._ignored_exchange:
+            return ()
+        found = []
+        for name in sorted(self.topology.queues(exchange, key)):
+            queue = self.paced.get(name)
+            if queue is None and self._find is not None and self._may_be_found(name):
+                queue = self._find(name)
+            if queue is not None:
+                self.paced[name] = queue
+                found.append(queue)
+        return tuple(found)
+
+    def _may_be_found(self, name: str) -> bool:
+        named_by_broker = not name or name.startswith(_NAMED_BY_BROKER)
+        return not named_by_broker and len(self.paced) < _MOST_FOUND and self._wanted(name)
+
+    def tally(self, queue: str) -> QueueTally:
+        """Return the counters of ``queue``; beyond ten thousand names, those of all others together."""
+        known = self.tallies.get(queue)
+        if known is None:
+            name = queue if len(self.tallies) < _MOST_TALLIES else ""
+            known = self.tallies.setdefault(name, QueueTally())
+        return known
+
+    def watch(self, queue: str, *, no_ack: bool, prefetch: int, subscribed: bool = True) -> WatchedConsumer:
+        """Return the counters of a new consumer, or (not ``subscribed``) of a client that fetches single messages."""
+        self._consumers_seen += 1
+        consumer = WatchedConsumer(self._consumers_seen, queue, self.tally(queue), no_ack=no_ack, prefetch=prefetch)
+        if subscribed:
+            self.consumers[consumer.number] = consumer
+        return consumer
+
+    def ended(self, consumer: WatchedConsumer) -> None:
+        """A consumer was cancelled, or its channel is gone."""
+        self.consumers.pop(consumer.number, None)

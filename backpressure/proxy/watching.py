@@ -1,0 +1,176 @@
+"""What passes a consumer, as the counters of its reports: deliveries, settlements, service times.
+
+The proxy does not see work, but it sees when a message is delivered and when it is settled. The n-th message delivered
+to a consumer that works on C messages at a time starts when it arrives, or when the (n − C)-th settlement has passed,
+whichever is later. C is found by comparing: a message that meets an idle consumer starts at once, so its service time
+is known whatever C is. If the others then seem to take less, more of them are in work at a time than thought.
+Must not know: frames, channels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from backpressure.core.histogram import Histogram
+
+__all__ = ["QueueTally", "WatchedConsumer"]
+
+_MOST_WORKERS = 1000
+_FRESH_S = 5.0  # how long the service time of a message that met an idle consumer is compared with
+_PART_ALONE, _PART_USUAL = 0.3, 0.2
+_FEWER, _MORE = 0.6, 1.6
+_EVIDENCE = 3.0
+
+
+class QueueTally:
+    """What passed of one queue since the proxy started, over all its consumers; ``held`` is a level."""
+
+    __slots__ = (
+        "acked",
+        "delivered",
+        "got",
+        "held",
+        "lost",
+        "redelivered",
+        "rejected",
+        "requeued",
+        "service",
+        "unseen",
+    )
+
+    def __init__(self) -> None:
+        self.delivered = self.got = self.unseen = self.redelivered = 0
+        self.acked = self.rejected = self.requeued = self.lost = 0
+        self.held = 0
+        self.service = Histogram()
+
+
+class WatchedConsumer:
+    """One subscription to one queue (``basic.consume`` … ``basic.cancel``).
+
+    Attributes:
+        number: different from that of every other consumer of this proxy.
+        queue: which it consumes.
+        no_ack: the broker takes each message for settled when it is delivered: what becomes of it is not seen.
+        prefetch: how many messages it may hold; 0: any number.
+        held: delivered and not settled.
+        delivered, acked, rejected, requeued, redelivered: totals.
+        workers: on how many messages it seems to work at a time.
+        service_sum_s, service_sum_s2: of the settled messages.
+    """
+
+    def __init__(self, number: int, queue: str, tally: QueueTally, *, no_ack: bool, prefetch: int) -> None:
+        self.number = number
+        self.queue = queue
+        self.no_ack = no_ack
+        self.prefetch = prefetch
+        self.held = 0
+        self.delivered = self.acked = self.rejected = self.requeued = self.redelivered = 0
+        self.workers = 1
+        self.service_sum_s = self.service_sum_s2 = 0.0
+        self._tally = tally
+        self._settled = 0
+        self._settled_at: deque[float] = deque(maxlen=_MOST_WORKERS)
+        self._busy_s = 0.0
+        self._busy_since = 0.0
+        self._alone_s = self._usual_s = 0.0
+        self._alone_at = float("-inf")
+        self._evidence = 0.0
+
+    def deliver(self, now: float, *, redelivered: bool) -> int:
+        """A message was delivered; return its number, which `settle` wants, negative if it met an idle consumer."""
+        self.delivered += 1
+        self.redelivered += redelivered
+        tally = self._tally
+        tally.delivered += 1
+        tally.redelivered += redelivered
+        if self.no_ack:
+            tally.unseen += 1
+            return 0
+        self._work(now)
+        self.held += 1
+        tally.held += 1
+        number = self._settled + self.held
+        return -number if self.held == 1 else number
+
+    def settle(self, messages: Sequence[tuple[float, int]], now: float, *, gone: bool, acked: bool) -> None:
+        """Messages were settled at once, each given by when it was delivered and its number.
+
+        ``gone``: they have left the queue; ``acked``: because they are done.
+        """
+        self._work(now)
+        count = len(messages)
+        self.held -= count
+        tally = self._tally
+        tally.held -= count
+        if not gone:
+            self.requeued += count
+            tally.requeued += count
+        elif acked:
+            self.acked += count
+            tally.acked += count
+        else:
+            self.rejected += count
+            tally.rejected += count
+        for at, number in messages:
+            service_s = self._service_s(at, abs(number), now)
+            if gone:
+                self.service_sum_s += service_s
+                self.service_sum_s2 += service_s * service_s
+                tally.service.record(service_s)
+            self._compare(service_s, now, alone=number < 0)
+        for _ in range(count):
+            self._settled += 1
+            self._settled_at.append(now)
+
+    def lose(self, count: int, now: float) -> None:
+        """The channel is gone, or everything was recovered: messages go back to the queue."""
+        self._work(now)
+        self.held -= count
+        self._settled += count
+        self._settled_at.extend([now] * min(count, _MOST_WORKERS))
+        self._tally.held -= count
+        self._tally.lost += count
+
+    def busy_s(self, now: float) -> float:
+        """Return the time spent working, of all its workers together."""
+        self._work(now)
+        return self._busy_s
+
+    def _work(self, now: float) -> None:
+        self._busy_s += min(self.held, self.workers) * (now - self._busy_since)
+        self._busy_since = now
+
+    def _service_s(self, delivered_at: float, number: int, now: float) -> float:
+        """Return how long the work on a message took; see the module."""
+        back = self._settled - (number - self.workers)  # settlements since the one that let it start
+        if number <= self.workers or back >= len(self._settled_at):
+            return now - delivered_at
+        if back < 0:
+            return 0.0  # settled out of order: more are in work than thought
+        return now - max(delivered_at, self._settled_at[-1 - back])
+
+    def _compare(self, service_s: float, now: float, *, alone: bool) -> None:
+        if alone:
+            part = _PART_ALONE if now - self._alone_at <= _FRESH_S else 1.0
+            self._alone_s += part * (service_s - self._alone_s)
+            self._alone_at = now
+            return
+        if now - self._alone_at > _FRESH_S or self._alone_s <= 0:
+            return
+        self._usual_s += _PART_USUAL * (service_s - self._usual_s)
+        if self._usual_s < _FEWER * self._alone_s:
+            self._evidence += 1.0
+        elif self._usual_s > _MORE * self._alone_s:
+            self._evidence -= 1.0
+        else:
+            self._evidence *= 0.5
+        most = min(_MOST_WORKERS, self.held + 1, self.prefetch or _MOST_WORKERS)
+        if self._evidence >= _EVIDENCE and self.workers < most:
+            self._changed(self.workers + 1)
+        elif self._evidence <= -_EVIDENCE and self.workers > 1:
+            self._changed(self.workers - 1)
+
+    def _changed(self, workers: int) -> None:
+        self.workers, self._evidence, self._usual_s = workers, 0.0, self._alone_s

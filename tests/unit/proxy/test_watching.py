@@ -1,0 +1,89 @@
+"""Service times and workers of a consumer, from what passes it."""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+import pytest
+
+from backpressure.proxy.watching import QueueTally, WatchedConsumer
+
+
+def play(
+    consumer: WatchedConsumer,
+    *,
+    workers: int,
+    service_s: float,
+    rate_per_s: float,
+    seconds: float,
+    prefetch: int = 10,
+    exponential: bool = False,
+) -> None:
+    """Let a consumer with ``workers`` work on what arrives at ``rate_per_s``, and settle each message then."""
+    chance = random.Random(7)
+    arrivals, waiting = int(seconds * rate_per_s), 0
+    due = [(1 + number / rate_per_s, 0, number) for number in range(arrivals)]
+    heapq.heapify(due)
+    free, buffered, delivered = workers, [], {}
+    while due:
+        now, kind, number = heapq.heappop(due)
+        if now > 1 + seconds:
+            return
+        if kind == 0:
+            waiting += 1
+        else:
+            consumer.settle([delivered.pop(number)], now, gone=True, acked=True)
+            free += 1
+        while waiting and consumer.held < prefetch:
+            waiting -= 1
+            name = consumer.delivered
+            delivered[name] = (now, consumer.deliver(now, redelivered=False))
+            buffered.append(name)
+        while free and buffered:
+            free -= 1
+            took_s = service_s * (chance.expovariate(1.0) if exponential else 1.0)
+            heapq.heappush(due, (now + took_s, 1, buffered.pop(0)))
+
+
+def consumer_of(prefetch: int = 10) -> WatchedConsumer:
+    return WatchedConsumer(1, "orders", QueueTally(), no_ack=False, prefetch=prefetch)
+
+
+@pytest.mark.parametrize("exponential", [False, True])
+def test_one_worker_with_a_full_prefetch_takes_what_its_work_takes(exponential: bool) -> None:
+    consumer = consumer_of()
+    play(consumer, workers=1, service_s=0.01, rate_per_s=500, seconds=20, exponential=exponential)
+    assert consumer.service_sum_s / consumer.acked == pytest.approx(0.01, rel=0.1)
+    assert consumer.busy_s(21) == pytest.approx(20, rel=0.02)
+    assert consumer.workers <= 2
+
+
+def test_one_worker_with_little_to_do_is_busy_for_a_part_of_the_time() -> None:
+    consumer = consumer_of()
+    play(consumer, workers=1, service_s=0.01, rate_per_s=30, seconds=20)
+    assert consumer.busy_s(21) == pytest.approx(6, rel=0.05)
+    assert consumer.workers == 1
+
+
+def test_several_messages_in_work_at_a_time_are_found_out() -> None:
+    consumer = consumer_of(prefetch=10)
+    play(consumer, workers=10, service_s=0.1, rate_per_s=45, seconds=20, prefetch=10, exponential=True)
+    assert 4 <= consumer.workers <= 10
+    assert consumer.service_sum_s / consumer.acked == pytest.approx(0.1, rel=0.3)
+
+
+def test_what_goes_back_to_the_queue_is_not_work_done() -> None:
+    tally = QueueTally()
+    consumer = WatchedConsumer(1, "orders", tally, no_ack=False, prefetch=0)
+    messages = [(1.0, consumer.deliver(1.0, redelivered=False)) for _ in range(3)]
+    consumer.settle(messages[:1], 1.1, gone=False, acked=False)
+    consumer.lose(2, 1.2)
+    assert (consumer.held, tally.held, tally.requeued, tally.lost, consumer.service_sum_s) == (0, 0, 1, 2, 0.0)
+
+
+def test_messages_that_are_settled_together_share_the_time() -> None:
+    consumer = consumer_of()
+    messages = [(1.0, consumer.deliver(1.0, redelivered=False)) for _ in range(5)]
+    consumer.settle(messages, 1.5, gone=True, acked=True)
+    assert consumer.service_sum_s == pytest.approx(0.5)
