@@ -40,10 +40,13 @@ def test_steps_with_exponential_service(lab: Any) -> None:
 
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
 def test_steps_seen_by_the_probe_alone(lab: Any, distribution: str) -> None:
-    workers = Workers(distribution=distribution, strangers=Strangers(count=1, prefetch=1))
-    plant = lab.plant(1, workers=workers)
-    lab.join(plant, "pace")
-    outcome = lab.phases(plant, [(100, 20), (20, 20), (100, 20), (300, 20), (100, 20)], workers)
+    def run(seed: int) -> Any:
+        workers = Workers(distribution=distribution, strangers=Strangers(count=1, prefetch=1))
+        plant = lab.plant(seed, workers=workers)
+        lab.join(plant, "pace")
+        return lab.phases(plant, [(100, 20), (20, 20), (100, 20), (300, 20), (100, 20)], workers)
+
+    outcome = lab.median_of_three(run)
     assert outcome.utilisation >= 0.98
     assert outcome.p99_s <= 0.45
 

@@ -24,7 +24,9 @@ class DepthObserver:
     last reports. The readings are needed only for the constant c (what was in the queue before the first reading). So
     their noise is averaged over half a second (an α-β filter), and a message that moves from ready to unacked between a
     reading and a report is not counted twice. The slope of c is a flow that no counter explains: foreign producers,
-    expiry, requeueing. Without departure counters: depth = reading + sent since − μ̂·(age of the reading).
+    expiry, requeueing. Without departure counters: depth = reading + sent that had not arrived then − μ̂·(age of the
+    reading). What had arrived at a moment was confirmed half a round trip later. What is unconfirmed for longer is on
+    its way, or waits in the client, and is in no reading.
 
     Attributes:
         depth: messages queued, in work or on their way; None before anything is known.
@@ -38,6 +40,8 @@ class DepthObserver:
         self.unreported_per_s = 0.0
         self.read_at = -inf
         self._sent = Timeline(_HISTORY_S)
+        self._arrived = Timeline(_HISTORY_S)
+        self._arrived_at = -inf
         self.reading = 0.0
         self._offset: float | None = None
         self._tracked_at = -inf
@@ -46,6 +50,8 @@ class DepthObserver:
     def read(self, signals: Signals, now: float) -> bool:
         """Record what has been sent, and the reading if it is new; return whether it was."""
         self._sent.record(now, signals.confirmed_total + signals.in_flight)
+        self._arrived_at = max(self._arrived_at, now - (signals.confirm_latency_min_s or 0.0) / 2)
+        self._arrived.record(self._arrived_at, signals.confirmed_total)
         reading, read_at = signals.depth, now - signals.depth_age_s
         if signals.departed_total is None and signals.backlog is not None:
             reading, read_at = signals.backlog, now - signals.backlog_age_s
@@ -55,15 +61,15 @@ class DepthObserver:
         return True
 
     def left_by(self, moment: float, backlog: float) -> float:
-        """Return how many messages had left the system at ``moment``, as sent minus the ``backlog`` there was."""
-        return self._sent.at(moment) - backlog
+        """Return how many messages had left the system at ``moment``, as arrived minus the ``backlog`` there was."""
+        return self._arrived.at(moment) - backlog
 
     def busiest(self, start: float, least_s: float) -> tuple[float, float]:
         """Return how many must have left in how many seconds at the end of ``start`` to the last reading, at the most.
 
         Consumers that were idle at ``start`` could do no more than what came; in a burst that is what they can do.
         """
-        return self._sent.busiest(start, self.read_at, self.reading, least_s)
+        return self._arrived.busiest(start, self.read_at, self.reading, least_s)
 
     def forget(self) -> None:
         """Start again with the next reading: the counters were interrupted."""
@@ -73,18 +79,18 @@ class DepthObserver:
         """Compute the depth now from the last reading alone: a Smith predictor."""
         self.forget()
         if self.read_at > -inf:
-            sent = self._sent.at(now) - self._sent.at(self.read_at)
-            self.depth = max(0.0, self.reading + sent - rate_per_s * (now - self.read_at))
+            since = self._sent.at(now) - self._arrived.at(self.read_at)
+            self.depth = max(0.0, self.reading + since - rate_per_s * (now - self.read_at))
 
     def bound(self, signals: Signals, now: float) -> bool:
         """Correct the depth where consumers have room, so hold less than they may; return whether that changed it."""
         most, read_at = signals.held_at_most, now - signals.depth_age_s
         if signals.ready or most is None or self.depth is None or read_at <= self.read_at:
             return False
-        sent = self._sent.at(now) - self._sent.at(read_at)
-        if self.depth <= most + sent:
+        since = self._sent.at(now) - self._arrived.at(read_at)
+        if self.depth <= most + since:
             return False
-        self.depth = most + sent
+        self.depth = most + since
         return True
 
     def count(self, signals: Signals, rate_per_s: float, now: float, *, busy: float, stalled: bool) -> None:

@@ -48,3 +48,36 @@ def test_departures_go_on_until_a_report_is_missing() -> None:
 
     assert depth(3006, age_s=0.06) == pytest.approx(5, abs=1)  # late: six more will have gone
     assert depth(3020, age_s=0.2) == pytest.approx(5 + 20, abs=2)  # missing: none may have
+
+
+def test_what_is_not_confirmed_is_in_no_reading_and_has_not_left() -> None:
+    """A client holds 50 messages back for a second while the queue is empty."""
+    observer = DepthObserver(report_interval_s=0.1)
+    for tick in range(11):
+        signals = Signals(ready=0, backlog=0, backlog_age_s=0.0, depth_age_s=0.0, in_flight=5 * tick)
+        observer.read(signals, tick * 0.1)
+        observer.predict(100.0, tick * 0.1)
+        assert observer.left_by(tick * 0.1, 0) == 0
+        assert observer.depth == pytest.approx(5 * tick)
+
+
+def test_far_away_what_was_confirmed_had_arrived_half_a_round_trip_before() -> None:
+    """100 messages a second are on their way for 0.2 s, and their confirms again; 7 are always in the queue."""
+    observer = DepthObserver(report_interval_s=0.1)
+    for tick in range(41):
+        now = tick * 0.1
+        sent, confirmed = 100 * now, 100 * max(0.0, now - 0.4)  # those confirmed now arrived 0.2 s ago
+        signals = Signals(
+            ready=7,
+            backlog=7,
+            backlog_age_s=0.2,  # the answer is on its way as long
+            depth_age_s=0.2,
+            confirmed_total=round(confirmed),
+            in_flight=round(sent - confirmed),
+            confirm_latency_min_s=0.4,
+        )
+        observer.read(signals, now)
+        observer.predict(100.0, now)
+        if tick > 10:
+            assert observer.left_by(now - 0.2, 7) == pytest.approx(confirmed - 7, abs=1)
+            assert observer.depth == pytest.approx(7 + 20, abs=1)  # and what is on its way
