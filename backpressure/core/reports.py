@@ -3,26 +3,34 @@
 Counters are totals since the process started, never rates. Listeners take differences, so a lost report costs freshness
 and not correctness. Reports are not trusted: they may come from another version or another program, so `decode` checks
 each and raises `FeedbackError`. A field with a default may be left out.
+
+Reports have two forms: JSON for programs in any language (`encode`), and octets for this project's own
+(`encode_compact`); `decode` reads both. The classes are not frozen only because a frozen one takes three times as long
+to make; nothing changes a report.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from math import inf
 from typing import Any
 
+from backpressure.core.compact_reports import COMPACT_VERSION, CONSUMER, PRODUCER, Layout, pack, sender_in, unpack
 from backpressure.core.histogram import MAX_BUCKET, Histogram
 from backpressure.errors import FeedbackError
 
 __all__ = [
     "FEEDBACK_VERSION",
     "ConsumerReport",
+    "Fullness",
     "ProducerReport",
     "Report",
+    "completed",
     "decision_window",
     "decode",
     "encode",
+    "encode_compact",
     "sender_of",
     "ticks_per_report",
 ]
@@ -34,7 +42,7 @@ _LONGEST_BYTES = 1000
 _LONGEST_QUEUE_BYTES = 255  # AMQP's own limit of a name; Kafka's is less
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ProducerReport:
     """One producer process at one moment.
 
@@ -45,6 +53,7 @@ class ProducerReport:
     ceiling, a fixed rate). ``bottleneck_per_s`` is the law's estimate of the rate of all consumers together; None: it
     has none. ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it had none.
     ``tick_lateness`` is how much later than due each tick of the control loop began; ``tick_lateness_s`` the last one.
+    ``interval_s`` is the time until its next report; 0: not known. A ``brief`` one lacks distributions and texts.
     """
 
     id: str
@@ -80,9 +89,11 @@ class ProducerReport:
     limiter_delay: Histogram = field(default_factory=Histogram)
     tick_lateness: Histogram = field(default_factory=Histogram)
     api_url: str = ""
+    interval_s: float = 0.0
+    brief: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ConsumerReport:
     """One consumer process at one moment.
 
@@ -93,7 +104,8 @@ class ConsumerReport:
     ``message_age`` end when the work starts; one begins when the message was sent, the other when it was meant to be.
 
     Other programs may leave out what has a default. A ``service_sum_s``, ``service_sum_s2``, ``rss_bytes`` or ``cpu_s``
-    of 0 means that it is not known.
+    of 0 means that it is not known. ``interval_s`` is the time until its next report, 0: not known. A ``brief`` report
+    lacks distributions and texts.
     """
 
     id: str
@@ -123,6 +135,8 @@ class ConsumerReport:
     service: Histogram = field(default_factory=Histogram)
     prefetch_auto: bool = False
     api_url: str = ""
+    interval_s: float = 0.0
+    brief: bool = False
 
 
 Report = ProducerReport | ConsumerReport
@@ -131,7 +145,19 @@ _ROLES: dict[str, type[ProducerReport | ConsumerReport]] = {
     "producer": ProducerReport,
     "consumer": ConsumerReport,
 }
-_FIELDS = {kind: [(spec.name, str(spec.type)) for spec in fields(kind)] for kind in _ROLES.values()}
+_FIELDS = {
+    kind: [(spec.name, str(spec.type)) for spec in fields(kind) if spec.name != "brief"] for kind in _ROLES.values()
+}
+_LAYOUTS: dict[type[ProducerReport | ConsumerReport], Layout] = {ProducerReport: PRODUCER, ConsumerReport: CONSUMER}
+_TAIL = {
+    kind: [(name, told) for name, told in _FIELDS[kind] if name not in layout.names]
+    for kind, layout in _LAYOUTS.items()
+}
+_NOTHING = Histogram()  # shared by all reports without distributions: nothing changes it
+_WITHOUT_TAIL: dict[type[ProducerReport | ConsumerReport], dict[str, Any]] = {
+    kind: {name: _NOTHING if told == "Histogram" else "" for name, told in tail} for kind, tail in _TAIL.items()
+}
+_COMPACT = {bytes([COMPACT_VERSION]) + layout.role: kind for kind, layout in _LAYOUTS.items()}
 _OPTIONAL = {
     kind: {spec.name for spec in fields(kind) if spec.default is not MISSING or spec.default_factory is not MISSING}
     for kind in _ROLES.values()
@@ -152,12 +178,35 @@ def encode(report: Report) -> bytes:
     return json.dumps({"v": FEEDBACK_VERSION, "role": role, **content}, separators=(",", ":")).encode()
 
 
+def encode_compact(report: Report, *, brief: bool = False) -> bytes:
+    """Return ``report`` as octets; a ``brief`` one has no distributions and texts, and at most 200 octets as a rule.
+
+    A report with values that do not fit (a counter beyond 2³², a name of more than 255 octets) becomes JSON.
+    """
+    kind = type(report)
+    tail = b""
+    if not brief:
+        content = {name: _plain(getattr(report, name)) for name, _ in _TAIL[kind]}
+        tail = json.dumps(content, separators=(",", ":")).encode()
+    data = pack(_LAYOUTS[kind], report, tail)
+    return encode(report) if data is None else data
+
+
+def completed(report: Report, before: Report | None) -> Report:
+    """Return a brief ``report`` with the distributions and texts of the one ``before`` it of the same process."""
+    if not report.brief or type(before) is not type(report):
+        return report
+    return replace(report, brief=False, **{name: getattr(before, name) for name, _ in _TAIL[type(report)]})
+
+
 def sender_of(data: bytes) -> bytes:
     """Return the octets that all reports of one process begin with, without decoding the report.
 
     Role, id, pid and host come first, then the time. A report of another program may begin differently: each is then
-    taken for a sender of its own.
+    taken for a sender of its own. Brief reports are told from others, which they do not replace.
     """
+    if data[:2] in _COMPACT:
+        return sender_in(data) + bytes([data.endswith(b"}")])
     prefix = data.partition(b',"at_ns":')[0]
     return prefix if b'"id":' in prefix else data
 
@@ -166,7 +215,13 @@ def decode(data: bytes, *, histograms: bool = True) -> Report:
     """Return the report in ``data``; raises `FeedbackError` when it is not one that this version understands.
 
     Without ``histograms`` they stay empty, which is half the work: a producer that only paces does not need them.
+    Those of a compact report, and its texts, are then not even looked at.
     """
+    compact = _COMPACT.get(data[:2])
+    if compact is not None:
+        return _decode_compact(compact, data, whole=histograms)
+    if data[:1] != b"{" and data[1:2] in {b"c", b"p"}:
+        raise FeedbackError(f"a compact feedback report of version {data[0]}: this program reads {COMPACT_VERSION}")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -177,8 +232,30 @@ def decode(data: bytes, *, histograms: bool = True) -> Report:
     kind = _ROLES.get(str(content.get("role")))
     if kind is None:
         raise FeedbackError("not a feedback report of a known role")
+    return kind(**_checked(content, kind, _FIELDS[kind], histograms=histograms))
+
+
+def _decode_compact(kind: type[ProducerReport | ConsumerReport], data: bytes, *, whole: bool) -> Report:
+    try:
+        content, end = unpack(_LAYOUTS[kind], data)
+        rest = json.loads(data[end:]) if whole and len(data) > end else None
+    except (ValueError, RecursionError) as error:
+        raise FeedbackError(f"not a compact feedback report: {error}") from None
+    values: dict[str, Any] = content
+    values.update(_WITHOUT_TAIL[kind])
+    values["brief"] = len(data) == end
+    if rest is not None:
+        if not isinstance(rest, dict):
+            raise FeedbackError("not a compact feedback report: a JSON object is expected at its end")
+        values.update(_checked(rest, kind, _TAIL[kind], histograms=True))
+    return kind(**values)
+
+
+def _checked(
+    content: dict[str, Any], kind: type[Report], specs: list[tuple[str, str]], *, histograms: bool
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, annotation in _FIELDS[kind]:
+    for name, annotation in specs:
         value = content.get(name)
         if value is None and name in _OPTIONAL[kind]:
             continue
@@ -189,7 +266,7 @@ def decode(data: bytes, *, histograms: bool = True) -> Report:
             values[name] = value
         elif name != "api_url":
             raise FeedbackError(f"{name} is missing or not of type {annotation}")
-    return kind(**values)
+    return values
 
 
 def _check_version(version: object) -> None:
@@ -243,6 +320,23 @@ def _histogram(value: Any) -> Histogram:
     if not 0 <= sum_s <= _LARGEST:
         raise FeedbackError("not a histogram: its sum is out of range")
     return Histogram({bucket: count for bucket, count in enumerate(counts, first) if count}, sum_s)
+
+
+_FULL_EVERY_S = 1.0
+
+
+class Fullness:
+    """Which reports of a process are brief: distributions and texts are for people, who look once a second."""
+
+    def __init__(self) -> None:
+        self._full_at = -inf
+
+    def brief(self, now: float) -> bool:
+        """Return whether the report of ``now`` may be brief."""
+        if now - self._full_at < _FULL_EVERY_S:
+            return True
+        self._full_at = now
+        return False
 
 
 _EARLIEST = 0.9

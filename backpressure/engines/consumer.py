@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 
 from backpressure.core.histogram import RecentHistogram
-from backpressure.core.reports import ConsumerReport, encode
+from backpressure.core.reports import ConsumerReport, Fullness, encode_compact
 from backpressure.engines.clock import Clock
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
@@ -77,6 +77,7 @@ class ConsumerEngine:
         )
         self._others = OtherConsumers(transport, settings.queue.work, clock)
         self._feedback = transport.feedback()
+        self._full = Fullness()
         self._clock = clock
         self._on_progress = on_progress
         self._on_consumed = on_consumed
@@ -139,7 +140,7 @@ class ConsumerEngine:
 
     async def close(self) -> None:
         """Send the last report and acknowledgements, close the connections."""
-        self._feedback.send(encode(self.report()))
+        self._feedback.send(encode_compact(self.report()))
         await self._others.stop()
         await self._bench.stop()
         await self._feedback.stop()
@@ -264,7 +265,7 @@ class ConsumerEngine:
             now = self._clock.now()
             prefetch.tick(report, now)
             self.recent_wait.mark(report.queue_wait, now)
-            self._feedback.send(encode(report))
+            self._feedback.send(encode_compact(report, brief=self._full.brief(now)))
             if self.tally.order.gaps and not self.paused:
                 self._others.look_now_and_then()
             interval_s = self.settings.feedback.interval_ms / 1000

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from operator import itemgetter
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, sender_of
 from backpressure.core.snapshot import (
@@ -306,7 +307,8 @@ class Observer:
 
     def _read_reports(self) -> None:
         unread, self._unread = self._unread, {}
-        for payload, arrived in unread.values():
+        # A brief report is completed by the distributions of the one before it: the order matters.
+        for payload, arrived in sorted(unread.values(), key=itemgetter(1)):
             try:
                 report = decode(payload)
             except FeedbackError:

@@ -17,7 +17,15 @@ from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.histogram import Histogram, RecentValues
-from backpressure.core.reports import ConsumerReport, ProducerReport, decision_window, decode, encode, ticks_per_report
+from backpressure.core.reports import (
+    ConsumerReport,
+    Fullness,
+    ProducerReport,
+    decision_window,
+    decode,
+    encode_compact,
+    ticks_per_report,
+)
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
@@ -143,6 +151,7 @@ class Pacing:
         self._probe = probe
         self._feedback = feedback
         self._report = report
+        self._full = Fullness()
         self._board = SignalBoard(sender.session, settings.feedback.timeout_s)
         self._latencies = (0, 0.0)  # how many confirms there were at the last tick, and the sum of their latencies
         self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
@@ -211,9 +220,10 @@ class Pacing:
             self.law = law
             self._nacked_before = self._sender.outbox.nacked  # what the law before it met is not its business
 
-    def report(self) -> None:
-        """Send the producer's counters to everybody."""
-        self._feedback.send(encode(self._report()))
+    def report(self, *, last: bool = False) -> None:
+        """Send the producer's counters to everybody; the ``last`` report is a full one."""
+        brief = self._full.brief(self._clock.now()) and not last
+        self._feedback.send(encode_compact(self._report(), brief=brief))
 
     def _on_report(self, payload: bytes) -> None:
         try:

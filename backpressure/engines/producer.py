@@ -134,7 +134,7 @@ class ProducerEngine:
         """Journal what stayed open, send the last report, close the connections."""
         self._sender.stopping = True  # nothing requested from now on would ever be sent
         self._sender.outbox.abandon()
-        self._pacing.report()
+        self._pacing.report(last=True)
         await self._sender.stop()
         await self._pacing.stop()
 

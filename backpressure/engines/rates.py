@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from backpressure.core.histogram import Histogram
-from backpressure.core.reports import ConsumerReport, ProducerReport, Report
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report, completed
 
 __all__ = ["RATE_WINDOW_S", "WAIT_WINDOW_S", "ProcessKey", "ReportSeries", "Roster", "Span", "key_of"]
 
@@ -122,6 +122,8 @@ class Roster(Generic[R]):
         """Take a report; counters that fell mean that the process started again under the same name."""
         key = key_of(report)
         series = self._series.get(key)
+        if report.brief and series is not None:
+            report = completed(report, series.latest)  # type: ignore[assignment]  # one of the same kind
         if series is None:
             self._forget_longest_silent()
             series = self._series[key] = ReportSeries(self._interval_s)

@@ -17,6 +17,7 @@ from typing import NoReturn
 import pika
 import pytest
 
+from backpressure.core.compact_reports import CONSUMER, PRODUCER, Layout
 from backpressure.core.reports import FEEDBACK_VERSION, ConsumerReport, decode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "feedback.md").read_text("utf-8")
@@ -60,11 +61,22 @@ def named(text: str) -> set[str]:
 
 
 def test_the_page_names_every_field_and_says_which_are_required() -> None:
-    specs = fields(ConsumerReport)
+    specs = [spec for spec in fields(ConsumerReport) if spec.name != "brief"]
     optional = {spec.name for spec in specs if spec.default is not MISSING or spec.default_factory is not MISSING}
     assert named(OPTIONAL) == optional
     assert named(REQUIRED) == {spec.name for spec in specs} - optional | {"v", "role"}
     assert f"version of this format: {FEEDBACK_VERSION}" in PAGE
+
+
+@pytest.mark.parametrize(("layout", "role"), [(CONSUMER, "consumer"), (PRODUCER, "producer")])
+def test_the_page_tells_where_the_octets_of_a_compact_report_are(layout: Layout, role: str) -> None:
+    chapter = PAGE.partition(f"\n**The numbers of a {role}**")[2]
+    chapter = " ".join(" ".join(chapter.split("\n\n")[:2]).split())
+    told = re.findall(r"(\w+) (u32|u64|f32|f64|u8)", chapter)
+    formats = dict(zip("IQfdB", ("u32", "u64", "f32", "f64", "u8"), strict=True))
+    names = [*layout.whole, *layout.real, "flags"]
+    assert told == list(zip(names, (formats[letter] for letter in layout.struct.format[1:]), strict=True))
+    assert f"{layout.struct.size} octets" in chapter
 
 
 def test_the_report_that_the_page_begins_with_is_one() -> None:

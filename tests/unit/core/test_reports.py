@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import MISSING, fields, replace
 from math import inf
 from typing import Any
@@ -12,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backpressure.core.histogram import MAX_BUCKET, Histogram
-from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode, sender_of
+from backpressure.core.reports import (
+    ConsumerReport,
+    Fullness,
+    ProducerReport,
+    Report,
+    completed,
+    decode,
+    encode,
+    encode_compact,
+    sender_of,
+)
 from backpressure.errors import FeedbackError
 
 HISTOGRAMS = st.builds(
@@ -30,10 +41,15 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def reports_of(kind: type[ProducerReport | ConsumerReport]) -> st.SearchStrategy[Report]:
-    return st.builds(kind, **{spec.name: VALUES[str(spec.type)] for spec in fields(kind)})
+def reports_of(
+    kind: type[ProducerReport | ConsumerReport], **values: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Report]:
+    chosen = VALUES | values
+    return st.builds(kind, **{spec.name: chosen[str(spec.type)] for spec in fields(kind) if spec.name != "brief"})
 
 
+SMALL = {"int": st.integers(0, (1 << 32) - 1)}
+SMALL_REPORTS = reports_of(ProducerReport, **SMALL) | reports_of(ConsumerReport, **SMALL)
 REPORTS = reports_of(ProducerReport) | reports_of(ConsumerReport)
 SAMPLE = ConsumerReport(
     **{
@@ -46,7 +62,7 @@ SAMPLE = ConsumerReport(
 
 def plain(report: Report) -> dict[str, Any]:
     """Return the fields, histograms as their content: two histograms are not equal by themselves."""
-    values = {spec.name: getattr(report, spec.name) for spec in fields(report)}
+    values = {spec.name: getattr(report, spec.name) for spec in fields(report) if spec.name != "brief"}
     return {name: (v.counts, v.sum_s, v.total) if isinstance(v, Histogram) else v for name, v in values.items()}
 
 
@@ -228,3 +244,112 @@ def test_a_report_that_was_tampered_with_is_refused_or_sound(report: Report, dat
             assert (field.quantile_s(0.99) is None) == (field.total == 0)
         elif isinstance(field, (int, float)):
             assert field >= 0
+
+
+USUAL = {"int": 120_705, "float": 12.5, "float | None": 99.5, "str": "orders-7f3a-consumer", "bool": True}
+LEFT_OUT: dict[type[Report], dict[str, object]] = {
+    ConsumerReport: dict.fromkeys(("queue_wait", "message_age", "service", "api_url")),
+    ProducerReport: dict.fromkeys(
+        ("confirm_latency", "limiter_delay", "tick_lateness", "api_url", "strategy", "reason")
+    ),
+}
+
+
+def of_usual_size(kind: type[Report]) -> Report:
+    histogram = Histogram({700: 3}, 1.5)
+    values = {
+        spec.name: histogram if spec.type == "Histogram" else USUAL[str(spec.type)]
+        for spec in fields(kind)
+        if spec.name != "brief"
+    }
+    return kind(**values)  # type: ignore[arg-type]  # each of its type
+
+
+SINGLE = {"interval_s", "capacity_per_s", "target_rate_per_s", "pacing_rate_per_s", "usable_rate_per_s", "weight"}
+SINGLE |= {"bottleneck_per_s", "signal_age_s", "tick_lateness_s"}  # with the precision that 4 octets have
+
+
+def rounded(report: Report) -> dict[str, object]:
+    singles = {name: getattr(report, name) for name in SINGLE if getattr(report, name, None) is not None}
+    return plain(report) | {name: struct.unpack("f", struct.pack("f", value))[0] for name, value in singles.items()}
+
+
+@given(REPORTS | SMALL_REPORTS)
+def test_a_report_as_octets_is_decoded_as_it_was_encoded(report: Report) -> None:
+    data = encode_compact(report)
+    decoded = decode(data)
+    assert type(decoded) is type(report)
+    fits = data[:1] != b"{"  # values beyond the octets travel as JSON
+    assert (rounded if fits else plain)(decoded) == (rounded if fits else plain)(report)
+
+
+@pytest.mark.parametrize("kind", [ConsumerReport, ProducerReport])
+def test_a_brief_report_has_at_most_200_octets_with_names_of_usual_length(kind: type[Report]) -> None:
+    report = of_usual_size(kind)
+    data = encode_compact(report, brief=True)
+    assert len(data) <= 200
+    decoded = decode(data)
+    assert decoded.brief
+    assert {**rounded(decoded), **LEFT_OUT[kind]} == {**rounded(report), **LEFT_OUT[kind]}
+
+
+@pytest.mark.parametrize("kind", [ConsumerReport, ProducerReport])
+def test_a_brief_report_is_completed_by_the_full_one_before_it(kind: type[Report]) -> None:
+    full = replace(of_usual_size(kind), api_url="http://127.0.0.1:5000")
+    brief = decode(encode_compact(replace(full, at_ns=full.at_ns + 1), brief=True))
+    whole = completed(brief, decode(encode_compact(full)))
+    assert plain(whole) == plain(replace(decode(encode_compact(full)), at_ns=full.at_ns + 1))
+    assert completed(brief, None) is brief
+
+
+def test_who_only_paces_skips_the_distributions_and_texts() -> None:
+    data = encode_compact(of_usual_size(ConsumerReport))
+    assert plain(decode(data[:-3] + b"???", histograms=False)) == plain(
+        decode(encode_compact(of_usual_size(ConsumerReport), brief=True))
+    )
+    with pytest.raises(FeedbackError, match="not a compact feedback report"):
+        decode(data[:-3] + b"???")
+
+
+@given(SMALL_REPORTS, st.data())
+def test_octets_that_are_cut_off_or_changed_are_refused_or_read_but_never_crash(report: Report, data: Any) -> None:
+    octets = bytearray(encode_compact(report))
+    for _ in range(data.draw(st.integers(0, 3))):
+        octets[data.draw(st.integers(0, len(octets) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode(bytes(octets[: data.draw(st.integers(0, len(octets)))]))
+    except FeedbackError:
+        return
+    numbers = [v for v in plain(decoded).values() if isinstance(v, float)]
+    assert all(number >= 0 for number in numbers)
+
+
+@pytest.mark.parametrize("number", [float("nan"), -1.0, 1e30])
+def test_octets_with_an_impossible_number_are_refused(number: float) -> None:
+    data = encode_compact(replace(of_usual_size(ConsumerReport), busy_s=number), brief=True)
+    with pytest.raises(FeedbackError, match="busy_s is out of range"):
+        decode(data)
+
+
+def test_octets_of_a_later_version_say_which_it_is() -> None:
+    data = b"\x04" + encode_compact(of_usual_size(ConsumerReport))[1:]
+    with pytest.raises(FeedbackError, match="compact feedback report of version 4: this program reads 3"):
+        decode(data)
+
+
+def test_a_name_that_is_too_long_for_octets_travels_as_json() -> None:
+    report = replace(of_usual_size(ConsumerReport), id="x" * 300)
+    assert decode(encode_compact(report, brief=True)).id == "x" * 300
+
+
+def test_brief_and_full_reports_of_one_process_begin_differently_and_alike_among_themselves() -> None:
+    report = of_usual_size(ConsumerReport)
+    later = replace(report, at_ns=report.at_ns + 5, processed=9)
+    assert sender_of(encode_compact(report, brief=True)) == sender_of(encode_compact(later, brief=True))
+    assert sender_of(encode_compact(report)) == sender_of(encode_compact(later))
+    assert sender_of(encode_compact(report)) != sender_of(encode_compact(report, brief=True))
+
+
+def test_one_report_a_second_is_full() -> None:
+    fullness = Fullness()
+    assert [fullness.brief(now / 10) for now in range(12)] == [False, *[True] * 9, False, True]

@@ -93,7 +93,7 @@ def test_there_are_ten_decisions_a_second_with_any_reports(consumers: int) -> No
 
 @pytest.mark.parametrize("consumers", [0, 1, 3])
 def test_a_loop_that_runs_when_it_is_due_is_not_late(consumers: int) -> None:
-    lateness = ticks(consumers=consumers)[-1].tick_lateness
+    lateness = [report for report in ticks(consumers=consumers) if not report.brief][-1].tick_lateness
     assert sum(lateness.counts.values()) > 150
     assert lateness.sum_s == pytest.approx(0, abs=1e-6)
 
