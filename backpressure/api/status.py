@@ -10,11 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from backpressure.api.common import public_settings
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport
+from backpressure.core.signals import SignalQuality
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.producer import ProducerEngine
 
 __all__ = ["ConsumerStatus", "ProducerStatus", "State"]
 
+_Quality = Literal["reported", "counted", "late", "blind"]
+_QUALITIES: dict[SignalQuality, _Quality] = {
+    SignalQuality.REPORTED: "reported",
+    SignalQuality.COUNTED: "counted",
+    SignalQuality.LATE: "late",
+    SignalQuality.BLIND: "blind",
+}
 _PRODUCER_TOTALS = ("offered", "published", "confirmed", "nacked", "rejected", "returned", "republished")
 _CONSUMER_TOTALS = (
     *("delivered", "processed", "failed", "retried", "dead_lettered", "redelivered", "duplicates", "out_of_order"),
@@ -112,6 +120,7 @@ class ProducerStatus(BaseModel):
                     "tick_lateness_ms": {"p50": 0.2, "p99": 1.5},
                     "strategy": "pace",
                     "reason": "holding 12 messages",
+                    "signal_quality": "reported",
                     "api_url": "http://127.0.0.1:5000",
                     "config": _CONFIG,
                 }
@@ -129,7 +138,11 @@ class ProducerStatus(BaseModel):
     in_flight: int
     tick_lateness_ms: Lateness
     strategy: str
-    reason: str = Field(description="why the law decided as it did last")
+    reason: str = Field(description="why the law decided as it did last, and what it misses to know more")
+    signal_quality: _Quality = Field(
+        description="how well the law knows what is in the system: the consumers report, or the broker counts what "
+        "they hold, now or some seconds ago, or nothing tells"
+    )
     api_url: str
     config: dict[str, dict[str, Any]] = Field(description="every setting by its section")
 
@@ -159,6 +172,7 @@ class ProducerStatus(BaseModel):
             tick_lateness_ms=Lateness(**_percentiles_ms(report.tick_lateness)),
             strategy=report.strategy,
             reason=report.reason,
+            signal_quality=_QUALITIES[SignalQuality(report.signal_quality or 0)],
             api_url=report.api_url,
             config=public_settings(engine.settings),
         )

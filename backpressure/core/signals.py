@@ -106,8 +106,10 @@ class Signals:
 
     @property
     def age_s(self) -> float:
-        """Age of what is known about the consumers: of their counters, or of the reading where none reports."""
-        return self.depth_age_s if self.departed_total is None else self.departed_age_s
+        """Age of what is known about the consumers: of their counters, of the backlog, or of the reading alone."""
+        if self.departed_total is not None:
+            return self.departed_age_s
+        return self.depth_age_s if self.backlog is None else self.backlog_age_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,11 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
         "Age of what the law knew of the consumers when it last decided; absent: it knows nothing.",
         lambda r: r.signal_age_s,
     ),
+    single(
+        "pace_signal_quality",
+        "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not.",
+        lambda r: r.signal_quality,
+    ),
     durations(
         "pace_rate_limiter_delay_seconds",
         "Time for which the law held a message back: from its arrival on the schedule until it was allowed to go.",

@@ -29,6 +29,7 @@ _LEAST_BURST_S = 0.15
 _MEMORY_COUNTS = 6.0
 _SPARE_MEMORY_S = 0.4
 _SPARE_EVENTS = 3.0
+_LONGEST_SIGHT_S = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,8 @@ class Bottleneck:
         else:
             self.idle_counts = 0
             memory_s = max(_SPARE_MEMORY_S, _SPARE_EVENTS / max(self.rate_per_s or 0.0, 0.1))
-            self.spare += (1 - exp(-span_s / memory_s)) * (1 - max(0.0, min(1.0, backlog / workers)) - self.spare)
+            idle = 1 - max(0.0, min(1.0, backlog / workers))
+            self.spare += (1 - exp(-min(span_s, _LONGEST_SIGHT_S) / memory_s)) * (idle - self.spare)
 
     def _watch_load(self, load: float, span_s: float, *, saturated: bool) -> None:
         """Learn how much a consumer works per second when it has enough to do: <1 with overhead, >1 when concurrent."""

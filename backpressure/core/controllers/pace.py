@@ -44,9 +44,13 @@ class PaceLaw:
     - *holding the queue*: the formula. Depth > 2q* is called *draining*. When the consumers stop, μ̂ → 0: the formula
       then keeps about one message queued as a probe, so that their return shows without sending anything.
     - *starved: growing*: the queue stays empty and no signal explains it. μ̂ doubles, at most once in two loop times
-      (in three when the consumers report that they are busy), and never while application-limited.
+      (in three when the consumers report that they are busy), and never while application-limited. Where the broker
+      counts what silent consumers hold, it grows by what idle consumers could do more; where it counts rarely, a burst
+      goes out just before the next count, which tells how much of it they did.
     - *blocked* by the broker: estimators frozen. *Refused* (a nack): half the rate for two loop times, once, and q* is
       kept below the depth at which it happened, growing back by a tenth a second.
+    - *blind*: what consumers hold, or when they finish it, is not known, and 1000 messages were sent without any sign
+      that some have left: the floor. (Messages that wait in the queue are one: consumers are full.)
     - *no fresh signal*: the rate halves every half second, down to the floor (1 msg/s unless set).
 
     x grows while consumers are idle more than 1 % of the time although enough is queued: part of the depth is useless
@@ -79,6 +83,7 @@ class PaceLaw:
         self._bottleneck = Bottleneck(max(values["stale_s"], _INTERVALS_MISSED * interval_s), interval_s)
         self._extra = 0.0
         self._raised_at = -inf
+        self._raised_by = 1.0
         self._asked_at: float | None = None
         self._nacked = 0
         self._cut_until = -inf
@@ -101,7 +106,7 @@ class PaceLaw:
         self._share = signals.share if bottleneck.fresh else min(signals.share, self._share)
         if not bottleneck.fresh or blind:
             self._total_per_s = 0.0 if blind else self._total_per_s * 0.5 ** (elapsed_s / _HALF_LIFE_S)
-            reason = f"blind: {signals.missing}" if blind else "no fresh signal: decaying to the floor"
+            reason = "blind: no more is sent unseen" if blind else "no fresh signal: decaying to the floor"
             return self._decide(signals, reason, floor_per_s=_FLOOR_PER_S)
         loop_s = self._config.tick_s + bottleneck.age_s
         grew = self._grow(signals, now, loop_s)
@@ -139,6 +144,8 @@ class PaceLaw:
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
         rate = self._config.clamp(self._share * self._total_per_s, floor_per_s=floor_per_s)
         window = self._confirms.window(signals, rate, self._share * self._held)
+        if signals.quality is SignalQuality.BLIND and signals.missing:
+            reason = f"{reason}; {signals.missing}"
         return Decision(rate, reason, window, self._bottleneck.rate_per_s)
 
     def _setpoint(self, rate_per_s: float) -> float:
@@ -197,9 +204,17 @@ class PaceLaw:
         return 0 < signals.next_count_in_s <= max(2 * tick_s, _BURST * interval_s)
 
     def _grow_as_counted(self, signals: Signals, now: float, loop_s: float) -> bool:
-        """Raise the estimate when counts show consumers idle, by what they could do more."""
+        """Raise the estimate when counts show consumers idle, by what they could do more.
+
+        It is a question: without a newer count soon the answer is no.
+        """
         bottleneck = self._bottleneck
-        if signals.application_limited or now - self._raised_at < 2 * loop_s or bottleneck.spare < _SPARE:
+        if signals.application_limited or now - self._raised_at < 2 * loop_s:
+            return False
+        if self._raised_by > 1 and bottleneck.queue.read_at <= self._raised_at:
+            bottleneck.raise_rate(1 / self._raised_by)
+            self._raised_by = 1.0
+        if bottleneck.spare < _SPARE or signals.backlog_age_s > loop_s:
             return False
         self._raised_at = now
         factor = min(2.0, 1 / (1 - bottleneck.spare))
@@ -208,6 +223,7 @@ class PaceLaw:
             bottleneck.spare = 0.0
         elif bottleneck.rate_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
             bottleneck.raise_rate(factor)
+            self._raised_by = factor
         return True
 
     def _watch_refusals(self, signals: Signals, now: float, loop_s: float, elapsed_s: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextlib import suppress
 from math import inf
 
@@ -25,7 +26,8 @@ from backpressure.transports.rabbitmq.link import RabbitMQRequests
 __all__ = ["RabbitMQProbe", "terms_of"]
 
 _PATIENCE_S = 0.05  # what arrives later is used in the next reading
-_COST = 20  # the API is asked again after this many times as long as its answer took
+_COST = 20  # the API is asked again after this many times as long as its answers take
+_ANSWERS = 10
 _TERMS_EVERY_S = 5.0
 _TERMS_AGAIN_S = 0.5
 _RETRY_S = 10.0
@@ -79,6 +81,7 @@ class _HeldByConsumers:
         self._queue = queue
         self._asking: asyncio.Task[None] | None = None
         self._ask_at = -inf
+        self._took_s: deque[float] = deque(maxlen=_ANSWERS)
         self._statistics: QueueStatistics | None = None
         self._terms: ConsumerTerms | None = None
         self._terms_at = -inf
@@ -121,7 +124,8 @@ class _HeldByConsumers:
         try:
             totals = await management.totals(self._queue)
             answered_at = time.monotonic()
-            self._ask_at = answered_at + _COST * (answered_at - asked_at) - _PATIENCE_S
+            self._took_s.append(answered_at - asked_at)
+            self._ask_at = asked_at + _COST * min(self._took_s) - _PATIENCE_S  # one slow answer is no sign of cost
             self._take(totals, (asked_at + answered_at) / 2)
             await self._ask_for_terms(management, answered_at)
         except QueueNotFoundError:

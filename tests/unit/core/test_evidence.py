@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
+
 import pytest
 
-from backpressure.core.evidence import Steps
+from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics, Steps
+from backpressure.core.signals import SignalQuality
 
 
 def test_a_value_was_counted_between_the_answers_between_which_it_changed() -> None:
@@ -29,3 +33,87 @@ def test_a_value_that_is_counted_for_each_answer_is_fresh() -> None:
     moments = [steps.see(min(20, n), n / 10) for n in range(40)]
     assert moments[15] == pytest.approx(1.45)
     assert moments[39] == pytest.approx(3.9, abs=0.25)
+
+
+def statistics(ready: int, unacked: int, at_s: float, **how: bool) -> QueueStatistics:
+    return QueueStatistics(ready=ready, unacked=unacked, arrived_s=at_s, **how)
+
+
+def test_numbers_of_one_moment_are_a_count_and_those_of_two_are_not() -> None:
+    counts = BacklogCounts()
+    counts.on_reading(5, None, 1, 0.0)
+    assert counts.latest == (None, -inf)
+    counts.on_statistics(statistics(5, 7, 0.1, fresh=True))
+    assert counts.latest == (12, 0.1)
+    counts.on_reading(0, None, 1, 0.2)  # what they hold now is not known
+    assert counts.latest == (12, 0.1)
+
+
+def test_an_older_count_does_not_replace_a_newer_one() -> None:
+    counts = BacklogCounts()
+    counts.on_statistics(statistics(0, 9, 10.0, fresh=True))
+    counts.on_statistics(statistics(0, 3, 9.0, fresh=True))
+    assert counts.latest == (9, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("terms", "held"),
+    [
+        (ConsumerTerms(count=2, prefetch=40), 40),
+        (ConsumerTerms(count=2, prefetch=None), None),
+        (ConsumerTerms(count=2, prefetch=40, auto_ack=1), None),
+        (ConsumerTerms(count=1, prefetch=20), None),  # the list of consumers is late
+    ],
+)
+def test_while_messages_wait_consumers_hold_all_they_may(terms: ConsumerTerms, held: int | None) -> None:
+    counts = BacklogCounts()
+    counts.on_terms(terms, 0.0)
+    counts.on_reading(3, None, 2, 1.0)
+    assert counts.held_at_most == held
+    assert counts.latest[0] == (None if held is None else 3 + held)
+
+
+def test_what_consumers_were_seen_to_hold_while_messages_waited_is_believed_more_than_their_terms() -> None:
+    counts = BacklogCounts()
+    counts.on_terms(ConsumerTerms(count=2, prefetch=40), 0.0)
+    counts.on_reading(0, None, 2, 0.0)
+    counts.on_statistics(statistics(6, 20, 1.0, fresh=True))  # only one of them is active
+    counts.on_reading(3, None, 2, 2.0)
+    assert counts.latest == (23, 2.0)
+
+
+def test_commits_are_subtracted_from_the_ends_at_their_own_moment() -> None:
+    counts = BacklogCounts()
+    for tick in range(200):  # 100 messages a second come, and all but ten of them are committed every five seconds
+        now = tick / 10
+        committed = max(0, round(100 * 5 * (now // 5)) - 10)
+        counts.on_offsets(OffsetReading(ends=(round(100 * now),), committed=(committed,), arrived_s=now))
+    count, moment_s = counts.latest
+    assert count == pytest.approx(5, abs=5)
+    assert moment_s == pytest.approx(14.95)
+    assert counts.interval_s == pytest.approx(5, abs=0.2)
+    assert counts.error == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("tell", "quality", "words"),
+    [
+        (lambda _counts: None, SignalQuality.BLIND, "only what is ready is told; let the consumers report"),
+        (lambda counts: counts.on_statistics(statistics(1, 2, 99.9, fresh=True)), SignalQuality.COUNTED, ""),
+        (lambda counts: counts.on_statistics(statistics(1, 2, 80.0, fresh=True)), SignalQuality.BLIND, "20 s old"),
+        (
+            lambda counts: counts.on_terms(ConsumerTerms(count=3, prefetch=None, auto_ack=2), 0.0),
+            SignalQuality.BLIND,
+            "2 of 3 consumers acknowledge before they work",
+        ),
+    ],
+)
+def test_what_is_not_known_is_said_with_what_to_do(
+    tell: Callable[[BacklogCounts], None], quality: SignalQuality, words: str
+) -> None:
+    counts = BacklogCounts()
+    tell(counts)
+    found, missing = counts.quality(100.0, "", 60.0)
+    assert found is quality
+    assert words in missing
+    assert bool(missing) is (quality is SignalQuality.BLIND)

@@ -35,6 +35,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers(0, 1 << 62),
     "float": st.floats(0, 1e12),
     "float | None": st.none() | st.floats(0, 1e12),
+    "int | None": st.none() | st.integers(0, 3),
     "str": st.text(max_size=10),
     "bool": st.booleans(),
     "Histogram": HISTOGRAMS,
@@ -53,7 +54,9 @@ SMALL_REPORTS = reports_of(ProducerReport, **SMALL) | reports_of(ConsumerReport,
 REPORTS = reports_of(ProducerReport) | reports_of(ConsumerReport)
 SAMPLE = ConsumerReport(
     **{
-        spec.name: {"int": 1, "float": 1.5, "float | None": None, "str": "x", "bool": False}[str(spec.type)]
+        spec.name: {"int": 1, "float": 1.5, "float | None": None, "int | None": None, "str": "x", "bool": False}[
+            str(spec.type)
+        ]
         for spec in fields(ConsumerReport)
         if spec.type != "Histogram"
     }

@@ -11,6 +11,7 @@ from stage import WORK, RecordingBroker, consuming, producing, settings_of
 from virtual_time import run_virtually, stall
 
 from backpressure.core.reports import ProducerReport, decode
+from backpressure.core.signals import SignalQuality
 from backpressure.errors import NotConnectedError
 from backpressure.transports.base import QueueReading
 from backpressure.transports.memory import MemoryTransport
@@ -182,3 +183,34 @@ def test_the_last_reading_was_asked_for_after_the_last_message() -> None:
     assert queued == 1000
     assert reading is not None
     assert reading.ready == 1000
+
+
+class BlindTransport(MemoryTransport):
+    """A transport whose probe knows only what is ready, and one consumer that holds everything."""
+
+    def probe(self) -> Any:
+        knowing = super().probe()
+
+        async def little(queue: str, *, exactly: bool = False) -> QueueReading:
+            return QueueReading(ready=0, unacked=None, consumers=1, missing="no management API is known")
+
+        knowing.read = little  # type: ignore[method-assign]
+        return knowing
+
+
+def test_what_cannot_be_seen_is_told_once_and_bounds_what_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> tuple[ProducerReport, int]:
+        broker = RecordingBroker()
+        settings = settings_of(producer__rate=5000)
+        async with producing(settings, broker, transport=BlindTransport(settings, broker)) as (engine, _):
+            await asyncio.sleep(60)
+            return engine.report(), len(broker.queues[WORK].ready)
+
+    report, queued = run_virtually(story())
+    assert report.signal_quality == SignalQuality.BLIND
+    assert report.reason.startswith(
+        "blind: no more is sent unseen; what consumers hold is not known: no management API"
+    )
+    assert 1000 <= queued <= 1600
+    told = [record.getMessage() for record in caplog.records if "the pace is limited" in record.getMessage()]
+    assert told == ["the pace is limited: what consumers hold is not known: no management API is known"]

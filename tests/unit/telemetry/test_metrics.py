@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport
+from backpressure.core.signals import SignalQuality
 from backpressure.core.snapshot import (
     BrokerState,
     Event,
@@ -119,6 +120,11 @@ def test_a_producer_shows_how_old_its_laws_signals_were() -> None:
     assert "pace_signal_age_seconds" not in samples(producer_registry(lambda: PRODUCER))
     found = samples(producer_registry(lambda: replace(PRODUCER, signal_age_s=0.055)))
     assert found["pace_signal_age_seconds"] == 0.055
+
+
+def test_a_producer_shows_how_well_its_law_sees() -> None:
+    found = samples(producer_registry(lambda: replace(PRODUCER, signal_quality=SignalQuality.LATE)))
+    assert found["pace_signal_quality"] == 1
 
 
 def test_a_producer_shows_how_late_its_control_loop_ran() -> None:
