@@ -57,6 +57,10 @@ perf-test: .perf-test/.complete  ## fetch RabbitMQ's PerfTest by Maven for bench
 	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.perf-test
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.dev
+	@$(PIP) install -c constraints.txt --group docs
+	@touch $@
+
 .PHONY: kafka
 kafka: $(VENV)/.kafka .kafka/libs/.complete  ## fetch Kafka's client and its jars (43 MB, by Maven) for BROKER=kafka, which needs Java 17
 
@@ -109,6 +113,11 @@ docs: $(VENV)/.dev  ## generate docs/configuration.md, docs/cli.md and the Grafa
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python tools/dashboards.py
 
+.PHONY: docs-site
+docs-site: export NO_MKDOCS_2_WARNING = 1
+docs-site: $(VENV)/.docs  ## build the documentation as a site, in site/ (ARGS=serve shows it on http://127.0.0.1:8000 instead)
+	@$(BIN)/mkdocs $(or $(ARGS),build --quiet)
+
 # -- the stack in containers -------------------------------------------------------------------------------------------
 
 .PHONY: docker
@@ -147,5 +156,5 @@ monitor: $(VENV)/.package  ## watch this machine's broker in this terminal
 .PHONY: clean
 clean:  ## remove .venv, Kafka, caches and recorded runs; remove the containers and their data
 	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
-	@rm -rf $(VENV) .kafka .peers runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .kafka .peers runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,7 +46,7 @@ class Pacer:
 
         Args:
             law: name of a law that ships, path of one of your own (``module:Class``), or a law, for example from
-            ``create_law``.
+                ``create_law``.
             now: the time.
             demand_per_s: the most you would ever send; infinite if you always have something to send.
             tick_s: how often `wants_reading` asks for the queue's depth.

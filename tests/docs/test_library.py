@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,23 +22,6 @@ from backpressure.core.reports import ConsumerReport, decode
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 BLOCK = re.compile(r"```python\n# example: (\S+)\n(.*?)```", re.DOTALL)
 EXAMPLES = {match[1]: match[2] for match in BLOCK.finditer(PAGE.read_text("utf-8"))}
-
-
-@pytest.fixture(scope="module")
-def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    announce = tmp_path_factory.mktemp("library") / "broker.json"
-    command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
-    process = subprocess.Popen([*command, "--announce", str(announce)], stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while not announce.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield json.loads(announce.read_text())["url"]
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
 
 
 def example(name: str) -> dict[str, Any]:
