@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "backpressure").rglob("*.py"))
 SECTIONS = "|".join(Settings.model_fields)
 ELSEWHERE = {"--cluster-id"}  # flags of other programs that messages show
-PROSE = {"and", "of", "from", "while", "with", "it", "is", "the", "them"}  # after "pace" or "make" as a word
+PROSE = {"and", "of", "from", "while", "with", "for", "it", "is", "the", "them"}  # after "pace" or "make" as a word
 
 
 def messages(path: Path) -> Iterator[str]:
