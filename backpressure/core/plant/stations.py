@@ -212,7 +212,8 @@ class PlantConsumer:
     def report(self, now: float, prefetch: int, *, paused: bool) -> ConsumerReport:
         """Return the counters now."""
         working_s = max(0.0, now - (self.done_s - self.service_s)) if self.busy else 0.0
-        held = self.unsettled + self.ghosts
+        on_the_way = sum(isinstance(message, PlantMessage) and message.there_s > now for message in self.held)
+        held = self.unsettled + self.ghosts - on_the_way
         return ConsumerReport(
             id=f"consumer-{self.number}",
             pid=self.number,
