@@ -57,6 +57,13 @@ __all__ = ["proxy"]
 )
 @setting("--strategy", key="producer.strategy")
 @setting("--target-wait", key="control.target_wait_ms")
+@click.option(
+    "--prefetch",
+    type=click.Choice(["as-asked", "auto"]),
+    default="as-asked",
+    show_default=True,
+    help="auto: give consumers no more prefetch than keeps them busy, whatever they ask for.",
+)
 @click.option("--dry-run", is_flag=True, help="Hold nothing; only tell what the law would allow.")
 @click.option(
     "--hold-messages",
@@ -122,6 +129,7 @@ def proxy(context: click.Context, /, **given: Any) -> None:
         routes=[_route(text) for text in given["routes"]],
         limits=HoldLimits(given["hold_messages"], given["hold_bytes"]),
         dry_run=given["dry_run"],
+        prefetch_auto=given["prefetch"] == "auto",
         drain_timeout_s=given["drain_timeout"],
     )
     asyncio.run(serve(settings, config))

@@ -163,6 +163,8 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
         raise ConfigError("strangers.count", scenario.strangers.count, allowed)
     require_posix("a run of real processes", "POSIX signals and process groups")
     check_faults(scenario.faults, choice.kind, choice.url)
+    if scenario.proxy and (choice.kind == "kafka" or choice.url.startswith("kafka")):
+        raise ConfigError("proxy", True, "Kafka has no such proxy: leave it out, or use an AMQP broker")
     if scenario.settings.queue.predeclared:
         _check_predeclared(scenario, choice)
     if choice.kind == "kafka" or choice.url.startswith("kafka"):

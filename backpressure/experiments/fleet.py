@@ -11,6 +11,7 @@ from pathlib import Path
 from struct import Struct
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -56,6 +57,18 @@ class Fleet:
         if self._clocks_move:
             for role in _SECTIONS:
                 directory.clock(role).write_bytes(_CLOCK.pack(0))
+
+    async def launch_proxy(self, url: str) -> None:
+        """Start `pace proxy` before the broker at ``url``; what is launched from now on connects through it."""
+        process_id = self._supervisor.next_id("proxy")
+        own = {"broker.url": url, "process.announce_file": str(self._directory.announcement(process_id))}
+        environment = as_environment(replaced(self._settings, {**self._common, **own}))
+        command = [sys.executable, "-m", "backpressure", "proxy", "--listen", "127.0.0.1:0", "--no-api"]
+        options = ["--queue", self._common.get("queue.work", self._settings.queue.work)]
+        child = await self._supervisor.start("proxy", process_id, [*command, *options], environment)
+        before, through = urlsplit(url), urlsplit(str(child.announced["url"]))
+        login, at, _ = before.netloc.rpartition("@")
+        self._common = {**self._common, "broker.url": before._replace(netloc=login + at + through.netloc).geturl()}
 
     async def launch(self) -> None:
         """Start everything that the first phase needs, producers paused; returns when all are ready."""

@@ -185,6 +185,9 @@ class Runner:
             common["broker.url"] = proxy.url
         fleet = Fleet(self._supervisor, control, self._directory, common=common, scenario=self._scenario)
         stack.push_async_callback(fleet.stop)
+        if self._scenario.proxy:
+            self._watcher.noted("starting: proxy")
+            await fleet.launch_proxy(str(common.get("broker.url", broker.url)))
         self._watcher.noted("starting: monitor, consumers, producers")
         await fleet.launch()
         stage = Stage(

@@ -70,7 +70,8 @@ class Phase:
 class Scenario:
     """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario.
 
-    ``strangers`` are consumers that report nothing, which only simulations have.
+    ``strangers`` are consumers that report nothing, which only simulations have. ``proxy``: the clients of a run reach
+    their broker through `pace proxy`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Scenario:
     expectations: tuple[Expectation, ...]
     document: Mapping[str, Any]
     strangers: StrangerSettings
+    proxy: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -121,6 +123,7 @@ class _ScenarioHead(_Document):
     seed: int = Field(1, ge=0, le=1_000_000_000)
     expect: dict[str, Any] = Field(default_factory=dict)
     strangers: dict[str, Any] = Field(default_factory=dict)
+    proxy: bool = False
 
 
 _PhaseDocument = create_model("_PhaseDocument", __base__=_PhaseHead, **_tables)
@@ -157,7 +160,7 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
         phases.append(Phase(part.name, part.duration_s, part.until, settings, changes, fault))
     expectations = _expectations(head.expect, phases, source)
     strangers = _strangers(head.strangers, source)
-    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document, strangers)
+    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document, strangers, head.proxy)
 
 
 def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:

@@ -23,7 +23,7 @@ from backpressure.experiments.rundir import RunDirectory
 
 __all__ = ["STOP_ORDER", "Child", "Supervisor"]
 
-STOP_ORDER = ("producer", "consumer", "monitor", "broker")
+STOP_ORDER = ("producer", "consumer", "monitor", "proxy", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02
 _TAIL_LINES = 12

@@ -42,6 +42,9 @@ log = logging.getLogger("backpressure")
 
 _LOOK_EVERY_S = 5.0
 _MISSING_FOR_S = 1.0
+_OF_PROXY = "~proxied~"  # in the identity of a consumer that a proxy reports for
+_COUNT_EVERY_S = 2.0
+_QUIET_AFTER_S = 2.0
 _SLEEP_AFTER_S, _FORGET_AFTER_S = 10.0, 60.0  # of a queue that nobody named, without a message
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 
@@ -73,8 +76,10 @@ class ProxyConfig:
 class _QueueBus:
     """The feedback bus as the control loop of one queue sees it: `hear` is called with the reports about the queue."""
 
-    def __init__(self, bus: FeedbackBus) -> None:
+    def __init__(self, bus: FeedbackBus, *, speaks: Callable[[], bool]) -> None:
+        """Reports about the queue are sent while it ``speaks``."""
         self._bus = bus
+        self._speaks = speaks
         self.hear: Callable[[bytes], None] = lambda _payload: None
 
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
@@ -89,7 +94,7 @@ class _QueueBus:
 
     def send(self, payload: bytes) -> bool:
         """See `FeedbackBus.send`."""
-        return self._bus.send(payload)
+        return self._speaks() and self._bus.send(payload)
 
     async def stop(self) -> None:
         """Leave it to its owner."""
@@ -171,6 +176,8 @@ class ProxyEngine:
         self._probe = transport.probe()
         self._shared_probe = _SharedProbe(self._probe, clock)
         self._unreadable: set[str] = set()
+        self._reporting: dict[str, dict[str, float]] = {}  # consumers that report themselves, and when they last did
+        self._silent_about: set[str] = set()
         self._management = ManagementClient.of(settings.broker)
         self._told_management = ""
         virtual_host = unquote(urlsplit(settings.broker.full_url()).path[1:]) or "/"
@@ -211,8 +218,9 @@ class ProxyEngine:
         stopping = asyncio.create_task(self._stopping.wait())
         reporting = asyncio.create_task(self._report_forever(), name="reports")
         looking = asyncio.create_task(self._look_forever(), name="bindings")
+        counting = asyncio.create_task(self._find_doubles_forever(), name="doubles")
         try:
-            running = {stopping, self._connecting, reporting, looking}
+            running = {stopping, self._connecting, reporting, looking, counting}
             while not stopping.done():
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -264,6 +272,8 @@ class ProxyEngine:
         loop = self.loops.get(report.queue)
         if loop is not None:
             loop.bus.hear(payload)
+        if isinstance(report, ConsumerReport) and _OF_PROXY not in report.id:
+            self._reporting.setdefault(report.queue, {})[report.id] = self._clock.now()
 
     @property
     def obstacle(self) -> str:
@@ -315,7 +325,7 @@ class ProxyEngine:
             engaged=engaged,
             wake=self._wake,
         )
-        bus = _QueueBus(self._feedback)
+        bus = _QueueBus(self._feedback, speaks=lambda: self._is_active(name))
         pacing = Pacing(
             settings,
             self._clock,
@@ -327,6 +337,11 @@ class ProxyEngine:
         )
         self.loops[name] = PacedLoop(queue, pacing, bus, settings, found, active_at=self._clock.now())
         return queue
+
+    def _is_active(self, name: str) -> bool:
+        """Return whether messages came lately: a proxy that sends nothing is no rival to those who do."""
+        loop = self.loops[name]
+        return bool(loop.arrived) and self._clock.now() - loop.active_at < _QUIET_AFTER_S
 
     async def _pace(self, loop: PacedLoop) -> None:
         await loop.pacing.start()
@@ -428,14 +443,43 @@ class ProxyEngine:
 
     def _report(self) -> None:
         for consumer in self.view.consumers.values():
-            if not consumer.no_ack:
+            if not consumer.no_ack and consumer.queue not in self._silent_about:
                 self._feedback.send(encode(self.consumer_report(consumer)))
+
+    async def _find_doubles_forever(self) -> None:
+        """Report for no consumer of a queue where somebody reports for consumers that pass here as well.
+
+        That shows in the count: more would report than the broker has.
+        """
+        await self._ready.wait()
+        while True:
+            await asyncio.sleep(_COUNT_EVERY_S)
+            horizon = self._clock.now() - self.settings.feedback.timeout_s
+            for queue, ever_heard in list(self._reporting.items()):
+                heard = self._reporting[queue] = {name: at for name, at in ever_heard.items() if at > horizon}
+                watched = sum(one.queue == queue and not one.no_ack for one in self.view.consumers.values())
+                there = await self._count_consumers(queue) if heard and watched else inf
+                if len(heard) + watched > there:
+                    if queue not in self._silent_about:
+                        log.info("consumers of %s report themselves: the proxy does not report for them", queue)
+                    self._silent_about.add(queue)
+                else:
+                    self._silent_about.discard(queue)
+                if not heard:
+                    del self._reporting[queue]
+
+    async def _count_consumers(self, queue: str) -> float:
+        try:
+            reading = await self._shared_probe.read(queue)
+        except TransportError:
+            return inf
+        return inf if reading.consumers is None else reading.consumers
 
     def consumer_report(self, consumer: WatchedConsumer) -> ConsumerReport:
         """Return the counters of a consumer that passes."""
         now = self._clock.now()
         return ConsumerReport(
-            id=f"{self.id}-{self._nonce}-{consumer.number}",
+            id=f"{self.id}{_OF_PROXY}{self._nonce}-{consumer.number}",
             pid=os.getpid(),
             host=self._host,
             at_ns=self._clock.to_wall_ns(now),

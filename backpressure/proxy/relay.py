@@ -31,6 +31,7 @@ _HEADER_SIZE = len(PROTOCOL_HEADER)
 _TELL_AFTER_S = 1.0
 _TELL_ANEW_S = 10.0  # many clients give up a connection that stays blocked for longer than they were told to wait
 _LARGEST_FRAME = 16 << 20
+_OUR_PRODUCT = "Pace Matching"  # a program of this project paces and reports itself: it only passes
 _REASON = "pace: the consumers are slower than this client publishes"
 _CHANNEL_OPEN, _CHANNEL_CLOSE, _CHANNEL_CLOSE_OK = (
     commands.Channel.Open.index,
@@ -53,6 +54,7 @@ class _Negotiated:
     knows_blocked: bool = False
     heartbeat_s: int = 0
     virtual_host: str = ""
+    ours: bool = False
     open: bool = False
 
 
@@ -107,6 +109,10 @@ class Relay:
                         continue
                     wait = channel.content
                 elif self._may_pass(channel, data, start, end, now):
+                    if channel.prefix:
+                        self._flush(data, sent, start)
+                        self.to_broker.append(channel.prefix)
+                        channel.prefix, sent = b"", start
                     continue
                 else:
                     wait = partial(self._hold, number, channel, now)
@@ -122,7 +128,7 @@ class Relay:
         if not self._watched or kind != FRAME_METHOD or end - start < _SHORTEST_METHOD:
             return
         if _METHOD.unpack_from(data, start + 7)[0] == _CHANNEL_OPEN:
-            self._channels[number] = RelayChannel(self._view, self._forward)
+            self._channels[number] = RelayChannel(number, self._view, self._forward)
 
     def _hold(self, number: int, channel: RelayChannel, now: float, frame: bytes) -> None:
         channel.hold(frame, now)
@@ -157,7 +163,9 @@ class Relay:
             return True
         match decoded:
             case commands.Connection.StartOk():
-                capabilities = (decoded.client_properties or {}).get("capabilities")
+                properties = decoded.client_properties or {}
+                negotiated.ours = properties.get("product") == _OUR_PRODUCT
+                capabilities = properties.get("capabilities")
                 negotiated.knows_blocked = isinstance(capabilities, dict) and (
                     capabilities.get("connection.blocked") is True
                 )
@@ -187,33 +195,39 @@ class Relay:
     def from_broker(self, data: bytes, now: float) -> None:
         """Take what the broker sent."""
         data, frames = self._broker.feed(data)
-        channels = self._channels
+        sent = 0
         for kind, number, start, end in frames:
             if kind != FRAME_METHOD or end - start < _SHORTEST_METHOD:
                 continue
-            if not number:
-                self._broker_method(_METHOD.unpack_from(data, start + 7)[0], now)
-                continue
-            channel = channels.get(number)
-            if channel is None:
-                continue
             method = _METHOD.unpack_from(data, start + 7)[0]
-            if method in {_CHANNEL_CLOSE, _CHANNEL_CLOSE_OK}:
-                channel.lane.release_all(now)  # the broker ignores it
-                self._drop(number, now)
-                continue
-            try:
-                channel.answer(method, data, start, end, now)
-            except _MALFORMED:
-                continue  # the client will refuse it
-        if data:
-            self.to_client.append(data)
+            if not number:
+                self._broker_method(method, now)
+            elif not self._broker_answers(number, method, data, start, end, now):
+                if start > sent:
+                    self.to_client.append(data[sent:start])
+                sent = end
+        if sent < len(data):
+            self.to_client.append(data[sent:] if sent else data)
         self._note_fill()
+
+    def _broker_answers(self, number: int, method: int, data: bytes, start: int, end: int, now: float) -> bool:
+        """Take a method of a channel; return whether it is for the client."""
+        channel = self._channels.get(number)
+        if channel is None:
+            return True
+        if method in {_CHANNEL_CLOSE, _CHANNEL_CLOSE_OK}:
+            channel.lane.release_all(now)  # the broker ignores it
+            self._drop(number, now)
+            return True
+        try:
+            return channel.answer(method, data, start, end, now)
+        except _MALFORMED:
+            return True  # the client will refuse it
 
     def _broker_method(self, method: int, now: float) -> None:
         if method == commands.Connection.OpenOk.index:
             self.negotiated.open = True
-            self._watched = self.negotiated.virtual_host == self._view.virtual_host
+            self._watched = self.negotiated.virtual_host == self._view.virtual_host and not self.negotiated.ours
         elif method == commands.Connection.Blocked.index:
             self.blocked_by_broker = True
         elif method == commands.Connection.Unblocked.index:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pamqp import commands
 
 from backpressure.amqp.frames import ACK, DELIVER, GET_OK, NACK, PUBLISH, REJECT, RETURN, DecodeError
-from backpressure.amqp.methods import ACCESS_REQUEST, decode_method
+from backpressure.amqp.methods import ACCESS_REQUEST, decode_method, method_frame
 from backpressure.core.limiters import ConfirmWindow
 from backpressure.proxy.lane import ChannelLane, Forward, HeldItem
 from backpressure.proxy.paced_queue import PacedQueue
@@ -29,6 +29,7 @@ __all__ = ["RelayChannel"]
 _METHOD = struct.Struct(">I")
 _TAG = struct.Struct(">QB")
 _UNLIMITED = 1 << 62
+_QOS_OK = commands.Basic.QosOk.index
 _SETTLEMENTS = frozenset((ACK, NACK, REJECT))
 _ADDITIONS = frozenset(
     method.index
@@ -79,14 +80,17 @@ class RelayChannel:
 
     Attributes:
         lane: what waits.
+        prefix: a frame of the proxy to be sent before the frame that `passes` has just looked at.
         incoming: the waiting message whose content is arriving, if the content that arrives belongs to one.
     """
 
     __slots__ = (
+        "_asked_qos",
         "_confirms",
         "_consumers",
         "_gets",
         "_last_queue",
+        "_number",
         "_polls",
         "_prefetch",
         "_published",
@@ -98,10 +102,14 @@ class RelayChannel:
         "_view",
         "incoming",
         "lane",
+        "prefix",
     )
 
-    def __init__(self, view: View, forward: Forward) -> None:
+    def __init__(self, number: int, view: View, forward: Forward) -> None:
         """``forward`` sends frames to the broker."""
+        self._number = number
+        self.prefix = b""
+        self._asked_qos: deque[bool] = deque()
         self.lane = ChannelLane(forward, self._sent)
         self.incoming: HeldItem | None = None
         self._view = view
@@ -162,6 +170,8 @@ class RelayChannel:
         for queue in queues:
             queue.arrived += 1
         tag = self._published if message and self._confirms else 0
+        if self.prefix:
+            frame, self.prefix = self.prefix + frame, b""
         held = HeldItem(frame, queues, now, message=message, tag=tag)
         if self.lane.add(held, now) and message:
             self.incoming = held
@@ -225,10 +235,19 @@ class RelayChannel:
         self._transaction = True
 
     def _set_prefetch(self, method: commands.Basic.Qos) -> None:
-        self._prefetch = method.prefetch_count
+        self._asked_qos.append(False)
+        if not method.global_:
+            self._prefetch = method.prefetch_count
 
     def _consume(self, method: commands.Basic.Consume) -> None:
-        request = _Request(method.queue or self._last_queue, method.no_ack, self._prefetch)
+        queue, prefetch = method.queue or self._last_queue, self._prefetch
+        if self._view.prefetch_auto and not method.no_ack:
+            enough = self._view.enough_prefetch(queue)
+            if not prefetch or prefetch > enough:
+                prefetch = enough
+                self.prefix = method_frame(self._number, commands.Basic.Qos(0, enough, False))
+                self._asked_qos.append(True)
+        request = _Request(queue, method.no_ack, prefetch)
         if method.nowait:
             self._subscribed(method.consumer_tag or "", request)
         else:
@@ -247,8 +266,10 @@ class RelayChannel:
 
     # --- from the broker --------------------------------------------------------------------------------------------
 
-    def answer(self, method: int, data: bytes, start: int, end: int, now: float) -> None:
-        """Take a method frame of the broker, which is always forwarded."""
+    def answer(self, method: int, data: bytes, start: int, end: int, now: float) -> bool:
+        """Take a method frame of the broker; return whether it is for the client, and not an answer to the proxy."""
+        if method == _QOS_OK:
+            return not (self._asked_qos and self._asked_qos.popleft())
         if method == DELIVER:
             self._deliver(data, start, now)
         elif method in {ACK, NACK}:
@@ -259,6 +280,7 @@ class RelayChannel:
             self._return(data[start + 13 : end - 1])
         else:
             self._note_answer(data[start + 7 : end - 1], now)
+        return True
 
     def _deliver(self, data: bytes, start: int, now: float) -> None:
         at = start + 12 + data[start + 11]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from backpressure.proxy.paced_queue import PacedQueue
 from backpressure.proxy.routing import Topology
@@ -18,6 +19,9 @@ __all__ = ["HoldLimits", "View"]
 _MOST_ROUTES = 10_000
 _MOST_TALLIES = 10_000
 _MOST_FOUND = 100
+_FIRST_PREFETCH, _LARGEST_PREFETCH = 10, 65_535
+_CUSHION_S = 0.04
+_ENOUGH_SEEN = 20
 _NAMED_BY_BROKER = "amq."  # queues for replies, as a rule
 
 
@@ -71,6 +75,7 @@ class View:
         self._routes: dict[bytes, tuple[PacedQueue, ...]] = {}
         self._routes_of = -1
         self._consumers_seen = 0
+        self._enough: dict[str, int] = {}
 
     def pace(self, queue: PacedQueue) -> None:
         """Pace one more queue from now on."""
@@ -125,6 +130,23 @@ class View:
             known = self.tallies.setdefault(name, QueueTally())
         return known
 
+    def enough_prefetch(self, queue: str) -> int:
+        """Return the prefetch that keeps a consumer of ``queue`` busy, by those that were seen; ten for a first one.
+
+        Besides what is in work, enough must be at hand for the time that an acknowledgement and the next message take,
+        and that a busy machine does not run a process.
+        """
+        seen = [one for one in self.consumers.values() if one.queue == queue and one.acked >= _ENOUGH_SEEN]
+        if not seen:
+            return self._enough.get(queue, _FIRST_PREFETCH)
+        enough = max(
+            one.workers + ceil(_CUSHION_S * one.workers * one.acked / max(one.service_sum_s, 1e-6)) + 2 for one in seen
+        )
+        if len(self._enough) >= _MOST_TALLIES:
+            self._enough.clear()
+        self._enough[queue] = min(enough, _LARGEST_PREFETCH)
+        return self._enough[queue]
+
     def watch(self, queue: str, *, no_ack: bool, prefetch: int, subscribed: bool = True) -> WatchedConsumer:
         """Return the counters of a new consumer, or (not ``subscribed``) of a client that fetches single messages."""
         self._consumers_seen += 1
@@ -135,4 +157,6 @@ class View:
 
     def ended(self, consumer: WatchedConsumer) -> None:
         """A consumer was cancelled, or its channel is gone."""
+        if self.prefetch_auto:
+            self.enough_prefetch(consumer.queue)  # remember what it needed
         self.consumers.pop(consumer.number, None)

@@ -48,10 +48,13 @@ class Staging:
 
     time: FakeTime = field(default_factory=FakeTime)
     limits: HoldLimits = field(default_factory=HoldLimits)
+    prefetch_auto: bool = False
     woken: int = 0
 
     def __post_init__(self) -> None:
-        self.view = View("/", Topology(), limits=self.limits, ignored_exchange="pace.feedback")
+        self.view = View(
+            "/", Topology(), limits=self.limits, ignored_exchange="pace.feedback", prefetch_auto=self.prefetch_auto
+        )
         self.orders = self.paced("orders")
         self.relay = self.connection()
 

@@ -406,6 +406,36 @@ def test_an_empty_name_is_the_queue_that_was_declared_last(stage: Staging) -> No
     assert [consumer.queue for consumer in stage.view.consumers.values()] == ["amq.gen-1"]
 
 
+def test_a_consumer_gets_no_more_prefetch_than_keeps_it_busy() -> None:
+    stage = Staging(prefetch_auto=True)
+    stage.client(commands.Basic.Qos(0, 500, False), commands.Basic.Consume(0, "orders", "c"))
+    sent = stage.to_broker()
+    assert names(sent) == ["Basic.Qos", "Basic.Qos", "Basic.Consume"]
+    assert method_frame(1, commands.Basic.Qos(0, 10, False)) in sent
+    stage.broker(commands.Basic.QosOk(), commands.Basic.QosOk(), commands.Basic.ConsumeOk("c"))
+    assert names(stage.to_client()) == ["Basic.QosOk", "Basic.ConsumeOk"]
+    [consumer] = stage.view.consumers.values()
+    assert consumer.prefetch == 10
+
+
+def test_the_next_consumer_gets_what_the_last_one_needed() -> None:
+    stage = Staging(prefetch_auto=True)
+    consuming(stage, prefetch=0)
+    for tag in range(1, 31):
+        stage.broker(deliver(tag))
+        stage.time.at += 0.01
+        stage.client(commands.Basic.Ack(tag, False))
+    stage.client(commands.Basic.Cancel("c"), commands.Basic.Consume(0, "orders", "d"))
+    assert method_frame(1, commands.Basic.Qos(0, 7, False)) in stage.to_broker()  # 1 in work, 4 for 40 ms, 2 to spare
+
+
+def test_a_smaller_prefetch_and_consumers_without_acknowledgements_are_left_alone() -> None:
+    stage = Staging(prefetch_auto=True)
+    stage.client(commands.Basic.Qos(0, 3, False), commands.Basic.Consume(0, "orders", "c"))
+    stage.client(commands.Basic.Consume(0, "orders", "d", no_ack=True))
+    assert names(stage.to_broker()) == ["Basic.Qos", "Basic.Consume", "Basic.Consume"]
+
+
 # --- nonsense ---------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from backpressure.core.snapshot import (
     Threshold,
     Totals,
 )
+from backpressure.proxy.proxy_metrics import PROXY_METRICS
 from backpressure.telemetry.metrics import (
     CONSUMER_METRICS,
     HTTP_REQUEST_DURATION,
@@ -65,7 +66,7 @@ SNAPSHOT = Snapshot(
     thresholds=(Threshold("queue wait p99", 1200.0, 1000.0, "ms"),), broker=BrokerState(memory_alarm=True),
     events=(Event(0, EventKind.NACKED, ""),), event_counts={EventKind.NACKED: 3},
 )  # fmt: skip
-EVERYTHING = [*PRODUCER_METRICS, *CONSUMER_METRICS, *MONITOR_METRICS, *MONITOR_COST_METRICS]
+EVERYTHING = [*PRODUCER_METRICS, *CONSUMER_METRICS, *MONITOR_METRICS, *MONITOR_COST_METRICS, *PROXY_METRICS]
 
 
 def samples(registry: CollectorRegistry) -> dict[str, float]:
