@@ -88,7 +88,7 @@ test: $(VENV)/.dev  ## run the tests, with SLOW=1 the slow ones too; the last li
 	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(SLOW),,-m 'not slow') $(ARGS)
 
 .PHONY: peers
-peers: $(VENV)/.dev  ## run other clients' test suites on the embedded broker and on RabbitMQ, and compare (needs Go)
+peers: $(VENV)/.dev  ## run other clients' test suites on the embedded broker and on RabbitMQ, and compare (with Go and npm: all)
 	@$(BIN)/python tools/peers/run.py $(ARGS)
 
 .PHONY: lint

@@ -1,7 +1,8 @@
 """Runs the test suites of other AMQP clients on the embedded broker and on RabbitMQ, and compares: ``make peers``.
 
-The suites come from the registries (source distributions, the Go module) into ``.peers/``, which git ignores. A test
-counts when it passes on RabbitMQ; ends with 1 when one of those fails here without a reason in ``REASONS``.
+The suites come from the registries (source distributions, a Go module, an npm package) into ``.peers/``, which git
+ignores. A test counts when it passes on RabbitMQ; ends with 1 when one of those fails here without a reason in
+``REASONS``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ class PythonSuite:
     version: str
     tests: Sequence[str]
     options: Sequence[str] = ()
+    quick: bool = False
+    program: str = sys.executable
 
     @property
     def name(self) -> str:
@@ -68,6 +72,8 @@ class SmokeCases:
     version: str
     tests: str
     extra: str = ""
+    quick: bool = False
+    program: str = sys.executable
 
     @property
     def name(self) -> str:
@@ -94,6 +100,8 @@ class GoSuite:
     module: str
     version: str
     options: Sequence[str] = ()
+    quick: bool = False
+    program: str = "go"
 
     @property
     def name(self) -> str:
@@ -127,14 +135,63 @@ class GoSuite:
         }
 
 
+@dataclass(frozen=True)
+class NodeSuite:
+    """A suite inside an npm package."""
+
+    package: str
+    version: str
+    quick: bool = False
+    program: str = "npm"
+
+    @property
+    def name(self) -> str:
+        return f"{self.package} {self.version}"
+
+    def prepare(self) -> Path:
+        """Fetch the package with what its tests need, once; returns its directory."""
+        folder = CACHE / f"{self.package}-{self.version}"
+        if not folder.exists():
+            _run(["npm", "pack", "--silent", f"{self.package}@{self.version}"], cwd=CACHE)
+            draft = CACHE / f"{folder.name}.draft"
+            with tarfile.open(CACHE / f"{folder.name}.tgz") as packed:
+                packed.extractall(draft, filter="data")
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+            _run(["npm", "install", *options], cwd=draft / "package")
+            (draft / "package").rename(folder)
+            draft.rmdir()
+        return folder
+
+    def run(self, source: Path) -> dict[str, bool]:
+        """Which tests passed, one file after another; skipped ones are left out."""
+        outcomes: dict[str, bool] = {}
+        for path in sorted((source / "test").glob("*.test.js")):
+            done = subprocess.run(
+                ["node", "--test", "--test-reporter=tap", str(path)],
+                cwd=source,
+                env={**os.environ, "URL": URL},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+                timeout=900,
+            )
+            for passed, test in _tap(done.stdout):
+                name = f"{path.name}: {test}"
+                while name in outcomes:
+                    name += "'"
+                outcomes[name] = passed
+        return outcomes
+
+
 _DRAMATIQ = ("-p", "dramatiq_fixtures", "--import-mode=importlib")
-SUITES: tuple[PythonSuite | SmokeCases | GoSuite, ...] = (
+SUITES: tuple[PythonSuite | SmokeCases | GoSuite | NodeSuite, ...] = (
     GoSuite("github.com/rabbitmq/amqp091-go", "v1.16.0", ("-tags", "integration")),
-    PythonSuite("amqp", "5.4.2", ["t/integration/test_rmq.py"], ("-k", "not tls")),
+    NodeSuite("amqplib", "2.0.1", quick=True),
+    PythonSuite("amqp", "5.4.2", ["t/integration/test_rmq.py"], ("-k", "not tls"), quick=True),
     PythonSuite("kombu", "5.7.0", ["t/integration/test_py_amqp.py"]),
-    PythonSuite("dramatiq", "2.2.1", ["tests/test_rabbitmq.py"], _DRAMATIQ),
+    PythonSuite("dramatiq", "2.2.1", ["tests/test_rabbitmq.py"], _DRAMATIQ, quick=True),
     SmokeCases("celery", "5.7.0", "test_celery.py"),
-    SmokeCases("faststream", "0.7.8", "test_faststream.py", extra="[rabbit]"),
+    SmokeCases("faststream", "0.7.8", "test_faststream.py", extra="[rabbit]", quick=True),
 )
 
 
@@ -157,6 +214,18 @@ def _pytest(folder: Path, arguments: Sequence[str], *paths: Path) -> dict[str, b
         if "skipped" not in kinds:
             outcomes[f"{case.get('classname')}.{case.get('name')}"] = not kinds & {"failure", "error"}
     return outcomes
+
+
+def _tap(output: str) -> Iterator[tuple[bool, str]]:
+    """Each test of a report in the Test Anything Protocol that contains no others: passed or not, and its name."""
+    lines = output.splitlines()
+    for index, line in enumerate(lines):
+        verdict, dash, name = line.strip().partition(" - ")
+        if not dash or not verdict.startswith(("ok ", "not ok ")) or "# SKIP" in name:
+            continue
+        details = lines[index + 1 : index + 5]
+        if not any(detail.strip() == "type: 'suite'" for detail in details):
+            yield verdict.startswith("ok "), name
 
 
 def _run(command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
@@ -189,11 +258,16 @@ def main() -> int:
     """Run the suites on both brokers, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suites", nargs="*", help="names, or their beginnings (default: all)")
+    parser.add_argument("--quick", action="store_true", help="only suites that together take less than five minutes")
     parser.add_argument("--fetch", action="store_true", help="fetch the suites, and no more")
     parser.add_argument("--only-embedded", action="store_true", help="skip RabbitMQ: every test that fails is listed")
     options = parser.parse_args()
     CACHE.mkdir(exist_ok=True)
     chosen = [s for s in SUITES if not options.suites or s.name.startswith(tuple(options.suites))]
+    chosen = [suite for suite in chosen if suite.quick or not options.quick]
+    for suite in [suite for suite in chosen if shutil.which(suite.program) is None]:
+        sys.stdout.write(f"left out: {suite.name}, which needs {suite.program}\n")
+        chosen.remove(suite)
     sources = {suite.name: suite.prepare() for suite in chosen}
     if options.fetch:
         return 0
@@ -202,8 +276,10 @@ def main() -> int:
         with broker() as name:
             results[name] = {}
             for suite in chosen:
-                sys.stderr.write(f"{suite.name} on {name} …\n")
+                sys.stderr.write(f"{suite.name} on {name} … ")
+                began_s = time.monotonic()
                 results[name][suite.name] = suite.run(sources[suite.name])
+                sys.stderr.write(f"{time.monotonic() - began_s:.0f} s\n")
     return report(*results.values(), names=list(results))
 
 
