@@ -66,6 +66,7 @@ class queue:
     overflow = "reject-publish"            # a full queue refuses new messages (nack) or drops its oldest
     message_ttl_ms = None                  # ms · dead-letter messages older than this; None: never
     partitions = 1                         # Kafka only: at most this many consumers share the topic; order holds within a partition
+    consumer_group = ""                    # Kafka only: group of somebody else's consumers, whose commits producer and monitor follow; empty: ours
 
 
 class control:

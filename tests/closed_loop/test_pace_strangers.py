@@ -82,6 +82,19 @@ def after_a_step(lab: Any, before: float, after: float, network: Network, *, wit
     return plant
 
 
+def test_late_commits_find_the_rate_within_fifteen_seconds_whatever_the_luck(lab: Any) -> None:
+    """A burst before a count has to be long enough to tell, and a few counts without surprise are no fixed service."""
+    for seed in range(1, 9):
+        plant = lab.plant(seed, workers=strangers("exponential", acks="commit"), network=NOTHING)
+        lab.join(plant, "pace")
+        plant.run(15)
+        seen, busy_s = len(plant.queue.waits_s), plant.queue.busy_s
+        plant.run(45)
+        waits = sorted(plant.queue.waits_s[seen:])
+        assert (plant.queue.busy_s - busy_s) / 45 >= 0.97, seed
+        assert waits[int(0.99 * len(waits))] <= 1.5, seed
+
+
 @pytest.mark.parametrize(("network", "age_s"), [(FRESH, 0.1), (EVERY_S, 1.0), (EVERY_5_S, 5.0)])
 @pytest.mark.parametrize("after", [20.0, 0.0])
 def test_a_step_down_and_a_stop_leave_what_came_until_they_were_counted(

@@ -30,6 +30,7 @@ _MEMORY_COUNTS = 6.0
 _SPARE_MEMORY_S = 0.4
 _SPARE_EVENTS = 3.0
 _LONGEST_SIGHT_S = 0.12
+_NOTHING = 0.01  # of what is done from one late count to the next: its moment is not known better
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,8 @@ class Bottleneck:
         """Note how many of the consumers a count found at work; each message is with one of them, if they are few."""
         self.late = late
         if late:
-            self.idle_counts = self.idle_counts + 1 if backlog <= workers else 0
+            few = workers + _NOTHING * (self.rate_per_s or 0.0) * span_s
+            self.idle_counts = self.idle_counts + 1 if backlog <= few else 0
             self.spare = 0.0
         else:
             self.idle_counts = 0
