@@ -28,6 +28,11 @@ _IDLE_AGE_S = 2.0
 _BURSTS = (1.5, 4.0)
 _BURST = 0.2
 _MOST_UNSEEN = 1000
+_TRIAL_FIRST_S = 4.0
+_TRIAL_RARELY_S = 64.0
+_TRIAL_SHORTEST_S = 1.0
+_TRIAL_LONGEST_S = 5.0
+_TRIAL_EVENTS = 50.0
 
 
 class PaceLaw:
@@ -92,6 +97,7 @@ class PaceLaw:
         self._confirms = ConfirmLatencyTracker()
         self._held = 0.0
         self._seen_sent = 0
+        self._trial = _DepthTrial()
 
     def update(self, signals: Signals, now: float) -> Decision:
         """Return the rate for this tick."""
@@ -115,6 +121,7 @@ class PaceLaw:
         if rate is None:
             return self._find(signals)
         self._adapt_extra(rate, elapsed_s)
+        self._trial.update(bottleneck, signals, self._held)
         setpoint = self._held = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
         correction = self._gain / loop_s * (setpoint - depth)
@@ -157,7 +164,7 @@ class PaceLaw:
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
         spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
         wanted = bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
-        return min(self._cap, wanted)
+        return min(self._cap, wanted + self._trial.depth)
 
     def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:
         surplus = max(0.0, self._bottleneck.idle - _IDLE_ALLOWED)
@@ -233,6 +240,63 @@ class PaceLaw:
             self._cut_until = now + 2 * loop_s  # until its effect can be seen
             self._cap = max(1.0, 0.7 * min(self._cap, self._bottleneck.queue.depth or 1.0))
         self._nacked = signals.nacked_total
+
+
+class _DepthTrial:
+    """Finds out how many messages silent consumers have in work at once, by trying a deeper and a shallower queue.
+
+    A consumer may hand what it holds to threads or processes of its own. Then more leaves the deeper the queue is, up
+    to what it has in work when all are busy. So now and then, once departures are even, the queue is twice as deep for
+    a moment: if clearly more leaves, the depth stays and the next trial follows at once, or else the next comes later.
+    What is kept is given up again in quarters, where that costs no departures.
+
+    Attributes:
+        depth: messages in addition to those in work if each consumer works on one.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0.0
+        self._kept = 0.0
+        self._pause_s = _TRIAL_FIRST_S
+        self._stage = 0  # waiting, watching what is usual, letting the step take effect, watching what it does
+        self._since = (0.0, 0.0)  # moment, and how many messages had left by then
+        self._usual_per_s = 0.0
+        self._step = 0.0
+        self._down = False
+
+    def update(self, bottleneck: Bottleneck, signals: Signals, held: float) -> None:
+        """Begin, watch or judge a trial; ``held`` is the setpoint at the last tick."""
+        rate, queue = bottleneck.rate_per_s, bottleneck.queue
+        at = queue.read_at
+        left = (at, queue.left_by(at, queue.reading))
+        if not bottleneck.counted or bottleneck.late or signals.application_limited or not rate or not held:
+            self.depth, self._stage, self._since = self._kept, 0, left
+            return
+        watch_s = min(_TRIAL_LONGEST_S, max(_TRIAL_SHORTEST_S, _TRIAL_EVENTS / rate))
+        elapsed_s = at - self._since[0]
+        if elapsed_s < (self._pause_s, watch_s, watch_s / 2, watch_s)[self._stage]:
+            return
+        per_s = (left[1] - self._since[1]) / elapsed_s
+        self._since = left
+        self._stage = (self._stage + 1) % 4
+        if self._stage == 2:
+            self._usual_per_s = per_s
+            self._step = -self._kept / 4 if self._down and self._kept > 1 else max(2.0, held)
+            self.depth = max(0.0, self._kept + self._step)
+        elif self._stage == 0:
+            self._judge(per_s, bottleneck.dispersion, elapsed_s)
+
+    def _judge(self, per_s: float, dispersion: float, watched_s: float) -> None:
+        doubt = 2 * sqrt(2 * dispersion * max(1.0, self._usual_per_s) / watched_s)
+        grew = per_s > 1.1 * self._usual_per_s + doubt
+        fell = per_s < 0.95 * self._usual_per_s - doubt / 2
+        if self._step > 0 and grew:
+            self._kept, self._pause_s = self.depth, _TRIAL_FIRST_S / 4
+        else:
+            self._kept = self.depth if self._step < 0 and not fell else self._kept
+            self._down = self._pause_s >= _TRIAL_RARELY_S and not self._down
+            self._pause_s = min(_TRIAL_RARELY_S, 2 * self._pause_s)
+        self.depth = self._kept
 
 
 _MEMORY_S = 1.0
