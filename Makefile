@@ -6,6 +6,7 @@ SCENARIO ?= recovery
 BROKER   ?= embedded
 ARGS     ?=
 N        ?= 3
+DEBIAN13 ?= .debian13
 
 # The first of these that is Python 3.11 or later; `make PYTHON=/path/to/python3.12 …` chooses another.
 PYTHON   ?= $(eval PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -18,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 # -- set-up ------------------------------------------------------------------------------------------------------------
 
@@ -71,6 +72,11 @@ kafka: $(VENV)/.kafka .kafka/libs/.complete  ## fetch Kafka's client and its jar
 	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.kafka/libs
 	@touch $@
 
+.PHONY: rabbitmq4
+rabbitmq4:  ## install Debian 13's RabbitMQ 4 and Python 3.13 in a folder of their own, DEBIAN13=.debian13 (as root)
+	@tools/debian13/install $(DEBIAN13)
+	@echo 'RABBITMQ_HOME=$(abspath $(DEBIAN13))/rabbitmq pace run --broker rabbitmq'
+
 # -- the main job ------------------------------------------------------------------------------------------------------
 
 .PHONY: experiment
@@ -86,6 +92,25 @@ bench: $(VENV)/.dev  ## run benchmarks/: brokers, control over HTTP, the law on 
 .PHONY: test
 test: $(VENV)/.dev  ## run the tests, with SLOW=1 the slow ones too; the last lines name missing brokers
 	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(SLOW),,-m 'not slow') $(ARGS)
+
+.PHONY: test-rabbitmq
+test-rabbitmq: $(VENV)/.dev  ## run on RabbitMQ, the installed one or that in RABBITMQ_HOME: contract tests, an experiment, faults
+	@PACE_REQUIRE_BROKERS=rabbitmq $(BIN)/pytest -n 2 --dist loadgroup tests/contract -k rabbitmq $(ARGS)
+	@$(MAKE) --no-print-directory test-rabbitmq-faults
+
+.PHONY: test-rabbitmq-faults
+test-rabbitmq-faults: $(VENV)/.dev  ## run an experiment on RabbitMQ, and those in which the broker fails
+	@PACE_REQUIRE_BROKERS=rabbitmq $(BIN)/pytest -n 2 --dist loadgroup tests/acceptance/test_run.py tests/acceptance/test_faults.py \
+		-m rabbitmq -k 'another_kind or broker- or memory-alarm' $(ARGS)
+
+PIP_IN_DEBIAN13 := /srv/venv/bin/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: test-python
+test-python: rabbitmq4  ## run the unit tests on Debian 13's Python, which `make rabbitmq4` brings
+	@$(DEBIAN13)/enter sh -c 'test -x /srv/venv/bin/pip || python3 -m venv /srv/venv'
+	@$(DEBIAN13)/enter $(PIP_IN_DEBIAN13) install --root-user-action ignore 'pip>=25.1'
+	@$(DEBIAN13)/enter $(PIP_IN_DEBIAN13) install --root-user-action ignore -c constraints.txt -e '.[bench,kafka]' --group dev
+	@$(DEBIAN13)/enter /srv/venv/bin/python -m pytest -n 2 tests/unit $(ARGS)
 
 .PHONY: peers
 peers: $(VENV)/.dev  ## run other clients' test suites on the embedded broker and on RabbitMQ, and compare (with Go and npm: all)
@@ -154,7 +179,7 @@ monitor: $(VENV)/.package  ## watch this machine's broker in this terminal
 	@$(BIN)/pace monitor $(ARGS)
 
 .PHONY: clean
-clean:  ## remove .venv, Kafka, caches and recorded runs; remove the containers and their data
+clean:  ## remove .venv, Kafka, RabbitMQ 4, caches and recorded runs; remove the containers and their data
 	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
-	@rm -rf $(VENV) .kafka .peers runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .debian13 .kafka .peers runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,6 @@ import runpy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -28,6 +27,7 @@ from backpressure.catalogue import (
     value_of,
     with_present_names,
 )
+from backpressure.core.addresses import BrokerAddress
 from backpressure.derived import bound_of_strategy
 from backpressure.environment import dotenv, from_common_names, from_environment, without_injected
 from backpressure.errors import ConfigError
@@ -157,7 +157,7 @@ def _from_file(path: Path | None) -> Iterator[tuple[str, Any, str]]:
 def _names_a_host(url: object) -> bool:
     """Return whether ``url`` names a host: then host and port of weaker sources, valid or not, do not matter."""
     try:
-        return isinstance(url, str) and bool(urlsplit(url).hostname)
+        return isinstance(url, str) and any(host for host, _ in BrokerAddress.parse(url).servers)
     except ValueError:  # an invalid URL is refused when it is checked
         return False
 

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from backpressure.core.addresses import plain_host
+from backpressure.core.addresses import BrokerAddress, plain_host
 
 __all__ = [
     "MOST_NAME_OCTETS",
@@ -122,30 +122,43 @@ def _parts(url: str) -> SplitResult:
 _ADDRESS_EXPECTED = "expected host:port, with an IPv6 address in brackets, for example [::1]:5672"
 
 
-def _refuse_bad_servers(url: str) -> None:
-    for server in urlsplit(url).netloc.rpartition("@")[2].split(","):
-        found = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?", server)
-        if found is None or not 0 < int(found[1] or 9092) <= 65535:
-            raise ValueError(
-                "expected servers as host:port, with commas between them, for example kafka://one:9092,two"
-            )
-
-
 def _broker_url(url: str) -> str:
     _refuse_cut_login(url)
-    if url and _parts(url).scheme not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
+    if url and _scheme(url) not in {"amqp", "amqps", "kafka", "kafka+ssl", "memory"}:
         raise ValueError("expected amqp://, amqps:// or kafka://, for example amqp://guest:guest@localhost:5672/")
-    if url.startswith("amqp"):
-        _refuse_bad_address(url)
-        if len(unquote_to_bytes(_parts(url).path[1:])) > MOST_NAME_OCTETS:
-            raise ValueError(f"expected a virtual host of at most {MOST_NAME_OCTETS} octets in UTF-8")
-    if url.startswith("kafka"):
+    if _scheme(url).startswith("kafka"):
         _refuse_bad_servers(url)
+    elif url:
+        address = _address(url, _ADDRESS_EXPECTED)
+        if len(address.servers) > 1:
+            raise ValueError(_ADDRESS_EXPECTED)
+        if len(unquote_to_bytes(address.path[1:])) > MOST_NAME_OCTETS:
+            raise ValueError(f"expected a virtual host of at most {MOST_NAME_OCTETS} octets in UTF-8")
     return url
 
 
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
+
+
+def _refuse_bad_servers(url: str) -> None:
+    servers = _address(url, _SERVERS_EXPECTED).servers
+    if any(not host or port == 0 for host, port in servers):
+        raise ValueError(_SERVERS_EXPECTED)
+
+
+def _address(url: str, expected: str) -> BrokerAddress:
+    try:
+        return BrokerAddress.parse(url)
+    except ValueError:
+        raise ValueError(expected) from None
+
+
+_SERVERS_EXPECTED = "expected servers as host:port, with commas between them, for example kafka://one:9092,two"
+
+
 def _kafka_url(url: str) -> str:
-    if url and _parts(url).scheme not in {"kafka", "kafka+ssl"}:
+    if url and _scheme(url) not in {"kafka", "kafka+ssl"}:
         raise ValueError("expected kafka://, for example kafka://localhost:9092")
     return _broker_url(url)
 

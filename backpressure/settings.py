@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 from collections.abc import Collection
 from math import inf
 from typing import Annotated, Literal, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from backpressure.core.addresses import bracketed
+from backpressure.core.addresses import BrokerAddress, bracketed
 from backpressure.knobs import (
     MOST_NAME_OCTETS,
     BrokerUrl,
@@ -52,6 +51,9 @@ __all__ = [
     "TracingSettings",
     "is_live",
 ]
+
+
+_AMQP_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class BrokerSettings(Section):
@@ -97,14 +99,16 @@ class BrokerSettings(Section):
 
     def address(self) -> str:
         """Return the URL without user and password, fit to be shown."""
-        parts = urlsplit(self.full_url())
-        if parts.scheme.startswith("kafka"):
-            servers = parts.netloc.rpartition("@")[2].split(",")  # any of a cluster's leads to all others
-            addresses = ",".join(s if re.search(r":\d+$", s) else f"{s}:9092" for s in servers)
-            return f"{parts.scheme}://{addresses}"
-        default = {"amqps": 5671}.get(parts.scheme, 5672)
-        path = "" if unquote(parts.path) in {"/", "//", ""} else parts.path
-        return f"{parts.scheme}://{bracketed(parts.hostname or self.host)}:{parts.port or default}{path}"
+        url = self.parts()
+        kafka = url.scheme.startswith("kafka")
+        servers = url.hosts(self.host, 9092 if kafka else _AMQP_PORTS.get(url.scheme, _AMQP_PORTS["amqp"]))
+        names = ",".join(f"{bracketed(host)}:{port}" for host, port in servers)
+        path = "" if kafka or unquote(url.path) in {"/", "//", ""} else url.path
+        return f"{url.scheme}://{names}{path}"
+
+    def parts(self) -> BrokerAddress:
+        """Return the parts of the URL to connect to."""
+        return BrokerAddress.parse(self.full_url())
 
 
 class QueueSettings(Section):

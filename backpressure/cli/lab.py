@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from urllib.parse import urlsplit
 
 import click
 
@@ -92,7 +91,7 @@ async def _work(settings: Settings, name: str) -> None:
 
 
 def _engine(settings: Settings) -> Lab:
-    if urlsplit(settings.broker.full_url()).scheme not in {"amqp", "amqps"}:
+    if settings.broker.parts().scheme not in {"amqp", "amqps"}:
         allowed = "the lab needs an AMQP broker here (amqp://…); the URL of Kafka belongs in lab.kafka_url"
         raise ConfigError("broker.url", settings.broker.url, allowed)
     settings = replaced(settings, {"broker.wait": False})  # requests fail at once if the broker is not available

@@ -1,4 +1,4 @@
-"""Hosts as text, and which requests a server meant for this machine answers.
+"""Hosts as text, URLs of brokers, and which requests a server meant for this machine answers.
 
 A host is plain (``::1``) where one listens or dials, and in brackets (``[::1]``) within a URL. Must not know: any HTTP
 library.
@@ -7,9 +7,15 @@ library.
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import SplitResult, urlsplit
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
 
-__all__ = ["bracketed", "is_from_other_site", "is_loopback", "names_this_machine", "plain_host"]
+__all__ = ["BrokerAddress", "bracketed", "is_from_other_site", "is_loopback", "names_this_machine", "plain_host"]
+
+_URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
+_SERVER = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?")
+_MOST_PORT = 65535
 
 _NOT_IN_A_HOST = set("/?#@[]\\%")
 _EXPECTED = "expected a host name or an address without scheme and port, for example localhost, 10.0.0.7 or ::1"
@@ -36,6 +42,57 @@ def plain_host(text: str) -> str:
 
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """The parts of a broker's URL, which may name several servers: ``kafka://one,two:9093,[::1]:9094``.
+
+    `urllib.parse` knows URLs of one server only. Of a list it finds no port, and since Python 3.12 it refuses one with
+    an IPv6 address in it.
+
+    Attributes:
+        username, password: decoded; empty where there is none.
+        servers: plain host, empty where none is named, and port, None for the usual one.
+        path: as it stands in the URL.
+    """
+
+    scheme: str
+    username: str
+    password: str
+    servers: tuple[tuple[str, int | None], ...]
+    path: str
+    query: str
+
+    @classmethod
+    def parse(cls, url: str) -> BrokerAddress:
+        """Return the parts of ``url``; raises `ValueError` for an impossible host or port."""
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise ValueError(_EXPECTED)
+        scheme, authority, path, query = (part or "" for part in found.groups())
+        login, _, servers = authority.rpartition("@")
+        username, _, password = login.partition(":")
+        names = servers.split(",")
+        if len(names) > 1 and "" in names:
+            raise ValueError("expected a host between commas")
+        parsed = tuple(map(_server, names))
+        return cls(scheme.lower(), unquote(username), unquote(password), parsed, path, query)
+
+    def hosts(self, default_host: str, default_port: int) -> list[tuple[str, int]]:
+        """Return every server's host and port; the defaults are for what the URL does not name."""
+        return [(host or default_host, default_port if port is None else port) for host, port in self.servers]
+
+
+def _server(text: str) -> tuple[str, int | None]:
+    found = _SERVER.fullmatch(text)
+    if found is None:
+        raise ValueError(_EXPECTED)
+    bracketed_host, host, port = found.groups()
+    if int(port or 0) > _MOST_PORT:
+        raise ValueError(f"expected a port up to {_MOST_PORT}")
+    name = plain_host(f"[{bracketed_host}]") if bracketed_host else plain_host(host) if host else ""
+    return name.lower(), int(port) if port else None
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from backpressure.errors import MissingExtraError
 from backpressure.extras import lacks
@@ -29,6 +28,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message, Metadata
 from backpressure.settings import Settings
 from backpressure.version import __version__
@@ -143,15 +143,14 @@ def _under(traceparent: HeaderValue) -> Context:
 
 
 def _common(settings: Settings, system: str) -> dict[str, AttributeValue]:
-    url = urlsplit(settings.broker.address())
+    url = BrokerAddress.parse(settings.broker.address())
     common: dict[str, AttributeValue] = {"messaging.system": system}
     if system == "rabbitmq":
         common["messaging.rabbitmq.destination.routing_key"] = settings.queue.key
     if url.scheme != "memory":
-        first = urlsplit(f"//{url.netloc.partition(',')[0]}")
-        common["server.address"] = first.hostname or ""
-        if first.port is not None:
-            common["server.port"] = first.port
+        common["server.address"], port = url.servers[0]
+        if port is not None:
+            common["server.port"] = port
     return common
 
 

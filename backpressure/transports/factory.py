@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from backpressure.settings import Settings
 from backpressure.transports.base import Transport
 
@@ -15,7 +13,7 @@ def connect(settings: Settings) -> Transport:
 
     Client libraries are imported only when they are needed.
     """
-    scheme = urlsplit(settings.broker.full_url()).scheme
+    scheme = settings.broker.parts().scheme
     if scheme == "memory":
         from backpressure.transports.memory import MemoryTransport  # noqa: PLC0415 -- see above
 

@@ -67,13 +67,13 @@ def management_url(broker: BrokerSettings) -> str:
     It is guessed for the default AMQP ports only: for any other port, a different broker could answer on 15672 and get
     our policies.
     """
-    url = urlsplit(broker.full_url())
+    url = broker.parts()
     if url.scheme not in _DEFAULT_PORTS:
         return ""
     if broker.management_url:
         return broker.management_url.rstrip("/")
-    guess = _GUESSED_PORTS.get((url.scheme, url.port or _DEFAULT_PORTS[url.scheme]))
-    host = url.hostname or broker.host
+    host, port = url.hosts(broker.host, _DEFAULT_PORTS[url.scheme])[0]
+    guess = _GUESSED_PORTS.get((url.scheme, port))
     return "" if guess is None else f"{guess[0]}://{bracketed(host)}:{guess[1]}"
 
 
@@ -107,11 +107,11 @@ class ManagementClient:
         address = management_url(broker)
         if not address:
             return None
-        url = urlsplit(broker.full_url())
+        url = broker.parts()
         return cls(
             address,
-            unquote(url.username) if url.username else broker.username,
-            unquote(url.password) if url.password else broker.password.get_secret_value(),
+            url.username or broker.username,
+            url.password or broker.password.get_secret_value(),
             virtual_host=unquote(url.path[1:]) or "/",
             timeout_s=broker.connect_timeout_s,
             tls=partial(tls_context, broker),

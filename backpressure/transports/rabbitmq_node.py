@@ -49,15 +49,15 @@ class RabbitMQMissingError(TransportError):
 def find_rabbitmq() -> Path | None:
     """Return the inner start script, or None when RabbitMQ (with Erlang) is not installed.
 
-    The one on ``PATH`` is often a wrapper that must run as root or as the user rabbitmq.
+    The one on ``PATH`` is often a wrapper that must run as root or as the user rabbitmq. ``RABBITMQ_HOME`` comes first;
+    a home with Erlang's ``epmd`` beside the script brings an Erlang of its own, as one of ``make rabbitmq4`` does.
     """
-    if shutil.which("erl") is None or _epmd() is None:
-        return None
     home = os.environ.get("RABBITMQ_HOME")
     found = [Path(home, "sbin")] if home else []
     for pattern in _INSTALLATIONS:
         found += sorted(Path("/").glob(pattern.lstrip("/")), reverse=True)
-    return next((script for sbin in found if (script := sbin / "rabbitmq-server").exists()), None)
+    scripts = (sbin / "rabbitmq-server" for sbin in found)
+    return next((script for script in scripts if script.exists() and _epmd(script) is not None), None)
 
 
 def private_node(port: int = 0, management_port: int = 0, *, statistics_interval_ms: int = 1000) -> PrivateNode:
@@ -109,7 +109,8 @@ class PrivateNode(PrivateProcess):
         await self._until_ready()
 
     def _launch(self) -> None:
-        script, epmd = find_rabbitmq(), _epmd()
+        script = find_rabbitmq()
+        epmd = None if script is None else _epmd(script)
         if script is None or epmd is None:
             raise RabbitMQMissingError
         self._sbin = script.parent
@@ -174,6 +175,12 @@ class PrivateNode(PrivateProcess):
             return json.load(answer)
 
 
-def _epmd() -> str | None:
-    """Return Erlang's port mapper. We run our own in our process group: one started by the node would outlive it."""
-    return shutil.which("epmd")
+def _epmd(script: Path) -> str | None:
+    """Return the port mapper of the Erlang that ``script`` runs on, or None without one.
+
+    We run our own in our process group: one started by the node would outlive it.
+    """
+    beside = script.with_name("epmd")
+    if beside.exists():
+        return str(beside)
+    return shutil.which("epmd") if shutil.which("erl") else None

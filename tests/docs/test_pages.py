@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = {"fast_producer.py": "producer", "slow_consumer.py": "consumer", "monitor.py": "monitor"}
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 SHELL_BLOCK = re.compile(r"^```(?:sh|bash|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`((?:(?:\.venv/bin/)?(?:pace|python)|make) [^`\n]+)`(?!`)")
 PLACEHOLDER = re.compile(r"[A-Z…]{2,}|…")

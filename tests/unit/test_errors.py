@@ -7,7 +7,14 @@ import inspect
 import pytest
 
 from backpressure import errors
-from backpressure.errors import ConfigError, PaceError, PortTakenError, PreconditionFailedError
+from backpressure.errors import (
+    ConfigError,
+    MissingExtraError,
+    PaceError,
+    PlatformError,
+    PortTakenError,
+    PreconditionFailedError,
+)
 
 EXPORTED = [getattr(errors, name) for name in errors.__all__]
 
@@ -20,7 +27,7 @@ def test_every_error_of_the_module_is_exported_and_belongs_to_one_tree() -> None
 
 def test_bad_usage_exits_with_2_and_what_could_not_run_with_3() -> None:
     bad_usage = {kind for kind in EXPORTED if kind.exit_code == 2}
-    assert bad_usage == {ConfigError, PreconditionFailedError}
+    assert bad_usage == {ConfigError, MissingExtraError, PlatformError, PreconditionFailedError}
     assert all(kind.exit_code == 3 for kind in EXPORTED if kind not in bad_usage)
 
 

@@ -38,6 +38,7 @@ def no_handlers(self, *_):
 
 asyncio.SelectorEventLoop.add_signal_handler = asyncio.SelectorEventLoop.remove_signal_handler = no_handlers
 sys.platform = "win32"
+ssl.enum_certificates = lambda store: []  # `ssl` reads the certificates of Windows with it
 """
 IMPORT_ALL = """
 import importlib, json, pkgutil, backpressure

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata
@@ -54,7 +54,7 @@ def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
     ``kafka+ssl://`` encrypts. A user in the URL logs in by SASL PLAIN, or by the mechanism in ``?sasl=SCRAM-SHA-512``,
     with the password in the URL, or else that of the settings, where it is less visible.
     """
-    url = urlsplit(broker.full_url())
+    url = broker.parts()
     encrypted, login = url.scheme == "kafka+ssl", bool(url.username)
     configuration: dict[str, Any] = {
         "bootstrap.servers": broker.address().partition("://")[2],
@@ -73,8 +73,8 @@ def client_configuration(broker: BrokerSettings, name: str) -> dict[str, Any]:
         if mechanism not in _MECHANISMS:
             raise ConfigError("broker.url", f"…?sasl={mechanism}", f"expected {' or '.join(_MECHANISMS)}")
         configuration["sasl.mechanism"] = mechanism
-        configuration["sasl.username"] = unquote(url.username or "")
-        configuration["sasl.password"] = unquote(url.password or "") or broker.password.get_secret_value()
+        configuration["sasl.username"] = url.username
+        configuration["sasl.password"] = url.password or broker.password.get_secret_value()
     if encrypted:
         tls_context(broker)  # unlike librdkafka it names the file that cannot be used
         files = {"ca": broker.ca_file, "certificate": broker.cert_file, "key": broker.key_file}

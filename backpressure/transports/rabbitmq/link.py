@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pika import ConnectionParameters, PlainCredentials, SSLOptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
@@ -161,12 +161,12 @@ def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParame
     The management pages show ``name``. Parts that a URL leaves out come from the other settings, so
     ``amqps://broker.example`` is enough.
     """
-    url = urlsplit(broker.full_url())
+    url = broker.parts()
     secure = url.scheme == "amqps"
-    host = url.hostname or broker.host
+    host, port = url.hosts(broker.host, 5671 if secure else 5672)[0]
     return ConnectionParameters(
         host=host,
-        port=url.port or (5671 if secure else 5672),
+        port=port,
         virtual_host=unquote(url.path[1:]) or "/",
         credentials=PlainCredentials(*login(broker)),
         heartbeat=broker.heartbeat_s,
@@ -180,6 +180,5 @@ def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParame
 
 def login(broker: BrokerSettings) -> tuple[str, str]:
     """Return user and password; those in the URL come first."""
-    url = urlsplit(broker.full_url())
-    user = unquote(url.username) if url.username else broker.username
-    return user, unquote(url.password) if url.password else broker.password.get_secret_value()
+    url = broker.parts()
+    return url.username or broker.username, url.password or broker.password.get_secret_value()

@@ -17,7 +17,7 @@ import pytest
 from backpressure.config import replaced
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
-from backpressure.errors import AccessRefusedError, QueueNotFoundError, TransportError
+from backpressure.errors import AccessRefusedError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management_client import ManagementClient, PolicyInfo
@@ -54,10 +54,15 @@ def test_prefetch_changes_live_on_a_quorum_queue_too(play: Play) -> None:
 @pytest.mark.parametrize("name", ["ü" * 127, "a" + "ü" * 126])
 def test_a_missing_queue_with_the_longest_name_is_told_by_its_name(play: Play, name: str) -> None:
     async def story(bench: Any) -> None:
+        async with ManagementClient(bench.broker.management_url) as management:
+            is_4 = (await management.overview()).version.startswith("4.")
         probe = await bench.started(bench.transport.probe())
-        with pytest.raises(QueueNotFoundError) as told:
+        with pytest.raises(NotConnectedError if is_4 else QueueNotFoundError) as told:
             await probe.read(name)
-        assert told.value.queue == name
+        if is_4:  # it fails to cut its own text to the 255 octets that fit, and ends the connection
+            assert "INTERNAL_ERROR (541)" in str(told.value)
+        else:
+            assert told.value.queue == name
 
     play(story)
 

@@ -29,7 +29,19 @@ def test_without_an_installation_the_error_says_how_to_get_one(monkeypatch: pyte
 
 def test_without_erlang_there_is_no_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("RABBITMQ_HOME", raising=False)
     assert find_rabbitmq() is None
+
+
+def test_a_home_that_brings_erlang_needs_none_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("RABBITMQ_HOME", str(tmp_path))
+    sbin = tmp_path / "sbin"
+    sbin.mkdir()
+    (sbin / "rabbitmq-server").touch()
+    assert find_rabbitmq() is None
+    (sbin / "epmd").touch()
+    assert find_rabbitmq() == sbin / "rabbitmq-server"
 
 
 def test_a_rabbitmqctl_that_hangs_is_an_error_of_the_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
