@@ -32,6 +32,7 @@ _RATE_WINDOW_S = 1.0
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
 _FASTEST_PER_S = 1e6  # more than any process does
 _MOST_WORKERS = 1000  # of one consumer
+_HIDDEN_WEIGHT = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +171,7 @@ class SignalBoard:
         self._trim = ShareTrim()
         self._strangers_since: float | None = None
         self._counts = BacklogCounts()
+        self._hidden = 0.0
         self._missing = ""
 
     def on_report(self, report: Report, now: float) -> None:
@@ -184,6 +186,11 @@ class SignalBoard:
     def has_strangers(self) -> bool:
         """Whether some consumers do not report."""
         return self._strangers_since is not None
+
+    @property
+    def has_guests(self) -> bool:
+        """Whether a consumer of another program reports: its client library may hold messages it does not know of."""
+        return any(not consumer.latest.rss_bytes for consumer in self._consumers.values())
 
     def on_reading(
         self, ready: int | None, unacked: int | None, consumers: int | None, now: float, *, missing: str | None = None
@@ -202,8 +209,14 @@ class SignalBoard:
             self._strangers_since = now
 
     def on_statistics(self, statistics: QueueStatistics) -> None:
-        """Take in what the broker told of the queue at another moment than its reading."""
+        """Take in what the broker told of the queue at another moment than its reading.
+
+        Where all consumers report, it shows what waits in their client libraries, of which they do not know.
+        """
         self._counts.on_statistics(statistics)
+        if statistics.fresh and self._departed_known(statistics.arrived_s):
+            hidden = statistics.unacked - sum(one.held() for one in self._present(statistics.arrived_s))
+            self._hidden += _HIDDEN_WEIGHT * (max(0, hidden) - self._hidden)
 
     def on_terms(self, terms: ConsumerTerms, now: float) -> None:
         """Take in on what terms consumers get messages, as it was told at ``now``."""
@@ -343,7 +356,7 @@ class SignalBoard:
     def _unacked(self, heard: list[_Consumer], *, reporting: bool) -> int | None:
         if self._probed_unacked is not None:
             return self._probed_unacked
-        return sum(consumer.held() for consumer in heard) if reporting and heard else None
+        return sum(consumer.held() for consumer in heard) + round(self._hidden) if reporting and heard else None
 
     def _working(self, heard: list[_Consumer], now: float) -> int | None:
         """Return how many consumers can work: not paused, reported lately, at most as many as the broker counts."""

@@ -8,6 +8,7 @@ from math import inf
 import pytest
 
 from backpressure.core.board import OwnState, SignalBoard
+from backpressure.core.evidence import QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
 from backpressure.core.signals import Signals
@@ -412,3 +413,16 @@ def test_a_producer_that_reports_nonsense_is_counted_as_before_once_it_stops(abs
     signals = board.signals(OWN, 2.0)
     assert signals.confirmed_total == OWN.confirmed + 200
     assert signals.producers == 2
+
+
+def test_what_waits_in_a_client_library_is_seen_beside_the_reports_that_do_not_know_of_it() -> None:
+    board = SignalBoard(1)
+    for tick in range(30):
+        now = tick / 10
+        board.on_report(consumer(now, tick, held=1, prefetch=20), now)
+        board.on_reading(0, None, 1, now)
+        board.on_statistics(QueueStatistics(ready=0, unacked=17, arrived_s=now, fresh=True))
+    signals = board.signals(OWN, 2.9)
+    assert signals.departed_total == 29
+    assert signals.unacked == 17
+    assert board.has_guests is not bool(CONSUMER.rss_bytes)
