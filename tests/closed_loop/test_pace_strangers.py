@@ -141,6 +141,15 @@ def test_without_counts_a_prefetch_that_fills_up_shows_what_leaves(lab: Any) -> 
     assert p99_s <= 0.2
 
 
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_several_silent_consumers_all_have_enough_to_do(lab: Any, distribution: str) -> None:
+    workers = replace(strangers(distribution, 25.0), count=4, strangers=Strangers(count=4, prefetch=10))
+    utilisation, p50_s, p99_s = settled(lab, workers, FRESH, after_s=10.0)
+    assert utilisation >= 0.95
+    assert p50_s <= 0.3
+    assert p99_s <= 1.0
+
+
 class OneConsumer(SignalBoard):
     """Takes all consumers for one, as the broker does with a consumer that hands messages to processes of its own."""
 

@@ -28,6 +28,7 @@ _IDLE_AGE_S = 2.0
 _BURSTS = (1.5, 4.0)
 _BURST = 0.2
 _MOST_UNSEEN = 1000
+_UNEVEN = 4.0
 _TRIAL_FIRST_S = 4.0
 _TRIAL_RARELY_S = 64.0
 _TRIAL_SHORTEST_S = 1.0
@@ -57,6 +58,8 @@ class PaceLaw:
     - *blind*: what consumers hold, or when they finish it, is not known, and 1000 messages were sent without any sign
       that some have left: the floor. (Messages that wait in the queue are one: consumers are full.)
     - *no fresh signal*: the rate halves every half second, down to the floor (1 msg/s unless set).
+
+    Silent consumers get messages in turn, however long each takes; so n of them have 4φ(n − 1) more.
 
     x grows while consumers are idle more than 1 % of the time although enough is queued: part of the depth is useless
     to them then (spread unevenly over their prefetch, or waiting for a retry). It fades in 10 s.
@@ -164,6 +167,8 @@ class PaceLaw:
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
         spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
         wanted = bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
+        if bottleneck.counted:
+            wanted += _UNEVEN * bottleneck.dispersion * (bottleneck.servers - 1)
         return min(self._cap, wanted + self._trial.depth)
 
     def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:
