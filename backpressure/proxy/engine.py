@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import itertools
 import logging
 import os
 import secrets
@@ -19,7 +20,7 @@ from math import inf, isfinite
 from urllib.parse import unquote, urlsplit
 
 from backpressure.config import replaced
-from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode
+from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode_compact
 from backpressure.core.signals import Law
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
@@ -43,6 +44,7 @@ log = logging.getLogger("backpressure")
 _LOOK_EVERY_S = 5.0
 _MISSING_FOR_S = 1.0
 _OF_PROXY = "~proxied~"  # in the identity of a consumer that a proxy reports for
+_MOST_EACH_TIME, _TURNS = 50, 3
 _COUNT_EVERY_S = 2.0
 _QUIET_AFTER_S = 2.0
 _SLEEP_AFTER_S, _FORGET_AFTER_S = 10.0, 60.0  # of a queue that nobody named, without a message
@@ -436,15 +438,20 @@ class ProxyEngine:
     async def _report_forever(self) -> None:
         interval_s = self.settings.feedback.interval_ms / 1000
         await self._ready.wait()
-        while True:
-            self._report()
+        for number in itertools.count():
+            self._report(number)
             self._watch_loops()
             await asyncio.sleep(interval_s)
 
-    def _report(self) -> None:
-        for consumer in self.view.consumers.values():
-            if not consumer.no_ack and consumer.queue not in self._silent_about:
-                self._feedback.send(encode(self.consumer_report(consumer)))
+    def _report(self, number: int = 0) -> None:
+        """Report for the consumers; many of them take turns."""
+        consumers = [one for one in self.view.consumers.values() if not one.no_ack]
+        turns = 1 if len(consumers) <= _MOST_EACH_TIME else _TURNS
+        interval_s = turns * self.settings.feedback.interval_ms / 1000
+        for consumer in consumers:
+            if consumer.queue not in self._silent_about and consumer.number % turns == number % turns:
+                report = self.consumer_report(consumer, interval_s)
+                self._feedback.send(encode_compact(report, brief=True))
 
     async def _find_doubles_forever(self) -> None:
         """Report for no consumer of a queue where somebody reports for consumers that pass here as well.
@@ -475,7 +482,7 @@ class ProxyEngine:
             return inf
         return inf if reading.consumers is None else reading.consumers
 
-    def consumer_report(self, consumer: WatchedConsumer) -> ConsumerReport:
+    def consumer_report(self, consumer: WatchedConsumer, interval_s: float = 0.0) -> ConsumerReport:
         """Return the counters of a consumer that passes."""
         now = self._clock.now()
         return ConsumerReport(
@@ -494,6 +501,7 @@ class ProxyEngine:
             busy_s=consumer.busy_s(now),
             service_sum_s=consumer.service_sum_s,
             service_sum_s2=consumer.service_sum_s2,
+            interval_s=interval_s,
         )
 
     def producer_report(self, name: str) -> ProducerReport:
