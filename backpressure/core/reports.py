@@ -157,7 +157,7 @@ _TAIL = {
 }
 _NOTHING = Histogram()  # shared by all reports without distributions: nothing changes it
 _WITHOUT_TAIL: dict[type[ProducerReport | ConsumerReport], dict[str, Any]] = {
-    kind: {name: _NOTHING if told == "Histogram" else "" for name, told in tail} for kind, tail in _TAIL.items()
+    kind: {name: {"Histogram": _NOTHING, "str": ""}.get(told) for name, told in tail} for kind, tail in _TAIL.items()
 }
 _COMPACT = {bytes([COMPACT_VERSION]) + layout.role: kind for kind, layout in _LAYOUTS.items()}
 _OPTIONAL = {
