@@ -10,7 +10,7 @@ from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
-from backpressure.core.evidence import OffsetReading
+from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.limiters import TokenBucket
 from backpressure.core.reports import ProducerReport, Report, decode, encode
 from backpressure.core.signals import Decision, Law
@@ -72,6 +72,7 @@ class Pacer:
         self._tick_s = tick_s
         self._next_reading_at = now
         self._sent = self._confirmed = self._nacked = self._lost = 0
+        self._missing: str | None = None
         self._held_up = False
         self.blocked = False
         self.producers = 1
@@ -90,8 +91,30 @@ class Pacer:
             now: when the broker answered.
         """
         self._next_reading_at = now + self._tick_s
-        self._board.on_reading(ready, unacked, consumers, now)
+        self._board.on_reading(ready, unacked, consumers, now, missing=self._missing)
         return self.decide(now)
+
+    @property
+    def has_strangers(self) -> bool:
+        """Whether some consumers do not report, so that it has to be found out what they hold; see `counted`."""
+        return self._board.has_strangers
+
+    def counted(
+        self, statistics: QueueStatistics | None, terms: ConsumerTerms | None, missing: str = "", *, now: float
+    ) -> None:
+        """Take in what the broker tells of consumers that do not report, before the `reading` that came with it.
+
+        Args:
+            statistics: ready and unacked messages, counted together; None: not told this time.
+            terms: on what terms the consumers get messages; None: not told.
+            missing: why it is not known what they hold, and what to do; "": it is.
+            now: when the broker answered.
+        """
+        self._missing = missing
+        if statistics is not None:
+            self._board.on_statistics(statistics)
+        if terms is not None:
+            self._board.on_terms(terms, now)
 
     def offsets(self, reading: OffsetReading, consumers: int | None = None, *, now: float) -> Decision:
         """Take in the offsets of a consumer group that is not of this project (Kafka), and decide the pace."""

@@ -94,6 +94,7 @@ class Limiter:
         weight: float = 1.0,
         target_wait_s: float = 0.02,
         group: str = "",
+        management_url: str = "",
         feedback: str = "pace.feedback",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -108,6 +109,8 @@ class Limiter:
             weight: the share against other producers of the queue.
             target_wait_s: the wait in the queue to aim for, seconds.
             group: the consumer group that reads the topic (Kafka only); "": the one of this project's consumers.
+            management_url: RabbitMQ's management API, which tells what consumers hold that do not report; "": on the
+                host of ``url``, if the broker has its usual port.
             feedback: the fanout exchange (Kafka: the topic) of the reports.
             clock: seconds of a monotonic clock.
 
@@ -120,7 +123,7 @@ class Limiter:
         if not 0 <= min_per_s <= max_per_s:
             raise ConfigError("min_per_s", min_per_s, "expected 0 to max_per_s")
         self.queue = queue
-        self._place = (url, feedback, group)
+        self._place = (url, feedback, group, management_url)
         self._law = law
         self._config = LawConfig(target_wait_s=target_wait_s, floor_per_s=min_per_s)
         self._max_per_s, self._weight = max_per_s, weight
@@ -358,8 +361,15 @@ class Limiter:
             self._reading, self._read_at = reading, now
             if reading.offsets is not None:
                 self._pacer.offsets(reading.offsets, reading.consumers, now=now)
-            else:
-                self._pacer.reading(reading.ready, reading.consumers, unacked=reading.unacked, now=now)
+                return
+            if self._pacer.has_strangers:
+                self._pacer.counted(reading.statistics, reading.terms, reading.missing, now=now)
+            self._pacer.reading(reading.ready, reading.consumers, unacked=reading.unacked, now=now)
+
+    @property
+    def has_strangers(self) -> bool:
+        """Whether some consumers of the queue do not report."""
+        return self._pacer.has_strangers
 
     def take_report(self, report: Report) -> None:
         """Hear what another process reports."""

@@ -170,7 +170,8 @@ class Paced(_PacedBase):
             exchange: where to publish, if not directly to the queue.
             routing_key: with which routing key; None: the name of the queue.
             retry: pauses before a refused message is sent again; None: `publish` raises `RefusedError` at once.
-            limits: see `Limiter`: ``max_per_s``, ``min_per_s``, ``weight``, ``law``, ``target_wait_s``, ``group``.
+            limits: see `Limiter`: ``max_per_s``, ``min_per_s``, ``weight``, ``law``, ``target_wait_s``, ``group``,
+                ``management_url``.
 
         Raises:
             ConfigError: a value is not allowed, or this kind of client has no place in a task.

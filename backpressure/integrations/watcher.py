@@ -51,6 +51,10 @@ class Watched(Reporting, Protocol):
     def producers(self) -> int:
         """How many producers of the queue there are, this one included."""
 
+    @property
+    def has_strangers(self) -> bool:
+        """Whether some consumers of the queue do not report."""
+
     def take_reading(self, reading: QueueReading | None, *, blocked: bool) -> None:
         """Take in a reading; None: the broker does not answer."""
 
@@ -81,11 +85,11 @@ class QueueWatcher:
         self._thread = threading.Thread(target=self._run, name=f"pace {transport.address}", daemon=True)
 
     @classmethod
-    def join(cls, url: str, feedback: str, group: str, *, member: Reporting) -> Self:
+    def join(cls, url: str, feedback: str, group: str, management_url: str = "", *, member: Reporting) -> Self:
         """Watch for ``member`` until it leaves; raises `ConfigError` for a URL that is none of a broker."""
         listens = hasattr(member, "take_reading")
-        key = (os.getpid(), url, feedback, group, listens)  # threads do not survive a fork
-        transport = _transport(url, feedback, group)
+        key = (os.getpid(), url, feedback, group, management_url, listens)  # threads do not survive a fork
+        transport = _transport(url, feedback, group, management_url)
         with cls._guard:
             watcher = cls._running.get(key)
             if watcher is None:
@@ -212,7 +216,8 @@ class QueueWatcher:
         """Return the reading, or None: the broker does not answer within a tick, or has no such queue yet."""
         number = id(member)
         if number not in self._asking:
-            self._asking[number] = asyncio.create_task(self._probe.read(member.queue))
+            reading = self._probe.read(member.queue, exactly=member.has_strangers)
+            self._asking[number] = asyncio.create_task(reading)
         await asyncio.wait({self._asking[number]}, timeout=_TICK_S)
         if not self._asking[number].done():
             return None
@@ -235,13 +240,20 @@ class QueueWatcher:
             self._heard[report.queue].set()
 
 
-def _transport(url: str, feedback: str, group: str) -> Transport:
+def _transport(url: str, feedback: str, group: str, management_url: str) -> Transport:
     parts = urlsplit(url)
     bare = parts._replace(query="", fragment="").geturl()  # what a client library writes there is its own
     try:
         settings = Settings.model_validate(
-            {"broker": {"url": bare}, "feedback": {"exchange": feedback}, "queue": {"consumer_group": group}}
+            {
+                "broker": {"url": bare, "management_url": management_url},
+                "feedback": {"exchange": feedback},
+                "queue": {"consumer_group": group},
+            }
         )
     except ValidationError as error:
-        raise ConfigError("url", url, f"expected the URL of a broker: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        if "management_url" in first["loc"]:
+            raise ConfigError("management_url", management_url, first["msg"]) from None
+        raise ConfigError("url", url, f"expected the URL of a broker: {first['msg']}") from None
     return connect(settings)

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from backpressure.core.signals import Decision, Signals
+from backpressure.core.evidence import QueueStatistics
+from backpressure.core.signals import Decision, SignalQuality, Signals
 from backpressure.errors import BackpressureError, ConfigError, RefusedError
 from backpressure.integrations.limiter import Limiter
 from backpressure.transports.base import QueueReading
@@ -40,6 +41,29 @@ def a_limiter(rate_per_s: float = 10.0) -> tuple[Limiter, Clock, Fixed]:
     limiter = Limiter("orders", URL, law=law, clock=clock)
     limiter.take_reading(QueueReading(3, None, 1), blocked=False)
     return limiter, clock, law
+
+
+def test_before_consumers_that_do_not_report_what_they_hold_is_counted() -> None:
+    limiter, clock, law = a_limiter()
+    assert limiter.has_strangers
+    clock.now += 0.1
+    counted = QueueStatistics(ready=3, unacked=40, arrived_s=clock.now, fresh=True)
+    limiter.take_reading(QueueReading(3, None, 1, statistics=counted), blocked=False)
+    assert (law.seen[-1].backlog, law.seen[-1].quality) == (43, SignalQuality.COUNTED)
+
+
+def test_a_management_url_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match="management_url") as caught:
+        Limiter("orders", URL, management_url="rabbit:15672").open()
+    assert caught.value.key == "management_url"
+
+
+def test_what_is_missing_to_know_what_they_hold_reaches_the_law() -> None:
+    limiter, clock, law = a_limiter()
+    clock.now += 0.1
+    limiter.take_reading(QueueReading(3, None, 1, missing="no API; give one"), blocked=False)
+    assert law.seen[-1].quality == SignalQuality.BLIND
+    assert "no API; give one" in law.seen[-1].missing
 
 
 def test_messages_go_at_the_rate_of_the_law() -> None:
