@@ -249,11 +249,18 @@ def test_a_report_that_was_tampered_with_is_refused_or_sound(report: Report, dat
             assert field >= 0
 
 
-USUAL = {"int": 120_705, "float": 12.5, "float | None": 99.5, "str": "orders-7f3a-consumer", "bool": True}
+USUAL = {
+    "int": 120_705,
+    "float": 12.5,
+    "float | None": 99.5,
+    "int | None": 2,
+    "str": "orders-7f3a-consumer",
+    "bool": True,
+}
 LEFT_OUT: dict[type[Report], dict[str, object]] = {
     ConsumerReport: dict.fromkeys(("queue_wait", "message_age", "service", "api_url")),
     ProducerReport: dict.fromkeys(
-        ("confirm_latency", "limiter_delay", "tick_lateness", "api_url", "strategy", "reason")
+        ("confirm_latency", "limiter_delay", "tick_lateness", "api_url", "strategy", "reason", "signal_quality")
     ),
 }
 
