@@ -327,17 +327,20 @@ def steps(host: str, port: int, management_url: str, seconds: int) -> None:  # n
             producer.kill()
             producer.wait()
     print("\n| capacity | utilisation | p50 wait ms | p99 ms |\n|---|---|---|---|", flush=True)
-    start, whole, possible = witness.acked[0], [], 0.0
+    published, acked = witness.published, witness.acked
+    start, whole, lacked_s = acked[0], [], 0.0
     for rate, duration in STEPS:
-        first, last = bisect_left(witness.acked, start), bisect_left(witness.acked, start + duration)
-        pairs = zip(witness.published[first:last], witness.acked[first:last], strict=False)
-        waits = [1000 * max(0.0, acked - 1 / rate - published) for published, acked in pairs]
-        whole += waits
-        possible += rate * duration
-        row = f"{(last - first) / rate / duration:.3f} | {quantile(waits, 0.5):.0f} | {quantile(waits, 0.99):.0f}"
+        first, last = max(1, bisect_left(acked, start)), bisect_left(acked, start + duration)
+        pairs = zip(published[first:last], acked[first:last], strict=False)
+        waits = [1000 * max(0.0, done - 1 / rate - sent) for sent, done in pairs]
+        followers = zip(published[first:last], acked[first - 1 : last], strict=False)
+        lacked = sum(max(0.0, sent - done) for sent, done in followers)
+        whole, lacked_s = whole + waits, lacked_s + lacked
+        row = f"{1 - lacked / duration:.3f} | {quantile(waits, 0.5):.0f} | {quantile(waits, 0.99):.0f}"
         print(f"| {rate:.0f} | {row} |", flush=True)
         start += duration
-    print(f"| all | {len(whole) / possible:.3f} | {quantile(whole, 0.5):.0f} | {quantile(whole, 0.99):.0f} |")
+    part = 1 - lacked_s / sum(duration for _, duration in STEPS)
+    print(f"| all | {part:.3f} | {quantile(whole, 0.5):.0f} | {quantile(whole, 0.99):.0f} |")
 
 
 def _stepping(port: int, stop: threading.Event, origin: list[float]) -> None:

@@ -40,6 +40,7 @@ __all__ = ["proxy"]
     key="broker.url",
     help="The broker, amqp[s]://user:password@host:port/vhost; the login is for the proxy's own probe and reports",
 )
+@options.login
 @click.option(
     "--queue",
     "queues",

@@ -17,7 +17,7 @@ from backpressure.proxy.watching import QueueTally, WatchedConsumer
 __all__ = ["HoldLimits", "View"]
 
 _MOST_ROUTES = 10_000
-_MOST_TALLIES = 10_000
+_MOST_TALLIES = 1000
 _MOST_FOUND = 100
 _FIRST_PREFETCH, _LARGEST_PREFETCH = 10, 65_535
 _CUSHION_S = 0.04
@@ -123,10 +123,14 @@ class View:
         return not named_by_broker and len(self.paced) < _MOST_FOUND and self._wanted(name)
 
     def tally(self, queue: str) -> QueueTally:
-        """Return the counters of ``queue``; beyond ten thousand names, those of all others together."""
-        known = self.tallies.get(queue)
+        """Return the counters of ``queue``.
+
+        Queues that the broker has named, and those beyond a thousand names, are counted together.
+        """
+        name = f"{_NAMED_BY_BROKER}*" if queue.startswith(_NAMED_BY_BROKER) else queue
+        known = self.tallies.get(name)
         if known is None:
-            name = queue if len(self.tallies) < _MOST_TALLIES else ""
+            name = name if len(self.tallies) < _MOST_TALLIES else "others"
             known = self.tallies.setdefault(name, QueueTally())
         return known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -489,3 +490,56 @@ def test_whatever_both_sides_send_arrives_and_nothing_fails(story: list[tuple[bo
     relay.leaving(stage.time.at)
     assert sorted(b"".join(relay.to_broker)) == sorted(expected[True])  # channels may overtake each other
     assert b"".join(relay.to_client) in expected[False]
+
+
+WHOLE = [
+    publish("orders"),
+    publish("k", exchange="events"),
+    deliver(1),
+    *(
+        method_frame(1, method)
+        for method in (
+            commands.Basic.Ack(1, True),
+            commands.Basic.Consume(0, "orders", "c"),
+            commands.Basic.ConsumeOk("c"),
+            commands.Basic.GetOk(1, False, "", "orders", 0),
+            commands.Basic.Return(312, "", "", "orders"),
+            commands.Basic.Qos(0, 5, False),
+            commands.Confirm.Select(),
+            commands.Queue.Declare(0, "q", arguments={"a": 1}),
+            commands.Channel.Close(200, "", 0, 0),
+            commands.Channel.Open(),
+        )
+    ),
+    *(
+        method_frame(0, method)
+        for method in (
+            commands.Connection.StartOk({"capabilities": {"connection.blocked": True}}, "PLAIN", ""),
+            commands.Connection.TuneOk(1, 4096, 10),
+            commands.Connection.Close(200, "", 0, 0),
+        )
+    ),
+]
+
+
+def spoilt(data: bytes, chance: random.Random) -> bytes:
+    """Change, remove or insert some octets."""
+    octets = bytearray(data)
+    for _ in range(chance.randrange(4)):
+        at = chance.randrange(len(octets))
+        octets[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(4))
+    return bytes(octets) or b"\x00"
+
+
+def test_spoilt_frames_fail_nowhere_and_leave_nothing_behind() -> None:
+    chance = random.Random(3)
+    for case in range(3000):
+        stage = Staging(prefetch_auto=bool(case % 2))
+        for _ in range(chance.randrange(1, 6)):
+            take = stage.relay.from_client if chance.random() < 0.6 else stage.relay.from_broker
+            take(spoilt(chance.choice(WHOLE), chance), stage.time.at)
+        stage.relay.tick(stage.time.at + 2, broker_written_at=0)
+        stage.relay.leaving(stage.time.at)
+        stage.relay.lost(stage.time.at)
+        assert (stage.orders.waiting, len(stage.orders.outbox.in_flight), stage.view.consumers) == (0, 0, {})
+        assert all(not tally.held for tally in stage.view.tallies.values())
