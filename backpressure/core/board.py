@@ -29,6 +29,8 @@ __all__ = ["OwnState", "SignalBoard"]
 _SERVICE_WINDOW_S = 2.0
 _SERVICE_SAMPLES = 20
 _RATE_WINDOW_S = 1.0
+_RECENTS_FROM_S = 0.5  # if a process reports as rarely as this, what it did in the last second counts
+_REPORTS_MISSED = 2.5  # a process of a fleet is gone after so many of its own intervals
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
 _FASTEST_PER_S = 1e6  # more than any process does
 _MOST_WORKERS = 1000  # of one consumer
@@ -65,6 +67,10 @@ class _Process(Generic[R]):
     latest: R
     heard_at: float
     doubted: tuple[R, float] | None = None
+
+    def silent(self, now: float, longer_than_s: float) -> bool:
+        """Return whether it has missed reports for so long; in a fleet each reports less often, and says how often."""
+        return now - self.heard_at >= max(longer_than_s, _REPORTS_MISSED * self.latest.interval_s)
 
     def take(self, report: R, now: float, tolerance_s: float) -> R | None:
         """Take the next report; return the one whose counts it continues, or None if it does not count.
@@ -136,6 +142,7 @@ class _Consumer(_Process[ConsumerReport]):
         return (
             _Process._possible(self, before, heard_at, report, now, tolerance_s)  # noqa: SLF001 - its own base
             and 0 <= departed <= _FASTEST_PER_S * elapsed_s
+            and report.recent <= _FASTEST_PER_S * report.recent_s
             and report.service_sum_s >= before.service_sum_s
             and report.service_sum_s2 >= before.service_sum_s2
             # The timer of work in progress may have run ahead, and long work may be counted when it ends.
@@ -158,7 +165,7 @@ class SignalBoard:
         self._producers: dict[int, _Producer] = {}
         self._consumers: dict[tuple[str, int, str, str], _Consumer] = {}
         self._others_confirmed = 0
-        self._departed = 0
+        self._departed = 0.0
         self._observed_s = 0.0
         self._busy_s = 0.0
         self._served: deque[tuple[float, int, float, float]] = deque([(-inf, 0, 0.0, 0.0)])
@@ -202,7 +209,7 @@ class SignalBoard:
         self._ready, self._probed_unacked, self._probed_consumers, self._read_at = ready, unacked, consumers, now
         self._missing = self._missing if missing is None else missing
         self._counts.on_reading(ready, unacked, consumers, now)
-        known = sum(now - consumer.heard_at < self._timeout_s for consumer in self._consumers.values())
+        known = sum(not consumer.silent(now, self._timeout_s) for consumer in self._consumers.values())
         if consumers is None or consumers <= known:
             self._strangers_since = None
         elif self._strangers_since is None:
@@ -231,7 +238,7 @@ class SignalBoard:
         """Return the loop as it is known at ``now``."""
         self._forget(now)
         # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
-        rivals = [p for p in self._producers.values() if self._heard_at - p.heard_at < self._fresh_s]
+        rivals = [p for p in self._producers.values() if not p.silent(self._heard_at, self._fresh_s)]
         confirmed = own.confirmed + self._others_confirmed + round(sum(rival.sent_since(now) for rival in rivals))
         share = fair_share(
             own.weight,
@@ -239,6 +246,11 @@ class SignalBoard:
             [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
         )
         alone = not rivals or own.application_limited or own.blocked
+        rare = [rival.latest for rival in rivals if rival.latest.interval_s > _RECENTS_FROM_S]
+        alone = alone or bool(rare)  # what rivals sent since is a guess, too coarse to compare with
+        # Who joins a fleet has heard few of it yet, but any report tells how many there are.
+        known = 1 + len(rivals)
+        share *= known / max([known, *(report.producers for report in rare)])
         share = min(1.0, share * self._trim.update(share, own.confirmed, confirmed, now, comparable=not alone))
         reporting = self._departed_known(now)
         heard = self._present(now)
@@ -259,9 +271,10 @@ class SignalBoard:
             quality=quality,
             missing=missing,
             confirmed_total=confirmed,
-            departed_total=self._departed if reporting else None,
+            departed_total=round(self._departed) if reporting else None,
             observed_total_s=self._observed_s if reporting else None,
             busy_total_s=self._busy_s if reporting else None,
+            report_interval_s=sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0,
             departed_age_s=sum(now - c.heard_at for c in heard) / len(heard) if reporting and heard else inf,
             feedback_age_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
             consumers=self._working(heard, now),
@@ -298,17 +311,31 @@ class SignalBoard:
         key = (report.host, report.pid, report.id, report.queue)
         known = self._consumers.get(key)
         if known is None:
-            self._consumers[key] = _Consumer(
-                report, now, most_prefetch=report.prefetch
-            )  # counting begins with its first report
+            self._consumers[key] = _Consumer(report, now, most_prefetch=report.prefetch)
+            if report.interval_s > _RECENTS_FROM_S and report.recent <= _FASTEST_PER_S * report.recent_s:
+                self._departed += report.recent  # the next report is far away
+                self._observed_s += report.recent_s
+                self._busy_s += min(report.recent_busy_s, _MOST_WORKERS * report.recent_s)
             return
         before = known.take(report, now, self._timeout_s)
         if before is None:
             return
         known.most_prefetch = max(known.most_prefetch, report.prefetch)
-        self._departed += report.processed + report.dead_lettered - before.processed - before.dead_lettered
-        self._observed_s += (report.at_ns - before.at_ns) / 1e9
-        self._busy_s += report.busy_s - before.busy_s
+        elapsed_s = (report.at_ns - before.at_ns) / 1e9
+        if (
+            0 < report.recent_s < elapsed_s
+            and elapsed_s > _RECENTS_FROM_S
+            and report.recent_busy_s <= _MOST_WORKERS * report.recent_s
+        ):
+            # A process of a fleet reports rarely: what it did lately says more than the average since its last report.
+            weight = elapsed_s / report.recent_s
+            self._departed += weight * report.recent
+            self._observed_s += elapsed_s
+            self._busy_s += weight * report.recent_busy_s
+        else:
+            self._departed += report.processed + report.dead_lettered - before.processed - before.dead_lettered
+            self._observed_s += elapsed_s
+            self._busy_s += report.busy_s - before.busy_s
         served_s = report.service_sum_s - before.service_sum_s
         served_s2 = report.service_sum_s2 - before.service_sum_s2
         if not report.service_sum_s2 or served_s2 > 1.01 * served_s**2 + 1e-6:
@@ -329,8 +356,9 @@ class SignalBoard:
             self._served.popleft()
 
     def _forget(self, now: float) -> None:
-        horizon = now - self._timeout_s
-        self._producers = {key: rival for key, rival in self._producers.items() if rival.heard_at > horizon}
+        self._producers = {
+            key: rival for key, rival in self._producers.items() if not rival.silent(now, self._timeout_s)
+        }
         horizon = now - _FORGET_AFTER * self._timeout_s
         self._consumers = {key: known for key, known in self._consumers.items() if known.heard_at > horizon}
 
@@ -347,7 +375,7 @@ class SignalBoard:
 
     def _present(self, now: float) -> list[_Consumer]:
         """Return the consumers that reported lately, at most as many as the broker counts."""
-        heard = [consumer for consumer in self._consumers.values() if now - consumer.heard_at < self._timeout_s]
+        heard = [consumer for consumer in self._consumers.values() if not consumer.silent(now, self._timeout_s)]
         if self._probed_consumers is not None and self._probed_consumers < len(heard):
             heard.sort(key=lambda consumer: consumer.heard_at)
             heard = heard[len(heard) - self._probed_consumers :]
@@ -363,7 +391,7 @@ class SignalBoard:
         probed = self._probed_consumers
         if not heard:
             return probed
-        working = sum(not c.latest.paused and now - c.heard_at < self._fresh_s for c in heard)
+        working = sum(not c.latest.paused and not c.silent(now, self._fresh_s) for c in heard)
         if probed is None:
             return working
         strangers = max(0, probed - len(heard))

@@ -50,10 +50,11 @@ CONSUMER = Layout(
     whole={
         "pid": "I", "at_ns": "Q", "processed": "Q", "delivered": "Q", "held": "I", "prefetch": "I", "failed": "I",
         "retried": "I", "dead_lettered": "I", "redelivered": "I", "duplicates": "I", "out_of_order": "I",
-        "rss_bytes": "Q",
+        "recent": "I", "rss_bytes": "Q",
     },
     real={
-        "interval_s": "f", "capacity_per_s": "f", "busy_s": "d", "service_sum_s": "d", "service_sum_s2": "d",
+        "interval_s": "f", "recent_s": "f", "recent_busy_s": "f", "capacity_per_s": "f",
+        "busy_s": "d", "service_sum_s": "d", "service_sum_s2": "d",
         "cpu_s": "d",
     },
     flags="paused prefetch_auto",
@@ -64,7 +65,7 @@ PRODUCER = Layout(
     whole={
         "pid": "I", "session": "Q", "at_ns": "Q", "offered": "Q", "published": "Q", "confirmed": "Q", "nacked": "I",
         "rejected": "I", "returned": "I", "republished": "I", "blocked_events": "I", "in_flight": "I", "window": "I",
-        "rss_bytes": "Q",
+        "producers": "I", "rss_bytes": "Q",
     },
     real={
         "interval_s": "f", "target_rate_per_s": "f", "pacing_rate_per_s": "f", "usable_rate_per_s": "f", "weight": "f",

@@ -6,12 +6,13 @@ each and raises `FeedbackError`. A field with a default may be left out.
 
 Reports have two forms: JSON for programs in any language (`encode`), and octets for this project's own
 (`encode_compact`); `decode` reads both. The classes are not frozen only because a frozen one takes three times as long
-to make; nothing changes a report.
+to make; nothing changes a report once it is sent or received.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import MISSING, dataclass, field, fields, replace
 from math import inf
 from typing import Any
@@ -22,8 +23,10 @@ from backpressure.errors import FeedbackError
 
 __all__ = [
     "FEEDBACK_VERSION",
+    "REPORT_HEADER",
     "ConsumerReport",
     "Fullness",
+    "Lately",
     "ProducerReport",
     "Report",
     "completed",
@@ -31,8 +34,10 @@ __all__ = [
     "decode",
     "encode",
     "encode_compact",
+    "report_interval_s",
     "sender_of",
     "ticks_per_report",
+    "told_interval_s",
 ]
 
 FEEDBACK_VERSION = 2
@@ -54,7 +59,8 @@ class ProducerReport:
     has none. ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it had none.
     ``signal_quality`` is how good that view was (`SignalQuality`).
     ``tick_lateness`` is how much later than due each tick of the control loop began; ``tick_lateness_s`` the last one.
-    ``interval_s`` is the time until its next report; 0: not known. A ``brief`` one lacks distributions and texts.
+    ``interval_s`` is the time until its next report, 0: not known; ``producers`` how many it knows, itself included. A
+    ``brief`` report lacks distributions and texts.
     """
 
     id: str
@@ -92,6 +98,7 @@ class ProducerReport:
     tick_lateness: Histogram = field(default_factory=Histogram)
     api_url: str = ""
     interval_s: float = 0.0
+    producers: int = 0
     brief: bool = False
 
 
@@ -106,8 +113,9 @@ class ConsumerReport:
     ``message_age`` end when the work starts; one begins when the message was sent, the other when it was meant to be.
 
     Other programs may leave out what has a default. A ``service_sum_s``, ``service_sum_s2``, ``rss_bytes`` or ``cpu_s``
-    of 0 means that it is not known. ``interval_s`` is the time until its next report, 0: not known. A ``brief`` report
-    lacks distributions and texts.
+    of 0 means that it is not known. ``interval_s`` is the time until its next report, 0: not known. In the last
+    ``recent_s`` seconds ``recent`` messages departed, with work of ``recent_busy_s``; 0: it does not tell, and need not
+    if it reports often. A ``brief`` report lacks distributions and texts.
     """
 
     id: str
@@ -138,6 +146,9 @@ class ConsumerReport:
     prefetch_auto: bool = False
     api_url: str = ""
     interval_s: float = 0.0
+    recent_s: float = 0.0
+    recent: int = 0
+    recent_busy_s: float = 0.0
     brief: bool = False
 
 
@@ -325,7 +336,27 @@ def _histogram(value: Any) -> Histogram:
     return Histogram({bucket: count for bucket, count in enumerate(counts, first) if count}, sum_s)
 
 
+_LATELY_S = 1.0
 _FULL_EVERY_S = 1.0
+
+
+class Lately:
+    """What a consumer did in the last second: if reports are rare, it says more than the average between two."""
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[int, int, float]] = deque()
+
+    def added(self, report: ConsumerReport) -> ConsumerReport:
+        """Return ``report`` with what was done lately; call it several times a second."""
+        departed = report.processed + report.dead_lettered
+        counts = self._counts
+        counts.append((report.at_ns, departed, report.busy_s))
+        while len(counts) > 1 and report.at_ns - counts[1][0] >= _LATELY_S * 1e9:
+            counts.popleft()
+        at_ns, before, busy_s = counts[0]
+        report.recent_s = (report.at_ns - at_ns) / 1e9
+        report.recent, report.recent_busy_s = departed - before, max(0.0, report.busy_s - busy_s)
+        return report
 
 
 class Fullness:
@@ -334,14 +365,19 @@ class Fullness:
     def __init__(self) -> None:
         self._full_at = -inf
 
-    def brief(self, now: float) -> bool:
-        """Return whether the report of ``now`` may be brief."""
-        if now - self._full_at < _FULL_EVERY_S:
+    def brief(self, now: float, interval_s: float = 0.0) -> bool:
+        """Return whether the report of ``now`` may be brief; in a fleet at most one of ten is full."""
+        if now - self._full_at < max(_FULL_EVERY_S, 9.5 * interval_s):
             return True
         self._full_at = now
         return False
 
 
+REPORT_HEADER = "report_ms"
+"""The header of a message that tells consumers how often to report, in milliseconds; absent: as often as usual."""
+
+_MOST_DELIVERIES_PER_S = 2000
+_LONGEST_INTERVAL_MS = 600_000
 _EARLIEST = 0.9
 _LATEST = 1.2
 _TALKATIVE = 6
@@ -364,6 +400,22 @@ def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> 
     """
     latest = _LATEST if feedback_age_s < 2 * tick_s else 1.0
     return decided_at + _EARLIEST * tick_s, decided_at + latest * tick_s
+
+
+def report_interval_s(consumers: int, producers: int, usual_s: float) -> float:
+    """Return how often each process of a fleet reports: all reports of a queue cost a bounded number of deliveries.
+
+    Every producer, and a monitor, receives every report. So with N processes and P producers an interval of T costs
+    N·(P + 1)/T deliveries a second; T is the usual interval as long as these are at most 2 000. Producers hear all and
+    so agree on T. They tell it to consumers, which hear nothing, in a header of their messages (`REPORT_HEADER`). There
+    is no coordinator: each producer says what it sees, and the latest word counts.
+    """
+    return max(usual_s, (consumers + producers) * (producers + 1) / _MOST_DELIVERIES_PER_S)
+
+
+def told_interval_s(value: object) -> float | None:
+    """Return the interval in a message's `REPORT_HEADER`, in seconds; None if it tells none that can be meant."""
+    return value / 1000 if type(value) is int and 0 < value <= _LONGEST_INTERVAL_MS else None
 
 
 def ticks_per_report(producers: int, tick_s: float, timeout_s: float) -> int:

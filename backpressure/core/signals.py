@@ -48,6 +48,7 @@ class Signals:
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
         observed_total_s, busy_total_s: consumer-seconds that ``departed_total`` covers, and how many of them were spent
         working. A quotient of differences of these totals is exact although reports arrive at different moments.
+        report_interval_s: how often each consumer of a fleet reports; 0: as often as usual.
         departed_age_s: mean age of the counters that ``departed_total`` adds up.
         feedback_age_s: age of the freshest consumer report; infinite when none ever came.
         consumers: consumers alive, by report or else by the broker's count.
@@ -77,6 +78,7 @@ class Signals:
     quality: SignalQuality = SignalQuality.REPORTED
     missing: str = ""
     confirmed_total: int = 0
+    report_interval_s: float = 0.0
     departed_total: int | None = None
     observed_total_s: float | None = None
     busy_total_s: float | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from backpressure.core.journal import Outcome
 from backpressure.core.message import HeaderValue, Message, message_id
+from backpressure.core.reports import REPORT_HEADER
 from backpressure.derived import METADATA_BYTES, body_of
 from backpressure.settings import Settings
 from backpressure.telemetry.tracing import SendSpan
@@ -68,6 +69,7 @@ class Composer:
         self.id = settings.producer.identity()
         self._host = socket.gethostname()
         self._sequence = 0
+        self._report_ms: int | None = None
         self.use(settings, retries=retries)
 
     def use(self, settings: Settings, *, retries: bool) -> None:
@@ -77,6 +79,10 @@ class Composer:
         self.retries = retries
         self._processing_time_s = producer.processing_time_s
         self._persistent = settings.queue.durable
+
+    def ask_for_reports(self, every_ms: int | None) -> None:
+        """Let messages tell the consumers of a fleet how often to report; None: as often as usual."""
+        self._report_ms = every_ms
 
     @property
     def message_bytes(self) -> int:
@@ -120,6 +126,8 @@ class Composer:
         }
         if processing_time_s is not None:
             headers["processing_time"] = str(processing_time_s)  # pika cannot publish floats
+        if self._report_ms is not None:
+            headers[REPORT_HEADER] = self._report_ms
         message = Message(
             body,
             message_id=message_id(self.session, sequence),

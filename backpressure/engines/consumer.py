@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 from collections.abc import Callable
 from math import inf
 
 from backpressure.core.histogram import RecentHistogram
-from backpressure.core.reports import ConsumerReport, Fullness, encode_compact
+from backpressure.core.reports import ConsumerReport, Fullness, Lately, encode_compact
 from backpressure.engines.clock import Clock
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
@@ -78,6 +79,9 @@ class ConsumerEngine:
         self._others = OtherConsumers(transport, settings.queue.work, clock)
         self._feedback = transport.feedback()
         self._full = Fullness()
+        self._lately = Lately()
+        self._report_at = -inf
+        self._reported_paused = False
         self._clock = clock
         self._on_progress = on_progress
         self._on_consumed = on_consumed
@@ -260,18 +264,31 @@ class ConsumerEngine:
     async def _report_forever(self) -> None:
         prefetch = self._bench.prefetch
         while True:
-            report = self.report()
+            report = self._lately.added(self.report())
             self._bench.make_room()
             now = self._clock.now()
             prefetch.tick(report, now)
             self.recent_wait.mark(report.queue_wait, now)
-            self._feedback.send(encode_compact(report, brief=self._full.brief(now)))
+            self._send_if_due(report, now)
             if self.tally.order.gaps and not self.paused:
                 self._others.look_now_and_then()
             interval_s = self.settings.feedback.interval_ms / 1000
             due_at = self._clock.now() + interval_s
             await asyncio.sleep(interval_s)
             prefetch.stalled(self._clock.now() - due_at, self._clock.now())
+
+    def _send_if_due(self, report: ConsumerReport, now: float) -> None:
+        """Send ``report``, unless the consumer is one of a fleet, which reports less often."""
+        usual_s = self.settings.feedback.interval_ms / 1000
+        interval_s = max(usual_s, self._bench.report_every_s or 0.0)
+        if interval_s > usual_s:
+            if now < self._report_at and report.paused is self._reported_paused:
+                return
+            interval_s *= random.uniform(0.5, 1.5)  # noqa: S311 - it is no secret; all of them must not report at once
+            self._report_at = now + interval_s
+        self._reported_paused = report.paused
+        report.interval_s = interval_s
+        self._feedback.send(encode_compact(report, brief=self._full.brief(now, interval_s)))
 
 
 _EVERY_S = 1.0

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, inf
@@ -24,6 +25,7 @@ from backpressure.core.reports import (
     decision_window,
     decode,
     encode_compact,
+    report_interval_s,
     ticks_per_report,
 )
 from backpressure.core.signals import Decision, Law, Signals
@@ -128,6 +130,7 @@ class Pacing:
         probe: QueueProbe,
         feedback: FeedbackBus,
         report: Callable[[], ProducerReport],
+        ask_for_reports: Callable[[int | None], None] = lambda _: None,
     ) -> None:
         """Wire the loop; nothing connects yet.
 
@@ -139,6 +142,7 @@ class Pacing:
             probe: reads the depth of the queue.
             feedback: brings the reports of all others, and takes this producer's.
             report: returns what is reported of this producer.
+            ask_for_reports: tells consumers how often to report, in milliseconds; None: as often as usual.
         """
         self.reading: QueueReading | None = None
         self.decision = Decision(inf, "starting")
@@ -152,7 +156,10 @@ class Pacing:
         self._probe = probe
         self._feedback = feedback
         self._report = report
+        self._ask_for_reports = ask_for_reports
         self._full = Fullness()
+        self._report_at = -inf
+        self._report_every_s = settings.feedback.interval_ms / 1000
         self._board = SignalBoard(sender.session, settings.feedback.timeout_s)
         self._latencies = (0, 0.0)  # how many confirms there were at the last tick, and the sum of their latencies
         self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
@@ -176,11 +183,25 @@ class Pacing:
         for number in itertools.count():
             started = self._clock.now()
             await self._tick()
-            settings = self._settings
-            tick_s, timeout_s = settings.control.tick_ms / 1000, settings.feedback.timeout_s
-            if number % ticks_per_report(self.signals.producers, tick_s, timeout_s) == 0:
-                self.report()
+            self._report_if_due(number)
             await self._next_tick(started)
+
+    def _report_if_due(self, tick: int) -> None:
+        settings, signals, now = self._settings, self.signals, self._clock.now()
+        usual_s, tick_s = settings.feedback.interval_ms / 1000, settings.control.tick_ms / 1000
+        fleet_s = report_interval_s(signals.consumers or 0, signals.producers, usual_s)
+        self._ask_for_reports(round(1000 * fleet_s) if fleet_s > usual_s else None)
+        between = ticks_per_report(signals.producers, tick_s, settings.feedback.timeout_s)
+        if fleet_s <= between * tick_s:
+            self._report_every_s = between * tick_s
+            due = tick % between == 0
+        else:
+            due = now >= self._report_at
+            if due:  # all of them must not report at once
+                self._report_every_s = fleet_s * random.uniform(0.5, 1.5)  # noqa: S311 - it is no secret
+                self._report_at = now + self._report_every_s
+        if due:
+            self.report()
 
     async def _next_tick(self, started: float) -> None:
         """Wait about a tick; a consumer's report near its end ends it."""
@@ -223,8 +244,10 @@ class Pacing:
 
     def report(self, *, last: bool = False) -> None:
         """Send the producer's counters to everybody; the ``last`` report is a full one."""
-        brief = self._full.brief(self._clock.now()) and not last
-        self._feedback.send(encode_compact(self._report(), brief=brief))
+        interval_s = self._report_every_s
+        report = replace(self._report(), interval_s=interval_s, producers=self.signals.producers)
+        brief = self._full.brief(self._clock.now(), interval_s) and not last
+        self._feedback.send(encode_compact(report, brief=brief))
 
     def _on_report(self, payload: bytes) -> None:
         try:

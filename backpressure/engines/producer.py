@@ -89,6 +89,7 @@ class ProducerEngine:
             probe=transport.probe(),
             feedback=transport.feedback(),
             report=self.report,
+            ask_for_reports=self._sender.composer.ask_for_reports,
         )
         self._cost = ProcessCost()
         self._host = socket.gethostname()

@@ -19,6 +19,7 @@ __all__ = ["RATE_WINDOW_S", "WAIT_WINDOW_S", "ProcessKey", "ReportSeries", "Rost
 RATE_WINDOW_S = 1.0
 WAIT_WINDOW_S = 2.0
 _OVERTAKEN_WITHIN_S = 2.0
+_REPORTS_MISSED = 2.5
 
 R = TypeVar("R", ProducerReport, ConsumerReport)
 ProcessKey = tuple[str, str, int, int]
@@ -53,6 +54,7 @@ class ReportSeries(Generic[R]):
 
     def __init__(self, interval_s: float) -> None:
         self._grace_s = 2 * interval_s
+        self._missed_s = 0.0
         self._reports: deque[R] = deque()
         self.arrived = 0.0
 
@@ -69,9 +71,14 @@ class ReportSeries(Generic[R]):
             self._reports.clear()  # its clock was set
         self._reports.append(report)
         self.arrived = now
+        self._missed_s = _REPORTS_MISSED * report.interval_s  # in a fleet each reports less often, and says how often
         oldest_needed_ns = report.at_ns - WAIT_WINDOW_S * 1e9
         while len(self._reports) > 1 and self._reports[1].at_ns <= oldest_needed_ns:
             self._reports.popleft()
+
+    def silent(self, now: float, timeout_s: float) -> bool:
+        """Return whether it has missed reports for so long."""
+        return now - self.arrived > max(timeout_s, self._missed_s)
 
     def restart(self) -> None:
         """Forget all reports: the counters begin again at 0."""
@@ -79,7 +86,7 @@ class ReportSeries(Generic[R]):
 
     def span(self, window_s: float, now: float) -> Span[R]:
         """Return the growth over the last ``window_s`` seconds (or since the first report kept)."""
-        overdue_s = max(0.0, now - self.arrived - self._grace_s)
+        overdue_s = max(0.0, now - self.arrived - max(self._grace_s, self._missed_s))
         begin_ns = self.latest.at_ns + (overdue_s - window_s) * 1e9
         first = self._reports[0]
         for report in self._reports:
@@ -134,7 +141,7 @@ class Roster(Generic[R]):
 
     def live(self, now: float) -> dict[ProcessKey, ReportSeries[R]]:
         """Return the processes heard of within the timeout, in order of first appearance."""
-        return {key: series for key, series in self._series.items() if now - series.arrived <= self._timeout_s}
+        return {key: series for key, series in self._series.items() if not series.silent(now, self._timeout_s)}
 
     def totals(self) -> dict[str, int]:
         """Return the sum of each counter over every process ever seen."""

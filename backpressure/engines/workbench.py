@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from backpressure.core.journal import Outcome
 from backpressure.core.message import Delivery, Metadata
+from backpressure.core.reports import REPORT_HEADER, told_interval_s
 from backpressure.derived import retry_policy
 from backpressure.engines.clock import Clock, Waker
 from backpressure.engines.confirming import DeadLetters
@@ -75,6 +76,7 @@ class Workbench:
         self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake, for_consumer=True)
         self.paused = False
         self.connected = False
+        self.report_every_s: float | None = None  # what producers of a fleet ask for; None: as often as usual
         self.expect = settings.consumer.expect
         self._ready: deque[Job] = deque()
         self._waiting: list[tuple[float, int, Job]] = []  # heap by the time of the next attempt
@@ -265,6 +267,8 @@ class Workbench:
         self._tally.delivered += 1
         self._tally.redelivered += delivery.redelivered
         metadata = Metadata.read(delivery.message)
+        if metadata.session is not None:
+            self.report_every_s = told_interval_s(delivery.message.headers.get(REPORT_HEADER))
         job = Job(delivery, metadata, self._clock.to_wall_ns(now), now)
         dry = self._current is None and not self._ready and metadata.session is not None
         self.prefetch.delivered(now, dry_for_s=(job.wait_s(job.received_ns) or 0.0) if dry else 0.0)

@@ -21,6 +21,7 @@ _ALARM = 5.0
 _LOAD_MEMORY_S = 2.0
 _LOAD_MARGIN = 1.05
 _BUSY = 0.9
+_RARE_S = 0.5
 _IDLE_MEMORY_S = 5.0
 _SETTLED_S = 1.0
 _SERVICE_SAMPLES = 20
@@ -149,7 +150,8 @@ class Bottleneck:
         if not interrupted:
             self._count(signals, now, reporting=reporting, new=new)
         rate_per_s = self.rate_per_s or 0.0
-        if reporting:
+        rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
+        if reporting and not rare:
             self.queue.count(signals, rate_per_s, now, busy=self.servers, stalled=stalled)
         else:
             self.queue.predict(rate_per_s, now)
@@ -158,7 +160,7 @@ class Bottleneck:
             self.queue.bound(signals, now)
             self._low_path = min(self._low_path, self.queue.depth or 0.0)
         else:
-            age_s = signals.departed_age_s if reporting else signals.depth_age_s
+            age_s = signals.departed_age_s if reporting and not rare else signals.depth_age_s
             self.departed_age_s += 0.1 * (min(age_s, self._stale_s) - self.departed_age_s)
         self.measured = reporting and signals.busy_total_s is not None
 

@@ -21,7 +21,7 @@ from backpressure.core.plant.broker_view import LateCounts, offsets_of, terms_of
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.sources import PlantProducer, Way
 from backpressure.core.plant.stations import Workers
-from backpressure.core.reports import Report, ticks_per_report
+from backpressure.core.reports import Report, report_interval_s, ticks_per_report
 from backpressure.core.signals import Law
 
 __all__ = ["STEP_S", "Plant", "PlantSample"]
@@ -51,6 +51,9 @@ class PlantSample:
     nacked: int
     rates_per_s: tuple[float, ...]
     signal_age_s: float | None
+
+
+_SPREAD_FROM_S = 0.35  # a shorter interval spreads reports enough
 
 
 class Plant:
@@ -105,6 +108,7 @@ class Plant:
         self._answers: list[tuple[float, int, Callable[[], None]]] = []
         self._counts: LateCounts | None = None
         self._next_poll_s = 0.0
+        self._next_look_s = 0.0
         self._posted = 0
         self._rejected = 0
         self._nacked = 0
@@ -246,22 +250,46 @@ class Plant:
             producer.come_back(self.now)
 
     def _report(self) -> None:
+        usual_s = self.network.report_interval_s
+        reporting = sum(consumer.stranger is None for consumer in self.queue.consumers)
+        fleet_s = report_interval_s(reporting, len(self.producers), usual_s)
         for producer in self.producers:
             if self.now >= producer.next_report_s:
                 between = ticks_per_report(len(self.producers), self._tick_s, self.network.timeout_s)
-                producer.next_report_s += between * self.network.report_interval_s
-                self._post(producer.report(self.now, blocked=self.queue.bound.blocked))
+                interval_s = self._spread(max(between * usual_s, fleet_s))
+                producer.next_report_s += interval_s
+                made = producer.report(self.now, blocked=self.queue.bound.blocked)
+                self._post(replace(made, interval_s=interval_s, producers=len(self.producers)))
         if self.queue.workers.state != "frozen":
-            for consumer in self.queue.consumers:
-                if self.now >= consumer.next_report_s and not consumer.hung and consumer.stranger is None:
-                    late_s = max(0.0, self.now - consumer.next_report_s)
-                    consumer.next_report_s = self.now + self.network.report_interval_s - min(late_s, self._step_s)
-                    paused = self.queue.workers.state == "paused"
-                    self._post(consumer.report(self.now, self.queue.workers.prefetch, paused=paused))
+            self._report_consumers(fleet_s)
         while not self.queue.stands_still and self._reports and self._reports[0][0] <= self.now:
             _, _, report = heappop(self._reports)
             for producer in self.producers:
                 producer.hear(report, self.now)
+
+    def _report_consumers(self, fleet_s: float) -> None:
+        usual_s = self.network.report_interval_s
+        paused = self.queue.workers.state == "paused"
+        look = fleet_s > usual_s and self.now >= self._next_look_s
+        if look:
+            self._next_look_s = self.now + usual_s
+        for consumer in self.queue.consumers:
+            if consumer.hung or consumer.stranger is not None:
+                continue
+            if look:
+                consumer.report(self.now, self.queue.workers.prefetch, paused=paused)  # notes what it does
+            if self.now >= consumer.next_report_s:
+                late_s = max(0.0, self.now - consumer.next_report_s)
+                interval_s = self._spread(fleet_s)
+                consumer.next_report_s = self.now + interval_s - min(late_s, self._step_s)
+                told = consumer.report(self.now, self.queue.workers.prefetch, paused=paused)
+                self._post(replace(told, interval_s=interval_s))
+
+    def _spread(self, interval_s: float) -> float:
+        """Return an interval of a fleet, whose processes must not all report at once."""
+        if interval_s <= _SPREAD_FROM_S:
+            return interval_s
+        return interval_s * (0.5 + self._uniform())
 
     def _post(self, report: Report) -> None:
         if self.network.report_loss == 0 or self._uniform() >= self.network.report_loss:

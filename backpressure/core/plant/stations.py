@@ -9,7 +9,7 @@ from math import inf
 from typing import Literal
 
 from backpressure.core.plant.network import Line
-from backpressure.core.reports import ConsumerReport
+from backpressure.core.reports import ConsumerReport, Lately
 from backpressure.core.schedule import RetryPolicy
 
 __all__ = ["Acks", "Failures", "PlantConsumer", "PlantMessage", "Strangers", "Workers", "remembered"]
@@ -170,6 +170,7 @@ class PlantConsumer:
     service_sum_s: float = 0.0
     service_sum_s2: float = 0.0
     wasted_s: float = 0.0
+    _lately: Lately = field(default_factory=Lately)
 
     @property
     def unsettled(self) -> int:
@@ -214,7 +215,7 @@ class PlantConsumer:
         working_s = max(0.0, now - (self.done_s - self.service_s)) if self.busy else 0.0
         on_the_way = sum(isinstance(message, PlantMessage) and message.there_s > now for message in self.held)
         held = self.unsettled + self.ghosts - on_the_way
-        return ConsumerReport(
+        made = ConsumerReport(
             id=f"consumer-{self.number}",
             pid=self.number,
             host="plant",
@@ -238,3 +239,4 @@ class PlantConsumer:
             rss_bytes=0,
             cpu_s=0.0,
         )
+        return self._lately.added(made)

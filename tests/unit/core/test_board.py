@@ -426,3 +426,38 @@ def test_what_waits_in_a_client_library_is_seen_beside_the_reports_that_do_not_k
     assert signals.departed_total == 29
     assert signals.unacked == 17
     assert board.has_guests is not bool(CONSUMER.rss_bytes)
+
+
+def test_of_a_consumer_that_reports_rarely_counts_what_it_did_lately() -> None:
+    board = SignalBoard(session=1)
+    rare = {"interval_s": 6.0, "recent_s": 1.0}
+    board.on_report(consumer(0.0, 0, **rare, recent=50, recent_busy_s=0.5), 0.0)
+    board.on_report(consumer(6.0, 600, **rare, recent=20, recent_busy_s=0.2, busy_s=6.0), 6.0)
+    signals = board.signals(OwnState(), 6.0)
+    assert signals.report_interval_s == 6.0
+    assert signals.departed_total == 50 + 6 * 20  # the average of the time since its last report was 100 a second
+    assert signals.observed_total_s == 1.0 + 6.0
+    assert signals.busy_total_s == pytest.approx(0.5 + 1.2)
+
+
+def test_a_process_of_a_fleet_is_there_until_it_has_missed_its_own_intervals() -> None:
+    board = SignalBoard(session=1, timeout_s=2.0)
+    board.on_report(consumer(0.0, 0, interval_s=6.0), 0.0)
+    board.on_report(producer(0.0, session=2, interval_s=6.0), 0.0)
+    for now, there in ((14.0, 1), (16.0, 0)):
+        board.on_report(producer(now, session=1), now)  # its own report: others can be heard
+        signals = board.signals(OwnState(), now)
+        assert (signals.consumers or 0, signals.producers) == (there, 1 + there)
+
+
+def test_who_joins_a_fleet_takes_the_share_that_the_first_report_tells() -> None:
+    board = SignalBoard(session=1)
+    board.on_report(producer(0.0, session=2, interval_s=6.0, producers=50), 0.0)
+    assert board.signals(OwnState(), 0.1).share == pytest.approx(1 / 50)
+
+
+def test_what_was_done_lately_and_cannot_be_true_is_not_counted() -> None:
+    board = SignalBoard(session=1)
+    board.on_report(consumer(0.0, 0, interval_s=6.0), 0.0)
+    board.on_report(consumer(6.0, 600, interval_s=6.0, recent_s=0.001, recent=10**9), 6.0)
+    assert board.signals(OwnState(), 6.0).departed_total == 0

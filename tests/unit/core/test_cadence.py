@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.reports import decision_window, ticks_per_report
+from backpressure.core.reports import decision_window, report_interval_s, ticks_per_report, told_interval_s
 
 
 def test_a_decision_waits_a_little_for_the_next_report_where_reports_come() -> None:
@@ -21,3 +21,25 @@ def test_no_producer_is_silent_for_so_long_that_it_is_missed() -> None:
     assert ticks_per_report(100, tick_s=0.1, timeout_s=1.0) == 1
     assert ticks_per_report(100, tick_s=0.5, timeout_s=2.0) == 1
     assert ticks_per_report(100, tick_s=0.1, timeout_s=0.1) == 1
+
+
+@pytest.mark.parametrize(("consumers", "producers"), [(15, 10), (200, 50), (1000, 1000), (100_000, 1)])
+def test_the_reports_of_a_fleet_cost_two_thousand_deliveries_a_second_at_any_size(
+    consumers: int, producers: int
+) -> None:
+    interval_s = report_interval_s(consumers, producers, 0.1)
+    assert (consumers + producers) / interval_s * (producers + 1) == pytest.approx(2000)
+
+
+def test_few_processes_report_as_often_as_usual() -> None:
+    assert report_interval_s(5, 5, 0.1) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("value", "interval_s"),
+    [(6400, 6.4), (0, None), (-1, None), (True, None), ("6400", None), (1 << 40, None), (None, None)],
+)
+def test_a_message_tells_consumers_how_often_to_report_if_it_makes_sense(
+    value: object, interval_s: float | None
+) -> None:
+    assert told_interval_s(value) == interval_s

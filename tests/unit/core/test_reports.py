@@ -275,7 +275,16 @@ def of_usual_size(kind: type[Report]) -> Report:
     return kind(**values)  # type: ignore[arg-type]  # each of its type
 
 
-SINGLE = {"interval_s", "capacity_per_s", "target_rate_per_s", "pacing_rate_per_s", "usable_rate_per_s", "weight"}
+SINGLE = {
+    "interval_s",
+    "recent_s",
+    "recent_busy_s",
+    "capacity_per_s",
+    "target_rate_per_s",
+    "pacing_rate_per_s",
+    "usable_rate_per_s",
+    "weight",
+}
 SINGLE |= {"bottleneck_per_s", "signal_age_s", "tick_lateness_s"}  # with the precision that 4 octets have
 
 

@@ -13,7 +13,7 @@ from virtual_time import VirtualClock, run_virtually
 
 from backpressure.core.journal import ConsumerRecord, Outcome
 from backpressure.core.message import Delivery, Metadata
-from backpressure.core.reports import ConsumerReport
+from backpressure.core.reports import REPORT_HEADER, ConsumerReport, decode
 from backpressure.engines.tally import Consumed
 from backpressure.errors import NotConnectedError
 from backpressure.transports.memory import MemoryTransport
@@ -386,3 +386,26 @@ def test_at_rate_zero_the_work_takes_no_time_and_many_are_held(distribution: str
     took_s, processed, prefetch, capacity = run_virtually(story())
     assert (processed, prefetch, capacity) == (2000, 1000, None)
     assert took_s < 0.5
+
+
+def test_a_consumer_of_a_fleet_reports_as_often_as_the_messages_ask_for_and_when_it_is_paused() -> None:
+    async def story() -> tuple[int, int, int, float]:
+        settings, broker = settings_of(**UNBOUNDED, consumer__prefetch=20), RecordingBroker()
+        heard: list[ConsumerReport] = []
+        feedback = MemoryTransport(settings, broker).feedback()
+        await feedback.start(lambda payload: heard.append(decode(payload)))  # type: ignore[arg-type]  # a consumer's
+        async with consuming(settings, broker) as (engine, _):
+            await asyncio.sleep(2)
+            usual = len(heard)
+            await put(broker, settings, *(ours(n).with_headers({REPORT_HEADER: 5000}) for n in range(4000)))
+            await asyncio.sleep(20)
+            fleet = len(heard)
+            await engine.pause()
+            await asyncio.sleep(0.5)
+            return usual, fleet - usual, len(heard) - fleet, heard[-2].interval_s
+
+    usual, fleet, at_pause, interval_s = run_virtually(story())
+    assert usual == pytest.approx(20, abs=1)
+    assert 2 <= fleet <= 9
+    assert at_pause == 1
+    assert 2.5 <= interval_s <= 7.5
