@@ -236,8 +236,10 @@ class RelayChannel:
 
     def _set_prefetch(self, method: commands.Basic.Qos) -> None:
         self._asked_qos.append(False)
-        if not method.global_:
-            self._prefetch = method.prefetch_count
+        self._prefetch = method.prefetch_count
+        if method.global_:  # it counts for the whole channel, and at once
+            for consumer in self._consumers.values():
+                consumer.prefetch = method.prefetch_count
 
     def _consume(self, method: commands.Basic.Consume) -> None:
         queue, prefetch = method.queue or self._last_queue, self._prefetch

@@ -73,7 +73,7 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if not proxied:
         yield found
         return
-    with running_proxy(tmp_path_factory.mktemp("proxy"), found.url, found.management_url, "--dry-run") as url:
+    with running_proxy(tmp_path_factory.mktemp("proxy"), found.url, found.management_url) as url:
         yield replace(found, url=url, proxied=True)
 
 

@@ -430,6 +430,14 @@ def test_the_next_consumer_gets_what_the_last_one_needed() -> None:
     assert method_frame(1, commands.Basic.Qos(0, 7, False)) in stage.to_broker()  # 1 in work, 4 for 40 ms, 2 to spare
 
 
+def test_a_prefetch_of_the_whole_channel_counts_at_once_and_any_other_for_the_next_consumer(stage: Staging) -> None:
+    consumer = consuming(stage, prefetch=10)
+    stage.client(commands.Basic.Qos(0, 20, False))
+    assert consumer.prefetch == 10
+    stage.client(commands.Basic.Qos(0, 8, True))
+    assert consumer.prefetch == 8
+
+
 def test_a_smaller_prefetch_and_consumers_without_acknowledgements_are_left_alone() -> None:
     stage = Staging(prefetch_auto=True)
     stage.client(commands.Basic.Qos(0, 3, False), commands.Basic.Consume(0, "orders", "c"))
