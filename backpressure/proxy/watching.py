@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from statistics import median
 
 from backpressure.core.histogram import Histogram
 
 __all__ = ["QueueTally", "WatchedConsumer"]
 
 _MOST_WORKERS = 1000
-_FRESH_S = 5.0  # how long the service time of a message that met an idle consumer is compared with
-_PART_ALONE, _PART_USUAL = 0.3, 0.2
-_FEWER, _MORE = 0.6, 1.6
-_EVIDENCE = 3.0
+_SAME_TIME_S = 1.0
+_RATIOS, _IDLE_TIMES = 15, 5  # that many messages, after that many idle times, say something
+_FEWER, _MORE = 0.5, 1.6
 
 
 class QueueTally:
@@ -74,9 +74,10 @@ class WatchedConsumer:
         self._settled_at: deque[float] = deque(maxlen=_MOST_WORKERS)
         self._busy_s = 0.0
         self._busy_since = 0.0
-        self._alone_s = self._usual_s = 0.0
+        self._alone_s = 0.0
         self._alone_at = float("-inf")
-        self._evidence = 0.0
+        self._idle_times = 0
+        self._ratios: deque[tuple[int, float]] = deque(maxlen=_RATIOS)
 
     def deliver(self, now: float, *, redelivered: bool) -> int:
         """A message was delivered; return its number, which `settle` wants, negative if it met an idle consumer."""
@@ -152,25 +153,21 @@ class WatchedConsumer:
         return now - max(delivered_at, self._settled_at[-1 - back])
 
     def _compare(self, service_s: float, now: float, *, alone: bool) -> None:
+        """Compare messages with the one that had met the consumer idle just before: work is alike at one time."""
         if alone:
-            part = _PART_ALONE if now - self._alone_at <= _FRESH_S else 1.0
-            self._alone_s += part * (service_s - self._alone_s)
-            self._alone_at = now
+            self._alone_s, self._alone_at = service_s, now
+            self._idle_times += 1
             return
-        if now - self._alone_at > _FRESH_S or self._alone_s <= 0:
+        if now - self._alone_at > _SAME_TIME_S or self._alone_s <= 0:
             return
-        self._usual_s += _PART_USUAL * (service_s - self._usual_s)
-        if self._usual_s < _FEWER * self._alone_s:
-            self._evidence += 1.0
-        elif self._usual_s > _MORE * self._alone_s:
-            self._evidence -= 1.0
-        else:
-            self._evidence *= 0.5
+        self._ratios.append((self._idle_times, service_s / self._alone_s))
+        if len(self._ratios) < _RATIOS or self._idle_times - self._ratios[0][0] < _IDLE_TIMES:
+            return
+        usual = median(ratio for _, ratio in self._ratios)
         most = min(_MOST_WORKERS, self.held + 1, self.prefetch or _MOST_WORKERS)
-        if self._evidence >= _EVIDENCE and self.workers < most:
-            self._changed(self.workers + 1)
-        elif self._evidence <= -_EVIDENCE and self.workers > 1:
-            self._changed(self.workers - 1)
-
-    def _changed(self, workers: int) -> None:
-        self.workers, self._evidence, self._usual_s = workers, 0.0, self._alone_s
+        if usual < _FEWER and self.workers < most:
+            self.workers = min(most, max(self.workers + 1, round(self.workers / max(usual, 1e-3))))
+            self._ratios.clear()
+        elif usual > _MORE and self.workers > 1:
+            self.workers -= 1
+            self._ratios.clear()

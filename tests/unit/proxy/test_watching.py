@@ -68,9 +68,23 @@ def test_one_worker_with_little_to_do_is_busy_for_a_part_of_the_time() -> None:
 
 def test_several_messages_in_work_at_a_time_are_found_out() -> None:
     consumer = consumer_of(prefetch=10)
-    play(consumer, workers=10, service_s=0.1, rate_per_s=45, seconds=20, prefetch=10, exponential=True)
-    assert 4 <= consumer.workers <= 10
-    assert consumer.service_sum_s / consumer.acked == pytest.approx(0.1, rel=0.3)
+    play(consumer, workers=10, service_s=0.1, rate_per_s=30, seconds=60, prefetch=10, exponential=True)
+    assert 3 <= consumer.workers <= 10
+    assert consumer.busy_s(61) / 60 == pytest.approx(3, rel=0.3)  # messages in work at a time
+
+
+def test_a_consumer_that_becomes_faster_is_not_taken_for_several() -> None:
+    consumer = consumer_of()
+    play(consumer, workers=1, service_s=0.03, rate_per_s=20, seconds=5)
+    before = consumer.delivered
+    now = 100.0
+    for _ in range(200):  # it is never idle again
+        first = (now, consumer.deliver(now, redelivered=False))
+        second = (now, consumer.deliver(now, redelivered=False))
+        consumer.settle([first], now + 0.005, gone=True, acked=True)
+        consumer.settle([second], now + 0.01, gone=True, acked=True)
+        now += 0.009
+    assert (consumer.workers, consumer.delivered - before) == (1, 400)
 
 
 def test_what_goes_back_to_the_queue_is_not_work_done() -> None:
