@@ -143,6 +143,10 @@ docs-site: export NO_MKDOCS_2_WARNING = 1
 docs-site: $(VENV)/.docs  ## build the documentation as a site, in site/ (ARGS=serve shows it on http://127.0.0.1:8000 instead)
 	@$(BIN)/mkdocs $(or $(ARGS),build --quiet)
 
+.PHONY: pictures
+pictures: $(VENV)/.dev  ## make the pictures in docs/pictures from real runs (three minutes; needs Chromium)
+	@$(BIN)/python tools/pictures.py
+
 # -- the stack in containers -------------------------------------------------------------------------------------------
 
 .PHONY: docker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -24,8 +25,10 @@ class Chromium:
 
     def __init__(self, program: str, profile: Path) -> None:
         """``profile`` is an empty folder for its files."""
-        to_read, to_write = os.pipe()
-        from_read, from_write = os.pipe()
+        low = (*os.pipe(), *os.pipe())
+        to_read, to_write, from_read, from_write = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
+        for end in low:  # 3 and 4 are the browser's own
+            os.close(end)
         shell = f'exec "$@" 3<&{to_read} 4>&{from_write} {to_read}<&- {from_write}>&-'
         flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--remote-debugging-pipe")
         self._process = subprocess.Popen(
@@ -70,6 +73,10 @@ class Chromium:
     def screenshot(self) -> bytes:
         """Return the page as PNG."""
         return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+
+    def picture(self) -> bytes:
+        """Return what is visible of the page as WebP, which is a fraction of the size."""
+        return base64.b64decode(self._call("Page.captureScreenshot", format="webp", quality=80)["data"])
 
     def close(self) -> None:
         """End the browser."""
