@@ -176,7 +176,7 @@ logs: docker  ## follow what the programs print
 
 .PHONY: scale-consumer
 scale-consumer: docker  ## run N=3 consumers
-	@docker compose up --detach --no-recreate --scale consumer=$(N)
+	@docker compose --profile consumers up --detach --no-recreate --scale further-consumer=$$(($(N) - 1))
 
 .PHONY: monitor
 monitor: $(VENV)/.package  ## watch this machine's broker in this terminal

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import socket
 from collections.abc import Collection
 from math import inf
 from typing import Annotated, Literal, Self
@@ -255,7 +256,7 @@ class ConsumerSettings(Section):
     prefetch: Prefetch = knob(
         "auto", "messages", "maximum number of unacknowledged messages; auto: measured rate × round trip + a few"
     )
-    name: Annotated[str, octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<pid>")
+    name: Annotated[str, octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<host>-<pid>")
     failure_rate: float = knob(
         0.0, "", "share of attempts that fail on purpose, to show retries and dead letters", ge=0, le=1
     )
@@ -271,6 +272,10 @@ class ConsumerSettings(Section):
         if self.processing_max_ms < self.processing_min_ms:
             raise ValueError("processing_max_ms must not be below processing_min_ms")
         return self
+
+    def identity(self) -> str:
+        """Return the name to use; in containers every process has the number 1, so the host is part of it."""
+        return self.name or f"consumer-{socket.gethostname()}-{os.getpid()}"
 
     @property
     def mean_service_s(self) -> float:

@@ -61,7 +61,7 @@ class ConsumerEngine:
             on_consumed: called for every settled message.
         """
         self.settings = settings
-        self.id = settings.consumer.name or f"consumer-{os.getpid()}"
+        self.id = settings.consumer.identity()
         self.api_url = ""
         self.tally = Tally(clock, journal)
         self.recent_wait = RecentHistogram(_RECENT_S)

@@ -42,10 +42,11 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_stack_is_complete() -> None:
-    assert PROGRAMS == ["consumer", "lab", "monitor", "producer"]
+    assert PROGRAMS == ["consumer", "further-consumer", "lab", "monitor", "producer"]
     assert SERVICES["rabbitmq"]["image"] == "rabbitmq:4-management"
     assert {"prometheus", "grafana", "jaeger"} < SERVICES.keys()
     assert {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service} == {
+        "further-consumer": ["consumers"],
         "kafka": ["kafka"],
         "rabbitmq-2": ["cluster"],
         "rabbitmq-3": ["cluster"],
@@ -66,7 +67,7 @@ def test_every_port_is_where_the_pages_say() -> None:
     assert {name: ports for name, ports in published.items() if ports} == {
         "rabbitmq": ["5672", "15672"],
         "producer": ["5000"],
-        "consumer": ["8001-8010"],
+        "consumer": ["8001"],
         "monitor": ["8000"],
         "lab": ["8080"],
         "prometheus": ["9090"],
@@ -84,7 +85,7 @@ def test_images_are_of_a_named_version() -> None:
 def test_what_is_mounted_exists_and_is_read_only() -> None:
     volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
     files = [volume.split(":") for volume in volumes if volume.startswith("./")]
-    assert len(files) == 4
+    assert len(files) == 5
     assert all((ROOT / source).exists() and mode == "ro" for source, _, mode in files)
     assert {volume.split(":")[0] for volume in volumes if not volume.startswith("./")} == COMPOSE["volumes"].keys()
 
@@ -92,7 +93,8 @@ def test_what_is_mounted_exists_and_is_read_only() -> None:
 def test_prometheus_scrapes_every_program_where_it_listens_and_has_its_token() -> None:
     jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
     token = {config["target"]: config["source"] for config in SERVICES["prometheus"]["configs"]}
-    for name, settings in ((name, load(environ=environment(SERVICES[name]))) for name in PROGRAMS):
+    for service in PROGRAMS:
+        name, settings = service.removeprefix("further-"), load(environ=environment(SERVICES[service]))
         assert token[f"/etc/prometheus/{jobs[name]['authorization']['credentials_file']}"] == "api-token"
         content = {"content": COMPOSE["configs"]["api-token"]["content"]}
         assert environment({"environment": content})["content"] == settings.api.token.get_secret_value()
@@ -101,7 +103,7 @@ def test_prometheus_scrapes_every_program_where_it_listens_and_has_its_token() -
         for name, job in jobs.items()
         for found in job.get("dns_sd_configs", [])
     }
-    assert addresses == {"producer": "producer:5000", "consumer": "consumer:8001", "rabbitmq": "rabbitmq-nodes:15692"}
+    assert addresses == {"producer": "producer:5000", "consumer": "consumers:8001", "rabbitmq": "rabbitmq-nodes:15692"}
     assert jobs["monitor"]["static_configs"] == [{"targets": ["monitor:8000"]}]
     assert jobs["lab"]["static_configs"] == [{"targets": ["lab:8080"]}]
 
@@ -112,6 +114,35 @@ def test_the_nodes_of_the_cluster_know_each_other_and_share_cookie_and_users() -
     assert peers == [service["hostname"] for service in nodes.values()] == list(nodes)
     assert len({json.dumps(environment(service)) for service in nodes.values()}) == 1
     assert all(service["networks"]["pace"]["aliases"] == ["rabbitmq-nodes"] for service in nodes.values())
+
+
+def test_programs_that_are_built_have_images_of_their_own() -> None:
+    assert all("image" not in SERVICES[name] and SERVICES[name]["build"] == "." for name in PROGRAMS)
+
+
+def test_a_published_port_is_one_port_and_what_is_scaled_publishes_none() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert not [port for port in ports if "-" in port]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    scaled = re.findall(r"--scale ([\w-]+)=", makefile)
+    assert scaled == ["further-consumer"]
+    assert all(not SERVICES[name]["ports"] for name in scaled)
+    consumers = [SERVICES[name] for name in ("consumer", "further-consumer")]
+    assert all(service["networks"]["pace"]["aliases"] == ["consumers"] for service in consumers)
+    assert consumers[0]["environment"] == consumers[1]["environment"]
+
+
+def test_what_a_mounted_file_holds_of_the_environment_changes_its_container_too() -> None:
+    content = COMPOSE["configs"]["api-token"]["content"]
+    assert SERVICES["prometheus"]["environment"]["PACE_API__TOKEN"] == content
+
+
+def test_nothing_is_mounted_over_a_folder_of_grafana() -> None:
+    targets = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]
+    assert [target for target in targets if target.startswith("/etc/grafana/provisioning")] == [
+        "/etc/grafana/provisioning/datasources/stack.yml",
+        "/etc/grafana/provisioning/dashboards/pace.yml",
+    ]
 
 
 def test_grafana_finds_its_dashboards_and_they_find_prometheus() -> None:
@@ -186,7 +217,12 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_waits_for_a_healthy_broker(name: str) -> None:
-    assert SERVICES[name]["depends_on"] == {"rabbitmq": {"condition": "service_healthy"}}
+    depends_on = SERVICES[name]["depends_on"]
+    nodes = {name: service for name, service in SERVICES.items() if name.startswith("rabbitmq")}
+    assert depends_on.keys() == nodes.keys()
+    assert {condition["condition"] for condition in depends_on.values()} == {"service_healthy"}
+    for node, service in nodes.items():  # those of a profile need not be there, but if they are, they have joined
+        assert depends_on[node].get("required", True) is ("profiles" not in service)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -205,8 +241,9 @@ def test_the_environment_of_a_program_is_made_of_valid_settings(
     settings = load(environ=environment(SERVICES[name]))
     broker = environment(SERVICES["rabbitmq"])
     assert settings.broker.full_url() == (
-        f"amqp://{broker['RABBITMQ_DEFAULT_USER']}:{broker['RABBITMQ_DEFAULT_PASS']}@rabbitmq:5672/%2F"
+        f"amqp://{broker['RABBITMQ_DEFAULT_USER']}:{broker['RABBITMQ_DEFAULT_PASS']}@rabbitmq-nodes:5672/%2F"
     )
+    assert settings.broker.management_url == "http://rabbitmq-nodes:15672"
     assert settings.tracing.endpoint == "http://jaeger:4318"
     assert settings.api.host == "0.0.0.0"
     assert settings.api.token.get_secret_value()

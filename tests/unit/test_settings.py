@@ -238,3 +238,10 @@ def test_the_mean_work_follows_from_the_distribution() -> None:
     assert ConsumerSettings(rate=50).mean_service_s == 0.02
     uniform = ConsumerSettings(distribution="uniform", processing_min_ms=10, processing_max_ms=30)
     assert uniform.mean_service_s == 0.02
+
+
+def test_consumers_of_two_hosts_have_two_names_though_both_are_process_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setattr("socket.gethostname", lambda: "c0ffee")
+    assert ConsumerSettings().identity() == "consumer-c0ffee-1"
+    assert ConsumerSettings(name="mine").identity() == "mine"

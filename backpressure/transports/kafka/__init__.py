@@ -48,7 +48,7 @@ class KafkaTransport:
 
     def subscriber(self) -> KafkaSubscriber:
         """Return a new, unstarted subscriber."""
-        name = self._settings.consumer.name or f"consumer-{os.getpid()}"
+        name = self._settings.consumer.identity()
         return KafkaSubscriber(self._settings.broker, self._outage, name, self._settings.queue.dead_letter)
 
     def probe(self) -> KafkaProbe:

@@ -41,7 +41,7 @@ class RabbitMQTransport:
 
     def subscriber(self) -> RabbitMQSubscriber:
         """Return a new, unstarted subscriber."""
-        name = self._settings.consumer.name or f"consumer-{os.getpid()}"
+        name = self._settings.consumer.identity()
         return RabbitMQSubscriber(self._settings.broker, self._outage, name)
 
     def probe(self) -> RabbitMQProbe:
