@@ -26,7 +26,7 @@ from backpressure.proxy.watching import WatchedConsumer
 
 __all__ = ["RelayChannel"]
 
-_METHOD = struct.Struct(">I")
+_PUBLISH = PUBLISH.to_bytes(4, "big")
 _TAG = struct.Struct(">QB")
 _UNLIMITED = 1 << 62
 _QOS_OK = commands.Basic.QosOk.index
@@ -95,6 +95,7 @@ class RelayChannel:
         "_prefetch",
         "_published",
         "_settlements",
+        "_shared",
         "_subscribing",
         "_transaction",
         "_unacked",
@@ -123,6 +124,7 @@ class RelayChannel:
         self._unacked: ConfirmWindow[_Delivered] = ConfirmWindow(_UNLIMITED)
         self._settlements: list[_Settlement] = []
         self._prefetch = 0
+        self._shared = False
         self._last_queue = ""
 
     # --- from the client --------------------------------------------------------------------------------------------
@@ -165,7 +167,7 @@ class RelayChannel:
 
     def hold(self, frame: bytes, now: float) -> None:
         """Let a method frame of the client wait that `passes` has refused."""
-        message = _METHOD.unpack_from(frame, 7)[0] == PUBLISH
+        message = frame[7:11] == _PUBLISH  # a frame may be too short for a method: the broker will refuse it
         queues = self._view.queues_of(frame[13:-2]) if message else ()
         for queue in queues:
             queue.arrived += 1
@@ -237,13 +239,14 @@ class RelayChannel:
     def _set_prefetch(self, method: commands.Basic.Qos) -> None:
         self._asked_qos.append(False)
         self._prefetch = method.prefetch_count
+        self._shared = method.global_ and method.prefetch_count > 0  # one for each consumer would end it
         if method.global_:  # it counts for the whole channel, and at once
             for consumer in self._consumers.values():
                 consumer.prefetch = method.prefetch_count
 
     def _consume(self, method: commands.Basic.Consume) -> None:
         queue, prefetch = method.queue or self._last_queue, self._prefetch
-        if self._view.prefetch_auto and not method.no_ack:
+        if self._view.prefetch_auto and not (method.no_ack or self._shared):
             enough = self._view.enough_prefetch(queue)
             if not prefetch or prefetch > enough:
                 prefetch = enough

@@ -445,6 +445,14 @@ def test_a_smaller_prefetch_and_consumers_without_acknowledgements_are_left_alon
     assert names(stage.to_broker()) == ["Basic.Qos", "Basic.Consume", "Basic.Consume"]
 
 
+def test_a_prefetch_that_consumers_of_a_channel_share_is_left_alone() -> None:
+    stage = Staging(prefetch_auto=True)
+    stage.client(commands.Basic.Qos(0, 500, True), commands.Basic.Consume(0, "orders", "c"))
+    assert names(stage.to_broker()) == ["Basic.Qos", "Basic.Consume"]  # one for each consumer would end it
+    stage.client(commands.Basic.Qos(0, 500, False), commands.Basic.Consume(0, "orders", "d"))
+    assert names(stage.to_broker()) == ["Basic.Qos", "Basic.Qos", "Basic.Consume"]
+
+
 # --- nonsense ---------------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +463,14 @@ def test_what_is_not_amqp_goes_to_the_other_side_after_what_waited(stage: Stagin
     stage.client(publish("orders") * 3)
     assert stage.to_broker() == publish("orders") * 3
     assert not stage.relay.holds
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00\x3c", b"\x00\x3c\x00"])
+def test_a_frame_too_short_for_a_method_waits_behind_messages(stage: Staging, payload: bytes) -> None:
+    short = frame(1, 1, payload)
+    stage.client(publish("orders") * 2, short)
+    stage.relay.leaving(stage.time.at)
+    assert stage.to_broker() == publish("orders") * 2 + short
 
 
 @pytest.mark.parametrize(
