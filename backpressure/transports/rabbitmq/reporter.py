@@ -43,6 +43,7 @@ class Reporter:
         name: str | None = None,
         exchange: str = "pace.feedback",
         interval_s: float = 0.1,
+        holds: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Count from zero, and begin to report if there is a ``url``.
@@ -55,6 +56,7 @@ class Reporter:
             name: identity of the process, different from every other's; None: from host, process id and chance.
             exchange: the fanout exchange of the reports.
             interval_s: seconds between two reports.
+            holds: returns how many messages the client library has received and not acknowledged, if it tells.
             clock: seconds of a monotonic clock.
 
         Raises:
@@ -70,6 +72,7 @@ class Reporter:
         self._name = name or f"{self._host}-{self._pid}-{os.urandom(3).hex()}"
         self._exchange = exchange
         self._interval_s = interval_s
+        self._holds = holds
         self._clock = clock
         self._started_ns = time.time_ns() - int(clock() * 1e9)
         self._lock = threading.Lock()
@@ -110,19 +113,33 @@ class Reporter:
 
         An exception counts as a failed attempt: the message has not left the queue.
         """
+        token = self.begin()
+        try:
+            yield
+        except BaseException:
+            self.end(token, failed=True)
+            raise
+        self.end(token)
+
+    def begin(self) -> object:
+        """Count a message as in work until `end` is called with what this returns; for places where `work` does not fit."""
         token = object()
         with self._lock:
             self._waiting = max(0, self._waiting - 1)
             self._begun[token] = self._clock()
-        try:
-            yield
-        except BaseException:
-            with self._lock:
-                self._failed += 1
-                self._busy_s += self._clock() - self._begun.pop(token)
-            raise
+        return token
+
+    def end(self, token: object, *, failed: bool = False) -> None:
+        """The work for which `begin` returned ``token`` is over; ``failed``: the message is still in the queue."""
         with self._lock:
-            self._settle(self._clock() - self._begun.pop(token))
+            begun_at = self._begun.pop(token, None)
+            if begun_at is None:
+                return  # it was told before
+            if failed:
+                self._failed += 1
+                self._busy_s += self._clock() - begun_at
+            else:
+                self._settle(self._clock() - begun_at)
 
     def done(self, seconds: float) -> None:
         """Count one message that has left the queue after ``seconds`` of work.
@@ -143,9 +160,11 @@ class Reporter:
 
     def report(self) -> bytes:
         """Return the counters now, to be published on the exchange of the reports."""
+        told = 0 if self._holds is None else self._holds()
         with self._lock:
             now = self._clock()
             begun = self._begun.values()
+            held = max(told, self._waiting + len(begun))
             return encode(
                 ConsumerReport(
                     id=self._name,
@@ -153,10 +172,10 @@ class Reporter:
                     host=self._host,
                     at_ns=self._started_ns + int(now * 1e9),
                     queue=self._queue,
-                    delivered=self._processed + self._failed + self._waiting + len(begun),
+                    delivered=self._processed + self._failed + held,
                     processed=self._processed,
                     failed=self._failed,
-                    held=self._waiting + len(begun),
+                    held=held,
                     prefetch=self._prefetch,
                     busy_s=self._busy_s + sum(now - since for since in begun),
                     service_sum_s=self._service_sum_s,

@@ -1,0 +1,37 @@
+"""FastStream on RabbitMQ. Worker: ``cd examples; faststream run faststream_orders:app``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import orders
+from faststream import FastStream
+from faststream.rabbit import RabbitBroker
+
+from backpressure.integrations.faststream_middleware import pace
+
+broker = RabbitBroker(orders.URL)
+if orders.PACED:
+    pace(broker)  # the one line
+app = FastStream(broker)
+
+
+@broker.subscriber("orders")
+async def work(offered_at: float) -> None:
+    """Work on one order; it needs the processor, so nothing else happens meanwhile."""
+    orders.handle(offered_at)
+
+
+async def main() -> None:
+    """Offer orders."""
+    offer = orders.Offer()
+    await broker.connect()
+    while offer.more():
+        await asyncio.sleep(offer.wait_s())
+        await broker.publish(time.time(), "orders")
+    await broker.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
