@@ -6,6 +6,7 @@ whoever misses it reads one line instead of a traceback.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -41,6 +42,8 @@ def require(extra: str, feature: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
+    if package in sys.modules:  # and some that load their parts when they are used (kombu) have no specification then
+        return True
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # the package it would be in is missing, too

@@ -24,10 +24,12 @@ def work() -> None:
             orders.handle(body)
             message.ack()
 
-    with kombu.Connection(orders.URL) as connection:
-        with connection.Consumer([QUEUE], callbacks=[on_order], prefetch_count=10):
-            while True:
-                connection.drain_events()
+    with (
+        kombu.Connection(orders.URL) as connection,
+        connection.Consumer([QUEUE], callbacks=[on_order], prefetch_count=10),
+    ):
+        while True:
+            connection.drain_events()
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ class Reporter:
         self.end(token)
 
     def begin(self) -> object:
-        """Count a message as in work until `end` is called with what this returns; for places where `work` does not fit."""
+        """Count a message as in work until `end` is called with what this returns; see `work`."""
         token = object()
         with self._lock:
             self._waiting = max(0, self._waiting - 1)

@@ -1,0 +1,75 @@
+"""The examples of task frameworks, as their users run them: paced where orders are sent, reported where they are done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pika
+import pytest
+
+from backpressure.core.reports import ConsumerReport, ProducerReport, decode
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+COUNT = 40
+PYTHON = [sys.executable, "-W", "ignore"]  # the frameworks warn of themselves
+WORKERS = {
+    "celery": (
+        "celery",
+        [*PYTHON, "-m", "celery", "--app", "celery_orders", "worker", "--concurrency", "1", "--loglevel", "ERROR"],
+    ),
+    "dramatiq": ("orders", [*PYTHON, "-m", "dramatiq", "--processes", "1", "--threads", "1", "dramatiq_orders"]),
+    "taskiq": (
+        "taskiq",
+        [*PYTHON, "-m", "taskiq", "worker", "--workers", "1", "--max-async-tasks", "1", "taskiq_orders:broker"],
+    ),
+    "faststream": ("orders", [*PYTHON, "-m", "faststream", "run", "faststream_orders:app"]),
+    "kombu": ("orders", [*PYTHON, "kombu_orders.py", "work"]),
+}
+
+
+@contextmanager
+def running(command: list[str], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=EXAMPLES, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("framework", WORKERS)
+def test_orders_are_sent_at_a_pace_and_the_work_on_them_is_reported(framework: str, url: str, tmp_path: Path) -> None:
+    queue, command = WORKERS[framework]
+    log = tmp_path / "orders"
+    environ = os.environ | {"AMQP_URL": url, "ORDERS_COUNT": str(COUNT), "ORDERS_LOG": str(log)}
+    reports: list[ConsumerReport | ProducerReport] = []
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection, running(command, environ) as worker:
+        channel = connection.channel()
+        channel.exchange_declare("pace.feedback", "fanout")
+        listener = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(listener, "pace.feedback")
+        channel.basic_consume(listener, lambda *message: reports.append(decode(message[3])), auto_ack=True)
+        with running([*PYTHON, f"{framework}_orders.py"], environ) as sender:
+            deadline = time.monotonic() + 60
+            while worked_on(reports, queue) < COUNT and time.monotonic() < deadline:
+                connection.process_data_events(0.1)
+                assert worker.poll() is None, worker.stderr and worker.stderr.read().decode()[-2000:]
+            assert sender.wait(20) == 0, sender.stderr and sender.stderr.read().decode()[-2000:]
+    assert len(log.read_text().splitlines()) == COUNT
+    assert worked_on(reports, queue) == COUNT
+    sent = [report.confirmed for report in reports if isinstance(report, ProducerReport) and report.queue == queue]
+    assert max(sent) > 0
+
+
+def worked_on(reports: list[ConsumerReport | ProducerReport], queue: str) -> int:
+    return max((r.processed for r in reports if isinstance(r, ConsumerReport) and r.queue == queue), default=0)
