@@ -14,7 +14,7 @@ if orders.PACED:
     pace(app)  # the one line
 
 
-@app.task(ignore_result=True)
+@app.task(name="work", ignore_result=True)
 def work(offered_at: float) -> None:
     """Work on one order."""
     orders.handle(offered_at)

@@ -16,7 +16,7 @@ if orders.PACED:
 dramatiq.set_broker(broker)
 
 
-@dramatiq.actor(queue_name="orders")
+@dramatiq.actor(queue_name="dramatiq_orders")
 def work(offered_at: float) -> None:
     """Work on one order."""
     orders.handle(offered_at)

@@ -17,7 +17,7 @@ if orders.PACED:
 app = FastStream(broker)
 
 
-@broker.subscriber("orders")
+@broker.subscriber("faststream_orders")
 async def work(offered_at: float) -> None:
     """Work on one order; it needs the processor, so nothing else happens meanwhile."""
     orders.handle(offered_at)
@@ -29,7 +29,7 @@ async def main() -> None:
     await broker.connect()
     while offer.more():
         await asyncio.sleep(offer.wait_s())
-        await broker.publish(time.time(), "orders")
+        await broker.publish(time.time(), "faststream_orders")
     await broker.stop()
 
 

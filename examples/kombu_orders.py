@@ -11,7 +11,7 @@ import orders
 from backpressure.integrations.kombu_producer import PacedProducer
 from backpressure.integrations.paced_queues import PacedQueues
 
-QUEUE = kombu.Queue("orders", durable=True)
+QUEUE = kombu.Queue("kombu_orders", durable=True)
 Producer = PacedProducer if orders.PACED else kombu.Producer  # the one line, where orders are sent
 
 
@@ -20,7 +20,7 @@ def work() -> None:
     paced = PacedQueues(orders.URL)
 
     def on_order(body: float, message: kombu.Message) -> None:
-        with paced.work("orders", 10):  # the one line, where they are worked on
+        with paced.work("kombu_orders", 10):  # the one line, where they are worked on
             orders.handle(body)
             message.ack()
 
@@ -39,7 +39,7 @@ def main() -> None:
         producer = Producer(connection.channel())
         while offer.more():
             time.sleep(offer.wait_s())
-            producer.publish(time.time(), routing_key="orders", declare=[QUEUE])
+            producer.publish(time.time(), routing_key="kombu_orders", declare=[QUEUE])
 
 
 if __name__ == "__main__":

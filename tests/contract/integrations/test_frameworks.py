@@ -1,4 +1,4 @@
-"""The examples of task frameworks, as their users run them: paced where orders are sent, reported where they are done."""
+"""The examples of task frameworks, run as users do: paced where orders are sent, reported where they are done."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ WORKERS = {
         "celery",
         [*PYTHON, "-m", "celery", "--app", "celery_orders", "worker", "--concurrency", "1", "--loglevel", "ERROR"],
     ),
-    "dramatiq": ("orders", [*PYTHON, "-m", "dramatiq", "--processes", "1", "--threads", "1", "dramatiq_orders"]),
+    "dramatiq": (
+        "dramatiq_orders",
+        [*PYTHON, "-m", "dramatiq", "--processes", "1", "--threads", "1", "dramatiq_orders"],
+    ),
     "taskiq": (
         "taskiq",
         [*PYTHON, "-m", "taskiq", "worker", "--workers", "1", "--max-async-tasks", "1", "taskiq_orders:broker"],
     ),
-    "faststream": ("orders", [*PYTHON, "-m", "faststream", "run", "faststream_orders:app"]),
-    "kombu": ("orders", [*PYTHON, "kombu_orders.py", "work"]),
+    "faststream": ("faststream_orders", [*PYTHON, "-m", "faststream", "run", "faststream_orders:app"]),
+    "kombu": ("kombu_orders", [*PYTHON, "kombu_orders.py", "work"]),
 }
 
 
