@@ -6,7 +6,6 @@ whoever misses it reads one line instead of a traceback.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -42,9 +41,9 @@ def require(extra: str, feature: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    if package in sys.modules:  # and some that load their parts when they are used (kombu) have no specification then
-        return True
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # the package it would be in is missing, too
         return False
+    except ValueError:  # it is imported, and loads its parts when they are used, as kombu does: it has no specification
+        return True
