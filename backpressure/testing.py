@@ -27,11 +27,11 @@ from backpressure.core.plant import Network, Plant, QueueBound, Workers
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.laws import create
 
-__all__ = ["CONFORMANCE", "ModelQueue", "Outcome"]
+__all__ = ["CONFORMANCE", "ModelOutcome", "ModelQueue"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ModelOutcome:
     """What happened since the run before.
 
     Attributes:
@@ -113,14 +113,14 @@ class ModelQueue:
         """Let the broker stop publishing, as an alarm does, or take messages again."""
         self.plant.set_queue(QueueBound(blocked=blocked))
 
-    def run(self, seconds: float) -> Outcome:
+    def run(self, seconds: float) -> ModelOutcome:
         """Let virtual time pass, and return what happened."""
         queue, samples = self.plant.queue, len(self.plant.samples)
         done, capacity, waits, decided = queue.processed, self.plant.capacity, len(queue.waits_s), self._decided()
         self.plant.run(seconds)
         possible = self.plant.capacity - capacity
         waited = sorted(queue.waits_s[waits:]) or [0.0]
-        return Outcome(
+        return ModelOutcome(
             utilisation=(queue.processed - done) / possible if possible else 0.0,
             p50_wait_s=waited[len(waited) // 2],
             p99_wait_s=waited[int(0.99 * len(waited))],
