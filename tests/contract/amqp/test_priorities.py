@@ -82,16 +82,21 @@ def test_a_full_queue_rejects_any_priority(channel: BlockingChannel, declare: An
 
 
 def test_what_has_expired_leaves_only_from_the_head(
-    channel: BlockingChannel, declare: Any, drain: Any, until: Any
+    broker: Any, channel: BlockingChannel, declare: Any, drain: Any, until: Any
 ) -> None:
     dead = declare()
     queue = declare(dead_letter_exchange="", dead_letter_routing_key=dead)
     for body, priority, expiration in ((b"0", 1, "5"), (b"1", 5, None), (b"2", 6, "10")):
         channel.basic_publish("", queue, body, BasicProperties(priority=priority, expiration=expiration))
     time.sleep(0.05)  # both have expired; when RabbitMQ looks at its head by itself is its own affair
-    assert drain(queue) == [1]
-    assert until(lambda: channel.queue_declare(dead, passive=True).method.message_count, 2) == 2
-    assert drain(dead) == [2, 0]
+    left = drain(queue)
+    if broker.since_4(expected_since_4=True, before=False) and left == [2, 1]:
+        left, also = [1], []  # 4 looks at the head of every priority, but only once: which one leaves is chance
+    else:
+        also = [2]
+    assert left == [1]
+    assert until(lambda: channel.queue_declare(dead, passive=True).method.message_count, len(also) + 1) == len(also) + 1
+    assert drain(dead) == [*also, 0]
 
 
 def test_a_single_priority_makes_no_difference(broker: Any, declare: Any, publish: Any, drain: Any) -> None:
