@@ -115,7 +115,8 @@ def test_metrics_page_and_json_show_a_running_loop(terminal: Terminal, broker: s
     seen = httpx.get(f"{address}/api/snapshot").json()
     assert [process["role"] for process in seen["processes"]].count("producer") == 1
     assert seen["queues"]["work.queue"]["consumers"] == 1
-    assert seen["totals"]["processed"] <= seen["totals"]["confirmed"]
+    assert seen["totals"]["processed"] > 0
+    assert seen["totals"]["confirmed"] > 0  # of another moment than `processed`: the two processes report by themselves
     text = httpx.get(f"{address}/").text
     assert 'pace_queue_ready_messages{queue="work.queue"}' in text
     assert 'pace_observed_processes{role="consumer"} 1.0' in text
