@@ -66,14 +66,17 @@ class BrokerUnderTest:
 
 @pytest.fixture(scope="session", params=["embedded", "rabbitmq", "embedded-proxied", "rabbitmq-proxied"])
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
-    """A broker as its clients see it: reached directly, or through `pace proxy`, which no client may notice."""
+    """A broker as its clients see it: reached directly, or through `pace proxy`, which no client may notice.
+
+    In a dry run, which holds nothing: clients here publish while they are the consumer that does not acknowledge yet.
+    """
     kind, _, proxied = request.param.partition("-")
     running = request.getfixturevalue({"embedded": "embedded_broker", "rabbitmq": "rabbitmq_node"}[kind])
     found = _found(kind, running)
     if not proxied:
         yield found
         return
-    with running_proxy(tmp_path_factory.mktemp("proxy"), found.url, found.management_url) as url:
+    with running_proxy(tmp_path_factory.mktemp("proxy"), found.url, found.management_url, "--dry-run") as url:
         yield replace(found, url=url, proxied=True)
 
 
