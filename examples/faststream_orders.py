@@ -7,7 +7,7 @@ import time
 
 import orders
 from faststream import FastStream
-from faststream.rabbit import RabbitBroker
+from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from backpressure.integrations.faststream_middleware import pace
 
@@ -27,6 +27,7 @@ async def main() -> None:
     """Offer orders."""
     offer = orders.Offer()
     await broker.connect()
+    await broker.declare_queue(RabbitQueue("faststream_orders"))  # the worker may not have started yet
     while offer.more():
         await asyncio.sleep(offer.wait_s())
         await broker.publish(time.time(), "faststream_orders")
