@@ -128,7 +128,7 @@ class ConfluentClient(_ConfirmingProducer):
         """See `AsyncClient.open`."""
         self._connect()
         if self._polling is None:
-            self._polling = threading.Thread(target=self._poll, name="pace confirms", daemon=True)
+            self._polling = threading.Thread(target=self._poll, name="pace-confirms", daemon=True)
             self._polling.start()
 
     async def send(self, message: Any, options: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ class _ConfirmingChannel:
         """Return a future that is done when there is a channel; from any thread."""
         if self._given is None and self._thread is None:
             self._loop = IOLoop()
-            self._thread = threading.Thread(target=self._loop.start, name="pace pika", daemon=True)
+            self._thread = threading.Thread(target=self._loop.start, name="pace-pika", daemon=True)
             self._thread.start()
         done: Future[None] = Future()
 
