@@ -423,8 +423,8 @@ def ticks_per_report(producers: int, tick_s: float, timeout_s: float) -> int:
 
     Every producer receives the reports of every other, so their number grows with the square of the producers, and with
     a dozen they cost more than the messages. Between two reports of a producer its pace is a good estimate of what it
-    sends (`SignalBoard`), so it may report less often. Nothing can replace the reports of consumers, which never come
-    less often.
+    sends (`SignalBoard`), so it may report less often. Nothing can replace the reports of consumers, so these become
+    rarer only in a fleet (`report_interval_s`).
 
     Args:
         producers: how many there are, this one included.

@@ -1,6 +1,6 @@
 """Prometheus metrics of limiters: read when they are asked for, so they cost nothing otherwise.
 
-The names are those of the producer of this project (`docs/metrics.md`), with a label that names the queue.
+What the producer of this project shows too has the same name (`docs/metrics.md`). A label names the queue.
 """
 
 from __future__ import annotations

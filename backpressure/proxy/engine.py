@@ -37,7 +37,7 @@ from backpressure.telemetry.own_process import ProcessCost
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
 from backpressure.transports.management_client import ManagementClient
 
-__all__ = ["ProxyConfig", "ProxyEngine"]
+__all__ = ["PacedLoop", "ProxyConfig", "ProxyEngine"]
 
 log = logging.getLogger("backpressure")
 
@@ -132,6 +132,7 @@ class PacedLoop:
     """A paced queue and its control loop, which runs while messages come.
 
     Attributes:
+        settings: those in force for this queue, which may differ from the proxy's.
         found: messages were found to lead there; nobody named the queue.
         arrived, active_at: how many messages there were when it was last looked at, and when that had changed.
     """
@@ -229,13 +230,8 @@ class ProxyEngine:
                     task.result()  # the broker may refuse the proxy, or a user's own law fail
             await self.listener.stop(self.config.drain_timeout_s)
         finally:
-            tasks = [
-                stopping,
-                reporting,
-                looking,
-                self._connecting,
-                *(loop.task for loop in self.loops.values() if loop.task),
-            ]
+            own = [stopping, reporting, looking, counting, self._connecting]
+            tasks = [*own, *(loop.task for loop in self.loops.values() if loop.task)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -325,7 +321,7 @@ class ProxyEngine:
             burst_s=settings.producer.burst_ms / 1000,
             dry_run=self.config.dry_run,
             engaged=engaged,
-            wake=self._wake,
+            wake=self.listener.wake,
         )
         bus = _QueueBus(self._feedback, speaks=lambda: self._is_active(name))
         pacing = Pacing(
@@ -348,9 +344,6 @@ class ProxyEngine:
     async def _pace(self, loop: PacedLoop) -> None:
         await loop.pacing.start()
         await loop.pacing.run()
-
-    def _wake(self) -> None:
-        self.listener.wake()
 
     def _watch_loops(self) -> None:
         """Run the loops of queues that messages come for, and engage those whose first consumer has come."""
