@@ -13,6 +13,7 @@ from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting, switch
 from backpressure.cli.process import run_engine, serving, settings_from
+from backpressure.cli.status_lines import ConsumerLine, tells_progress
 from backpressure.core.reports import ConsumerReport
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
@@ -50,6 +51,9 @@ def consumer(context: click.Context, /, window: bool, **_: object) -> None:
 
     A message whose processing fails is retried, then dead-lettered with the reason. Ctrl-C finishes and acknowledges
     the messages already delivered, and prints the totals.
+
+    On a terminal it says every five seconds how it is doing; elsewhere it prints a line of totals at every
+    --progress-every messages.
     """
     program.run(consume(settings_from(context, discovered), window=window))
 
@@ -74,7 +78,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
             clock,
             journal=journal,
             tracer=stack.enter_context(tracing(settings, "consumer", transport.destination)),
-            on_progress=_print_progress,
+            on_progress=_print_progress if tells_progress(settings.consumer) else None,
             on_consumed=_watcher(verbose=settings.consumer.verbose, show=None if feed is None else feed.add),
         )
         if feed is not None:
@@ -91,7 +95,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
 
         async with serving(lambda: _app(engine), settings.api, settings.api.consumer_port, _DEFAULT_PORT) as url:
             engine.api_url = url
-            if await run_engine(engine, on_started=on_started):
+            if await run_engine(engine, on_started=on_started, status=ConsumerLine(engine.report)):
                 _print_totals(engine)
 
 

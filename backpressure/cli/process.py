@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from backpressure.cli.options import overrides
+from backpressure.cli.status_lines import telling
 from backpressure.config import load
 from backpressure.environment import without_injected
 from backpressure.errors import MissingExtraError, PortTakenError
@@ -72,8 +73,13 @@ def settings_from(
     return settings
 
 
-async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda: None) -> bool:
-    """Start, run and close ``engine``; signals stop it. Return False if it was stopped before it had started."""
+async def run_engine(
+    engine: Engine, *, on_started: Callable[[], None] = lambda: None, status: Callable[[], str] | None = None
+) -> bool:
+    """Start, run and close ``engine``; signals stop it. Return False if it was stopped before it had started.
+
+    ``status`` is a line that a terminal shows now and then while it runs.
+    """
     loop = asyncio.get_running_loop()
     starting = asyncio.ensure_future(engine.start())
     signals_seen = 0
@@ -91,7 +97,8 @@ async def run_engine(engine: Engine, *, on_started: Callable[[], None] = lambda:
         await starting
         _freeze_loaded_objects()
         on_started()
-        await engine.run()
+        async with telling(status):
+            await engine.run()
     except asyncio.CancelledError:
         if not starting.cancelled():
             raise

@@ -13,6 +13,7 @@ from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered
 from backpressure.cli.options import setting, switch
 from backpressure.cli.process import run_engine, serving, settings_from
+from backpressure.cli.status_lines import ProducerLine, tells_progress
 from backpressure.core.reports import ProducerReport
 from backpressure.engines.clock import Clock
 from backpressure.engines.producer import ProducerEngine
@@ -57,6 +58,9 @@ def producer(context: click.Context, /, **_: object) -> None:
 
     It is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the
     broker has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals.
+
+    On a terminal it says every five seconds how it is doing; elsewhere it prints a line of totals at every
+    --progress-every messages.
     """
     program.run(produce(settings_from(context, discovered)))
 
@@ -69,7 +73,8 @@ async def produce(settings: Settings) -> None:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
         tracer = stack.enter_context(tracing(settings, "producer", transport.destination))
-        engine = ProducerEngine(transport, settings, clock, journal=journal, tracer=tracer, on_progress=_print_progress)
+        told = _print_progress if tells_progress(settings.producer) else None
+        engine = ProducerEngine(transport, settings, clock, journal=journal, tracer=tracer, on_progress=told)
         started = time.monotonic()
 
         def on_started() -> None:
@@ -84,7 +89,8 @@ async def produce(settings: Settings) -> None:
 
         async with serving(lambda: _app(engine), settings.api, settings.api.producer_port, _DEFAULT_PORT) as url:
             engine.api_url = url
-            if await run_engine(engine, on_started=on_started):
+            status = ProducerLine(engine.report, lambda: engine.depth)
+            if await run_engine(engine, on_started=on_started, status=status):
                 _print_totals(engine, time.monotonic() - started)
 
 

@@ -68,7 +68,7 @@ def _blocked(seen: Snapshot) -> Iterator[str]:
     if seen.broker is not None and seen.broker.disk_alarm:
         yield f"The broker blocks {names}: its disk is full. Free space, or lower disk_free_limit."
     else:
-        yield f"The broker blocks {names}: its memory alarm. Let the consumers drain, or {_raise_limit(seen)}."
+        yield f"The broker blocks {names}: its memory alarm. {_let_drain(seen)}, or {_raise_limit(seen)}."
 
 
 def _short_of_memory(seen: Snapshot) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _short_of_memory(seen: Snapshot) -> Iterator[str]:
     if broker is not None and not broker.memory_alarm and _breached(seen, "broker memory"):
         yield (
             f"The broker uses {percent((broker.memory_percent or 0) / 100)} of its memory; from 100 % on it blocks all "
-            f"producers. Let the consumers drain, or {_raise_limit(seen)}."
+            f"producers. {_let_drain(seen)}, or {_raise_limit(seen)}."
         )
 
 
@@ -118,7 +118,7 @@ def _growing(seen: Snapshot) -> Iterator[str]:
 
 def _waits_in_queue(seen: Snapshot) -> Iterator[str]:
     work, wait = seen.work, seen.queue_wait.p99_s
-    if work is None or not _breached(seen, "queue wait p99") or _growth_per_s(work) > 0:
+    if work is None or not work.consumers or not _breached(seen, "queue wait p99") or _growth_per_s(work) > 0:
         return
     if work.ready >= (work.unacked or 0) and work.ready:
         remedy = (
@@ -244,6 +244,12 @@ def _terms_of_consumers(seen: Snapshot, queue: QueueState) -> Iterator[str]:
             f"{automatic} of {len(clients)} consumers of {queue.name} acknowledge automatically: what they hold is "
             "unknown, and is lost if they fail. Let them acknowledge when the work is done."
         )
+
+
+def _let_drain(seen: Snapshot) -> str:
+    """Return how the memory becomes free: consumers empty the queues, if there are any."""
+    idle = seen.work is not None and seen.work.depth > 0 and not seen.work.consumers
+    return "Start a consumer to empty the queue" if idle else "Let the consumers drain the queue"
 
 
 def _raise_limit(seen: Snapshot) -> str:

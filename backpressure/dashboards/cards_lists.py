@@ -35,7 +35,8 @@ _GOOD = {EventKind.UNBLOCKED, EventKind.RECOVERED, EventKind.NACKS_OVER, EventKi
 class RowCard:
     """A card that may be shortened: ``build`` returns a table of the given rows, ``rows`` is how many there are.
 
-    ``summary`` follows the title and the number of rows: what they add up to, those that are hidden included.
+    ``summary`` follows the title and the number of rows: what they add up to, those that are hidden included. Where
+    room is short, cards get their ``least_rows`` first, those of the greatest ``importance`` before others.
     """
 
     title: str
@@ -43,6 +44,8 @@ class RowCard:
     head_lines: int
     build: Callable[[int], RenderableType]
     summary: str = ""
+    least_rows: int = 3
+    importance: int = 0
 
     def draw(self, rows: int) -> Card:
         """Return the card with that many rows; its title says how many are hidden."""
@@ -77,7 +80,7 @@ def queues(seen: Snapshot) -> RowCard:
             cells = (*cells[:-1], *_prospects(queue), cells[-1])
         return (*cells[:3], _worst(queue), *cells[3:]) if partitioned else cells
 
-    return replace(_listing("Queues", columns, found, row), summary=_overall(seen))
+    return replace(_listing("Queues", columns, found, row), summary=_overall(seen), least_rows=5, importance=2)
 
 
 def _overall(seen: Snapshot) -> str:
@@ -123,7 +126,8 @@ def events(seen: Snapshot) -> RowCard:
         at = datetime.fromtimestamp(event.at_ns / 1e9, UTC).astimezone()
         return (f"{at:%H:%M:%S}", "dim"), (printable(event.text), colour)
 
-    return _listing("Events", (("", "word"), ("", "name")), seen.events[::-1], row)
+    listed = _listing("Events", (("", "word"), ("", "name")), seen.events[::-1], row)
+    return replace(listed, least_rows=5, importance=1)
 
 
 def consumers(seen: Snapshot) -> RowCard:
@@ -204,13 +208,25 @@ def _activity(queue: QueueState, *, consumed: bool) -> Cell:
     if queue.kind == "stream" or (queue.published_per_s is None and queue.acked_per_s is None):
         return queue.kind if queue.kind == "stream" else UNKNOWN, "dim"
     coming, going = queue.published_per_s or 0.0, queue.acked_per_s or queue.delivered_per_s or 0.0
-    if consumed and queue.consumers == 0 and queue.depth:
-        return ("No consumer ⬆", "red") if coming else ("No consumer", "red")
+    if queue.consumers == 0 and queue.depth:  # rates are those of the last seconds: nobody takes anything now
+        return _unattended(coming, consumed=consumed)
     if coming > _UNEVEN * going:
         return "Filling ⬆", "yellow"
     if going > _UNEVEN * coming:
         return "Draining ⬇", "green"
-    return ("Flowing ⬆⬇", "cyan") if going else ("Idle", "dim")
+    return ("Flowing ⬆⬇", "cyan") if going else _standing(queue)
+
+
+def _unattended(coming: float, *, consumed: bool) -> Cell:
+    if not consumed:
+        return ("Filling ⬆", "yellow") if coming else ("Waiting", "dim")
+    return ("No consumer ⬆", "red") if coming else ("No consumer", "red")
+
+
+def _standing(queue: QueueState) -> Cell:
+    if queue.depth == 0:
+        return "Idle", "dim"
+    return ("Waiting", "yellow") if queue.ready else ("Working", "cyan")
 
 
 def _listing(title: str, columns: Columns, items: Sequence[_T], row: Callable[[_T], Row]) -> RowCard:

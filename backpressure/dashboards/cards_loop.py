@@ -7,17 +7,18 @@ one run. While it draws, the monitor reads no reports and answers no requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot, Threshold
+from backpressure.dashboards.trail import CURVES, Trail
 from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
 from backpressure.program import printable
 
-__all__ = ["Card", "Labelled", "facts", "flow_card", "header", "law_card", "severity"]
+__all__ = ["Card", "Labelled", "facts", "flow_card", "header", "law_card", "severity", "small_flow_card"]
 
 _BAR_CELLS = 10
 _HIGH = 0.5  # from this share of its threshold a value is yellow
@@ -93,36 +94,79 @@ def header(seen: Snapshot, clock: str) -> RenderableType:
     return _Header(line, clock)
 
 
-def flow_card(seen: Snapshot) -> Card:
-    """Return rates, durations, totals, the broker's memory and the limits that are near or breached, a line each."""
-    rates, totals = seen.rates, seen.totals
-    wait, limit = seen.queue_wait, _threshold(seen, "queue wait p99")
-    colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
-    flowing = facts(
-        ("offered", rate(rates.offered_per_s)),
-        ("confirmed", rate(rates.confirmed_per_s)),
-        ("processed", rate(rates.processed_per_s)),
-        ("refused", rate(rates.nacked_per_s), "red" if rates.nacked_per_s else ""),
-    )
-    lasting = facts(
-        ("p50", duration(wait.p50_s)),
-        ("p95", duration(wait.p95_s)),
-        ("p99", duration(wait.p99_s), colour),
-        ("work", duration(seen.service.mean_s)),
-        ("confirm", duration(seen.confirm_latency.p50_s)),
-    )
+class _Curve:
+    """Sparklines beside each other, as wide as the card."""
+
+    def __init__(self, label: str, trail: Trail, names: Mapping[str, str]) -> None:
+        self._label, self._trail, self._names = label, trail, names  # of each curve, and what is said before it
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        bold, dim = console.get_style("bold"), console.get_style("dim")
+        cells = (options.max_width - len(self._label) - sum(map(len, self._names.values()))) // len(self._names)
+        yield Segment(self._label, bold)
+        for name, title in self._names.items():
+            yield from (Segment(title, dim), Segment(self._trail.line(name, cells), console.get_style(CURVES[name])))
+        yield Segment.line()
+
+
+def flow_card(seen: Snapshot, trail: Trail | None = None) -> Card:
+    """Return rates, durations, totals, the broker's memory and the limits that are near or breached, a line each.
+
+    Below them is the recent past of depth, rates and wait, if there is a ``trail``.
+    """
+    totals = seen.totals
     counted = facts(
         ("confirmed", amount(totals.confirmed)),
         ("processed", amount(totals.processed)),
         ("rejected", amount(totals.rejected), "red" if totals.rejected else ""),
         ("dead-lettered", amount(totals.dead_lettered), "red" if totals.dead_lettered else ""),
     )
-    rows = [("rates", flowing), ("wait", lasting), ("totals", counted)]
+    rows = [("rates", _flowing(seen)), ("wait", _lasting(seen)), ("totals", counted)]
     if seen.broker is not None:
         rows.append(("broker", _brokerfacts(seen)))
     if near := [threshold for threshold in seen.thresholds if (threshold.value or 0) > _HIGH * threshold.limit]:
         rows.append(("limits", Text("  ").join(map(_limit, near))))
-    return Card(Labelled(rows), "Flow")
+    if trail is None:
+        return Card(Labelled(rows), "Flow")
+    curves = [_Curve(f"{name:<12}{trail.latest(name):>8} ", trail, {name: ""}) for name in CURVES]
+    return Card(Group(Labelled(rows), *curves), "Flow")
+
+
+def small_flow_card(seen: Snapshot, trail: Trail) -> Card:
+    """Return the loop in a few lines: rates, wait, what the law allows and why, and what it was like lately."""
+    rows = [("rates", _flowing(seen)), ("wait", _lasting(seen))]
+    if seen.law is not None:
+        told = facts(("allowed", rate(seen.pacing_rate_per_s)), ("bottleneck", rate(seen.bottleneck_per_s)))
+        told.append(f"  {printable(seen.law.strategy)}: {printable(seen.law.reason)}")
+        told.no_wrap = True
+        rows.append(("law", told))
+    if seen.broker is not None and (seen.broker.memory_alarm or seen.broker.disk_alarm):
+        rows.append(("broker", _brokerfacts(seen)))
+    names = {"depth": "depth ", "published/s": "  in ", "processed/s": "  out ", "wait p99": "  wait "}
+    label = "past".ljust(max(len(name) for name, _ in rows) + 2)
+    return Card(Group(Labelled(rows), _Curve(label, trail, names)), "Flow")
+
+
+def _flowing(seen: Snapshot) -> Text:
+    rates = seen.rates
+    return facts(
+        ("offered", rate(rates.offered_per_s)),
+        ("confirmed", rate(rates.confirmed_per_s)),
+        ("processed", rate(rates.processed_per_s)),
+        ("refused", rate(rates.nacked_per_s), "red" if rates.nacked_per_s else ""),
+    )
+
+
+def _lasting(seen: Snapshot) -> Text:
+    wait, limit = seen.queue_wait, _threshold(seen, "queue wait p99")
+    colour = severity(limit.value, limit.limit)[1] if limit and limit.value is not None else ""
+    return facts(
+        ("p50", duration(wait.p50_s)),
+        ("p95", duration(wait.p95_s)),
+        ("p99", duration(wait.p99_s), colour),
+        ("work", duration(seen.service.mean_s)),
+        ("confirm", duration(seen.confirm_latency.p50_s)),
+    )
 
 
 def law_card(seen: Snapshot) -> list[Card]:

@@ -19,33 +19,15 @@ from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards_loop import Card
+from backpressure.dashboards.trail import CURVES, Trail
 from backpressure.presentation.numbers import amount, duration, figure, percent
 from backpressure.program import printable
 
-__all__ = ["RunLive", "progress_bar", "sparkline", "verdict"]
+__all__ = ["RunLive", "progress_bar", "verdict"]
 
-_BARS = "▁▂▃▄▅▆▇█"
 _CELL_S = 0.5  # one column of a sparkline
-_CELLS = 300
 _REDRAW_S = 0.2
 _EVENTS = 4
-_CURVES = ("depth", "published/s", "processed/s", "allowed/s", "wait p99 ms")
-_COLOURS = {
-    "depth": "blue",
-    "published/s": "cyan",
-    "processed/s": "green",
-    "allowed/s": "yellow",
-    "wait p99 ms": "magenta",
-}
-
-
-def sparkline(values: Sequence[float | None], width: int) -> str:
-    """Return the last ``width`` values as bars from 0 to the largest of them; what is unknown is blank."""
-    shown = list(values)[-width:]
-    top = max((value for value in shown if value is not None), default=0.0)
-    if not top:
-        return "".join(" " if value is None else _BARS[0] for value in shown)
-    return "".join(" " if value is None else _BARS[min(7, int(8 * value / top))] for value in shown)
 
 
 def progress_bar(phases: Sequence[tuple[str, float]], current: int, share: float, width: int) -> Text:
@@ -78,8 +60,7 @@ class RunLive:
         self._share_done: Callable[[Snapshot], float | None] = lambda _: None
         self._drawn_at = 0.0
         self._snapshot: Snapshot | None = None
-        self._curves: dict[str, deque[float | None]] = {name: deque(maxlen=_CELLS) for name in _CURVES}
-        self._cell = -1
+        self._trail = Trail(_CELL_S)
         self._events: deque[str] = deque(maxlen=_EVENTS)
 
     def __enter__(self) -> Self:
@@ -100,31 +81,13 @@ class RunLive:
     def sampled(self, snapshot: Snapshot) -> None:
         """Take in a snapshot; redraw a few times a second."""
         self._snapshot = snapshot
-        self._remember(snapshot)
+        self._trail.note(snapshot, self._queue)
         self._draw()
 
     def noted(self, text: str) -> None:
         """Show it among the latest events."""
         self._events.append(printable(text))
         self._draw(now=True)
-
-    def _remember(self, snapshot: Snapshot) -> None:
-        queue = snapshot.queues.get(self._queue)
-        wait_s = snapshot.queue_wait.p99_s
-        allowed = snapshot.pacing_rate_per_s
-        values = (
-            float(queue.depth) if queue else None,
-            snapshot.rates.published_per_s,
-            snapshot.rates.processed_per_s,
-            None if allowed == float("inf") else allowed,
-            None if wait_s is None else wait_s * 1000,
-        )
-        cell = int(snapshot.at_ns / 1e9 / _CELL_S)
-        for name, value in zip(_CURVES, values, strict=True):
-            if cell == self._cell:
-                self._curves[name].pop()
-            self._curves[name].append(value)
-        self._cell = cell
 
     def _draw(self, *, now: bool = False) -> None:
         moment = time.monotonic()
@@ -155,12 +118,12 @@ class RunLive:
 
     def _loop(self, snapshot: Snapshot, width: int) -> Table:
         table = Table.grid(padding=(0, 1))
-        for name, curve in self._curves.items():
-            latest = amount(curve[-1]) if curve else "–"
+        for name, colour in CURVES.items():
+            latest = self._trail.latest(name)
             if name == "allowed/s" and snapshot.pacing_rate_per_s is not None:
                 latest = amount(snapshot.pacing_rate_per_s)
-            line = Text(sparkline(curve, width - 24), _COLOURS[name], no_wrap=True)
-            table.add_row(Text(name, "dim"), Text(f"{latest:>6}", "bold"), line)
+            line = Text(self._trail.line(name, width - 24), colour, no_wrap=True)
+            table.add_row(Text(name, "dim"), Text(f"{latest:>7}", "bold"), line)
         totals = snapshot.totals
         queue_wait = snapshot.queue_wait
         facts = (

@@ -1,7 +1,8 @@
 """The monitor on a terminal: each snapshot as cards that fit it, redrawn in place, or as lines where there is none.
 
 The cards stand one above the other, from 150 columns on in two columns. Lists are shortened when the height is not
-enough, the least important first. Every state has a sign as well as a colour.
+enough, the least important first; a low terminal gets the loop in a few lines, and at least the latest five events.
+Every state has a sign as well as a colour.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from rich.text import Text
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
 from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queues
-from backpressure.dashboards.cards_loop import Card, flow_card, header, law_card
+from backpressure.dashboards.cards_loop import Card, flow_card, header, law_card, small_flow_card
 from backpressure.dashboards.cards_queues import queue_cards
 from backpressure.dashboards.lines import StatusLines
+from backpressure.dashboards.trail import Trail
 from backpressure.presentation.terminal import new_console
 from backpressure.program import printable
 
@@ -33,8 +35,9 @@ __all__ = ["Cards", "print_frame", "show"]
 
 _WIDE = 150
 _FRAME_LINES = 2  # upper and lower border
-_FIRST_ROWS = 3
+_LOW = 36  # lines
 _MOST_ROWS = 12
+_LEAST_CELL_S = 1.0
 
 Lines = list[list[Segment]]
 """What is drawn: each line padded to its full width. Cards are drawn once, and then only put together."""
@@ -43,9 +46,13 @@ Lines = list[list[Segment]]
 class Cards:
     """A frame whose layout is computed each time it is drawn, so it follows every resize."""
 
-    def __init__(self, seen: Snapshot, *, limited: bool = True) -> None:
-        """Draw ``seen``; ``limited`` to the terminal's height, or as long as it needs (to be scrolled)."""
+    def __init__(self, seen: Snapshot, *, limited: bool = True, trail: Trail | None = None) -> None:
+        """Draw ``seen``; ``limited`` to the terminal's height, or as long as it needs (to be scrolled).
+
+        ``trail`` is what went before.
+        """
         self._seen = seen
+        self._trail = trail
         self._limited = limited
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -56,7 +63,9 @@ class Cards:
         top = console.render_lines(Group(header(seen, f"{now:%H:%M:%S}"), *_advice_card(seen)), options)
         height = console.height - len(top) if self._limited else None
         asked = queue_cards(seen, height)
-        loop = [flow_card(seen), *law_card(seen)]
+        loop = [flow_card(seen, self._trail), *law_card(seen)]
+        if self._limited and self._trail is not None and console.height < _LOW:
+            loop = [small_flow_card(seen, self._trail)]
         if seen.asked and not seen.processes:
             loop = []  # nothing of ours is there
         first = [*asked, *loop] if asked else [queues(seen), *loop]
@@ -90,16 +99,21 @@ def _stacked(
 
 
 def _share_out(cards: Iterable[RowCard], lines: int | None) -> dict[str, int]:
-    """Return how many rows each card may show: first a few for each in order of importance, then more, then all."""
+    """Return how many rows each card may show: first its fewest, the most important first, then more, then all."""
     cards = [card for card in cards if card.rows]
     if lines is None:
         return {card.title: min(card.rows, _MOST_ROWS) for card in cards}
     granted: dict[str, int] = {}
-    for most in (_FIRST_ROWS, _MOST_ROWS, lines):
-        for card in cards:
+    rounds: list[Callable[[RowCard], int]] = [
+        lambda card: card.least_rows,
+        lambda _: _MOST_ROWS,
+        lambda card: card.rows,
+    ]
+    for most in rounds:
+        for card in sorted(cards, key=lambda card: -card.importance):
             has = granted.get(card.title, 0)
             overhead = 0 if has else card.head_lines + _FRAME_LINES
-            more = min(card.rows - has, most - has, lines - overhead)
+            more = min(card.rows - has, most(card) - has, lines - overhead)
             if more > 0:
                 granted[card.title] = has + more
                 lines -= more + overhead
@@ -135,10 +149,12 @@ async def _show_cards(
     console: Console, snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event
 ) -> None:
     resized = asyncio.Event()
+    trail = Trail(max(every_s, _LEAST_CELL_S))
     with _quiet_logs(), _on_resize(resized.set), _full_screen(console):
         while not stopping.is_set():
             seen = snapshot()
-            console.print(_Screenful(Cards(seen)), end="", crop=False)
+            trail.note(seen, seen.asked[0] if seen.asked else seen.work_queue)
+            console.print(_Screenful(Cards(seen, trail=trail)), end="", crop=False)
             found = any(source.ok for source in seen.sources)
             await _first_of(stopping, resized, timeout_s=every_s if found else min(every_s, _FIRST_LOOKS_S))
             resized.clear()

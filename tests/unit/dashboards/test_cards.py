@@ -10,15 +10,43 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from backpressure.core.snapshot import Client, Outlook, Quantiles, QueueState, Rates, Snapshot, Source, Threshold
+from backpressure.core.snapshot import (
+    Client,
+    Event,
+    EventKind,
+    Outlook,
+    Quantiles,
+    QueueState,
+    Rates,
+    Snapshot,
+    Source,
+    Threshold,
+)
 from backpressure.dashboards.screen import Cards
+from backpressure.dashboards.trail import Trail
 from backpressure.presentation.terminal import PALETTE
 
 Make = Callable[..., Snapshot]
 MakeQueues = Callable[..., dict[str, QueueState]]
 
 
-def frame(seen: Snapshot, width: int = 80, height: int = 60, *, limited: bool = True, colour: bool = False) -> str:
+def trail_of(snapshot: Make, depths: list[int]) -> Trail:
+    trail = Trail(1.0)
+    for second, depth in enumerate(depths):
+        queue = QueueState(name="work.queue", ready=depth, unacked=0, consumers=1, age_s=0.1)
+        trail.note(snapshot(at_ns=second * 10**9, queues={"work.queue": queue}), "work.queue")
+    return trail
+
+
+def frame(
+    seen: Snapshot,
+    width: int = 80,
+    height: int = 60,
+    *,
+    limited: bool = True,
+    colour: bool = False,
+    trail: Trail | None = None,
+) -> str:
     console = Console(
         file=io.StringIO(),
         width=width,
@@ -26,7 +54,7 @@ def frame(seen: Snapshot, width: int = 80, height: int = 60, *, limited: bool = 
         force_terminal=colour,
         color_system="standard" if colour else None,
     )
-    console.print(Cards(seen, limited=limited))
+    console.print(Cards(seen, limited=limited, trail=trail))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -58,7 +86,9 @@ def test_the_work_queue_shows_depth_rates_and_what_is_going_on(snapshot: Make) -
         ({"published_per_s": 79.0, "delivered_per_s": 81.0, "acked_per_s": 80.0}, "Flowing ⬆⬇"),
         ({"published_per_s": 0.0, "delivered_per_s": 5.0, "acked_per_s": 5.0}, "Draining ⬇"),
         ({"published_per_s": 79.0, "delivered_per_s": 778.0, "acked_per_s": 778.0}, "Draining ⬇"),
-        ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Idle"),
+        ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0}, "Waiting "),
+        ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "ready": 0}, "Working "),
+        ({"published_per_s": 0.0, "delivered_per_s": 9.0, "acked_per_s": 9.0, "consumers": 0}, "No consumer "),
         ({"published_per_s": 5.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "consumers": 0}, "No consumer ⬆"),
         ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "consumers": 0}, "No consumer "),
         ({"published_per_s": 0.0, "delivered_per_s": 0.0, "acked_per_s": 0.0, "ready": 0, "unacked": 0}, "Idle"),
@@ -76,12 +106,41 @@ def test_a_dead_letter_queue_that_nobody_consumes_is_not_a_fault(snapshot: Make,
     assert "No consumer" not in text
 
 
+@pytest.mark.parametrize(("acked_per_s", "published_per_s", "text"), [(0.0, 0.0, "Waiting "), (9.0, 0.0, "Waiting ")])
+def test_messages_that_nobody_takes_are_neither_idle_nor_draining(
+    snapshot: Make, work: MakeQueues, acked_per_s: float, published_per_s: float, text: str
+) -> None:
+    audit = replace(
+        work()["work.queue"], name="audit", consumers=0, published_per_s=published_per_s, acked_per_s=acked_per_s
+    )
+    assert text in line_with(frame(snapshot(queues=work() | {audit.name: audit})), " audit ")
+
+
+def test_a_terminal_of_80_by_24_keeps_five_events_and_shows_the_recent_past(snapshot: Make) -> None:
+    events = tuple(Event(n, EventKind.RECOVERED, f"event {n}") for n in range(9))
+    text = frame(snapshot(events=events), 80, 24, trail=trail_of(snapshot, [0, 10, 20, 40]))
+    assert [n for n in range(4, 9) if f"event {n} " in text] == [4, 5, 6, 7, 8]
+    assert len(text.splitlines()) <= 24
+    assert "▁▃▅█" in line_with(text, "past")
+    assert "holding the queue" in text
+    troubled = frame(snapshot(events=events, rates=Rates(nacked_per_s=1.0)), 80, 24, trail=trail_of(snapshot, [1]))
+    assert "The full queue refuses" in troubled
+    assert [n for n in range(4, 9) if f"event {n} " in troubled] == [4, 5, 6, 7, 8]
+
+
+def test_a_high_terminal_shows_each_curve_in_a_line_with_its_latest_value(snapshot: Make) -> None:
+    text = frame(snapshot(), 100, 60, trail=trail_of(snapshot, [0, 10, 20, 45]))
+    assert line_with(text, "▁▂▄█").split()[1:3] == ["depth", "45"]
+    assert "120 ms" in line_with(text, "wait p99  ")
+
+
 def test_the_title_of_the_queues_sums_them_up(snapshot: Make, work: MakeQueues) -> None:
     assert "─ Queues 2: ready 40, unacked 5, active 1, consumers 1, connections 1 ─" in frame(snapshot())
     without_management = snapshot(broker=None, queues=work(consumers=None, unacked=None))
     assert "─ Queues 2: ready 40, unacked –, active 1, consumers –, connections – ─" in frame(without_management)
     many = {f"q{n}": replace(work()["work.queue"], name=f"q{n}") for n in range(12)}
-    assert "─ Queues 12 (+7): ready 480, unacked 60, active 12, consumers 12" in frame(snapshot(queues=many), height=24)
+    low = frame(snapshot(queues=many), height=24, trail=trail_of(snapshot, [1]))
+    assert "─ Queues 12 (+5): ready 480, unacked 60, active 12, consumers 12" in low
 
 
 def test_an_old_count_says_that_it_is_old_instead_of_the_state(snapshot: Make, work: MakeQueues) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from backpressure.core.snapshot import Event, EventKind, Snapshot, Totals
 from backpressure.dashboards.lines import RunLines
-from backpressure.dashboards.run_view import RunLive, progress_bar, sparkline, verdict
+from backpressure.dashboards.run_view import RunLive, progress_bar, verdict
+from backpressure.dashboards.trail import sparkline
 
 Make = Callable[..., Snapshot]
 
