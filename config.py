@@ -105,13 +105,13 @@ class monitor:
 class broker:
     """Where the broker is and how patiently to look for it."""
 
-    url = ""                               # full URL (amqp[s]:// or kafka[+ssl]://), instead of host, port and user; empty: those are used
-    host = "localhost"                     # host name or address of the broker
-    port = 5672                            # AMQP port
+    url = ""                               # full URL (amqp[s]:// or kafka[+ssl]://), instead of host, port and user; empty: those are used; the servers of a cluster have commas between them: amqp://one,two:5673/
+    host = "localhost"                     # host name or address of the broker; of several with commas, any that answers
+    port = 5672                            # AMQP port of every host that names none
     username = "guest"                     # user name; RabbitMQ accepts guest from localhost only
     password = "guest"                     # password of the user; never shown in logs, reports or /status
     virtual_host = "/"                     # namespace of queues and exchanges
-    management_url = ""                    # URL of the management API, e.g. http://localhost:15672; empty: derived from the host
+    management_url = ""                    # URL of the management API, e.g. http://localhost:15672 or http://one:15672,two:15672; empty: derived
     heartbeat_s = 30                       # s · a dead connection is detected after about two heartbeats
     connect_timeout_s = 5.0                # s · time limit for one connection attempt
     blocked_timeout_s = 300.0              # s · close a connection that the broker has blocked for this long

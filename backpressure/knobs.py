@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from backpressure.core.addresses import BrokerAddress, plain_host
+from backpressure.core.addresses import BrokerAddress, plain_host, server_list
 
 __all__ = [
     "MOST_NAME_OCTETS",
     "BrokerUrl",
     "Host",
+    "Hosts",
     "KafkaUrl",
     "Name",
     "Port",
@@ -74,6 +75,21 @@ Name = Annotated[str, Field(min_length=1), octets(200)]  # leaves room for suffi
 Host = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(plain_host)]
 
 
+def _hosts(text: str) -> str:
+    try:
+        if "," in text:
+            server_list(text)
+            return text
+        return plain_host(text)
+    except ValueError as error:
+        several = "; several have commas between them, and may have ports: one,two:5673"
+        raise ValueError(f"{error}{several}") from None
+
+
+Hosts = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_hosts)]
+"""One host, or several with commas between them, each with a port or without."""
+
+
 def _auto_or_number(value: object) -> object:
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
@@ -102,24 +118,9 @@ def _refuse_cut_login(url: str) -> None:
         raise ValueError("in user and password, / is written as %2F, ? as %3F, # as %23 and @ as %40")
 
 
-def _refuse_bad_address(url: str) -> None:
-    parts = _parts(url)
-    try:
-        _ = parts.port
-        if parts.hostname:
-            plain_host(parts.hostname)
-    except ValueError:
-        raise ValueError(_ADDRESS_EXPECTED) from None
-
-
-def _parts(url: str) -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError:  # one bracket is missing
-        raise ValueError(_ADDRESS_EXPECTED) from None
-
-
-_ADDRESS_EXPECTED = "expected host:port, with an IPv6 address in brackets, for example [::1]:5672"
+_ADDRESS_EXPECTED = (
+    "expected host:port, with an IPv6 address in brackets, for example [::1]:5672; several have commas between them"
+)
 
 
 def _broker_url(url: str) -> str:
@@ -130,7 +131,7 @@ def _broker_url(url: str) -> str:
         _refuse_bad_servers(url)
     elif url:
         address = _address(url, _ADDRESS_EXPECTED)
-        if len(address.servers) > 1:
+        if any(port == 0 for _, port in address.servers):
             raise ValueError(_ADDRESS_EXPECTED)
         if len(unquote_to_bytes(address.path[1:])) > MOST_NAME_OCTETS:
             raise ValueError(f"expected a virtual host of at most {MOST_NAME_OCTETS} octets in UTF-8")
@@ -163,16 +164,21 @@ def _kafka_url(url: str) -> str:
     return _broker_url(url)
 
 
-def http_url(example: str, *, optional: bool = False) -> AfterValidator:
-    """Return the check of an HTTP URL, whose error gives the ``example``; ``optional``: empty is allowed too."""
+def http_url(example: str, *, optional: bool = False, several: bool = False) -> AfterValidator:
+    """Return the check of an HTTP URL, whose error gives the ``example``.
+
+    ``optional``: it may be empty; ``several``: it may name several servers, with commas between them.
+    """
 
     def check(url: str) -> str:
         if optional and not url:
             return url
         _refuse_cut_login(url)
-        _refuse_bad_address(url)
-        if _parts(url).scheme not in {"http", "https"} or _parts(url).port == 0:
+        address = _address(url, _ADDRESS_EXPECTED)
+        if address.scheme not in {"http", "https"} or any(port == 0 for _, port in address.servers):
             raise ValueError(f"expected http:// or https://, for example {example}")
+        if len(address.servers) > 1 and not several:
+            raise ValueError("expected one host")
         return url
 
     return AfterValidator(check)

@@ -17,11 +17,12 @@ from urllib.parse import quote, unquote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from backpressure.core.addresses import BrokerAddress, bracketed
+from backpressure.core.addresses import BrokerAddress, bracketed, server_list
 from backpressure.knobs import (
     MOST_NAME_OCTETS,
     BrokerUrl,
     Host,
+    Hosts,
     KafkaUrl,
     Name,
     Port,
@@ -54,22 +55,25 @@ __all__ = [
 ]
 
 
-_AMQP_PORTS = {"amqp": 5672, "amqps": 5671}
+_PORTS = {"amqp": 5672, "amqps": 5671, "kafka": 9092, "kafka+ssl": 9092}
 
 
 class BrokerSettings(Section):
     """Where the broker is and how patiently to look for it."""
 
     url: BrokerUrl = knob(
-        "", "", "full URL (amqp[s]:// or kafka[+ssl]://), instead of host, port and user; empty: those are used"
+        "",
+        "",
+        "full URL (amqp[s]:// or kafka[+ssl]://), instead of host, port and user; empty: those are used; the servers "
+        "of a cluster have commas between them: amqp://one,two:5673/",
     )
-    host: Host = knob("localhost", "", "host name or address of the broker")
-    port: Port = knob(5672, "", "AMQP port")
+    host: Hosts = knob("localhost", "", "host name or address of the broker; of several with commas, any that answers")
+    port: Port = knob(5672, "", "AMQP port of every host that names none")
     username: str = knob("guest", "", "user name; RabbitMQ accepts guest from localhost only")
     password: SecretStr = knob(SecretStr("guest"), "", "password of the user; never shown in logs, reports or /status")
     virtual_host: Annotated[str, octets(MOST_NAME_OCTETS)] = knob("/", "", "namespace of queues and exchanges")
-    management_url: Annotated[str, http_url("http://localhost:15672", optional=True)] = knob(
-        "", "", "URL of the management API, e.g. http://localhost:15672; empty: derived from the host"
+    management_url: Annotated[str, http_url("http://localhost:15672", optional=True, several=True)] = knob(
+        "", "", "URL of the management API, e.g. http://localhost:15672 or http://one:15672,two:15672; empty: derived"
     )
     heartbeat_s: int = knob(30, "s", "a dead connection is detected after about two heartbeats", ge=0, le=600)
     connect_timeout_s: float = knob(5.0, "s", "time limit for one connection attempt", gt=0, le=120)
@@ -96,16 +100,29 @@ class BrokerSettings(Section):
             return self.url
         user = quote(self.username, safe="")
         password = quote(self.password.get_secret_value(), safe="")
-        return f"amqp://{user}:{password}@{bracketed(self.host)}:{self.port}/{quote(self.virtual_host, safe='')}"
+        servers = ((host, port or self.port) for host, port in server_list(self.host))
+        names = ",".join(f"{bracketed(host)}:{port}" for host, port in servers)
+        return f"amqp://{user}:{password}@{names}/{quote(self.virtual_host, safe='')}"
 
     def address(self) -> str:
         """Return the URL without user and password, fit to be shown."""
+        names = ",".join(f"{bracketed(host)}:{port}" for host, port in self.servers())
+        return self._shown(names)
+
+    def address_of(self, server: tuple[str, int]) -> str:
+        """Return `address` with only one of the `servers`."""
+        host, port = server
+        return self._shown(f"{bracketed(host)}:{port}")
+
+    def _shown(self, names: str) -> str:
         url = self.parts()
-        kafka = url.scheme.startswith("kafka")
-        servers = url.hosts(self.host, 9092 if kafka else _AMQP_PORTS.get(url.scheme, _AMQP_PORTS["amqp"]))
-        names = ",".join(f"{bracketed(host)}:{port}" for host, port in servers)
-        path = "" if kafka or unquote(url.path) in {"/", "//", ""} else url.path
+        path = "" if url.scheme.startswith("kafka") or unquote(url.path) in {"/", "//", ""} else url.path
         return f"{url.scheme}://{names}{path}"
+
+    def servers(self) -> list[tuple[str, int]]:
+        """Return host and port of every server of the broker."""
+        url = self.parts()
+        return url.hosts(self.host, _PORTS.get(url.scheme, _PORTS["amqp"]))
 
     def parts(self) -> BrokerAddress:
         """Return the parts of the URL to connect to."""

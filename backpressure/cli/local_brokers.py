@@ -13,15 +13,15 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.settings import BrokerSettings, Settings
 
 __all__ = ["LocalBroker", "answers", "discovered", "discovered_for_lab", "listed", "state_directory"]
@@ -57,8 +57,11 @@ class LocalBroker:
 
     @property
     def port(self) -> int:
-        """Where clients connect."""
-        return urlsplit(self.url).port or _DEFAULT_PORT
+        """Where clients connect, to the first server of a cluster."""
+        return self._servers()[0][1]
+
+    def _servers(self) -> list[tuple[str, int]]:
+        return BrokerAddress.parse(self.url).hosts("localhost", _DEFAULT_PORT)
 
     def is_here(self) -> bool:
         """Return whether it was started on this machine; others may share the home directory."""
@@ -73,7 +76,7 @@ class LocalBroker:
 
     def is_alive(self) -> bool:
         """Return whether clients can connect to it."""
-        return self.is_running() and answers(urlsplit(self.url).hostname or "", self.port)
+        return self.is_running() and _any_answers(self._servers())
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -93,6 +96,10 @@ def answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _any_answers(servers: Iterable[tuple[str, int]]) -> bool:
+    return any(answers(host, port) for host, port in servers)
 
 
 @contextmanager
@@ -155,7 +162,7 @@ def _broker(settings: Settings, brokers: Sequence[LocalBroker]) -> dict[str, Any
     usual = [broker for broker in brokers if not broker.is_kafka and broker.port == settings.broker.port]
     if usual:
         return _management(usual[0], settings)
-    if answers(settings.broker.host, settings.broker.port):
+    if _any_answers(settings.broker.servers()):
         return {}
     broker = _newest(brokers)
     address = BrokerSettings(url=broker.url).address()

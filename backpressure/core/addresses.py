@@ -9,9 +9,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-__all__ = ["BrokerAddress", "bracketed", "is_from_other_site", "is_loopback", "names_this_machine", "plain_host"]
+__all__ = [
+    "BrokerAddress",
+    "bracketed",
+    "is_from_other_site",
+    "is_loopback",
+    "names_this_machine",
+    "plain_host",
+    "server_list",
+]
 
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 _SERVER = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?")
@@ -46,7 +54,7 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """The parts of a broker's URL, which may name several servers: ``kafka://one,two:9093,[::1]:9094``.
+    """The parts of a broker's URL, which may name several servers: ``amqp://one,two:5673,[::1]:5674/``.
 
     `urllib.parse` knows URLs of one server only. Of a list it finds no port, and since Python 3.12 it refuses one with
     an IPv6 address in it.
@@ -73,15 +81,44 @@ class BrokerAddress:
         scheme, authority, path, query = (part or "" for part in found.groups())
         login, _, servers = authority.rpartition("@")
         username, _, password = login.partition(":")
-        names = servers.split(",")
-        if len(names) > 1 and "" in names:
-            raise ValueError("expected a host between commas")
-        parsed = tuple(map(_server, names))
-        return cls(scheme.lower(), unquote(username), unquote(password), parsed, path, query)
+        return cls(scheme.lower(), unquote(username), unquote(password), _servers(servers), path, query)
 
-    def hosts(self, default_host: str, default_port: int) -> list[tuple[str, int]]:
-        """Return every server's host and port; the defaults are for what the URL does not name."""
-        return [(host or default_host, default_port if port is None else port) for host, port in self.servers]
+    def single(self) -> list[str]:
+        """Return a URL for each server, for libraries that know URLs of one server only."""
+        login = quote(self.username, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
+        before = f"{self.scheme}://{login}@" if login else f"{self.scheme}://"
+        after = self.path + (f"?{self.query}" if self.query else "")
+        ports = ("" if port is None else f":{port}" for _, port in self.servers)
+        return [f"{before}{bracketed(host)}{port}{after}" for (host, _), port in zip(self.servers, ports, strict=True)]
+
+    def hosts(self, default_hosts: str, default_port: int) -> list[tuple[str, int]]:
+        """Return every server's host and port; the defaults are for what the URL does not name.
+
+        ``default_hosts`` is read by `server_list`.
+        """
+        found: list[tuple[str, int | None]] = []
+        for host, port in self.servers:
+            usual = [] if host else server_list(default_hosts)
+            found += [(host, port)] if host else [(name, port if own is None else own) for name, own in usual]
+        return [(host, default_port if port is None else port) for host, port in found]
+
+
+def server_list(text: str) -> tuple[tuple[str, int | None], ...]:
+    """Return host and port of the servers in a setting, with commas between them: ``one,two:5673,::1,[::1]:5674``.
+
+    An IPv6 address without a port needs no brackets. Raises `ValueError`.
+    """
+    names = [f"[{name}]" if name.count(":") > 1 and "[" not in name else name for name in text.split(",")]
+    if "" in names:
+        raise ValueError("expected a host between commas")
+    return _servers(",".join(names))
+
+
+def _servers(text: str) -> tuple[tuple[str, int | None], ...]:
+    names = text.split(",")
+    if len(names) > 1 and "" in names:
+        raise ValueError("expected a host between commas")
+    return tuple(map(_server, names))
 
 
 def _server(text: str) -> tuple[str, int | None]:

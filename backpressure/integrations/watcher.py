@@ -11,12 +11,12 @@ import asyncio
 import itertools
 import logging
 import os
+import re
 import threading
 import time
 from contextlib import suppress
 from math import inf
 from typing import ClassVar, Protocol, Self, cast
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -241,8 +241,7 @@ class QueueWatcher:
 
 
 def _transport(url: str, feedback: str, group: str, management_url: str) -> Transport:
-    parts = urlsplit(url)
-    bare = parts._replace(query="", fragment="").geturl()  # what a client library writes there is its own
+    bare = re.split("[?#]", url, maxsplit=1)[0]  # what a client library writes there is its own
     try:
         settings = Settings.model_validate(
             {

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from backpressure.config import replaced
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode_compact
@@ -183,7 +183,7 @@ class ProxyEngine:
         self._silent_about: set[str] = set()
         self._management = ManagementClient.of(settings.broker)
         self._told_management = ""
-        virtual_host = unquote(urlsplit(settings.broker.full_url()).path[1:]) or "/"
+        virtual_host = unquote(settings.broker.parts().path[1:]) or "/"
         patterns = [name for name in config.queues if _is_pattern(name)]
         find = self._found if patterns or not config.queues else None
         self._patterns = patterns

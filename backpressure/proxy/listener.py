@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import cast
-from urllib.parse import urlsplit
 
 from pamqp import commands
 
@@ -28,7 +27,7 @@ from backpressure.errors import ConfigError, PortTakenError
 from backpressure.proxy.relay import Relay, foreign_protocol
 from backpressure.proxy.view import View
 from backpressure.settings import BrokerSettings
-from backpressure.transports.connecting import tls_context
+from backpressure.transports.connecting import Server, Servers, tls_context
 
 __all__ = ["ListenAddress", "Listener"]
 
@@ -249,6 +248,12 @@ class _BrokerSide(asyncio.Protocol):
 
     def __init__(self, client: _ClientSide) -> None:
         self._client = client
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Close it without a word to the client: another server was faster."""
+        self._abandoned = True
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -265,7 +270,8 @@ class _BrokerSide(asyncio.Protocol):
         self._client.broker_writes(paused=False)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended
-        self._client.broker_lost()
+        if not self._abandoned:
+            self._client.broker_lost()
 
 
 class Listener:
@@ -284,10 +290,8 @@ class Listener:
         self.accepted = self.refused = 0
         self._tellings_before = 0
         self.loop = asyncio.get_running_loop()
-        url = urlsplit(broker.full_url())
-        self._tls = tls_context(broker) if url.scheme == "amqps" else None
-        self._host = url.hostname or broker.host
-        self._port = url.port or (5671 if self._tls else 5672)
+        self._tls = tls_context(broker) if broker.parts().scheme == "amqps" else None
+        self._servers = broker.servers()
         self._connect_timeout_s = broker.connect_timeout_s
         self._address = address
         self._most = max(1, room_for_connections(2 * address.max_connections) // 2)
@@ -315,15 +319,18 @@ class Listener:
 
     async def dial(self, client: asyncio.BaseProtocol) -> _BrokerSide:
         """Return a connection to the broker for ``client``; raises `OSError`, `TimeoutError`."""
-        side = _BrokerSide(cast("_ClientSide", client))
-        async with asyncio.timeout(self._connect_timeout_s):
-            await self.loop.create_connection(
-                lambda: side,
-                self._host,
-                self._port,
-                ssl=self._tls,
-                server_hostname=self._host if self._tls else None,
-            )
+
+        async def attempt(server: Server) -> _BrokerSide:
+            host, port = server
+            side = _BrokerSide(cast("_ClientSide", client))
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self.loop.create_connection(
+                    lambda: side, host, port, ssl=self._tls, server_hostname=host if self._tls else None
+                )
+            return side
+
+        servers = Servers(self._servers)  # each client's connection goes to any of them
+        _, side = await servers.first(attempt, discard=_BrokerSide.abandon)
         return side
 
     # --- connections --------------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 from pydantic import TypeAdapter
 
-from backpressure.core.addresses import bracketed
+from backpressure.core.addresses import BrokerAddress, bracketed
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.connecting import tls_context
+from backpressure.transports.connecting import Servers, tls_context
 from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
 from backpressure.transports.management_models import (
     BindingInfo,
@@ -52,7 +52,8 @@ __all__ = [
 ]
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
-_GUESSED_PORTS = {("amqp", 5672): ("http", 15672), ("amqps", 5671): ("https", 15671)}
+_GUESSED = {"amqp": ("http", 15672), "amqps": ("https", 15671)}
+_HEAD_START_S = 1.5
 
 _TOTALS = "disable_stats=true&enable_queue_totals=true"
 _TOTALS_COLUMNS = "name,type,messages_ready,messages_unacknowledged"
@@ -72,13 +73,15 @@ def management_url(broker: BrokerSettings) -> str:
         return ""
     if broker.management_url:
         return broker.management_url.rstrip("/")
-    host, port = url.hosts(broker.host, _DEFAULT_PORTS[url.scheme])[0]
-    guess = _GUESSED_PORTS.get((url.scheme, port))
-    return "" if guess is None else f"{guess[0]}://{bracketed(host)}:{guess[1]}"
+    servers = broker.servers()
+    if any(port != _DEFAULT_PORTS[url.scheme] for _, port in servers):
+        return ""
+    scheme, port = _GUESSED[url.scheme]
+    return f"{scheme}://" + ",".join(f"{bracketed(host)}:{port}" for host, _ in servers)
 
 
 class ManagementClient:
-    """A client for one virtual host of one broker.
+    """A client for one virtual host of one broker, at any of its nodes.
 
     Every method raises `BrokerUnavailableError` when there is no answer, `AccessRefusedError` when the user lacks the
     right, and `TransportError` with the broker's reason otherwise.
@@ -94,12 +97,20 @@ class ManagementClient:
         timeout_s: float = 5.0,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
-        """``url`` may hold a user and a password, which take precedence; they are never shown."""
-        parts = urlsplit(url)
-        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        username, password = unquote(parts.username or username), unquote(parts.password or password)
+        """``url`` may name several servers, and hold a user and a password, which take precedence and are not shown."""
+        address = BrokerAddress.parse(url)
+        named = {
+            (host, 0 if port is None else port): bracketed(host) + ("" if port is None else f":{port}")
+            for host, port in address.servers
+        }
+        self.url = f"{address.scheme}://{','.join(named.values())}{address.path}"
         self._virtual_host = _path(virtual_host)
-        self._http = HttpClient(self.url, username, password, timeout_s=timeout_s, tls=tls)
+        self._servers = Servers(named)
+        login = address.username or username, address.password or password
+        self._http = {
+            server: HttpClient(f"{address.scheme}://{name}{address.path}", *login, timeout_s=timeout_s, tls=tls)
+            for server, name in named.items()
+        }
 
     @classmethod
     def of(cls, broker: BrokerSettings) -> Self | None:
@@ -125,7 +136,8 @@ class ManagementClient:
 
     async def close(self) -> None:
         """Close the connections to the API."""
-        await self._http.close()
+        for http in self._http.values():
+            await http.close()
 
     async def overview(self) -> Overview:
         """Return the broker's name, version and totals."""
@@ -224,8 +236,11 @@ class ManagementClient:
         reason: str = "",
         missing_ok: bool = False,
     ) -> bytes:
+        headers = {"X-Reason": reason} if reason else None
         try:
-            answer = await self._http.request(method, path, document, {"X-Reason": reason} if reason else None)
+            _, answer = await self._servers.first(
+                lambda server: self._http[server].request(method, path, document, headers), head_start_s=_HEAD_START_S
+            )
         except NoAnswerError as error:
             raise BrokerUnavailableError(self.url, str(error), "management API") from error
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:

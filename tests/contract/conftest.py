@@ -55,6 +55,30 @@ def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
         yield broker
 
 
+@pytest.fixture
+def start_embedded() -> Iterator[Callable[[Path, int, int], subprocess.Popen[bytes]]]:
+    """Returns what starts an embedded broker on given ports, to be killed by the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(directory: Path, port: int, management_port: int) -> subprocess.Popen[bytes]:
+        announce = directory / f"{port}.json"
+        ports = ["--port", str(port), "--management-port", str(management_port)]
+        command = [sys.executable, "-m", "backpressure.broker", *ports, "--announce", str(announce)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        started.append(process)
+        deadline = time.monotonic() + 20
+        while not announce.exists():
+            assert process.poll() is None, "the embedded broker did not start"
+            assert time.monotonic() < deadline, "the embedded broker is not ready"
+            time.sleep(0.02)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_node(go_without: Callable[[str, str], NoReturn]) -> Iterator[PrivateNode]:
     """A private RabbitMQ node."""

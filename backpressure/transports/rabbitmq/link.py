@@ -1,8 +1,10 @@
 """A connection that is kept alive: dial, set up, wait until it is lost, pause, dial again.
 
 A `RabbitMQLink` is given what to run on each new connection (``set_up``). It decides nothing about messages in flight:
-its owner does, when it is told of the loss. `RabbitMQRequests` is a link for questions that the broker may refuse. AMQP
-refuses by closing the channel, so they never share one with messages.
+its owner does, when it is told of the loss. Of a broker's servers it uses any, and after a loss another one.
+
+`RabbitMQRequests` is a link for questions that the broker may refuse. AMQP refuses by closing the channel, so they
+never share one with messages.
 """
 
 from __future__ import annotations
@@ -18,11 +20,16 @@ from pika.exceptions import AMQPError
 
 from backpressure.errors import BrokerUnavailableError, NotConnectedError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.connecting import Outage, pauses, tls_context
+from backpressure.transports.connecting import Outage, Server, Servers, pauses, tls_context
 from backpressure.transports.rabbitmq.failures import dial_error, lost_error, request_error
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection
 
 __all__ = ["RabbitMQLink", "RabbitMQRequests", "SetUpAgain", "connection_parameters", "login"]
+
+# With another server to go to, a host that gives no sign of life is left after two seconds instead of minutes.
+_SWITCH_SOON = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1, "TCP_USER_TIMEOUT": 1500}
+_FAREWELL_S = 0.5
+_ANSWER_S = 2.0
 
 
 class SetUpAgain(Exception):  # noqa: N818 -- a request to the link, not an error
@@ -42,8 +49,10 @@ class RabbitMQLink:
         on_lost: Callable[[TransportError], None] = lambda _error: None,
     ) -> None:
         """``set_up`` runs on each new connection; ``on_lost`` once for each that had been set up."""
-        self.address = broker.address()
         self._broker = broker
+        self._servers = Servers(broker.servers())
+        self._farewell_s = _FAREWELL_S if self.has_others else broker.connect_timeout_s
+        self._server: Server | None = None
         self._name = name
         self._outage = outage
         self._set_up = set_up
@@ -51,6 +60,16 @@ class RabbitMQLink:
         self._connection: WireConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._was_up = asyncio.Event()
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the broker has another server to go to."""
+        return self._servers.several
+
+    @property
+    def address(self) -> str:
+        """Where the broker is: the server in use or last used, or all of them."""
+        return self._broker.address() if self._server is None else self._broker.address_of(self._server)
 
     @property
     def connection(self) -> WireConnection:
@@ -94,25 +113,25 @@ class RabbitMQLink:
                     raise
                 self._outage.begin(error)
             else:
-                self._outage.end()
+                self._outage.end(self.address)
                 self._was_up.set()
                 pause_s = pauses(self._broker.reconnect_min_s, self._broker.reconnect_max_s)
                 loss = lost_error(await asyncio.shield(connection.lost), self.address)
                 self._outage.begin(loss)
                 self._on_lost(loss)
-                await connection.shut(self._broker.connect_timeout_s)
+                self._leave_server()
+                await connection.shut(self._farewell_s)
                 self._connection = None
             await asyncio.sleep(next(pause_s))
 
     async def _connect(self) -> WireConnection:
-        try:
-            connection = await WireConnection.dial(connection_parameters(self._broker, self._name))
-        except (AMQPError, AMQPConnectorException) as error:
-            raise dial_error(error, self.address) from error
+        self._server, connection = await self._servers.first(self._dial, discard=WireConnection.drop)
         try:
             await self._set_up(connection)
         except BaseException as error:
-            await connection.shut(self._broker.connect_timeout_s)
+            if not isinstance(error, SetUpAgain):
+                self._leave_server()
+            await connection.shut(self._farewell_s)
             if not isinstance(error, AMQPError):
                 raise
             failure = lost_error(error, self.address)
@@ -121,13 +140,27 @@ class RabbitMQLink:
             raise failure from error
         return connection
 
+    async def _dial(self, server: Server) -> WireConnection:
+        try:
+            return await WireConnection.dial(connection_parameters(self._broker, self._name, server))
+        except (AMQPError, AMQPConnectorException) as error:
+            raise dial_error(error, self._broker.address_of(server)) from error
+
+    def _leave_server(self) -> None:
+        """Go on at another one, if there is any."""
+        if self._server is not None:
+            self._servers.failed(self._server)
+
 
 class RabbitMQRequests:
     """A connection for one request at a time; after a refusal the next request opens a new channel."""
 
-    def __init__(self, broker: BrokerSettings, outage: Outage, name: str, *, timeout_s: float) -> None:
+    def __init__(
+        self, broker: BrokerSettings, outage: Outage, name: str, *, timeout_s: float, switches: bool = False
+    ) -> None:
+        """``switches``: go to another server, if there is one, when an answer takes two seconds."""
         self.link = RabbitMQLink(broker, name, outage, set_up=self._set_up)
-        self._timeout_s = timeout_s
+        self._timeout_s = timeout_s if not switches or not self.link.has_others else min(timeout_s, _ANSWER_S)
         self._channel: WireChannel | None = None
         self._one_at_a_time = asyncio.Lock()
 
@@ -155,15 +188,14 @@ class RabbitMQRequests:
         self._channel = await connection.open_channel(vital=False)
 
 
-def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParameters:
-    """Return pika's parameters for dialling, TLS included; raises `ConfigError` for unusable TLS files.
+def connection_parameters(broker: BrokerSettings, name: str, server: Server) -> ConnectionParameters:
+    """Return pika's parameters for dialling ``server``, TLS included; raises `ConfigError` for unusable TLS files.
 
     The management pages show ``name``. Parts that a URL leaves out come from the other settings, so
     ``amqps://broker.example`` is enough.
     """
     url = broker.parts()
-    secure = url.scheme == "amqps"
-    host, port = url.hosts(broker.host, 5671 if secure else 5672)[0]
+    host, port = server
     return ConnectionParameters(
         host=host,
         port=port,
@@ -173,7 +205,8 @@ def connection_parameters(broker: BrokerSettings, name: str) -> ConnectionParame
         socket_timeout=broker.connect_timeout_s,
         stack_timeout=broker.connect_timeout_s,
         blocked_connection_timeout=broker.blocked_timeout_s,
-        ssl_options=SSLOptions(tls_context(broker), host) if secure else None,
+        ssl_options=SSLOptions(tls_context(broker), host) if url.scheme == "amqps" else None,
+        tcp_options=_SWITCH_SOON if len(broker.servers()) > 1 else None,
         client_properties={"connection_name": name, "product": "Pace Matching"},
     )
 

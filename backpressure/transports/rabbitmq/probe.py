@@ -39,7 +39,7 @@ class RabbitMQProbe:
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._broker = broker
-        self._requests = RabbitMQRequests(broker, outage, name, timeout_s=broker.connect_timeout_s)
+        self._requests = RabbitMQRequests(broker, outage, name, timeout_s=broker.connect_timeout_s, switches=True)
         self._management: ManagementClient | None = None
         self._held: dict[str, _HeldByConsumers] = {}
 

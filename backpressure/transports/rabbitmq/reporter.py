@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.errors import ConfigError
 
@@ -51,6 +53,7 @@ class Reporter:
         Args:
             queue: the queue that the process consumes.
             url: the broker, ``amqp://…``; reports then leave on a connection and a thread of their own until `close`.
+            Of several servers, ``amqp://one,two/``, any that answers is used.
             None: call `report` ten times a second and publish what it returns.
             prefetch: how many unacknowledged messages the process may have; 0: any number.
             name: identity of the process, different from every other's; None: from host, process id and chance.
@@ -83,11 +86,13 @@ class Reporter:
         self._thread: threading.Thread | None = None
         if url is not None:
             try:
-                parameters = pika.URLParameters(url)
+                servers = [pika.URLParameters(each) for each in BrokerAddress.parse(url).single()]
             except (ValueError, TypeError):
                 raise ConfigError("url", url, "expected the URL of a broker: amqp://user:password@host:port/") from None
-            parameters.client_properties = {"connection_name": f"reporter of {self._name}"}
-            self._thread = threading.Thread(target=self._keep_reporting, args=(parameters,), name="pace-reporter")
+            for parameters in servers:
+                parameters.client_properties = {"connection_name": f"reporter of {self._name}"}
+            random.shuffle(servers)
+            self._thread = threading.Thread(target=self._keep_reporting, args=(servers,), name="pace-reporter")
             self._thread.daemon = True  # a program that forgets to close it still ends
             self._thread.start()
 
@@ -200,12 +205,13 @@ class Reporter:
 
     # --- the connection, in its thread ---
 
-    def _keep_reporting(self, parameters: pika.URLParameters) -> None:
-        parameters.blocked_connection_timeout = _BLOCKED_TIMEOUT_S
+    def _keep_reporting(self, servers: list[pika.URLParameters]) -> None:
+        for parameters in servers:
+            parameters.blocked_connection_timeout = _BLOCKED_TIMEOUT_S
         told = False
         while not self._closing.is_set():
             try:
-                connection = pika.BlockingConnection(parameters)
+                connection = pika.BlockingConnection(servers)
             except (AMQPError, OSError) as error:
                 failure: Exception = error
             else:

@@ -101,9 +101,13 @@ class WireConnection(AsyncioConnection):
         if not self.blocked:  # the broker does not read from a blocked connection, so it would never answer
             await asyncio.wait({self._gone}, timeout=patience_s)
         while not self._gone.done():
-            if self._transport is not None:
-                self._transport.abort()  # pika has no public way to give up waiting for CloseOk
+            self.drop()
             await asyncio.wait({self._gone}, timeout=patience_s)
+
+    def drop(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()  # pika has no public way to do it
 
     @property
     def write_buffer_bytes(self) -> int:

@@ -27,6 +27,10 @@ from backpressure.transports.management_client import ConnectionInfo, Management
         ({"management_url": "http://elsewhere:1/"}, "http://elsewhere:1"),
         # beside any other port, 15672 would be somebody else's broker
         ({"port": 5673}, ""),
+        ({"host": "one,two:5672,[::1]"}, "http://one:15672,two:15672,[::1]:15672"),
+        ({"url": "amqps://one,two/v"}, "https://one:15671,two:15671"),
+        ({"url": "amqp://one,two:5673/"}, ""),
+        ({"management_url": "http://one:1,[::1]:2/p"}, "http://one:1,[::1]:2/p"),
         ({"url": "amqp://broker.example:40001"}, ""),
         ({"url": "memory://x"}, ""),
         ({"url": "kafka://broker.example", "management_url": "http://elsewhere:1/"}, ""),
@@ -66,7 +70,7 @@ class Server:
 
 def answered(handler: Handler) -> ManagementClient:
     client = ManagementClient("http://broker.example:15672")
-    client._http = cast("HttpClient", Server(handler))
+    client._http = dict.fromkeys(client._http, cast("HttpClient", Server(handler)))
     return client
 
 
@@ -244,8 +248,35 @@ def test_a_user_in_the_address_logs_in_and_is_not_shown() -> None:
     client = ManagementClient.of(broker)
     assert client is not None
     line = Line(b"HTTP/1.1 500 Whatever\r\nContent-Length: 0\r\n\r\n")
-    client._http._connect = line
+    (http,) = client._http.values()
+    http._connect = line
     with pytest.raises(TransportError) as caught:
         asyncio.run(client.overview())
     assert str(caught.value) == "http://broker.example:15672/api/overview: HTTP 500 Internal Server Error"
     assert b"Authorization: Basic YW5uOnMzQGNyZXQ=" in line.sent[0]
+
+
+def test_a_node_that_does_not_answer_is_left_for_the_next_one() -> None:
+    client = ManagementClient("http://one:1,two:2/prefix")
+    assert client.url == "http://one:1,two:2/prefix"
+    asked: list[str] = []
+
+    def node(name: str, handler: Handler) -> HttpClient:
+        def noting(*request: Any) -> HttpAnswer:
+            asked.append(name)
+            return handler(*request)
+
+        return cast("HttpClient", Server(noting))
+
+    def gone(*_: object) -> HttpAnswer:
+        raise NoAnswerError("refused")
+
+    answers = {"one": gone, "two": always(200, "[]")}
+    client._http = {server: node(server[0], answers[server[0]]) for server in client._http}
+    asyncio.run(client.queues())
+    asyncio.run(client.queues())
+    assert asked[-2:] == ["two", "two"]
+    answers = {"one": gone, "two": gone}
+    client._http = {server: node(server[0], answers[server[0]]) for server in client._http}
+    with pytest.raises(BrokerUnavailableError, match=r"no management API at http://one:1,two:2/prefix: refused"):
+        asyncio.run(client.queues())

@@ -13,8 +13,12 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.rabbitmq.link import connection_parameters
 
 
+def parameters_of(broker: BrokerSettings, name: str = "test") -> Any:
+    return connection_parameters(broker, name, broker.servers()[-1])
+
+
 def dialled(**settings: Any) -> tuple[Any, ...]:
-    parameters = connection_parameters(BrokerSettings.model_validate(settings), "test")
+    parameters = parameters_of(BrokerSettings.model_validate(settings))
     credentials = parameters.credentials
     return parameters.host, parameters.port, parameters.virtual_host, credentials.username, credentials.password
 
@@ -39,14 +43,14 @@ def test_a_url_without_credentials_takes_them_from_the_settings() -> None:
 
 def test_patience_and_the_shown_name_come_from_the_settings() -> None:
     broker = BrokerSettings(heartbeat_s=7, connect_timeout_s=2.5, blocked_timeout_s=40)
-    parameters = connection_parameters(broker, "producer-me-1")
+    parameters = parameters_of(broker, "producer-me-1")
     assert (parameters.heartbeat, parameters.socket_timeout, parameters.stack_timeout) == (7, 2.5, 2.5)
     assert parameters.blocked_connection_timeout == 40
     assert parameters.client_properties["connection_name"] == "producer-me-1"
 
 
 def test_amqps_verifies_host_and_certificate() -> None:
-    parameters = connection_parameters(BrokerSettings(url="amqps://broker.example"), "test")
+    parameters = parameters_of(BrokerSettings(url="amqps://broker.example"))
     assert parameters.port == 5671
     assert parameters.ssl_options.server_hostname == "broker.example"
     assert parameters.ssl_options.context.check_hostname
@@ -59,11 +63,23 @@ def test_an_unusable_tls_file_is_a_configuration_error_that_names_it(setting: st
         (tmp_path / "empty.pem").touch()
         broker = BrokerSettings.model_validate({"url": "amqps://broker.example", setting: str(file)})
         with pytest.raises(ConfigError) as caught:
-            connection_parameters(broker, "test")
+            parameters_of(broker)
         assert (caught.value.key, caught.value.value) == (f"broker.{setting}", str(file))
 
 
 def test_no_password_is_ever_shown() -> None:
     broker = BrokerSettings(url="amqp://user:s3cret@broker.example")
-    assert "s3cret" not in repr(connection_parameters(broker, "test"))
+    assert "s3cret" not in repr(parameters_of(broker))
     assert "s3cret" not in broker.address()
+
+
+def test_each_server_of_a_cluster_is_dialled_with_the_same_login() -> None:
+    assert dialled(url="amqp://u:p@one,[::1]:5673/v") == ("::1", 5673, "v", "u", "p")
+    assert dialled(host="one,two:5674", port=1, username="u", password="p") == ("two", 5674, "/", "u", "p")
+    assert dialled(host="one:5674,::1", port=1)[:2] == ("::1", 1)
+    assert dialled(url="amqp:///v", host="one,two")[:3] == ("two", 5672, "v")
+
+
+def test_a_silent_host_is_left_soon_only_when_there_is_another() -> None:
+    assert parameters_of(BrokerSettings(host="one")).tcp_options is None
+    assert parameters_of(BrokerSettings(host="one,two")).tcp_options["TCP_USER_TIMEOUT"] == 1500
