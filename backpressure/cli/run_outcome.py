@@ -27,7 +27,8 @@ def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:
     """Print the verdict, with all figures unless ``quiet``, and the path of the report."""
     output = new_console(highlight=False)
     if quiet:
-        output.print(f"{summary.verdict}: {summary.scenario}", soft_wrap=True)
+        why = summary.sentence.removeprefix(f"{summary.verdict}: ")
+        output.print(f"{summary.verdict}: {summary.scenario}: {why}", soft_wrap=True, markup=False)
     else:
         output.print(verdict(summary.model_dump()))
     output.print(f"report: {from_here(report)}", soft_wrap=True, markup=False)

@@ -166,6 +166,11 @@ class Totals:
     duplicates: int = 0
     out_of_order: int = 0
 
+    @property
+    def discarded(self) -> int:
+        """Given up after a refusal, or returned. What a queue drops is known when it is read, at the end of a run."""
+        return self.rejected + self.returned
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:

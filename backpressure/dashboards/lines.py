@@ -12,6 +12,7 @@ from typing import Protocol
 from backpressure.core.snapshot import Event, Glance, Outlook, QueueState, Snapshot, Source
 from backpressure.dashboards.cards_queues import expected_wait, heading
 from backpressure.presentation.numbers import amount, duration, rate
+from backpressure.presentation.terms import label
 from backpressure.program import printable
 
 __all__ = ["EventLines", "RunLines", "StatusLines", "log_events"]
@@ -56,12 +57,17 @@ class RunLines:
         self._write(f"· {printable(text)}")
 
     def _state(self, snapshot: Snapshot) -> str:
-        queue, rates = snapshot.queues.get(self._queue), snapshot.rates
-        return (
-            f"depth {amount(queue.depth if queue else None):>5}  offered {amount(rates.offered_per_s):>5}"
-            f"  published {amount(rates.published_per_s):>5}  processed {amount(rates.processed_per_s):>5} msg/s"
-            f"  allowed {amount(snapshot.pacing_rate_per_s):>5}  wait p99 {duration(snapshot.queue_wait.p99_s)}"
+        queue, rates, totals = snapshot.queues.get(self._queue), snapshot.rates, snapshot.totals
+        line = (
+            f"{label('depth')} {amount(queue.depth if queue else None):>5}"
+            f"  {label('offered')} {amount(rates.offered_per_s):>5}"
+            f"  {label('published')} {amount(rates.published_per_s):>5}"
+            f"  {label('processed')} {amount(rates.processed_per_s):>5} msg/s"
+            f"  allowed {amount(snapshot.pacing_rate_per_s):>5}"
+            f"  {label('wait_ms')} p99 {duration(snapshot.queue_wait.p99_s)}"
         )
+        counts = {"refused": totals.nacked, "discarded": totals.discarded}
+        return line + "".join(f"  {label(name)} {amount(count)}" for name, count in counts.items() if count)
 
 
 class StatusLines:

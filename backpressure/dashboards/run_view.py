@@ -21,6 +21,7 @@ from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.cards_loop import Card
 from backpressure.dashboards.trail import CURVES, Trail
 from backpressure.presentation.numbers import amount, duration, figure, percent
+from backpressure.presentation.terms import label
 from backpressure.program import printable
 
 __all__ = ["RunLive", "progress_bar", "verdict"]
@@ -126,15 +127,20 @@ class RunLive:
             table.add_row(Text(name, "dim"), Text(f"{latest:>7}", "bold"), line)
         totals = snapshot.totals
         queue_wait = snapshot.queue_wait
-        facts = (
-            f"offered {amount(totals.offered)} · confirmed {amount(totals.confirmed)} · "
-            f"processed {amount(totals.processed)} · nacked {amount(totals.nacked)} · "
-            f"rejected {amount(totals.rejected)} · redelivered {amount(totals.redelivered)} · "
-            f"dead-lettered {amount(totals.dead_lettered)}"
-        )
+        counted = {
+            "offered": totals.offered,
+            "confirmed": totals.confirmed,
+            "processed": totals.processed,
+            "refused": totals.nacked,
+            "discarded": totals.discarded,
+            "redelivered": totals.redelivered,
+            "dead_lettered": totals.dead_lettered,
+        }
+        facts = " · ".join(f"{label(name)} {amount(count)}" for name, count in counted.items())
         alive = (
             f"producers {len(snapshot.producers)} · consumers {len(snapshot.consumers)} · "
-            f"wait p50 {duration(queue_wait.p50_s)} · confirm p99 {duration(snapshot.confirm_latency.p99_s)}"
+            f"{label('wait_ms')} p50 {duration(queue_wait.p50_s)} (last 2 s) · "
+            f"{label('confirm_ms')} p99 {duration(snapshot.confirm_latency.p99_s)}"
         )
         grid = Table.grid()
         for row in (table, "", Text(facts, no_wrap=True, overflow="ellipsis"), Text(alive, "dim")):
@@ -166,7 +172,7 @@ def verdict(summary: Mapping[str, Any]) -> RenderableType:
         f" {summary['scenario']} · {summary['strategy']} · {summary['broker']} {summary['broker_version']}",
         f" · {summary['duration_s']:.1f} s",
     )
-    return Group(title, _expectations(summary), _phases(summary["phases"]), _totals(summary))
+    return Group(title, Text(summary["sentence"]), _expectations(summary), _phases(summary["phases"]), _totals(summary))
 
 
 def _expectations(summary: Mapping[str, Any]) -> Table:
@@ -192,12 +198,14 @@ def _discarded(totals: Mapping[str, Any]) -> str:
 def _phases(phases: list[Mapping[str, Any]]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 1))
     table.add_column("phase")
-    for column in ("sent/s", "done/s", "used", "wait p50", "p99 ms", "depth max", "settled s"):
+    rates = ("publish_rate", "process_rate", "utilisation")
+    waits = (f"{label('wait_ms')} p50", "p99", "max ms")
+    for column in (*map(label, rates), *waits, label("depth_max"), f"{label('settle_s')} s"):
         table.add_column(column, justify="right")
     for phase in phases:
         wait = phase["wait_ms"]
-        keys = ("publish_rate", "process_rate", "utilisation")
-        figures = [*(phase[key] for key in keys), wait["p50"], wait["p99"], phase["depth_max"], phase["settle_s"]]
+        spread = [wait["p50"], wait["p99"], wait["max"]]
+        figures = [*(phase[key] for key in rates), *spread, phase["depth_max"], phase["settle_s"]]
         table.add_row(phase["name"], *(_figure(value) for value in figures))
     return table
 
@@ -205,11 +213,14 @@ def _phases(phases: list[Mapping[str, Any]]) -> Table:
 def _totals(summary: Mapping[str, Any]) -> Text:
     totals = summary["totals"]
     lines = (
-        ("confirmed", "processed", "left_in_queue", "dead_lettered"),
-        ("rejected", "dropped", "returned", "duplicates", "lost"),
+        ("confirmed", "processed", "left_in_queue", "dead_lettered", "duplicates"),
+        ("rejected", "dropped", "returned", "refused", "discarded", "lost"),
     )
-    return Text("\n".join(" " + _named(totals, names) for names in lines))
+    wait = summary["wait_ms"]
+    spread = "  ".join(f"{name} {_figure(wait[name])}" for name in ("p50", "p95", "p99", "max"))
+    population = f" {label('wait_ms')} of {_figure(wait['count'])} processed messages: {spread} ms"
+    return Text("\n".join([population, *(" " + _named(totals, names) for names in lines)]))
 
 
 def _named(totals: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return "".join(f"{name.replace('_', ' ')} {_figure(totals[name])}  " for name in names).rstrip()
+    return "".join(f"{label(name)} {_figure(totals[name])}  " for name in names).rstrip()

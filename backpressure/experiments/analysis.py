@@ -7,16 +7,18 @@ histograms.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import ceil, inf, sqrt
+from math import ceil, inf
 from statistics import fmean
 
 from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.experiments.accounts import Durations, Stays
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.recording import RecordedPhase, Recording
+from backpressure.experiments.sentence import sentence
+from backpressure.experiments.settling import Growth, count, final_load, settle_s
 from backpressure.experiments.summary import (
     Depth,
     MessageTotals,
@@ -30,9 +32,6 @@ from backpressure.experiments.summary import (
 __all__ = ["percentiles", "percentiles_over_time", "summarise"]
 
 _NS = 1_000_000_000
-_WINDOW_S = 1.0
-_STEP_S = 0.1
-_STEADY_S = 3.0
 
 
 def summarise(recording: Recording) -> Summary:
@@ -65,11 +64,13 @@ def summarise(recording: Recording) -> Summary:
         processes=_processes(recording),
     )
     figures = summary.model_dump()
-    held = [expectation.check(figures) for expectation in recording.expectations]
+    checks = [(expectation, expectation.check(figures)) for expectation in recording.expectations]
+    held = [check for expectation, check in checks if not (expectation.default and check.value is None)]
     verdict: Verdict = "passed" if all(check.held for check in held) else "failed"
     if recording.outcome != "finished":
         verdict = recording.outcome
-    return summary.model_copy(update={"expectations": held, "verdict": verdict})
+    judged = summary.model_copy(update={"expectations": held, "verdict": verdict})
+    return judged.model_copy(update={"sentence": sentence(judged, recording.reason)})
 
 
 def percentiles(durations_ns: Sequence[int]) -> Percentiles:
@@ -78,7 +79,7 @@ def percentiles(durations_ns: Sequence[int]) -> Percentiles:
         return Percentiles()
     ordered = sorted(durations_ns)
     p50, p95, p99 = (round(ordered[ceil(q * len(ordered)) - 1] / 1e6, 3) for q in (0.50, 0.95, 0.99))
-    return Percentiles(p50=p50, p95=p95, p99=p99, max=round(ordered[-1] / 1e6, 3))
+    return Percentiles(p50=p50, p95=p95, p99=p99, max=round(ordered[-1] / 1e6, 3), count=len(ordered))
 
 
 def percentiles_over_time(durations: Durations, start_ns: int, step_s: float) -> Iterator[tuple[float, Percentiles]]:
@@ -113,6 +114,8 @@ def _totals(recording: Recording) -> MessageTotals:
         dead_lettered=ledger.dead_lettered if read else None,
         dropped=ledger.dropped if read else None,
         left_in_queue=ledger.left_in_queue if read else None,
+        refused=max((s.nacked_total for s in recording.samples if s.nacked_total is not None), default=None),
+        discarded=ledger.rejected + ledger.dropped + ledger.returned if read else None,
     )
 
 
@@ -140,8 +143,10 @@ def _phases(recording: Recording, stays: Stays | None, done_ns: Sequence[int]) -
         if index >= 0 and at_ns < recording.phases[index].end_ns:
             waits[index].append(length_ns)
     confirmed_ns = array("q", sorted(accounts.confirms.at_ns))
+    offered = Growth((sample.t_s, sample.offered_total) for sample in recording.samples)
+    refused = Growth((sample.t_s, sample.nacked_total) for sample in recording.samples)
     return [
-        _phase(recording, stays, phase, done_ns, confirmed_ns, wait)
+        _phase(recording, stays, phase, (done_ns, confirmed_ns, wait), (offered, refused))
         for phase, wait in zip(recording.phases, waits, strict=True)
     ]
 
@@ -150,10 +155,11 @@ def _phase(
     recording: Recording,
     stays: Stays | None,
     phase: RecordedPhase,
-    done_ns: Sequence[int],
-    confirmed_ns: Sequence[int],
-    waits_ns: Sequence[int],
+    moments: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    totals: tuple[Growth, Growth],
 ) -> PhaseSummary:
+    done_ns, confirmed_ns, waits_ns = moments
+    offered, refused = totals
     span_s = (phase.end_ns - phase.start_ns) / _NS
     start_s = _seconds(phase.start_ns - recording.start_ns)
     end_s = _seconds(phase.end_ns - recording.start_ns)
@@ -167,9 +173,15 @@ def _phase(
         wait_ms=percentiles(waits_ns),
         wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
         depth_max=_depth(recording, stays, phase.start_ns, phase.end_ns).max,
-        settle_s=_settle_s(recording.loads, done_ns, phase),
+        settle_s=settle_s(recording, done_ns, confirmed_ns, refused, phase),
         fairness_jain=_fairness(recording, (phase.start_ns + phase.end_ns) // 2, phase.end_ns),
         reached=phase.reached,
+        strategy=phase.strategy or recording.strategy,
+        fault=phase.fault,
+        offered_rate=round(offered.between(start_s, end_s) / span_s, 2) if offered and span_s > 0 else None,
+        capacity=_capacity(recording.loads, phase),
+        depth_start=next((s.depth for s in recording.samples if s.t_s >= start_s and s.depth is not None), None),
+        refused=refused.between(start_s, end_s) if refused else None,
     )
 
 
@@ -186,7 +198,7 @@ def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns:
         begin_ns, stop_ns = max(begin, start_ns), min(end, end_ns)
         if begin_ns < stop_ns and 0 < load.capacity_per_s < load.demand_per_s:
             span_s = (stop_ns - begin_ns) / _NS
-            processed += _count(done_ns, begin_ns, stop_ns)
+            processed += count(done_ns, begin_ns, stop_ns)
             possible += load.capacity_per_s * span_s
             overloaded_s += span_s
     return round(processed / possible, 4) if overloaded_s >= 1 else None
@@ -194,7 +206,7 @@ def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns:
 
 def _wait_bound_ms(recording: Recording, phase: RecordedPhase, start_s: float, end_s: float) -> float | None:
     """Return the bound for the load at the end of the phase; None without overload, or when no law had signals."""
-    load = _final_load(recording.loads, phase)
+    load = final_load(recording.loads, phase)
     ages_ms = list(_signal_ages_ms(recording, start_s, end_s))
     if load is None or not ages_ms:
         return None
@@ -214,34 +226,16 @@ def _signal_ages_ms(recording: Recording, start_s: float = -inf, end_s: float = 
             yield sample.signal_age_ms
 
 
-def _final_load(loads: Sequence[LoadChanged], phase: RecordedPhase) -> LoadChanged | None:
-    """Return the load with which ``phase`` ended, if more was offered than could be done."""
-    load = next((load for load in reversed(loads) if load.at_ns < phase.end_ns), None)
-    return load if load is not None and 0 < load.capacity_per_s < load.demand_per_s else None
-
-
-def _settle_s(loads: Sequence[LoadChanged], done_ns: Sequence[int], phase: RecordedPhase) -> float | None:
-    """Return how many seconds after the start of the phase the process rate had settled.
-
-    Settled means near the capacity with which the phase ended. The rate is counted in windows of one second, one
-    starting every tenth of a second. It has settled at the first window from which all windows of the next three
-    seconds (or up to the end of the phase, if that comes first) are within tolerance: 10 % of the capacity, or one
-    message, or three standard errors where service times are random, whichever is largest.
-    """
-    load = _final_load(loads, phase)
-    if load is None:
-        return None
-    capacity = load.capacity_per_s * _WINDOW_S
-    tolerance = max(0.1 * capacity, 1.0, 3 * load.service_cv * sqrt(capacity))
-    windows = int(((phase.end_ns - phase.start_ns) / _NS - _WINDOW_S) / _STEP_S + 1e-6) + 1
-    steady = 0
-    for step in range(windows):
-        from_ns = phase.start_ns + round(step * _STEP_S * _NS)
-        within = abs(_count(done_ns, from_ns, from_ns + round(_WINDOW_S * _NS)) - capacity) <= tolerance
-        steady = steady + 1 if within else 0
-        if steady and (steady * _STEP_S > _STEADY_S or step == windows - 1):
-            return round((step - steady + 1) * _STEP_S, 1)
-    return None
+def _capacity(loads: Sequence[LoadChanged], phase: RecordedPhase) -> float | None:
+    """Return the mean capacity of the consumers within the phase."""
+    bounds = [*(load.at_ns for load in loads), phase.end_ns]
+    spans = [
+        (load.capacity_per_s, min(end, phase.end_ns) - max(begin, phase.start_ns))
+        for load, (begin, end) in zip(loads, pairwise(bounds), strict=True)
+    ]
+    known = [(capacity, span_ns) for capacity, span_ns in spans if span_ns > 0]
+    length_ns = sum(span_ns for _, span_ns in known)
+    return round(sum(capacity * span_ns for capacity, span_ns in known) / length_ns, 2) if length_ns else None
 
 
 def _fairness(recording: Recording, from_ns: int, to_ns: int) -> float | None:
@@ -275,12 +269,8 @@ def _processes(recording: Recording) -> list[ProcessSummary]:
     ]
 
 
-def _count(sorted_ns: Sequence[int], from_ns: int, to_ns: int) -> int:
-    return bisect_left(sorted_ns, to_ns) - bisect_left(sorted_ns, from_ns)
-
-
 def _rate(sorted_ns: Sequence[int], phase: RecordedPhase, span_s: float) -> float:
-    return round(_count(sorted_ns, phase.start_ns, phase.end_ns) / span_s, 2) if span_s > 0 else 0.0
+    return round(count(sorted_ns, phase.start_ns, phase.end_ns) / span_s, 2) if span_s > 0 else 0.0
 
 
 def _seconds(span_ns: int) -> float:

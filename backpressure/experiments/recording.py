@@ -28,6 +28,7 @@ class Sample:
         t_s: seconds since the first phase began.
         ready, unacked: of the work queue; their sum is the depth.
         offered_total: messages that the schedules of all producers have asked for so far.
+        nacked_total: how often the broker has refused a message so far, all producers.
         in_flight: sent and unconfirmed, all producers.
         signal_age_ms: age of the laws' view of the consumers at their last decisions, mean over the producers.
         tick_lateness_ms: how much later than due the last tick of a producer's control loop began, the worst of them.
@@ -46,6 +47,7 @@ class Sample:
     nacked_per_s: float | None = None
     allowed_per_s: float | None = None
     offered_total: int = 0
+    nacked_total: int | None = None
     in_flight: int | None = None
     signal_age_ms: float | None = None
     tick_lateness_ms: float | None = None
@@ -99,6 +101,7 @@ class Recorder:
             nacked_per_s=rates.nacked_per_s,
             allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
             offered_total=snapshot.totals.offered,
+            nacked_total=snapshot.totals.nacked,
             in_flight=sum(producer.in_flight for producer in snapshot.producers) if snapshot.producers else None,
             signal_age_ms=round(fmean(ages_s) * 1000, 1) if ages_s else None,
             tick_lateness_ms=round(max(late_s) * 1000, 3) if late_s else None,
@@ -132,12 +135,14 @@ def nanoseconds(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPhase:
-    """When a phase actually began and ended."""
+    """When a phase actually began and ended, and under which law and fault."""
 
     name: str
     start_ns: int
     end_ns: int
     reached: bool | None = None
+    strategy: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,11 @@ class RecordedFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """The data of one run. ``queues_read`` is False when it is not known what the queues still held at the end."""
+    """The data of one run.
+
+    ``queues_read`` is False when it is not known what the queues still held at the end. ``reason`` says why the run
+    ended early, if it did.
+    """
 
     scenario: str
     strategy: str
@@ -176,6 +185,7 @@ class Recording:
     samples: Sequence[Sample]
     outcome: Outcome
     queues_read: bool
+    reason: str = ""
     faults: Sequence[RecordedFault] = ()
     accounts: Accounts = field(default_factory=Accounts)
 

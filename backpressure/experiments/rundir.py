@@ -252,12 +252,13 @@ class RunDirectory:
             broker_version=facts.broker_version,
             started_at=facts.started_at,
             expectations=scenario.expectations,
-            phases=_phases(events, last_ns),
+            phases=_phases(events, scenario, last_ns),
             loads=[event for event in events if isinstance(event, LoadChanged)],
             processes=_processes(events, last_ns),
             faults=_faults(events, last_ns),
             samples=samples,
             outcome=ended.outcome if ended else "interrupted",
+            reason=ended.reason if ended else "the run was killed",
             queues_read=(self.path / "remains.csv").exists(),
             accounts=self.accounts(),
         )
@@ -345,14 +346,16 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _phases(events: list[Event], last_ns: int) -> list[RecordedPhase]:
+def _phases(events: list[Event], scenario: Scenario, last_ns: int) -> list[RecordedPhase]:
+    planned = {phase.name: phase for phase in scenario.phases}
     ends = {event.name: event for event in events if isinstance(event, PhaseEnded)}
     phases: list[RecordedPhase] = []
     for event in events:
         if isinstance(event, PhaseBegan):
-            end = ends.get(event.name)
+            end, plan = ends.get(event.name), planned.get(event.name)
             end_ns, reached = (end.at_ns, end.reached) if end else (last_ns, None)
-            phases.append(RecordedPhase(event.name, event.at_ns, end_ns, reached))
+            law, fault = plan.circumstances if plan else ("", "")
+            phases.append(RecordedPhase(event.name, event.at_ns, end_ns, reached, law, fault))
     return phases
 
 

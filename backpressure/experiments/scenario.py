@@ -46,6 +46,7 @@ _CHOSEN_BY_RUNNER = {
 _SECTIONS = [name for name in Settings.model_fields if name not in _CHOSEN_BY_RUNNER]
 _LIVE = LIVE["producer"] | LIVE["consumer"] | {"producer.count", "consumer.count"}
 """What a phase may change: what the control APIs, the supervisor and the broker can change in a running system."""
+_THROWN_AWAY = {"discarded", "rejected", "dropped", "returned"}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -64,6 +65,11 @@ class Phase:
     settings: Settings
     changes: Mapping[str, Any]
     fault: Fault | None = None
+
+    @property
+    def circumstances(self) -> tuple[str, str]:
+        """The law of the phase and the name of its fault, as a recording has them; "": none."""
+        return self.settings.producer.strategy, self.fault.name if self.fault else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,9 @@ def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) ->
     stated = [parse_expectation(metric, text, known, source) for metric, text in dotted(texts)]
     # A phase that waits for a condition expects it: to reach the end of its duration instead is a failure.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
+    # "lost 0" alone would hide work that was thrown away, so a scenario that says nothing about that expects none.
+    if not any(expectation.metric.removeprefix("totals.") in _THROWN_AWAY for expectation in stated):
+        implied.append(Expectation("discarded", "==", 0.0, default=True))
     return (*stated, *implied)
 
 

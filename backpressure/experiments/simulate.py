@@ -97,7 +97,8 @@ class _Simulation:
             # Counted from the due end of the last phase, so that rounding to whole steps does not add up.
             self._phase_ends_s += phase.duration_s
             reached = self._wait(phase)
-            self._phases.append(RecordedPhase(phase.name, nanoseconds(began_s), nanoseconds(self.plant.now), reached))
+            times_ns = nanoseconds(began_s), nanoseconds(self.plant.now)
+            self._phases.append(RecordedPhase(phase.name, *times_ns, reached, *phase.circumstances))
         self._undo_fault()
         return self._recording()
 
@@ -288,5 +289,6 @@ def samples_of(samples: list[PlantSample]) -> Iterator[Sample]:
             nacked_per_s=(sample.nacked - first.nacked) / span_s if span_s else None,
             allowed_per_s=min(sum(sample.rates_per_s), sample.demand_per_s),
             offered_total=ceil(sample.offered),
+            nacked_total=sample.nacked,
             signal_age_ms=sample.signal_age_s and sample.signal_age_s * 1000,
         )

@@ -55,7 +55,8 @@ class Held(SummaryModel):
 class MessageTotals(SummaryModel):
     """Messages, by id. published = processed + dead_lettered + dropped + left_in_queue + rejected + returned + lost.
 
-    ``dead_lettered``, ``dropped``, ``left_in_queue`` and ``lost`` are None when the queues could not be read.
+    ``dead_lettered``, ``dropped``, ``left_in_queue``, ``lost`` and ``discarded`` are None when the queues could not be
+    read; ``refused`` is when it was not counted.
     """
 
     offered: int
@@ -72,15 +73,18 @@ class MessageTotals(SummaryModel):
     dead_lettered: int | None
     dropped: int | None
     left_in_queue: int | None
+    refused: int | None = None
+    discarded: int | None = None
 
 
 class Percentiles(SummaryModel):
-    """Of durations in milliseconds, exact (nearest rank)."""
+    """Of ``count`` durations in milliseconds, exact (nearest rank)."""
 
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
     max: float | None = None
+    count: int = 0
 
 
 class Depth(SummaryModel):
@@ -107,6 +111,13 @@ class PhaseSummary(SummaryModel):
     fairness_jain: float | None
     reached: bool | None
     """Whether the ``until`` of the phase came in time; None without one."""
+    strategy: str = ""
+    fault: str = ""
+    offered_rate: float | None = None
+    capacity: float | None = None
+    """What the consumers could do, mean over the phase; None where nobody knows."""
+    depth_start: int | None = None
+    refused: int | None = None
 
 
 class ProcessSummary(SummaryModel):
@@ -129,6 +140,8 @@ class Summary(SummaryModel):
     started_at: str
     duration_s: float
     verdict: Verdict
+    sentence: str = ""
+    """What decided the verdict."""
     expectations: list[Held]
     totals: MessageTotals
     utilisation: float | None
@@ -214,11 +227,13 @@ class Expectation:
     """What a scenario expects of a figure, written as ``"<= 300"`` or ``"between 95 and 105"``.
 
     ``metric`` is a path into the summary; ``limit`` is a pair, both ends included, when ``op`` is "between".
+    ``default``: no scenario states it, so it is checked only where the figure is known.
     """
 
     metric: str
     op: str
     limit: float | tuple[float, float]
+    default: bool = False
 
     def check(self, summary: Mapping[str, Any]) -> Held:
         """Compare it with the figures of a dumped summary; a figure that was not measured does not hold."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from backpressure.experiments.accounts import PARTS, Band
 from backpressure.experiments.events import Note
 from backpressure.experiments.rundir import RunFacts
-from backpressure.experiments.summary import Held, Summary
+from backpressure.experiments.summary import Held, MessageTotals, Percentiles, Summary
 from backpressure.presentation import chart_script
 from backpressure.presentation.numbers import figure
+from backpressure.presentation.terms import TERMS, label
 
 __all__ = [
     "asset",
@@ -37,12 +38,6 @@ __all__ = [
     "tiles",
 ]
 
-_VERDICTS = {
-    "passed": "every expectation held",
-    "failed": "an expectation did not hold",
-    "interrupted": "the run was interrupted; what was measured until then is below",
-    "error": "the run could not finish; what was measured until then is below",
-}
 _MOST_NOTES = 500
 _HERE = Path(__file__).parent
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -50,8 +45,9 @@ _HUES = ("orange", "grey", "blue", "violet", "green")
 
 
 def header(summary: Summary, description: str) -> str:
-    """Return the verdict, the name and the circumstances."""
+    """Return the verdict with what decided it, the name and the circumstances."""
     held = sum(check.held for check in summary.expectations)
+    why = summary.sentence.removeprefix(f"{summary.verdict}: ")
     circumstances = (
         f"{held} of {len(summary.expectations)} expectations held",
         f"law {summary.strategy}",
@@ -60,7 +56,7 @@ def header(summary: Summary, description: str) -> str:
         *([summary.started_at.replace("T", " ")[:19] + " UTC"] if summary.started_at else []),
     )
     return (
-        f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{_VERDICTS[summary.verdict]}</span></p>'
+        f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{escape(why)}</span></p>'
         f"<h1>{escape(summary.scenario)}</h1><p class=lead>{escape(description)}</p>"
         f"<p class=facts>{' · '.join(escape(fact) for fact in circumstances)}</p>"
     )
@@ -99,18 +95,27 @@ def beside(check: Held, summary: Summary) -> str:
 
 
 def tiles(summary: Summary) -> str:
-    """Return the most important figures."""
+    """Return the most important figures, each with its meaning as a tooltip."""
     share = None if summary.utilisation is None else summary.utilisation * 100
+    totals, wait = summary.totals, summary.wait_ms
+    population = f"of {figure(wait.count)} processed" if wait.count else ""
     figures = [
-        ("capacity used", figure(share, "%")),
-        ("queue wait p50", figure(summary.wait_ms.p50, "ms")),
-        ("queue wait p99", figure(summary.wait_ms.p99, "ms")),
-        ("deepest queue", figure(summary.depth.max)),
-        ("processed", figure(summary.totals.processed)),
-        ("lost", figure(summary.totals.lost)),
-        ("rejected or dropped", figure(summary.totals.rejected + (summary.totals.dropped or 0))),
+        ("utilisation", "capacity used", figure(share, "%"), ""),
+        ("wait_ms", f"{label('wait_ms')} p50", figure(wait.p50, "ms"), population),
+        ("wait_ms", f"{label('wait_ms')} p99", figure(wait.p99, "ms"), population),
+        ("wait_ms", f"longest {label('wait_ms')}", figure(wait.max, "ms"), population),
+        ("depth_max", "deepest queue", figure(summary.depth.max), ""),
+        ("processed", label("processed"), figure(totals.processed), f"of {figure(totals.offered)} offered"),
+        *((name, label(name), figure(getattr(totals, name)), "") for name in ("refused", "discarded", "lost")),
     ]
-    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+    return "".join(
+        f'<div title="{escape(TERMS[name].meaning)}"><dt>{head}</dt><dd>{value}{_small(note)}</dd></div>'
+        for name, head, value, note in figures
+    )
+
+
+def _small(note: str) -> str:
+    return f" <small>{note}</small>" if note else ""
 
 
 def phases(summary: Summary) -> str:
@@ -120,11 +125,14 @@ def phases(summary: Summary) -> str:
         [
             escape(phase.name),
             f"{figure(phase.start_s)} – {figure(phase.end_s, 's')}",
+            figure(phase.offered_rate),
+            figure(phase.capacity),
             figure(phase.publish_rate),
             figure(phase.process_rate),
             figure(None if phase.utilisation is None else phase.utilisation * 100, "%"),
             figure(phase.wait_ms.p50),
             figure(phase.wait_ms.p99),
+            figure(phase.wait_ms.max),
             figure(phase.wait_bound_ms),
             figure(phase.depth_max),
             figure(phase.settle_s, "s"),
@@ -135,15 +143,13 @@ def phases(summary: Summary) -> str:
     heads = [
         "phase",
         "time",
-        "published/s",
-        "processed/s",
-        "used",
-        "wait p50 ms",
+        *map(label, ("offered_rate", "capacity", "publish_rate", "process_rate", "utilisation")),
+        f"{label('wait_ms')} p50 ms",
         "p99 ms",
-        "bound ms",
-        "depth max",
-        "settled",
-        *(["fairness"] if shared else []),
+        "max ms",
+        f"{label('wait_bound_ms')} ms",
+        *map(label, ("depth_max", "settle_s")),
+        *([label("fairness_jain")] if shared else []),
     ]
     return table(heads, rows)
 
@@ -181,40 +187,30 @@ def _bar(band: Band, longest_ms: float) -> str:
 def ledger(summary: Summary) -> str:
     """Return where every message ended, the counters and the latencies."""
     totals = summary.totals
-    states = [
-        ("processed", totals.processed),
-        ("dead-lettered", totals.dead_lettered),
-        ("dropped by the bound", totals.dropped),
-        ("left in the queue", totals.left_in_queue),
-        ("rejected", totals.rejected),
-        ("returned", totals.returned),
-        ("lost", totals.lost),
+    states = ("processed", "dead_lettered", "dropped", "left_in_queue", "rejected", "returned", "lost")
+    rows = [
+        [_term(name), figure(getattr(totals, name)), _share(getattr(totals, name), totals.published)] for name in states
     ]
-    rows = [[name, figure(value), _share(value, totals.published)] for name, value in states]
-    other = [
-        ("offered by the schedule", totals.offered),
-        ("confirmed by the broker", totals.confirmed),
-        ("deliveries settled", totals.delivered),
-        ("of them redelivered", totals.redelivered),
-        ("duplicates", totals.duplicates),
-        ("out of order", totals.out_of_order),
+    counted = [name for name in MessageTotals.model_fields if name not in {*states, "published"}]
+    other = [[_term(name), figure(getattr(totals, name))] for name in counted]
+    spreads: list[tuple[str, Percentiles]] = [
+        (name, getattr(summary, name))
+        for name in ("wait_ms", "end_to_end_ms", "confirm_ms", "signal_age_ms", "tick_lateness_ms")
     ]
-    spreads = [
-        ("queue wait", summary.wait_ms),
-        ("end to end", summary.end_to_end_ms),
-        ("publish to confirm", summary.confirm_ms),
-        ("age of the signals the law acted on", summary.signal_age_ms),
-        ("lateness of the control loop", summary.tick_lateness_ms),
-    ]
-    latency = [[name, *(figure(value) for value in (p.p50, p.p95, p.p99, p.max))] for name, p in spreads]
+    latency = [[_term(name), *(figure(n) for n in (p.p50, p.p95, p.p99, p.max, p.count))] for name, p in spreads]
     fairness = f"<p>Fairness between producers (Jain): {figure(summary.fairness_jain)}</p>"
     return (
         f"<p>Each of {figure(totals.published)} published messages, followed by its id, ended in one state:</p>"
         + table(["state", "messages", "share"], rows)
-        + table(["counted", "messages"], [[name, figure(value)] for name, value in other])
-        + table(["milliseconds", "p50", "p95", "p99", "max"], latency)
+        + table(["counted", "messages"], other)
+        + table(["milliseconds", "p50", "p95", "p99", "max", "of how many"], latency)
         + fairness
     )
+
+
+def _term(name: str) -> str:
+    """Return the label of a figure, with its meaning as a tooltip."""
+    return f'<span title="{escape(TERMS[name].meaning)}">{label(name)}</span>'
 
 
 def processes(summary: Summary) -> str:

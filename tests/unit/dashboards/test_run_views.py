@@ -131,7 +131,7 @@ def test_a_message_from_another_process_cannot_steer_the_terminal(snapshot: Make
 
 
 def summary(**changes: Any) -> dict[str, Any]:
-    none = {"p50": None, "p99": None}
+    none = {"p50": None, "p95": None, "p99": None, "max": None, "count": 0}
     phase = {
         "name": "normal",
         "publish_rate": 99.5,
@@ -142,7 +142,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "settle_s": None,
     }
     names = ("confirmed", "processed", "left_in_queue", "dead_lettered", "duplicates")
-    none_of = ("rejected", "dropped", "returned")
+    none_of = ("rejected", "dropped", "returned", "refused", "discarded")
     return {
         "scenario": "recovery",
         "strategy": "pace",
@@ -150,6 +150,8 @@ def summary(**changes: Any) -> dict[str, Any]:
         "broker_version": "1",
         "duration_s": 60.0,
         "verdict": "failed",
+        "sentence": "failed: lost was not measured",
+        "wait_ms": none,
         "expectations": [
             {"metric": "lost", "op": "==", "limit": 0.0, "value": None, "held": False},
             {"metric": "wait_ms.p99", "op": "between", "limit": (1.0, 2.5), "value": 2.0, "held": True},
@@ -166,8 +168,9 @@ def test_a_verdict_says_what_held_what_did_not_and_what_is_unknown() -> None:
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert "FAILED" in lines[0]
-    assert lines[1].split() == ["✘", "lost", "–", "expected", "==", "0"]
-    assert lines[2].split() == ["✔", "wait_ms.p99", "2", "expected", "1", "…", "2.5"]
+    assert lines[1] == "failed: lost was not measured"
+    assert lines[2].split() == ["✘", "lost", "–", "expected", "==", "0"]
+    assert lines[3].split() == ["✔", "wait_ms.p99", "2", "expected", "1", "…", "2.5"]
     assert all(len(line) <= 80 for line in lines)
     assert lines[-1].endswith("lost –")
 
@@ -189,4 +192,4 @@ def test_no_check_mark_stands_at_none_lost_while_messages_were_refused_or_droppe
     totals = dict.fromkeys(summary()["totals"], 0) | discarded
     console.print(verdict(summary(expectations=[held], totals=totals)))
     assert isinstance(console.file, io.StringIO)
-    assert " ".join(console.file.getvalue().splitlines()[1].split()) == line
+    assert " ".join(console.file.getvalue().splitlines()[2].split()) == line

@@ -73,7 +73,15 @@ def test_expectations_are_read_and_a_phase_that_waits_expects_what_it_waits_for(
         ("wait_ms.p99", "<=", 300.0),
         ("phases.third.settle_s", "between", (0.0, 2.0)),
         ("phases.second.reached", "==", 1.0),
+        ("discarded", "==", 0.0),
     }
+
+
+@pytest.mark.parametrize("stated", ["discarded", "totals.rejected", "dropped", "returned"])
+def test_a_scenario_expects_nothing_discarded_unless_it_says_something_about_that(stated: str, tmp_path: Path) -> None:
+    own = example(f"expect.{stated}=>= 0", tmp_path=tmp_path).expectations
+    assert not [expectation for expectation in own if expectation.default]
+    assert stated in {expectation.metric for expectation in own}
 
 
 def test_assignments_reach_settings_phases_seed_and_expectations(tmp_path: Path) -> None:

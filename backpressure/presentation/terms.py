@@ -1,0 +1,107 @@
+"""What each name of a figure means, once: for live line, verdict, report, Markdown and docs/summary.md.
+
+A live view shows a figure as far as it is known at that moment; the verdict has it of the whole run. Tests compare the
+views with each other and with the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["TERMS", "Term", "label"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """How a figure is called where people read it, what it means, and its unit."""
+
+    label: str
+    meaning: str
+    unit: str = ""
+
+
+_UNREAD = "`null` when the queues could not be read at the end"
+
+TERMS: Mapping[str, Term] = {
+    # messages
+    "offered": Term("offered", "what the producers' schedules asked for"),
+    "published": Term("published", "different messages that were sent"),
+    "confirmed": Term("confirmed", "the broker took responsibility for them"),
+    "refused": Term(
+        "refused",
+        "answers of the broker that it does not take a message (nacks), as a rule because its queue is full; "
+        "a message that is sent again and refused again counts again. `null` in runs recorded before it was counted",
+    ),
+    "discarded": Term(
+        "discarded",
+        "their work was never done and no queue holds them: refused and not sent again, removed by the queue's bound "
+        f"or a time-to-live, or returned because no queue was bound; {_UNREAD}",
+    ),
+    "rejected": Term(
+        "rejected",
+        "never confirmed and found nowhere: refused for good, or still unconfirmed when the producer ended",
+    ),
+    "returned": Term("returned", "no queue was bound for them"),
+    "delivered": Term("delivered", "deliveries that a consumer settled"),
+    "processed": Term("processed", "different messages whose work was completed"),
+    "redelivered": Term("redelivered", "of the deliveries, those that had been delivered before"),
+    "duplicates": Term("duplicates", "completions beyond the first of each message"),
+    "out_of_order": Term(
+        "out of order", "completed after a later message of the same producer, within one consumer process"
+    ),
+    "lost": Term(
+        "lost",
+        "found nowhere, though the broker had confirmed them to a producer, or to a consumer that dead-lettered them; "
+        f"{_UNREAD}",
+    ),
+    "dead_lettered": Term(
+        "dead-lettered",
+        "given up after the last attempt, and found in the dead-letter queue; `null` as for `lost`",
+    ),
+    "dropped": Term(
+        "dropped",
+        "removed by the queue's bound or a time-to-live, and found in the dead-letter queue; `null` as for `lost`",
+    ),
+    "left_in_queue": Term("left in queue", "still in the work queue; `null` as for `lost`"),
+    # rates
+    "offered_rate": Term("offered/s", "`offered` in the phase ÷ its length, messages a second", "msg/s"),
+    "publish_rate": Term("confirmed/s", "confirms in the phase ÷ its length, messages a second", "msg/s"),
+    "process_rate": Term("processed/s", "completions in the phase ÷ its length", "msg/s"),
+    "capacity": Term(
+        "capacity/s",
+        "what the consumers that were ready could do, mean over the phase, messages a second; `null`: not known",
+        "msg/s",
+    ),
+    "allowed": Term("allowed/s", "what the laws of all producers together allow, messages a second", "msg/s"),
+    # the loop
+    "utilisation": Term("used", "the share of the consumers' capacity that was used", "%"),
+    "wait_ms": Term(
+        "wait",
+        "queue wait of processed messages: from sent until work on it began, time in a client's buffer included",
+        "ms",
+    ),
+    "end_to_end_ms": Term(
+        "end to end",
+        "from when the schedule wanted it sent until its work was done, so the time for which a producer "
+        "is held back counts",
+        "ms",
+    ),
+    "confirm_ms": Term("publish to confirm", "from sent until the broker confirmed", "ms"),
+    "signal_age_ms": Term(
+        "age of the law's signals", "how old the law's view of the consumers was when it decided", "ms"
+    ),
+    "tick_lateness_ms": Term("lateness of the control loop", "how much later than due the control loops ran", "ms"),
+    "depth": Term("depth", "messages in the work queue: ready and unacked"),
+    "depth_start": Term("depth at start", "`depth` when the phase began"),
+    "depth_max": Term("deepest", "as `depth.max`, within the phase"),
+    "settle_s": Term("settled", "seconds from the start of the phase until rate and queue had settled", "s"),
+    "wait_bound_ms": Term("bound", "the p99 wait that the best possible law would reach", "ms"),
+    "fairness_jain": Term("fairness", "Jain's index of the producers' confirmed messages: 1 means equal shares"),
+}
+"""By the name in ``summary.json``, or the one that only live views have."""
+
+
+def label(name: str) -> str:
+    """Return how the figure ``name`` is called where people read it."""
+    return TERMS[name].label
