@@ -58,6 +58,15 @@ perf-test: .perf-test/.complete  ## fetch RabbitMQ's PerfTest by Maven for bench
 	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.perf-test
 	@touch $@
 
+.PHONY: axe
+axe: .axe/.complete  ## fetch axe-core by npm: the tests look for what makes the pages hard to use without eyes or a mouse
+
+.axe/.complete: Makefile
+	@command -v npm >/dev/null || { echo "npm is needed to fetch axe-core: apt-get install npm"; exit 1; }
+	@rm -rf .axe
+	@npm install --silent --no-save --no-package-lock --prefix .axe axe-core@4.14.1
+	@touch $@
+
 $(VENV)/.docs: $(VENV)/.dev
 	@$(PIP) install -c constraints.txt --group docs
 	@touch $@
@@ -185,5 +194,5 @@ monitor: $(VENV)/.package  ## watch this machine's broker in this terminal
 .PHONY: clean
 clean:  ## remove .venv, Kafka, RabbitMQ 4, caches and recorded runs; remove the containers and their data
 	@if docker compose ps >/dev/null 2>&1; then docker compose --profile '*' down --volumes --remove-orphans; fi
-	@rm -rf $(VENV) .debian13 .kafka .peers runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .axe .debian13 .kafka .peers runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -57,7 +57,7 @@ def monitor_app(
 
     serve_basics(app, registry, obstacle)
     serve_control(app, snapshot, token)
-    page = Page(app, assets, styles="'self' 'unsafe-inline'")  # the chart library sets styles of its own
+    page = Page(app, assets)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
@@ -173,10 +173,9 @@ def point(snapshot: Snapshot) -> dict[str, Any]:
         "ready": None if queue is None else queue.ready,
         "unacked": None if queue is None else queue.unacked,
         "offered_per_s": snapshot.rates.offered_per_s,
-        "confirmed_per_s": snapshot.rates.confirmed_per_s,
+        "published_per_s": snapshot.rates.published_per_s,
         "processed_per_s": snapshot.rates.processed_per_s,
         "allowed_per_s": snapshot.pacing_rate_per_s,
-        "target_per_s": snapshot.target_rate_per_s,
         "bottleneck_per_s": snapshot.bottleneck_per_s,
         "in_per_s": None if queue is None else queue.published_per_s,
         "out_per_s": None if queue is None else queue.acked_per_s,

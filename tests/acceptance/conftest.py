@@ -238,6 +238,30 @@ def chromium(tmp_path: Path, go_without: Callable[[str, str], NoReturn]) -> Iter
 
 
 @pytest.fixture
+def violations(chromium: Chromium, go_without: Callable[[str, str], NoReturn]) -> Callable[[], list[str]]:
+    """Return a function: what axe-core finds wrong with the open page, narrow and wide, light and dark."""
+    script = ROOT / ".axe" / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        go_without("axe", "`make axe` fetches it, which needs npm")
+
+    def find() -> list[str]:
+        chromium.run(script.read_text(encoding="utf-8"))
+        found = set()
+        for scheme in ("light", "dark"):
+            chromium.prefer(scheme)
+            for width in (390, 1600):
+                chromium.resize(width, 900)
+                told = chromium.run(
+                    "axe.run().then(({ violations }) => violations.flatMap(({ id, nodes }) =>"
+                    "nodes.map(({ target, failureSummary }) => [id, ...target, failureSummary].join(' '))))"
+                )
+                found.update(told)
+        return sorted(found)
+
+    return find
+
+
+@pytest.fixture
 def free_port() -> int:
     """Return a port nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from backpressure.presentation.numbers import amount, binary_bytes, duration, percent, rate
 
@@ -49,7 +51,8 @@ def test_the_page_shows_the_loop_and_its_controls_change_it(
     enabled = "querySelector('fieldset').matches(':enabled')"
     wait_until(lambda: chromium.run(f"{alice}.{enabled} && {slow}.{enabled}"), "those with a control API are enabled")
     assert chromium.run(f"{mute}.querySelector('button').matches(':disabled') && {mute}.title && !{slow}.title")
-    wait_until(lambda: chromium.run("document.querySelectorAll('.js-plotly-plot').length") == 5, "all charts are drawn")
+    drawn = "document.querySelectorAll('.time-chart [aria-valuetext]').length"
+    wait_until(lambda: chromium.run(drawn) == 4, "all charts are drawn")
 
     chromium.run(f"{slow}.querySelector('button').click()")
     shows("answer", "slow: pause  – done")
@@ -88,6 +91,87 @@ def test_the_page_fits_a_phone_and_a_desk_light_and_dark(
             chromium.resize(width, 900)
             wait_until(lambda: chromium.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out")
     assert len(grounds) == 2
+    assert chromium.complaints == []
+
+
+def test_the_live_page_is_accessible_and_its_charts_obey_the_keyboard(
+    chromium: Chromium, start: Any, broker: Any, wait_until: Wait, violations: Callable[[], list[str]]
+) -> None:
+    where = ("--url", broker.url, "--queue", "accessible")
+    start("slow_consumer.py", *where, "--name", "slow", "--api-port", "0")
+    start("fast_producer.py", *where, "--producer-id", "alice", "--api-port", "0")
+    monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui", PACE_QUEUE__WORK="accessible")
+    chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
+    text = "document.querySelector('#chart-rates [role=slider]')?.getAttribute('aria-valuetext')"
+    wait_until(lambda: re.search(r"processed [1-9]", chromium.run(text) or ""), "the rates are drawn")
+    assert violations() == []
+    chart = "document.querySelector('#chart-rates [role=slider]')"
+    act = chart + ".dispatchEvent(new KeyboardEvent('keydown', {{key: '{}'}}))"
+    times = "[...document.querySelectorAll('[role=slider]')].map((chart) => chart.ariaValueText.split(/[,:] /)[0])"
+    for key in ("+", "Home"):
+        chromium.run(act.format(key))
+    wait_until(lambda: len(set(chromium.run(times))) == 1, "all charts are read at one time")
+    wait_until(lambda: not chromium.run("document.querySelector('#cursor button').hidden"), "the charts are zoomed")
+    chromium.run(act.format("Escape"))
+    wait_until(lambda: chromium.run("document.querySelector('#cursor button').hidden"), "all the time shows again")
+
+
+def test_the_flow_picture_shows_what_is_held_refused_blocked_and_dead(
+    chromium: Chromium, start: Any, broker: Any, wait_until: Wait
+) -> None:
+    monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui")
+    chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
+    wait_until(lambda: chromium.run("document.readyState === 'complete'"), "the page is there")
+    state = {
+        "producers": {"count": 2, "blocked": 0, "paused": 0},
+        "law": {"name": "aimd", "reason": "<b>refused</b>"},
+        "offered_per_s": 1000,
+        "allowed_per_s": 100,
+        "published_per_s": 100,
+        "refused_per_s": 20,
+        "returned_per_s": None,
+        "queue": {"name": "q", "ready": 9_900, "unacked": 7, "bound": 10_000, "overflow": "reject-publish"},
+        "consumers": {"count": 1, "paused": 0},
+        "processed_per_s": 99,
+        "capacity_per_s": 100,
+        "dead_letters_per_s": 1,
+        "dead_letters": 1234,
+    }
+
+    def show(**changes: Any) -> Any:
+        return chromium.run(f"""import('/assets/flow.js').then(({{ FlowPicture }}) => {{
+            window.shown ??= document.body.appendChild(document.createElement('div'));
+            window.picture ??= new FlowPicture(window.shown);
+            window.picture.show({json.dumps(state | changes)});
+            const part = (name) => window.shown.querySelector('.' + name);
+            const wide = (name) => parseFloat(getComputedStyle(part(name)).getPropertyValue('--w'));
+            return {{
+                words: part('flow').innerText, label: part('flow').ariaLabel, rows: part('flow-words').textContent,
+                widths: ['offered-stream', 'valve', 'published-stream', 'processed-stream'].map(wide),
+                level: parseFloat(getComputedStyle(part('level')).getPropertyValue('--level')),
+                in_hand: part('unacked-cells').childElementCount, tank: part('tank').className,
+            }};
+        }})""")
+
+    held = show()
+    offered, opening, published, processed = held["widths"]
+    assert offered == pytest.approx(10 * published)
+    assert opening == published > processed > 0
+    for text in ("allows 100/s", "20/s refused", "1.2K dead letters", "9.9K ready", "99/s of 100/s", "<b>refused</b>"):
+        assert text in held["words"]
+    assert (held["in_hand"], held["level"]) == (7, 0.99)
+    assert "full" in held["tank"].split()
+    assert "returned" not in held["words"]
+    for name, value in (("offered", "1K/s"), ("refused", "20/s"), ("returned", "–"), ("dead letters", "1.2K")):
+        assert f"{name} {value}" in held["label"]
+        assert f"{name}{value}" in held["rows"]
+    blocked = show(producers={"count": 2, "blocked": 2, "paused": 0}, published_per_s=0)
+    assert "blocked by the broker" in blocked["words"]
+    assert blocked["widths"][1:3] == [0, 0]
+    strangers = show(producers=None, law=None, offered_per_s=None, allowed_per_s=None, exchange=False)
+    assert not {"offered", "law", "producers", "exchange"} & set(strangers["words"].split())
+    chromium.run("window.picture.show(null)")
+    assert "stale" in chromium.run("window.shown.querySelector('.flow').className")
     assert chromium.complaints == []
 
 

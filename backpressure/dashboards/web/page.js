@@ -1,17 +1,11 @@
 // The live page: draws what the monitor streams. Text from other processes is set as text, never as HTML.
 
+import { Charts, clockTicks } from "/assets/charts.js";
+import { FlowPicture, flowOf } from "/assets/flow.js";
 import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
 
 const KEPT_MS = 15 * 60 * 1000;
 const OLD_S = 2; // a queue of the loop is read at least every second: say so when the count is older
-const COLOURS = ["#2f81f7", "#e5793a", "#2da562", "#a371f7", "#d14a8b", "#b08800", "#3aa6a6"];
-const CHARTS = {
-  "chart-depth": [["ready", "ready"], ["unacked", "unacked"]],
-  "chart-rates": [["offered", "offered_per_s"], ["confirmed", "confirmed_per_s"], ["processed", "processed_per_s"], ["bottleneck", "bottleneck_per_s"], ["in", "in_per_s"], ["out", "out_per_s"]],
-  "chart-wait": [["p50", "wait_p50_s", 1000], ["p95", "wait_p95_s", 1000], ["p99", "wait_p99_s", 1000], ["expected", "expected_wait_s", 1000]],
-  "chart-pace": [["target", "target_per_s"], ["allowed", "allowed_per_s"]],
-};
-
 let points = [];
 
 const element = (id) => document.getElementById(id);
@@ -67,7 +61,7 @@ function showTiles(now) {
   const { rates, totals } = now;
   say("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
   say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked${age(work)}` : brokerOf(now).ok ? `no ${now.work_queue} yet` : "the broker does not answer");
-  say("in", rate(rates.confirmed_per_s ?? work?.published_per_s ?? null));
+  say("in", rate(rates.published_per_s ?? work?.published_per_s ?? null));
   say("offered", `of ${rate(rates.offered_per_s)} offered`);
   say("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
   say("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
@@ -107,12 +101,13 @@ function showAdvice(advice) {
 
 const BAD = new Set(["nacked", "blocked", "breached", "vanished", "source_lost"]);
 const GOOD = new Set(["unblocked", "recovered", "nacks_over", "source_back"]);
+const mood = (kind) => (BAD.has(kind) ? "bad" : GOOD.has(kind) ? "good" : "");
 
 function showEvents(events) {
   if (!events.length) return;
   element("events").replaceChildren(...events.slice().reverse().map((event) => {
     const item = document.createElement("li");
-    item.className = BAD.has(event.kind) ? "bad" : GOOD.has(event.kind) ? "good" : "";
+    item.className = mood(event.kind);
     const time = Object.assign(document.createElement("time"), { textContent: new Date(event.at_ns / 1e6).toLocaleTimeString([], { hourCycle: "h23" }) });
     item.append(time, event.text);
     return item;
@@ -259,35 +254,36 @@ async function learn() {
   learnt = new Map(processes.map((process) => [keyOf(process.role, process), process]));
 }
 
-function layout(legend = { orientation: "h", y: 1.02, yanchor: "bottom" }) {
-  const style = getComputedStyle(document.documentElement);
-  const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];
-  const now = points.length ? points[points.length - 1].at_ms : Date.now();
-  const axis = { gridcolor: line, linecolor: line, zeroline: false, fixedrange: true };
-  const oldest = points.length ? points[0].at_ms : now;
-  return {
-    margin: { l: 48, r: 8, t: 4, b: 28 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
-    font: { color: ink, size: 12 }, showlegend: true, legend, hovermode: "x unified",
-    xaxis: { ...axis, type: "date", tickformat: "%H:%M:%S", nticks: 6, range: [new Date(Math.min(oldest, now - 60000)), new Date(now)] },
-    yaxis: { ...axis, rangemode: "tozero" },
-  };
-}
+// The charts: a point a second, events as marks in all of them.
 
-const trace = (name, index, y) => ({
-  name, y, x: points.map((point) => new Date(point.at_ms)), mode: "lines", line: { width: 1.8, color: COLOURS[index % COLOURS.length] },
-});
-const scaled = (value, factor) => (value === null ? null : value * factor);
+const clock = (ms) => new Date(ms).toLocaleTimeString([], { hourCycle: "h23" });
+const flow = new FlowPicture(element("flow"));
+const charts = new Charts({ time: clock, ticks: clockTicks, bar: element("cursor") });
+const drawn = {
+  rates: charts.add(element("chart-rates"), { label: "Rates", format: rate, scale: "auto" }),
+  depth: charts.add(element("chart-depth"), { label: "Queue depth", scale: "auto" }),
+  wait: charts.add(element("chart-wait"), { label: "Queue wait", format: duration, scale: "auto" }),
+  memory: charts.add(element("chart-memory"), { label: "Memory", format: binaryBytes, unit: 2 ** 20 }),
+};
+let marks = [];
 
 function draw() {
-  if (document.hidden || !window.Plotly) return;
-  const options = { displayModeBar: false, responsive: true };
-  for (const [id, series] of Object.entries(CHARTS)) {
-    const traces = series.map(([name, key, factor = 1], index) => trace(name, index, points.map((point) => scaled(point[key], factor))));
-    Plotly.react(id, traces, layout(), options);
-  }
+  if (document.hidden || !points.length) return;
+  const t = points.map((point) => point.at_ms);
+  const line = (name, key, extra = {}) => ({ name, t, y: points.map((point) => point[key] ?? null), ...extra });
+  const latest = points[points.length - 1];
+  const reported = latest.processed_per_s !== null || latest.published_per_s !== null;
+  const sides = reported ? [line("published", "published_per_s"), line("processed", "processed_per_s", { width: 2.2 })] : [line("in", "in_per_s"), line("out", "out_per_s")];
   const names = [...new Set(points.flatMap((point) => Object.keys(point.memory_bytes)))];
-  const memory = names.map((name, index) => trace(name, index, points.map((point) => scaled(point.memory_bytes[name] ?? null, 1 / 1048576))));
-  Plotly.react("chart-memory", memory, layout({ orientation: "h", y: -0.15, yanchor: "top" }), options);
+  const memory = names.map((name) => ({ // processes that are gone have left the legend
+    name, t, y: points.map((point) => point.memory_bytes[name] ?? null), quiet: !(name in latest.memory_bytes),
+  }));
+  charts.show({ from: Math.min(t[0], latest.at_ms - 60_000), to: latest.at_ms, marks: marks.filter((mark) => mark.t >= t[0]) }, new Map([
+    [drawn.rates, [line("offered", "offered_per_s", { dash: true }), line("capacity", "bottleneck_per_s", { width: 4, alpha: 0.35 }), line("allowed", "allowed_per_s", { width: 1.2 }), ...sides]],
+    [drawn.depth, [line("ready", "ready"), line("unacked", "unacked")]],
+    [drawn.wait, [line("p50", "wait_p50_s"), line("p95", "wait_p95_s"), line("p99", "wait_p99_s"), line("expected", "expected_wait_s", { dash: true })]],
+    [drawn.memory, memory],
+  ]));
 }
 
 function keep(point) {
@@ -308,12 +304,17 @@ function listen() {
     showOverall(now.overall);
     showTiles(now);
     showAdvice(advice);
+    flow.show(flowOf(now));
+    marks = now.events.map((event) => ({ t: event.at_ns / 1e6, text: event.text, mood: mood(event.kind) }));
     showEvents(now.events);
     showTables(now);
     showControls(now);
     draw();
   });
-  stream.onerror = () => say("state", "the monitor does not answer; trying again", "pill bad");
+  stream.onerror = () => {
+    say("state", "the monitor does not answer; trying again", "pill bad");
+    flow.show(null);
+  };
 }
 
 element("theme").addEventListener("click", () => {

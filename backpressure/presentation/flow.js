@@ -1,0 +1,222 @@
+// The flow as one picture: producers, the law's valve, exchange, queue, consumers, and what falls out on the way.
+//
+// `new FlowPicture(element).show(state)` draws it into an empty element, as often as there is news. Widths are rates, all
+// to one scale; dots move at one speed, so that twice the width is twice the messages. The style sheet moves them, no
+// script runs between two calls. Of the state every part may be null or absent: not known, and drawn as a dash or left out.
+//
+//   producers: {count, blocked, paused}      how many, how many of them the broker blocks, how many are paused
+//   law: {name, reason}                      of the producer that is held back most
+//   offered_per_s, allowed_per_s, published_per_s, refused_per_s (nacks), returned_per_s (no queue bound)
+//   in_flight                                sent and not yet confirmed
+//   exchange                                 false: there is none, as on Kafka
+//   queue: {name, ready, unacked, bound, overflow}
+//   wait_p50_s, wait_p99_s                   of messages whose work began lately
+//   consumers: {count, paused}               how many, how many of them are paused
+//   capacity_per_s, processed_per_s
+//   dead_letters_per_s, dead_letters         into the dead-letter queue now, and so far
+
+import { UNKNOWN, amount, duration, rate } from "./numbers.js";
+import { meaningOf } from "./words.js";
+
+const WIDEST = 44; // CSS pixels, of the largest rate shown
+const THINNEST = 3; // a rate above 0 is never invisible
+const CELLS = 20; // so many messages are drawn one by one
+
+export class FlowPicture {
+  constructor(element, { table = true } = {}) {
+    this.parts = {};
+    this.top = 0; // the rate that is WIDEST wide
+    this.most = 0; // the level at the rim of a queue without a bound
+    this.picture = make("div", { className: "flow", role: "img" }, ...this.#parts());
+    this.rows = make("tbody");
+    const caption = make("caption", { textContent: "The same as a table" });
+    const words = make("details", { className: "flow-words" }, make("summary", { textContent: "as a table" }),
+      make("table", {}, caption, this.rows));
+    element.classList.add("flow-frame");
+    element.replaceChildren(this.picture, ...(table ? [words] : []));
+    new IntersectionObserver(([entry]) => this.picture.classList.toggle("still", !entry.isIntersecting)).observe(element);
+  }
+
+  #parts() {
+    const part = (name, tag, ...children) => (this.parts[name] = make(tag, { className: name }, ...children));
+    const words = (name) => part(name, "span");
+    const pipe = (name, ...more) => make("div", { className: `pipe ${name}-pipe` },
+      make("span", { className: "name", textContent: name, title: meaningOf(name) }),
+      make("span", { className: "bed" }, part(`${name}-limit`, "i"), part(`${name}-stream`, "i", make("b"))), words(`${name}-rate`), ...more);
+    const node = (name, ...children) => part(name, "div", make("span", { className: "name", textContent: name }), ...children);
+    return [
+      node("producers", words("producers-count"), words("producers-state")),
+      pipe("offered"),
+      node("law", part("valve", "div", make("i"), part("opening", "b"), make("i")), make("span", { className: "words" }, words("allowed-rate"), words("reason"))),
+      pipe("published", part("refused", "span", make("b"), words("refused-rate"))),
+      node("exchange", part("returned", "span")),
+      node("queue", part("tank", "div", part("level", "i"), part("ready-cells", "span"), words("ready-count")), words("bound"), words("wait")),
+      node("consumers", part("unacked-cells", "span"), words("consumers-count"), words("unacked-count"), part("dead", "span", make("b"), words("dead-count"))),
+      pipe("processed"),
+    ];
+  }
+
+  // Draw the state; null: nothing is known any more.
+  show(state) {
+    const known = state ?? {};
+    this.picture.classList.toggle("stale", state === null);
+    const rates = ["offered_per_s", "allowed_per_s", "published_per_s", "processed_per_s", "capacity_per_s"].map((name) => known[name] ?? 0);
+    const most = niceCeil(Math.max(...rates.filter(Number.isFinite), 1));
+    if (most > this.top || most < this.top / 3) this.top = most; // it does not jump for every message more or less
+    this.#pipes(known);
+    this.#law(known);
+    this.#queue(known);
+    this.#ends(known);
+    const facts = factsOf(known);
+    this.picture.setAttribute("aria-label", `Flow of messages: ${facts.map(([name, value]) => `${name} ${value}`).join(", ")}.`);
+    this.rows.replaceChildren(...facts.map(([name, value]) => make("tr", {},
+      make("th", { scope: "row", textContent: name, title: meaningOf(name) }), make("td", { textContent: value }))));
+  }
+
+  #width(perS) {
+    return perS > 0 ? Math.max(THINNEST, Math.min(WIDEST, (WIDEST * perS) / this.top)) : 0;
+  }
+
+  #pipes(known) {
+    const limits = { processed: known.capacity_per_s };
+    for (const name of ["offered", "published", "processed"]) {
+      const perS = known[`${name}_per_s`] ?? null;
+      this.parts[`${name}-stream`].style.setProperty("--w", `${this.#width(perS)}px`);
+      this.parts[`${name}-limit`].style.setProperty("--w", `${this.#width(limits[name] ?? 0)}px`);
+      const limit = name === "processed" && (known.capacity_per_s ?? null) !== null ? ` of ${rate(known.capacity_per_s)}` : "";
+      put(this.parts[`${name}-rate`], rate(perS) + limit);
+    }
+    const refused = known.refused_per_s ?? 0;
+    this.parts.refused.hidden = refused <= 0;
+    this.parts.refused.style.setProperty("--w", `${this.#width(refused)}px`);
+    put(this.parts["refused-rate"], `${rate(refused)} refused`);
+    const returned = known.returned_per_s ?? 0;
+    this.parts.returned.hidden = returned <= 0;
+    put(this.parts.returned, `↓ ${rate(returned)} returned`);
+    this.parts.exchange.hidden = known.exchange === false;
+  }
+
+  #law({ law, producers, allowed_per_s: allowed = null, offered_per_s: offered = null }) {
+    const blocked = Boolean(producers?.blocked);
+    const { parts } = this;
+    const hidden = !producers;
+    for (const name of ["producers", "law"]) parts[name].hidden = hidden;
+    parts["offered-stream"].closest(".pipe").hidden = hidden;
+    if (hidden) return;
+    parts.law.classList.toggle("blocked", blocked);
+    const open = blocked ? 0 : allowed === null ? WIDEST : this.#width(Math.min(allowed, this.top));
+    parts.valve.style.setProperty("--w", `${open}px`);
+    put(parts["allowed-rate"], blocked ? "blocked by the broker" : allowed === null ? "no limit" : `allows ${rate(allowed)}`);
+    const held = offered !== null && allowed !== null && offered - allowed > 0.05 * offered;
+    parts.law.classList.toggle("holds", held && !blocked);
+    put(parts.reason, law ? `${law.name}: ${law.reason}` : "");
+    put(parts["producers-count"], `× ${amount(producers.count)}`);
+    parts.producers.classList.toggle("blocked", blocked);
+    const state = blocked ? `${producers.blocked === producers.count ? "" : `${producers.blocked} `}blocked` : producers.paused ? `${producers.paused === producers.count ? "" : `${producers.paused} `}paused` : "";
+    put(parts["producers-state"], state);
+  }
+
+  #queue({ queue, wait_p50_s: p50 = null, wait_p99_s: p99 = null }) {
+    const { parts } = this;
+    const ready = queue?.ready ?? null;
+    const bound = queue?.bound || null;
+    this.most = Math.max(this.most, niceCeil(ready ?? 0), 100);
+    const share = ready === null ? 0 : Math.min(1, ready / (bound ?? this.most));
+    parts.level.style.setProperty("--level", ready > 0 ? Math.max(0.015, share) : 0);
+    parts.tank.classList.toggle("bounded", bound !== null);
+    parts.tank.classList.toggle("high", share > 0.5 && bound !== null);
+    parts.tank.classList.toggle("full", share >= 0.98 && bound !== null);
+    cells(parts["ready-cells"], ready !== null && ready <= CELLS ? ready : 0);
+    put(parts["ready-count"], ready === null ? UNKNOWN : `${amount(ready)} ready`);
+    put(parts.bound, bound === null ? "" : `bound ${amount(bound)}${queue.overflow ? `, ${queue.overflow}` : ""}`);
+    put(parts.wait, p50 === null && p99 === null ? "" : `wait ${duration(p50)}, p99 ${duration(p99)}`);
+    parts.queue.title = queue?.name ?? "";
+  }
+
+  #ends({ queue, consumers, dead_letters: dead = null, dead_letters_per_s: deadPerS = null }) {
+    const { parts } = this;
+    const unacked = queue?.unacked ?? null;
+    cells(parts["unacked-cells"], Math.min(unacked ?? 0, CELLS), (unacked ?? 0) > CELLS);
+    put(parts["unacked-count"], unacked === null ? "" : `${amount(unacked)} in hand`);
+    const count = consumers?.count ?? null;
+    const paused = consumers?.paused ? `, ${consumers.paused === count ? "" : `${consumers.paused} `}paused` : "";
+    put(parts["consumers-count"], count === null ? UNKNOWN : count === 0 ? "none" : `× ${amount(count)}${paused}`);
+    parts.consumers.classList.toggle("gone", count === 0 || Boolean(paused));
+    parts.dead.hidden = !dead && !deadPerS;
+    parts.dead.classList.toggle("falling", deadPerS > 0);
+    put(parts["dead-count"], `${amount(dead)} dead letters${deadPerS > 0 ? `, ${rate(deadPerS)}` : ""}`);
+  }
+}
+
+// What the picture shows, as names and values.
+function factsOf(known) {
+  const { producers, law, queue, consumers } = known;
+  const stopped = (who, what) => (who?.[what] ? `, ${who[what]} ${what}` : "");
+  const facts = [
+    ["producers", producers ? amount(producers.count) + stopped(producers, "blocked") + stopped(producers, "paused") : UNKNOWN],
+    ["offered", rate(known.offered_per_s ?? null)],
+    ["allowed", producers && (known.allowed_per_s ?? null) === null ? "no limit" : rate(known.allowed_per_s ?? null)],
+    ...(law ? [["law", `${law.name}: ${law.reason}`]] : []),
+    ["published", rate(known.published_per_s ?? null)],
+    ["in flight", amount(known.in_flight ?? null)],
+    ["refused", rate(known.refused_per_s ?? null)],
+    ["returned", rate(known.returned_per_s ?? null)],
+    ["ready", amount(queue?.ready ?? null) + (queue?.bound ? ` of ${amount(queue.bound)}` : "")],
+    ["unacked", amount(queue?.unacked ?? null)],
+    ["queue wait p50", duration(known.wait_p50_s ?? null)],
+    ["queue wait p99", duration(known.wait_p99_s ?? null)],
+    ["consumers", consumers ? amount(consumers.count) + stopped(consumers, "paused") : UNKNOWN],
+    ["processed", rate(known.processed_per_s ?? null)],
+    ["capacity", rate(known.capacity_per_s ?? null)],
+    ["dead letters", amount(known.dead_letters ?? null)],
+  ];
+  return facts;
+}
+
+// The state that a monitor's snapshot (GET /api/snapshot) describes.
+export function flowOf(now) {
+  const work = now.queues[now.work_queue];
+  const { rates, producers, consumers } = now;
+  const paused = (reports) => reports.filter((report) => report.paused ?? report.target_rate_per_s === 0).length;
+  const share = (report) => report.pacing_rate_per_s / Math.max(report.target_rate_per_s, 1e-9);
+  const law = producers.reduce((a, b) => (a && share(a) <= share(b) ? a : b), null);
+  const count = consumers.length || (work?.consumers ?? null);
+  return {
+    producers: producers.length ? { count: producers.length, blocked: producers.filter((report) => report.blocked).length, paused: paused(producers) } : null,
+    law: law && { name: law.strategy, reason: law.reason },
+    offered_per_s: rates.offered_per_s, allowed_per_s: now.pacing_rate_per_s,
+    published_per_s: rates.published_per_s ?? work?.published_per_s ?? null,
+    refused_per_s: rates.nacked_per_s, returned_per_s: rates.returned_per_s,
+    in_flight: producers.length ? producers.reduce((sum, report) => sum + report.in_flight, 0) : null,
+    exchange: !now.address.startsWith("kafka"),
+    queue: work ? { name: work.name, ready: work.ready, unacked: work.unacked, bound: work.max_length, overflow: work.overflow } : null,
+    wait_p50_s: now.queue_wait.p50_s ?? work?.outlook?.wait_s ?? null, wait_p99_s: now.queue_wait.p99_s,
+    consumers: count === null ? null : { count, paused: paused(consumers) },
+    capacity_per_s: now.bottleneck_per_s, processed_per_s: rates.processed_per_s ?? work?.acked_per_s ?? null,
+    dead_letters_per_s: rates.dead_lettered_per_s, dead_letters: now.totals.dead_lettered,
+  };
+}
+
+function make(tag, properties = {}, ...children) {
+  const { role, ...rest } = properties;
+  const made = Object.assign(document.createElement(tag), rest);
+  if (role) made.setAttribute("role", role);
+  made.append(...children);
+  return made;
+}
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text; // what stays is not laid out again
+}
+
+function cells(element, count, more = false) {
+  while (element.childElementCount < count) element.append(document.createElement("i"));
+  while (element.childElementCount > count) element.lastElementChild.remove();
+  element.classList.toggle("more", more);
+}
+
+// The next of 1, 2, 5, 10, 20, … that is not below the value.
+function niceCeil(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.98);
+}
