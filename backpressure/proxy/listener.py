@@ -24,7 +24,7 @@ from backpressure.amqp.methods import method_frame
 from backpressure.broker.descriptors import listen, room_for_connections
 from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, PortTakenError
-from backpressure.proxy.relay import Relay, foreign_protocol
+from backpressure.proxy.relay import Relay, foreign_protocol, refusal
 from backpressure.proxy.view import View
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Server, Servers, tls_context
@@ -35,10 +35,12 @@ log = logging.getLogger("backpressure")
 
 _WRITE_HIGH_WATER_BYTES = 128 * 1024
 _HEADER_WITHIN_S = 10.0
+_OPEN_WITHIN = 3  # times the limit for connecting: a broker may ask somebody else who the client is
 _SHORTEST_PAUSE_S = 0.002  # messages that may go within this go together
 _TICK_S = 0.25
 _LINGER_S = 5.0
 _FAREWELL_S = 2.0
+_NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "PACKET_LENGTH_TOO_LONG"))
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
@@ -78,8 +80,7 @@ class _ClientSide(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
         _keep_alive(self.transport)
-        host, port, *_ = self.transport.get_extra_info("peername") or ("", 0)
-        self.peer = f"{bracketed(str(host))}:{port}"
+        self.peer = _peer_of(self.transport)
         self._impatience = self._loop.call_later(_HEADER_WITHIN_S, self._too_slow)
         self._listener.admit(self)
 
@@ -125,7 +126,7 @@ class _ClientSide(asyncio.Protocol):
         if what:
             hint = " (--tls-cert lets the proxy answer it)" if what == "TLS" else ""
             log.warning("%s speaks %s: the proxy understands AMQP 0-9-1 only%s", self.peer, what, hint)
-            self.transport.write(PROTOCOL_HEADER)
+            self.transport.write(refusal(self._begin))
             self.end()
         elif len(self._begin) >= len(PROTOCOL_HEADER) and self._dialling is None:
             self._stop_waiting()
@@ -139,6 +140,12 @@ class _ClientSide(asyncio.Protocol):
     def _too_slow(self) -> None:
         log.info("%s said nothing for %g s: closed", self.peer, _HEADER_WITHIN_S)
         self.transport.abort()
+
+    def _not_opened(self) -> None:
+        if not self.relay.negotiated.open:
+            told = (self.peer, self._listener.upstream, self._listener.open_within_s)
+            log.warning("%s and the broker at %s did not agree within %g s: closed", *told)
+            self.transport.abort()
 
     async def _dial(self) -> None:
         try:
@@ -154,6 +161,7 @@ class _ClientSide(asyncio.Protocol):
             broker.transport.abort()
             return
         self.broker = broker
+        self._impatience = self._loop.call_later(self._listener.open_within_s, self._not_opened)
         self.written_at = self._loop.time()
         header, rest = self._begin[: len(PROTOCOL_HEADER)], self._begin[len(PROTOCOL_HEADER) :]
         self._begin = b""
@@ -274,12 +282,55 @@ class _BrokerSide(asyncio.Protocol):
             self._client.broker_lost()
 
 
+class _Securing(asyncio.Protocol):
+    """A client's socket until both have agreed on TLS; what follows at once is kept for the `_ClientSide`."""
+
+    def __init__(self, listener: Listener, context: ssl.SSLContext) -> None:
+        self._listener = listener
+        self._context = context
+        self._task: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []
+        self._lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._task = self._listener.loop.create_task(self._secure(cast("asyncio.Transport", transport)))
+
+    def data_received(self, data: bytes) -> None:
+        self._early.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended
+        self._lost = True
+
+    async def _secure(self, transport: asyncio.Transport) -> None:
+        listener, peer = self._listener, _peer_of(transport)
+        try:
+            secured = await listener.loop.start_tls(
+                transport, self, self._context, server_side=True, ssl_handshake_timeout=_HEADER_WITHIN_S
+            )
+        except ssl.SSLError as error:
+            reason = (error.reason or "handshake failed").replace("_", " ").lower()
+            hint = " (it speaks no TLS: its URL needs amqps://)" if error.reason in _NO_TLS else ""
+            log.warning("no TLS with %s: %s%s", peer, reason, hint)
+        except OSError as error:
+            log.info("no TLS with %s: %s", peer, error.strerror or str(error) or "it has closed the connection")
+        else:
+            if secured is not None and not self._lost:
+                client = _ClientSide(listener)
+                secured.set_protocol(client)
+                client.connection_made(secured)
+                for data in self._early:
+                    client.data_received(data)
+            return
+        transport.abort()
+
+
 class Listener:
     """Accepts clients, and lets go what waits when its time has come.
 
     Attributes:
         view: what all connections share.
         upstream: the broker's address without credentials.
+        open_within_s: how long a client and the broker may take until they have agreed.
         accepted, refused: connections so far, and those that were too many.
     """
 
@@ -293,6 +344,7 @@ class Listener:
         self._tls = tls_context(broker) if broker.parts().scheme == "amqps" else None
         self._servers = broker.servers()
         self._connect_timeout_s = broker.connect_timeout_s
+        self.open_within_s = _OPEN_WITHIN * broker.connect_timeout_s
         self._address = address
         self._most = max(1, room_for_connections(2 * address.max_connections) // 2)
         self._server: asyncio.Server | None = None
@@ -306,7 +358,10 @@ class Listener:
         """Listen; return the port. Raises `PortTakenError`, `ConfigError`."""
         address = self._address
         try:
-            self._server = await listen(lambda: _ClientSide(self), address.host, address.port, address.tls)
+            tls = address.tls
+            self._server = await listen(
+                lambda: _ClientSide(self) if tls is None else _Securing(self, tls), address.host, address.port
+            )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortTakenError(address.host, address.port, "--listen") from None
@@ -448,6 +503,11 @@ class Listener:
         deadline = self.loop.time() + timeout_s
         while not condition() and self.loop.time() < deadline:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
+
+
+def _peer_of(transport: asyncio.BaseTransport) -> str:
+    host, port, *_ = transport.get_extra_info("peername") or ("", 0)
+    return f"{bracketed(str(host))}:{port}"
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

@@ -1,7 +1,7 @@
 """One client and its connection to the broker: bytes in from both sides, bytes out to both sides.
 
 Everything is forwarded as it came, whole frames at a time and in the order of their channels. The relay adds frames of
-its own in three cases, all on channel 0: heartbeats to the broker while the client's socket is not read on purpose, and
+its own in three cases, all on channel 0: heartbeats to the broker while what the client sends waits here, and
 ``connection.blocked`` and ``connection.unblocked`` to a client that is held for longer than a second and knows them.
 Bytes that are not AMQP end all understanding of a side, not the connection: the other side answers them.
 Must not know: sockets, tasks, clocks.
@@ -24,7 +24,7 @@ from backpressure.proxy.relay_channel import RelayChannel
 from backpressure.proxy.splitter import Splitter
 from backpressure.proxy.view import View
 
-__all__ = ["Relay", "foreign_protocol"]
+__all__ = ["Relay", "foreign_protocol", "refusal"]
 
 _METHOD = struct.Struct(">I")
 _HEADER_SIZE = len(PROTOCOL_HEADER)
@@ -284,7 +284,9 @@ class Relay:
         ``broker_written_at``: when bytes were last sent to the broker.
         """
         heartbeat_s = self.negotiated.heartbeat_s
-        if heartbeat_s and self._full and not self._client.opaque and now - broker_written_at >= heartbeat_s / 2:
+        # A client that is not read, or whose messages wait, may have no reason to send heartbeats of its own.
+        waits = self._full or self.holds
+        if heartbeat_s and waits and not self._client.opaque and now - broker_written_at >= heartbeat_s / 2:
             self.to_broker.append(HEARTBEAT)
         if not self.negotiated.knows_blocked or self._broker.opaque:
             return
@@ -355,6 +357,19 @@ def foreign_protocol(header: bytes) -> str:
     return next((name for start, name in _PROTOCOLS if header.startswith(start)), "no AMQP")
 
 
+def refusal(header: bytes) -> bytes:
+    """Return the answer to a client that does not speak AMQP 0-9-1, in its own protocol where that has one."""
+    if foreign_protocol(header) == "MQTT":
+        version_5 = b"\x00\x04MQTT\x05" in header
+        return b"\x20\x03\x00\x84\x00" if version_5 else b"\x20\x02\x00\x01"  # CONNACK: protocol not supported
+    if foreign_protocol(header) == "RabbitMQ's stream protocol" and len(header) >= _STREAM_REQUEST.size:
+        _, key, version, correlation = _STREAM_REQUEST.unpack_from(header)
+        return _STREAM_ANSWER.pack(_STREAM_ANSWER.size - 4, key | 0x8000, version, correlation, _STREAM_UNKNOWN_FRAME)
+    return PROTOCOL_HEADER
+
+
+_STREAM_REQUEST, _STREAM_ANSWER = struct.Struct(">IHHI"), struct.Struct(">IHHIH")
+_STREAM_UNKNOWN_FRAME = 13
 _PROTOCOLS = (
     (b"AMQP\x00\x01", "AMQP 1.0"),
     (b"AMQP\x02\x01", "AMQP 1.0"),

@@ -124,7 +124,7 @@ class RelayChannel:
         self._unacked: ConfirmWindow[_Delivered] = ConfirmWindow(_UNLIMITED)
         self._settlements: list[_Settlement] = []
         self._prefetch = 0
-        self._shared = False
+        self._shared = 0
         self._last_queue = ""
 
     # --- from the client --------------------------------------------------------------------------------------------
@@ -238,11 +238,12 @@ class RelayChannel:
 
     def _set_prefetch(self, method: commands.Basic.Qos) -> None:
         self._asked_qos.append(False)
-        self._prefetch = method.prefetch_count
-        self._shared = method.global_ and method.prefetch_count > 0  # one for each consumer would end it
-        if method.global_:  # it counts for the whole channel, and at once
-            for consumer in self._consumers.values():
-                consumer.prefetch = method.prefetch_count
+        if not method.global_:
+            self._prefetch = method.prefetch_count  # of each consumer that subscribes from now on
+        # That of the whole channel counts at once; the other kind ends it.
+        self._shared = method.prefetch_count if method.global_ else 0
+        for consumer in self._consumers.values():
+            consumer.shared_prefetch = self._shared
 
     def _consume(self, method: commands.Basic.Consume) -> None:
         queue, prefetch = method.queue or self._last_queue, self._prefetch
@@ -360,6 +361,7 @@ class RelayChannel:
 
     def _subscribed(self, tag: str, request: _Request) -> None:
         consumer = self._view.watch(request.queue, no_ack=request.no_ack, prefetch=request.prefetch)
+        consumer.shared_prefetch = self._shared
         self._consumers[tag.encode()] = consumer
 
     def _lose_unacked(self, now: float) -> None:

@@ -53,7 +53,7 @@ class WatchedConsumer:
         number: different from that of every other consumer of this proxy.
         queue: which it consumes.
         no_ack: the broker takes each message for settled when it is delivered: what becomes of it is not seen.
-        prefetch: how many messages it may hold; 0: any number.
+        shared_prefetch: how many the consumers of its channel may hold together; 0: any number.
         held: delivered and not settled.
         delivered, acked, rejected, requeued, redelivered: totals.
         workers: on how many messages it seems to work at a time.
@@ -61,10 +61,12 @@ class WatchedConsumer:
     """
 
     def __init__(self, number: int, queue: str, tally: QueueTally, *, no_ack: bool, prefetch: int) -> None:
+        """``prefetch``: how many messages it may hold by itself; 0: any number."""
         self.number = number
         self.queue = queue
         self.no_ack = no_ack
-        self.prefetch = prefetch
+        self.shared_prefetch = 0
+        self._own_prefetch = prefetch
         self.held = 0
         self.delivered = self.acked = self.rejected = self.requeued = self.redelivered = 0
         self.workers = 1
@@ -78,6 +80,12 @@ class WatchedConsumer:
         self._alone_at = float("-inf")
         self._idle_times = 0
         self._ratios: deque[tuple[int, float]] = deque(maxlen=_RATIOS)
+
+    @property
+    def prefetch(self) -> int:
+        """How many messages it may hold; 0: any number."""
+        limits = [limit for limit in (self._own_prefetch, self.shared_prefetch) if limit]
+        return min(limits, default=0)
 
     def deliver(self, now: float, *, redelivered: bool) -> int:
         """A message was delivered; return its number, which `settle` wants, negative if it met an idle consumer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -13,8 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,62 +23,7 @@ import kombu
 import pika
 import pytest
 from pika.exceptions import AMQPError
-
-CAPACITY_PER_S = 100.0
-
-
-@dataclass
-class Running:
-    """A broker and a proxy before it."""
-
-    process: subprocess.Popen[str]
-    broker: subprocess.Popen[bytes]
-    broker_url: str
-    url: str
-    api_url: str
-    log: Path
-
-    def status(self) -> Any:
-        return httpx.get(f"{self.api_url}/status", trust_env=False).json()
-
-    def paced(self) -> Any:
-        return next(queue for queue in self.status()["queues"] if queue["name"] == "orders")
-
-
-def announced(path: Path, process: subprocess.Popen[Any]) -> Any:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert process.poll() is None, "it did not start"
-        assert time.monotonic() < deadline, "it is not ready"
-        time.sleep(0.02)
-    return json.loads(path.read_text())
-
-
-@contextmanager
-def started(folder: Path, *options: str) -> Iterator[Running]:
-    with ExitStack() as stack:
-        command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
-        broker = subprocess.Popen([*command, "--announce", str(folder / "broker.json")], stdout=subprocess.DEVNULL)
-        stack.callback(broker.wait, 10)
-        stack.callback(broker.terminate)
-        at = announced(folder / "broker.json", broker)
-        broker_url = f"amqp://guest:guest@127.0.0.1:{at['port']}/"
-        log = stack.enter_context((folder / "proxy.log").open("w+"))
-        command = [sys.executable, "-m", "backpressure", "proxy", "--listen", "127.0.0.1:0", "--api-port", "0"]
-        command += ["--upstream", broker_url, "--management-url", f"http://127.0.0.1:{at['management_port']}"]
-        process = subprocess.Popen(
-            [*command, *options],
-            env=os.environ | {"PACE_CONFIG": "", "PACE_PROCESS__ANNOUNCE_FILE": str(folder / "proxy.json")},
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
-        stack.callback(process.wait, 30)
-        stack.callback(process.kill)
-        told = announced(folder / "proxy.json", process)
-        url = f"amqp://guest:guest@127.0.0.1:{urlsplit(told['url']).port}/"
-        yield Running(process, broker, broker_url, url, told["api_url"], folder / "proxy.log")
-        assert "Traceback" not in (folder / "proxy.log").read_text()
+from proxied import CAPACITY_PER_S, Running, send_with_pika, started, until
 
 
 @pytest.fixture
@@ -118,22 +61,6 @@ def consume() -> Iterator[Callable[..., list[bytes]]]:
     stop.set()
     for thread in threads:
         thread.join(10)
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not (holds := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return holds
-
-
-def send_with_pika(url: str, count: int) -> None:
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        channel = connection.channel()
-        channel.queue_declare("orders", durable=True)
-        channel.confirm_delivery()
-        for number in range(count):
-            channel.basic_publish("", "orders", b"%d" % number, mandatory=True)
 
 
 def send_with_aio_pika(url: str, count: int) -> None:
@@ -273,8 +200,7 @@ def test_a_client_of_another_protocol_is_told_and_harms_nobody(proxy: Running) -
 
 
 def test_without_a_broker_clients_are_turned_away_until_there_is_one(proxy: Running) -> None:
-    proxy.broker.kill()
-    proxy.broker.wait()
+    proxy.broker.stop()
     with pytest.raises(AMQPError):
         pika.BlockingConnection(pika.URLParameters(proxy.url))
     assert until(lambda: "no broker at" in proxy.log.read_text())

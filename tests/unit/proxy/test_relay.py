@@ -317,6 +317,21 @@ def test_the_broker_gets_heartbeats_while_a_client_is_not_read() -> None:
     assert stage.to_broker() == HEARTBEAT
 
 
+def test_the_broker_gets_heartbeats_while_all_that_a_client_sends_waits() -> None:
+    stage = Staging()
+    stage.relay = stage.connection(heartbeat_s=10)
+    stage.orders.paused = True
+    stage.client(publish("orders"))  # a client that sends something now and then sends no heartbeats
+    assert stage.relay.wants_client
+    stage.relay.tick(105.0, broker_written_at=100.0)
+    assert stage.to_broker() == HEARTBEAT
+    stage.orders.paused = False
+    stage.after(0.2)
+    stage.to_broker()
+    stage.relay.tick(115.0, broker_written_at=110.0)
+    assert stage.to_broker() == b""  # from now on the client sends its own
+
+
 # --- what consumers do ------------------------------------------------------------------------------------------------
 
 
@@ -436,6 +451,19 @@ def test_a_prefetch_of_the_whole_channel_counts_at_once_and_any_other_for_the_ne
     assert consumer.prefetch == 10
     stage.client(commands.Basic.Qos(0, 8, True))
     assert consumer.prefetch == 8
+    stage.client(commands.Basic.Qos(0, 15, True))
+    assert consumer.prefetch == 10
+
+
+def test_ending_the_prefetch_of_a_channel_leaves_each_consumer_its_own(stage: Staging) -> None:
+    consumer = consuming(stage, prefetch=10)
+    stage.client(commands.Basic.Qos(0, 8, True), commands.Basic.Qos(0, 0, True))
+    assert consumer.prefetch == 10
+    stage.client(commands.Basic.Consume(0, "orders", "next"))
+    stage.broker(commands.Basic.ConsumeOk("next"))
+    assert [one.prefetch for one in stage.view.consumers.values()] == [10, 10]
+    stage.client(commands.Basic.Qos(0, 8, True), commands.Basic.Qos(0, 20, False))  # ends the channel's as well
+    assert [one.prefetch for one in stage.view.consumers.values()] == [10, 10]
 
 
 def test_a_smaller_prefetch_and_consumers_without_acknowledgements_are_left_alone() -> None:
