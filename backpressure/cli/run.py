@@ -14,13 +14,22 @@ from pathlib import Path
 import click
 
 from backpressure.cli import options
-from backpressure.cli.run_outcome import EXIT_CODES, JUnitFile, command_line, from_here, print_outcome
+from backpressure.cli.run_outcome import (
+    EXIT_CODES,
+    Judgement,
+    command_line,
+    from_here,
+    print_compared,
+    print_outcome,
+)
+from backpressure.cli.verdict_files import JUnitFile, MarkdownFile, VerdictFile
 from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import RunLive
 from backpressure.errors import ExperimentError, PaceError
-from backpressure.experiments import library
+from backpressure.experiments import history, library
 from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
 from backpressure.experiments.document import to_toml
+from backpressure.experiments.regression import differences, parse_share
 from backpressure.experiments.report import conclude
 from backpressure.experiments.rundir import RunDirectory, create
 from backpressure.experiments.runner import TOO_SOON, Runner, Watcher
@@ -49,6 +58,32 @@ __all__ = ["run"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the verdict, or why there is none, to this file as JUnit XML.",
 )
+@click.option(
+    "--summary-md",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The same as Markdown, ready for the summary of a CI job.",
+)
+@click.option(
+    "--repeat",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Number of runs, each with the next seed; the medians are compared with the baseline.",
+)
+@click.option(
+    "--baseline",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, path_type=Path),
+    help="Fail if a figure is worse than in this summary.json (or run, or folder of runs; repeatable).",
+)
+@click.option(
+    "--max-regression",
+    default="10%",
+    show_default=True,
+    metavar="SHARE",
+    help="How much worse than the baseline a figure may be.",
+)
 def run(
     scenario: str,
     *,
@@ -59,41 +94,59 @@ def run(
     strategy: str,
     quiet: bool,
     junit: Path | None,
+    summary_md: Path | None,
+    repeat: int,
+    baseline: tuple[Path, ...],
+    max_regression: str,
 ) -> None:
     """Run SCENARIO, a name from `pace scenarios` or a TOML file, and judge it.
 
     Starts a broker, consumers and producers as real processes, goes through the phases, and writes a report. Exit code
-    0: every expectation held; 1: one did not; 2: bad usage or configuration; 3: it could not run or finish.
+    0: every expectation held; 1: one did not, or a figure is worse than in the baseline; 2: bad usage or configuration;
+    3: it could not run or finish.
     """
     if predeclared:
         assignments = (*_predeclared(predeclared), *assignments)  # each of them can be overridden
-    verdict_file = None if junit is None else JUnitFile(junit, scenario)
+    kinds = ((JUnitFile, junit), (MarkdownFile, summary_md))
+    files: list[VerdictFile] = [kind(path, scenario) for kind, path in kinds if path is not None]
     directory: RunDirectory | None = None
+    failure: PaceError | None = None
+    found: list[Summary] = []
     try:
+        allowed = parse_share(max_regression, "--max-regression")
         plan = library.load(scenario, assignments, strategy)
+        older = history.baseline(baseline, plan.name, "--baseline")
         choice = parse_choice(broker)
         check_broker(plan, choice)
         library.check_laws(plan)
-        directory = create(runs, plan.name, datetime.now().astimezone())
-        directory.write_scenario(to_toml(plan.document))
-        command = command_line(["pace", "run", scenario, "--broker", choice.label], assignments, strategy)
-        failure = _conduct(plan, directory, choice, command, quiet=quiet)
-        summary = _conclude(directory, failure)
-        if verdict_file is not None:
-            verdict_file.scenario = plan.name
-            verdict_file.tell(summary, str(failure or summary.verdict))
-        print_outcome(summary, directory.report, quiet=quiet)
+        for number in range(repeat):
+            seeded = (*assignments, f"seed={plan.seed + number}") if number else assignments
+            part = library.load(scenario, seeded, strategy)
+            directory = create(runs, plan.name, datetime.now().astimezone())
+            directory.write_scenario(to_toml(part.document))
+            command = command_line(["pace", "run", scenario, "--broker", choice.label], seeded, strategy)
+            failure = _conduct(part, directory, choice, command, quiet=quiet)
+            found.append(_conclude(directory, failure))
+            print_outcome(found[-1], directory.report, quiet=quiet)
+            if found[-1].verdict in {"interrupted", "error"}:
+                break
+        compared = differences(older, found, allowed=allowed) if older else ()
+        outcome = Judgement(found, str(failure or found[-1].verdict), compared, allowed)
+        for file in files:
+            file.scenario = plan.name
+            file.tell(outcome)
+        print_compared(outcome, quiet=quiet)
     except (PaceError, KeyboardInterrupt) as caught:
         error = caught
         if isinstance(error, KeyboardInterrupt):
             measured = directory is not None and directory.has_begun
             error = ExperimentError("interrupted while the verdict was written" if measured else TOO_SOON)
-        if verdict_file is not None:
-            verdict_file.tell_error(str(error))
+        for file in files:
+            file.tell_error(str(error))
         raise error from None
     if failure is not None:
         raise failure
-    sys.exit(EXIT_CODES[summary.verdict])
+    sys.exit(EXIT_CODES[outcome.verdict])
 
 
 def _predeclared(queue: str) -> Iterator[str]:

@@ -1,26 +1,74 @@
-"""How a run ends, for all commands that conduct one: verdict and report on the terminal, exit code, and JUnit XML.
-
-JUnit XML is the one format that every CI server shows: a run is a suite, an expectation is a test case.
-"""
+"""How a run ends, for all commands that conduct one: verdict and report on the terminal, and the exit code."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, tostring
+
+from rich.table import Table
 
 from backpressure.dashboards.run_view import verdict
-from backpressure.errors import ConfigError, ExperimentError
-from backpressure.experiments.summary import Held, Summary, Verdict
+from backpressure.experiments.regression import USUAL_CHANGE, Difference, told
+from backpressure.experiments.sentence import metric_name, quantity
+from backpressure.experiments.summary import Summary, Verdict
+from backpressure.presentation.numbers import UNKNOWN
 from backpressure.presentation.terminal import new_console
 
-__all__ = ["EXIT_CODES", "JUnitFile", "command_line", "from_here", "junit_error", "print_outcome", "to_junit"]
+__all__ = ["EXIT_CODES", "Judgement", "command_line", "compared_cells", "from_here", "print_compared", "print_outcome"]
 
 EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 """How a command that judges a run ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One run or its repeats, and how they compare with a baseline, if there is one.
+
+    ``reason`` says why the last run ended early, if it did. ``allowed`` is the share by which a figure may be worse.
+    """
+
+    runs: Sequence[Summary]
+    reason: str = ""
+    compared: Sequence[Difference] = ()
+    allowed: float = USUAL_CHANGE
+
+    @property
+    def deciding(self) -> Summary:
+        """The run that decides the verdict: the last one if it did not finish, else the first that failed."""
+        if self.runs[-1].verdict in {"interrupted", "error"}:
+            return self.runs[-1]
+        return next((run for run in self.runs if run.verdict == "failed"), self.runs[0])
+
+    @property
+    def worse(self) -> list[Difference]:
+        """What became worse than in the baseline."""
+        return [difference for difference in self.compared if difference.direction == "worse"]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict over all runs and the comparison."""
+        own = self.deciding.verdict
+        return "failed" if own == "passed" and self.worse else own
+
+    @property
+    def sentence(self) -> str:
+        """What decided the verdict."""
+        own = self.deciding.sentence
+        if len(self.runs) > 1:
+            word, _, rest = own.partition(": ")
+            own = f"{word}: run {self.runs.index(self.deciding) + 1} of {len(self.runs)}: {rest}"
+        if not self.compared:
+            return own
+        if not self.worse:
+            return f"{own}; nothing worse than the baseline"
+        against = "; ".join(told(difference) for difference in self.worse[:3])
+        more = f"; {len(self.worse) - 3} more figures are worse" if len(self.worse) > 3 else ""
+        allowance = f" (allowed: {100 * self.allowed:g} %)"
+        if self.deciding.verdict == "passed":
+            return f"failed: {against}{more}{allowance}; every expectation held"
+        return f"{own}; {against}{more}{allowance}"
 
 
 def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:
@@ -32,6 +80,37 @@ def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:
     else:
         output.print(verdict(summary.model_dump()))
     output.print(f"report: {from_here(report)}", soft_wrap=True, markup=False)
+
+
+def print_compared(outcome: Judgement, *, quiet: bool) -> None:
+    """Print the verdict over several runs or against a baseline, with the figures that changed unless ``quiet``."""
+    if len(outcome.runs) == 1 and not outcome.compared:
+        return
+    output = new_console(highlight=False)
+    changed = [difference for difference in outcome.compared if difference.direction != "same"]
+    if changed and not quiet:
+        table = Table(box=None, header_style="dim", padding=(0, 1))
+        table.add_column("against the baseline")
+        for column in ("baseline", "now", "change", "noise", ""):
+            table.add_column(column, justify="right")
+        for difference in changed:
+            colour = {"worse": "red", "better": "green"}.get(difference.direction, "")
+            table.add_row(*compared_cells(difference), difference.direction, style=colour)
+        output.print(table)
+    same = len(outcome.compared) - len(changed)
+    if outcome.compared and not quiet:
+        output.print(f"{same} of {len(outcome.compared)} figures are as in the baseline", soft_wrap=True, markup=False)
+    output.print(outcome.sentence, soft_wrap=True, markup=False)
+
+
+def compared_cells(difference: Difference) -> tuple[str, str, str, str, str]:
+    """Return name, both values, change and noise of a figure, as people read them."""
+    metric = difference.metric
+    where = f", {metric.split('.')[1]}" if metric.startswith("phases.") else ""
+    change = UNKNOWN if difference.change is None else f"{100 * difference.change:+.0f} %"
+    values = (quantity(metric, value) for value in (difference.before, difference.after))
+    before, after = values
+    return f"{metric_name(metric)}{where}", before, after, change, f"± {quantity(metric, difference.noise)}"
 
 
 def from_here(path: Path) -> Path:
@@ -46,86 +125,3 @@ def command_line(words: Sequence[str], assignments: Sequence[str], strategy: str
     for assignment in assignments:
         typed += ["--set", assignment]
     return shlex.join([*typed, "--strategy", strategy] if strategy else typed)
-
-
-class JUnitFile:
-    """The verdict for a CI server. Whatever happens, the file tells of this run and never of the one before."""
-
-    def __init__(self, path: Path, scenario: str) -> None:
-        """``path`` can be written to, or this raises `ConfigError`; ``scenario`` is what was asked for."""
-        self._path = path
-        self._told = False
-        self.scenario = scenario
-        if not path.absolute().parent.is_dir():
-            raise ConfigError("--junit", str(path), "there is no such folder")
-        try:
-            self._write(junit_error(scenario, "the run did not come to its end"))
-        except OSError as error:
-            raise ConfigError("--junit", str(path), f"cannot be written: {error.strerror}") from None
-
-    def tell(self, summary: Summary, reason: str) -> None:
-        """Write the verdict; ``reason``: why the run did not finish, if it did not. Raises `ExperimentError`."""
-        self._told = True
-        try:
-            self._write(to_junit(summary, reason))
-        except OSError as error:
-            raise ExperimentError(f"{self._path} cannot be written: {error.strerror}") from None
-
-    def tell_error(self, reason: str) -> None:
-        """Write that there is no verdict, and why; not after `tell`."""
-        if not self._told:
-            with suppress(OSError):  # the reason itself is the one to tell
-                self._write(junit_error(self.scenario, reason))
-
-    def _write(self, text: str) -> None:
-        self._path.write_text(text, encoding="utf-8")
-
-
-_NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
-
-
-def to_junit(summary: Summary, reason: str = "") -> str:
-    """Return the XML document. A run that did not finish is one more case, in error for the ``reason``."""
-    failures = sum(not held.held for held in summary.expectations)
-    unfinished = summary.verdict in {"interrupted", "error"}
-    suite = _suite(summary.scenario, len(summary.expectations) + unfinished, failures, int(unfinished))
-    suite.attrib |= {"time": f"{summary.duration_s:.3f}", "timestamp": summary.started_at}
-    for held in summary.expectations:
-        case = _case(suite, summary.scenario, _sentence(held))
-        if not held.held:
-            measured = "was not measured" if held.value is None else f"is {held.value:g}"
-            SubElement(case, "failure", {"message": f"{held.metric} {measured}"})
-    if unfinished:
-        _error(suite, summary.scenario, reason or summary.verdict)
-    return _document(suite)
-
-
-def junit_error(scenario: str, reason: str) -> str:
-    """Return the document of a run that has no summary, with the ``reason``."""
-    suite = _suite(scenario, tests=1, failures=0, errors=1)
-    _error(suite, scenario, reason)
-    return _document(suite)
-
-
-def _suite(scenario: str, tests: int, failures: int, errors: int) -> Element:
-    counts = {"tests": tests, "failures": failures, "errors": errors}
-    return Element("testsuite", {"name": f"pace.{scenario}"} | {name: str(count) for name, count in counts.items()})
-
-
-def _case(suite: Element, scenario: str, name: str) -> Element:
-    return SubElement(suite, "testcase", {"classname": f"pace.{scenario}", "name": name})
-
-
-def _error(suite: Element, scenario: str, reason: str) -> None:
-    text = _NOT_XML.sub("?", reason)  # the last output of a process may be anything
-    SubElement(_case(suite, scenario, "the run finishes"), "error", {"message": text})
-
-
-def _document(suite: Element) -> str:
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(suite, encoding="unicode") + "\n"
-
-
-def _sentence(held: Held) -> str:
-    if isinstance(held.limit, tuple):
-        return f"{held.metric} between {held.limit[0]:g} and {held.limit[1]:g}"
-    return f"{held.metric} {held.op} {held.limit:g}"

@@ -196,17 +196,18 @@ def _discarded(totals: Mapping[str, Any]) -> str:
 
 
 def _phases(phases: list[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 1))
-    table.add_column("phase")
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("\n phase")
     rates = ("publish_rate", "process_rate", "utilisation")
-    waits = (f"{label('wait_ms')} p50", "p99", "max ms")
-    for column in (*map(label, rates), *waits, label("depth_max"), f"{label('settle_s')} s"):
+    heads = [label(name).replace("/s", "\n/s") for name in rates]
+    heads += [f"{label('wait_ms')}\np50 ms", "\np99 ms", "\nmax ms", label("depth_max"), f"{label('settle_s')}\ns"]
+    for column in heads:
         table.add_column(column, justify="right")
     for phase in phases:
         wait = phase["wait_ms"]
         spread = [wait["p50"], wait["p99"], wait["max"]]
         figures = [*(phase[key] for key in rates), *spread, phase["depth_max"], phase["settle_s"]]
-        table.add_row(phase["name"], *(_figure(value) for value in figures))
+        table.add_row(f" {phase['name']}", *(_figure(value) for value in figures))
     return table
 
 

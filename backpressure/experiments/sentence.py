@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from backpressure.experiments.summary import Held, PhaseSummary, Summary
-from backpressure.presentation.numbers import figure
+from backpressure.presentation.numbers import UNKNOWN, figure
 from backpressure.presentation.terms import TERMS
 
 __all__ = ["metric_name", "quantity", "sentence"]
@@ -294,8 +294,10 @@ def metric_name(metric: str) -> str:
 def quantity(metric: str, value: float | None) -> str:
     """Return the figure at the path ``metric`` with its unit; plain spaces, as everything can show them."""
     base, leaf = _base(metric), _leaf(metric)
+    if value is None:
+        return UNKNOWN
     if leaf == "utilisation":
-        return figure(None if value is None else 100 * value, group=" ") + " %"
+        return figure(100 * value, group=" ") + " %"
     suffix = leaf.rpartition("_")[2]
     unit = "ms" if base in _LATENCIES and leaf != "count" else {"s": "s", "mb": "MB", "rate": "msg/s"}.get(suffix, "")
     return f"{figure(value, group=' ')} {unit}".rstrip()

@@ -158,7 +158,7 @@ def test_an_expectation_that_does_not_hold_is_exit_code_1(tmp_path: Path) -> Non
     scenario = write(tmp_path, LIMITED)
     done = pace_run(tmp_path, scenario, "--quiet", "--set", "producer.limit=50", "--set", "expect.processed=> 0")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.startswith("failed: limited\nreport: ")
+    assert done.stdout.startswith("failed: limited: processed 0 ≤ 0\nreport: ")
     assert summary_of(tmp_path)["totals"]["left_in_queue"] == 50
 
 
@@ -172,7 +172,9 @@ def test_what_is_published_while_no_consumer_is_there_is_consumed_exactly_once_l
 
 def test_messages_dropped_by_the_bound_are_found_and_not_lost(tmp_path: Path) -> None:
     scenario = write(tmp_path, LIMITED)
-    done = pace_run(tmp_path, scenario, "--set", "queue.max_length=100", "--set", "queue.overflow=drop-head")
+    dropping = ("--set", "queue.max_length=100", "--set", "queue.overflow=drop-head")
+    assert pace_run(tmp_path, scenario, *dropping).returncode == 1  # unasked, nothing may be discarded
+    done = pace_run(tmp_path, scenario, *dropping, "--set", "expect.discarded=== 900")
     assert done.returncode == 0, done.stdout + done.stderr
     totals = summary_of(tmp_path)["totals"]
     assert (totals["published"], totals["dropped"], totals["left_in_queue"], totals["lost"]) == (1000, 900, 100, 0)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from xml.etree import ElementTree as ET
-
-from backpressure.cli.run_outcome import junit_error, to_junit
 from backpressure.experiments.recording import Sample
 from backpressure.experiments.report.comparison_page import side_by_side
 from backpressure.experiments.report.sections import expectations, header
@@ -58,32 +55,6 @@ def test_no_check_mark_stands_at_none_lost_while_messages_were_refused_or_droppe
     for page in (expectations(discarding), side_by_side({"run": discarding})):
         assert "✔" not in page
         assert "0 (7\u2009523 rejected, 2 dropped)" in page
-
-
-def test_a_verdict_as_junit_has_a_case_for_each_expectation() -> None:
-    suite = ET.fromstring(to_junit(summary("failed", True, False)).split("\n", 1)[1])
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
-    assert [case.get("name") for case in suite] == ["lost == 0", "lost == 0"]
-    assert [len(case) for case in suite] == [0, 1]
-
-
-def test_a_run_that_did_not_finish_is_an_error_in_junit() -> None:
-    suite = ET.fromstring(to_junit(summary("interrupted", True), "it was asked to end").split("\n", 1)[1])
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
-    assert [error.get("message") for error in suite.iter("error")] == ["it was asked to end"]
-
-
-def test_a_figure_that_was_not_measured_is_named_so_in_junit() -> None:
-    unknown = Held(metric="utilisation", op=">=", limit=0.9, value=None, held=False)
-    document = to_junit(summary("failed").model_copy(update={"expectations": [unknown]}))
-    [failure] = ET.fromstring(document.split("\n", 1)[1]).iter("failure")
-    assert failure.get("message") == "utilisation was not measured"
-
-
-def test_a_run_without_a_summary_is_one_error_in_junit_whatever_its_last_output() -> None:
-    suite = ET.fromstring(junit_error("s", "no broker:\n\x1b[31m<away>").split("\n", 1)[1])
-    assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
-    assert [error.get("message") for error in suite.iter("error")] == ["no broker:\n?[31m<away>"]
 
 
 def test_a_simulated_run_shows_no_date() -> None:
