@@ -1,4 +1,8 @@
-"""FastStream on Kafka. Worker: ``cd examples; faststream run faststream_kafka_orders:app``."""
+"""FastStream on Kafka. Worker: ``cd examples; faststream run faststream_kafka_orders:app``.
+
+It needs the topic ``orders``. With confluent-kafka instead of aiokafka only the import of ``KafkaBroker`` changes:
+``from faststream.confluent import KafkaBroker``.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ async def work(offered_at: float) -> None:
 async def main() -> None:
     """Offer orders."""
     offer = orders.Offer()
-    await broker.start()
+    await broker.connect()
     while offer.more():
         await asyncio.sleep(offer.wait_s())
         await broker.publish(time.time(), "orders")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs
 
 from backpressure.errors import MissingExtraError
 from backpressure.extras import lacks
@@ -23,9 +23,13 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from backpressure.core.addresses import BrokerAddress, bracketed
 from backpressure.errors import ConfigError, NotConnectedError, TransportError, UncarriableError, UnroutableError
 
 __all__ = ["AioKafkaClient"]
+
+_PORT = 9092
+_ANSWER_MS = 10_000  # a topic that is not there is looked for so long
 
 
 class AioKafkaClient:
@@ -40,22 +44,15 @@ class AioKafkaClient:
         if isinstance(client, str):
             self.url = client
         else:
-            servers = ",".join(f"{host}:{port}" for host, port, _ in client.client.hosts)
+            servers = ",".join(f"{bracketed(host)}:{port}" for host, port, _ in client.client.hosts)
             self.url = f"kafka://{servers}"
 
     async def open(self) -> None:
         """See `AsyncClient.open`."""
         if self._producer is not None:
             return
-        url = urlsplit(self.url)
-        secure = url.scheme == "kafka+ssl"
         producer: Any = AIOKafkaProducer  # without types
-        self._producer = producer(
-            bootstrap_servers=url.netloc,
-            enable_idempotence=True,
-            security_protocol="SSL" if secure else "PLAINTEXT",
-            ssl_context=ssl.create_default_context() if secure else None,
-        )
+        self._producer = producer(**_configuration(self.url))
         try:
             await self._producer.start()
         except KafkaError as error:
@@ -69,7 +66,7 @@ class AioKafkaClient:
             raise NotConnectedError("not open")
         try:
             await self._producer.send_and_wait(self._topic, message, **options)
-        except UnknownTopicOrPartitionError as error:
+        except (UnknownTopicOrPartitionError, AssertionError) as error:  # of a wrong partition, the latter
             raise UnroutableError(f"there is no topic {self._topic!r}, or no such partition") from error
         except MessageSizeTooLargeError as error:
             raise UncarriableError(str(error)) from error
@@ -82,3 +79,27 @@ class AioKafkaClient:
         """See `AsyncClient.close`."""
         if self._own and self._producer is not None:
             await self._producer.stop()
+
+
+def _configuration(address: str) -> dict[str, Any]:
+    """Return what a producer of our own needs for a URL, as `BrokerSettings.url` describes it."""
+    try:
+        url = BrokerAddress.parse(address)
+    except ValueError as error:
+        raise ConfigError("client", address, str(error)) from None
+    secure = url.scheme == "kafka+ssl"
+    configuration = {
+        "bootstrap_servers": [f"{bracketed(host)}:{port}" for host, port in url.hosts("localhost", _PORT)],
+        "enable_idempotence": True,
+        "request_timeout_ms": _ANSWER_MS,
+        "security_protocol": ("SASL_" if url.username else "") + ("SSL" if secure else "PLAINTEXT"),
+        "ssl_context": ssl.create_default_context() if secure else None,
+    }
+    if url.username:
+        mechanism = parse_qs(url.query).get("sasl", ["PLAIN"])[0]
+        configuration |= {
+            "sasl_mechanism": mechanism,
+            "sasl_plain_username": url.username,
+            "sasl_plain_password": url.password,
+        }
+    return configuration

@@ -10,7 +10,6 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from math import inf
 from typing import Any
-from urllib.parse import urlsplit
 
 from backpressure.errors import MissingExtraError
 from backpressure.extras import lacks
@@ -19,9 +18,13 @@ if lacks("kafka"):
     raise MissingExtraError("kafka", "SyncPaced on Kafka")
 
 from confluent_kafka import KafkaError, KafkaException, Producer
+from pydantic import ValidationError
 
+from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, NotConnectedError, PaceError, TransportError, UncarriableError
 from backpressure.errors import UnroutableError as Unroutable
+from backpressure.settings import BrokerSettings
+from backpressure.transports.kafka.client import client_configuration
 
 __all__ = ["BlockingConfluentClient", "ConfluentClient"]
 
@@ -42,23 +45,25 @@ class _ConfirmingProducer:
         self._topic = routing_key
         self._given = None if isinstance(client, str) else client
         self._producer = self._given
-        self.url = client if isinstance(client, str) else self._address(client)
-
-    @staticmethod
-    def _address(producer: Producer) -> str:
-        try:
-            brokers = producer.list_topics(timeout=_CONNECT_S).brokers.values()
-        except KafkaException as error:
-            raise NotConnectedError(f"no broker answers the producer: {error.args[0].str()}") from error
-        return f"kafka://{','.join(f'{broker.host}:{broker.port}' for broker in brokers)}"
+        self.url = client if isinstance(client, str) else ""  # a producer tells after it has connected
 
     def _connect(self) -> None:
+        """Make the producer, unless one was given, and ask where the brokers are."""
         if self._producer is None:
-            url = urlsplit(self.url)
-            protocol = {"security.protocol": "ssl"} if url.scheme == "kafka+ssl" else {}
-            self._producer = Producer({"bootstrap.servers": url.netloc, "enable.idempotence": True} | protocol)
+            try:
+                settings = BrokerSettings(url=self.url)
+            except ValidationError as error:
+                raise ConfigError("client", self.url, error.errors()[0]["msg"]) from None
+            self._producer = Producer(client_configuration(settings, "paced") | {"enable.idempotence": True})
+        try:
+            brokers = self._producer.list_topics(timeout=_CONNECT_S).brokers.values()
+        except KafkaException as error:
+            raise NotConnectedError(f"no broker answers: {error.args[0].str()}") from error
+        if not self.url:
+            self.url = f"kafka://{','.join(f'{bracketed(broker.host)}:{broker.port}' for broker in brokers)}"
 
     def _produce(self, message: Any, options: Mapping[str, Any]) -> Future[None]:
+        """Return the answer to come; raises `BufferError` while the producer has no room."""
         answer: Future[None] = Future()
 
         def answered(error: KafkaError | None, _record: object) -> None:
@@ -70,15 +75,11 @@ class _ConfirmingProducer:
 
         if self._producer is None:
             raise NotConnectedError("not open")
-        while True:
-            try:
-                self._producer.produce(self._topic, message, on_delivery=answered, **options)
-            except BufferError:
-                self._producer.poll(_POLL_S)
-            except KafkaException as error:
-                raise self._failure(error.args[0]) from error
-            else:
-                return answer
+        try:
+            self._producer.produce(self._topic, message, on_delivery=answered, **options)
+        except KafkaException as error:
+            raise self._failure(error.args[0]) from error
+        return answer
 
     def _failure(self, error: KafkaError) -> PaceError:
         if error.code() in _AWAY:
@@ -102,12 +103,15 @@ class BlockingConfluentClient(_ConfirmingProducer):
     def send(self, message: Any, options: Mapping[str, Any], timeout_s: float) -> None:
         """See `BlockingClient.send`; ``options``: ``key``, ``partition``, ``timestamp``, ``headers``."""
         deadline = time.monotonic() + timeout_s if timeout_s < inf else inf
-        answer = self._produce(message, options)
-        assert self._producer is not None
-        while not answer.done():
+        answer: Future[None] | None = None
+        while answer is None or not answer.done():
+            if answer is None:
+                with suppress(BufferError):
+                    answer = self._produce(message, options)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError
+            assert self._producer is not None
             self._producer.poll(min(_POLL_S, left_s))
         answer.result()
 
@@ -126,14 +130,20 @@ class ConfluentClient(_ConfirmingProducer):
 
     async def open(self) -> None:
         """See `AsyncClient.open`."""
-        self._connect()
+        await asyncio.to_thread(self._connect)
         if self._polling is None:
             self._polling = threading.Thread(target=self._poll, name="pace-confirms", daemon=True)
             self._polling.start()
 
     async def send(self, message: Any, options: Mapping[str, Any]) -> None:
         """See `AsyncClient.send`; ``options``: ``key``, ``partition``, ``timestamp``, ``headers``."""
-        await asyncio.wrap_future(self._produce(message, options))
+        while True:
+            try:
+                answer = self._produce(message, options)
+            except BufferError:
+                await asyncio.sleep(_POLL_S)
+            else:
+                return await asyncio.wrap_future(answer)
 
     async def close(self) -> None:
         """See `AsyncClient.close`."""

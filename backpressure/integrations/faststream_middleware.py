@@ -25,7 +25,7 @@ def pace(
     """Pace what is published through ``broker``, and report what its subscribers work on.
 
     Args:
-        broker: a ``RabbitBroker`` or ``KafkaBroker``.
+        broker: a ``RabbitBroker``, or a ``KafkaBroker`` on aiokafka or on confluent-kafka.
         queues: routing key → queue, where messages are published to an exchange of the application's own.
         url: the broker's address; None: that of ``broker``.
         options: see `PacedQueues`; on Kafka ``group`` names the consumer group.
@@ -72,6 +72,7 @@ class _PacedMessage(BaseMiddleware):  # for messages of every kind
         """Report the work on a message."""
         raw = msg.raw_message
         key = getattr(raw, "routing_key", None) or getattr(raw, "topic", None)
+        key = key() if callable(key) else key  # confluent-kafka has methods
         if key is None:  # a batch, or a message of a test
             return await call_next(msg)
         with self._paced.work(self._queues.get(key, key), 0):
@@ -89,7 +90,7 @@ def _address(broker: Any) -> str:
     given = getattr(broker, "_connection_kwargs", {})
     if "url" in given:
         return str(given["url"])
-    servers = given.get("bootstrap_servers")
-    if servers:
-        return f"kafka://{servers if isinstance(servers, str) else ','.join(servers)}"
+    specification = getattr(broker, "specification", None)  # Kafka's names no password: that is in its ``security``
+    if specification is not None and str(specification.protocol).startswith("kafka"):
+        return f"kafka://{','.join(server.rpartition('//')[2] for server in specification.url)}"
     raise ConfigError("url", None, "expected the broker's URL: this broker of FastStream does not tell it")

@@ -123,7 +123,8 @@ class Limiter:
         if not 0 <= min_per_s <= max_per_s:
             raise ConfigError("min_per_s", min_per_s, "expected 0 to max_per_s")
         self.queue = queue
-        self._place = (url, feedback, group, management_url)
+        self.url = url
+        self._place = (feedback, group, management_url)
         self._law = law
         self._config = LawConfig(target_wait_s=target_wait_s, floor_per_s=min_per_s)
         self._max_per_s, self._weight = max_per_s, weight
@@ -159,7 +160,7 @@ class Limiter:
             ConfigError: the URL is none of a broker, or the client library for it is not installed.
         """
         if self._watcher is None:
-            self._watcher = QueueWatcher.join(*self._place, member=self)
+            self._watcher = QueueWatcher.join(self.url, *self._place, member=self)
 
     def close(self) -> None:
         """Stop watching; closing twice is harmless. It may take as long as the broker takes to say goodbye."""

@@ -9,87 +9,28 @@ A message may be sent twice: if the connection is lost before the broker has ans
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
-from importlib import import_module
 from math import inf
 from types import TracebackType
-from typing import Any, Protocol, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 from backpressure.core.schedule import RetryPolicy
-from backpressure.errors import ConfigError, NotConnectedError, RefusedError, UnconfirmedError
+from backpressure.errors import NotConnectedError, PaceError, RefusedError, UnconfirmedError
+from backpressure.integrations.clients import BLOCKING_CLIENTS, CLIENTS, AsyncClient, BlockingClient, client_class
 from backpressure.integrations.limiter import Limiter, PaceStatus
 
-__all__ = ["AsyncClient", "BlockingClient", "Paced", "SyncPaced"]
+__all__ = ["Paced", "SyncPaced"]
 
 _AGAIN = RetryPolicy(max_attempts=1 << 31, backoff_min_s=0.1, backoff_max_s=2.0, jitter=0.5)
 """A refused message is sent again, until the time is over: a full queue has room again soon."""
 
 _RECONNECT = RetryPolicy(max_attempts=1 << 31, backoff_min_s=0.2, backoff_max_s=3.0, jitter=0.25)
-
-_CLIENTS = {
-    "aio_pika": "aio_pika_client:AioPikaClient",
-    "aiokafka": "aiokafka_client:AioKafkaClient",
-    "pika.channel": "pika_callback_client:PikaCallbackClient",
-    "pika.adapters.asyncio_connection": "pika_callback_client:PikaCallbackClient",
-    "pika.adapters.select_connection": "pika_callback_client:PikaCallbackClient",
-    "confluent_kafka": "confluent_client:ConfluentClient",
-    "cimpl": "confluent_client:ConfluentClient",
-    "amqp": "aio_pika_client:AioPikaClient",
-    "kafka": "aiokafka_client:AioKafkaClient",
-}
-"""Which class sends for an object of which module, or for a URL of which scheme, in a task."""
-
-_BLOCKING_CLIENTS = {
-    "pika.adapters.blocking_connection": "pika_blocking_client:PikaBlockingClient",
-    "pika.channel": "pika_callback_client:BlockingPikaCallbackClient",
-    "pika.adapters.asyncio_connection": "pika_callback_client:BlockingPikaCallbackClient",
-    "pika.adapters.select_connection": "pika_callback_client:BlockingPikaCallbackClient",
-    "confluent_kafka": "confluent_client:BlockingConfluentClient",
-    "cimpl": "confluent_client:BlockingConfluentClient",
-    "amqp": "pika_callback_client:BlockingPikaCallbackClient",
-    "kafka": "confluent_client:BlockingConfluentClient",
-}
-"""The same in a thread."""
-
-
-class AsyncClient(Protocol):
-    """What `Paced` needs of a client library."""
-
-    url: str
-    """The broker of the connection, with its password; "": the library does not tell."""
-
-    async def open(self) -> None:
-        """Connect, unless there is a connection; called again after a loss. Raises `NotConnectedError`."""
-
-    async def send(self, message: Any, options: Mapping[str, Any]) -> None:
-        """Send one message and return when the broker has taken it.
-
-        Raises `RefusedError` (it did not), `UnroutableError` (no queue) or `NotConnectedError` (nobody knows).
-        """
-
-    async def close(self) -> None:
-        """Close what was opened here, and nothing that was given."""
-
-
-class BlockingClient(Protocol):
-    """What `SyncPaced` needs of a client library; every method may be called from any thread."""
-
-    url: str
-    """See `AsyncClient.url`."""
-
-    def open(self) -> None:
-        """See `AsyncClient.open`."""
-
-    def send(self, message: Any, options: Mapping[str, Any], timeout_s: float) -> None:
-        """See `AsyncClient.send`; raises `TimeoutError` if there is no answer after ``timeout_s`` (may be infinite)."""
-
-    def close(self) -> None:
-        """See `AsyncClient.close`."""
 
 
 class _PacedBase:
@@ -107,13 +48,13 @@ class _PacedBase:
         retry: RetryPolicy | None,
         **limits: Any,
     ) -> None:
-        kind = _kind(client, clients)
-        self._client = kind(client, exchange=exchange, routing_key=queue if routing_key is None else routing_key)
-        url = url or self._client.url
-        if not url:
-            raise ConfigError("url", None, "expected the broker's URL: this client library does not tell where it is")
-        self._limiter = Limiter(queue, url, **limits)
+        self._given = client
+        self._kind = client_class(client, clients)
+        self._place = {"exchange": exchange, "routing_key": queue if routing_key is None else routing_key}
+        self._client = self._kind(client, **self._place)
+        self._limiter = Limiter(queue, url or self._client.url, **limits)
         self._retry = retry or RetryPolicy(max_attempts=1, backoff_min_s=0, backoff_max_s=0)
+        self._is_open = False
 
     @property
     def limiter(self) -> Limiter:
@@ -122,7 +63,7 @@ class _PacedBase:
 
     def may_send(self) -> bool:
         """Return whether a message that is published now need not wait."""
-        return self._limiter.may_send()
+        return not self._is_away() and self._limiter.may_send()
 
     def wait_s(self) -> float:
         """Return how long a message that is published now would wait, in seconds, at the present rate."""
@@ -137,8 +78,18 @@ class _PacedBase:
         """Return how the queue is paced at this moment."""
         return self._limiter.status()
 
-    def _pause_s(self, policy: RetryPolicy, attempts: int) -> float | None:
-        return policy.pause_s(attempts, random.random())  # noqa: S311 - jitter
+    def _is_away(self) -> bool:
+        """Return whether the connection is lost, and about to be opened again."""
+        raise NotImplementedError
+
+    def _watch(self) -> None:
+        self._limiter.url = self._limiter.url or self._client.url
+        self._limiter.open()
+        self._is_open = True
+
+    def _pause_s(self, policy: RetryPolicy, attempts: int) -> float:
+        pause_s = policy.pause_s(attempts, random.random())  # noqa: S311 - jitter
+        return inf if pause_s is None else pause_s
 
 
 class Paced(_PacedBase):
@@ -177,18 +128,41 @@ class Paced(_PacedBase):
             ConfigError: a value is not allowed, or this kind of client has no place in a task.
         """
         super().__init__(
-            client, queue, _CLIENTS, url=url, exchange=exchange, routing_key=routing_key, retry=retry, **limits
+            client, queue, CLIENTS, url=url, exchange=exchange, routing_key=routing_key, retry=retry, **limits
         )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connecting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connect, and begin to watch the queue; raises `NotConnectedError` if there is no broker."""
-        await self._client.open()
-        self._limiter.open()
+        """Connect, and begin to watch the queue; opening twice is harmless.
+
+        Raises:
+            NotConnectedError: there is no broker.
+            ConfigError: the URL is none of a broker.
+        """
+        if self._is_open:
+            return
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._client.open()
+            self._watch()
+        except BaseException:
+            await self._client.close()
+            raise
 
     async def close(self) -> None:
-        """Stop watching, and close what was opened here; a given connection stays open."""
-        await asyncio.to_thread(self._limiter.close)
-        await self._client.close()
+        """Stop watching, and close what was opened here; a given connection stays open. Closing twice is harmless.
+
+        Tasks that still publish get a `NotConnectedError`.
+        """
+        self._is_open = False
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
+        try:
+            await asyncio.to_thread(self._limiter.close)
+        finally:
+            await self._client.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -215,10 +189,12 @@ class Paced(_PacedBase):
             RefusedError: the broker refused it, and ``retry`` gave up, or the time is over.
             UnconfirmedError: it was sent, and not confirmed in time.
             UnroutableError: there is no such queue.
+            NotConnectedError: there is no connection within the time, or this is not open.
         """
         deadline = inf if timeout is None else time.monotonic() + timeout
         failed = 0
         while True:
+            self._check()
             await self._limiter.acquire_async(_left(deadline))
             try:
                 with self._limiter.counted():
@@ -227,37 +203,70 @@ class Paced(_PacedBase):
             except RefusedError:
                 failed += 1
                 pause_s = self._pause_s(self._retry, failed)
-                if pause_s is None or time.monotonic() + pause_s > deadline:
+                if pause_s == inf or time.monotonic() + pause_s > deadline:
                     raise
                 await asyncio.sleep(pause_s)
             except NotConnectedError as error:
-                await self._connect_again(error, deadline)
+                await self._connected_again(error, _left(deadline))
             except TimeoutError:
                 raise _unconfirmed(self._limiter.queue, timeout) from None
             else:
                 return
 
-    async def try_publish(self, message: Any, **options: Any) -> bool:
-        """Send ``message`` if it need not wait for the consumers; return whether the broker took it."""
-        if not self._limiter.try_acquire():
+    async def try_publish(self, message: Any, *, timeout: float | None = None, **options: Any) -> bool:  # noqa: ASYNC109 - an error of its own
+        """Send ``message`` if it need not wait for the consumers; return whether the broker took it.
+
+        It waits for the broker's answer only, ``timeout`` seconds at most. Arguments and errors are those of `publish`;
+        after a `NotConnectedError` nobody knows, and the answer is False until there is a connection again.
+        """
+        self._check()
+        if self._is_away() or not self._limiter.try_acquire():
             return False
         try:
             with self._limiter.counted():
-                await self._client.send(message, options)
+                async with asyncio.timeout(timeout):
+                    await self._client.send(message, options)
         except RefusedError:
             return False
+        except TimeoutError:
+            raise _unconfirmed(self._limiter.queue, timeout) from None
+        except NotConnectedError:
+            self._connect_again()
+            raise
         return True
 
-    async def _connect_again(self, error: NotConnectedError, deadline: float) -> None:
+    def _check(self) -> None:
+        if not self._is_open:
+            raise _not_open("Paced")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this Paced was opened in another event loop: each loop needs one of its own")
+
+    def _is_away(self) -> bool:
+        return self._connecting is not None and not self._connecting.done()
+
+    def _connect_again(self) -> asyncio.Task[None]:
+        """Return the task that connects: one for all that publish."""
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect(), name="pace: connect again")
+            self._connecting.add_done_callback(_take_note)
+        return self._connecting
+
+    async def _connect(self) -> None:
         attempts = 0
         while True:
             attempts += 1
-            pause_s = self._pause_s(_RECONNECT, attempts) or 0.0
-            if time.monotonic() + pause_s > deadline:
-                raise error
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(self._pause_s(_RECONNECT, attempts))
             with suppress(NotConnectedError):
                 return await self._client.open()
+
+    async def _connected_again(self, lost: NotConnectedError, within_s: float | None) -> None:
+        if not self._is_open:
+            raise lost
+        connecting = self._connect_again()
+        await asyncio.wait({connecting}, timeout=within_s)
+        if not connecting.done() or connecting.cancelled():
+            raise lost
+        connecting.result()
 
 
 class SyncPaced(_PacedBase):
@@ -282,20 +291,33 @@ class SyncPaced(_PacedBase):
         one with callbacks, whose loop runs in another thread), a producer of confluent-kafka, or the broker's URL.
         """
         super().__init__(
-            client, queue, _BLOCKING_CLIENTS, url=url, exchange=exchange, routing_key=routing_key, retry=retry, **limits
+            client, queue, BLOCKING_CLIENTS, url=url, exchange=exchange, routing_key=routing_key, retry=retry, **limits
         )
+        self._pid = 0
+        self._beginning = threading.Lock()
         self._closing = threading.Event()
+        self._connecting: Future[None] | None = None
 
     def open(self) -> None:
-        """Connect, and begin to watch the queue; raises `NotConnectedError` if there is no broker."""
-        self._client.open()
-        self._limiter.open()
+        """Do as `Paced.open`."""
+        if self._is_open:
+            return
+        self._pid = os.getpid()
+        self._closing.clear()
+        try:
+            self._client.open()
+            self._watch()
+        except BaseException:
+            self._client.close()
+            raise
 
     def close(self) -> None:
-        """Stop watching, and close what was opened here; a given connection stays open."""
+        """Do as `Paced.close`."""
+        self._is_open = False
         self._closing.set()
         self._limiter.close()
-        self._client.close()
+        if self._pid == os.getpid():
+            self._client.close()
 
     def __enter__(self) -> Self:
         self.open()
@@ -314,6 +336,7 @@ class SyncPaced(_PacedBase):
         deadline = inf if timeout is None else time.monotonic() + timeout
         failed = 0
         while True:
+            self._check()
             self._limiter.acquire(_left(deadline))
             try:
                 with self._limiter.counted():
@@ -321,35 +344,92 @@ class SyncPaced(_PacedBase):
             except RefusedError:
                 failed += 1
                 pause_s = self._pause_s(self._retry, failed)
-                if pause_s is None or time.monotonic() + pause_s > deadline or self._closing.wait(pause_s):
+                if pause_s == inf or time.monotonic() + pause_s > deadline or self._closing.wait(pause_s):
                     raise
             except NotConnectedError as error:
-                self._connect_again(error, deadline)
+                self._connected_again(error, _left(deadline))
             except TimeoutError:
                 raise _unconfirmed(self._limiter.queue, timeout) from None
             else:
                 return
 
-    def try_publish(self, message: Any, **options: Any) -> bool:
-        """Send ``message`` if it need not wait for the consumers; return whether the broker took it."""
-        if not self._limiter.try_acquire():
+    def try_publish(self, message: Any, *, timeout: float | None = None, **options: Any) -> bool:
+        """Do as `Paced.try_publish`."""
+        self._check()
+        if self._is_away() or not self._limiter.try_acquire():
             return False
         try:
             with self._limiter.counted():
-                self._client.send(message, options, inf)
+                self._client.send(message, options, inf if timeout is None else timeout)
         except RefusedError:
             return False
+        except TimeoutError:
+            raise _unconfirmed(self._limiter.queue, timeout) from None
+        except NotConnectedError:
+            self._connect_again()
+            raise
         return True
 
-    def _connect_again(self, error: NotConnectedError, deadline: float) -> None:
+    def _check(self) -> None:
+        if not self._is_open:
+            raise _not_open("SyncPaced")
+        if self._pid != os.getpid():
+            with self._beginning:
+                if self._pid != os.getpid():
+                    self._begin_in_child()
+
+    def _begin_in_child(self) -> None:
+        """Open a connection for a process that was forked: it cannot share one, and threads are not inherited."""
+        if not isinstance(self._given, str):
+            raise NotConnectedError(
+                "this process was forked after its connection was made: open one in each process, or give the URL"
+            )
+        _inherited.append(self._client)
+        self._closing = threading.Event()
+        self._connecting = None
+        self._client = self._kind(self._given, **self._place)
+        with suppress(NotConnectedError):  # what is published then finds that out
+            self._client.open()
+        self._pid = os.getpid()
+
+    def _is_away(self) -> bool:
+        return self._connecting is not None and not self._connecting.done()
+
+    def _connect_again(self) -> Future[None]:
+        """Connect in a thread, one for all that publish; return what is done when there is a connection."""
+        with self._beginning:
+            if self._connecting is None or self._connecting.done():
+                self._connecting = Future()
+                connect = threading.Thread(target=self._connect, args=(self._connecting,), name="pace-connect")
+                connect.daemon = True
+                connect.start()
+            return self._connecting
+
+    def _connect(self, done: Future[None]) -> None:
         attempts = 0
         while True:
             attempts += 1
-            pause_s = self._pause_s(_RECONNECT, attempts) or 0.0
-            if time.monotonic() + pause_s > deadline or self._closing.wait(pause_s):
-                raise error
-            with suppress(NotConnectedError):
-                return self._client.open()
+            if self._closing.wait(self._pause_s(_RECONNECT, attempts)):
+                return done.set_exception(_not_open("SyncPaced"))
+            try:
+                self._client.open()
+            except NotConnectedError:
+                continue
+            except PaceError as error:
+                return done.set_exception(error)
+            return done.set_result(None)
+
+    def _connected_again(self, lost: NotConnectedError, within_s: float | None) -> None:
+        if not self._is_open:
+            raise lost
+        try:
+            self._connect_again().result(within_s)
+        except TimeoutError:
+            raise lost from None
+
+
+_inherited: list[object] = []
+"""Clients of a parent process. They stay: taking one down waits for threads that this process does not have."""
 
 
 def _left(deadline: float) -> float | None:
@@ -360,23 +440,11 @@ def _unconfirmed(queue: str, timeout_s: float | None) -> UnconfirmedError:
     return UnconfirmedError(f"a message to {queue!r} was sent, and not confirmed within {timeout_s} s")
 
 
-def _kind(client: object, clients: Mapping[str, str]) -> Callable[..., Any]:
-    """Return the class that sends with ``client``; raises `ConfigError` for an object that is not known here."""
-    if isinstance(client, str):
-        names = [urlsplit(client).scheme.removesuffix("+ssl").replace("amqps", "amqp")]
-    else:
-        names = [cls.__module__ for cls in type(client).__mro__]
-    for name in names:
-        for prefix, place in clients.items():
-            if name == prefix or name.startswith(f"{prefix}."):
-                module, _, kind = place.partition(":")
-                found: Callable[..., Any] = getattr(import_module(f"backpressure.integrations.{module}"), kind)
-                return found
-    shown = client if isinstance(client, str) else f"{type(client).__module__}.{type(client).__qualname__}"
-    raise ConfigError("client", shown, f"expected a URL, or an object of {_libraries(clients)}")
+def _not_open(kind: str) -> NotConnectedError:
+    return NotConnectedError(f"this {kind} is not open: use it by `with`, or call open()")
 
 
-def _libraries(clients: Mapping[str, str]) -> str:
-    if clients is _CLIENTS:
-        return "aio-pika, aiokafka, confluent-kafka or pika's AsyncioConnection (SyncPaced is for blocking ones)"
-    return "pika or confluent-kafka (Paced is for asynchronous ones)"
+def _take_note(connecting: asyncio.Task[None]) -> None:
+    """Retrieve the exception, in case that nobody waits any more."""
+    if not connecting.cancelled():
+        connecting.exception()

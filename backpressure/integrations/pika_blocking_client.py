@@ -44,10 +44,11 @@ class PikaBlockingClient:
             try:
                 if not self._connection.is_open:
                     self._connection = self._own = pika.BlockingConnection(self._parameters)
-                if self._channel is None or not self._channel.is_open or self._own is not None:
+                channel = self._channel
+                if channel is None or not channel.is_open or channel.connection is not self._connection:
                     self._own_channel = True
-                    self._channel = self._connection.channel()
-                self._channel.confirm_delivery()
+                    self._channel = channel = self._connection.channel()
+                channel.confirm_delivery()
             except (AMQPError, OSError) as error:
                 raise NotConnectedError(f"not connected to the broker: {error!r}") from error
 

@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
 from typing import ClassVar, Protocol, Self, cast
@@ -21,7 +22,7 @@ from typing import ClassVar, Protocol, Self, cast
 from pydantic import ValidationError
 
 from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, ticks_per_report
-from backpressure.errors import ConfigError, FeedbackError, TransportError
+from backpressure.errors import ConfigError, FeedbackError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
 from backpressure.transports.factory import connect
@@ -77,6 +78,7 @@ class QueueWatcher:
         self._asking: dict[int, asyncio.Task[QueueReading]] = {}
         self._heard: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
+        self._unreadable: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event
         self._closing = False
@@ -88,7 +90,7 @@ class QueueWatcher:
     def join(cls, url: str, feedback: str, group: str, management_url: str = "", *, member: Reporting) -> Self:
         """Watch for ``member`` until it leaves; raises `ConfigError` for a URL that is none of a broker."""
         listens = hasattr(member, "take_reading")
-        key = (os.getpid(), url, feedback, group, management_url, listens)  # threads do not survive a fork
+        key = (url, feedback, group, management_url, listens)
         transport = _transport(url, feedback, group, management_url)
         with cls._guard:
             watcher = cls._running.get(key)
@@ -114,6 +116,11 @@ class QueueWatcher:
         if self._closing and threading.current_thread() is not self._thread:
             self._thread.join(_CLOSE_WITHIN_S)
 
+    @classmethod
+    def forget(cls) -> None:
+        """Begin again in a process that was forked: threads are not inherited, and a lock may be held for ever."""
+        cls._running, cls._guard = {}, threading.Lock()
+
     def _wake(self) -> None:
         loop = self._loop
         if loop is not None:
@@ -131,9 +138,9 @@ class QueueWatcher:
         said = False
         while not self._closing:
             self._probe, self._feedback = self._transport.probe(), self._transport.feedback()
+            exchanging = asyncio.create_task(self._exchange_reports())
             try:
-                starting = asyncio.create_task(self._start())
-                await self._until_changed(starting)
+                await self._until_changed(asyncio.create_task(self._start_reading()))
                 while not self._closing:
                     self._changed.clear()
                     self._adjust()
@@ -146,7 +153,23 @@ class QueueWatcher:
                     async with asyncio.timeout(_REFUSED_PAUSE_S):
                         await self._until_changed(None)
             finally:
+                exchanging.cancel()
+                await asyncio.wait({exchanging})
                 await self._stop()
+
+    async def _exchange_reports(self) -> None:
+        """Connect for reports. A broker that refuses it is asked again from time to time: pacing does without."""
+        said = False
+        while True:
+            try:
+                return await self._feedback.start(self._on_report if self._listens else None)
+            except TransportError as error:
+                if not said:
+                    said = True
+                    _log.warning("no reports are heard or sent at %s for now: %s", self._transport.address, error)
+            await _stopped(self._feedback.stop)
+            self._feedback = self._transport.feedback()
+            await asyncio.sleep(_REFUSED_PAUSE_S)
 
     async def _until_changed(self, starting: asyncio.Task[None] | None) -> None:
         """Wait until ``starting`` is over, or this watcher is to end."""
@@ -162,8 +185,7 @@ class QueueWatcher:
             await asyncio.wait({starting})
         return None
 
-    async def _start(self) -> None:
-        await self._feedback.start(self._on_report if self._listens else None)
+    async def _start_reading(self) -> None:
         if self._listens:
             await self._probe.start()
 
@@ -176,9 +198,7 @@ class QueueWatcher:
         self._tasks.clear()
         self._asking.clear()
         for stop in (self._feedback.stop, self._probe.stop) if self._listens else (self._feedback.stop,):
-            with suppress(TransportError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_WITHIN_S):
-                    await stop()
+            await _stopped(stop)
 
     def _adjust(self) -> None:
         """Begin to work for new members, and end for those that have left."""
@@ -216,15 +236,22 @@ class QueueWatcher:
         """Return the reading, or None: the broker does not answer within a tick, or has no such queue yet."""
         number = id(member)
         if number not in self._asking:
-            reading = self._probe.read(member.queue, exactly=member.has_strangers)
-            self._asking[number] = asyncio.create_task(reading)
+            asked = self._probe.read(member.queue, exactly=member.has_strangers)
+            self._asking[number] = asyncio.create_task(asked)
         await asyncio.wait({self._asking[number]}, timeout=_TICK_S)
         if not self._asking[number].done():
             return None
         try:
-            return self._asking.pop(number).result()
-        except TransportError:
+            reading = self._asking.pop(number).result()
+        except (NotConnectedError, QueueNotFoundError):  # the one is said elsewhere, the other may come yet
             return None
+        except TransportError as error:
+            if member.queue not in self._unreadable:
+                self._unreadable.add(member.queue)
+                _log.warning("%s is not paced for now: %s", member.queue, error)
+            return None
+        self._unreadable.discard(member.queue)
+        return reading
 
     def _on_report(self, payload: bytes) -> None:
         try:
@@ -240,8 +267,19 @@ class QueueWatcher:
             self._heard[report.queue].set()
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=QueueWatcher.forget)
+
+
+async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:
+    with suppress(TransportError, TimeoutError):
+        async with asyncio.timeout(_CLOSE_WITHIN_S):
+            await stop()
+
+
 def _transport(url: str, feedback: str, group: str, management_url: str) -> Transport:
-    bare = re.split("[?#]", url, maxsplit=1)[0]  # what a client library writes there is its own
+    # What AMQP's client libraries write behind "?" is their own; in Kafka's URL it is the way to log in.
+    bare = url if url.lower().startswith("kafka") else re.split("[?#]", url, maxsplit=1)[0]
     try:
         settings = Settings.model_validate(
             {

@@ -144,7 +144,8 @@ class PaceLaw:
         """Queue a few messages more than are in work, and wait for the first departure."""
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
         room -= self._bottleneck.queue.depth or 0.0
-        if signals.quality <= SignalQuality.LATE and not signals.ready and not signals.missing:
+        late = signals.quality <= SignalQuality.LATE and signals.consumers != 0
+        if late and not signals.ready and not signals.missing:
             room = inf  # it takes seconds until a departure shows
         self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
         if self._bursts(signals):

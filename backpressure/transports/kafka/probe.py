@@ -186,7 +186,7 @@ class KafkaProbe:
         self._requests = KafkaRequests(broker, outage, name)
         self._readers: dict[str, LagReader] = {}
         self._progress: dict[str, Progress] = defaultdict(Progress)
-        self._consumers: dict[str, tuple[float, int]] = {}
+        self._consumers: dict[str, tuple[float, int | None]] = {}
 
     async def start(self) -> None:
         """See `QueueProbe.start`."""
@@ -202,7 +202,7 @@ class KafkaProbe:
         if self._group or any(each.foreign for each in lags):
             return await self._reading_of_others(queue, lags, read_at)
         consumers = await self._consumers_of(queue, lags)
-        unacked = sum(each.unacked for each in lags) if consumers else 0  # a killed one cannot commit that
+        unacked = sum(each.unacked for each in lags) if consumers != 0 else 0  # a killed one cannot commit that
         ready = sum(each.lag for each in lags) - unacked
         rate = self._progress[queue].rate_per_s(sum(each.settled for each in lags), time.monotonic())
         return QueueReading(
@@ -217,7 +217,7 @@ class KafkaProbe:
     async def _reading_of_others(self, queue: str, lags: list[PartitionLag], read_at: float) -> QueueReading:
         """Return the reading for consumers that are not ours."""
         consumers = await self._consumers_of(queue, lags)
-        if consumers:
+        if consumers != 0:
             lags = [each if each.placed else self._begun_at_first_end(queue, each) for each in lags]
         ends, committed = (tuple(of) for of in zip(*((each.end, each.settled) for each in lags), strict=True))
         return QueueReading(
@@ -240,17 +240,19 @@ class KafkaProbe:
         await asyncio.gather(*(asyncio.to_thread(reader.close) for reader in readers.values()))
         await self._requests.stop()
 
-    async def _consumers_of(self, queue: str, lags: Sequence[PartitionLag]) -> int:
+    async def _consumers_of(self, queue: str, lags: Sequence[PartitionLag]) -> int | None:
         """Ask twice a second, and when the commits show that consumers came or went."""
         read_at, consumers = self._consumers.get(queue, (0.0, 0))
         ours = any(each.mark is not None for each in lags)
         held = any(each.mark is not None and each.mark.held for each in lags)
-        if (ours and held is not (consumers > 0)) or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:
+        unexpected = ours and consumers is not None and held is not (consumers > 0)
+        if unexpected or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:
             consumers = await self._ask_for_consumers(queue)
             self._consumers[queue] = (time.monotonic(), consumers)
         return consumers
 
-    async def _ask_for_consumers(self, queue: str) -> int:
+    async def _ask_for_consumers(self, queue: str) -> int | None:
+        """Return how many consumers there are; None: a broker of this kind does not tell."""
         group = self._group or group_id(queue)
         asked = self._requests.client.describe_consumer_groups([group], request_timeout=self._requests.timeout_s)
         try:
@@ -258,5 +260,7 @@ class KafkaProbe:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return 0
+            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:  # noqa: SLF001 -- librdkafka's own codes begin so
+                return None
             raise kafka_error(error.args[0], self._requests.address, queue) from error
         return len(described.members)

@@ -1,4 +1,4 @@
-"""Queues with consumers that are not ours, on the embedded broker and on RabbitMQ."""
+"""Queues with consumers that are not ours, on the embedded broker and on RabbitMQ; a Kafka without a proxy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pika
 import pytest
+
+from backpressure.transports.kafka_node import PrivateKafka, find_kafka, private_kafka
 
 _numbers = count(1)
 
@@ -94,3 +96,12 @@ def consumer(url: str) -> Iterator[Consumer]:
     started.stop()
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         connection.channel().queue_delete(started.queue)
+
+
+@pytest.fixture(scope="session")
+def kafka(go_without: Callable[[str, str], NoReturn]) -> Iterator[PrivateKafka]:
+    """A private Kafka broker."""
+    if find_kafka() is None:
+        go_without("kafka", "Java 17 or the jars that `make kafka` fetches are missing")
+    with private_kafka() as node:
+        yield node

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import confluent_kafka
 import pika
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode
 
@@ -37,8 +41,8 @@ WORKERS = {
 
 
 @contextmanager
-def running(command: list[str], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=EXAMPLES, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def running(command: list[str], environ: dict[str, str], folder: Path = EXAMPLES) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         yield process
     finally:
@@ -76,3 +80,46 @@ def test_orders_are_sent_at_a_pace_and_the_work_on_them_is_reported(framework: s
 
 def worked_on(reports: list[ConsumerReport | ProducerReport], queue: str) -> int:
     return max((r.processed for r in reports if isinstance(r, ConsumerReport) and r.queue == queue), default=0)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("client", ["kafka", "confluent"])
+def test_orders_on_kafka_are_sent_at_a_pace_and_the_work_on_them_is_reported(
+    client: str, kafka: Any, tmp_path: Path
+) -> None:
+    servers = kafka.url.removeprefix("kafka://")
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.create_topics([NewTopic(client, 1, 1)])[client].result(20)
+    shutil.copy(EXAMPLES / "orders.py", tmp_path)
+    code = (EXAMPLES / "faststream_kafka_orders.py").read_text("utf-8").replace('"orders"', f'"{client}"')
+    code = code.replace("from faststream.kafka import", f"from faststream.{client} import")
+    (tmp_path / "faststream_kafka_orders.py").write_text(code, "utf-8")
+    log = tmp_path / "orders"
+    environ = os.environ | {"KAFKA_SERVERS": servers, "ORDERS_COUNT": str(COUNT), "ORDERS_LOG": str(log)}
+    worker_command = [*PYTHON, "-m", "faststream", "run", "faststream_kafka_orders:app"]
+    with (
+        running(worker_command, environ, tmp_path) as worker,
+        running([*PYTHON, "faststream_kafka_orders.py"], environ, tmp_path) as sender,
+    ):
+        reports = reports_on_kafka(servers, lambda reports: worked_on(reports, client) == COUNT)
+        assert worker.poll() is None, worker.stderr and worker.stderr.read().decode()[-2000:]
+        assert sender.wait(20) == 0, sender.stderr and sender.stderr.read().decode()[-2000:]
+    assert len(log.read_text().splitlines()) == COUNT
+    assert worked_on(reports, client) == COUNT
+    sent = [report.confirmed for report in reports if isinstance(report, ProducerReport) and report.queue == client]
+    assert max(sent) > 0
+
+
+def reports_on_kafka(
+    servers: str, enough: Callable[[list[ConsumerReport | ProducerReport]], bool]
+) -> list[ConsumerReport | ProducerReport]:
+    reports: list[ConsumerReport | ProducerReport] = []
+    listener = confluent_kafka.Consumer({"bootstrap.servers": servers, "group.id": "listener", "log_level": 0})
+    listener.assign([confluent_kafka.TopicPartition("pace.feedback", 0, confluent_kafka.OFFSET_BEGINNING)])
+    deadline = time.monotonic() + 60
+    while not enough(reports) and time.monotonic() < deadline:
+        message = listener.poll(0.1)
+        if message is not None and message.error() is None:
+            reports.append(decode(message.value() or b""))
+    listener.close()
+    return reports

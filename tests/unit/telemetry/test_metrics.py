@@ -26,6 +26,7 @@ from backpressure.core.snapshot import (
     Threshold,
     Totals,
 )
+from backpressure.integrations.paced_metrics import METRICS as LIMITER_METRICS
 from backpressure.proxy.proxy_metrics import PROXY_METRICS
 from backpressure.telemetry.metrics import (
     CONSUMER_METRICS,
@@ -286,6 +287,10 @@ def test_the_documentation_lists_every_metric_as_it_is() -> None:
     expected = [
         (family.name, family.kind, " ".join(f"`{label}`" for label in family.labels), family.help)
         for family in EVERYTHING
+    ]
+    expected += [
+        (name, "counter" if name.endswith("_total") else "gauge", "`queue`", text)
+        for name, (_, text) in LIMITER_METRICS.items()
     ]
     assert [row for row in documented if row[0] != HTTP_REQUEST_DURATION] == expected
     assert [row[:3] for row in documented if row[0] == HTTP_REQUEST_DURATION] == [requests]

@@ -10,7 +10,7 @@ import pytest
 
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.controllers.pace import inverse_loss
-from backpressure.core.signals import Law, Signals
+from backpressure.core.signals import Law, SignalQuality, Signals
 
 Steady = Callable[..., Signals]
 
@@ -79,6 +79,24 @@ def test_before_anybody_consumes_it_queues_a_few_messages_and_no_more(steady: St
     sent = 0.0
     for tick in range(100):
         signals = steady(0.0, depth=int(sent), consumers=0, confirmed_total=int(sent), observed_total_s=tick / 10)
+        sent += law.update(signals, tick / 10).rate_per_s / 10
+    assert 2 <= sent <= 4
+
+
+def test_before_a_group_consumes_whose_progress_shows_late_it_queues_a_few_messages_and_no_more() -> None:
+    law = create("pace")
+    sent = 0.0
+    for tick in range(100):  # as Kafka's offsets tell: what is there, never what waits
+        signals = Signals(
+            ready=None,
+            backlog=int(sent),
+            backlog_age_s=0.0,
+            depth_age_s=0.0,
+            confirmed_total=int(sent),
+            consumers=0,
+            demand_per_s=1000.0,
+            quality=SignalQuality.LATE,
+        )
         sent += law.update(signals, tick / 10).rate_per_s / 10
     assert 2 <= sent <= 4
 
