@@ -111,7 +111,9 @@ class AioPikaClient:
     async def close(self) -> None:
         """See `AsyncClient.close`."""
         if self._own is not None:
-            await self._own.close()
+            own, self._own = self._own, None
+            self._connection = self._channel = self._exchange = None  # another opening begins anew
+            await own.close()
         elif self._own_channel and self._channel is not None and not self._channel.is_closed:
             await self._channel.close()
 

@@ -78,7 +78,8 @@ class AioKafkaClient:
     async def close(self) -> None:
         """See `AsyncClient.close`."""
         if self._own and self._producer is not None:
-            await self._producer.stop()
+            producer, self._producer = self._producer, None
+            await producer.stop()
 
 
 def _configuration(address: str) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class ConfluentClient(_ConfirmingProducer):
         """See `AsyncClient.open`."""
         await asyncio.to_thread(self._connect)
         if self._polling is None:
+            self._closing.clear()
             self._polling = threading.Thread(target=self._poll, name="pace-confirms", daemon=True)
             self._polling.start()
 
@@ -148,8 +149,9 @@ class ConfluentClient(_ConfirmingProducer):
     async def close(self) -> None:
         """See `AsyncClient.close`."""
         self._closing.set()
-        if self._polling is not None:
-            await asyncio.to_thread(self._polling.join)
+        polling, self._polling = self._polling, None
+        if polling is not None:
+            await asyncio.to_thread(polling.join)
         await asyncio.to_thread(self._flush)
 
     def _poll(self) -> None:

@@ -23,7 +23,7 @@ from backpressure.core.controllers import LawConfig
 from backpressure.core.pacer import Pacer
 from backpressure.core.reports import Report
 from backpressure.core.signals import Law
-from backpressure.errors import BackpressureError, ConfigError, RefusedError
+from backpressure.errors import BackpressureError, ConfigError, NotConnectedError, RefusedError
 from backpressure.integrations.turns import Turns
 from backpressure.integrations.watcher import QueueWatcher
 from backpressure.laws import create
@@ -130,6 +130,7 @@ class Limiter:
         self._max_per_s, self._weight = max_per_s, weight
         self._clock = clock
         self._watcher: QueueWatcher | None = None
+        self._closed = False
         self._start()
 
     def _start(self) -> None:
@@ -159,11 +160,16 @@ class Limiter:
         Raises:
             ConfigError: the URL is none of a broker, or the client library for it is not installed.
         """
+        self._closed = False
         if self._watcher is None:
             self._watcher = QueueWatcher.join(self.url, *self._place, member=self)
 
     def close(self) -> None:
-        """Stop watching; closing twice is harmless. It may take as long as the broker takes to say goodbye."""
+        """Stop watching; closing twice is harmless. It may take as long as the broker takes to say goodbye.
+
+        Callers who wait get a `NotConnectedError`: nobody will tell when the next message may go.
+        """
+        self._closed = True
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.leave(self)
@@ -223,6 +229,7 @@ class Limiter:
 
         Raises:
             BackpressureError: it may not within ``timeout`` seconds.
+            NotConnectedError: this is closed meanwhile.
         """
         self._check_process()
         if self._at_once():
@@ -332,6 +339,8 @@ class Limiter:
             if self._allowed(now):
                 self._take()
                 return 0.0
+            if self._closed:
+                raise NotConnectedError(f"nothing more may be sent to {self.queue!r}: its limiter was closed")
             wait = self._pacer.next_send_s(now)
         return min(max(wait, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
 

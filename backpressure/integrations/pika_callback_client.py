@@ -231,6 +231,7 @@ class BlockingPikaCallbackClient(_ConfirmingChannel):
             self._thread.join(_CLOSE_S)
             if not self._thread.is_alive():
                 self._loop.close()
+            self._thread = self._connection = self._channel = None  # another opening begins anew
 
 
 def _settle(done: Future[None], error: PaceError | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import httpx
 import pika
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from backpressure.transports.kafka_node import PrivateKafka, find_kafka, private_kafka
 
@@ -105,3 +106,13 @@ def kafka(go_without: Callable[[str, str], NoReturn]) -> Iterator[PrivateKafka]:
         go_without("kafka", "Java 17 or the jars that `make kafka` fetches are missing")
     with private_kafka() as node:
         yield node
+
+
+@pytest.fixture
+def topic(kafka: PrivateKafka) -> Iterator[str]:
+    """A topic of two partitions."""
+    admin = AdminClient({"bootstrap.servers": kafka.url.removeprefix("kafka://")})
+    name = f"integrations.{next(_numbers)}"
+    admin.create_topics([NewTopic(name, 2, 1)])[name].result(20)
+    yield name
+    admin.delete_topics([name])

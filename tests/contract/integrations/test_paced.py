@@ -158,6 +158,31 @@ def test_a_lost_connection_costs_a_thread_no_message(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_what_was_closed_can_be_opened_again(url: str, consumer: Any, client: Callable[..., Any]) -> None:
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            paced = Paced(await client(url, stack), consumer.queue)
+            for body in BODIES[:2]:
+                async with paced:
+                    await paced.publish(body, timeout=20)
+
+    asyncio.run(story())
+    consumer.wait_for(2)
+    assert consumer.bodies == BODIES[:2]
+
+
+@pytest.mark.parametrize("client", BLOCKING_CLIENTS)
+def test_what_a_thread_closed_can_be_opened_again(url: str, consumer: Any, client: Callable[..., Any]) -> None:
+    with ExitStack() as stack:
+        paced = SyncPaced(client(url, stack), consumer.queue)
+        for body in BODIES[:2]:
+            with paced:
+                paced.publish(body, timeout=20)
+    consumer.wait_for(2)
+    assert consumer.bodies == BODIES[:2]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_queue_that_is_not_there_is_said(url: str, client: Callable[..., Any]) -> None:
     async def story() -> None:
         async with AsyncExitStack() as stack, Paced(await client(url, stack), "no such queue") as paced:

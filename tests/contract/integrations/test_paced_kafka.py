@@ -6,13 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from itertools import count
 from typing import Any
 
 import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaProducer
-from confluent_kafka.admin import AdminClient
 
 from backpressure import BackpressureError, Paced, SyncPaced
 from backpressure.errors import NotConnectedError, UnroutableError
@@ -21,17 +19,6 @@ pytestmark = pytest.mark.kafka
 
 BODIES = [f"{number}".encode() for number in range(50)]
 GROUP = "workers"
-_numbers = count(1)
-
-
-@pytest.fixture
-def topic(kafka: Any) -> Iterator[str]:
-    admin = AdminClient({"bootstrap.servers": kafka.url.removeprefix("kafka://")})
-    name = f"paced.{next(_numbers)}"
-    for made in admin.create_topics([confluent_kafka.admin.NewTopic(name, 2, 1)]).values():
-        made.result(20)
-    yield name
-    admin.delete_topics([name])
 
 
 @contextmanager
@@ -164,6 +151,20 @@ def test_a_topic_that_is_not_there_is_said_to_a_thread(kafka: Any, client: Calla
         pytest.raises(UnroutableError, match="no topic 'no-such-topic'"),
     ):
         paced.publish(b"")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_was_closed_can_be_opened_again(kafka: Any, topic: str, client: Callable[..., Any]) -> None:
+    async def story() -> None:
+        async with AsyncExitStack() as stack:
+            paced = Paced(await client(kafka, stack), topic, group=GROUP)
+            for body in BODIES[:2]:
+                async with paced:
+                    await paced.publish(body, timeout=20)
+
+    with consuming(kafka, topic, 2) as bodies:
+        asyncio.run(story())
+    assert sorted(bodies) == BODIES[:2]
 
 
 def test_a_broker_that_stops_for_a_while_costs_no_message(kafka: Any, topic: str) -> None:
