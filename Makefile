@@ -152,6 +152,9 @@ docs-site: export NO_MKDOCS_2_WARNING = 1
 docs-site: $(VENV)/.docs  ## build the documentation as a site, in site/ (ARGS=serve shows it on http://127.0.0.1:8000 instead)
 	@$(BIN)/mkdocs $(or $(ARGS),build --quiet)
 
+.PHONY: site
+site: docs-site  ## build what can be hosted anywhere: the documentation with the classroom, in site/
+
 .PHONY: pictures
 pictures: $(VENV)/.dev  ## make the pictures in docs/pictures from real runs (three minutes; needs Chromium)
 	@$(BIN)/python tools/pictures.py

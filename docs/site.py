@@ -1,7 +1,7 @@
 """Hooks of the documentation site (``mkdocs.yml``): pages made of files outside ``docs/``, and links to such files.
 
 README is the home page and CHANGELOG a page, so that neither is written twice. A link to a file that the site does not
-have leads to the repository.
+have leads to the repository. The classroom is part of the site, and links to its lessons open them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from backpressure.dashboards.classroom import standalone
+
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
+LESSON = re.compile(r"\]\((?:\.\./)?classroom\.md#lab-(\d+)\)")
+SIMULATOR = "simulator/index.html"
 GENERATED = {"index.md": "README.md", "changelog.md": "CHANGELOG.md"}
 
 
@@ -31,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are files of the project."""
     for page, source in GENERATED.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
+    files.append(File.generated(config, SIMULATOR, content=standalone()))
     return files
 
 
@@ -43,6 +48,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         for generated, original in GENERATED.items():
             if target == original:
                 return relative(f"docs/{generated}")
+        if link[1] == relative(f"docs/{SIMULATOR}"):
+            return link[1]
         inside = target.removeprefix("docs/")
         if target.startswith("docs/") and files.get_file_from_path(inside) is not None:
             return relative(target)
@@ -52,4 +59,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def relative(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(f"docs/{page.file.src_uri}"))
 
-    return LINK.sub(lead, markdown)
+    return LINK.sub(lead, LESSON.sub(rf"]({relative(f'docs/{SIMULATOR}')}#lesson=\1)", markdown))

@@ -1,8 +1,9 @@
-"""Makes the pictures of the documentation from real runs: ``python tools/pictures.py [loop] [run] [comparison]``.
+"""Makes the pictures of the documentation from real runs: ``python tools/pictures.py [KIND …]``; all without a kind.
 
-A broker, a consumer, a producer and a monitor run for half a minute, with a slow-down of the consumer: the live page
-and the monitor's cards. Then ``pace run recovery`` gives the terminal and the report, and ``pace compare`` the
-comparison. It needs Chromium. A picture of a page is a WebP file, one of a terminal an SVG file.
+*loop*: a broker, a consumer, a producer and a monitor run for half a minute, with a slow-down of the consumer, for the
+live page and the monitor's cards. *run*: ``pace run recovery`` gives the terminal and the report. *comparison*: ``pace
+compare``. *classroom*: its lessons are played, each for a picture of its lab. It needs Chromium. A picture of a page is
+a WebP file, one of a terminal an SVG file.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 PACE = (sys.executable, "-m", "backpressure")
 COLUMNS = 100
+LESSONS = 10
 READY_S = 60.0
 THEME = TerminalTheme(
     (24, 27, 31), (222, 226, 230), [(36, 41, 46), (235, 87, 87), (63, 185, 80), (210, 153, 34)] + [(160, 168, 178)] * 4
@@ -99,6 +101,41 @@ def picture_a_comparison(page: Any, folder: Path) -> None:
     """Compare all laws on the scenario `steps`, in virtual time, and take the page."""
     output("compare", "steps", "--simulate", "--runs", str(folder / "compared"))
     save("comparison.webp", shot(page, next((folder / "compared").rglob("*.html")), 1200, 900))
+
+
+def picture_the_classroom(page: Any, folder: Path) -> None:
+    """Play every lesson of the classroom, its steps a minute of virtual time apart, and take its charts."""
+    file = folder / "classroom.html"
+    output("classroom", "--save", str(file))
+    page.prefer("light")
+    page.resize(1200, 1330)
+    play(page, file, 6, steps=2)
+    save("classroom.webp", page.picture())
+    page.resize(1340, 285)
+    for lesson in range(1, LESSONS + 1):
+        play(page, file, lesson)
+        page.run("document.querySelector('#cursor').hidden = true")
+        page.run("document.documentElement.style.scrollbarWidth = 'none'")
+        page.run("document.querySelector('.charts').scrollIntoView()")
+        time.sleep(0.5)
+        save(f"lab-{lesson:02}.webp", page.picture())
+
+
+def play(page: Any, file: Path, lesson: int, *, steps: int | None = None) -> None:
+    """Begin a lesson of the page in ``file`` and take its first ``steps``; None: all of them."""
+    page.open("about:blank")  # else only the part behind the # changes
+    page.open(f"{file.as_uri()}#lesson={lesson}")
+    time.sleep(2)
+    page.run("document.querySelector('#restart').click()")
+    page.run("document.querySelector('#speed').value = '16'")
+    page.run("document.querySelector('#speed').dispatchEvent(new Event('change'))")
+    count = page.run("document.querySelectorAll('#steps button').length")
+    pause_s = 105 / 16 / (min(count, steps or count) + 0.7)  # the charts show two minutes
+    time.sleep(0.7 * pause_s)
+    for step in range(min(count, steps or count)):
+        page.run(f"document.querySelectorAll('#steps button')[{step}].click()")
+        time.sleep(pause_s)
+    page.run("document.querySelector('#run').click()")
 
 
 @contextmanager
@@ -180,7 +217,12 @@ def save(name: str, content: bytes | str) -> None:
     (PICTURES / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-KINDS = {"loop": picture_the_loop, "run": picture_a_run, "comparison": picture_a_comparison}
+KINDS = {
+    "loop": picture_the_loop,
+    "run": picture_a_run,
+    "comparison": picture_a_comparison,
+    "classroom": picture_the_classroom,
+}
 
 if __name__ == "__main__":
     main()

@@ -29,6 +29,7 @@ _COMMANDS = {
     "monitor": ("monitor:monitor", "Watch queues, rates, waits and back-pressure."),
     "broker": ("broker:broker", "Run the embedded AMQP broker, or a private RabbitMQ or Kafka."),
     "lab": ("lab:lab", "Serve a page and an HTTP API to try queues with."),
+    "classroom": ("classroom:classroom", "Serve a page that simulates the loop in the browser, without a broker."),
     "init": ("shipped:init", "Write a config.py with every setting at its default."),
     "laws": ("shipped:laws", "List the rate-control laws, or describe some of them."),
     "cleanup": ("cleanup:cleanup", "Delete queues and exchanges that are left over."),
@@ -40,7 +41,19 @@ _COMMANDS = {
 _HIDDEN = {"lab-worker": ("lab:worker", "")}
 """The same for commands that only other commands start."""
 
-_BENCH = {"run", "scenarios", "report", "compare", "simulate", "monitor", "lab", "lab-worker", "doctor", "check"}
+_BENCH = {
+    "run",
+    "scenarios",
+    "report",
+    "compare",
+    "simulate",
+    "monitor",
+    "lab",
+    "lab-worker",
+    "classroom",
+    "doctor",
+    "check",
+}
 """Commands that need the extra `bench`: runner, reports, dashboards, HTTP."""
 
 
