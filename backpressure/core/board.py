@@ -266,7 +266,7 @@ class SignalBoard:
             backlog_age_s=now - counted_at,
             backlog_error=counts.error,
             count_interval_s=counts.interval_s,
-            next_count_in_s=max(0.0, counts.step_s + counts.interval_s - now) if counts.interval_s else 0.0,
+            next_count_in_s=max(0.0, counts.next_s - now) if counts.interval_s else 0.0,
             held_at_most=counts.held_at_most,
             quality=quality,
             missing=missing,

@@ -101,10 +101,17 @@ class Steps:
                 self._gaps.append(self._moment_s - self._changed_s)
                 self.interval_s = min(self._gaps)
             self._changed_s, self._known = self._moment_s, True
-        while arrived_s - self._moment_s > _LATE * self.interval_s + gap_s:
+        # Until it has changed once, nothing tells when in each interval it is counted: assume the beginning.
+        due_s = (_LATE if self._changed_s is not None else 2.0) * self.interval_s + gap_s
+        while arrived_s - self._moment_s > due_s:
             self._moment_s += self.interval_s
             self._known = True
         return self._moment_s if self._known else None
+
+    @property
+    def next_s(self) -> float:
+        """When the next count is due; -∞ as long as that is not known."""
+        return -inf if self._changed_s is None else self._moment_s + self.interval_s
 
 
 class BacklogCounts:
@@ -118,7 +125,8 @@ class BacklogCounts:
         latest: the newest count and its moment.
         terms: on what terms consumers get messages; None: not known.
         error: how far the newest count may be from exact, because its moment is.
-        interval_s, step_s: how far apart the broker's own counts are, and the moment of the last; 0: whenever asked.
+        interval_s, next_s: how far apart the broker's own counts are (0: whenever asked), and when the next is due; -∞
+        if that is not known.
     """
 
     def __init__(self) -> None:
@@ -133,7 +141,7 @@ class BacklogCounts:
         self._asked_s = inf
         self.error = 0.0
         self.interval_s = 0.0
-        self.step_s = -inf
+        self.next_s = -inf
 
     @property
     def held_at_most(self) -> int | None:
@@ -173,12 +181,14 @@ class BacklogCounts:
         if not statistics.fresh:
             moment_s = self._steps.see((statistics.ready, statistics.unacked), statistics.arrived_s)
             self.interval_s = self._steps.interval_s
+            self.next_s = self._steps.next_s
             if moment_s is not None and statistics.collected:
                 moment_s -= self.interval_s / 2  # on average
+            if self.latest[0] is None and not statistics.ready + statistics.unacked:
+                moment_s = statistics.arrived_s  # nobody has sent anything for a while: that is so now
         if statistics.ready > 0 and statistics.unacked > 0:
             self._full = (self._consumers, statistics.unacked)
         if moment_s is not None:
-            self.step_s = moment_s
             self._count(statistics.ready + statistics.unacked, moment_s)
 
     def on_offsets(self, offsets: OffsetReading) -> None:
@@ -200,7 +210,8 @@ class BacklogCounts:
             moments.append(moment_s)
         self.interval_s = max((steps.interval_s for steps in self._committed), default=0.0)
         if moments:
-            self.step_s = moment_s = fmean(moments)
+            moment_s = fmean(moments)
+            self.next_s = fmean(steps.next_s for steps in self._committed)
             self.error = max(0.0, self._ends.at(now) - self._ends.at(self._asked_s)) / 2
             self._count(round(self._ends.at(moment_s)) - sum(offsets.committed), moment_s)
         self._asked_s = now

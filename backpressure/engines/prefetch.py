@@ -10,13 +10,15 @@ was sent before the acknowledgement that made room for it: the time since is a r
 
 That is the least the prefetch can be. On a machine with other work to do, a process now and then does not run for tens
 of milliseconds, and a consumer that holds nothing then has lost that time. How long such stalls last shows in how late
-the process's own timers fire: the longest of the last seconds, twice (the broker is stalled too), is added.
+the process's own timers fire: the longest of the last seconds, twice (the broker is stalled too), is added. If the work
+takes a random time, more messages than usual are finished in some round trips; over a long one that is more than what
+stalls need, and is added in their place.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from math import ceil, inf
+from math import ceil, inf, sqrt
 
 from backpressure.core.histogram import RecentValues
 from backpressure.core.reports import ConsumerReport
@@ -27,6 +29,8 @@ __all__ = ["PrefetchControl", "PrefetchSizer"]
 
 _LARGEST = 65_535  # the field is 16 bits wide (AMQP 0-9-1, basic.qos)
 _SPARE = 2  # the one in work, and one against jitter
+_SIGMAS = 2.0
+_FEW = 30  # so many services and more tell their variance
 _WINDOW_S = 10.0
 _ASIDE_STEP = 16  # room for failed messages grows in steps: each change costs a round trip
 _MOST_ASIDE = 1024
@@ -40,9 +44,11 @@ _UNPACED = 1000  # where the work takes no time: what a connection carries while
 class PrefetchSizer:
     """Adaptive prefetch by Little's law.
 
-    Formula: prefetch = ⌈rate · round trip⌉ + 2. While an acknowledgement travels to the broker and the next message
-    back, the consumer finishes rate · round trip messages: that many must be at hand, besides the one in work and one
-    against jitter. Every further one only waits where neither the broker nor the producer sees it.
+    Formula: prefetch = ⌈rate · round trip + max(rate · cushion, 2σ)⌉ + 2, with σ² = cv² · rate · round trip. While an
+    acknowledgement travels to the broker and the next message back, the consumer finishes rate · round trip messages,
+    give or take σ: that many must be at hand, besides the one in work and one against jitter. The cushion is the time
+    that it has to bridge when the machine stalls. Every further one only waits where neither the broker nor the
+    producer sees it.
     Hysteresis: it rises at once, since starving costs capacity; it falls when fewer would have done for ``hold_s``.
     Source: Little (1961); the bandwidth-delay product of TCP.
     """
@@ -54,7 +60,16 @@ class PrefetchSizer:
         self._most_wanted = 0
         self._lower_since = inf
 
-    def update(self, rate_per_s: float, round_trip_s: float, service_s: float, now: float) -> int:
+    def update(
+        self,
+        rate_per_s: float,
+        round_trip_s: float,
+        service_s: float,
+        now: float,
+        *,
+        service_cv2: float = 0.0,
+        cushion_s: float = 0.0,
+    ) -> int:
         """Return the prefetch to use from now on.
 
         Args:
@@ -62,9 +77,13 @@ class PrefetchSizer:
             round_trip_s: from an acknowledgement to the delivery it makes room for, on an idle path.
             service_s: mean service time; a consumer that has been starved could do 1/service_s a second.
             now: seconds, monotonic.
+            service_cv2: squared coefficient of variation of service times.
+            cushion_s: how long the machine may stall.
         """
         possible_per_s = max(rate_per_s, 1 / service_s if service_s > 0 else 0.0)
-        wanted = min(_LARGEST, ceil(possible_per_s * round_trip_s - 1e-9) + _SPARE)
+        passing = possible_per_s * round_trip_s
+        reserve = max(possible_per_s * cushion_s, _SIGMAS * sqrt(service_cv2 * passing))
+        wanted = min(_LARGEST, ceil(passing + reserve - 1e-9) + _SPARE)
         if wanted >= self._size:
             self._size, self._lower_since = wanted, inf
             return self._size
@@ -91,6 +110,8 @@ class PrefetchControl:
         self._round_trips = RecentValues(_WINDOW_S)
         self._stalls = RecentValues(_WINDOW_S)
         self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
+        self._served: tuple[int, float, float] = (0, 0.0, 0.0)  # processed, Σ service, Σ service²
+        self._cv2 = 0.0
 
     @property
     def count(self) -> int:
@@ -144,10 +165,20 @@ class PrefetchControl:
             return
         self._last = (now, report.processed, report.service_sum_s)
         service_s = (report.service_sum_s - service_sum_s) / done
+        self._learn_variance(report)
         if service_s > 0:
             round_trip_s = self._round_trips.least(_ASSUMED_ROUND_TRIP_S)
-            base = self._sizer.update(1 / service_s, round_trip_s + self._cushion_s(), service_s, now)
+            base = self._sizer.update(
+                1 / service_s, round_trip_s, service_s, now, service_cv2=self._cv2, cushion_s=self._cushion_s()
+            )
             self._change(base, self._aside)
+
+    def _learn_variance(self, report: ConsumerReport) -> None:
+        count, total_s, total_s2 = self._served
+        count, total_s = report.processed - count, report.service_sum_s - total_s
+        if count >= _FEW and total_s > 0:
+            self._served = (report.processed, report.service_sum_s, report.service_sum_s2)
+            self._cv2 = max(0.0, (report.service_sum_s2 - total_s2) * count / total_s**2 - 1)
 
     def _cushion_s(self) -> float:
         return min(_MOST_CUSHION_S, max(_LEAST_CUSHION_S, 2 * self._stalls.greatest(0.0)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from math import ceil, inf
+from math import ceil, inf, sqrt
 from typing import Literal
 
 from backpressure.config import replaced
@@ -34,6 +34,7 @@ __all__ = ["accounts_of", "samples_of", "service_times", "simulate", "workers_of
 _CHECK_S = 0.1
 _ROUND_TRIP_S = 0.002
 _SPARE = 2
+_CUSHION_S = 0.02
 
 
 def simulate(
@@ -212,11 +213,15 @@ def _configured(settings: Settings, _plant: Plant) -> Law:
 def workers_of(settings: Settings, round_trip_s: float = _ROUND_TRIP_S) -> Workers:
     """Return the consumers of ``settings``; an automatic prefetch gets the size it would have on such a broker."""
     consumer = settings.consumer
-    mean_s, _ = service(settings)
+    mean_s, cv = service(settings)
     spread = 0.0
     if consumer.distribution == "uniform" and mean_s > 0:
         spread = (consumer.processing_max_ms - consumer.processing_min_ms) / 2000 / mean_s
-    prefetch = consumer.prefetch if consumer.prefetch != "auto" else ceil(round_trip_s / mean_s) + 1 + _SPARE
+    prefetch = consumer.prefetch
+    if prefetch == "auto":
+        passing = round_trip_s / mean_s
+        irregular = max(0.0, 2 * cv * sqrt(passing) - _CUSHION_S / mean_s)  # `PrefetchSizer`; nothing stalls here
+        prefetch = ceil(passing + irregular) + 1 + _SPARE
     return Workers(
         count=consumer.count,
         rate_per_s=1 / mean_s,

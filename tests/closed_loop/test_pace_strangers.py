@@ -67,13 +67,24 @@ def test_counts_every_second_keep_the_wait_below_half_a_second(lab: Any, distrib
     assert p99_s <= 0.5
 
 
-@pytest.mark.parametrize(("interval_s", "utilisation", "p99_s"), [(5.0, 0.97, 1.5), (0.1, 0.98, 0.4)])
+@pytest.mark.parametrize(("interval_s", "utilisation", "p99_s"), [(5.0, 0.97, 1.5), (0.1, 0.98, 0.45)])
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
 def test_commits_are_enough(lab: Any, distribution: str, interval_s: float, utilisation: float, p99_s: float) -> None:
     workers = strangers(distribution, acks="commit", commit_interval_s=interval_s)
     used, _, wait_s = settled(lab, workers, NOTHING)
     assert used >= utilisation
     assert wait_s <= p99_s
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize("prefetch", [1, 10, 20])
+def test_a_small_prefetch_fills_up_at_the_start_so_that_rare_counts_are_not_waited_for(
+    lab: Any, prefetch: int, distribution: str
+) -> None:
+    used, p50_s, p99_s = settled(lab, strangers(distribution, prefetch=prefetch), EVERY_5_S, after_s=0.0)
+    assert used >= 0.97
+    assert (p50_s, p99_s) <= (0.15, 0.4)
+    assert p99_s <= 0.4
 
 
 def after_a_step(lab: Any, before: float, after: float, network: Network, *, within_s: float) -> Plant:

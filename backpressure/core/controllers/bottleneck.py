@@ -62,6 +62,7 @@ class Bottleneck:
     Attributes:
         queue: the observer of the depth.
         age_s, departed_age_s: smoothed age of the readings, and of what is known about departures.
+        way_s: how long a message takes to the broker and a report from there, at least.
         fresh: whether any signal is recent enough to use.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
@@ -88,6 +89,7 @@ class Bottleneck:
         self.queue = DepthObserver(report_interval_s)
         self.age_s = 0.0
         self.departed_age_s = 0.0
+        self.way_s = 0.0
         self.fresh = False
         self.measured = False
         self.empty_since: float | None = None
@@ -139,6 +141,7 @@ class Bottleneck:
         self._stalled = stalled
         self._workers = 1 if signals.consumers is None else signals.consumers
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
+        self.way_s = signals.confirm_latency_min_s or 0.0
         new = self.queue.read(signals, now)
         interrupted = signals.blocked or signals.consumers == 0
         if interrupted:
@@ -157,7 +160,7 @@ class Bottleneck:
             self.queue.predict(rate_per_s, now)
         if self.counted:
             self.departed_age_s = now - self.queue.read_at
-            self.queue.bound(signals, now)
+            self.queue.bound(signals, rate_per_s, now)
             self._low_path = min(self._low_path, self.queue.depth or 0.0)
         else:
             age_s = signals.departed_age_s if reporting and not rare else signals.depth_age_s

@@ -82,16 +82,13 @@ class DepthObserver:
             since = self._sent.at(now) - self._arrived.at(self.read_at)
             self.depth = max(0.0, self.reading + since - rate_per_s * (now - self.read_at))
 
-    def bound(self, signals: Signals, now: float) -> bool:
-        """Correct the depth where consumers have room, so hold less than they may; return whether that changed it."""
+    def bound(self, signals: Signals, rate_per_s: float, now: float) -> None:
+        """Correct the depth where consumers have room, so hold less than they may."""
         most, read_at = signals.held_at_most, now - signals.depth_age_s
         if signals.ready or most is None or self.depth is None or read_at <= self.read_at:
-            return False
+            return
         since = self._sent.at(now) - self._arrived.at(read_at)
-        if self.depth <= most + since:
-            return False
-        self.depth = most + since
-        return True
+        self.depth = min(self.depth, most + max(0.0, since - rate_per_s * (now - read_at)))
 
     def count(self, signals: Signals, rate_per_s: float, now: float, *, busy: float, stalled: bool) -> None:
         """Compute the depth now from the counters, and learn c from a reading that was not used yet.

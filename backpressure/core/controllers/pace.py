@@ -28,6 +28,7 @@ _IDLE_AGE_S = 2.0
 _BURSTS = (1.5, 3.0)
 _BURST = 0.2
 _MOST_UNSEEN = 1000
+_FILLED_IN_S = 1.0
 _UNEVEN = 4.0
 _TRIAL_FIRST_S = 4.0
 _TRIAL_RARELY_S = 64.0
@@ -146,7 +147,7 @@ class PaceLaw:
         room -= self._bottleneck.queue.depth or 0.0
         late = signals.quality <= SignalQuality.LATE and signals.consumers != 0
         if late and not signals.ready and not signals.missing:
-            room = inf  # it takes seconds until a departure shows
+            room = inf  # it takes seconds until a departure shows, unless consumers soon hold all they may
         self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
         if self._bursts(signals):
             self._total_per_s *= _BURSTS[-1]
@@ -162,7 +163,7 @@ class PaceLaw:
     def _setpoint(self, rate_per_s: float) -> float:
         tick_s, bottleneck = self._config.tick_s, self._bottleneck
         step = min(1.0, self._gain / (tick_s + bottleneck.age_s) * tick_s)
-        blind_s = bottleneck.departed_age_s + tick_s / (step * (2 - step))
+        blind_s = bottleneck.departed_age_s + bottleneck.way_s + tick_s / (step * (2 - step))
         passing = rate_per_s * blind_s
         sigma = sqrt(bottleneck.variance(blind_s) if bottleneck.counted else bottleneck.dispersion * passing)
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
@@ -179,6 +180,11 @@ class PaceLaw:
     def _grow(self, signals: Signals, now: float, loop_s: float) -> bool:
         """Double the estimate when the queue stays empty; return whether it did."""
         bottleneck = self._bottleneck
+        if bottleneck.rate_per_s is None and self._soon_full(signals):
+            if now - self._raised_at >= 2 * loop_s and not signals.application_limited:
+                self._start_per_s *= 1.0 if self._raised_at == -inf else 2.0
+                self._raised_at = now
+            return False
         if signals.quality is SignalQuality.BLIND and not signals.missing:
             return False  # counts will come
         if bottleneck.counted:
@@ -195,6 +201,15 @@ class PaceLaw:
         elif bottleneck.rate_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
             bottleneck.raise_rate(2.0)
         return True
+
+    def _soon_full(self, signals: Signals) -> bool:
+        """Whether silent consumers may hold so little that it may be sent to see when they have it.
+
+        What they hold is then known, and what leaves the queue is seen.
+        """
+        most = signals.held_at_most
+        few = most is not None and most <= self._began_per_s * _FILLED_IN_S
+        return few and signals.quality <= SignalQuality.LATE and not signals.ready and bool(signals.consumers)
 
     def _has_sent_enough_unseen(self, signals: Signals) -> bool:
         """Whether more may be with the consumers than should be, when nothing has been seen to leave since.

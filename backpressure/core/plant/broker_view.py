@@ -16,14 +16,16 @@ class LateCounts:
     interval too, but at a moment of its own: between none and two intervals old.
     """
 
-    def __init__(self, interval_s: float, counted_s: float, copied_s: float | None) -> None:
-        """The first count is due at ``counted_s``, the first copy at ``copied_s``; None: the counts can be read."""
+    def __init__(self, interval_s: float, counted_s: float, copied_s: float | None, queue: WorkQueue) -> None:
+        """The next count is due at ``counted_s``, the next copy at ``copied_s``; None: the counts can be read.
+
+        Until then there are those of before.
+        """
         self.interval_s = interval_s
         self.collected = copied_s is not None
         self._counted_s = counted_s
         self._copied_s = copied_s
-        self._counts: tuple[int, int] | None = None
-        self._shown: tuple[int, int] | None = None
+        self._counts = self._shown = len(queue.ready), queue.unacked
 
     def advance(self, queue: WorkQueue, now: float) -> None:
         """Count and copy what is due."""
@@ -36,10 +38,8 @@ class LateCounts:
             self._copied_s += self.interval_s
             self._shown = self._counts
 
-    def told(self, arrived_s: float) -> QueueStatistics | None:
-        """Return what a reader gets; None: there is nothing yet."""
-        if self._shown is None:
-            return None
+    def told(self, arrived_s: float) -> QueueStatistics:
+        """Return what a reader gets."""
         ready, unacked = self._shown
         return QueueStatistics(ready=ready, unacked=unacked, arrived_s=arrived_s, collected=self.collected)
 

@@ -326,7 +326,7 @@ class Plant:
         counts = self._counts
         if interval_s and (counts is None or (counts.interval_s, counts.collected) != (interval_s, collected)):
             counted_s, copied_s = (self.now + interval_s * self._uniform() for _ in range(2))
-            counts = LateCounts(interval_s, counted_s, copied_s if collected else None)
+            counts = LateCounts(interval_s, counted_s, copied_s if collected else None, self.queue)
         self._counts = counts = counts if interval_s else None
         if counts is not None:
             counts.advance(self.queue, self.now)

@@ -117,3 +117,26 @@ def test_what_is_not_known_is_said_with_what_to_do(
     assert found is quality
     assert words in missing
     assert bool(missing) is (quality is SignalQuality.BLIND)
+
+
+def test_a_value_that_has_never_changed_was_counted_at_the_beginning_of_each_interval_at_the_earliest() -> None:
+    steps = Steps()
+    moments = [steps.see((0, 0), n / 10) for n in range(200)]
+    assert moments[0] is None
+    assert moments[100] == 0.0  # nothing tells that it was counted after the first answer, and not before
+    assert moments[110] == 5.0
+    assert steps.next_s == -inf
+    steps.see((0, 1), 20.0)
+    assert steps.next_s == pytest.approx(24.95)
+
+
+def test_a_queue_that_was_empty_before_anything_was_sent_is_empty() -> None:
+    counts = BacklogCounts()
+    counts.on_statistics(statistics(0, 0, 3.0))
+    assert counts.latest == (0, 3.0)
+    assert counts.next_s == -inf
+    counts.on_statistics(statistics(0, 0, 4.0))
+    assert counts.latest == (0, 3.0)  # what has been sent since is not in it
+    full = BacklogCounts()
+    full.on_statistics(statistics(0, 7, 3.0))
+    assert full.latest[0] is None

@@ -45,3 +45,12 @@ def test_a_short_dip_does_not_lower_it() -> None:
 
 def test_it_stays_within_the_protocol() -> None:
     assert PrefetchSizer().update(1e6, 10.0, 1e-6, 0.0) == 65_535
+
+
+def test_irregular_work_needs_more_on_a_long_way_and_nothing_more_on_a_short_one() -> None:
+    def wanted(round_trip_s: float, cv2: float) -> int:
+        return PrefetchSizer().update(200, round_trip_s, 0.005, 0.0, service_cv2=cv2, cushion_s=0.02)
+
+    assert wanted(0.2, 0.0) == 46
+    assert wanted(0.2, 1.0) == 55
+    assert wanted(0.002, 1.0) == wanted(0.002, 0.0) == 7
