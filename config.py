@@ -112,6 +112,7 @@ class broker:
     password = "guest"                     # password of the user; never shown in logs, reports or /status
     virtual_host = "/"                     # namespace of queues and exchanges
     management_url = ""                    # URL of the management API, e.g. http://localhost:15672 or http://one:15672,two:15672; empty: derived
+    prometheus_url = ""                    # URL of the plugin rabbitmq_prometheus, which tells at once what consumers of quorum queues hold, e.g. http://localhost:15692; empty: derived from the host
     heartbeat_s = 30                       # s · a dead connection is detected after about two heartbeats
     connect_timeout_s = 5.0                # s · time limit for one connection attempt
     blocked_timeout_s = 300.0              # s · close a connection that the broker has blocked for this long

@@ -75,6 +75,12 @@ class BrokerSettings(Section):
     management_url: Annotated[str, http_url("http://localhost:15672", optional=True, several=True)] = knob(
         "", "", "URL of the management API, e.g. http://localhost:15672 or http://one:15672,two:15672; empty: derived"
     )
+    prometheus_url: Annotated[str, http_url("http://localhost:15692", optional=True)] = knob(
+        "",
+        "",
+        "URL of the plugin rabbitmq_prometheus, which tells at once what consumers of quorum queues hold, e.g. "
+        "http://localhost:15692; empty: derived from the host",
+    )
     heartbeat_s: int = knob(30, "s", "a dead connection is detected after about two heartbeats", ge=0, le=600)
     connect_timeout_s: float = knob(5.0, "s", "time limit for one connection attempt", gt=0, le=120)
     blocked_timeout_s: float = knob(300.0, "s", "close a connection that the broker has blocked for this long", gt=0)

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pika
 
+from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.core.journal import read_records
 from backpressure.errors import TransportError
 from backpressure.transports.kafka_node import private_kafka
@@ -51,6 +52,8 @@ RATE = 100.0
 FILL = 300
 WARM_S = 10.0
 UNLIMITED = 0
+_AGE_S = 0.05  # of what is known when a law uses it
+_QUORUM_TICK_S = 5.0
 STEPS = ((100.0, 25.0), (20.0, 20.0), (100.0, 25.0), (0.0, 10.0), (100.0, 25.0), (300.0, 25.0))
 
 
@@ -78,6 +81,13 @@ class Cell:
         if self.client == "kafka":
             return (0.98, None, 250) if self.commit_ms == 100 else (0.97, None, 1500)
         return (0.98, 100, 400) if 0 < self.prefetch <= 20 else (0.97, 300, 1000)
+
+    def bound_ms(self, rate_per_s: float, counted_every_s: float) -> float:
+        """The p99 wait that theory allows at this capacity, where the broker counts so often; 0: whenever asked."""
+        every_s = (self.commit_ms or 5000) / 1000 if self.client == "kafka" else counted_every_s
+        cv2 = 1.0 if self.service == "exponential" else 0.0
+        bound_s = wait_bound_s(rate_per_s, cv2, _AGE_S, utilisation=self.goal[0], counted_every_s=every_s)
+        return 1000 * bound_s
 
 
 @dataclass
@@ -178,6 +188,7 @@ class Bench(ABC):
         self.at_once = arguments.at_once
         self.folder = folder
         self._arguments = arguments
+        self.counted_every_s = 0.0
         self._count = 0
         self._lock = threading.Lock()
 
@@ -266,11 +277,15 @@ class RabbitBench(Bench):
     def __init__(self, arguments: argparse.Namespace, folder: Path, node: Any) -> None:
         super().__init__(arguments, folder, node.url)
         self._management_url = node.management_url
+        self._prometheus_url = node.prometheus_url
+        rare = arguments.queue_type == "quorum" and not arguments.prometheus
+        self.counted_every_s = _QUORUM_TICK_S if rare else 0.0
 
     def environment(self, name: str, journal: Path) -> dict[str, str]:
         """See `Bench.environment`."""
         api = {} if self._arguments.no_management else {"PACE_BROKER__MANAGEMENT_URL": self._management_url}
-        return api | super().environment(name, journal)
+        live = {"PACE_BROKER__PROMETHEUS_URL": self._prometheus_url} if self._prometheus_url else {}
+        return api | live | super().environment(name, journal)
 
     def create(self, name: str) -> None:
         """See `Bench.create`."""
@@ -403,7 +418,7 @@ def table(title: str, heads: str) -> None:
 
 def rates(bench: Bench, cells: Sequence[Cell], title: str) -> None:
     """Print utilisation and wait of each cell, the cold start included and without it."""
-    heads = "consumer|service|msg/s ÷ 100|of possible|p50 ms|p99 ms|deepest|goal|met"
+    heads = "consumer|service|msg/s ÷ 100|of possible|p50 ms|p99 ms|deepest|goal|met|p99 bound"
     table(title, f"{heads}|from {WARM_S:.0f} s on: of possible|p50 ms|p99 ms")
     for cell, found in zip(cells, bench.measure(cells), strict=True):
         end_s = bench.seconds - 0.5
@@ -416,7 +431,9 @@ def rates(bench: Bench, cells: Sequence[Cell], title: str) -> None:
         figures = f"{nominal:.3f} | {possible:.3f} | {quantile(waits, 0.5):.0f} | {quantile(waits, 0.99):.0f}"
         after = f"{later:.3f} | {quantile(settled, 0.5):.0f} | {quantile(settled, 0.99):.0f}"
         deep = found.deepest(0, end_s)
-        print(f"| {cell.title} | {cell.service} | {figures} | {deep} | {wanted} | {'yes' if met else 'no'} | {after} |")
+        bound_ms = cell.bound_ms(1 / (1 / RATE + found.cost_s), bench.counted_every_s)
+        judged = f"{wanted} | {'yes' if met else 'no'} | {bound_ms:.0f}"
+        print(f"| {cell.title} | {cell.service} | {figures} | {deep} | {judged} | {after} |")
 
 
 def steps(bench: Bench, cells: Sequence[Cell], title: str, age_s: float) -> None:
@@ -469,7 +486,7 @@ TABLES = {"pika": _pika, "perftest": _perf_test, "steps": _steps, "kafka": _kafk
 def about(arguments: argparse.Namespace) -> str:
     """Return what is special of this node and queue."""
     api = "no management API" if arguments.no_management else f"statistics every {arguments.statistics_ms} ms"
-    return f"{arguments.queue_type} queue, {api}"
+    return f"{arguments.queue_type} queue, {api}" + (", rabbitmq_prometheus" if arguments.prometheus else "")
 
 
 def main() -> None:
@@ -488,6 +505,7 @@ def main() -> None:
     )
     parser.add_argument("--queue-type", default="classic", help="classic or quorum (%(default)s)")
     parser.add_argument("--no-management", action="store_true", help="the producer knows no management API")
+    parser.add_argument("--prometheus", action="store_true", help="the node has the plugin rabbitmq_prometheus")
     parser.add_argument("--law", default="pace", help="strategy of the producer (%(default)s)")
     parser.add_argument("--set", dest="environment", action="append", default=[], metavar="PACE_…=VALUE")
     parser.add_argument("--log-level", default="ERROR", help="of the producer (%(default)s)")
@@ -500,7 +518,9 @@ def main() -> None:
                 if "kafka" in name:
                     bench: Bench = KafkaBench(arguments, Path(folder), stack.enter_context(private_kafka()))
                 else:
-                    node = stack.enter_context(private_node(statistics_interval_ms=arguments.statistics_ms))
+                    node = stack.enter_context(
+                        private_node(statistics_interval_ms=arguments.statistics_ms, prometheus=arguments.prometheus)
+                    )
                     bench = RabbitBench(arguments, Path(folder), node)
                 TABLES[name](bench, arguments)
     except TransportError as error:

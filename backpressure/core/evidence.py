@@ -94,7 +94,7 @@ class Steps:
         if asked_s is None:
             self._value, self._moment_s = value, arrived_s - self.interval_s
             return None
-        gap_s = arrived_s - asked_s
+        gap_s = min(arrived_s - asked_s, self.interval_s)
         if value != self._value:
             self._value, self._moment_s = value, arrived_s - gap_s / 2
             if self._changed_s is not None:
@@ -178,7 +178,9 @@ class BacklogCounts:
         """Take in ready and unacked, counted together at a moment that may have to be inferred."""
         self._told = True
         moment_s: float | None = statistics.arrived_s
-        if not statistics.fresh:
+        if statistics.fresh:
+            self.interval_s, self.next_s = 0.0, -inf
+        else:
             moment_s = self._steps.see((statistics.ready, statistics.unacked), statistics.arrived_s)
             self.interval_s = self._steps.interval_s
             self.next_s = self._steps.next_s

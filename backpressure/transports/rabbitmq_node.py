@@ -60,12 +60,15 @@ def find_rabbitmq() -> Path | None:
     return next((script for script in scripts if script.exists() and _epmd(script) is not None), None)
 
 
-def private_node(port: int = 0, management_port: int = 0, *, statistics_interval_ms: int = 1000) -> PrivateNode:
+def private_node(
+    port: int = 0, management_port: int = 0, *, statistics_interval_ms: int = 1000, prometheus: bool = False
+) -> PrivateNode:
     """Return a node, to be started by ``with`` or ``async with``; a port of 0 is any free one.
 
-    It renews its statistics every ``statistics_interval_ms``; RabbitMQ's default is 5000.
+    It renews its statistics every ``statistics_interval_ms``; RabbitMQ's default is 5000. With ``prometheus`` it has
+    the plugin rabbitmq_prometheus too.
     """
-    return PrivateNode(port, management_port, statistics_interval_ms)
+    return PrivateNode(port, management_port, statistics_interval_ms, prometheus=prometheus)
 
 
 class PrivateNode(PrivateProcess):
@@ -77,10 +80,14 @@ class PrivateNode(PrivateProcess):
 
     product = "RabbitMQ node"
 
-    def __init__(self, port: int, management_port: int, statistics_interval_ms: int) -> None:
+    def __init__(
+        self, port: int, management_port: int, statistics_interval_ms: int, *, prometheus: bool = False
+    ) -> None:
         super().__init__()
+        self.prometheus_url = ""
         self._statistics_interval_ms = statistics_interval_ms
-        self._wanted_ports = ((port, "--port"), (management_port, "--management-port"), (0, ""), (0, ""))
+        self._prometheus = prometheus
+        self._wanted_ports = ((port, "--port"), (management_port, "--management-port"), (0, ""), (0, ""), (0, ""))
         self.node_name = f"pace-{os.getpid()}-{next(_numbers)}@localhost"
         self._sbin = Path()
         self._environment: dict[str, str] = {}
@@ -114,27 +121,33 @@ class PrivateNode(PrivateProcess):
         if script is None or epmd is None:
             raise RabbitMQMissingError
         self._sbin = script.parent
-        amqp, management, distribution, epmd_port = reserved_ports(self._wanted_ports)
+        amqp, management, distribution, epmd_port, prometheus = reserved_ports(self._wanted_ports)
         self.url = f"amqp://guest:guest@127.0.0.1:{amqp}/"
         self.management_url = f"http://127.0.0.1:{management}"
-        self._environment = self._configure(amqp, management, distribution, epmd_port)
+        self.prometheus_url = f"http://127.0.0.1:{prometheus}" if self._prometheus else ""
+        self._environment = self._configure(amqp, management, distribution, epmd_port, prometheus)
         self._command = (str(epmd), str(script))
         variables = " ".join(f"{name}={self._environment[name]}" for name in ("HOME", "ERL_EPMD_PORT"))
         self.control_command = f"{variables} {self._sbin / 'rabbitmqctl'} -n {self.node_name}"
         self._spawn(_SCRIPT, *self._command, environment=self._environment)
 
-    def _configure(self, amqp: int, management: int, distribution: int, epmd_port: int) -> dict[str, str]:
+    def _configure(
+        self, amqp: int, management: int, distribution: int, epmd_port: int, prometheus: int
+    ) -> dict[str, str]:
         directory = self._directory
+        listens = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {prometheus}\n" if self._prometheus else ""
+        plugins = "rabbitmq_management" + (",rabbitmq_prometheus" if self._prometheus else "")
         (directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{amqp}\n"
             "management.tcp.ip = 127.0.0.1\n"
             f"management.tcp.port = {management}\n"
             f"collect_statistics_interval = {self._statistics_interval_ms}\n"
-            "disk_free_limit.absolute = 50MB\n",
+            "disk_free_limit.absolute = 50MB\n"
+            f"{listens}",
             encoding="utf-8",
         )
         (directory / "rabbitmq-env.conf").touch()  # an empty file, so that the one of the machine is not read
-        (directory / "enabled_plugins").write_text("[rabbitmq_management].\n", encoding="utf-8")
+        (directory / "enabled_plugins").write_text(f"[{plugins}].\n", encoding="utf-8")
         inherited = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         return inherited | {
             "HOME": str(directory),  # holds the Erlang cookie

@@ -378,6 +378,8 @@ class ConfirmLatencyTracker:
 
 
 _Z99 = 2.326
+_BEYOND = 0.01
+_AGES = 20
 
 
 def wait_bound_s(
@@ -388,27 +390,47 @@ def wait_bound_s(
     tick_s: float = 0.1,
     target_wait_s: float = 0.02,
     utilisation: float = 0.99,
+    counted_every_s: float = 0.0,
 ) -> float:
     """Return the p99 queue wait in seconds of a law that corrects its whole error at every tick (normal approximation).
 
-    Formula, with T = feedback age + tick (the time no correction can reach) and σ² = cv²·μ·T:
-    k from σ·L(k) = (1 − utilisation)·μ·T, where L is the normal loss function; w = max(target, kσ/μ) + (1 + cv²)/(2μ);
-    bound = w + 2.33·√(σ²/μ² + cv²·w/μ).
+    Formula, with T = feedback age + tick (the time no correction can reach), C the time between two counts, and
+    σ²(u) = cv²·μ·(T + u), u being the time since the last count, between 0 and C: k from σ(C)·L(k) =
+    (1 − utilisation)·μ·(T + C), where L is the normal loss function; w = max(target, kσ/μ) + (1 + cv²)/(2μ); the wait
+    at each u is normal, with mean w and variance σ²/μ² + cv²·w/μ. The bound is the p99 of their mixture; for C = 0,
+    w + 2.33·√(σ²/μ² + cv²·w/μ).
 
     Args:
         bottleneck_per_s: μ.
         service_cv2: squared coefficient of variation of the bottleneck's service times; 0 for fixed ones.
-        feedback_age_s: mean age of what is known about departures when it is used.
+        feedback_age_s: mean age of what is known about departures when it is used; with ``counted_every_s``, of a new
+            count.
         tick_s: how often the law decides.
         target_wait_s: wait it aims for in any case.
         utilisation: part of the capacity that must not be wasted.
+        counted_every_s: how far apart counts are, if nothing is known between two; 0: something always is.
     """
     blind_s = feedback_age_s + tick_s
-    sigma = sqrt(service_cv2 * bottleneck_per_s * blind_s)
-    lost = (1 - utilisation) * bottleneck_per_s * blind_s
-    margin_s = inverse_loss(lost / sigma) * sigma / bottleneck_per_s if sigma > 0 else 0.0
-    wait_s = max(target_wait_s, margin_s) + (1 + service_cv2) / (2 * bottleneck_per_s)
-    return wait_s + _Z99 * sqrt((sigma / bottleneck_per_s) ** 2 + service_cv2 * wait_s / bottleneck_per_s)
+    longest_s = blind_s + counted_every_s
+    sigma = sqrt(service_cv2 * bottleneck_per_s * longest_s)
+    k = inverse_loss((1 - utilisation) * bottleneck_per_s * longest_s / sigma) if sigma > 0 else 0.0
+    waits = []
+    for part in range(_AGES):
+        age_s = blind_s + counted_every_s * (part + 0.5) / _AGES
+        spread_s = sqrt(service_cv2 * age_s / bottleneck_per_s)
+        mean_s = max(target_wait_s, k * spread_s) + (1 + service_cv2) / (2 * bottleneck_per_s)
+        waits.append((mean_s, sqrt(spread_s**2 + service_cv2 * mean_s / bottleneck_per_s)))
+    low_s, high_s = 0.0, max(mean_s + 2 * _Z99 * spread_s for mean_s, spread_s in waits)
+    for _ in range(40):
+        wait_s = (low_s + high_s) / 2
+        beyond = sum(_beyond(wait_s - mean_s, spread_s) for mean_s, spread_s in waits) / _AGES
+        low_s, high_s = (wait_s, high_s) if beyond > _BEYOND else (low_s, wait_s)
+    return high_s
+
+
+def _beyond(distance_s: float, spread_s: float) -> float:
+    """Return how likely a normal variable is above its mean by more than ``distance_s``."""
+    return erfc(distance_s / spread_s / sqrt(2)) / 2 if spread_s > 0 else float(distance_s < 0)
 
 
 def inverse_loss(loss: float) -> float:

@@ -3,8 +3,9 @@
 A passive declare tells ready messages and consumers, but not what consumers hold. The connection never publishes, so a
 memory alarm does not block it.
 
-What consumers hold is in the management API. Where there is none, or none for this user, the probe works without, and
-its readings say what is missing and what to do. The API is asked no more often than its answers are cheap.
+What consumers hold is in the management API; for quorum queues, which count rarely, also in the counters of channels.
+Where there is no API, or none for this user, the probe works without, and its readings say what is missing and what to
+do. The API is asked no more often than its answers are cheap.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from backpressure.transports.base import QueueReading
 from backpressure.transports.connecting import Outage
 from backpressure.transports.management_client import ConsumerInfo, ManagementClient, QueueTotals
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
+from backpressure.transports.rabbitmq.live_counters import LiveCounters
 
 __all__ = ["RabbitMQProbe", "terms_of"]
 
@@ -31,6 +33,7 @@ _ANSWERS = 10
 _TERMS_EVERY_S = 5.0
 _TERMS_AGAIN_S = 0.5
 _RETRY_S = 10.0
+_LIVE_S = 3.0
 _HOW_TO_SEE = "give broker.management_url and a user who may use the API (tag management), or let the consumers report"
 
 
@@ -53,7 +56,7 @@ class RabbitMQProbe:
             return await self._declare(queue)
         if queue not in self._held:
             self._management = self._management or ManagementClient.of(self._broker)
-            self._held[queue] = _HeldByConsumers(self._management, queue)
+            self._held[queue] = _HeldByConsumers(self._management, queue, LiveCounters.of(self._broker, queue))
         held = self._held[queue]
         held.ask()
         reading = await self._declare(queue)
@@ -76,9 +79,12 @@ class RabbitMQProbe:
 class _HeldByConsumers:
     """What the management API tells of one queue's consumers: asked beside the passive declare, never waited for."""
 
-    def __init__(self, management: ManagementClient | None, queue: str) -> None:
+    def __init__(self, management: ManagementClient | None, queue: str, live: LiveCounters) -> None:
         self._management = management
         self._queue = queue
+        self._live = live
+        self._live_unacked: tuple[int, float] | None = None
+        self._live_at = -inf
         self._asking: asyncio.Task[None] | None = None
         self._ask_at = -inf
         self._took_s: deque[float] = deque(maxlen=_ANSWERS)
@@ -105,6 +111,12 @@ class _HeldByConsumers:
         """Return ``reading`` with what the API has told since the last one."""
         self._consumers = reading.consumers or 0
         statistics, self._statistics = self._statistics, None
+        live, self._live_unacked = self._live_unacked, None
+        if live is not None and reading.ready is not None:
+            statistics = QueueStatistics(ready=reading.ready, unacked=live[0], arrived_s=live[1], fresh=True)
+            self._live_at = live[1]
+        elif time.monotonic() - self._live_at < _LIVE_S:
+            statistics = None  # older than what channels told lately
         return QueueReading(
             ready=reading.ready,
             unacked=None,
@@ -118,6 +130,7 @@ class _HeldByConsumers:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
+        await self._live.close()
 
     async def _ask(self, management: ManagementClient) -> None:
         asked_at = time.monotonic()
@@ -127,6 +140,8 @@ class _HeldByConsumers:
             self._took_s.append(answered_at - asked_at)
             self._ask_at = asked_at + _COST * min(self._took_s) - _PATIENCE_S  # one slow answer is no sign of cost
             self._take(totals, (asked_at + answered_at) / 2)
+            if not self._missing and not totals.counted_now:
+                self._live_unacked = await self._live.unacked()
             await self._ask_for_terms(management, answered_at)
         except QueueNotFoundError:
             self._lose(f"the management API at {management.url} does not know this queue: it is another broker's")
@@ -151,6 +166,8 @@ class _HeldByConsumers:
                 fresh=totals.counted_now,
                 collected=totals.collected,
             )
+            if not totals.counted_now:
+                self._live.compare(totals.ready, totals.unacked, counted_at)
 
     async def _ask_for_terms(self, management: ManagementClient, now: float) -> None:
         """The list of consumers is up to some seconds late, and long where there are many."""

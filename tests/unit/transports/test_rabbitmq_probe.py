@@ -12,6 +12,7 @@ from backpressure.core.evidence import ConsumerTerms
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
 from backpressure.transports.base import QueueReading
 from backpressure.transports.management_client import ConsumerInfo, QueueTotals
+from backpressure.transports.rabbitmq.live_counters import LiveCounters
 from backpressure.transports.rabbitmq.probe import _HeldByConsumers, terms_of
 
 DECLARED = QueueReading(ready=5, unacked=None, consumers=1)
@@ -48,7 +49,7 @@ def asked(totals: Any, consumers: Any = (), *, times: int = 1) -> tuple[QueueRea
     api = Api(totals, consumers if isinstance(consumers, Exception) else list(consumers))
 
     async def story() -> QueueReading:
-        held = _HeldByConsumers(api, "q")  # type: ignore[arg-type]  # as much of a client as it takes
+        held = _HeldByConsumers(api, "q", LiveCounters([], "/", "q"))  # type: ignore[arg-type]  # as much as it takes
         for _ in range(times):
             held.ask()
             await held.answer()
@@ -96,7 +97,7 @@ def test_what_is_missing_is_said_with_what_to_do_and_not_asked_for_all_the_time(
 
 
 def test_without_an_api_the_reading_says_so() -> None:
-    held = _HeldByConsumers(None, "q")
+    held = _HeldByConsumers(None, "q", LiveCounters([], "/", "q"))
     held.ask()
     assert "no management API is known; give broker.management_url" in held.added_to(DECLARED).missing
 

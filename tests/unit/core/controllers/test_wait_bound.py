@@ -34,3 +34,11 @@ def test_wasting_less_costs_wait() -> None:
 @pytest.mark.parametrize(("loss", "deviations"), [(0.3989, 0.0), (0.0833, 1.0), (0.0085, 2.0), (0.5, 0.0)])
 def test_the_normal_loss_function_is_inverted(loss: float, deviations: float) -> None:
     assert inverse_loss(loss) == pytest.approx(deviations, abs=0.005)
+
+
+def test_rare_counts_allow_longer_waits_by_the_root_of_their_distance() -> None:
+    waits_s = [
+        wait_bound_s(100, 1.0, 0.05, utilisation=0.98, counted_every_s=every_s) for every_s in (0.0, 0.1, 1.0, 5.0)
+    ]
+    assert waits_s == pytest.approx([0.154, 0.168, 0.257, 0.444], abs=0.001)
+    assert wait_bound_s(100, 0.0, 0.05, counted_every_s=5.0) == pytest.approx(0.025, abs=0.001)
