@@ -134,6 +134,7 @@ class Pace {
     const { bottleneck } = this;
     this.confirms.update(signals, elapsedS);
     bottleneck.update(signals, now, this.confirms.stalled);
+    this.wayS = signals.confirmLatencyMinS;
     const unseen = this.hasSentEnoughUnseen(signals);
     if (signals.blocked) return this.decide(signals, "blocked: estimators frozen");
     if (!bottleneck.fresh || unseen) {
@@ -172,7 +173,7 @@ class Pace {
   setpoint(ratePerS) {
     const { bottleneck } = this;
     const step = Math.min(1, (this.gain / (TICK_S + bottleneck.ageS)) * TICK_S);
-    const passing = ratePerS * (bottleneck.departedAgeS + TICK_S / (step * (2 - step)));
+    const passing = ratePerS * (bottleneck.departedAgeS + this.wayS + TICK_S / (step * (2 - step)));
     const sigma = Math.sqrt(bottleneck.dispersion * passing);
     const spread = sigma > 0 ? inverseLoss((this.idle * passing) / sigma) * sigma : 0;
     return Math.min(this.cap, bottleneck.servers + Math.max(this.targetS * ratePerS, spread) + this.extra);
