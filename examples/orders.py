@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 URL = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
+MANAGEMENT_URL = os.environ.get("MANAGEMENT_URL", "")  # "": at its usual port
 SERVERS = os.environ.get("KAFKA_SERVERS", "localhost:9092")
 PACED = os.environ.get("ORDERS_PACED", "yes") == "yes"
 """Whether to pace; "no" shows what happens without."""
@@ -18,16 +19,21 @@ PACED = os.environ.get("ORDERS_PACED", "yes") == "yes"
 _COUNT = int(os.environ.get("ORDERS_COUNT", "300"))
 _SECONDS = float(os.environ.get("ORDERS_SECONDS", "inf"))
 _PER_S = 1000.0
-_LOG = os.environ.get("ORDERS_LOG")
+_LOG = os.environ.get("ORDERS_LOG", "")
+_SENT_LOG = os.environ.get("ORDERS_SENT_LOG", "")
 
 
 def handle(offered_at: float) -> None:
-    """Work on one order, for 10 ms, and write down how long it had waited."""
-    waited_s = time.time() - offered_at
+    """Work on one order, for 10 ms, and write down when it came, when the work began and when it ended."""
+    began_at = time.time()
     time.sleep(0.01)
-    if _LOG:
-        with Path(_LOG).open("a", encoding="utf-8") as log:
-            log.write(f"{time.time():.6f} {waited_s:.6f}\n")
+    _write_down(_LOG, f"{offered_at:.6f} {began_at:.6f} {time.time():.6f}")
+
+
+def _write_down(file: str, line: str) -> None:
+    if file:
+        with Path(file).open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
 
 
 class Offer:
@@ -38,7 +44,9 @@ class Offer:
         self._sent = 0
 
     def more(self) -> bool:
-        """Return whether another order comes."""
+        """Return whether another order comes, and write down when the one before had been sent."""
+        if self._sent:
+            _write_down(_SENT_LOG, f"{time.time():.6f}")
         self._sent += 1
         return self._sent <= _COUNT and time.monotonic() - self._started < _SECONDS
 

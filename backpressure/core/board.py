@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
 from typing import Generic, TypeVar
 
 from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics
@@ -35,6 +35,8 @@ _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence c
 _FASTEST_PER_S = 1e6  # more than any process does
 _MOST_WORKERS = 1000  # of one consumer
 _HIDDEN_WEIGHT = 0.3
+_ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
+_ASK_RARELY = 5  # ticks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +200,14 @@ class SignalBoard:
     def has_guests(self) -> bool:
         """Whether a consumer of another program reports: its client library may hold messages it does not know of."""
         return any(not consumer.latest.rss_bytes for consumer in self._consumers.values())
+
+    def wants_counts(self, reading: int, producers: int) -> bool:
+        """Whether the reading of that number should also tell what consumers hold that do not say it themselves.
+
+        It costs the broker more: many producers ask in turn, and where all consumers report it is less urgent.
+        """
+        turns = ceil(producers / _ASK_EACH_TICK) * (1 if self.has_strangers else _ASK_RARELY)
+        return (self.has_strangers or self.has_guests) and reading % turns == 0
 
     def on_reading(
         self, ready: int | None, unacked: int | None, consumers: int | None, now: float, *, missing: str | None = None

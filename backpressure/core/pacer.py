@@ -99,6 +99,10 @@ class Pacer:
         """Whether some consumers do not report, so that it has to be found out what they hold; see `counted`."""
         return self._board.has_strangers
 
+    def wants_counts(self, reading: int) -> bool:
+        """Whether the reading of that number should also tell what consumers hold that do not say it; see `counted`."""
+        return self._board.wants_counts(reading, self.producers)
+
     def counted(
         self, statistics: QueueStatistics | None, terms: ConsumerTerms | None, missing: str = "", *, now: float
     ) -> None:

@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, inf
+from math import inf
 from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
@@ -41,8 +41,6 @@ __all__ = ["Paceable", "Pacing"]
 log = logging.getLogger(__name__)
 
 _LAST_ANSWER_WITHIN_S = 1.0
-_ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
-_ASK_RARELY = 5  # ticks
 _TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
@@ -303,9 +301,7 @@ class Pacing:
     async def _ask(self) -> None:
         asked_at = self._clock.now()
         self._readings += 1
-        # Many producers ask for what costs more in turn; reports make it less urgent.
-        turns = ceil(self.signals.producers / _ASK_EACH_TICK) * (1 if self._board.has_strangers else _ASK_RARELY)
-        exactly = (self._board.has_strangers or self._board.has_guests) and self._readings % turns == 0
+        exactly = self._board.wants_counts(self._readings, self.signals.producers)
         try:
             reading = await self._probe.read(self._settings.queue.work, exactly=exactly)
         except TransportError:

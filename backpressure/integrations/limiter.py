@@ -372,14 +372,13 @@ class Limiter:
             if reading.offsets is not None:
                 self._pacer.offsets(reading.offsets, reading.consumers, now=now)
                 return
-            if self._pacer.has_strangers:
+            if reading.statistics is not None or reading.terms is not None or reading.missing:
                 self._pacer.counted(reading.statistics, reading.terms, reading.missing, now=now)
             self._pacer.reading(reading.ready, reading.consumers, unacked=reading.unacked, now=now)
 
-    @property
-    def has_strangers(self) -> bool:
-        """Whether some consumers of the queue do not report."""
-        return self._pacer.has_strangers
+    def wants_counts(self, reading: int) -> bool:
+        """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""
+        return self._pacer.wants_counts(reading)
 
     def take_report(self, report: Report) -> None:
         """Hear what another process reports."""

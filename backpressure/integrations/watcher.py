@@ -52,9 +52,8 @@ class Watched(Reporting, Protocol):
     def producers(self) -> int:
         """How many producers of the queue there are, this one included."""
 
-    @property
-    def has_strangers(self) -> bool:
-        """Whether some consumers of the queue do not report."""
+    def wants_counts(self, reading: int) -> bool:
+        """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""
 
     def take_reading(self, reading: QueueReading | None, *, blocked: bool) -> None:
         """Take in a reading; None: the broker does not answer."""
@@ -221,7 +220,7 @@ class QueueWatcher:
         heard = self._heard.setdefault(member.queue, asyncio.Event())
         for number in itertools.count():
             started = time.monotonic()
-            member.take_reading(await self._read(member), blocked=self._feedback.blocked)
+            member.take_reading(await self._read(member, number), blocked=self._feedback.blocked)
             if number % ticks_per_report(member.producers, _TICK_S, _TIMEOUT_S) == 0:
                 self._feedback.send(member.report())
             age_s = started - self._heard_at.get(member.queue, -inf)
@@ -232,11 +231,11 @@ class QueueWatcher:
                 async with asyncio.timeout(max(0.0, latest - time.monotonic())):
                     await heard.wait()
 
-    async def _read(self, member: Watched) -> QueueReading | None:
+    async def _read(self, member: Watched, reading_number: int) -> QueueReading | None:
         """Return the reading, or None: the broker does not answer within a tick, or has no such queue yet."""
         number = id(member)
         if number not in self._asking:
-            asked = self._probe.read(member.queue, exactly=member.has_strangers)
+            asked = self._probe.read(member.queue, exactly=member.wants_counts(reading_number))
             self._asking[number] = asyncio.create_task(asked)
         await asyncio.wait({self._asking[number]}, timeout=_TICK_S)
         if not self._asking[number].done():

@@ -8,10 +8,12 @@ import os
 import pytest
 
 from backpressure.core.evidence import QueueStatistics
+from backpressure.core.reports import decode
 from backpressure.core.signals import Decision, SignalQuality, Signals
 from backpressure.errors import BackpressureError, ConfigError, RefusedError
 from backpressure.integrations.limiter import Limiter
 from backpressure.transports.base import QueueReading
+from backpressure.transports.rabbitmq.reporter import Reporter
 
 URL = "amqp://localhost/"
 
@@ -45,11 +47,25 @@ def a_limiter(rate_per_s: float = 10.0) -> tuple[Limiter, Clock, Fixed]:
 
 def test_before_consumers_that_do_not_report_what_they_hold_is_counted() -> None:
     limiter, clock, law = a_limiter()
-    assert limiter.has_strangers
+    assert limiter.wants_counts(1)
     clock.now += 0.1
     counted = QueueStatistics(ready=3, unacked=40, arrived_s=clock.now, fresh=True)
     limiter.take_reading(QueueReading(3, None, 1, statistics=counted), blocked=False)
     assert (law.seen[-1].backlog, law.seen[-1].quality) == (43, SignalQuality.COUNTED)
+
+
+def test_what_waits_in_the_client_library_of_a_consumer_that_reports_is_counted_now_and_then() -> None:
+    limiter, clock, law = a_limiter()
+    reporter = Reporter("orders", prefetch=0, clock=clock)
+    limiter.take_report(decode(reporter.report()))
+    limiter.take_reading(QueueReading(0, None, 1), blocked=False)
+    assert [number for number in range(10) if limiter.wants_counts(number)] == [0, 5]
+    for tick in range(20):
+        clock.now += 0.1
+        limiter.take_report(decode(reporter.report()))
+        counted = QueueStatistics(ready=0, unacked=40, arrived_s=clock.now, fresh=True) if tick % 5 == 0 else None
+        limiter.take_reading(QueueReading(0, None, 1, statistics=counted), blocked=False)
+    assert law.seen[-1].unacked == pytest.approx(40, abs=12)
 
 
 def test_a_management_url_that_is_none_is_named() -> None:
