@@ -53,8 +53,8 @@ class Reporter:
         Args:
             queue: the queue that the process consumes.
             url: the broker, ``amqp://…``; reports then leave on a connection and a thread of their own until `close`.
-            Of several servers, ``amqp://one,two/``, any that answers is used.
-            None: call `report` ten times a second and publish what it returns.
+                Of several servers, ``amqp://one,two/``, any that answers is used.
+                None: call `report` ten times a second and publish what it returns.
             prefetch: how many unacknowledged messages the process may have; 0: any number.
             name: identity of the process, different from every other's; None: from host, process id and chance.
             exchange: the fanout exchange of the reports.
