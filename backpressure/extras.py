@@ -14,7 +14,7 @@ from backpressure.errors import MissingExtraError
 __all__ = ["EXTRAS", "lacks", "require"]
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "bench": ("fastapi", "fastapi_swagger", "httpx", "plotly", "rich", "starlette", "uvicorn"),
+    "bench": ("fastapi", "fastapi_swagger", "httpx", "rich", "starlette", "uvicorn"),
     "kafka": ("confluent_kafka",),
     "aio-pika": ("aio_pika",),
     "aiokafka": ("aiokafka", "confluent_kafka"),

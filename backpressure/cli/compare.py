@@ -117,6 +117,7 @@ def _ranked(base: Scenario, found: Mapping[str, list[tuple[Summary, Recording]]]
 
 def _print(comparison: Comparison, page: Path) -> None:
     output = new_console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    output.print(comparison.sentence, soft_wrap=True, markup=False)
     output.print(_table(comparison))
     if comparison.oracle_note:
         output.print(comparison.oracle_note, soft_wrap=True)

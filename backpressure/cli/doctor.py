@@ -81,7 +81,7 @@ def doctor(context: click.Context, /, **_: object) -> None:
 
 def _machine() -> Iterator[Finding]:
     yield Finding("Python", Verdict.OK, platform.python_version())
-    for library in ("pika", "fastapi", "prometheus-client", "plotly"):
+    for library in ("pika", "fastapi", "prometheus-client", "uvicorn"):
         try:
             yield Finding(library, Verdict.OK, importlib.metadata.version(library))
         except importlib.metadata.PackageNotFoundError:

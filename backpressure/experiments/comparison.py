@@ -1,14 +1,15 @@
 """Compares several laws on the same scenario, and ranks them beside what was achievable at all.
 
-Pure: summaries in, a table out. Each figure is the median of a law's runs, because machines are noisy and one lucky run
-proves nothing. A law is *on the front* (Pareto) when no other law both uses more of the capacity and waits less.
+Pure: summaries in, a table and a sentence out. Each figure is the median of a law's runs, because machines are noisy
+and one lucky run proves nothing; the range over the runs tells how far they differ. A law is *on the front* (Pareto)
+when no other law both uses more of the capacity and waits less. The `oracle` is a bound of the capacity used alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, comb
 from statistics import median
 
 from backpressure.core.plant import QueueBound, WorkQueue
@@ -17,8 +18,18 @@ from backpressure.experiments.recording import RecordedPhase, Recording
 from backpressure.experiments.scenario import Phase, Scenario, load_of
 from backpressure.experiments.simulate import accounts_of, service_times, workers_of
 from backpressure.experiments.summary import Summary, SummaryModel
+from backpressure.presentation.numbers import duration, percent
 
-__all__ = ["TOO_LONG", "Comparison", "Standing", "oracle", "oracles", "rank"]
+__all__ = ["ORACLE", "TOO_LONG", "Comparison", "Spread", "Standing", "oracle", "oracles", "rank"]
+
+Spread = tuple[float, float]
+"""The least and the most of several runs."""
+
+ORACLE = (
+    "The oracle bounds the capacity used: no law can use more. It always keeps a message waiting for each consumer, so "
+    "its wait is no bound: a law that lets consumers pause for a moment, or sends just in time, can wait less"
+)
+"""What the oracle's row means."""
 
 
 class Standing(SummaryModel):
@@ -34,6 +45,7 @@ class Standing(SummaryModel):
         rejected, lost: messages; the most of any run.
         producer_cpu_s: processor time of all producers, seconds.
         on_front: whether no other law is better in both utilisation and p99 wait.
+        utilisation_range, wait_p99_range: the least and the most of its runs; None for a single run.
     """
 
     law: str
@@ -50,12 +62,14 @@ class Standing(SummaryModel):
     lost: int | None
     producer_cpu_s: float | None
     on_front: bool
+    utilisation_range: Spread | None = None
+    wait_p99_range: Spread | None = None
 
 
 class Comparison(SummaryModel):
     """The table, best first: the laws on the front by their waits, then the others.
 
-    ``oracle_note`` says why the figures of the ``oracle`` are None, if they are.
+    ``sentence`` says what it comes to. ``oracle_note`` says why the figures of the ``oracle`` are None, if they are.
     """
 
     scenario: str
@@ -63,6 +77,7 @@ class Comparison(SummaryModel):
     repeat: int
     oracle: Standing
     oracle_note: str = ""
+    sentence: str = ""
     standings: list[Standing]
 
 
@@ -96,8 +111,65 @@ def rank(
         repeat=max((len(summaries) for summaries in runs.values()), default=0),
         oracle=best,
         oracle_note=oracle_note,
+        sentence=_sentence(marked),
         standings=marked,
     )
+
+
+_NEAR_BEST = 0.95  # laws that use so much of the capacity that the best one uses differ by their waits
+_MUCH = 1.1
+_PARTS = (  # of two, three, …
+    *("half", "a third", "a quarter", "a fifth", "a sixth", "a seventh", "an eighth", "a ninth", "a tenth"),
+    *("an eleventh", "a twelfth", "a thirteenth", "a fourteenth", "a fifteenth", "a sixteenth", "a seventeenth"),
+    *("an eighteenth", "a nineteenth", "a twentieth"),
+)
+
+
+def _sentence(standings: Sequence[Standing]) -> str:
+    """Return which law waits least of those that use the capacity, against the next one, and how sure that is."""
+    known = [s for s in standings if s.utilisation is not None and s.wait_p99_ms is not None]
+    if not known:
+        return ""
+    most = max(s.utilisation or 0.0 for s in known)
+    first, *others = sorted(
+        (s for s in known if (s.utilisation or 0.0) >= _NEAR_BEST * most), key=lambda s: _worst(s.wait_p99_ms)
+    )
+    others = others or sorted((s for s in known if s is not first), key=lambda s: -(s.utilisation or 0.0))
+    used = f"{first.law}: {percent(first.utilisation, 1)} of capacity"
+    if not others:
+        return f"{used} at a p99 wait of {_wait(first)}."
+    other = others[0]
+    if (other.utilisation or 0.0) < _NEAR_BEST * most:
+        next_one = f"{other.law}, the next, {percent(other.utilisation, 1)} at {_wait(other)}"
+        told = f"{used} at a p99 wait of {_wait(first)}; {next_one}"
+    else:
+        ratio = (other.wait_p99_ms or 0.0) / (first.wait_p99_ms or 1e-9)
+        told = f"{used} at {_part(ratio)} the next law's p99 wait ({_wait(first)}; {other.law} {_wait(other)})"
+    return f"{told}{_certainty(first, other)}."
+
+
+def _wait(standing: Standing) -> str:
+    return duration((standing.wait_p99_ms or 0.0) / 1000)
+
+
+def _part(ratio: float) -> str:
+    """Return what part of the other's wait it is, in words up to a twentieth."""
+    if ratio < _MUCH:
+        return "about"
+    if ratio < 2 - 0.25:
+        return f"{percent(1 / ratio)} of"
+    whole = round(ratio)
+    return f"{_PARTS[whole - 2]} of" if whole - 2 < len(_PARTS) else f"1/{whole} of"
+
+
+def _certainty(first: Standing, other: Standing) -> str:
+    """Return in how many runs it was so, and how often chance alone would sort as many runs like that."""
+    runs = min(first.runs, other.runs)
+    if first.wait_p99_range is None or other.wait_p99_range is None:
+        return "; one run each, so repeat it (--repeat 3) before relying on it" if runs == 1 else ""
+    if first.wait_p99_range[1] < other.wait_p99_range[0]:
+        return f", in every one of {first.runs} runs (by chance: 1 in {comb(first.runs + other.runs, first.runs)})"
+    return f"; the waits of their {runs} runs overlap, so this is not certain"
 
 
 def _standing(law: str, summaries: Sequence[Summary], oracle: Standing | None) -> Standing:
@@ -119,6 +191,8 @@ def _standing(law: str, summaries: Sequence[Summary], oracle: Standing | None) -
         lost=None if None in lost else max((count for count in lost if count is not None), default=None),
         producer_cpu_s=_median(summaries, _producer_cpu_s),
         on_front=False,
+        utilisation_range=_range(summaries, lambda summary: summary.utilisation),
+        wait_p99_range=_range(summaries, lambda summary: summary.wait_ms.p99),
     )
 
 
@@ -127,6 +201,11 @@ def _median(summaries: Sequence[Summary], figure: Callable[[Summary], float | No
     figures = [figure(summary) for summary in summaries]
     known = [value for value in figures if value is not None]
     return round(median(known), 4) if known and len(known) == len(figures) else None
+
+
+def _range(summaries: Sequence[Summary], figure: Callable[[Summary], float | None]) -> Spread | None:
+    known = [value for value in map(figure, summaries) if value is not None]
+    return (round(min(known), 4), round(max(known), 4)) if len(known) == len(summaries) > 1 else None
 
 
 def _slowest_settling(summary: Summary) -> float | None:
@@ -176,11 +255,11 @@ def oracles(scenarios: Iterable[Scenario]) -> list[Summary]:
 def oracle(scenario: Scenario, seed: int | None = None) -> Summary:
     """Return the best result possible for ``scenario``, with a view of the consumers that has no delay: law "oracle".
 
-    It sends the next message at the moment a consumer takes the waiting one, so exactly one message waits for each
-    consumer: no consumer pauses, and no message waits longer than one service. No law can use more of the capacity. A
-    law that learns of each message with a delay must keep more messages waiting where service times vary. Where they
-    are fixed it may keep fewer: it can send a message just before it is needed, and the services of slow consumers are
-    long.
+    It optimises the capacity used. It sends the next message at the moment a consumer takes the waiting one, so exactly
+    one message waits for each consumer: no consumer pauses, and no message waits longer than one service. No law can
+    use more of the capacity. Its wait is no bound: a law that learns of each message with a delay must keep more
+    messages waiting where service times vary, but where they are fixed it may keep fewer, since it can send a message
+    just before it is needed, and the services of slow consumers are long.
 
     The oracle knows no faults and no failing work, and its messages are offered evenly.
     """

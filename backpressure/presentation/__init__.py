@@ -10,7 +10,7 @@ from pathlib import Path
 from backpressure.errors import MissingExtraError
 from backpressure.extras import require
 
-__all__ = ["SHARED", "chart_script", "inlined", "installed_file"]
+__all__ = ["SHARED", "inlined", "installed_file"]
 
 require("bench", "output in colours")
 
@@ -41,8 +41,3 @@ def _inlined(module: Path) -> str:
     exported = ", ".join(match[2] for match in _EXPORT.finditer(source))
     body = _EXPORT.sub(r"\1", _IMPORT.sub(r'const \1 = modules["\2"];', source))
     return f'modules["{module.name}"] = (() => {{\n{body}\nreturn {{ {exported} }};\n}})();'
-
-
-def chart_script() -> Path:
-    """Return Plotly's script; importing plotly would take half a second."""
-    return installed_file("plotly", "package_data/plotly.min.js")

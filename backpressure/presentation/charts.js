@@ -9,6 +9,10 @@
 // "linear" from 0, "log", or "auto": logarithmic where one series is eight times another, or leaps to ten times itself.
 // A logarithmic axis is broken at its foot, where 0 is. Hovering one chart reads all of them; dragging zooms; arrow
 // keys move the cursor, + and - zoom, Escape shows everything again.
+//
+// Why no library: plotly draws all this, but its one bundle on PyPI makes a report of 4.9 MB (with this file 0.16 MB;
+// drawn after 79 ms instead of 258 ms, 1.1 instead of 10.8 MB of heap); uPlot is small, but no maintained package on PyPI
+// ships it, and a report must be made without npm and open without a network.
 
 import { UNKNOWN, amount } from "./numbers.js";
 import { hueOf, meaningOf } from "./words.js";

@@ -110,7 +110,7 @@ export class FlowPicture {
     const held = offered !== null && allowed !== null && offered - allowed > 0.05 * offered;
     parts.law.classList.toggle("holds", held && !blocked);
     put(parts.reason, law ? `${law.name}: ${law.reason}` : "");
-    put(parts["producers-count"], `× ${amount(producers.count)}`);
+    put(parts["producers-count"], producers.count === null ? "" : `× ${amount(producers.count)}`);
     parts.producers.classList.toggle("blocked", blocked);
     const state = blocked ? `${producers.blocked === producers.count ? "" : `${producers.blocked} `}blocked` : producers.paused ? `${producers.paused === producers.count ? "" : `${producers.paused} `}paused` : "";
     put(parts["producers-state"], state);

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Wait = Callable[[Callable[[], object], str], None]
 
+DRAWN = "document.querySelectorAll('.time-chart [aria-valuetext]').length"
 SHORT = ("--set", "phase.normal.duration_s=3")
 
 
@@ -39,13 +40,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     return {"report": one / "report.html", "comparison": one / "compare.html", "league": league / "league.html"}
 
 
-@pytest.mark.parametrize(("kind", "charts"), [("report", 5), ("comparison", 4), ("league", 4)])
+@pytest.mark.parametrize(("kind", "charts"), [("report", 5), ("comparison", 3), ("league", 3)])
 def test_a_page_fits_a_phone_and_a_desk_light_and_dark_and_draws_all_it_has(
     chromium: Chromium, pages: dict[str, Path], wait_until: Wait, kind: str, charts: int
 ) -> None:
     chromium.open(pages[kind].as_uri())
-    drawn = "document.querySelectorAll('.js-plotly-plot').length"
-    wait_until(lambda: chromium.run(drawn) == charts, "all charts are drawn")
+    wait_until(lambda: chromium.run(DRAWN) == charts, "all charts are drawn")
     grounds = set()
     for scheme in ("light", "dark"):
         chromium.prefer(scheme)
@@ -54,4 +54,40 @@ def test_a_page_fits_a_phone_and_a_desk_light_and_dark_and_draws_all_it_has(
             chromium.resize(width, 900)
             wait_until(lambda: chromium.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out")
     assert len(grounds) == 2
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize("kind", ["report", "comparison", "league"])
+def test_a_page_is_accessible_and_small(
+    chromium: Chromium, pages: dict[str, Path], wait_until: Wait, violations: Callable[[], list[str]], kind: str
+) -> None:
+    chromium.open(pages[kind].as_uri())
+    wait_until(lambda: chromium.run(DRAWN), "the charts are drawn")
+    assert violations() == []
+    assert pages[kind].stat().st_size < 300_000
+
+
+def test_the_flow_picture_of_a_report_shows_the_moment_under_the_cursor(
+    chromium: Chromium, pages: dict[str, Path], wait_until: Wait
+) -> None:
+    chromium.open(pages["report"].as_uri())
+    wait_until(lambda: chromium.run(DRAWN), "the charts are drawn")
+    act = "document.querySelector('#{} [role=slider]').dispatchEvent(new KeyboardEvent('keydown', {{key: '{}'}}))"
+    moments = set()
+    for chart, key in (("depth", "Home"), ("rates", "End")):
+        chromium.run(act.format(chart, key))
+        moments.add(chromium.run("document.getElementById('flow-time').textContent.split(',')[0]"))
+    assert len(moments) == 2
+    assert "at 0 s" in moments
+    cells = "[...document.querySelectorAll('.flow-words tr')].map((row) => [...row.children].map((c) => c.textContent))"
+    facts = dict(chromium.run(cells))
+    assert (facts["producers"], facts["consumers"]) == ("1", "1")
+    charted = "document.querySelector('#rates [role=slider]').getAttribute('aria-valuetext')"
+    rates = {name: f"{name} {facts[name]}" for name in ("offered", "published", "processed")}
+    wait_until(lambda: all(told in chromium.run(charted) for told in rates.values()), "picture and chart agree")
+    chromium.run("document.getElementById('replay').click()")
+    wait_until(lambda: chromium.run("document.getElementById('replay').textContent") == "stop", "it plays")
+    shown = "document.getElementById('moment').value"
+    wait_until(lambda: 0.3 < float(chromium.run(shown)) < 3, "the run is played from its start")
+    chromium.run("document.getElementById('replay').click()")
     assert chromium.complaints == []

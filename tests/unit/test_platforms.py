@@ -13,7 +13,7 @@ import pytest
 WITHOUT_POSIX = """
 import asyncio, asyncio.subprocess, concurrent.futures.thread, ctypes, logging, mmap, multiprocessing, os, platform
 import selectors, shutil, signal, socket, ssl, subprocess, sys, tempfile, urllib.request, uuid
-import click, confluent_kafka.admin, dotenv, fastapi, h11, httpx, pamqp, pika, plotly, prometheus_client, psutil
+import click, confluent_kafka.admin, dotenv, fastapi, h11, httpx, pamqp, pika, prometheus_client, psutil
 import pika.adapters.asyncio_connection, pydantic, rich.live, rich.progress, rich.table, starlette, uvicorn
 import celery, celery.app.base, celery.bootsteps, celery.signals, celery.worker, billiard.connection
 import opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http.trace_exporter, pytest

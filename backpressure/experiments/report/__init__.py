@@ -46,10 +46,10 @@ def render(
     summary: Summary, recording: Recording, facts: RunFacts, notes: list[Note], *, scenario_toml: str, description: str
 ) -> str:
     """Return the page; ``description`` is the scenario's summary of itself."""
-    data = json.dumps(chart_data(recording, summary.phases), separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(chart_data(recording, summary.phases, notes), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": sections.escape(f"{summary.scenario}: {summary.verdict}"),
-        "style": sections.asset("page.css"),
+        "style": sections.styles(),
         "header": sections.header(summary, description),
         "expectations": sections.expectations(summary),
         "tiles": sections.tiles(summary),
@@ -60,7 +60,6 @@ def render(
         "notes": sections.notes(notes, recording.start_ns),
         "setup": sections.setup(facts, scenario_toml),
         "data": data,
-        "plotly": sections.plotly_script(),
-        "script": sections.asset("page.js"),
+        "script": sections.scripts("page.js"),
     }
     return sections.fill(sections.asset("page.html"), parts)

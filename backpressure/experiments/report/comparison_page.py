@@ -9,9 +9,20 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from backpressure.experiments.comparison import Comparison, Standing
+from backpressure.experiments.comparison import ORACLE, Comparison, Spread, Standing
 from backpressure.experiments.recording import Recording
-from backpressure.experiments.report.sections import asset, beside, demand, escape, fill, mark, plotly_script, table
+from backpressure.experiments.report import trade_off
+from backpressure.experiments.report.sections import (
+    asset,
+    beside,
+    demand,
+    escape,
+    fill,
+    mark,
+    scripts,
+    styles,
+    table,
+)
 from backpressure.experiments.report.series import thinned
 from backpressure.experiments.summary import Held, MessageTotals, Summary
 from backpressure.presentation.numbers import figure, percent
@@ -19,7 +30,6 @@ from backpressure.presentation.numbers import figure, percent
 __all__ = ["render_laws", "render_runs", "side_by_side"]
 
 _MOST_POINTS = 600
-_LEAST_MS = 0.1  # the axis is logarithmic
 _COLUMNS = (
     "law",
     "used",
@@ -27,7 +37,7 @@ _COLUMNS = (
     "wait p50 ms",
     "p95 ms",
     "p99 ms",
-    "× oracle",
+    "p99 ÷ oracle's",
     "settle s",
     "depth max",
     "rejected",
@@ -82,32 +92,32 @@ def _page(
         asset("comparison.html"),
         {name: escape(text) for name, text in parts.items()}
         | {
-            "style": asset("page.css"),
+            "style": styles(),
+            "sentence": escape(comparison.sentence),
+            "trade_off": trade_off.svg(comparison)
+            or "<p>Nothing to compare: capacity used or queue wait was not measured.</p>",
             "runs": f"<section><h2>Runs</h2>{runs}</section>" if runs else "",
-            "standings": _table(comparison)
-            + (f"<p>{escape(comparison.oracle_note)}.</p>" if comparison.oracle_note else ""),
+            "standings": _table(comparison) + f"<p><small>{escape(comparison.oracle_note or ORACLE)}.</small></p>",
             "data": json.dumps(_data(comparison, recordings, capacities), separators=(",", ":")).replace(
                 "<", "\\u003c"
             ),
-            "plotly": plotly_script(),
-            "script": asset("comparison.js"),
+            "script": scripts("comparison.js"),
         },
     )
 
 
 def _table(comparison: Comparison) -> str:
-    head = "".join(f"<th{'' if column == 'law' else ' class=n'}>{column}</th>" for column in _COLUMNS)
-    rows = "".join(_row(standing) for standing in (*comparison.standings, comparison.oracle))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    rows = [_row(standing) for standing in (*comparison.standings, comparison.oracle)]
+    return table(_COLUMNS, rows)
 
 
-def _row(standing: Standing) -> str:
+def _row(standing: Standing) -> list[str]:
     cells = (
-        percent(standing.utilisation, 1),
+        percent(standing.utilisation, 1) + _spread(standing.utilisation_range, 100),
         percent(standing.of_achievable, 1),
         figure(standing.wait_p50_ms),
         figure(standing.wait_p95_ms),
-        figure(standing.wait_p99_ms),
+        figure(standing.wait_p99_ms) + _spread(standing.wait_p99_range, 1),
         figure(standing.wait_ratio),
         figure(standing.settle_s),
         figure(standing.depth_max),
@@ -116,30 +126,21 @@ def _row(standing: Standing) -> str:
         figure(standing.producer_cpu_s),
     )
     name = escape(standing.law)
-    first = f"<td>{f'<b>{name}</b>' if standing.on_front else name}</td>"
-    return f"<tr>{first}{''.join(f'<td class=n>{cell}</td>' for cell in cells)}</tr>"
+    return [f"<b>{name}</b>" if standing.on_front else name, *cells]
+
+
+def _spread(spread: Spread | None, factor: float) -> str:
+    """Return how far the runs differed, in small print."""
+    return "" if spread is None else f" <small>{figure(spread[0] * factor)} – {figure(spread[1] * factor)}</small>"
 
 
 def _data(
     comparison: Comparison, recordings: Mapping[str, Recording], capacities: Mapping[str, Recording]
 ) -> dict[str, Any]:
     length_s = max((recording.end_ns - recording.start_ns) / 1e9 for recording in recordings.values())
-    rows = [*comparison.standings, comparison.oracle.model_copy(update={"on_front": True})]
     return {
         "length_s": length_s,
         "capacities": [_capacity(name, recording) for name, recording in capacities.items()],
-        "oracle": comparison.oracle.law,
-        "points": [
-            {
-                "law": standing.law,
-                "hue": hue,
-                "used": 100 * standing.utilisation,
-                "wait_ms": max(standing.wait_p99_ms, _LEAST_MS),
-                "on_front": standing.on_front,
-            }
-            for hue, standing in enumerate(rows)
-            if standing.utilisation is not None and standing.wait_p99_ms is not None
-        ],
         "laws": [_series(standing.law, recordings[standing.law]) for standing in comparison.standings],
     }
 
@@ -160,7 +161,7 @@ def _series(law: str, recording: Recording) -> dict[str, Any]:
     return {
         "law": law,
         "t": [sample.t_s for sample in samples],
-        "depth": [None if sample.depth is None else max(sample.depth, 0.5) for sample in samples],
+        "depth": [sample.depth for sample in samples],
         "processed": [sample.processed_per_s for sample in samples],
         "allowed": [sample.allowed_per_s for sample in samples],
     }

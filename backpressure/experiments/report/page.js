@@ -1,100 +1,140 @@
-"use strict";
-// Draws the timeline, in the page's colours: up to five charts over one time axis that zoom together.
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+// Draws a run's timeline: the flow picture at one moment, and the charts, which choose the moment.
 
-  const highest = (values) => values.reduce((most, value) => Math.max(most, value ?? 0), 1);
+import { Charts } from "./charts.js";
+import { FlowPicture } from "./flow.js";
+import { amount, duration, rate } from "./numbers.js";
 
-  const line = (name, x, y, hue, extra = {}) => ({
-    type: "scatter", mode: "lines", name, x, y, connectgaps: false,
-    line: { color: colour(hue), width: 1.6, ...extra.line },
-    hovertemplate: `%{y:,.4~g} <b>${name}</b><extra></extra>`, ...extra.trace,
+const data = JSON.parse(document.getElementById("data").textContent);
+const element = (id) => document.getElementById(id);
+const seconds = (t) => `${t.toFixed(t < 100 && t % 1 ? 1 : 0)} s`;
+const REPLAY_S = 20; // however long the run was
+
+// The index of the last time that is not after `t`.
+function at(times, t) {
+  const next = times.findIndex((time) => time > t);
+  return next < 0 ? times.length - 1 : Math.max(0, next - 1);
+}
+
+function stateAt(t) {
+  const i = at(data.t, t);
+  const wait = at(data.wait_t, t);
+  const phase = data.phases.findLast((one) => one.start <= t) ?? data.phases[0];
+  const running = (role) => data.processes.filter(([kind, start, end]) => kind === role && start <= t && t < end).length;
+  const before = at(data.t, t - 1);
+  const waited = (name) => (data.wait_t.length && Math.abs(data.wait_t[wait] - t) < 2 ? milli(data.wait[name][wait]) : null);
+  const simulated = data.processes.length === 0;
+  return {
+    producers: simulated || running("producer") ? { count: simulated ? null : running("producer"), blocked: data.blocked[i] } : null,
+    law: phase && { name: phase.law, reason: data.reason[i] },
+    offered_per_s: data.offered[i], allowed_per_s: data.allowed[i], published_per_s: data.published[i], refused_per_s: data.refused[i],
+    in_flight: data.in_flight[i], exchange: data.exchange,
+    queue: data.ready[i] === null ? null : { ready: data.ready[i], unacked: data.unacked[i], bound: data.max_length[i] },
+    wait_p50_s: waited("p50"), wait_p99_s: waited("p99"),
+    consumers: { count: simulated ? null : running("consumer") },
+    capacity_per_s: data.capacity_t.length ? data.capacity[at(data.capacity_t, t)] : null, processed_per_s: data.processed[i],
+    dead_letters: data.dead_letters[i],
+    dead_letters_per_s: Math.max(0, (data.dead_letters[i] - data.dead_letters[before]) / Math.max(data.t[i] - data.t[before], 0.1)),
+  };
+}
+
+const milli = (ms) => (ms === null ? null : ms / 1000);
+
+const flow = new FlowPicture(element("flow"));
+const slider = element("moment");
+slider.max = String(data.length_s);
+
+function showMoment(t) {
+  slider.value = String(t);
+  slider.setAttribute("aria-valuetext", seconds(t));
+  const phase = data.phases.findLast((one) => one.start <= t);
+  element("flow-time").textContent = `at ${seconds(t)}${phase ? `, ${phase.name}` : ""}`;
+  flow.show(stateAt(t));
+}
+
+const charts = new Charts({
+  time: (t) => seconds(t), bar: element("cursor"),
+  onCursor: (t) => {
+    if (t !== null) showMoment(t);
+  },
+});
+
+const lines = {
+  rates: [
+    { name: "offered", t: data.t, y: data.offered, dash: true },
+    { name: "capacity", t: data.capacity_t, y: data.capacity, step: true, width: 5, alpha: 0.35 },
+    { name: "allowed", t: data.t, y: data.allowed, width: 1.2, notes: data.reason },
+    { name: "published", t: data.t, y: data.published },
+    { name: "processed", t: data.t, y: data.processed, width: 2.2 },
+  ],
+  depth: [
+    { name: "depth", t: data.t, y: data.depth, fill: true },
+    { name: "ready", t: data.t, y: data.ready, width: 1.2 },
+  ],
+  wait: [
+    ...["max", "p99", "p95", "p50"].map((name) => ({ name, t: data.wait_t, y: data.wait[name].map(milli) })),
+    { name: "best possible p99", t: data.bound_t, y: data.bound.map(milli), dash: true },
+  ],
+  in_flight: [{ name: "in flight", t: data.t, y: data.in_flight }],
+  memory: Object.entries(data.memory).map(([name, y]) => ({ name, t: data.t, y })),
+};
+const forms = {
+  rates: { label: "Rates", format: rate, scale: "auto", height: 230 },
+  depth: { label: "Queue depth", scale: "auto" },
+  wait: { label: "Queue wait", format: duration, scale: "auto" },
+  in_flight: { label: "In flight", height: 130 },
+  memory: { label: "Memory", format: (megabytes) => `${amount(megabytes)} MB` },
+};
+
+const series = new Map();
+for (const [name, form] of Object.entries(forms)) {
+  const measured = lines[name].some((line) => line.y.some((value) => value !== null));
+  if (measured) series.set(charts.add(element(name), form), lines[name]);
+  else element(name).closest("figure").remove(); // a simulation has neither memory nor messages in flight
+}
+charts.show({
+  from: 0, to: data.length_s,
+  bands: [
+    ...data.phases.map(({ name, start, end }) => ({ from: start, to: end, text: name })),
+    ...data.faults.map(({ name, start, end }) => ({ from: start, to: end, text: `⚡ ${name}`, bad: true })),
+  ],
+  marks: data.notes,
+}, series);
+
+let replayed = null; // when the replay began, and where
+
+function stop() {
+  replayed = null;
+  element("replay").textContent = "replay";
+}
+
+function step(now) {
+  if (!replayed) return;
+  const t = replayed.from + ((now - replayed.at) / 1000) * (data.length_s / REPLAY_S);
+  if (t >= data.length_s) return stop();
+  if (now - replayed.drawn > 100) { // ten moments a second are as many as there are samples
+    replayed.drawn = now;
+    charts.point(t);
+  }
+  requestAnimationFrame(step);
+}
+
+element("replay").addEventListener("click", () => {
+  if (replayed) return stop();
+  const from = Number(slider.value);
+  element("replay").textContent = "stop";
+  requestAnimationFrame((now) => {
+    replayed = { at: now, drawn: 0, from: from > data.length_s * 0.98 ? 0 : from };
+    step(now);
   });
+});
+slider.addEventListener("input", () => {
+  stop();
+  charts.point(Number(slider.value));
+});
 
-  function traces(chart) {
-    const t = data.t;
-    if (chart === "depth") {
-      return [
-        line("depth", t, data.depth, "blue", { trace: { fill: "tozeroy", fillcolor: colour("shade") } }),
-        line("ready", t, data.ready, "grey", { line: { width: 1 } }),
-      ];
-    }
-    if (chart === "rates") {
-      const reason = { text: data.reason, hovertemplate: "%{y:,.4~g} <b>allowed</b> %{text}<extra></extra>" };
-      const beyond = ratesRange() ? ` (${Math.round(highest(data.offered))}, beyond the frame)` : "";
-      return [
-        line(`offered${beyond}`, t, data.offered, "grey", { line: { dash: "dot" } }),
-        line("capacity", data.capacity_t, data.capacity, "grey", { line: { shape: "hv", width: 5 }, trace: { opacity: 0.35 } }),
-        line("allowed", t, data.allowed, "orange", { line: { width: 1.2 }, trace: reason }),
-        line("published", t, data.published, "blue"),
-        line("processed", t, data.processed, "green", { line: { width: 2.2 } }),
-      ];
-    }
-    if (chart === "wait") {
-      const hues = { max: "grey", p99: "orange", p95: "blue", p50: "green" };
-      const measured = Object.keys(hues).map((q) => line(q, data.wait_t, data.wait[q], hues[q], { trace: { mode: "lines+markers", marker: { size: 3 } } }));
-      return [...measured, line("best possible p99", data.bound_t, data.bound, "orange", { line: { dash: "dot", width: 1.2 } })];
-    }
-    if (chart === "in_flight") return [line("in flight", t, data.in_flight, "blue")];
-    const hues = ["blue", "green", "orange", "violet", "grey"];
-    return Object.keys(data.memory).map((id, index) => line(id, t, data.memory[id], hues[index % hues.length]));
-  }
-
-  // An offered load far above everything else would flatten what there is to see: it stays in the legend and beyond the
-  // frame, and a double click shows all of it.
-  function ratesRange() {
-    const most = highest([...data.published, ...data.processed, ...data.capacity]);
-    return highest(data.offered) > 2.5 * most ? [0, 1.3 * most] : undefined;
-  }
-
-  function layout(chart) {
-    const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), tickfont: { color: colour("dim") } };
-    const y = { ...axis, rangemode: "tozero", fixedrange: false };
-    const note = (part, text, where) => ({
-      x: part.start, xref: "x", yref: "paper", xanchor: "left", text, showarrow: false, font: { size: 11, color: colour("dim") }, ...where,
-    });
-    const notes = [
-      ...data.phases.map((phase) => note(phase, phase.name, { y: 1, yanchor: "bottom" })),
-      ...data.faults.map((fault) => note(fault, `⚡ ${fault.name}`, { y: 1, yanchor: "top", font: { size: 11, color: colour("bad") } })),
-    ];
-    const area = (part, look) => ({
-      type: "rect", xref: "x", yref: "paper", x0: part.start, x1: part.end, y0: 0, y1: 1, layer: "below", line: { width: 0 }, ...look,
-    });
-    if (chart === "wait") { y.type = "log"; y.rangemode = "normal"; y.dtick = 1; }
-    if (chart === "rates") y.range = ratesRange();
-    return {
-      margin: { l: 48, r: 8, t: 20, b: 28 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: colour("ink"), family: "system-ui, sans-serif", size: 12 },
-      hovermode: "x unified", hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
-      showlegend: chart !== "in_flight", legend: { orientation: "h", y: -0.12, yanchor: "top", font: { size: 12 } },
-      xaxis: { ...axis, range: [0, data.length_s], ticksuffix: " s", hoverformat: ".1f" }, yaxis: y,
-      shapes: [
-        ...data.phases.map((phase, index) => area(phase, { fillcolor: index % 2 ? colour("shade") : "rgba(0,0,0,0)" })),
-        ...data.faults.map((fault) => area(fault, { fillcolor: colour("bad"), opacity: 0.12 })),
-      ],
-      annotations: notes,
-    };
-  }
-
-  // A simulation has neither memory nor messages in flight: leave out empty charts.
-  const names = ["depth", "rates", "wait", "in_flight", "memory"].filter((name) => {
-    const measured = traces(name).some((trace) => trace.y.some((value) => value !== null));
-    if (!measured) document.getElementById(name).closest("figure").remove();
-    return measured;
-  });
-  const options = { responsive: true, displayModeBar: false, scrollZoom: false };
-  const draw = () => names.forEach((name) => Plotly.react(name, traces(name), layout(name), options));
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-
-  let following = false; // zooming one chart zooms the others, which must not zoom it in turn
-  names.forEach((name) => document.getElementById(name).on("plotly_relayout", async (change) => {
-    const zoomed = "xaxis.range[0]" in change || "xaxis.autorange" in change;
-    if (following || !zoomed) return;
-    following = true;
-    const range = "xaxis.autorange" in change ? [0, data.length_s] : [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-    await Promise.all(names.map((other) => Plotly.relayout(other, { "xaxis.range": range })));
-    following = false;
-  }));
-})();
+if (data.t.length) { // first the moment that tells most: the deepest queue
+  const depths = data.depth.map((depth) => depth ?? 0);
+  showMoment(data.t[depths.indexOf(Math.max(...depths))]);
+} else {
+  element("flow").closest("figure").remove();
+}

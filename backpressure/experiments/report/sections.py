@@ -14,7 +14,7 @@ from backpressure.experiments.accounts import PARTS, Band
 from backpressure.experiments.events import Note
 from backpressure.experiments.rundir import RunFacts
 from backpressure.experiments.summary import Held, MessageTotals, Percentiles, Summary
-from backpressure.presentation import chart_script
+from backpressure.presentation import SHARED, inlined
 from backpressure.presentation.numbers import figure
 from backpressure.presentation.terms import TERMS, label
 
@@ -31,15 +31,19 @@ __all__ = [
     "mark",
     "notes",
     "phases",
-    "plotly_script",
     "processes",
+    "scripts",
+    "scrolling",
     "setup",
+    "styles",
     "table",
     "tiles",
 ]
 
 _MOST_NOTES = 500
 _HERE = Path(__file__).parent
+_SHEETS = ("theme.css", "flow.css", "charts.css")
+_MODULES = ("numbers.js", "words.js", "flow.js", "charts.js")  # each after those that it imports
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _HUES = ("orange", "grey", "blue", "violet", "green")
 
@@ -167,9 +171,12 @@ def latency_breakdown(bands: Sequence[Band]) -> str:
         f"<td class=bars>{_bar(band, longest_ms)}</td></tr>"
         for band in bands
     )
+    breakdown = (
+        "<table class=breakdown><thead><tr><th>messages</th><th class=n>end to end, mean</th>"
+        f"<th>where the time went</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
     return (
-        f"<p class=legend>{legend}</p><div class=scroll><table class=breakdown><thead><tr><th>messages</th>"
-        f"<th class=n>end to end, mean</th><th>where the time went</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<p class=legend>{legend}</p>{scrolling(breakdown, 'where the time went')}"
         f"<p><small>A sample of {figure(sum(band.messages for band in bands))} messages, sorted by their end-to-end "
         "time. Held back: by pace and confirm window. Taken: until the broker confirmed (or delivered) it. Prefetched: "
         "in the consumer's buffer.</small></p>"
@@ -236,9 +243,9 @@ def setup(facts: RunFacts, scenario_toml: str) -> str:
     environment = [[escape(name), escape(value)] for name, value in facts.environment.items()]
     environment.append(["broker", escape(f"{facts.broker} {facts.broker_version} at {facts.broker_address}")])
     return (
-        f"<p>Run it again:</p><pre>{escape(facts.command)}</pre>"
+        f"<p>Run it again:</p><pre tabindex=0>{escape(facts.command)}</pre>"
         "<p>This very scenario, overrides included, is scenario.toml beside this file; every setting it does not name "
-        f"had its default:</p><pre>{escape(scenario_toml)}</pre>"
+        f"had its default:</p><pre tabindex=0>{escape(scenario_toml)}</pre>"
         + table(["environment", ""], environment, text_columns=2)
     )
 
@@ -260,10 +267,17 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: 
 
     def cells(tag: str, row: Sequence[str]) -> str:
         kinds = ("" if column < text_columns else " class=n" for column in range(len(row)))
-        return "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+        tags = (tag if cell else "td" for cell in row)  # a heading that is empty is none
+        return "".join(f"<{tag}{kind}>{cell}</{tag}>" for tag, kind, cell in zip(tags, kinds, row, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table></div>"
+    about = escape(re.sub(r"<[^>]*>", "", ", ".join(filter(None, heads))))
+    return scrolling(f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table>", about)
+
+
+def scrolling(content: str, about: str) -> str:
+    """Return ``content`` in a frame that scrolls where it is too wide, also by the keyboard."""
+    return f'<div class=scroll tabindex=0 role=group aria-label="{about}">{content}</div>'
 
 
 def asset(name: str) -> str:
@@ -276,6 +290,11 @@ def fill(template: str, parts: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: parts[match[1]], template)
 
 
-def plotly_script() -> str:
-    """Return the text of Plotly's script; raises `PaceError`."""
-    return chart_script().read_text(encoding="utf-8")
+def styles() -> str:
+    """Return the style sheets of a page: the shared ones, then its own."""
+    return "".join(SHARED[name].read_text(encoding="utf-8") for name in _SHEETS) + asset("page.css")
+
+
+def scripts(name: str) -> str:
+    """Return a page's script after the shared ones that it imports."""
+    return inlined(*(SHARED[module] for module in _MODULES), _HERE / name)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from backpressure.experiments.analysis import percentiles_over_time
+from backpressure.experiments.events import Note
 from backpressure.experiments.recording import Recording, Sample
 from backpressure.experiments.summary import Percentiles, PhaseSummary
 
 __all__ = ["chart_data", "thinned"]
 
 _MOST_POINTS = 1500
+_MOST_NOTES = 500
 
 
-def chart_data(recording: Recording, phases: Sequence[PhaseSummary]) -> dict[str, Any]:
-    """Return what ``page.js`` draws: seconds since the start, messages, msg/s, milliseconds, megabytes."""
+def chart_data(recording: Recording, phases: Sequence[PhaseSummary], notes: Sequence[Note] = ()) -> dict[str, Any]:
+    """Return what ``page.js`` draws: seconds since the start, messages, msg/s, milliseconds, megabytes, events."""
     bounded = [phase for phase in phases if phase.wait_bound_ms is not None]
     start_ns, end_ns = recording.start_ns, recording.end_ns
     length_s = max(1.0, (end_ns - start_ns) / 1e9)
@@ -26,7 +28,12 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary]) -> dict[str
     return {
         "length_s": length_s,
         "phases": [
-            {"name": phase.name, "start": (phase.start_ns - start_ns) / 1e9, "end": (phase.end_ns - start_ns) / 1e9}
+            {
+                "name": phase.name,
+                "start": (phase.start_ns - start_ns) / 1e9,
+                "end": (phase.end_ns - start_ns) / 1e9,
+                "law": phase.strategy or recording.strategy,
+            }
             for phase in recording.phases
         ],
         "faults": [
@@ -43,6 +50,21 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary]) -> dict[str
         "allowed": [sample.allowed_per_s for sample in samples],
         "reason": [sample.reason for sample in samples],
         "in_flight": [sample.in_flight for sample in samples],
+        "refused": [sample.nacked_per_s for sample in samples],
+        "dead_letters": [sample.dead_lettered_total for sample in samples],
+        "blocked": [sample.blocked for sample in samples],
+        "max_length": [sample.max_length for sample in samples],
+        "processes": [
+            [process.role, (process.start_ns - start_ns) / 1e9, (process.end_ns - start_ns) / 1e9]
+            for process in recording.processes
+            if process.role in {"producer", "consumer"}
+        ],
+        "exchange": recording.broker != "Kafka",
+        "notes": [
+            {"t": (note.at_ns - start_ns) / 1e9, "text": note.text}
+            for note in notes
+            if start_ns <= note.at_ns <= end_ns
+        ][:_MOST_NOTES],
         "capacity_t": [*((load.at_ns - start_ns) / 1e9 for load in loads), length_s],
         "capacity": [*(load.capacity_per_s for load in loads), loads[-1].capacity_per_s if loads else None],
         "wait_t": wait_t,

@@ -1,6 +1,11 @@
 """Ranking laws: medians, the front, and how the oracle's figures are used."""
 
-from backpressure.experiments.comparison import rank
+import pytest
+
+from backpressure.experiments import library
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.comparison import oracle, rank
+from backpressure.experiments.simulate import simulate
 from backpressure.experiments.summary import Depth, MessageTotals, Percentiles, PhaseSummary, ProcessSummary, Summary
 
 TOTALS = MessageTotals(
@@ -110,3 +115,48 @@ def test_runs_of_different_scenarios_are_each_held_against_what_their_own_allows
         ("hard", 0.8, 2),
     }
     assert (comparison.oracle.utilisation, comparison.oracle.lost, comparison.oracle.rejected) == (None, None, None)
+
+
+def test_the_sentence_names_the_law_that_waits_least_of_those_that_use_the_capacity() -> None:
+    runs = {"idle": [played(0.6, 1)], "slow": [played(1.0, 422)], "quick": [played(0.97, 30)]}
+    assert rank("s", "b", runs, ORACLE).sentence == (
+        "quick: 97.0 % of capacity at a fourteenth of the next law's p99 wait (30.0 ms; slow 422 ms); "
+        "one run each, so repeat it (--repeat 3) before relying on it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("wait_ms", "part"),
+    [
+        (31, "about the next"), (45, "67 % of the next"), (60, "half of the next"), (90, "a third of the next"),
+        (240, "an eighth of the next"), (600, "a twentieth of the next"), (3000, "1/100 of the next"),
+    ],
+)  # fmt: skip
+def test_the_sentence_says_how_much_less_in_words(wait_ms: float, part: str) -> None:
+    assert f"at {part} law's p99 wait" in rank("s", "b", {"a": [played(1, 30)], "b": [played(1, wait_ms)]}, []).sentence
+
+
+def test_repeats_tell_how_sure_the_sentence_is() -> None:
+    apart = {"a": [played(1, n) for n in (10, 12, 11)], "b": [played(1, n) for n in (40, 20, 30)]}
+    comparison = rank("s", "b", apart, ORACLE)
+    assert comparison.sentence.endswith(", in every one of 3 runs (by chance: 1 in 20).")
+    assert comparison.standings[0].wait_p99_range == (10, 12)
+    overlapping = {"a": [played(1, n) for n in (10, 12, 25)], "b": [played(1, n) for n in (40, 20, 30)]}
+    assert "runs overlap, so this is not certain" in rank("s", "b", overlapping, ORACLE).sentence
+
+
+def test_a_sentence_needs_what_it_compares() -> None:
+    assert rank("s", "b", {"a": [played(None, None)]}, ORACLE).sentence == ""
+    alone = rank("s", "b", {"a": [played(0.9, 30)]}, ORACLE).sentence
+    assert alone == "a: 90.0 % of capacity at a p99 wait of 30.0 ms."
+    worse = rank("s", "b", {"a": [played(0.9, 30)], "b": [played(0.5, 3)]}, ORACLE).sentence
+    assert worse.startswith("a: 90.0 % of capacity at a p99 wait of 30.0 ms; b, the next, 50.0 % at 3.0 ms")
+
+
+def test_no_law_uses_more_of_the_capacity_than_the_oracle() -> None:
+    scenario = library.load("normal", ("phase.normal.duration_s=5",))
+    summary = summarise(simulate(library.load("normal", ("phase.normal.duration_s=5",), "pace")))
+    most = oracle(scenario).utilisation
+    assert summary.utilisation is not None
+    assert most is not None
+    assert summary.utilisation <= most + 0.002  # a message more or less at the end
