@@ -107,7 +107,9 @@ class PrefetchControl:
         self._aside = 0
         self._starving_since: float | None = None
         self._settled_at: deque[float] = deque(maxlen=self.count)
+        self._old_credit = 0  # messages that may still come because of an earlier, larger prefetch
         self._round_trips = RecentValues(_WINDOW_S)
+        self._measured = False
         self._stalls = RecentValues(_WINDOW_S)
         self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
         self._served: tuple[int, float, float] = (0, 0.0, 0.0)  # processed, Σ service, Σ service²
@@ -134,6 +136,9 @@ class PrefetchControl:
 
     def settling(self, held: int, now: float) -> None:
         """One of ``held`` messages is about to be acknowledged."""
+        if self._old_credit > 0:
+            self._old_credit -= 1
+            return
         self._settled_at.append(now)
         if held >= self.count:
             self._starving_since = now
@@ -161,8 +166,10 @@ class PrefetchControl:
             return
         since, processed, service_sum_s = self._last
         done = report.processed - processed
-        if now - since < _RESIZE_EVERY_S or not done:
+        first = not self._measured and self._round_trips.least(0.0) > 0  # what was assumed until then may be far off
+        if not done or (now - since < _RESIZE_EVERY_S and not first):
             return
+        self._measured = self._measured or first
         self._last = (now, report.processed, report.service_sum_s)
         service_s = (report.service_sum_s - service_sum_s) / done
         self._learn_variance(report)
@@ -188,6 +195,8 @@ class PrefetchControl:
         self._base, self._aside = base, aside
         if self.count != before:
             self._settled_at = deque(maxlen=self.count)  # what was acknowledged before made room by another measure
+            self._old_credit = max(0, self._old_credit + before - self.count)
+            self._starving_since = None
             self._subscriber.set_prefetch(self.count)
 
     def _initial(self, settings: ConsumerSettings) -> int:

@@ -41,9 +41,10 @@ class PaceLaw:
     """Send at the estimated bottleneck rate, corrected so that a small standing queue is held.
 
     Formula, with μ̂ the bottleneck rate, φ the dispersion of its departures, f unreported arrivals, a the age of the
-    readings, b that of departures, s the messages in work, x extra: K = gain/(tick + a); T = b + tick/(g(2 − g)) with g
-    = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L the normal loss function; q* = s + max(target_wait·μ̂,
-    k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)), within floor and ceiling.
+    readings, b that of departures, w the way to the broker and back, s the messages in work, x extra: K =
+    gain/(tick + a); T = b + w + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L
+    the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)),
+    within floor and ceiling.
 
     Regimes:
     - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import random
+from types import SimpleNamespace
 
 import pytest
 from stage import WORK, LateTransport, RecordingBroker, consuming, ours, producing, put, settings_of
@@ -171,3 +174,75 @@ def test_room_for_failed_messages_comes_in_steps_and_never_beyond_what_the_proto
 def test_before_anything_is_measured_it_is_a_few_and_grows_with_the_rate(rate: float) -> None:
     count = PrefetchControl(consumer(rate=rate).consumer, Seat()).count
     assert 2 <= count <= 3 + rate * 0.03
+
+
+class FarBroker:
+    """Delivers ``way_s`` after it may, as much as the prefetch lets it; the consumer works at random speed."""
+
+    def __init__(self, seed: int, way_s: float) -> None:
+        self.way_s = way_s
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.seat = Seat()
+        self.control = PrefetchControl(consumer("auto", rate=200).consumer, self.seat)
+        self.events: list[tuple[float, int, str]] = []
+        self.credit = self.control.count
+        self.limit = self.credit
+        self.held = self.processed = self.order = 0
+        self.sum_s = self.sum_s2 = 0.0
+        self.working = False
+
+    def later(self, after_s: float, what: str) -> None:
+        self.order += 1
+        heapq.heappush(self.events, (self.now + after_s, self.order, what))
+
+    def offer(self) -> None:
+        while self.credit > 0:
+            self.credit -= 1
+            self.later(self.way_s, "delivery")
+
+    def work(self, rate_per_s: float) -> None:
+        if not self.working and self.held:
+            self.working = True
+            took_s = self.random.expovariate(rate_per_s)
+            self.sum_s, self.sum_s2 = self.sum_s + took_s, self.sum_s2 + took_s**2
+            self.later(took_s, "done")
+
+    def run(self, seconds: float, rate_per_s: float) -> None:
+        end = self.now + seconds
+        self.later(0.0, "tick")
+        while self.events[0][0] <= end:
+            self.now, _, what = heapq.heappop(self.events)
+            if what == "delivery":
+                self.control.delivered(self.now)
+                self.held += 1
+            elif what == "done":
+                self.control.settling(self.held, self.now)
+                self.working, self.held, self.processed = False, self.held - 1, self.processed + 1
+                self.later(self.way_s, "acked")
+            elif what == "acked":
+                self.credit += 1
+            else:
+                counters = {"processed": self.processed, "service_sum_s": self.sum_s, "service_sum_s2": self.sum_s2}
+                self.control.tick(SimpleNamespace(**counters), self.now)  # type: ignore[arg-type]  # what it reads
+                for given in self.seat.given:
+                    self.credit, self.limit = self.credit + given - self.limit, given
+                self.seat.given.clear()
+                self.later(0.1, "tick")
+            self.offer()
+            self.work(rate_per_s)
+        self.events = [event for event in self.events if event[2] != "tick"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_an_earlier_prefetch_let_through_does_not_look_like_a_short_way(seed: int) -> None:
+    broker = FarBroker(seed, way_s=0.1)
+    broker.run(1.5, 200)
+    assert broker.control.count >= 40  # as soon as the way is known, not a second later
+    broker.run(20, 200)
+    sizes = []
+    for _ in range(60):
+        broker.run(1, 60)
+        sizes.append(broker.control.count)
+    assert sizes[-1] < 40
+    assert min(sizes) >= 0.2 * 60
