@@ -20,10 +20,12 @@ from backpressure.cli.local_brokers import LocalBroker, listed
 from backpressure.errors import TransportError
 from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.transports.private_process import PrivateProcess
+from backpressure.transports.rabbitmq_cluster import PrivateCluster, private_cluster
 
 __all__ = ["broker"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Private = PrivateProcess | PrivateCluster
 
 _unlisted = click.option(
     "--unlisted", is_flag=True, help="Do not announce it to other programs on this machine: they need its --url."
@@ -159,15 +161,26 @@ def broker(
 @broker.command()
 @_port("--port", "AMQP port")
 @_port("--management-port", "HTTP port")
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 7),
+    default=1,
+    show_default=True,
+    help="How many nodes; more than one form a cluster, with ports that follow --port and --management-port.",
+)
 @_unlisted
-def rabbitmq(*, port: int, management_port: int, unlisted: bool) -> None:
-    """Run a private RabbitMQ node until Ctrl-C, with a user guest and the management plugin.
+def rabbitmq(*, port: int, management_port: int, nodes: int, unlisted: bool) -> None:
+    """Run a private RabbitMQ node or cluster until Ctrl-C, with a user guest and the management plugin.
 
-    Its data lives in a temporary directory that is removed at the end. It needs an installed rabbitmq-server.
+    Its data lives in temporary directories that are removed at the end. It needs an installed rabbitmq-server.
     """
     from backpressure.transports.rabbitmq_node import private_node
 
-    program.run(_run_until_stopped(private_node(port, management_port), "RabbitMQ", unlisted=unlisted))
+    private: Private = private_node(port, management_port)
+    if nodes > 1:
+        click.echo(f"starting {nodes} nodes …")
+        private = private_cluster(nodes, port, management_port)
+    program.run(_run_until_stopped(private, "RabbitMQ", unlisted=unlisted))
 
 
 @broker.command()
@@ -194,7 +207,7 @@ def _refuse_options_of_embedded(context: click.Context, command: str) -> None:
             )
 
 
-async def _run_until_stopped(private: PrivateProcess, product: str, *, unlisted: bool) -> None:
+async def _run_until_stopped(private: Private, product: str, *, unlisted: bool) -> None:
     """Start it, print where it is, and remove it after a signal, even one that arrives during the start."""
     stopped = asyncio.Event()
 
@@ -214,7 +227,7 @@ async def _run_until_stopped(private: PrivateProcess, product: str, *, unlisted:
         await running
 
 
-async def _run(private: PrivateProcess, product: str, *, unlisted: bool) -> None:
+async def _run(private: Private, product: str, *, unlisted: bool) -> None:
     with ExitStack() as stack:
         async with private as node:
             management = f", management on {node.management_url}" if node.management_url else ""

@@ -64,15 +64,16 @@ def compare(
     number n of every law has the scenario's seed plus n, so all see the same service times.
     """
     names = _law_names(laws)
-    base = library.load(scenario, assignments, names[0])
+    choice = parse_choice(broker)
+    base = library.load(scenario, assignments, names[0], defaults=choice.defaults)
 
     def plan(law: str, number: int) -> Scenario:
-        return library.load(scenario, (*assignments, f"seed={base.seed + number}"), law)
+        seeded = (*assignments, f"seed={base.seed + number}")
+        return library.load(scenario, seeded, law, defaults=choice.defaults)
 
     for law in names:
         library.check_laws(plan(law, 0))
         simulate(plan(law, 0).shortened(_TRIAL_S))  # reports an unknown law or parameter now, not an hour later
-    choice = parse_choice(broker)
     if not virtual:
         check_broker(base, choice)
     directory = create(runs, f"{base.name}-league", datetime.now().astimezone())

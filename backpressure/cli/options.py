@@ -236,7 +236,10 @@ logs = _together(
 # -- experiments -------------------------------------------------------------------------------------------------------
 
 broker_choice = click.option(
-    "--broker", default="embedded", show_default=True, help="embedded, rabbitmq, kafka (private ones) or a URL."
+    "--broker",
+    default="embedded",
+    show_default=True,
+    help="embedded, rabbitmq, kafka (private ones), rabbitmq:3 (a cluster) or a URL.",
 )
 
 runs_folder = click.option(

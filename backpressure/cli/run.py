@@ -114,14 +114,14 @@ def run(
     found: list[Summary] = []
     try:
         allowed = parse_share(max_regression, "--max-regression")
-        plan = library.load(scenario, assignments, strategy)
-        older = history.baseline(baseline, plan.name, "--baseline")
         choice = parse_choice(broker)
+        plan = library.load(scenario, assignments, strategy, defaults=choice.defaults)
+        older = history.baseline(baseline, plan.name, "--baseline")
         check_broker(plan, choice)
         library.check_laws(plan)
         for number in range(repeat):
             seeded = (*assignments, f"seed={plan.seed + number}") if number else assignments
-            part = library.load(scenario, seeded, strategy)
+            part = library.load(scenario, seeded, strategy, defaults=choice.defaults)
             directory = create(runs, plan.name, datetime.now().astimezone())
             directory.write_scenario(to_toml(part.document))
             command = command_line(["pace", "run", scenario, "--broker", choice.label], seeded, strategy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -85,11 +86,14 @@ class BrokerAddress:
 
     def single(self) -> list[str]:
         """Return a URL for each server, for libraries that know URLs of one server only."""
+        return [self.at([server]) for server in self.servers]
+
+    def at(self, servers: Sequence[tuple[str, int | None]]) -> str:
+        """Return the URL with these servers."""
         login = quote(self.username, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
-        before = f"{self.scheme}://{login}@" if login else f"{self.scheme}://"
-        after = self.path + (f"?{self.query}" if self.query else "")
-        ports = ("" if port is None else f":{port}" for _, port in self.servers)
-        return [f"{before}{bracketed(host)}{port}{after}" for (host, _), port in zip(self.servers, ports, strict=True)]
+        names = ",".join(bracketed(host) + ("" if port is None else f":{port}") for host, port in servers)
+        at, query = "@" if login else "", f"?{self.query}" if self.query else ""
+        return f"{self.scheme}://{login}{at}{names}{self.path}{query}"
 
     def hosts(self, default_hosts: str, default_port: int) -> list[tuple[str, int]]:
         """Return every server's host and port; the defaults are for what the URL does not name.

@@ -7,7 +7,7 @@ histograms.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import ceil, inf
@@ -174,6 +174,7 @@ def _phase(
         wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
         depth_max=_depth(recording, stays, phase.start_ns, phase.end_ns).max,
         settle_s=settle_s(recording, done_ns, confirmed_ns, refused, phase),
+        pause_s=_pause_s(confirmed_ns, phase),
         fairness_jain=_fairness(recording, (phase.start_ns + phase.end_ns) // 2, phase.end_ns),
         reached=phase.reached,
         strategy=phase.strategy or recording.strategy,
@@ -267,6 +268,14 @@ def _processes(recording: Recording) -> list[ProcessSummary]:
         )
         for process in recording.processes
     ]
+
+
+def _pause_s(confirmed_ns: Sequence[int], phase: RecordedPhase) -> float | None:
+    """Return the longest time between two confirms, or from the first or to the last moment of the phase."""
+    inside = confirmed_ns[bisect_left(confirmed_ns, phase.start_ns) : bisect_left(confirmed_ns, phase.end_ns)]
+    if not inside:
+        return None
+    return _seconds(max(after - before for before, after in pairwise([phase.start_ns, *inside, phase.end_ns])))
 
 
 def _rate(sorted_ns: Sequence[int], phase: RecordedPhase, span_s: float) -> float:

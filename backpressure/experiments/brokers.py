@@ -10,7 +10,7 @@ import asyncio
 import difflib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -21,15 +21,17 @@ import psutil
 
 from backpressure.config import replaced
 from backpressure.errors import ConfigError, ExperimentError
+from backpressure.experiments.cluster import ClusterOperator, RabbitMQCluster
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.program import require_posix
-from backpressure.settings import BrokerSettings, Settings
+from backpressure.settings import BrokerSettings, QueueSettings, Settings
 from backpressure.transports.kafka_node import private_kafka
 from backpressure.transports.management_client import management_url
 from backpressure.transports.private_process import PrivateProcess
+from backpressure.transports.rabbitmq_cluster import MOST_NODES, private_cluster
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
 __all__ = [
@@ -47,25 +49,37 @@ __all__ = [
 _POLL_S = 0.1
 
 _PRIVATE: dict[str, Callable[[], PrivateProcess]] = {"rabbitmq": private_node, "kafka": private_kafka}
+_CLUSTERS = ("rabbitmq",)
 _KINDS = ("embedded", *_PRIVATE)
 _SCHEMES = ("amqp://", "amqps://", "kafka://", "kafka+ssl://")
 _ALLOWED = (
-    "expected embedded, rabbitmq (a private node, where rabbitmq-server is installed), kafka (the same, after "
-    f"make kafka) or a URL {' '.join(scheme + '…' for scheme in _SCHEMES)}"
+    "expected embedded, rabbitmq (a private node, where rabbitmq-server is installed; rabbitmq:3: a cluster of three), "
+    f"kafka (a private broker, after make kafka) or a URL {' '.join(scheme + '…' for scheme in _SCHEMES)}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerChoice:
-    """``kind`` is "embedded", "rabbitmq", "kafka" or "external"; ``url`` belongs to the last."""
+    """``kind`` is "embedded", "rabbitmq", "kafka" or "external"; ``url`` belongs to the last.
+
+    ``nodes``: how many a private cluster has; 1: a node alone.
+    """
 
     kind: str
     url: str = ""
+    nodes: int = 1
+
+    @property
+    def defaults(self) -> tuple[tuple[str, str], ...]:
+        """Settings of a scenario that does not state them: on a cluster a queue has a copy on several nodes."""
+        return (("queue.type", "quorum"),) if self.kind == "rabbitmq" and self.nodes > 1 else ()
 
     @property
     def label(self) -> str:
         """What to show: never a password."""
-        return BrokerSettings(url=self.url).address() if self.url else self.kind
+        if self.url:
+            return BrokerSettings(url=self.url).address()
+        return self.kind if self.nodes == 1 else f"{self.kind}:{self.nodes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,11 @@ class RunBroker:
     management_url: str
     private: bool
     operator: BrokerOperator | None = None
+
+    async def check_copies(self, queue: QueueSettings) -> None:
+        """Return when a quorum queue on a private cluster has all its members; raises `ExperimentError`."""
+        if isinstance(self.operator, ClusterOperator):
+            await self.operator.until_in_sync(queue.work)
 
     def settings(self, run_name: str, *, predeclared: bool = False) -> dict[str, object]:
         """Return the settings, by dotted key, with which a process of the run ``run_name`` uses it.
@@ -106,6 +125,9 @@ def parse_choice(text: str) -> BrokerChoice:
     """Return what ``--broker`` asks for; raises `ConfigError`."""
     if text in _KINDS:
         return BrokerChoice(text)
+    kind, colon, count = text.partition(":")
+    if colon and kind in _KINDS and not count.startswith("//"):
+        return BrokerChoice(kind, nodes=_node_count(text, kind, count))
     if "://" not in text:
         near = difflib.get_close_matches(text, _KINDS, n=1)
         raise ConfigError("--broker", text, f"did you mean {near[0]}? {_ALLOWED}" if near else _ALLOWED)
@@ -113,6 +135,14 @@ def parse_choice(text: str) -> BrokerChoice:
         raise ConfigError("--broker", text.partition("://")[0] + "://…", _ALLOWED)
     replaced(Settings(), {"broker.url": text}, "--broker")
     return BrokerChoice("external", text)
+
+
+def _node_count(text: str, kind: str, count: str) -> int:
+    if kind not in _CLUSTERS:
+        raise ConfigError("--broker", text, f"{kind} has no cluster: use {' or '.join(_CLUSTERS)}")
+    if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MOST_NODES):
+        raise ConfigError("--broker", text, f"expected {kind}:3, with 1 to {MOST_NODES} nodes")
+    return int(count)
 
 
 @asynccontextmanager
@@ -136,6 +166,11 @@ async def open_broker(
         finally:
             await supervisor.stop(supervisor.of("broker"))  # before its data is removed
             directory.remove_broker_data()
+    elif choice.nodes > 1:
+        async with private_cluster(choice.nodes) as cluster, AsyncExitStack() as watches:
+            for member in cluster.nodes:
+                await watches.enter_async_context(watching(member, supervisor))
+            yield RunBroker(cluster.url, cluster.management_url, private=True, operator=RabbitMQCluster(cluster))
     elif choice.kind in _PRIVATE:
         async with _PRIVATE[choice.kind]() as node:
             operator_of_node = RabbitMQOperator(node) if isinstance(node, PrivateNode) else None
@@ -162,7 +197,7 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
         allowed = "only simulations have consumers that report nothing: use pace simulate, or pace compare --simulate"
         raise ConfigError("strangers.count", scenario.strangers.count, allowed)
     require_posix("a run of real processes", "POSIX signals and process groups")
-    check_faults(scenario.faults, choice.kind, choice.url)
+    check_faults(scenario.faults, choice.kind, choice.url, choice.nodes)
     if scenario.proxy and (choice.kind == "kafka" or choice.url.startswith("kafka")):
         raise ConfigError("proxy", True, "Kafka has no such proxy: leave it out, or use an AMQP broker")
     if scenario.settings.queue.predeclared:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from backpressure.engines.clock import Clock
 from backpressure.experiments.brokers import BrokerOperator, EmbeddedOperator
+from backpressure.experiments.cluster import ClusterOperator, RabbitMQCluster
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded, Note
 from backpressure.experiments.faults import (
     BrokerHang,
@@ -24,7 +26,9 @@ from backpressure.experiments.faults import (
     ClockJump,
     ConsumerKill,
     ConsumerStop,
+    DiskAlarm,
     Fault,
+    LeaderKill,
     MemoryAlarmFault,
     Nacks,
     NetworkBandwidth,
@@ -32,6 +36,9 @@ from backpressure.experiments.faults import (
     NetworkDelay,
     NetworkFault,
     NetworkHalfOpen,
+    NodeKill,
+    NodeRestart,
+    Partition,
     Poison,
     ProcessingFailures,
     ProcessKill,
@@ -46,7 +53,10 @@ __all__ = ["EFFECTS", "Effect", "Injection", "Stage"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What faults can reach. ``operator`` and ``proxy`` are there when a fault of the scenario needs them."""
+    """What faults can reach. ``operator`` and ``proxy`` are there when a fault of the scenario needs them.
+
+    ``queue`` is the work queue.
+    """
 
     fleet: Fleet
     supervisor: Supervisor
@@ -55,6 +65,7 @@ class Stage:
     clock: Clock
     record: Callable[[Event], None]
     tell: Callable[[str], None]
+    queue: str = ""
 
     def happened(self, text: str) -> None:
         """Record what a fault has just done, and what the consumers can do from now on."""
@@ -205,6 +216,116 @@ async def _nacks(fault: Nacks, stage: Stage) -> AsyncIterator[None]:
         stage.happened("broker refuses nothing any more")
 
 
+# --- one node of a cluster ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _node_kill(fault: NodeKill | LeaderKill, stage: Stage) -> AsyncIterator[None]:
+    cluster = _cluster(stage)
+    node = await cluster.choose("leader" if isinstance(fault, LeaderKill) else fault.node, stage.queue)
+    number, led = cluster.number(node), await _leads(cluster, node, stage.queue)
+    since = time.time()
+    try:
+        await asyncio.to_thread(node.kill)
+        stage.happened(f"node {number}{led} killed (SIGKILL)")
+        async with _telling_election(cluster, stage, node, since, expected=bool(led)):
+            yield
+    finally:
+        await node.revive()
+        stage.happened(f"node {number} started again")
+
+
+@asynccontextmanager
+async def _node_restart(_: NodeRestart, stage: Stage) -> AsyncIterator[None]:
+    """Begin, and go through all nodes even when the phase ends before: half an upgrade is none."""
+    upgrading = asyncio.create_task(_upgrade(_cluster(stage), stage), name="rolling upgrade")
+    try:
+        yield
+    finally:
+        await upgrading
+
+
+async def _upgrade(cluster: ClusterOperator[Any], stage: Stage) -> None:
+    for number, node in enumerate(cluster.nodes, start=1):
+        led = await _leads(cluster, node, stage.queue)
+        since = time.time()
+        await cluster.prepare_stop(node)
+        await node.stop()
+        stage.happened(f"node {number}{led} handed over and stopped")
+        async with _telling_election(cluster, stage, node, since, expected=bool(led), handed_over=True):
+            await node.revive()
+            await cluster.until_in_sync(stage.queue)
+        stage.happened(f"node {number} started again, {stage.queue} in sync after {time.time() - since:.1f} s")
+
+
+@asynccontextmanager
+async def _partition(fault: Partition, stage: Stage) -> AsyncIterator[None]:
+    cluster = _cluster(stage)
+    assert isinstance(cluster, RabbitMQCluster)
+    node = await cluster.choose(fault.node, stage.queue)
+    number, led = cluster.number(node), await _leads(cluster, node, stage.queue)
+    try:
+        since = await cluster.cut_off(node)
+        stage.happened(f"node {number}{led} cut off from the others")
+        async with _telling_election(cluster, stage, node, since, expected=bool(led)):
+            yield
+    finally:
+        await cluster.join_again(node)
+        stage.happened(f"node {number} may join the others again")
+        await cluster.until_in_sync(stage.queue)
+        stage.happened(f"node {number} is in sync again")
+
+
+@asynccontextmanager
+async def _disk_alarm(fault: DiskAlarm, stage: Stage) -> AsyncIterator[None]:
+    cluster = _cluster(stage)
+    assert isinstance(cluster, RabbitMQCluster)
+    node = await cluster.choose(fault.node, stage.queue)
+    number = cluster.number(node)
+    try:
+        await cluster.set_disk_alarm(node, raised=True)
+        stage.happened(f"disk alarm raised at node {number}")
+        yield
+    finally:
+        await cluster.set_disk_alarm(node, raised=False)
+        stage.happened(f"disk alarm cleared at node {number}")
+
+
+def _cluster(stage: Stage) -> ClusterOperator[Any]:
+    assert isinstance(stage.operator, ClusterOperator)
+    return stage.operator
+
+
+async def _leads(cluster: ClusterOperator[Any], node: object, queue: str) -> str:
+    return f", which leads {queue}," if node is await cluster.leader(queue) else ""
+
+
+@asynccontextmanager
+async def _telling_election(
+    cluster: ClusterOperator[Any],
+    stage: Stage,
+    node: Any,
+    since: float,
+    *,
+    expected: bool,
+    handed_over: bool = False,
+) -> AsyncIterator[None]:
+    """Tell how long the election took, if one is ``expected``, as soon as it is over."""
+
+    async def tell() -> None:
+        stage.happened(await cluster.election(stage.queue, node, since, handed_over=handed_over))
+
+    telling = asyncio.create_task(tell(), name="election") if expected else None
+    try:
+        yield
+        if telling is not None:
+            await telling
+    finally:
+        if telling is not None:
+            telling.cancel()
+            await asyncio.wait({telling})
+
+
 # --- network ------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +368,11 @@ EFFECTS: dict[type[Fault], Effect] = {
     BrokerKill: _broker_kill,
     BrokerHang: _broker_hang,
     MemoryAlarmFault: _memory_alarm,
+    NodeKill: _node_kill,
+    LeaderKill: _node_kill,
+    NodeRestart: _node_restart,
+    Partition: _partition,
+    DiskAlarm: _disk_alarm,
     Nacks: _nacks,
     NetworkCut: _network,
     NetworkHalfOpen: _network,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,7 +23,9 @@ __all__ = [
     "ClockJump",
     "ConsumerKill",
     "ConsumerStop",
+    "DiskAlarm",
     "Fault",
+    "LeaderKill",
     "MemoryAlarmFault",
     "Nacks",
     "NetworkBandwidth",
@@ -31,6 +33,10 @@ __all__ = [
     "NetworkDelay",
     "NetworkFault",
     "NetworkHalfOpen",
+    "NodeFault",
+    "NodeKill",
+    "NodeRestart",
+    "Partition",
     "Poison",
     "ProcessKill",
     "ProcessingFailures",
@@ -50,6 +56,7 @@ class Fault(BaseModel):
         brokers: the kinds of broker that can have it; None: all.
         through_proxy: whether the processes under test must reach their broker through our proxy.
         restarts_broker: whether the broker must keep durable messages on disk.
+        least_nodes: how many nodes the broker must have.
         moves_clocks: whether the processes under test must run on a wall clock that we can move.
     """
 
@@ -60,6 +67,7 @@ class Fault(BaseModel):
     through_proxy: ClassVar[bool] = False
     restarts_broker: ClassVar[bool] = False
     moves_clocks: ClassVar[bool] = False
+    least_nodes: ClassVar[int] = 1
 
     for_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds until it is undone; left out: when the phase ends"
@@ -138,6 +146,61 @@ class MemoryAlarmFault(_PrivateBrokerFault):
     """The broker runs out of memory and blocks every connection that publishes (``connection.blocked``)."""
 
     name: ClassVar[str] = "memory-alarm"
+
+
+class NodeFault(Fault):
+    """Happens to one node of a private cluster; a quorum queue goes on with the others."""
+
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"rabbitmq"})
+    least_nodes: ClassVar[int] = 3
+
+    @property
+    def number(self) -> int:
+        """The number of the node, if it was chosen by one; else 1."""
+        node = getattr(self, "node", 1)
+        return node if isinstance(node, int) else 1
+
+
+_WHICH = "its number, from 1, or leader or follower of the work queue"
+
+
+class NodeKill(NodeFault):
+    """``kill -9`` of one node, which starts again with what it had on disk and catches up."""
+
+    name: ClassVar[str] = "node-kill"
+
+    node: Literal["leader", "follower"] | Annotated[int, Field(ge=1)] = Field(1, description=_WHICH)
+
+
+class LeaderKill(NodeFault):
+    """``kill -9`` of the node that leads the work queue: the others elect another one."""
+
+    name: ClassVar[str] = "leader-kill"
+
+
+class NodeRestart(NodeFault):
+    """Every node in turn hands over what it leads, shuts down and starts again, as in a rolling upgrade.
+
+    The next one follows when the work queue has all its copies again. It goes through all of them, however long.
+    """
+
+    name: ClassVar[str] = "node-restart"
+
+
+class Partition(NodeFault):
+    """One node is cut off from the others, but not from its clients: it has no majority, and stops serving."""
+
+    name: ClassVar[str] = "partition"
+
+    node: Literal["leader", "follower"] | Annotated[int, Field(ge=1)] = Field("leader", description=_WHICH)
+
+
+class DiskAlarm(NodeFault):
+    """One node runs out of disk space, which blocks everybody who publishes, at whatever node."""
+
+    name: ClassVar[str] = "disk-alarm"
+
+    node: Literal["leader", "follower"] | Annotated[int, Field(ge=1)] = Field(1, description=_WHICH)
 
 
 class Nacks(Fault):
@@ -224,6 +287,11 @@ _ALL: tuple[type[Fault], ...] = (
     BrokerKill,
     BrokerHang,
     MemoryAlarmFault,
+    NodeKill,
+    LeaderKill,
+    NodeRestart,
+    Partition,
+    DiskAlarm,
     Nacks,
     NetworkCut,
     NetworkHalfOpen,
@@ -261,12 +329,22 @@ def parse(text: str, key: str, source: str) -> Fault:
         raise ConfigError(key, text, f"{first['loc'][0]}: {message[0].lower()}{message[1:]}", source) from None
 
 
-def check(faults: Iterable[Fault], kind: str, url: str) -> None:
-    """Raise `ConfigError` when a broker of ``kind`` (at ``url``, if it is external) cannot have one of ``faults``."""
+def check(faults: Iterable[Fault], kind: str, url: str, nodes: int = 1) -> None:
+    """Raise `ConfigError` when a broker cannot have one of ``faults``.
+
+    It is of ``kind``, at ``url`` if it is external, and has that many ``nodes``.
+    """
     for fault in faults:
         if fault.brokers is not None and kind not in fault.brokers:
             yours = "the broker at a URL is not ours to disturb" if kind == "external" else f"{kind} cannot do it"
-            raise ConfigError("fault", fault.name, f"{yours}: use --broker {' or '.join(sorted(fault.brokers))}")
+            count = "" if fault.least_nodes == 1 else f":{fault.least_nodes}"
+            others = " or ".join(f"{other}{count}" for other in sorted(fault.brokers))
+            raise ConfigError("fault", fault.name, f"{yours}: use --broker {others}")
+        if nodes < fault.least_nodes:
+            allowed = f"it takes a cluster: use --broker {kind}:{fault.least_nodes} (or more)"
+            raise ConfigError("fault", fault.name, allowed)
+        if isinstance(fault, NodeFault) and fault.number > nodes:
+            raise ConfigError("fault", f"{fault.name}:node={fault.number}", f"the cluster has {nodes} nodes")
         if fault.through_proxy and url and not url.startswith("amqp://"):
             raise ConfigError(
                 "fault", fault.name, "the network can be disturbed for amqp:// only, not for TLS or Kafka"

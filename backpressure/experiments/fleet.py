@@ -11,11 +11,11 @@ from pathlib import Path
 from struct import Struct
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import httpx
 
 from backpressure.config import replaced
+from backpressure.core.addresses import BrokerAddress
 from backpressure.environment import as_environment
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.events import LoadChanged
@@ -66,9 +66,8 @@ class Fleet:
         command = [sys.executable, "-m", "backpressure", "proxy", "--listen", "127.0.0.1:0", "--no-api"]
         options = ["--queue", self._common.get("queue.work", self._settings.queue.work)]
         child = await self._supervisor.start("proxy", process_id, [*command, *options], environment)
-        before, through = urlsplit(url), urlsplit(str(child.announced["url"]))
-        login, at, _ = before.netloc.rpartition("@")
-        self._common = {**self._common, "broker.url": before._replace(netloc=login + at + through.netloc).geturl()}
+        through = BrokerAddress.parse(str(child.announced["url"]))
+        self._common = {**self._common, "broker.url": BrokerAddress.parse(url).at(through.servers)}
 
     async def launch(self) -> None:
         """Start everything that the first phase needs, producers paused; returns when all are ready."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from backpressure.derived import law_config
 from backpressure.errors import ConfigError
@@ -25,12 +26,18 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
 
 
-def load(target: str, assignments: Sequence[str] = (), strategy: str = "") -> Scenario:
-    """Return the scenario ``target``, a shipped name or a path, with ``key=value`` overrides; raises `ConfigError`."""
+def load(
+    target: str, assignments: Sequence[str] = (), strategy: str = "", *, defaults: Sequence[tuple[str, str]] = ()
+) -> Scenario:
+    """Return the scenario ``target``, a shipped name or a path, with ``key=value`` overrides; raises `ConfigError`.
+
+    ``defaults`` are for dotted keys that it does not state.
+    """
     path = _path(target)
     source = path.name
     document = parse(read(target), source)
-    overrides = [parse_assignment(text) for text in assignments]
+    overrides: list[tuple[str, Any]] = [(key, value) for key, value in defaults if not _states(document, key)]
+    overrides += [parse_assignment(text) for text in assignments]
     if strategy:
         overrides.append(("producer.strategy", strategy))
     if overrides:
@@ -44,6 +51,12 @@ def read(target: str) -> str:
         return _path(target).read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("scenario", target, f"cannot be read: {error}") from None
+
+
+def _states(document: Mapping[str, Any], key: str) -> bool:
+    section, _, name = key.partition(".")
+    table = document.get(section, {})
+    return not isinstance(table, Mapping) or name in table
 
 
 def _path(target: str) -> Path:

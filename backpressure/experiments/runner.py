@@ -158,7 +158,7 @@ class Runner:
 
     async def _prepare(self, stack: AsyncExitStack) -> _Run:
         """Open the broker, declare the queues, start all processes; ``stack`` undoes all of it."""
-        self._watcher.noted(f"starting: broker {self._choice.kind}")
+        self._watcher.noted(f"starting: broker {self._choice.label}")
         broker = await stack.enter_async_context(self._open_broker())
         predeclared = self._scenario.settings.queue.predeclared
         names = broker.settings(self._directory.path.name, predeclared=predeclared)
@@ -175,6 +175,7 @@ class Runner:
             if not broker.private:
                 stack.push_async_callback(_remove_all, admin, settings)
             await admin.declare(settings.queue)
+            await broker.check_copies(settings.queue)
         observer = Observer(transport, settings, self._clock)
         stack.push_async_callback(observer.stop)
         await observer.start()
@@ -198,6 +199,7 @@ class Runner:
             clock=self._clock,
             record=self._record,
             tell=self._watcher.noted,
+            queue=settings.queue.work,
         )
         return _Run(settings, transport, admin, observer, stage, await admin.identity())
 

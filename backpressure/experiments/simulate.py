@@ -23,7 +23,7 @@ from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, Sample, nanoseconds
 from backpressure.experiments.scenario import Phase, Scenario, Until, load_of, process_seed, service
-from backpressure.experiments.simulated_faults import simulated
+from backpressure.experiments.simulated_faults import check_simulated, simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.experiments.simulated_strangers import before_strangers, seen_by
 from backpressure.laws import create
@@ -53,8 +53,9 @@ def simulate(
         progress: called with the virtual seconds that have passed.
 
     Raises:
-        ConfigError: the law does not exist, or does not accept its parameters.
+        ConfigError: the law does not exist, or does not accept its parameters; or a fault has no model.
     """
+    check_simulated(scenario.faults)
     return _Simulation(scenario, scenario.seed if seed is None else seed, law or _configured, progress).run()
 
 

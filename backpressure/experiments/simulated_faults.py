@@ -6,7 +6,7 @@ start, nor does the broker. After an outage all clients reconnect together, at t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from math import inf
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from backpressure.core.plant import Plant
 from backpressure.derived import message_bytes
+from backpressure.errors import ConfigError
 from backpressure.experiments.faults import (
     BrokerHang,
     BrokerKill,
@@ -28,6 +29,7 @@ from backpressure.experiments.faults import (
     NetworkCut,
     NetworkDelay,
     NetworkHalfOpen,
+    NodeFault,
     Poison,
     ProcessingFailures,
     ProducerKill,
@@ -36,7 +38,7 @@ from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.connecting import pauses
 
-__all__ = ["SimulatedStage", "reconnected_after_s", "simulated"]
+__all__ = ["SimulatedStage", "check_simulated", "reconnected_after_s", "simulated"]
 
 
 class SimulatedStage(Protocol):
@@ -62,6 +64,14 @@ _Model = Callable[[Any, SimulatedStage], AbstractContextManager[None]]
 def simulated(fault: Fault, stage: SimulatedStage) -> AbstractContextManager[None]:
     """Apply ``fault`` to ``stage``; leaving the context undoes it."""
     return _MODELS[type(fault)](fault, stage)
+
+
+def check_simulated(faults: Iterable[Fault]) -> None:
+    """Raise `ConfigError` for a fault that no simulation has."""
+    for fault in faults:
+        if isinstance(fault, NodeFault):
+            allowed = "a simulated broker has no nodes: run it, pace run --broker rabbitmq:3"
+            raise ConfigError("fault", fault.name, allowed)
 
 
 def reconnected_after_s(outage_s: float, broker: BrokerSettings) -> float:

@@ -108,6 +108,8 @@ class PhaseSummary(SummaryModel):
     """The p99 wait that the best possible law could reach with these consumers and signals of that age."""
     depth_max: int | None
     settle_s: float | None
+    pause_s: float | None = None
+    """The longest time in the phase without a confirmed message; None when there was no message at all."""
     fairness_jain: float | None
     reached: bool | None
     """Whether the ``until`` of the phase came in time; None without one."""

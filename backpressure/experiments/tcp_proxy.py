@@ -9,11 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
-from urllib.parse import urlsplit
+
+from backpressure.core.addresses import BrokerAddress
 
 __all__ = ["Proxy"]
 
+_DEFAULT_PORT = 5672
 _CHUNK_BYTES = 65_536
 _CHUNKS_ON_THE_WAY = 1000
 _PIECE_S = 0.05
@@ -39,7 +42,7 @@ class _ProxiedConnection:
 
 
 class Proxy:
-    """Forwards connections to one broker; an async context manager.
+    """Forwards connections to one broker, to each of its servers by a port of its own; an async context manager.
 
     Attributes:
         delay_s: added to the time of every byte, each way.
@@ -48,9 +51,10 @@ class Proxy:
 
     def __init__(self, broker_url: str) -> None:
         """``broker_url`` is where the broker listens. TLS is not possible: the broker's certificate would not match."""
-        self._url = urlsplit(broker_url)
-        self._server: asyncio.Server | None = None
-        self._port = 0
+        self._address = BrokerAddress.parse(broker_url)
+        self._targets = self._address.hosts("localhost", _DEFAULT_PORT)
+        self._servers: list[asyncio.Server] = []
+        self._ports = [0] * len(self._targets)
         self._silent = False
         self._connections: set[_ProxiedConnection] = set()
         self.delay_s = 0.0
@@ -59,8 +63,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where clients connect to."""
-        login, at, _ = self._url.netloc.rpartition("@")
-        return self._url._replace(netloc=f"{login}{at}127.0.0.1:{self._port}").geturl()
+        return self._address.at([("127.0.0.1", port) for port in self._ports])
 
     async def __aenter__(self) -> Self:
         await self._listen()
@@ -71,15 +74,15 @@ class Proxy:
 
     async def cut(self) -> None:
         """End every connection at once and refuse new ones."""
-        server, self._server = self._server, None
-        if server is not None:
+        servers, self._servers = self._servers, []
+        for server in servers:
             server.close()
         ending = list(self._connections)
         for connection in ending:
             connection.end()
         for connection in ending:
             await connection.ended.wait()
-        if server is not None:
+        for server in servers:
             await server.wait_closed()
 
     def half_open(self) -> None:
@@ -97,19 +100,21 @@ class Proxy:
             for connection in list(self._connections):
                 if connection.broker is None or connection.broker.transport.is_closing():
                     connection.client.transport.abort()
-        if self._server is None:
+        if not self._servers:
             await self._listen()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
-        self._port = int(self._server.sockets[0].getsockname()[1])
+        for number, (target, port) in enumerate(zip(self._targets, self._ports, strict=True)):
+            server = await asyncio.start_server(partial(self._serve, target), "127.0.0.1", port)
+            self._ports[number] = int(server.sockets[0].getsockname()[1])
+            self._servers.append(server)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, target: tuple[str, int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _ProxiedConnection(writer)
         self._connections.add(connection)
         try:
             if not self._silent:
-                await self._join(connection, reader)
+                await self._join(connection, target, reader)
             while self._silent and not writer.transport.is_closing() and await reader.read(_CHUNK_BYTES):
                 pass  # read, and never answer
         except OSError:
@@ -119,9 +124,11 @@ class Proxy:
             writer.transport.abort()
             connection.ended.set()
 
-    async def _join(self, connection: _ProxiedConnection, reader: asyncio.StreamReader) -> None:
+    async def _join(
+        self, connection: _ProxiedConnection, target: tuple[str, int], reader: asyncio.StreamReader
+    ) -> None:
         """Forward both ways until one side ends, then end the other, unless the client must not notice."""
-        from_broker, to_broker = await asyncio.open_connection(self._url.hostname, self._url.port or 5672)
+        from_broker, to_broker = await asyncio.open_connection(*target)
         connection.broker = to_broker
         upward = asyncio.create_task(self._forward(reader, to_broker))
         downward = asyncio.create_task(self._forward(from_broker, connection.client))

@@ -19,6 +19,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -37,6 +38,7 @@ PREFIX = "pace-"
 _LIFELINE = 'read _; rm -rf "$PWD"; kill -KILL 0'
 _HOST = "127.0.0.1"
 _READY_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 _WATCH_S = 0.5
 
@@ -57,6 +59,7 @@ class PrivateProcess(ABC):
         """The process whose memory and CPU time are the broker's; 0 while it is not meant to be there."""
         self._directory = Path()
         self._process: subprocess.Popen[bytes] | None = None
+        self._spawned: tuple[str, tuple[str, ...], Mapping[str, str]] = ("", (), {})
 
     @abstractmethod
     def _launch(self) -> None:
@@ -104,6 +107,25 @@ class PrivateProcess(ABC):
             self._process.stdin.close()
             self._process = None
 
+    async def stop(self) -> None:
+        """Shut it down in order (SIGTERM); it keeps its ports and data. Raises `TransportError`."""
+        pid, self.pid = self.pid, 0
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
+            while _runs(pid):
+                if time.monotonic() > deadline:
+                    raise TransportError(f"the private {self.product} did not stop within {_STOP_TIMEOUT_S:g} s")
+                await asyncio.sleep(_POLL_S)
+        await asyncio.to_thread(self.kill)
+
+    async def revive(self) -> None:
+        """Start it again after `kill` or `stop`, with the ports and data it had; raises `TransportError`."""
+        script, arguments, environment = self._spawned
+        self._spawn(script, *arguments, environment=environment)
+        await self._until_ready()
+
     def suspend(self) -> None:
         """Suspend it (SIGSTOP), with its connections open, until `go_on`."""
         if self.pid:
@@ -136,6 +158,7 @@ class PrivateProcess(ABC):
 
     def _spawn(self, script: str, *arguments: str, environment: Mapping[str, str]) -> None:
         """Run the shell ``script`` that starts the broker, with its $1, $2 … in ``arguments``, in the background."""
+        self._spawned = script, arguments, environment
         with (self._directory / "output").open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 -- installed programs; the shell script is a constant
                 ["/bin/sh", "-c", f"{script} & {_LIFELINE}", "pace", *arguments],

@@ -1,7 +1,7 @@
 """A private RabbitMQ node: started in a temporary directory on free loopback ports, and removed completely.
 
 It needs an installed ``rabbitmq-server``, but no service, configuration or special user, and does not conflict with a
-node that runs already.
+node that runs already. It may be the member of a cluster: see `rabbitmq_cluster`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from base64 import b64encode
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,15 @@ from urllib.request import ProxyHandler, Request, build_opener
 from backpressure.errors import TransportError
 from backpressure.transports.private_process import PrivateProcess, reserved_ports
 
-__all__ = ["PrivateNode", "RabbitMQMissingError", "find_rabbitmq", "private_node"]
+__all__ = [
+    "DISK_LIMIT",
+    "ClusterMember",
+    "PrivateNode",
+    "RabbitMQMissingError",
+    "find_rabbitmq",
+    "port_mapper",
+    "private_node",
+]
 
 _INSTALLATIONS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
@@ -29,6 +38,9 @@ _INSTALLATIONS = (
     "/usr/local/opt/rabbitmq/sbin",
 )
 _SCRIPT = '"$1" -address 127.0.0.1 & "$2"'  # $1: epmd, $2: rabbitmq-server
+_MEMBER_SCRIPT = '"$2"'
+DISK_LIMIT = "50MB"
+"""How much room the disk must have, or else the node raises its alarm."""
 _CTL_S = 60
 _ANSWER_S = 5.0
 _opener = build_opener(ProxyHandler({}))  # a proxy for the web must not come between us and the node
@@ -57,7 +69,24 @@ def find_rabbitmq() -> Path | None:
     for pattern in _INSTALLATIONS:
         found += sorted(Path("/").glob(pattern.lstrip("/")), reverse=True)
     scripts = (sbin / "rabbitmq-server" for sbin in found)
-    return next((script for script in scripts if script.exists() and _epmd(script) is not None), None)
+    return next((script for script in scripts if script.exists() and port_mapper(script) is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterMember:
+    """What the nodes of a cluster have in common.
+
+    Attributes:
+        epmd_port: where their port mapper listens; a node alone has one of its own.
+        cookie: the secret by which they let each other in.
+        joins: the node that this one joins when it starts; "" for the first.
+        partitions: what a node does when it loses the others; "" for RabbitMQ's default.
+    """
+
+    epmd_port: int
+    cookie: str
+    joins: str = ""
+    partitions: str = ""
 
 
 def private_node(
@@ -81,17 +110,24 @@ class PrivateNode(PrivateProcess):
     product = "RabbitMQ node"
 
     def __init__(
-        self, port: int, management_port: int, statistics_interval_ms: int, *, prometheus: bool = False
+        self,
+        port: int,
+        management_port: int,
+        statistics_interval_ms: int,
+        membership: ClusterMember | None = None,
+        *,
+        prometheus: bool = False,
     ) -> None:
         super().__init__()
         self.prometheus_url = ""
         self._statistics_interval_ms = statistics_interval_ms
         self._prometheus = prometheus
+        self._membership = membership
+        self._script = _SCRIPT if membership is None else _MEMBER_SCRIPT
         self._wanted_ports = ((port, "--port"), (management_port, "--management-port"), (0, ""), (0, ""), (0, ""))
         self.node_name = f"pace-{os.getpid()}-{next(_numbers)}@localhost"
         self._sbin = Path()
         self._environment: dict[str, str] = {}
-        self._command: tuple[str, str] = ("", "")
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` against this node and return what it prints; raises `TransportError` when it fails.
@@ -99,25 +135,27 @@ class PrivateNode(PrivateProcess):
         For example ``ctl("set_vm_memory_high_watermark", "absolute", "1MB")`` raises the memory alarm. It blocks for
         about a second, so call it in a thread from a coroutine.
         """
-        command = [str(self._sbin / "rabbitmqctl"), "--quiet", "-n", self.node_name, *arguments]
+        return self._tool("rabbitmqctl", *arguments)
+
+    def upgrade(self, command: str) -> str:
+        """Run ``rabbitmq-upgrade``, for example ``drain`` before the node is stopped, as `ctl` does."""
+        return self._tool("rabbitmq-upgrade", command)
+
+    def _tool(self, tool: str, *arguments: str) -> str:
+        command = [str(self._sbin / tool), "--quiet", "-n", self.node_name, *arguments]
         try:
             done = subprocess.run(  # noqa: S603 -- an installed program, no shell
                 command, env=self._environment, capture_output=True, text=True, check=False, timeout=_CTL_S
             )
         except subprocess.TimeoutExpired as error:
-            raise TransportError(f"rabbitmqctl {' '.join(arguments)}: no answer within {_CTL_S} s") from error
+            raise TransportError(f"{tool} {' '.join(arguments)}: no answer within {_CTL_S} s") from error
         if done.returncode:
-            raise TransportError(f"rabbitmqctl {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
+            raise TransportError(f"{tool} {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
-
-    async def revive(self) -> None:
-        """Start it again after `kill`, with the ports and data it had; raises `TransportError`."""
-        self._spawn(_SCRIPT, *self._command, environment=self._environment)
-        await self._until_ready()
 
     def _launch(self) -> None:
         script = find_rabbitmq()
-        epmd = None if script is None else _epmd(script)
+        epmd = None if script is None else port_mapper(script)
         if script is None or epmd is None:
             raise RabbitMQMissingError
         self._sbin = script.parent
@@ -126,24 +164,33 @@ class PrivateNode(PrivateProcess):
         self.management_url = f"http://127.0.0.1:{management}"
         self.prometheus_url = f"http://127.0.0.1:{prometheus}" if self._prometheus else ""
         self._environment = self._configure(amqp, management, distribution, epmd_port, prometheus)
-        self._command = (str(epmd), str(script))
         variables = " ".join(f"{name}={self._environment[name]}" for name in ("HOME", "ERL_EPMD_PORT"))
         self.control_command = f"{variables} {self._sbin / 'rabbitmqctl'} -n {self.node_name}"
-        self._spawn(_SCRIPT, *self._command, environment=self._environment)
+        self._spawn(self._script, str(epmd), str(script), environment=self._environment)
+
+    @property
+    def logs(self) -> list[Path]:
+        """The files that it logs to."""
+        return sorted((self._directory / "log").glob("*.log"))
 
     def _configure(
         self, amqp: int, management: int, distribution: int, epmd_port: int, prometheus: int
     ) -> dict[str, str]:
         directory = self._directory
-        listens = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {prometheus}\n" if self._prometheus else ""
+        extra = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {prometheus}\n" if self._prometheus else ""
         plugins = "rabbitmq_management" + (",rabbitmq_prometheus" if self._prometheus else "")
+        if (member := self._membership) is not None:
+            epmd_port = member.epmd_port
+            cookie = directory / ".erlang.cookie"
+            cookie.write_text(member.cookie, encoding="ascii")
+            cookie.chmod(0o400)
+            extra += self._clustering(member)
         (directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{amqp}\n"
             "management.tcp.ip = 127.0.0.1\n"
             f"management.tcp.port = {management}\n"
             f"collect_statistics_interval = {self._statistics_interval_ms}\n"
-            "disk_free_limit.absolute = 50MB\n"
-            f"{listens}",
+            f"disk_free_limit.absolute = {DISK_LIMIT}\n{extra}",
             encoding="utf-8",
         )
         (directory / "rabbitmq-env.conf").touch()  # an empty file, so that the one of the machine is not read
@@ -168,19 +215,31 @@ class PrivateNode(PrivateProcess):
             ),
         }
 
+    def _clustering(self, member: ClusterMember) -> str:
+        lines = []
+        if member.joins:
+            lines += [
+                "cluster_formation.peer_discovery_backend = classic_config",
+                f"cluster_formation.classic_config.nodes.1 = {member.joins}",
+                f"cluster_formation.classic_config.nodes.2 = {self.node_name}",
+            ]
+        if member.partitions:
+            lines.append(f"cluster_partition_handling = {member.partitions}")
+        return "".join(f"{line}\n" for line in lines)
+
     def _is_ready(self) -> bool:
         try:
-            about = self._told("/api/overview")
+            about = self.told("/api/overview")
             if about["node"] != self.node_name or not any(
                 listener["protocol"] == "amqp" for listener in about.get("listeners", [])
             ):
                 return False
-            self.pid = int(self._told(f"/api/nodes/{self.node_name}")["os_pid"])
+            self.pid = int(self.told(f"/api/nodes/{self.node_name}")["os_pid"])
         except (OSError, HTTPException, KeyError, ValueError):
             return False
         return True
 
-    def _told(self, path: str) -> Any:
+    def told(self, path: str) -> Any:
         """Return what the management API tells at ``path``."""
         login = b64encode(b"guest:guest").decode()
         request = Request(f"{self.management_url}{path}", headers={"Authorization": f"Basic {login}"})  # noqa: S310 - http
@@ -188,7 +247,7 @@ class PrivateNode(PrivateProcess):
             return json.load(answer)
 
 
-def _epmd(script: Path) -> str | None:
+def port_mapper(script: Path) -> str | None:
     """Return the port mapper of the Erlang that ``script`` runs on, or None without one.
 
     We run our own in our process group: one started by the node would outlive it.

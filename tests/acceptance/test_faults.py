@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from backpressure.experiments.faults import FAULTS
+from backpressure.experiments.faults import FAULTS, NodeFault
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 PACE = [sys.executable, "-m", "backpressure"]
@@ -53,6 +53,9 @@ left_in_queue = "== 0"
 """
 # An outage of a second is over for the clients after two or three: they connect again after a pause.
 SHORT = dict.fromkeys(["broker-kill", "broker-restart", "broker-hang", "network-cut"], ":for_s=1")
+
+
+OF_NODES = {name for name, fault in FAULTS.items() if issubclass(fault, NodeFault)}
 
 
 KILLS = """
@@ -123,7 +126,7 @@ def assert_undone(tmp_path: Path, fault: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - OF_NODES))
 def test_a_fault_is_survived_without_loss_and_shown_in_the_report(tmp_path: Path, fault: str) -> None:
     done = pace_run(tmp_path, write(tmp_path, fault + SHORT.get(fault, ""), storm_s=3))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -198,7 +201,7 @@ def test_a_fault_is_undone_when_the_run_is_interrupted(tmp_path: Path, fault: st
 
 @pytest.mark.rabbitmq
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"nacks"}))
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"nacks"} - OF_NODES))
 def test_a_private_rabbitmq_node_can_be_disturbed_too(
     tmp_path: Path, fault: str, go_without: Callable[[str, str], NoReturn]
 ) -> None:
@@ -221,3 +224,21 @@ def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "not ours to disturb" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+def test_a_cluster_goes_on_when_the_node_that_leads_the_queue_is_killed(
+    tmp_path: Path, go_without: Callable[[str, str], NoReturn]
+) -> None:
+    if find_rabbitmq() is None:
+        go_without("rabbitmq", "rabbitmq-server is not installed")
+    scenario = write(tmp_path, "leader-kill:for_s=1", storm_s=20)
+    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq:3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_undone(tmp_path, "leader-kill")
+    assert_nothing_runs(tmp_path)
+    notes = [event["text"] for event in events_of(tmp_path) if event["kind"] == "note"]
+    assert any(re.fullmatch(r"node \d leads work\.queue, elected \d+\.\d\d s later", note) for note in notes)
+    processes = json.loads((run_folder(tmp_path) / "summary.json").read_text())["processes"]
+    assert len({process["pid"] for process in processes if process["role"] == "broker"}) == 4

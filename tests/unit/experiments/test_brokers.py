@@ -5,12 +5,27 @@ from __future__ import annotations
 import pytest
 
 from backpressure.errors import ConfigError
+from backpressure.experiments import library
 from backpressure.experiments.brokers import RunBroker, parse_choice
 
 
 @pytest.mark.parametrize("text", ["embedded", "rabbitmq"])
 def test_private_brokers_are_named(text: str) -> None:
     assert (parse_choice(text).kind, parse_choice(text).label) == (text, text)
+
+
+def test_a_cluster_is_named_with_its_nodes_and_has_quorum_queues_unless_told_otherwise() -> None:
+    choice = parse_choice("rabbitmq:3")
+    assert (choice.kind, choice.nodes, choice.label) == ("rabbitmq", 3, "rabbitmq:3")
+    assert library.load("normal", defaults=choice.defaults).settings.queue.type == "quorum"
+    assert library.load("normal", ("queue.type=classic",), defaults=choice.defaults).settings.queue.type == "classic"
+    assert library.load("normal", defaults=parse_choice("rabbitmq").defaults).settings.queue.type == "classic"
+
+
+@pytest.mark.parametrize("text", ["rabbitmq:", "rabbitmq:0", "rabbitmq:8", "rabbitmq:two", "embedded:3"])
+def test_a_cluster_of_an_impossible_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="rabbitmq"):
+        parse_choice(text)
 
 
 def test_a_url_is_a_shared_broker_and_its_password_is_not_shown() -> None:

@@ -13,7 +13,7 @@ import pytest
 from backpressure.errors import ConfigError
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded
 from backpressure.experiments.fault_effects import EFFECTS, Injection, Stage
-from backpressure.experiments.faults import FAULTS, Fault, check, parse
+from backpressure.experiments.faults import FAULTS, Fault, NodeFault, check, parse
 from backpressure.experiments.scenario import build
 
 DOCS = (Path(__file__).parents[3] / "docs" / "faults.md").read_text()
@@ -144,6 +144,7 @@ def test_a_fault_is_read_with_its_parameters() -> None:
         ("consumer-kill:cuont=1", "unknown parameter cuont; consumer-kill takes for_s, count"),
         ("consumer-kill:count", "expected consumer-kill:parameter=value"),
         ("consumer-kill:count=0", "count: input should be greater than or equal to 1"),
+        ("node-kill:node=boss", "node: "),
         ("consumer-kill:count=many", "count: input should be a valid integer"),
         ("nacks:share=1.5", "share: input should be less than or equal to 1"),
         ("network-delay:ms=nan", "ms: "),
@@ -167,6 +168,9 @@ def test_a_mistake_in_a_fault_names_its_phase_and_what_is_allowed(text: str, all
         ("nacks", "rabbitmq", "", "use --broker embedded"),
         ("network-cut", "external", "amqps://x", "not for TLS"),
         ("network-cut", "kafka", "", "kafka cannot do it"),
+        ("leader-kill", "embedded", "", "embedded cannot do it: use --broker rabbitmq:3"),
+        ("partition", "external", "amqp://x", "not ours to disturb: use --broker rabbitmq:3"),
+        ("node-kill", "rabbitmq", "", "it takes a cluster: use --broker rabbitmq:3"),
     ],
 )
 def test_a_fault_that_a_broker_cannot_suffer_is_refused(fault: str, kind: str, url: str, reason: str) -> None:
@@ -175,10 +179,19 @@ def test_a_fault_that_a_broker_cannot_suffer_is_refused(fault: str, kind: str, u
     assert reason in caught.value.allowed
 
 
+def test_a_node_that_the_cluster_does_not_have_is_refused() -> None:
+    check([parse("node-kill:node=3", "k", "s"), parse("partition:node=follower", "k", "s")], "rabbitmq", "", nodes=3)
+    with pytest.raises(ConfigError, match="the cluster has 3 nodes"):
+        check([parse("node-kill:node=4", "k", "s")], "rabbitmq", "", nodes=3)
+    with pytest.raises(ConfigError, match="node"):
+        parse("node-kill:node=0", "k", "s")
+
+
 def test_what_needs_no_broker_of_ours_can_be_done_to_any() -> None:
     check([FAULTS["consumer-kill"](), FAULTS["poison"](), FAULTS["network-cut"]()], "external", "amqp://x")
     check([FAULTS["consumer-kill"]()], "kafka", "")
-    check([fault() for fault in FAULTS.values()], "embedded", "")
+    check([fault() for fault in FAULTS.values() if not issubclass(fault, NodeFault)], "embedded", "")
+    check([fault() for fault in FAULTS.values() if fault.name != "nacks"], "rabbitmq", "", nodes=3)
 
 
 def test_processes_that_replace_killed_ones_can_be_named_in_expectations() -> None:

@@ -138,7 +138,7 @@ MISTAKES = [
     (["phase.first.duration_s=0"], "phase.first.duration_s", "greater than 0"),
     (["phase.first.until=publishd"], "phase.first.until", "'published', 'drained' or 'consumed'"),
     (["phase.first.until=published", "producer.limit=0"], "phase.first.until", "needs producer.limit"),
-    (["phase.second.fault=kill"], "phase.second.fault", "no such fault; there are consumer-kill, consumer-stop"),
+    (["phase.second.fault=earthquake"], "phase.second.fault", "no such fault; there are consumer-kill, consumer-stop"),
     (["producer.strategy=pase"], "producer.strategy", "expected one of unbounded"),
     (["phase.second.producer.strategy=pase"], "phase.second.producer.strategy", "expected one of unbounded"),
     (["control.parameters.pace.nonsense=1"], "control.parameters.pace.nonsense", "unknown parameter"),

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from backpressure.derived import message_bytes
+from backpressure.errors import ConfigError
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.faults import FAULTS
+from backpressure.experiments.faults import FAULTS, NodeFault
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.scenario import build
 from backpressure.experiments.simulate import simulate
@@ -42,7 +43,13 @@ def capacities(recording: Recording) -> list[tuple[float, float]]:
     return [(load.at_ns / 1e9, load.capacity_per_s) for load in recording.loads]
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS))
+@pytest.mark.parametrize("name", sorted(name for name, fault in FAULTS.items() if issubclass(fault, NodeFault)))
+def test_a_fault_of_a_node_is_refused_for_a_simulated_broker_has_none(name: str) -> None:
+    with pytest.raises(ConfigError, match="a simulated broker has no nodes: run it"):
+        play(name)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, fault in FAULTS.items() if not issubclass(fault, NodeFault)))
 def test_every_fault_is_simulated_and_loses_nothing(name: str) -> None:
     recording = play(f"{name}:for_s=4", producer={"count": 2}, consumer={"count": 2, "rate": 100.0})
     assert summarise(recording).totals.lost == 0

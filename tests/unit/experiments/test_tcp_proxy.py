@@ -7,10 +7,12 @@ import selectors
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.experiments.tcp_proxy import Proxy
 
 _LOOPBACK_S = 0.02  # bytes that are on their way through the kernel are let arrive before time jumps
@@ -277,3 +279,30 @@ def test_leaving_in_the_middle_of_traffic_leaves_no_task_behind() -> None:
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(story())
+
+
+def test_each_server_of_a_cluster_is_reached_by_a_port_of_its_own() -> None:
+    async def greet(name: bytes, _reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(name)
+        writer.close()
+
+    async def story() -> None:
+        servers = [await asyncio.start_server(partial(greet, name), "127.0.0.1", 0) for name in (b"one", b"two")]
+        names = ",".join(f"127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers)
+        async with Proxy(f"amqp://me:s%40cret@{names}/shop") as proxy:
+            address = BrokerAddress.parse(proxy.url)
+            assert (address.password, address.path) == ("s@cret", "/shop")
+            greetings = []
+            for host, port in address.servers:
+                reader, writer = await asyncio.open_connection(host, port)
+                greetings.append(await reader.read())
+                writer.close()
+            assert greetings == [b"one", b"two"]
+            await proxy.cut()
+            await proxy.mend()
+            assert proxy.url == address.at(address.servers)
+        for server in servers:
+            server.close()
+            await server.wait_closed()
+
+    asyncio.run(story())
