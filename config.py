@@ -38,6 +38,7 @@ class consumer:
     processing_max_ms = 15.0               # ms · longest service time of the uniform distribution
     prefetch = "auto"                      # messages · maximum number of unacknowledged messages; auto: measured rate × round trip + a few
     name = ""                              # shown in the monitor; empty: consumer-<host>-<pid>
+    handler = ""                           # package.module:function of your own that does the work, sync or async; empty: work is simulated at rate
     failure_rate = 0.0                     # share of attempts that fail on purpose, to show retries and dead letters
     poison_rate = 0.0                      # share of messages that fail at every attempt, selected by id
     expect = 0                             # messages · stop after this many; 0: endless

@@ -280,6 +280,11 @@ class ConsumerSettings(Section):
         "auto", "messages", "maximum number of unacknowledged messages; auto: measured rate × round trip + a few"
     )
     name: Annotated[str, octets(200)] = knob("", "", "shown in the monitor; empty: consumer-<host>-<pid>")
+    handler: str = knob(
+        "",
+        "",
+        "package.module:function of your own that does the work, sync or async; empty: work is simulated at rate",
+    )
     failure_rate: float = knob(
         0.0, "", "share of attempts that fail on purpose, to show retries and dead letters", ge=0, le=1
     )
@@ -443,6 +448,8 @@ class ProcessSettings(Section):
 
     announce_file: str = knob("", "", "file for pid and addresses as JSON, written when the process is ready")
     journal_file: str = knob("", "", "file for a 64-byte record of every settled message")
+    ids_file: str = knob("", "", "file for the id of each message that is sent, where the ledger of a run needs it")
+    id_field: str = knob("", "", "where that id stands: header:NAME or json:KEY.KEY")
     seed: int | None = knob(None, "", "makes service times and failures repeatable; None: different each time", ge=0)
     clock_anchor_ns: int = knob(
         0, "ns", "wall clock minus monotonic clock, the same for a whole run; 0: read at the start"

@@ -25,11 +25,13 @@ _INTEGER = struct.Struct(">cq")
 _TEXT = struct.Struct(">cI")
 _LENGTH = struct.Struct(">I")
 _TIME = struct.Struct(">Q")
+_OCTET = struct.Struct(">B")
 _SMALLEST, _LARGEST = -(1 << 31), (1 << 31) - 1
 _METHOD = PUBLISH.to_bytes(4, "big") + bytes(2)  # with a reserved field
 _MANDATORY = b"\x01"
 _TRANSIENT, _PERSISTENT = b"\x01", b"\x02"
 _CONTENT_TYPE, _HEADERS, _DELIVERY_MODE = FLAGS["content_type"], FLAGS["headers"], FLAGS["delivery_mode"]
+_PRIORITY, _CORRELATION_ID, _REPLY_TO = FLAGS["priority"], FLAGS["correlation_id"], FLAGS["reply_to"]
 _EXPIRATION, _MESSAGE_ID, _TIMESTAMP = FLAGS["expiration"], FLAGS["message_id"], FLAGS["timestamp"]
 
 
@@ -72,6 +74,15 @@ def _header(message: Message) -> bytes:
         flags |= _HEADERS
         values.append(_table(message.headers))
     values.append(_PERSISTENT if message.persistent else _TRANSIENT)
+    if message.priority is not None:
+        flags |= _PRIORITY
+        values.append(_OCTET.pack(message.priority))
+    if message.correlation_id is not None:
+        flags |= _CORRELATION_ID
+        values.append(short_string(message.correlation_id))
+    if message.reply_to is not None:
+        flags |= _REPLY_TO
+        values.append(_name(message.reply_to))
     if message.expiration_ms is not None:
         flags |= _EXPIRATION
         values.append(short_string(str(message.expiration_ms)))

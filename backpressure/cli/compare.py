@@ -72,7 +72,7 @@ def compare(
         return library.load(scenario, seeded, law, defaults=choice.defaults)
 
     for law in names:
-        library.check_laws(plan(law, 0))
+        library.check_programs(plan(law, 0))
         simulate(plan(law, 0).shortened(_TRIAL_S))  # reports an unknown law or parameter now, not an hour later
     if not virtual:
         check_broker(base, choice)

@@ -18,6 +18,7 @@ from backpressure.core.reports import ConsumerReport
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.tally import Consumed
+from backpressure.engines.work import load_handler
 from backpressure.extras import require
 from backpressure.program import printable
 from backpressure.settings import ApiSettings, Settings
@@ -34,6 +35,7 @@ __all__ = ["consume", "consumer"]
 @options.queue
 @setting("--name", key="consumer.name")
 @setting("--rate", key="consumer.rate")
+@setting("--handler", key="consumer.handler", metavar="MODULE:FUNCTION")
 @setting("--prefetch", key="consumer.prefetch", metavar="N|auto")
 @setting("--expect", key="consumer.expect")
 @setting("--progress-every", key="consumer.progress_every")
@@ -47,7 +49,7 @@ __all__ = ["consume", "consumer"]
 @options.logs
 @click.pass_context
 def consumer(context: click.Context, /, window: bool, **_: object) -> None:
-    """Work on messages at a steady rate, and acknowledge each afterwards.
+    """Work on messages at a steady rate, or with your own handler, and acknowledge each afterwards.
 
     A message whose processing fails is retried, then dead-lettered with the reason. Ctrl-C finishes and acknowledges
     the messages already delivered, and prints the totals.
@@ -62,6 +64,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
     """Run one consumer process from connecting to the closing line; raises `PaceError`."""
     clock = Clock(settings.process.clock_anchor_ns)
     transport = connect(settings)
+    handler = load_handler(settings.consumer.handler) if settings.consumer.handler else None
     async with AsyncExitStack() as stack:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
@@ -76,6 +79,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
             transport,
             settings,
             clock,
+            handler=handler,
             journal=journal,
             tracer=stack.enter_context(tracing(settings, "consumer", transport.destination)),
             on_progress=_print_progress if tells_progress(settings.consumer) else None,

@@ -118,7 +118,7 @@ def run(
         plan = library.load(scenario, assignments, strategy, defaults=choice.defaults)
         older = history.baseline(baseline, plan.name, "--baseline")
         check_broker(plan, choice)
-        library.check_laws(plan)
+        library.check_programs(plan)
         for number in range(repeat):
             seeded = (*assignments, f"seed={plan.seed + number}") if number else assignments
             part = library.load(scenario, seeded, strategy, defaults=choice.defaults)

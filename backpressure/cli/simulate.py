@@ -38,7 +38,7 @@ def simulate(scenario: str, *, runs: Path, assignments: tuple[str, ...], strateg
     leaves out (processor time, memory) is absent from the summary. Exit codes are those of `pace run`.
     """
     plan = library.load(scenario, assignments, strategy)
-    library.check_laws(plan)
+    library.check_programs(plan)
     directory = create(runs, f"{plan.name}-simulated", datetime.now().astimezone())
     with Progress(disable=quiet or not sys.stdout.isatty(), transient=True) as progress:
         task = progress.add_task(f"simulating {plan.name}", total=plan.duration_s)

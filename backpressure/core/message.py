@@ -97,7 +97,8 @@ class Message:
     nanoseconds, which every client library can read.
 
     ``native`` is for a message that is handed on: its properties and headers in the broker's own encoding, which only
-    its transport understands. Where it is given it is published in place of the other fields.
+    its transport understands. Where it is given it is published in place of the other fields. ``priority``,
+    ``correlation_id`` and ``reply_to`` are published, but not read from what arrives.
     """
 
     body: bytes
@@ -108,6 +109,9 @@ class Message:
     content_type: str | None = None
     expiration_ms: int | None = None
     native: object = None
+    priority: int | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
 
     def with_headers(self, more: Mapping[str, HeaderValue]) -> Message:
         """Return the same message with these headers too (`dataclasses.replace` takes four times as long)."""
@@ -119,6 +123,10 @@ class Message:
             self.persistent,
             self.content_type,
             self.expiration_ms,
+            None,
+            self.priority,
+            self.correlation_id,
+            self.reply_to,
         )
 
 

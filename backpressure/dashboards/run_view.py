@@ -172,7 +172,25 @@ def verdict(summary: Mapping[str, Any]) -> RenderableType:
         f" {summary['scenario']} · {summary['strategy']} · {summary['broker']} {summary['broker_version']}",
         f" · {summary['duration_s']:.1f} s",
     )
-    return Group(title, Text(summary["sentence"]), _expectations(summary), _phases(summary["phases"]), _totals(summary))
+    return Group(
+        title,
+        Text(summary["sentence"]),
+        *_sources(summary.get("sources", {})),
+        _expectations(summary),
+        _phases(summary["phases"]),
+        _totals(summary),
+    )
+
+
+def _sources(sources: Mapping[str, str]) -> list[RenderableType]:
+    """Return how each figure was obtained, figures of the same origin in one line; nothing where all is ours."""
+    alike: dict[str, list[str]] = {}
+    for name, how in sources.items():
+        alike.setdefault(how, []).append(name)
+    table = Table(box=None, show_header=False, padding=(0, 1), style="dim")
+    for how, names in alike.items():
+        table.add_row(", ".join(names), Text(how))
+    return [table] if alike else []
 
 
 def _expectations(summary: Mapping[str, Any]) -> Table:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from backpressure.core.fields import MessageField
 from backpressure.core.journal import Outcome
 from backpressure.core.message import HeaderValue, Message, message_id
 from backpressure.core.reports import REPORT_HEADER
 from backpressure.derived import METADATA_BYTES, body_of
 from backpressure.settings import Settings
+from backpressure.telemetry.journal_file import IdJournal
 from backpressure.telemetry.tracing import SendSpan
 from backpressure.transports.base import Cause
 
@@ -70,6 +73,10 @@ class Composer:
         self._host = socket.gethostname()
         self._sequence = 0
         self._report_ms: int | None = None
+        process = settings.process
+        self._ids = None
+        if process.ids_file:
+            self._ids = IdJournal(Path(process.ids_file), session, MessageField.parse(process.id_field))
         self.use(settings, retries=retries)
 
     def use(self, settings: Settings, *, retries: bool) -> None:
@@ -135,4 +142,6 @@ class Composer:
             headers=headers,
             persistent=self._persistent,
         )
+        if self._ids is not None:
+            self._ids.note(sequence, message)
         return Outgoing(message, sequence, intended_ns, may_retry=self.retries)

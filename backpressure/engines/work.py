@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-from typing import Protocol
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol
 from zlib import crc32
 
-from backpressure.core.message import Delivery, Metadata, value
+from backpressure.core.message import Delivery, Message, Metadata, value
 from backpressure.core.schedule import ServiceSchedule
 from backpressure.engines.clock import Clock
+from backpressure.errors import ConfigError
 from backpressure.settings import ConsumerSettings
 
-__all__ = ["HandledWork", "Handler", "SimulatedFailureError", "SimulatedWork", "Work", "Worker"]
+__all__ = [
+    "HandledWork",
+    "Handler",
+    "SimulatedFailureError",
+    "SimulatedWork",
+    "Work",
+    "Worker",
+    "load_function",
+    "load_handler",
+]
 
 _CRC_RANGE = 1 << 32
 _WORTH_SLEEPING_S = 0.002  # shorter waits cost much in the event loop: those works end a little early, none starts late
@@ -126,3 +139,45 @@ class HandledWork:
         except Exception as error:  # noqa: BLE001 - whatever a user's handler raises is a failed attempt
             failure = error
         return Work(started_at, self._clock.now() - started_at), failure
+
+
+def load_function(key: str, path: str) -> Callable[..., Any]:
+    """Return the function of the user's own at ``path`` (``package.module:function``); raises `ConfigError`."""
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigError(key, path, "expected package.module:function, for example shop.worker:handle")
+    try:
+        found: Any = import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ImportError as error:
+        raise ConfigError(
+            key, path, f"cannot be imported: {error}; modules are looked for in this folder too"
+        ) from None
+    except AttributeError:
+        raise ConfigError(key, path, f"{module_name} has no {name}") from None
+    except Exception as error:
+        raise ConfigError(key, path, f"{module_name} fails when it is imported: {error!r}") from error
+    if not callable(found):
+        raise ConfigError(key, path, "is not a function")
+    return found  # type: ignore[no-any-return]  # callable, checked above
+
+
+def load_handler(path: str) -> Handler:
+    """Return the function at ``path`` as a handler; see `load_function`.
+
+    It is called with the `Message`. A coroutine function is awaited; any other runs on a thread, so that heartbeats and
+    reports go on while it works.
+    """
+    function: Callable[[Message], Any] = load_function("consumer.handler", path)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - an object may be called
+
+        async def awaited(delivery: Delivery, metadata: Metadata) -> None:  # noqa: ARG001 - as the protocol says
+            await function(delivery.message)
+
+        return awaited
+
+    async def on_a_thread(delivery: Delivery, metadata: Metadata) -> None:  # noqa: ARG001 - as above
+        await asyncio.to_thread(function, delivery.message)
+
+    return on_a_thread

@@ -14,6 +14,7 @@ from math import ceil, inf
 from statistics import fmean
 
 from backpressure.core.controllers.pace import wait_bound_s
+from backpressure.core.ledger import Ledger
 from backpressure.experiments.accounts import Durations, Stays
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.recording import RecordedPhase, Recording
@@ -37,9 +38,13 @@ _NS = 1_000_000_000
 def summarise(recording: Recording) -> Summary:
     """Return all figures and the verdict."""
     accounts = recording.accounts
+    knowledge = recording.knowledge
     done_ns = array("q", sorted(accounts.done_ns))
+    if "consumer" in knowledge.strange and not done_ns:
+        done_ns = _counted_ns(recording, "acknowledged")
     totals = _totals(recording)
-    stays = accounts.stays if len(accounts.stays) and (totals.dropped, totals.lost) == (0, 0) else None
+    whole = not knowledge.strange and len(accounts.stays) and (totals.dropped, totals.lost) == (0, 0)
+    stays = accounts.stays if whole else None
     summary = Summary(
         scenario=recording.scenario,
         strategy=recording.strategy,
@@ -48,6 +53,7 @@ def summarise(recording: Recording) -> Summary:
         started_at=recording.started_at,
         duration_s=_seconds(recording.end_ns - recording.start_ns),
         verdict="passed",
+        sources=dict(knowledge.sources),
         expectations=[],
         totals=totals,
         utilisation=_utilisation(recording.loads, done_ns, recording.start_ns, recording.end_ns),
@@ -99,24 +105,59 @@ def _totals(recording: Recording) -> MessageTotals:
     found = ledger.processed + ledger.dead_lettered + ledger.dropped + ledger.left_in_queue
     published = found + ledger.lost + ledger.returned + never_confirmed
     read = recording.queues_read
-    return MessageTotals(
-        offered=max(offered, published),
-        published=published,
-        confirmed=ledger.confirmed,
-        rejected=never_confirmed,
-        returned=ledger.returned,
-        delivered=accounts.delivered,
-        processed=ledger.processed,
-        redelivered=accounts.redelivered,
-        duplicates=ledger.duplicates,
-        out_of_order=accounts.out_of_order,
-        lost=ledger.lost if read else None,
-        dead_lettered=ledger.dead_lettered if read else None,
-        dropped=ledger.dropped if read else None,
-        left_in_queue=ledger.left_in_queue if read else None,
-        refused=max((s.nacked_total for s in recording.samples if s.nacked_total is not None), default=None),
-        discarded=ledger.rejected + ledger.dropped + ledger.returned if read else None,
-    )
+    figures: dict[str, int | None] = {
+        "offered": max(offered, published),
+        "published": published,
+        "confirmed": ledger.confirmed,
+        "rejected": never_confirmed,
+        "returned": ledger.returned,
+        "delivered": accounts.delivered,
+        "processed": ledger.processed,
+        "redelivered": accounts.redelivered,
+        "duplicates": ledger.duplicates,
+        "out_of_order": accounts.out_of_order,
+        "lost": ledger.lost if read else None,
+        "dead_lettered": ledger.dead_lettered if read else None,
+        "dropped": ledger.dropped if read else None,
+        "left_in_queue": ledger.left_in_queue if read else None,
+        "refused": max((s.nacked_total for s in recording.samples if s.nacked_total is not None), default=None),
+        "discarded": ledger.rejected + ledger.dropped + ledger.returned if read else None,
+    }
+    return MessageTotals(**(figures | _counted(recording)))
+
+
+def _counted(recording: Recording) -> dict[str, int | None]:
+    """Return the figures that others have counted, where programs are not ours, and None for what nobody knows."""
+    knowledge, found = recording.knowledge, recording.accounts.ledger
+    figures: dict[str, int | None] = {}
+    if knowledge.counted is not None and "consumer" in knowledge.strange:
+        figures = {name: getattr(knowledge.counted, name) for name in ("delivered", "acknowledged", "redelivered")}
+        if not len(found.processed) and knowledge.unknown("lost"):
+            figures["processed"] = knowledge.counted.acknowledged
+    if knowledge.counted is not None and "producer" in knowledge.strange and not len(found.confirmed):
+        figures |= dict.fromkeys(("published", "confirmed"), knowledge.counted.published)
+    if "producer" in knowledge.strange and "consumer" not in knowledge.strange:
+        figures["processed"] = len(recording.accounts.done_ns)
+    if recording.queues_read:
+        figures |= {name: count + _of(found, name) for name, count in knowledge.foreign.items()}
+    return figures | {name: None for name in MessageTotals.model_fields if knowledge.unknown(name)}
+
+
+def _of(ledger: Ledger, state: str) -> int:
+    return int(getattr(ledger.totals(), state))
+
+
+def _counted_ns(recording: Recording, name: str) -> array[int]:
+    """Return when messages were counted, from totals that were read now and then: evenly between two readings."""
+    moments = array("q")
+    last, last_ns = 0, recording.start_ns
+    for sample in recording.samples:
+        total: int | None = getattr(sample, name)
+        if total is not None and total > last:
+            at_ns = recording.start_ns + round(sample.t_s * _NS)
+            moments.extend(last_ns + (at_ns - last_ns) * (n + 1) // (total - last) for n in range(total - last))
+            last, last_ns = total, at_ns
+    return moments
 
 
 def _depth(recording: Recording, stays: Stays | None, start_ns: int, end_ns: int) -> Depth:
@@ -143,6 +184,8 @@ def _phases(recording: Recording, stays: Stays | None, done_ns: Sequence[int]) -
         if index >= 0 and at_ns < recording.phases[index].end_ns:
             waits[index].append(length_ns)
     confirmed_ns = array("q", sorted(accounts.confirms.at_ns))
+    if "producer" in recording.knowledge.strange:
+        confirmed_ns = _counted_ns(recording, "entered")
     offered = Growth((sample.t_s, sample.offered_total) for sample in recording.samples)
     refused = Growth((sample.t_s, sample.nacked_total) for sample in recording.samples)
     return [
@@ -160,6 +203,7 @@ def _phase(
 ) -> PhaseSummary:
     done_ns, confirmed_ns, waits_ns = moments
     offered, refused = totals
+    known = recording.knowledge
     span_s = (phase.end_ns - phase.start_ns) / _NS
     start_s = _seconds(phase.start_ns - recording.start_ns)
     end_s = _seconds(phase.end_ns - recording.start_ns)
@@ -167,8 +211,8 @@ def _phase(
         name=phase.name,
         start_s=start_s,
         end_s=end_s,
-        publish_rate=_rate(confirmed_ns, phase, span_s),
-        process_rate=_rate(done_ns, phase, span_s),
+        publish_rate=None if known.unknown("published") else _rate(confirmed_ns, phase, span_s),
+        process_rate=None if known.unknown("processed") else _rate(done_ns, phase, span_s),
         utilisation=_utilisation(recording.loads, done_ns, phase.start_ns, phase.end_ns),
         wait_ms=percentiles(waits_ns),
         wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
@@ -179,7 +223,9 @@ def _phase(
         reached=phase.reached,
         strategy=phase.strategy or recording.strategy,
         fault=phase.fault,
-        offered_rate=round(offered.between(start_s, end_s) / span_s, 2) if offered and span_s > 0 else None,
+        offered_rate=round(offered.between(start_s, end_s) / span_s, 2)
+        if offered and span_s > 0 and not known.unknown("offered")
+        else None,
         capacity=_capacity(recording.loads, phase),
         depth_start=next((s.depth for s in recording.samples if s.t_s >= start_s and s.depth is not None), None),
         refused=refused.between(start_s, end_s) if refused else None,
@@ -228,7 +274,9 @@ def _signal_ages_ms(recording: Recording, start_s: float = -inf, end_s: float = 
 
 
 def _capacity(loads: Sequence[LoadChanged], phase: RecordedPhase) -> float | None:
-    """Return the mean capacity of the consumers within the phase."""
+    """Return the mean capacity of the consumers within the phase, None where nobody knows it."""
+    if not all(load.capacity_known for load in loads):
+        return None
     bounds = [*(load.at_ns for load in loads), phase.end_ns]
     spans = [
         (load.capacity_per_s, min(end, phase.end_ns) - max(begin, phase.start_ns))
@@ -244,7 +292,7 @@ def _fairness(recording: Recording, from_ns: int, to_ns: int) -> float | None:
     shares: list[float] = []
     for process in recording.processes:
         begin_ns, end_ns = max(process.start_ns, from_ns), min(process.end_ns, to_ns)
-        if process.role == "producer" and begin_ns < end_ns:
+        if process.id in recording.accounts.confirmed_by and begin_ns < end_ns:
             confirmed = recording.accounts.confirmed_by[process.id].count(begin_ns, end_ns)
             shares.append(confirmed / (end_ns - begin_ns))
     squares = sum(share * share for share in shares)

@@ -193,13 +193,18 @@ async def _start_embedded(
 
 def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
     """Raise `ConfigError` when the broker cannot do what a phase needs."""
-    if scenario.strangers.count:
+    ours = not scenario.roles["consumer"].is_stranger
+    if scenario.strangers.count and ours:
         allowed = "only simulations have consumers that report nothing: use pace simulate, or pace compare --simulate"
         raise ConfigError("strangers.count", scenario.strangers.count, allowed)
     require_posix("a run of real processes", "POSIX signals and process groups")
     check_faults(scenario.faults, choice.kind, choice.url, choice.nodes)
     if scenario.proxy and (choice.kind == "kafka" or choice.url.startswith("kafka")):
         raise ConfigError("proxy", True, "Kafka has no such proxy: leave it out, or use an AMQP broker")
+    for role, player in scenario.roles.items():
+        if player.external and not scenario.settings.queue.predeclared:
+            allowed = "it has to know the queue: give its broker and queue, --broker amqp://… --predeclared QUEUE"
+            raise ConfigError(f"{role}.external", True, allowed)
     if scenario.settings.queue.predeclared:
         _check_predeclared(scenario, choice)
     if choice.kind == "kafka" or choice.url.startswith("kafka"):

@@ -187,7 +187,7 @@ def _standing(law: str, summaries: Sequence[Summary], oracle: Standing | None) -
         wait_ratio=_ratio(wait_p99_ms, oracle.wait_p99_ms if oracle else wait_p99_ms),
         settle_s=_median(summaries, _slowest_settling),
         depth_max=_median(summaries, lambda summary: summary.depth.max),
-        rejected=max((summary.totals.rejected for summary in summaries), default=None),
+        rejected=max((summary.totals.rejected or 0 for summary in summaries), default=None),
         lost=None if None in lost else max((count for count in lost if count is not None), default=None),
         producer_cpu_s=_median(summaries, _producer_cpu_s),
         on_front=False,

@@ -13,11 +13,13 @@ __all__ = [
     "LoadChanged",
     "Note",
     "Outcome",
+    "OutcomesRead",
     "PhaseBegan",
     "PhaseEnded",
     "ProcessEnded",
     "ProcessStarted",
     "RunEnded",
+    "StrangersCounted",
     "read_event",
 ]
 
@@ -50,7 +52,8 @@ class LoadChanged(_Event):
     """What the consumers can do, and what the producers offer, from now on.
 
     ``service_cv`` is the coefficient of variation of service times: 0 fixed, 1 exponential; ``target_wait_s`` and
-    ``tick_s`` are what the control loop aims for and how often it decides.
+    ``tick_s`` are what the control loop aims for and how often it decides. Where nobody knows what the consumers can do
+    (``capacity_known``), the capacity is 0.
     """
 
     kind: Literal["load_changed"] = "load_changed"
@@ -59,6 +62,7 @@ class LoadChanged(_Event):
     service_cv: float = 0.0
     target_wait_s: float = 0.02
     tick_s: float = 0.1
+    capacity_known: bool = True
 
 
 class ProcessStarted(_Event):
@@ -102,6 +106,34 @@ class Note(_Event):
     text: str
 
 
+class StrangersCounted(_Event):
+    """What somebody else has counted of the work queue during the run, where the consumers are not ours.
+
+    ``without_ack``: handed to consumers that acknowledge automatically; ``by``: who has counted; ``problem``: why
+    nobody has.
+    """
+
+    kind: Literal["strangers_counted"] = "strangers_counted"
+    published: int = 0
+    delivered: int = 0
+    acknowledged: int = 0
+    redelivered: int = 0
+    without_ack: int = 0
+    by: str = ""
+    problem: str = ""
+
+
+class OutcomesRead(_Event):
+    """All outcomes that the ledger names were read, and the queues.
+
+    ``problems``: by source, why one could not be; ``foreign``: messages without an id of ours in the queues, by state.
+    """
+
+    kind: Literal["outcomes_read"] = "outcomes_read"
+    problems: dict[str, str] = {}
+    foreign: dict[str, int] = {}
+
+
 class RunEnded(_Event):
     """The last event. A run without one was killed."""
 
@@ -111,7 +143,17 @@ class RunEnded(_Event):
 
 
 Event = (
-    PhaseBegan | PhaseEnded | LoadChanged | ProcessStarted | ProcessEnded | FaultBegan | FaultEnded | Note | RunEnded
+    PhaseBegan
+    | PhaseEnded
+    | LoadChanged
+    | ProcessStarted
+    | ProcessEnded
+    | FaultBegan
+    | FaultEnded
+    | Note
+    | StrangersCounted
+    | OutcomesRead
+    | RunEnded
 )
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from backpressure.engines.clock import Clock
@@ -25,6 +26,7 @@ from backpressure.experiments.faults import (
     BrokerRestart,
     ClockJump,
     ConsumerKill,
+    ConsumerSlow,
     ConsumerStop,
     DiskAlarm,
     Fault,
@@ -45,7 +47,7 @@ from backpressure.experiments.faults import (
     ProducerKill,
 )
 from backpressure.experiments.fleet import Fleet
-from backpressure.experiments.supervisor import Supervisor
+from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
 
 __all__ = ["EFFECTS", "Effect", "Injection", "Stage"]
@@ -124,6 +126,37 @@ async def _consumer_stop(fault: ConsumerStop, stage: Stage) -> AsyncIterator[Non
         for child in hung:
             stage.supervisor.go_on(child)
             stage.happened(f"{child.id} continues (SIGCONT)")
+
+
+@asynccontextmanager
+async def _consumer_slow(fault: ConsumerSlow, stage: Stage) -> AsyncIterator[None]:
+    slow = stage.supervisor.of("consumer")[: fault.count]
+    turns = asyncio.create_task(_in_turns(slow, fault, stage.supervisor), name="consumer-slow")
+    try:
+        for child in slow:
+            child.slowed_to = fault.share
+            stage.happened(f"{child.id} runs for {fault.share:.0%} of the time (SIGSTOP, SIGCONT)")
+        yield
+    finally:
+        turns.cancel()
+        await asyncio.gather(turns, return_exceptions=True)
+        for child in slow:
+            child.slowed_to = 1.0
+            stage.supervisor.go_on(child)
+            stage.happened(f"{child.id} runs all the time again")
+
+
+async def _in_turns(children: Sequence[Child], fault: ConsumerSlow, supervisor: Supervisor) -> None:
+    """Stop and continue ``children`` on an ideal timeline, until cancelled."""
+    loop = asyncio.get_running_loop()
+    period_s, begin = fault.period_ms / 1000, loop.time()
+    for number in count():
+        for child in children:
+            supervisor.hold(child)
+        await asyncio.sleep(begin + (number + 1 - fault.share) * period_s - loop.time())
+        for child in children:
+            supervisor.go_on(child)
+        await asyncio.sleep(begin + (number + 1) * period_s - loop.time())
 
 
 @asynccontextmanager
@@ -363,6 +396,7 @@ Effect = Callable[[Any, Stage], AbstractAsyncContextManager[None]]
 EFFECTS: dict[type[Fault], Effect] = {
     ConsumerKill: _process_kill,
     ConsumerStop: _consumer_stop,
+    ConsumerSlow: _consumer_slow,
     ProducerKill: _process_kill,
     BrokerRestart: _broker_restart,
     BrokerKill: _broker_kill,

@@ -22,6 +22,7 @@ __all__ = [
     "BrokerRestart",
     "ClockJump",
     "ConsumerKill",
+    "ConsumerSlow",
     "ConsumerStop",
     "DiskAlarm",
     "Fault",
@@ -73,6 +74,13 @@ class Fault(BaseModel):
         None, gt=0, allow_inf_nan=False, description="seconds until it is undone; left out: when the phase ends"
     )
 
+    signals: ClassVar[str] = ""
+    """The role whose processes get signals; "": none."""
+
+    def reaches_into(self, role: str) -> bool:  # noqa: ARG002 - for those that do
+        """Return whether the processes of ``role`` have to be our own: they are told to behave differently."""
+        return False
+
     def restarted(self, role: str) -> int:  # noqa: ARG002 - for those that do
         """Return how many processes of ``role`` are started to replace killed ones."""
         return 0
@@ -95,13 +103,26 @@ class ConsumerKill(ProcessKill):
 
     name: ClassVar[str] = "consumer-kill"
     role: ClassVar[str] = "consumer"
+    signals: ClassVar[str] = "consumer"
 
 
 class ConsumerStop(Fault):
     """Consumers hang (SIGSTOP … SIGCONT): connected, they hold their messages and do nothing."""
 
     name: ClassVar[str] = "consumer-stop"
+    signals: ClassVar[str] = "consumer"
 
+    count: int = Field(1, ge=1, description="how many, the oldest first")
+
+
+class ConsumerSlow(Fault):
+    """Consumers get slow, whatever they are: SIGSTOP and SIGCONT in turns let them run for a share of the time only."""
+
+    name: ClassVar[str] = "consumer-slow"
+    signals: ClassVar[str] = "consumer"
+
+    share: float = Field(0.25, gt=0, lt=1, description="share of the time in which they run")
+    period_ms: float = Field(200, ge=20, le=10_000, description="length of one stop and run, milliseconds")
     count: int = Field(1, ge=1, description="how many, the oldest first")
 
 
@@ -110,6 +131,7 @@ class ProducerKill(ProcessKill):
 
     name: ClassVar[str] = "producer-kill"
     role: ClassVar[str] = "producer"
+    signals: ClassVar[str] = "producer"
 
 
 class _PrivateBrokerFault(Fault):
@@ -257,6 +279,10 @@ class Poison(Fault):
 
     share: float = Field(0.05, gt=0, le=1, description="share of the messages that is poisoned")
 
+    def reaches_into(self, role: str) -> bool:
+        """See `Fault.reaches_into`."""
+        return role == "consumer"
+
 
 class ProcessingFailures(Fault):
     """A share of the attempts fails at random, as when a database behind the consumer does; another may succeed."""
@@ -264,6 +290,10 @@ class ProcessingFailures(Fault):
     name: ClassVar[str] = "processing-failures"
 
     share: float = Field(0.1, gt=0, le=1, description="share of the attempts that fails")
+
+    def reaches_into(self, role: str) -> bool:
+        """See `Fault.reaches_into`."""
+        return role == "consumer"
 
 
 class ClockJump(Fault):
@@ -278,11 +308,16 @@ class ClockJump(Fault):
     by_s: float = Field(60.0, ge=-_YEAR_S, le=_YEAR_S, description="seconds ahead; negative: back")
     role: Literal["consumer", "producer"] = Field("consumer", description="whose clock: consumer or producer")
 
+    def reaches_into(self, role: str) -> bool:
+        """See `Fault.reaches_into`."""
+        return role == self.role
+
 
 _ALL: tuple[type[Fault], ...] = (
     ConsumerKill,
     ConsumerStop,
     ProducerKill,
+    ConsumerSlow,
     BrokerRestart,
     BrokerKill,
     BrokerHang,

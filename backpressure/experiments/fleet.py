@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
 
@@ -19,6 +19,7 @@ from backpressure.core.addresses import BrokerAddress
 from backpressure.environment import as_environment
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.events import LoadChanged
+from backpressure.experiments.roles import ROLES, RoleName, environment_of, filled_in, placeholders
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Phase, Scenario, load_of, process_seed
 from backpressure.experiments.supervisor import Child, Supervisor
@@ -26,7 +27,10 @@ from backpressure.settings import Settings
 
 __all__ = ["Fleet", "ProcessControl"]
 
-_SECTIONS = {"producer": ("producer", "control", "queue"), "consumer": ("consumer", "retry")}
+_SECTIONS: dict[RoleName, tuple[str, ...]] = {
+    "producer": ("producer", "control", "queue"),
+    "consumer": ("consumer", "retry"),
+}
 _COUNTS = {"producer.count", "consumer.count"}
 _MOVABLE_CLOCK = Path(__file__).with_name("movable_clock.py")
 _CLOCK = Struct("=q")
@@ -43,8 +47,20 @@ class Fleet:
         *,
         common: Mapping[str, Any],
         scenario: Scenario,
+        consumers: Callable[[], Awaitable[int | None]] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``common`` are settings, by dotted key, of every process: broker, queue names, clock."""
+        """Start nothing yet.
+
+        Args:
+            supervisor: starts and stops processes.
+            control: changes those that are ours.
+            directory: where they write.
+            common: settings, by dotted key, of every process: broker, queue names, clock.
+            scenario: what is to run.
+            consumers: returns how many consumers the work queue has now (None: unknown); for commands only.
+            tell: is called with what is worth a line.
+        """
         self._supervisor = supervisor
         self._control = control
         self._directory = directory
@@ -53,6 +69,13 @@ class Fleet:
         self._settings = scenario.settings
         self._overrides: dict[str, Any] = {}
         self._limits: dict[str, int] = {}
+        self._roles = scenario.roles
+        self._ledger = scenario.ledger
+        self._capacity_known = scenario.capacity_known
+        self._consumers = consumers
+        self._tell = tell
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self._clocks_move = any(fault.moves_clocks for fault in scenario.faults)
         if self._clocks_move:
             for role in _SECTIONS:
@@ -72,13 +95,22 @@ class Fleet:
     async def launch(self) -> None:
         """Start everything that the first phase needs, producers paused; returns when all are ready."""
         starts = [self._start("monitor")]
-        starts += [self._start("consumer") for _ in range(self._settings.consumer.count)]
-        starts += [self._start("producer", paused=True) for _ in range(self._settings.producer.count)]
+        starts += [self._start("consumer") for _ in range(self._wanted("consumer"))]
+        if not self._roles["producer"].is_stranger:
+            starts += [self._start("producer", paused=True) for _ in range(self._wanted("producer"))]
         await asyncio.gather(*starts)
 
     async def go(self) -> None:
-        """Let all producers begin."""
-        await self._control.resume(self._supervisor.of("producer"))
+        """Let all producers begin; a command that produces cannot wait, and is started now."""
+        if self._roles["producer"].command:
+            await asyncio.gather(*(self._start("producer") for _ in range(self._wanted("producer"))))
+        else:
+            await self._control.resume(self._supervisor.of("producer"))
+
+    def _wanted(self, role: str) -> int:
+        """Return how many the settings ask for that the run has to start."""
+        count: int = getattr(self._settings, role).count
+        return 0 if role in self._roles and self._roles[cast("RoleName", role)].external else count
 
     async def configure(self, phase: Phase) -> Settings:
         """Apply the settings of ``phase`` to the running processes and return the previous settings.
@@ -86,6 +118,8 @@ class Fleet:
         Raises `ConfigError` when a process refuses them.
         """
         for role, sections in _SECTIONS.items():
+            if self._roles[role].is_stranger:
+                continue
             wanted = {k: v for k, v in phase.changes.items() if k.split(".")[0] in sections and k not in _COUNTS}
             await self._control.configure(self._supervisor.of(role), wanted)
         before, self._settings = self._settings, phase.settings
@@ -131,9 +165,19 @@ class Fleet:
         with self._directory.clock(role).open("r+b") as file:  # in place: the processes have mapped the file
             file.write(_CLOCK.pack(round(by_s * 1e9)))
 
-    async def stop(self) -> None:
-        """Stop producers, which flush their confirms, then consumers, which finish what they hold, then the monitor."""
-        for role in ("producer", "consumer", "monitor"):
+    async def stop(self, *, between: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Stop producers, which flush their confirms, then consumers, which finish what they hold, then the monitor.
+
+        ``between`` is awaited when the producers have ended and the consumers still run.
+        """
+        self._stopped = True
+        for task in self._restarts:
+            task.cancel()
+        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await self._supervisor.stop(self._supervisor.of("producer"))
+        if between is not None:
+            await between()
+        for role in ("consumer", "monitor"):
             await self._supervisor.stop(self._supervisor.of(role))
 
     @property
@@ -146,13 +190,16 @@ class Fleet:
 
     def load(self, at_ns: int) -> LoadChanged:
         """Return the capacity of the ready consumers and the offered load of the running producers."""
-        return load_of(self._settings, at_ns, self._working("consumer"), self._working("producer"))
+        consumers = self._working("consumer") if self._capacity_known else None
+        return load_of(self._settings, at_ns, consumers, round(self._working("producer")))
 
-    def _working(self, role: str) -> int:
-        """Return how many are ready, without those that hang or are about to stop."""
-        ready = [child for child in self._supervisor.of(role) if child.announced and not child.suspended]
+    def _working(self, role: str) -> float:
+        """Return how many are ready, without those that hang or are about to stop; a slowed one counts in part."""
         wanted: int = getattr(self._settings, role).count
-        return min(len(ready), wanted)
+        if self._roles[cast("RoleName", role)].external:
+            return wanted
+        ready = [child for child in self._supervisor.of(role) if child.announced and not child.suspended]
+        return min(sum(child.slowed_to for child in ready), wanted)
 
     async def _scale(self, role: str, before: Settings) -> None:
         more: int = getattr(self._settings, role).count - getattr(before, role).count
@@ -171,6 +218,8 @@ class Fleet:
 
     async def _start(self, role: str, *, paused: bool = False, limit: int = 0) -> Child:
         """Start one; ``limit`` replaces ``producer.limit`` unless it is 0."""
+        if role in ROLES and self._roles[role].command:
+            return await self._start_command(role)
         process_id = self._supervisor.next_id(role)
         own: dict[str, Any] = {
             "process.announce_file": str(self._directory.announcement(process_id)),
@@ -187,6 +236,11 @@ class Fleet:
                 "producer.start_paused": paused,
                 "producer.limit": self._limits[process_id],
             }
+            if self._ledger is not None and not self._ledger.id_is_ours:
+                own |= {
+                    "process.ids_file": str(self._directory.ids(process_id)),
+                    "process.id_field": self._ledger.id,
+                }
         if role == "consumer":
             own |= {"consumer.name": process_id}
         if role != "monitor":
@@ -198,8 +252,74 @@ class Fleet:
         command = [sys.executable, *program, role]
         return await self._supervisor.start(role, process_id, command, environment)
 
+    async def _start_command(self, role: RoleName) -> Child:
+        """Start a program of the user's and return it once it is ready."""
+        process_id = self._supervisor.next_id(role)
+        settings = replaced(self._settings, dict(self._common))
+        index = int(process_id.rpartition("-")[2])
+        url, run = settings.broker.full_url(), str(self._directory.path)
+        values = placeholders(url, settings.queue, name=process_id, index=index, run=run)
+        player = self._roles[role]
+        child = await self._supervisor.start_command(
+            role,
+            process_id,
+            [filled_in(word, values) for word in player.words()],
+            environment_of(player, values),
+            stop_s=player.stop_s,
+            on_end=self._command_ended,
+        )
+        if role == "consumer" and player.ready_s:
+            await self._until_it_consumes(child, player.ready_s)
+        if child.alive:
+            self._supervisor.ready(child)
+        return child
+
+    async def _until_it_consumes(self, child: Child, patience_s: float) -> None:
+        """Wait until the queue has as many consumers as there are commands; raises `ExperimentError` when it has not.
+
+        A broker that cannot tell leaves a second for a command that fails at once.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while child.alive and loop.time() - began < patience_s:
+            count = None if self._consumers is None else await self._consumers()
+            if count is None and loop.time() - began > _UNTOLD_S:
+                return
+            if count is not None and count >= len(self._supervisor.of(child.role)):
+                return
+            await asyncio.sleep(_POLL_S)
+        if child.alive and not child.stopping:
+            raise ExperimentError(
+                f"{child.id} runs, but does not consume the queue after {patience_s:g} s (consumer.ready_s); its last "
+                f"output:\n{child.tail()}"
+            )
+
+    def _command_ended(self, child: Child, how: str) -> None:
+        """A command ended although nobody stopped it."""
+        role = cast("RoleName", child.role)
+        if self._stopped or (role == "producer" and child.process.returncode == 0):
+            return
+        if self._roles[role].on_exit == "restart":
+            self._tell(f"{child.id} {how} and is started again")
+            task = asyncio.create_task(self._again(role))
+            self._restarts.add(task)
+            task.add_done_callback(self._restarts.discard)
+            return
+        hint = "" if child.announced else " before it was ready; a command gets no terminal and no input"
+        self._supervisor.fail(f"{child.id} {how}{hint}; its last output:\n{child.tail()}")
+
+    async def _again(self, role: RoleName) -> None:
+        """Start one in place of a command that has ended, as an init system does."""
+        await asyncio.sleep(_RESTART_S)
+        try:
+            await self._start_command(role)
+        except ExperimentError as error:
+            self._supervisor.fail(str(error))
+
 
 _POLL_S = 0.1
+_UNTOLD_S = 1.0
+_RESTART_S = 1.0
 _ENDING_S = 1.0
 _RECONNECTING_S = 30.0
 

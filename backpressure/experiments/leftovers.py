@@ -7,7 +7,7 @@ begins, and nobody else may consume from them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from backpressure.core.message import Delivery, Message, parse_message_id
 from backpressure.errors import BrokerUnavailableError, ExperimentError, NotConnectedError, QueueNotFoundError
@@ -22,12 +22,17 @@ _MOST_HELD = 65_535  # the largest prefetch in AMQP
 
 
 async def read_leftovers(
-    admin: QueueAdmin, queue: QueueSettings, *, patience_s: float = 20.0
+    admin: QueueAdmin,
+    queue: QueueSettings,
+    *,
+    patience_s: float = 20.0,
+    foreign: Callable[[Message, str], None] = lambda _message, _state: None,
 ) -> AsyncIterator[tuple[int, int, str]]:
     """Empty the work queue and the dead-letter queue; yield session, sequence and state of every message of ours.
 
     States are those of `rundir.LEFTOVER_STATES`. After an outage our own connection may come back later than the
-    broker: ``patience_s`` is how long to wait for it. A message may then be yielded again. Raises `TransportError`.
+    broker: ``patience_s`` is how long to wait for it. A message may then be yielded again. ``foreign`` is called with
+    every message of others and its state. Raises `TransportError`.
     """
     for again in (False, True):  # what a killed consumer held is requeued a moment after its connection closed
         if again:
@@ -35,8 +40,11 @@ async def read_leftovers(
         for name, is_work in ((queue.work, True), (queue.dead_letter, False)):
             async for message in _emptied(admin, name, patience_s):
                 ids = parse_message_id(message.message_id)
+                state = "left_in_queue" if is_work else dead_letter_state(message)
                 if ids is not None:
-                    yield *ids, "left_in_queue" if is_work else dead_letter_state(message)
+                    yield *ids, state
+                else:
+                    foreign(message, state)
 
 
 async def _emptied(admin: QueueAdmin, name: str, patience_s: float) -> AsyncIterator[Message]:
@@ -56,8 +64,11 @@ async def _emptied(admin: QueueAdmin, name: str, patience_s: float) -> AsyncIter
             return
 
 
-async def check_unused(transport: Transport, queue: QueueSettings) -> None:
-    """Raise `ExperimentError` unless the queues that somebody else has declared are there, empty and not consumed."""
+async def check_unused(transport: Transport, queue: QueueSettings, *, consumed: bool = False) -> None:
+    """Raise `ExperimentError` unless the queues that somebody else has declared are there, empty and not consumed.
+
+    ``consumed``: the consumers that are there are those to be tested.
+    """
     admin, probe = transport.admin(), transport.probe()
     try:
         await admin.start()
@@ -68,7 +79,7 @@ async def check_unused(transport: Transport, queue: QueueSettings) -> None:
                 reading = await probe.read(name)
             except QueueNotFoundError:
                 continue
-            if reading.ready or reading.consumers:
+            if reading.ready or (reading.consumers and not consumed):
                 raise ExperimentError(
                     f"queue {name!r} is in use ({reading.ready} messages, {reading.consumers} consumers), and a run "
                     "would take messages of others: give it a queue that is empty and that nobody consumes"

@@ -1,4 +1,4 @@
-"""Finds scenarios, shipped ones by name and others by path, and checks laws that the user has written."""
+"""Finds scenarios, shipped ones by name and others by path; checks the laws, handlers and commands of the user."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from backpressure.derived import law_config
+from backpressure.engines.work import load_handler
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import merge, parse, parse_assignment
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.laws import create
 
-__all__ = ["DEFAULT_SCENARIO", "check_laws", "load", "read", "shipped"]
+__all__ = ["DEFAULT_SCENARIO", "check_programs", "load", "read", "shipped"]
 
 DEFAULT_SCENARIO = "recovery"
 
@@ -71,11 +72,16 @@ def _path(target: str) -> Path:
     raise ConfigError("scenario", target, f"no such file or scenario; {hint}there are {', '.join(known)}")
 
 
-def check_laws(scenario: Scenario) -> None:
-    """Raise `ConfigError` when the producers of a run could not load the user's own law (``module:Class``)."""
+def check_programs(scenario: Scenario) -> None:
+    """Raise `ConfigError` when a run could not load what is the user's own: a law, a handler, a command."""
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # as the producers do
+        sys.path.append(here)  # as the processes do
+    if scenario.settings.consumer.handler:
+        load_handler(scenario.settings.consumer.handler)
+    for role, player in scenario.roles.items():
+        if player.command:
+            player.check_program(f"{role}.command")
     for phase in scenario.phases:
         name = phase.settings.producer.strategy
         if ":" in name:  # other laws were checked with the scenario

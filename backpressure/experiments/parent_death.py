@@ -16,4 +16,7 @@ if __name__ == "__main__":
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.Signals["SIGKILL"])
     if os.getppid() != int(sys.argv[1]):  # the parent died before the signal was set
         sys.exit(1)
-    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - our own supervisor chose the command
+    try:
+        os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - our own supervisor chose the command
+    except OSError as error:
+        sys.exit(f"{sys.argv[2]}: {error.strerror}")

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from backpressure.core.snapshot import Snapshot
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged, Note, Outcome
+from backpressure.experiments.strangers import Knowledge
 from backpressure.experiments.summary import Expectation
 
 __all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recorder", "Recording", "Sample", "nanoseconds"]
@@ -35,6 +36,8 @@ class Sample:
         signal_age_ms: age of the laws' view of the consumers at their last decisions, mean over the producers.
         tick_lateness_ms: how much later than due the last tick of a producer's control loop began, the worst of them.
         reason: why the law of the most restrained producer decided as it did.
+        entered, acknowledged: messages of the work queue so far, as its broker counts them; only where programs are not
+            ours.
         rss_mb, cpu_s: resident memory and CPU time used so far, by process id.
     """
 
@@ -57,6 +60,8 @@ class Sample:
     signal_age_ms: float | None = None
     tick_lateness_ms: float | None = None
     reason: str = ""
+    entered: int | None = None
+    acknowledged: int | None = None
     rss_mb: Mapping[str, float] = field(default_factory=dict)
     cpu_s: Mapping[str, float] = field(default_factory=dict)
 
@@ -87,8 +92,19 @@ class Recorder:
         self._meters: dict[int, psutil.Process] = {}
         self._told_ns = 0
 
-    def sample(self, t_s: float, snapshot: Snapshot, pids: Mapping[str, int]) -> Sample:
-        """Return the sample at ``t_s``; ``pids`` are the processes to measure, by id."""
+    def sample(
+        self,
+        t_s: float,
+        snapshot: Snapshot,
+        pids: Mapping[str, int],
+        *,
+        entered: int | None = None,
+        acknowledged: int | None = None,
+    ) -> Sample:
+        """Return the sample at ``t_s``; ``pids`` are the processes to measure, by id.
+
+        ``entered`` and ``acknowledged`` are what the broker has counted.
+        """
         queue = snapshot.queues.get(self._work_queue)
         allowed = snapshot.pacing_rate_per_s
         law = snapshot.law
@@ -101,8 +117,8 @@ class Recorder:
             ready=queue.ready if queue else None,
             unacked=queue.unacked if queue else None,
             offered_per_s=rates.offered_per_s,
-            published_per_s=rates.published_per_s,
-            processed_per_s=rates.processed_per_s,
+            published_per_s=_either(rates.published_per_s, entered, queue.published_per_s if queue else None),
+            processed_per_s=_either(rates.processed_per_s, acknowledged, queue.acked_per_s if queue else None),
             nacked_per_s=rates.nacked_per_s,
             allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
             offered_total=snapshot.totals.offered,
@@ -114,6 +130,8 @@ class Recorder:
             signal_age_ms=round(fmean(ages_s) * 1000, 1) if ages_s else None,
             tick_lateness_ms=round(max(late_s) * 1000, 3) if late_s else None,
             reason=law.reason if law else "",
+            entered=entered,
+            acknowledged=acknowledged,
             rss_mb={process: rss_mb for process, (rss_mb, _) in costs.items()},
             cpu_s={process: cpu_s for process, (_, cpu_s) in costs.items()},
         )
@@ -134,6 +152,11 @@ class Recorder:
                 yield process, (rss_mb, round(times.user + times.system, 2))
             except psutil.Error:
                 self._meters.pop(pid, None)  # it has just ended
+
+
+def _either(reported: float | None, total: int | None, counted: float | None) -> float | None:
+    """Return a rate as processes of ours report it, or else as the broker counts it, if it does (``total``)."""
+    return counted if reported is None and total is not None else reported
 
 
 def nanoseconds(seconds: float) -> int:
@@ -196,6 +219,7 @@ class Recording:
     reason: str = ""
     faults: Sequence[RecordedFault] = ()
     accounts: Accounts = field(default_factory=Accounts)
+    knowledge: Knowledge = field(default_factory=Knowledge)
 
     @property
     def start_ns(self) -> int:

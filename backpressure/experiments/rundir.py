@@ -2,16 +2,17 @@
 
 It is valid at every moment: each file is complete up to its last line or record, so a run that was killed can still be
 analysed. Layout: ``scenario.toml run.json events.jsonl samples.jsonl remains.csv journals/ logs/ announce/``, then
-``summary.json report.html``.
+``summary.json report.html``; with a ledger also ``outcomes.tsv``.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
@@ -37,15 +38,19 @@ from backpressure.experiments.events import (
     FaultBegan,
     FaultEnded,
     LoadChanged,
+    OutcomesRead,
     PhaseBegan,
     PhaseEnded,
     ProcessEnded,
     ProcessStarted,
     RunEnded,
+    StrangersCounted,
     read_event,
 )
+from backpressure.experiments.outcomes import Sighting, read_line
 from backpressure.experiments.recording import RecordedFault, RecordedPhase, RecordedProcess, Recording, Sample
 from backpressure.experiments.scenario import Scenario, build
+from backpressure.experiments.strangers import SENT_AT, Knowledge, SentTimes, StrangerAccounts, knowledge_of
 from backpressure.experiments.summary import Summary
 
 __all__ = ["LEFTOVER_STATES", "RunDirectory", "RunFacts", "create"]
@@ -106,6 +111,15 @@ class RunDirectory:
     def journal(self, process: str) -> Path:
         """Where ``process`` writes its records."""
         return self.path / "journals" / f"{process}.journal"
+
+    def ids(self, process: str) -> Path:
+        """Where a producer notes the id that the ledger looks for, of each message."""
+        return self.path / "journals" / f"{process}.ids"
+
+    @property
+    def sightings(self) -> Path:
+        """What was seen of the messages that programs of others have worked on."""
+        return self.path / "outcomes.tsv"
 
     def log(self, process: str) -> Path:
         """Where the output of ``process`` goes."""
@@ -204,15 +218,21 @@ class RunDirectory:
         return self._lines("samples.jsonl", Sample.from_json)
 
     def accounts(self) -> Accounts:
-        """Read all journals and the leftover messages."""
+        """Read all journals, the leftover messages, and what was seen of messages that programs of others had."""
+        return self._known(self.scenario(), self.events())[0]
+
+    def _known(self, scenario: Scenario, events: list[Event]) -> tuple[Accounts, Knowledge]:
+        """Return the accounts, and how their figures were obtained."""
         with self._reading("journals") as folder:
             journals = sorted(folder.glob("*.journal"))
             records = max(1, sum(path.stat().st_size for path in journals) // RECORD_BYTES)
         accounts = Accounts(sampled_share=_MOST_SAMPLED / records)
+        times = SentTimes()
         for path in journals:
             with self._reading(f"journals/{path.name}"):
                 if path.stem.startswith("producer"):
-                    accounts.add_producer(path.stem, _records(path, ProducerRecord))
+                    sent: Iterable[ProducerRecord] = _records(path, ProducerRecord)
+                    accounts.add_producer(path.stem, times.noting(sent) if scenario.ledger else sent)
                 else:
                     accounts.add_consumer(_records(path, ConsumerRecord))
         ledger = accounts.ledger
@@ -220,11 +240,48 @@ class RunDirectory:
         with self._reading("remains.csv"):
             for session, sequence, state in self._leftovers():
                 sets[state].add(session, sequence)
-        if len(ledger.left_in_queue):
+        if len(ledger.left_in_queue) and not scenario.strange:
             for path in journals:
                 if path.stem.startswith("producer"):
                     accounts.add_left(_records(path, ProducerRecord))
-        return accounts
+        if not scenario.strange:
+            return accounts, Knowledge()
+        seen = self._strangers(scenario, accounts, times)
+        counted = next((event for event in events if isinstance(event, StrangersCounted)), None)
+        read = next((event for event in events if isinstance(event, OutcomesRead)), None)
+        knowledge = knowledge_of(
+            scenario.strange, scenario.ledger, counted, read, seen, rate_stated=scenario.rate_stated
+        )
+        return accounts, knowledge
+
+    def _strangers(self, scenario: Scenario, accounts: Accounts, times: SentTimes) -> StrangerAccounts | None:
+        """Add to ``accounts`` what was seen of each message, where a ledger says how to find out."""
+        if scenario.ledger is None:
+            return None
+        ours = "producer" not in scenario.strange
+        seen = StrangerAccounts(
+            accounts,
+            scenario.ledger.sources(run=str(self.path)),
+            times,
+            ids_are_ours=ours and scenario.ledger.id_is_ours,
+        )
+        for path in sorted((self.path / "journals").glob("*.ids")):
+            with self._reading(f"journals/{path.name}"):
+                for session, sequence, text in _ids(path):
+                    seen.sent(text, session, sequence)
+        sighted = list(self._sighted()) if self.sightings.exists() else []
+        for number, sighting in sorted(sighted, key=lambda entry: entry[0] != SENT_AT):  # what was sent comes first
+            seen.take(number, sighting)
+        if ours and not scenario.ledger.id_is_ours:
+            seen.check_ids()
+        seen.close()
+        return seen
+
+    def _sighted(self) -> Iterator[tuple[int, Sighting]]:
+        with self._reading(self.sightings.name) as path, path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield read_line(line)
 
     def outcomes(self, process: str) -> Counter[Outcome]:
         """Count what ``process`` has settled so far, running or not; a pattern such as ``consumer-*`` names several."""
@@ -238,13 +295,15 @@ class RunDirectory:
         """Read everything; raises `ConfigError` when the directory does not hold a run."""
         facts, scenario, events, samples = self.facts(), self.scenario(), self.events(), self.samples()
         for event in events:
-            if isinstance(event, ProcessStarted) and event.role in {"producer", "consumer"}:
+            ours = {"producer", "consumer"} - scenario.strange
+            if isinstance(event, ProcessStarted) and event.role in ours:
                 with self._reading(f"journals/{event.id}.journal") as path:
                     path.stat()  # without it, all messages of this process would look lost
         last_ns = max((event.at_ns for event in events), default=facts.start_ns)
         if samples:
             last_ns = max(last_ns, facts.start_ns + round(samples[-1].t_s * 1e9))
         ended = next((event for event in events if isinstance(event, RunEnded)), None)
+        accounts, knowledge = self._known(scenario, events)
         return Recording(
             scenario=scenario.name,
             strategy=facts.strategy,
@@ -260,7 +319,8 @@ class RunDirectory:
             outcome=ended.outcome if ended else "interrupted",
             reason=ended.reason if ended else "the run was killed",
             queues_read=(self.path / "remains.csv").exists(),
-            accounts=self.accounts(),
+            accounts=accounts,
+            knowledge=knowledge,
         )
 
     def _leftovers(self) -> Iterator[tuple[int, int, str]]:
@@ -322,6 +382,15 @@ def _reason(error: Exception) -> str:
         where = ".".join(str(part) for part in first["loc"])
         return f"{where}: {first['msg']}" if where else str(first["msg"])
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _ids(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield session, sequence and id from what an `IdJournal` wrote."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):  # the producer may have been killed in the middle of one
+                session, sequence, text = line.split("\t", 2)
+                yield int(session), int(sequence), str(json.loads(text))
 
 
 def _records(path: Path, kind: type[Record]) -> Iterator[Record]:

@@ -12,6 +12,7 @@ import os
 import platform
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -20,12 +21,28 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from backpressure.config import replaced
+from backpressure.core.message import Message
 from backpressure.core.snapshot import Snapshot
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
-from backpressure.errors import ExperimentError, PaceError, PlatformError
+from backpressure.errors import (
+    ExperimentError,
+    NotConnectedError,
+    PaceError,
+    PlatformError,
+    QueueNotFoundError,
+)
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
-from backpressure.experiments.events import Event, Outcome, ProcessEnded, ProcessStarted, RunEnded
+from backpressure.experiments.events import (
+    Event,
+    Note,
+    Outcome,
+    OutcomesRead,
+    ProcessEnded,
+    ProcessStarted,
+    RunEnded,
+    StrangersCounted,
+)
 from backpressure.experiments.fault_effects import Stage
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
@@ -35,9 +52,10 @@ from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
+from backpressure.experiments.witness import StrangerCounts, Witness
 from backpressure.program import on_stop_signals
 from backpressure.settings import Settings
-from backpressure.transports.base import BrokerIdentity, QueueAdmin, Transport
+from backpressure.transports.base import BrokerIdentity, QueueAdmin, QueueProbe, Transport
 from backpressure.transports.factory import connect
 from backpressure.version import __version__
 
@@ -79,6 +97,8 @@ class _Run:
     observer: Observer
     stage: Stage
     identity: BrokerIdentity
+    witness: Witness | None
+    counts: StrangerCounts | None
 
 
 class _InterruptedError(Exception):
@@ -102,6 +122,7 @@ class Runner:
         self._load: Callable[[], None] = lambda: None
         self._recorder = Recorder(scenario.settings.queue.work)
         self._start_ns = 0
+        self._counts: StrangerCounts | None = None
 
     def conduct(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
@@ -122,7 +143,9 @@ class Runner:
         outcome: Outcome = "error"
         reason = ""
         try:
-            async with Supervisor(self._directory, self._process_started, self._process_ended) as self._supervisor:
+            async with Supervisor(
+                self._directory, self._process_started, self._process_ended, self._tell
+            ) as self._supervisor:
                 with _stop_signals(self._on_signal()):
                     outcome = await self._conduct()
         except PaceError as error:
@@ -170,7 +193,7 @@ class Runner:
         stack.push_async_callback(admin.stop)
         await admin.start()
         if predeclared:
-            await check_unused(transport, settings.queue)
+            await check_unused(transport, settings.queue, consumed=self._scenario.roles["consumer"].external)
         else:
             if not broker.private:
                 stack.push_async_callback(_remove_all, admin, settings)
@@ -184,11 +207,23 @@ class Runner:
         if any(fault.through_proxy for fault in self._scenario.faults):
             proxy = await stack.enter_async_context(Proxy(broker.url))
             common["broker.url"] = proxy.url
-        fleet = Fleet(self._supervisor, control, self._directory, common=common, scenario=self._scenario)
+        probe = transport.probe()
+        stack.push_async_callback(probe.stop)
+        await probe.start()
+        fleet = Fleet(
+            self._supervisor,
+            control,
+            self._directory,
+            common=common,
+            scenario=self._scenario,
+            consumers=partial(_consumers, probe, settings.queue.work),
+            tell=self._tell,
+        )
         stack.push_async_callback(fleet.stop)
         if self._scenario.proxy:
             self._watcher.noted("starting: proxy")
             await fleet.launch_proxy(str(common.get("broker.url", broker.url)))
+        witness, counts = await self._watch_strangers(stack, transport, settings)
         self._watcher.noted("starting: monitor, consumers, producers")
         await fleet.launch()
         stage = Stage(
@@ -201,7 +236,24 @@ class Runner:
             tell=self._watcher.noted,
             queue=settings.queue.work,
         )
-        return _Run(settings, transport, admin, observer, stage, await admin.identity())
+        return _Run(settings, transport, admin, observer, stage, await admin.identity(), witness, counts)
+
+    async def _watch_strangers(
+        self, stack: AsyncExitStack, transport: Transport, settings: Settings
+    ) -> tuple[Witness | None, StrangerCounts | None]:
+        """Begin to watch from outside what programs that are not ours do."""
+        witness = None
+        if not self._scenario.strange:
+            return None, None
+        if (ledger := self._scenario.ledger) is not None:
+            run = str(self._directory.path)
+            witness = Witness(transport, ledger, self._directory.sightings, self._clock, run=run)
+            stack.push_async_callback(witness.stop)
+            await witness.start()
+        counts = StrangerCounts(settings)
+        stack.push_async_callback(counts.close)
+        await counts.start()
+        return witness, counts
 
     def _open_broker(self) -> AbstractAsyncContextManager[RunBroker]:
         durable = any(fault.restarts_broker for fault in self._scenario.faults)
@@ -234,6 +286,7 @@ class Runner:
         )
         fleet = run.stage.fleet
         self._load = lambda: self._record(fleet.load(self._clock.wall_ns()))
+        self._counts = run.counts
         sampling = asyncio.create_task(self._sample(run.observer))
         try:
             begin_ns = start_ns
@@ -271,21 +324,58 @@ class Runner:
     def _take_sample(self, snapshot: Snapshot) -> None:
         t_s = (self._clock.wall_ns() - self._start_ns) / 1e9
         with self._failing():
-            self._directory.append_sample(self._recorder.sample(t_s, snapshot, self._pids))
+            counts = self._counts
+            entered, acknowledged = (counts.entered, counts.acknowledged) if counts else (None, None)
+            sample = self._recorder.sample(t_s, snapshot, self._pids, entered=entered, acknowledged=acknowledged)
+            self._directory.append_sample(sample)
 
     async def _wind_down(self, run: _Run, *, patience_s: float = 20.0) -> None:
         """Stop producers, then consumers, then read what the queues still hold."""
-        await run.stage.fleet.stop()
+        await run.stage.fleet.stop(between=run.witness.ask if run.witness else None)
+        if run.counts is not None:
+            self._watcher.noted("waiting until the broker has counted")
+            self._record(self._counted(run, await run.counts.finish(self._clock.wall_ns())))
         self._take_sample(run.observer.snapshot())  # it has the totals of the producers' last reports
+        if run.witness is not None:
+            await run.witness.finish()
+        foreign: Counter[str] = Counter()
         with self._directory.writing_leftovers() as write:
             queue = run.settings.queue
             leftovers = (
                 read_own_leftovers(run.transport, queue)
                 if queue.predeclared
-                else read_leftovers(run.admin, queue, patience_s=patience_s)
+                else read_leftovers(run.admin, queue, patience_s=patience_s, foreign=_noted_by(run.witness, foreign))
             )
             async for found in leftovers:
                 write(*found)
+        if run.witness is not None:
+            if "producer" in self._scenario.strange:
+                async for delivery in run.admin.drain(queue.audit):
+                    run.witness.sent(delivery.message)
+            await run.witness.stop()
+        if self._scenario.strange:
+            problems = run.witness.problems if run.witness is not None else {}
+            self._record(OutcomesRead(at_ns=self._clock.wall_ns(), problems=problems, foreign=foreign))
+
+    def _counted(self, run: _Run, counted: StrangersCounted) -> StrangersCounted:
+        """Return what was counted, by the proxy where all programs that are not ours are behind it."""
+        if not self._scenario.proxy or "consumer" not in self._scenario.strange:
+            return counted
+        seen = run.observer.snapshot().totals
+        return counted.model_copy(
+            update={
+                "published": counted.published or seen.confirmed,
+                "delivered": seen.delivered,
+                "acknowledged": seen.processed,
+                "redelivered": seen.redelivered,
+                "by": "pace proxy, which saw each pass",
+                "problem": "",
+            }
+        )
+
+    def _tell(self, text: str) -> None:
+        self._record(Note(at_ns=self._clock.wall_ns(), text=text))
+        self._watcher.noted(text)
 
     def _record(self, event: Event) -> None:
         with self._failing():
@@ -352,6 +442,23 @@ def _stop_signals(on_signal: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def _noted_by(witness: Witness | None, counted: Counter[str]) -> Callable[[Message, str], None]:
+    def note(message: Message, state: str) -> None:
+        counted[state] += 1
+        if witness is not None:
+            witness.left(message, state)
+
+    return note
+
+
+async def _consumers(probe: QueueProbe, queue: str) -> int | None:
+    """Return how many consumers ``queue`` has; 0 while it cannot be asked."""
+    try:
+        return (await probe.read(queue)).consumers
+    except (NotConnectedError, QueueNotFoundError):
+        return 0
 
 
 def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import sqrt
 from types import NoneType
@@ -27,6 +27,8 @@ from backpressure.experiments.document import dotted
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
+from backpressure.experiments.outcomes import LedgerSettings, read_ledger
+from backpressure.experiments.roles import ROLE_KEYS, ROLES, RoleName, RoleSettings, read_role
 from backpressure.experiments.simulated_strangers import StrangerSettings
 from backpressure.experiments.summary import Expectation, metric_paths, parse_expectation
 from backpressure.laws import create
@@ -76,8 +78,10 @@ class Phase:
 class Scenario:
     """A checked scenario. ``document`` is what it was built from, with overrides: saved, it reproduces the scenario.
 
-    ``strangers`` are consumers that report nothing, which only simulations have. ``proxy``: the clients of a run reach
-    their broker through `pace proxy`.
+    ``strangers`` are consumers that report nothing, as simulations model them. ``proxy``: the clients of a run reach
+    their broker through `pace proxy`. ``roles``: which programs play consumer and producer, where they are not ours.
+    ``rate_stated``: the scenario says what one consumer can do; of programs that are not ours nothing else does.
+    ``ledger``: how to find out what programs that are not ours have done with each message.
     """
 
     name: str
@@ -88,6 +92,20 @@ class Scenario:
     document: Mapping[str, Any]
     strangers: StrangerSettings
     proxy: bool = False
+    roles: Mapping[RoleName, RoleSettings] = field(default_factory=lambda: dict.fromkeys(ROLES, RoleSettings()))
+    rate_stated: bool = False
+    ledger: LedgerSettings | None = None
+
+    @property
+    def strange(self) -> frozenset[str]:
+        """The roles that are not played by our own processes."""
+        return frozenset(role for role, player in self.roles.items() if player.is_stranger)
+
+    @property
+    def capacity_known(self) -> bool:
+        """Whether what one consumer can do is known before the run."""
+        own = not self.roles["consumer"].is_stranger and not self.settings.consumer.handler
+        return own or self.rate_stated
 
     @property
     def settings(self) -> Settings:
@@ -129,6 +147,7 @@ class _ScenarioHead(_Document):
     seed: int = Field(1, ge=0, le=1_000_000_000)
     expect: dict[str, Any] = Field(default_factory=dict)
     strangers: dict[str, Any] = Field(default_factory=dict)
+    ledger: dict[str, Any] | None = None
     proxy: bool = False
 
 
@@ -144,7 +163,8 @@ _OFTEN = {"monitor.probe_interval_ms": 100.0}  # a run is sampled ten times a se
 def build(document: Mapping[str, Any], source: str) -> Scenario:
     """Check ``document`` and return the scenario; ``source`` is the file name for errors. Raises `ConfigError`."""
     head = _checked(_ScenarioDocument, document, "", source)
-    settings = replaced(Settings(), _OFTEN | _wanted(document, Settings(), "", source), source)
+    roles = {role: read_role(role, getattr(head, role), source) for role in ROLES}
+    settings = replaced(Settings(), _OFTEN | _wanted(_without_roles(document), Settings(), "", source), source)
     if settings.monitor.host != Settings().monitor.host:
         allowed = f"the monitor of a run serves on {Settings().monitor.host}: any other address would need a token"
         raise ConfigError("monitor.host", settings.monitor.host, allowed, source)
@@ -152,7 +172,10 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
     for number, table in enumerate(document["phase"], start=1):
         where = f"phase.{table.get('name', number)}"
         part = _checked(_PhaseDocument, table, f"{where}.", source)
+        _check_roles(part, roles, where, source)
         fault = None if part.fault is None else parse_fault(part.fault, f"{where}.fault", source)
+        if fault is not None:
+            _check_fault(fault, roles, settings, f"{where}.fault", source)
         if part.name in {phase.name for phase in phases}:
             raise ConfigError(f"{where}.name", part.name, "every phase needs a name of its own", source)
         wanted = _wanted(table, settings, f"{where}.", source)
@@ -164,19 +187,97 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
             allowed = f'"{part.until}" needs producer.limit: an endless producer never gets there'
             raise ConfigError(f"{where}.until", part.until, allowed, source)
         phases.append(Phase(part.name, part.duration_s, part.until, settings, changes, fault))
-    expectations = _expectations(head.expect, phases, source)
+    expectations = _expectations(head.expect, phases, source, strange_producer=roles["producer"].is_stranger)
     strangers = _strangers(head.strangers, source)
-    return Scenario(head.name, head.summary, head.seed, tuple(phases), expectations, document, strangers, head.proxy)
+    ledger = read_ledger(head.ledger, source)
+    _check_ledger(ledger, roles, settings, source)
+    rate_stated = any("rate" in table.get("consumer", {}) for table in [document, *document["phase"]])
+    return Scenario(
+        head.name,
+        head.summary,
+        head.seed,
+        tuple(phases),
+        expectations,
+        document,
+        strangers,
+        head.proxy,
+        roles,
+        rate_stated,
+        ledger,
+    )
 
 
-def _expectations(texts: Mapping[str, Any], phases: list[Phase], source: str) -> tuple[Expectation, ...]:
+def _without_roles(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``document`` with nothing but settings in the tables of the roles."""
+    result = dict(document)
+    for role in ROLES:
+        result[role] = {key: value for key, value in document.get(role, {}).items() if key not in ROLE_KEYS}
+    return result
+
+
+def _check_ledger(
+    ledger: LedgerSettings | None, roles: Mapping[RoleName, RoleSettings], settings: Settings, source: str
+) -> None:
+    """Refuse a ledger that could not be kept."""
+    if ledger is None:
+        return
+    if not roles["consumer"].is_stranger:
+        allowed = "our own consumers keep journals: it is for consumer.command and consumer.external only"
+        raise ConfigError("ledger.id", ledger.id, allowed, source)
+    if roles["producer"].is_stranger and not settings.queue.auditing:
+        allowed = "what a producer that is not ours has sent is seen in the audit queue only: set queue.auditing = true"
+        raise ConfigError("ledger.id", ledger.id, allowed, source)
+    if ledger.id == "correlation_id":
+        allowed = "the message id is what our producer sends as a correlation id, too: use message_id"
+        raise ConfigError("ledger.id", ledger.id, allowed, source)
+
+
+def _check_roles(part: Any, roles: Mapping[RoleName, RoleSettings], where: str, source: str) -> None:
+    """Refuse in a phase what says who plays a role, and what cannot be changed in a program that is not ours."""
+    for role in ROLES:
+        for key, value in getattr(part, role).items():
+            if key in ROLE_KEYS:
+                allowed = "cannot change during the run: set it at the top of the file"
+                raise ConfigError(f"{where}.{role}.{key}", value, allowed, source)
+            if roles[role].external and key == "count":
+                raise ConfigError(
+                    f"{where}.{role}.{key}", value, "an external program is not started or stopped", source
+                )
+            if roles[role].is_stranger and key not in {"count", "rate"}:
+                allowed = f"the {role} is not our process, so this cannot be changed: leave it out"
+                raise ConfigError(f"{where}.{role}.{key}", value, allowed, source)
+
+
+def _check_fault(
+    fault: Fault, roles: Mapping[RoleName, RoleSettings], settings: Settings, key: str, source: str
+) -> None:
+    """Refuse a fault that cannot be injected into the programs of this scenario."""
+    for role in ROLES:
+        if fault.signals == role and roles[role].external:
+            raise ConfigError(key, fault.name, f"an external {role} is not ours to kill, stop or slow down", source)
+        if fault.reaches_into(role):
+            if roles[role].is_stranger:
+                allowed = (
+                    f"only our own {role} can be told to do that; a command can be killed, stopped and slowed down"
+                )
+                raise ConfigError(key, fault.name, allowed, source)
+            if settings.consumer.handler and not fault.moves_clocks:
+                allowed = "consumer.handler decides which messages fail; leave the fault out"
+                raise ConfigError(key, fault.name, allowed, source)
+
+
+def _expectations(
+    texts: Mapping[str, Any], phases: list[Phase], source: str, *, strange_producer: bool
+) -> tuple[Expectation, ...]:
     processes = [f"{role}-{n + 1}" for role in ("producer", "consumer") for n in range(_started(role, phases))]
     known = metric_paths([phase.name for phase in phases], [*processes, "monitor", "broker"])
     stated = [parse_expectation(metric, text, known, source) for metric, text in dotted(texts)]
     # A phase that waits for a condition expects it: to reach the end of its duration instead is a failure.
     implied = [Expectation(f"phases.{phase.name}.reached", "==", 1.0) for phase in phases if phase.until]
     # "lost 0" alone would hide work that was thrown away, so a scenario that says nothing about that expects none.
-    if not any(expectation.metric.removeprefix("totals.") in _THROWN_AWAY for expectation in stated):
+    # Of producers that are not ours nobody knows what was refused.
+    watched = any(expectation.metric.removeprefix("totals.") in _THROWN_AWAY for expectation in stated)
+    if not watched and not strange_producer:
         implied.append(Expectation("discarded", "==", 0.0, default=True))
     return (*stated, *implied)
 
@@ -302,12 +403,16 @@ def process_seed(seed: int, process_id: str) -> int:
     return crc32(f"{seed}/{process_id}".encode())
 
 
-def load_of(settings: Settings, at_ns: int, consumers: int, producers: int) -> LoadChanged:
-    """Return the capacity of these consumers and the offered load of these producers under ``settings``."""
+def load_of(settings: Settings, at_ns: int, consumers: float | None, producers: int) -> LoadChanged:
+    """Return the capacity of these consumers and the offered load of these producers under ``settings``.
+
+    ``consumers`` is None where nobody knows what they can do.
+    """
     mean_s, cv = service(settings)
     return LoadChanged(
         at_ns=at_ns,
-        capacity_per_s=consumers / mean_s,
+        capacity_per_s=(consumers or 0.0) / mean_s,
+        capacity_known=consumers is not None,
         demand_per_s=producers * settings.producer.rate,
         service_cv=cv,
         target_wait_s=settings.control.target_wait_ms / 1000,

@@ -155,7 +155,8 @@ def _unused(phase: PhaseSummary) -> str:
     if sent < _NEAR * phase.capacity:
         law = f"the law {phase.strategy} let only {_rate(sent)} msg/s through"
         return f": {law} where the consumers could do {_rate(phase.capacity)}{fault}"
-    done = f"the consumers did {_rate(phase.process_rate)} of the {_rate(phase.capacity)} msg/s they should manage"
+    did = figure(phase.process_rate, group=" ")
+    done = f"the consumers did {did} of the {_rate(phase.capacity)} msg/s they should manage"
     return f": {done}{fault}"
 
 
@@ -244,8 +245,8 @@ def _thrown_away(summary: Summary) -> Iterator[str]:
 def _counts(summary: Summary) -> tuple[int, int, int]:
     """Return the messages given up after a refusal, dropped and returned."""
     totals = summary.totals
-    dropped, returned = totals.dropped or 0, totals.returned
-    given_up = totals.rejected if totals.discarded is None else totals.discarded - dropped - returned
+    dropped, returned = totals.dropped or 0, totals.returned or 0
+    given_up = (totals.rejected or 0) if totals.discarded is None else totals.discarded - dropped - returned
     return given_up, dropped, returned
 
 
@@ -321,7 +322,7 @@ def _phase_of(check: Held, summary: Summary) -> PhaseSummary | None:
 def _sent_per_s(phase: PhaseSummary) -> float:
     """Return what left the producers, refused messages included."""
     span_s = phase.end_s - phase.start_s
-    return phase.publish_rate + ((phase.refused or 0) / span_s if span_s > 0 else 0.0)
+    return (phase.publish_rate or 0.0) + ((phase.refused or 0) / span_s if span_s > 0 else 0.0)
 
 
 def _left(phase: PhaseSummary) -> str:

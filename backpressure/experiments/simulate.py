@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from math import ceil, inf, sqrt
 from typing import Literal
 
@@ -18,6 +19,7 @@ from backpressure.core.ledger import LedgerTotals
 from backpressure.core.plant import Failures, Network, Plant, PlantSample, QueueBound, Workers, WorkQueue
 from backpressure.core.signals import Law
 from backpressure.derived import law_config, retry_policy
+from backpressure.errors import ConfigError
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
@@ -53,10 +55,27 @@ def simulate(
         progress: called with the virtual seconds that have passed.
 
     Raises:
-        ConfigError: the law does not exist, or does not accept its parameters; or a fault has no model.
+        ConfigError: the law does not exist or does not accept its parameters, or a fault or a program of the
+            user has no model.
     """
     check_simulated(scenario.faults)
-    return _Simulation(scenario, scenario.seed if seed is None else seed, law or _configured, progress).run()
+    modelled = _modelled(scenario)
+    return _Simulation(modelled, modelled.seed if seed is None else seed, law or _configured, progress).run()
+
+
+def _modelled(scenario: Scenario) -> Scenario:
+    """Return the scenario as it can be modelled: consumers that are not ours report nothing and work at a stated rate.
+
+    Raises `ConfigError` for what no model knows.
+    """
+    if scenario.roles["producer"].is_stranger:
+        raise ConfigError("producer.command", scenario.roles["producer"].command, "cannot be simulated: use pace run")
+    if not scenario.capacity_known:
+        allowed = "a simulation has to know what one consumer of yours can do: state consumer.rate, or use pace run"
+        raise ConfigError("consumer.rate", None, allowed)
+    if "consumer" in scenario.strange and not scenario.strangers.count:
+        return replace(scenario, strangers=scenario.strangers.model_copy(update={"count": "all"}))
+    return scenario
 
 
 class _Simulation:
@@ -170,7 +189,7 @@ class _Simulation:
 
     def load_changed(self) -> None:
         """See `SimulatedStage.load_changed`."""
-        working = sum(not consumer.hung for consumer in self.plant.queue.consumers)
+        working = sum(consumer.speed for consumer in self.plant.queue.consumers if not consumer.hung)
         self._loads.append(load_of(self.settings, self._now_ns, working, self.producers.count))
 
     # --- what came of it ------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from backpressure.experiments.faults import (
     BrokerRestart,
     ClockJump,
     ConsumerKill,
+    ConsumerSlow,
     ConsumerStop,
     Fault,
     MemoryAlarmFault,
@@ -99,6 +100,16 @@ def _consumer_stop(fault: ConsumerStop, stage: SimulatedStage) -> Iterator[None]
     stage.load_changed()
     yield
     stage.plant.queue.go_on(hung, stage.plant.now)
+    stage.load_changed()
+
+
+@contextmanager
+def _consumer_slow(fault: ConsumerSlow, stage: SimulatedStage) -> Iterator[None]:
+    slow = stage.plant.queue.slow(fault.count, fault.share)
+    stage.load_changed()
+    yield
+    for consumer in slow:
+        consumer.speed = 1.0
     stage.load_changed()
 
 
@@ -182,6 +193,7 @@ def _clock_jump(_: ClockJump, __: SimulatedStage) -> Iterator[None]:
 _MODELS: Mapping[type[Fault], _Model] = {
     ConsumerKill: _consumer_kill,
     ConsumerStop: _consumer_stop,
+    ConsumerSlow: _consumer_slow,
     ProducerKill: _producer_kill,
     BrokerRestart: _outage,
     BrokerKill: _outage,

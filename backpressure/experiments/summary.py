@@ -56,19 +56,21 @@ class MessageTotals(SummaryModel):
     """Messages, by id. published = processed + dead_lettered + dropped + left_in_queue + rejected + returned + lost.
 
     ``dead_lettered``, ``dropped``, ``left_in_queue``, ``lost`` and ``discarded`` are None when the queues could not be
-    read; ``refused`` is when it was not counted.
+    read; ``refused`` is when it was not counted. Where programs are not ours, what nobody can
+    know is None too. ``acknowledged`` is counted for such consumers only.
     """
 
-    offered: int
-    published: int
-    confirmed: int
-    rejected: int
-    returned: int
-    delivered: int
-    processed: int
-    redelivered: int
-    duplicates: int
-    out_of_order: int
+    offered: int | None
+    published: int | None
+    confirmed: int | None
+    rejected: int | None
+    returned: int | None
+    delivered: int | None
+    acknowledged: int | None = None
+    processed: int | None
+    redelivered: int | None
+    duplicates: int | None
+    out_of_order: int | None
     lost: int | None
     dead_lettered: int | None
     dropped: int | None
@@ -100,8 +102,8 @@ class PhaseSummary(SummaryModel):
     name: str
     start_s: float
     end_s: float
-    publish_rate: float
-    process_rate: float
+    publish_rate: float | None
+    process_rate: float | None
     utilisation: float | None
     wait_ms: Percentiles
     wait_bound_ms: float | None
@@ -144,6 +146,8 @@ class Summary(SummaryModel):
     verdict: Verdict
     sentence: str = ""
     """What decided the verdict."""
+    sources: dict[str, str] = {}
+    """By figure, how it was obtained where programs are not ours; "not known: …" says why it is None."""
     expectations: list[Held]
     totals: MessageTotals
     utilisation: float | None
@@ -162,7 +166,7 @@ def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
     """Return every path an expectation may name: totals also by their bare name, phases and processes by theirs."""
     paths: list[str] = []
     for name, field in Summary.model_fields.items():
-        if name == "expectations":
+        if name in {"expectations", "sources"}:
             continue
         if name in {"phases", "processes"}:
             model = PhaseSummary if name == "phases" else ProcessSummary

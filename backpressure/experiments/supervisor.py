@@ -10,29 +10,46 @@ import asyncio
 import contextlib
 import json
 import os
+import selectors
 import signal
 import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any, Self
+from typing import IO, Any, Self
+
+import psutil
 
 from backpressure.errors import ExperimentError
 from backpressure.experiments.rundir import RunDirectory
+from backpressure.program import printable
 
-__all__ = ["STOP_ORDER", "Child", "Supervisor"]
+__all__ = ["STOP_ORDER", "BoundedLog", "Child", "Supervisor"]
 
 STOP_ORDER = ("producer", "consumer", "monitor", "proxy", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02
 _TAIL_LINES = 12
+_TAIL_COLUMNS = 400
 _LITTLE_BYTES = 1 << 20  # journals grow in such steps; a process without space for one is killed (SIGBUS)
 
 
 @dataclass(eq=False)
 class Child:
-    """A child process. ``announced`` is what it announced when it was ready."""
+    """A child process.
+
+    Attributes:
+        announced: what it announced when it was ready; of a command nothing but that it is ready.
+        suspended: it hangs, by a fault.
+        slowed_to: the share of the time in which a fault lets it run.
+        output: where the output of a command is collected.
+        stop_s: how long it may take to end.
+        on_end: what to do when it ends although nobody stopped it; None: the run fails unless its exit code is 0.
+    """
 
     role: str
     id: str
@@ -41,6 +58,10 @@ class Child:
     announced: Mapping[str, Any] = field(default_factory=dict)
     stopping: bool = False
     suspended: bool = False
+    slowed_to: float = 1.0
+    output: BoundedLog | None = None
+    stop_s: float = 15.0
+    on_end: Callable[[Child, str], None] | None = None
 
     @property
     def pid(self) -> int:
@@ -59,8 +80,10 @@ class Child:
 
     def tail(self) -> str:
         """Return its last lines of output."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (it wrote nothing)"
+        output = self.output
+        text = self.log.read_text(encoding="utf-8", errors="replace") if output is None else output.tail()
+        lines = [line[:_TAIL_COLUMNS] for line in text.splitlines()[-_TAIL_LINES:]]
+        return "\n".join(f"  {printable(line)}" for line in lines) or "  (it wrote nothing)"
 
 
 class Supervisor:
@@ -71,11 +94,16 @@ class Supervisor:
         directory: RunDirectory,
         on_ready: Callable[[str, str, int], None],
         on_exit: Callable[[str, int | None], None],
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``on_ready`` is called for every child that is ready (role, id, pid), ``on_exit`` when it ends (id, code)."""
+        """``on_ready`` is called for every child that is ready (role, id, pid), ``on_exit`` when it ends (id, code).
+
+        ``tell`` is called with whatever else is worth a line.
+        """
         self._directory = directory
         self.on_ready = on_ready
         self.on_exit = on_exit
+        self.tell = tell
         self._started: dict[str, int] = {}
         self._watches: set[asyncio.Task[None]] = set()
         self.children: list[Child] = []
@@ -123,52 +151,88 @@ class Supervisor:
     ) -> Child:
         """Start a child and return it once it has announced itself; raises `ExperimentError` when it does not."""
         log = self._directory.log(process_id)
-        if sys.platform == "linux":
-            command = [sys.executable, "-IS", str(_DIES_WITH_US), str(os.getpid()), *command]
         with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                env=_environment(variables),
-                cwd=self._directory.path,  # there the user's .env and config.py are not read
-                start_new_session=True,
-            )
+            # In the run directory the user's .env and config.py are not read.
+            process = await _started(command, output, _environment(variables), self._directory.path)
         child = Child(role, process_id, process, log)
-        self.children.append(child)
-        watch = asyncio.create_task(self._watch(child))
-        self._watches.add(watch)
-        watch.add_done_callback(self._watches.discard)
+        self._keep(child)
         child.announced = await self._announcement(child, timeout_s)
         self.on_ready(child.role, child.id, child.pid)
         return child
 
-    async def stop(self, children: Iterable[Child], *, grace_s: float = 15.0) -> None:
-        """Ask ``children`` to end and wait; those that have not ended after ``grace_s`` are killed."""
-        asked = [child for child in children if child.alive]
-        for child in asked:
-            child.stopping = True
-            _signal(child, "SIGTERM")
-        ends = [asyncio.create_task(child.process.wait()) for child in asked]
+    async def start_command(
+        self,
+        role: str,
+        process_id: str,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        stop_s: float,
+        on_end: Callable[[Child, str], None],
+    ) -> Child:
+        """Start a program of the user's in the folder of the user; raises `ExperimentError` when that is impossible.
+
+        ``on_end`` is called with the reason when it ends although nobody stopped it. `ready` is to be called once it is
+        ready.
+        """
+        reader, writer = os.pipe()
         try:
-            if ends:
-                await asyncio.wait(ends, timeout=grace_s)
+            process = await _started(command, writer, variables, Path.cwd())
+        except OSError as error:
+            os.close(reader)
+            raise ExperimentError(f"{process_id} cannot be started: {command[0]}: {error.strerror}") from None
         finally:
-            for child in asked:  # also what it may have started in its session
-                _signal(child, "SIGKILL")
-        await asyncio.gather(*ends)
+            os.close(writer)
+        log = self._directory.log(process_id)
+        child = Child(role, process_id, process, log, output=BoundedLog(reader, log), stop_s=stop_s, on_end=on_end)
+        self._keep(child)
+        return child
+
+    def ready(self, child: Child) -> None:
+        """Take a command for ready."""
+        child.announced = {"ready": True}
+        self.on_ready(child.role, child.id, child.pid)
+
+    def _keep(self, child: Child) -> None:
+        self.children.append(child)
+        watch = asyncio.create_task(self._watch(child))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+
+    async def stop(self, children: Iterable[Child], *, grace_s: float | None = None) -> None:
+        """Ask ``children`` to end and wait; those that have not ended after ``grace_s`` are killed (None: its own)."""
+        await asyncio.gather(*(self._stop(child, grace_s or child.stop_s) for child in list(children) if child.alive))
+
+    async def _stop(self, child: Child, grace_s: float) -> None:
+        child.stopping = True
+        own = _descendants(child)
+        _signal(child, "SIGTERM")
+        end = asyncio.create_task(child.process.wait())
+        try:
+            await asyncio.wait({end}, timeout=grace_s)
+            if not end.done() and child.output is not None:
+                self.tell(f"{child.id} did not end within {grace_s:g} s of SIGTERM: killed")
+        finally:
+            _signal(child, "SIGKILL")  # also what it may have started in its session
+            _kill(own)
+        await end
 
     async def kill_now(self, children: Iterable[Child]) -> None:
         """Kill ``children`` as a crash would, and wait for their end, which does not fail the run."""
         for child in children:
             child.stopping = True
+            own = _descendants(child)
             _signal(child, "SIGKILL")
+            _kill(own)
             await child.process.wait()
 
     def suspend(self, child: Child) -> None:
         """Let ``child`` hang (SIGSTOP)."""
         child.suspended = True
+        _signal(child, "SIGSTOP")
+
+    def hold(self, child: Child) -> None:
+        """Stop ``child`` for a moment: it gets less of the time, but does not count as hanging."""
         _signal(child, "SIGSTOP")
 
     def go_on(self, child: Child) -> None:
@@ -183,9 +247,14 @@ class Supervisor:
 
     async def _watch(self, child: Child) -> None:
         code = await child.process.wait()
+        if child.output is not None:
+            _signal(child, "SIGKILL")  # what it has started is not to outlive it
+            await asyncio.to_thread(child.output.close)
         self.on_exit(child.id, code)
-        if code != 0 and not child.stopping:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if child.on_end is not None and not child.stopping:
+            child.on_end(child, how)
+        elif code != 0 and not child.stopping:
             if disk_usage(self._directory.path).free < _LITTLE_BYTES:
                 how += f" on a full disk ({self._directory.path})"
             self.fail(f"{child.id} {how}; its last output:\n{child.tail()}")
@@ -204,6 +273,39 @@ class Supervisor:
         raise ExperimentError(f"{child.id} was not ready after {timeout_s:g} s; its last output:\n{child.tail()}")
 
 
+async def _started(
+    command: Sequence[str], output: IO[bytes] | int, variables: Mapping[str, str], folder: Path
+) -> asyncio.subprocess.Process:
+    """Start ``command`` in a session of its own, without input or terminal; on Linux it dies with us."""
+    if sys.platform == "linux":
+        command = [sys.executable, "-IS", str(_DIES_WITH_US), str(os.getpid()), *command]
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=asyncio.subprocess.STDOUT,
+        env=dict(variables),
+        cwd=folder,
+        start_new_session=True,
+    )
+
+
+def _descendants(child: Child) -> list[psutil.Process]:
+    """Return what a command has started, also outside its session; of our own processes nothing."""
+    if child.output is None:
+        return []
+    try:
+        return psutil.Process(child.pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return our environment without the user's settings, plus ``variables``."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PACE_", "RABBITMQ_")) and k != "LOG_LEVEL"}
@@ -216,3 +318,77 @@ def _signal(child: Child, name: str) -> None:
     if sys.platform != "win32":  # where no run begins
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.Signals[name])
+
+
+_HEAD_BYTES = 1 << 20
+_LAST_BYTES = 1 << 16
+_READ_BYTES = 1 << 16
+_MOST_BYTES_PER_S = 8 << 20
+_ENDING_S = 1.0
+
+
+class BoundedLog:
+    """Collects the output of a command: the first megabyte in a file, and the last 64 KiB behind it at the end.
+
+    It reads on a thread of its own, at most 8 MB/s: a command that writes more has to wait, as at a slow terminal, and
+    does not take the processor from the run.
+    """
+
+    def __init__(self, reader: int, path: Path) -> None:
+        """Read from the descriptor ``reader``, which is closed at the end, and write to ``path``."""
+        self._reader = reader
+        self._path = path
+        self._written = self._left_out = 0
+        self._last: deque[bytes] = deque()
+        self._last_bytes = 0
+        self._end_at: float | None = None
+        self._thread = threading.Thread(target=self._collect, name=f"output of {path.stem}", daemon=True)
+        self._thread.start()
+
+    def tail(self) -> str:
+        """Return the last that was written, as text."""
+        return b"".join([*self._last]).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Return once everything is read, or a moment later where a process that lives on still has the other end."""
+        self._end_at = time.monotonic() + _ENDING_S
+        self._thread.join()
+
+    def _collect(self) -> None:
+        began, taken = time.monotonic(), 0
+        with contextlib.suppress(OSError), selectors.DefaultSelector() as ready, self._path.open("wb", 0) as file:
+            ready.register(self._reader, selectors.EVENT_READ)
+            while self._end_at is None or time.monotonic() < self._end_at:
+                if not ready.select(timeout=0.1):
+                    continue
+                data = os.read(self._reader, _READ_BYTES)
+                if not data:
+                    break
+                self._take(data, file)
+                now = time.monotonic()
+                if now - began > 1:
+                    began, taken = now, 0
+                taken += len(data)
+                if taken > _MOST_BYTES_PER_S:
+                    time.sleep(max(0.0, began + 1 - now))
+            self._finish(file)
+        os.close(self._reader)
+
+    def _take(self, data: bytes, file: IO[bytes]) -> None:
+        room = _HEAD_BYTES - self._written
+        if room > 0:
+            self._written += len(data[:room])
+            with contextlib.suppress(OSError):  # a full disk ends the run elsewhere
+                file.write(data[:room])
+        self._left_out += max(0, len(data) - max(0, room))
+        self._last.append(data)
+        self._last_bytes += len(data)
+        while self._last_bytes - len(self._last[0]) >= _LAST_BYTES:
+            self._last_bytes -= len(self._last.popleft())
+
+    def _finish(self, file: IO[bytes]) -> None:
+        if self._left_out:
+            last = b"".join(self._last)[-min(self._left_out, _LAST_BYTES) :]
+            missing = self._left_out - len(last)
+            gap = f"\n… {missing} bytes are left out here …\n".encode() if missing else b""
+            file.write(gap + last)

@@ -44,6 +44,10 @@ TERMS: Mapping[str, Term] = {
     ),
     "returned": Term("returned", "no queue was bound for them"),
     "delivered": Term("delivered", "deliveries that a consumer settled"),
+    "acknowledged": Term(
+        "acknowledged",
+        "of consumers that are not ours: acknowledgements, as the broker or the proxy counted them; `null` otherwise",
+    ),
     "processed": Term("processed", "different messages whose work was completed"),
     "redelivered": Term("redelivered", "of the deliveries, those that had been delivered before"),
     "duplicates": Term("duplicates", "completions beyond the first of each message"),

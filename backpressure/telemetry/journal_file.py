@@ -6,13 +6,17 @@ no flush; the file grows in steps of one megabyte whose unused rest stays zero.
 
 from __future__ import annotations
 
+import json
 import mmap
+import os
 from pathlib import Path
 from typing import Self
 
+from backpressure.core.fields import MessageField
 from backpressure.core.journal import RECORD_BYTES, ConsumerRecord, ProducerRecord
+from backpressure.core.message import Message
 
-__all__ = ["JournalWriter"]
+__all__ = ["IdJournal", "JournalWriter"]
 
 _STEP_BYTES = 1 << 20
 
@@ -54,3 +58,23 @@ class JournalWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class IdJournal:
+    """Notes by which id a service that is not ours knows each message, before the message is sent.
+
+    A line is session, sequence and id (JSON). It is written at once, so it survives ``kill -9`` as a journal does.
+    """
+
+    def __init__(self, path: Path, session: int, field: MessageField) -> None:
+        """Create ``path``; ``field`` is where the id stands in a message. Raises `OSError`."""
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        self._session = session
+        self._field = field
+
+    def note(self, sequence: int, message: Message) -> None:
+        """Write the id of ``message``, if it has one."""
+        found = self._field.read(message)
+        if isinstance(found, (str, int)) and not isinstance(found, bool):
+            line = f"{self._session}\t{sequence}\t{json.dumps(str(found))}\n"
+            os.write(self._descriptor, line.encode())

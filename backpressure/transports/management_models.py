@@ -77,6 +77,8 @@ class QueueInfo(_Info):
     delivered: int = _at("message_stats", "deliver_get")
     acknowledged: int = _at("message_stats", "ack")
     redelivered: int = _at("message_stats", "redeliver")
+    sent_without_ack: int = _at("message_stats", "deliver_no_ack")
+    got_without_ack: int = _at("message_stats", "get_no_ack")
     publish_rate: float = _at("message_stats", "publish_details", "rate")
     deliver_rate: float = _at("message_stats", "deliver_get_details", "rate")
     ack_rate: float = _at("message_stats", "ack_details", "rate")
@@ -87,6 +89,11 @@ class QueueInfo(_Info):
     def departure_rate(self) -> float:
         """Messages that leave for good: acknowledged, or delivered to a consumer that does not acknowledge."""
         return self.ack_rate + self.sent_without_ack_rate + self.got_without_ack_rate
+
+    @property
+    def taken_without_ack(self) -> int:
+        """Messages handed to consumers that acknowledge automatically: they were gone when they were sent."""
+        return self.sent_without_ack + self.got_without_ack
 
     def limit(self, name: str) -> int | None:
         """Return a limit such as ``max-length``, the lower one of argument and policy; None: there is none."""

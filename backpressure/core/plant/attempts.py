@@ -60,6 +60,13 @@ class Workshop(ABC):
             consumer.hung = True
         return hung
 
+    def slow(self, count: int, speed: float) -> list[PlantConsumer]:
+        """Let the oldest ``count`` consumers work at ``speed`` from their next message on, and return them."""
+        slow = self.consumers[:count]
+        for consumer in slow:
+            consumer.speed = speed
+        return slow
+
     def go_on(self, hung: Iterable[PlantConsumer], now: float) -> None:
         """Let hung consumers continue; work that would have ended meanwhile ends now."""
         for consumer in hung:
@@ -161,7 +168,7 @@ class Workshop(ABC):
         else:
             return
         consumer.busy = True
-        consumer.service_s = self._service_s()
+        consumer.service_s = self._service_s() / consumer.speed
         consumer.done_s = now + consumer.service_s
         self.busy_s += consumer.service_s
         consumer.failing = None

@@ -135,6 +135,7 @@ class PlantConsumer:
         line: its connection, as far as from the broker.
         acking: messages that are done, but whose acknowledgement has not reached the broker.
         hung, overdue: it does nothing; and its work would have ended meanwhile.
+        speed: how fast it works, relative to the settings.
         stranger: on what terms it consumes; None: it reports, and has the prefetch of all.
         uncommitted: messages that are done, but not committed; -1: the one in work is committed already.
         next_commit_s: when it commits next.
@@ -159,6 +160,7 @@ class PlantConsumer:
     gone: bool = False
     hung: bool = False
     overdue: bool = False
+    speed: float = 1.0
     failing: Failures | None = None
     service_s: float = 0.0
     done_s: float = 0.0

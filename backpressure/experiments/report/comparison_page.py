@@ -23,7 +23,7 @@ from backpressure.experiments.report.sections import (
     styles,
     table,
 )
-from backpressure.experiments.report.series import thinned
+from backpressure.experiments.report.series import capacities, thinned
 from backpressure.experiments.summary import Held, MessageTotals, Summary
 from backpressure.presentation.numbers import figure, percent
 
@@ -152,7 +152,7 @@ def _capacity(name: str, recording: Recording) -> dict[str, Any]:
     return {
         "law": name,
         "t": [*((load.at_ns - recording.start_ns) / 1e9 for load in loads), length_s],
-        "capacity": [*(load.capacity_per_s for load in loads), loads[-1].capacity_per_s if loads else None],
+        "capacity": capacities(loads),
     }
 
 

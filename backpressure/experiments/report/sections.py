@@ -62,7 +62,7 @@ def header(summary: Summary, description: str) -> str:
     return (
         f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{escape(why)}</span></p>'
         f"<h1>{escape(summary.scenario)}</h1><p class=lead>{escape(description)}</p>"
-        f"<p class=facts>{' · '.join(escape(fact) for fact in circumstances)}</p>"
+        f"<p class=facts>{' · '.join(escape(fact) for fact in circumstances)}</p>" + _sources(summary)
     )
 
 
@@ -96,6 +96,15 @@ def beside(check: Held, summary: Summary) -> str:
     counts = {"rejected": totals.rejected, "dropped": totals.dropped, "returned": totals.returned}
     told = ", ".join(f"{figure(count)} {name}" for name, count in counts.items() if count)
     return f" ({told})" if told and check.metric.rpartition(".")[2] == "lost" else ""
+
+
+def _sources(summary: Summary) -> str:
+    """Return how each figure was obtained, where programs are not ours; nothing otherwise."""
+    if not summary.sources:
+        return ""
+    rows = [[f"<code>{escape(figure)}</code>", escape(how)] for figure, how in summary.sources.items()]
+    listed = table(["figure", "how"], rows, text_columns=2)
+    return f"<details><summary>How each figure was obtained</summary>{listed}</details>"
 
 
 def tiles(summary: Summary) -> str:
@@ -191,6 +200,9 @@ def _bar(band: Band, longest_ms: float) -> str:
     )
 
 
+_EACH = "<p>Each of {} published messages, followed by its id, ended in one state:</p>"
+
+
 def ledger(summary: Summary) -> str:
     """Return where every message ended, the counters and the latencies."""
     totals = summary.totals
@@ -207,7 +219,7 @@ def ledger(summary: Summary) -> str:
     latency = [[_term(name), *(figure(n) for n in (p.p50, p.p95, p.p99, p.max, p.count))] for name, p in spreads]
     fairness = f"<p>Fairness between producers (Jain): {figure(summary.fairness_jain)}</p>"
     return (
-        f"<p>Each of {figure(totals.published)} published messages, followed by its id, ended in one state:</p>"
+        ("" if summary.sources else _EACH.format(figure(totals.published)))
         + table(["state", "messages", "share"], rows)
         + table(["counted", "messages"], other)
         + table(["milliseconds", "p50", "p95", "p99", "max", "of how many"], latency)
@@ -258,7 +270,7 @@ def demand(check: Held) -> str:
     return f"{signs.get(check.op, check.op)} {figure(check.limit)}"
 
 
-def _share(value: int | None, whole: int) -> str:
+def _share(value: int | None, whole: int | None) -> str:
     return "–" if value is None or not whole else figure(100 * value / whole, "%")
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from backpressure.experiments.analysis import percentiles_over_time
-from backpressure.experiments.events import Note
+from backpressure.experiments.events import LoadChanged, Note
 from backpressure.experiments.recording import Recording, Sample
 from backpressure.experiments.summary import Percentiles, PhaseSummary
 
-__all__ = ["chart_data", "thinned"]
+__all__ = ["capacities", "chart_data", "thinned"]
 
 _MOST_POINTS = 1500
 _MOST_NOTES = 500
@@ -66,13 +66,19 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary], notes: Sequ
             if start_ns <= note.at_ns <= end_ns
         ][:_MOST_NOTES],
         "capacity_t": [*((load.at_ns - start_ns) / 1e9 for load in loads), length_s],
-        "capacity": [*(load.capacity_per_s for load in loads), loads[-1].capacity_per_s if loads else None],
+        "capacity": capacities(loads),
         "wait_t": wait_t,
         "wait": {name: [getattr(figures, name) for figures in waits] for name in ("p50", "p95", "p99", "max")},
         "bound_t": [at_s for phase in bounded for at_s in (phase.start_s, phase.end_s, phase.end_s)],
         "bound": [ms for phase in bounded for ms in (phase.wait_bound_ms, phase.wait_bound_ms, None)],
         "memory": {name: [sample.rss_mb.get(name) for sample in samples] for name in processes},
     }
+
+
+def capacities(loads: Sequence[LoadChanged]) -> list[float | None]:
+    """Return the consumers' capacity at each change and at the end; None where nobody knows it."""
+    known = [load.capacity_per_s if load.capacity_known else None for load in loads]
+    return [*known, known[-1] if known else None]
 
 
 def _waits(recording: Recording, *, step_s: float) -> tuple[list[float], list[Percentiles]]:

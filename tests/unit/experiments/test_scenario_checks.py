@@ -9,7 +9,7 @@ import pytest
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
 from backpressure.experiments.brokers import BrokerChoice, check_broker
-from backpressure.experiments.library import check_laws
+from backpressure.experiments.library import check_programs
 
 CHANGES_BOUND = """
 name = "x"
@@ -84,10 +84,10 @@ def test_a_law_that_cannot_be_had_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["/nowhere"])
     with pytest.raises(ConfigError, match=problem):
-        check_laws(library.load("normal", strategy=strategy))
+        check_programs(library.load("normal", strategy=strategy))
 
 
 def test_a_law_in_this_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "laws_of_mine.py").write_text(LAW)
     monkeypatch.chdir(tmp_path)
-    check_laws(library.load("normal", strategy="laws_of_mine:Law"))
+    check_programs(library.load("normal", strategy="laws_of_mine:Law"))
