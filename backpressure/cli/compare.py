@@ -15,20 +15,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from backpressure.cli import options
-from backpressure.cli.run_outcome import from_here
+from backpressure.cli.run_outcome import RealRuns, from_here
 from backpressure.core.controllers import LAWS
-from backpressure.dashboards.lines import RunLines
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
+from backpressure.experiments.brokers import check_broker, parse_choice
 from backpressure.experiments.comparison import TOO_LONG, Comparison, Standing, oracles, rank
-from backpressure.experiments.document import to_toml
 from backpressure.experiments.recording import Recording
-from backpressure.experiments.report import conclude
 from backpressure.experiments.report.comparison_page import render_laws
 from backpressure.experiments.rundir import create
-from backpressure.experiments.runner import Runner
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate
 from backpressure.experiments.summary import Summary
@@ -78,7 +74,7 @@ def compare(
         check_broker(base, choice)
     directory = create(runs, f"{base.name}-league", datetime.now().astimezone())
     folder = directory.path
-    play = _simulated if virtual else _Real(choice, folder)
+    play = _simulated if virtual else RealRuns(choice, folder)
     found: dict[str, list[tuple[Summary, Recording]]] = {}
     failure: PaceError | None = None
     try:
@@ -135,25 +131,6 @@ def _law_names(text: str) -> list[str]:
 def _simulated(plan: Scenario) -> tuple[Summary, Recording]:
     recording = simulate(plan)
     return summarise(recording), recording
-
-
-class _Real:
-    """Runs a scenario with real processes, each time in its own folder below that of the comparison."""
-
-    def __init__(self, choice: BrokerChoice, folder: Path) -> None:
-        self._choice = choice
-        self._folder = folder
-
-    def __call__(self, plan: Scenario) -> tuple[Summary, Recording]:
-        law = plan.settings.producer.strategy
-        directory = create(self._folder, f"{plan.name}-{law.replace(':', '-')}", datetime.now().astimezone())
-        directory.write_scenario(to_toml(plan.document))
-        command = shlex.join(["pace", "run", str(directory.path / "scenario.toml"), "--broker", self._choice.label])
-        outcome = Runner(plan, directory, self._choice, RunLines(lambda _: None), command).conduct()
-        summary = conclude(directory)
-        if outcome != "finished":
-            raise ExperimentError(f"{outcome} during the run of {law}; what was measured is in {self._folder}")
-        return summary, directory.recording()
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def run(
             file.scenario = plan.name
             file.tell(outcome)
         print_compared(outcome, quiet=quiet)
-    except (PaceError, KeyboardInterrupt) as caught:
+    except (PaceError, OSError, KeyboardInterrupt) as caught:
         error = caught
         if isinstance(error, KeyboardInterrupt):
             measured = directory is not None and directory.has_begun

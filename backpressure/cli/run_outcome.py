@@ -5,18 +5,37 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from rich.table import Table
 
+from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import verdict
+from backpressure.errors import ExperimentError
+from backpressure.experiments.brokers import BrokerChoice
+from backpressure.experiments.document import to_toml
+from backpressure.experiments.recording import Recording
 from backpressure.experiments.regression import USUAL_CHANGE, Difference, told
+from backpressure.experiments.report import conclude
+from backpressure.experiments.rundir import create
+from backpressure.experiments.runner import Runner
+from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.sentence import metric_name, quantity
 from backpressure.experiments.summary import Summary, Verdict
 from backpressure.presentation.numbers import UNKNOWN
 from backpressure.presentation.terminal import new_console
 
-__all__ = ["EXIT_CODES", "Judgement", "command_line", "compared_cells", "from_here", "print_compared", "print_outcome"]
+__all__ = [
+    "EXIT_CODES",
+    "Judgement",
+    "RealRuns",
+    "command_line",
+    "compared_cells",
+    "from_here",
+    "print_compared",
+    "print_outcome",
+]
 
 EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 """How a command that judges a run ends."""
@@ -111,6 +130,27 @@ def compared_cells(difference: Difference) -> tuple[str, str, str, str, str]:
     values = (quantity(metric, value) for value in (difference.before, difference.after))
     before, after = values
     return f"{metric_name(metric)}{where}", before, after, change, f"± {quantity(metric, difference.noise)}"
+
+
+class RealRuns:
+    """Runs scenarios with real processes, each in its own folder below that of the command."""
+
+    def __init__(self, choice: BrokerChoice, folder: Path) -> None:
+        """``folder`` is the one of the command."""
+        self._choice = choice
+        self._folder = folder
+
+    def __call__(self, plan: Scenario) -> tuple[Summary, Recording]:
+        """Conduct one run and return what came of it; raises `ExperimentError` if it did not finish."""
+        law = plan.settings.producer.strategy
+        directory = create(self._folder, f"{plan.name}-{law.replace(':', '-')}", datetime.now().astimezone())
+        directory.write_scenario(to_toml(plan.document))
+        command = shlex.join(["pace", "run", str(directory.path / "scenario.toml"), "--broker", self._choice.label])
+        outcome = Runner(plan, directory, self._choice, RunLines(lambda _: None), command).conduct()
+        summary = conclude(directory)
+        if outcome != "finished":
+            raise ExperimentError(f"{outcome} during the run of {law}; what was measured is in {self._folder}")
+        return summary, directory.recording()
 
 
 def from_here(path: Path) -> Path:

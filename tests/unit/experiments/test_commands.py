@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from backpressure.cli.commands import pace
-from backpressure.cli.run_outcome import JUnitFile
+from backpressure.cli.verdict_files import JUnitFile
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.errors import ExperimentError
 from backpressure.experiments.events import LoadChanged, PhaseBegan, PhaseEnded, ProcessStarted, RunEnded
