@@ -144,7 +144,7 @@ def test_a_simulation_says_what_to_type_to_get_it_again() -> None:
     assert done.exit_code == 0, done.output
     [page] = Path("runs").glob("*/report.html")
     again = f"pace simulate &#x27;my own.toml&#x27; --set {length} --set &#x27;expect={{}}&#x27; --strategy aimd"
-    assert f"<pre>{again}</pre>" in page.read_text()
+    assert f">{again}</pre>" in page.read_text()
 
 
 def test_a_simulation_is_judged_like_a_run() -> None:
