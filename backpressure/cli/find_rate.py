@@ -106,12 +106,12 @@ def find_rate(
 
     Exit code 0: found, or no limit up to --to; 1: no value holds; 2: bad usage or configuration; 3: could not finish.
     """
-    plan = library.load(scenario, assignments, strategy)
+    choice = parse_choice(broker) if broker else None
+    plan = library.load(scenario, assignments, strategy, defaults=choice.defaults if choice else ())
     variation = Variation.of(plan, vary, [parse_demand(text) for text in demands], scenario)
-    library.check_laws(variation.plan)
+    library.check_programs(variation.plan)
     search = variation.search(low, high, precision / 100, confirm)
     variation.at(search.easiest, 0), variation.at(search.hardest, 0)  # reports an impossible value now
-    choice = parse_choice(broker) if broker else None
     if choice is not None:
         check_broker(variation.plan, choice)
     directory = create(runs, f"{plan.name}-limit", datetime.now().astimezone())

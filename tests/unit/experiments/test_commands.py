@@ -200,7 +200,7 @@ def test_ctrl_c_while_the_report_is_made_says_how_to_get_it(monkeypatch: pytest.
 
 
 def test_ctrl_c_before_anything_was_measured_ends_a_run_with_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("backpressure.experiments.library.load", load)
