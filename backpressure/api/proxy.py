@@ -23,7 +23,7 @@ _FIELDS = {"strategy": "producer.strategy", "target_wait_ms": "control.target_wa
 
 
 class HoldTimes(BaseModel):
-    """For how long messages were held, milliseconds; null: none was."""
+    """Durations in milliseconds; null: none was seen."""
 
     p50: float | None
     p99: float | None
@@ -104,6 +104,9 @@ class WatchedQueueStatus(BaseModel):
     lost: int = Field(description="unsettled when the channel ended: back in the queue")
     unacked: int
     service_ms: HoldTimes
+    wait_ms: HoldTimes = Field(
+        description="from leaving this proxy to the start of work, of messages seen on both sides"
+    )
 
     @classmethod
     def of(cls, name: str, tally: QueueTally) -> WatchedQueueStatus:
@@ -120,6 +123,7 @@ class WatchedQueueStatus(BaseModel):
             lost=tally.lost,
             unacked=tally.held,
             service_ms=HoldTimes.of(tally.service),
+            wait_ms=HoldTimes.of(tally.wait),
         )
 
 

@@ -20,7 +20,7 @@ from math import inf, isfinite
 from urllib.parse import unquote
 
 from backpressure.config import replaced
-from backpressure.core.reports import ConsumerReport, ProducerReport, decode, encode_compact
+from backpressure.core.reports import ConsumerReport, Fullness, ProducerReport, decode, encode_compact
 from backpressure.core.signals import Law
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
@@ -181,6 +181,7 @@ class ProxyEngine:
         self._unreadable: set[str] = set()
         self._reporting: dict[str, dict[str, float]] = {}  # consumers that report themselves, and when they last did
         self._silent_about: set[str] = set()
+        self._full = Fullness()
         self._management = ManagementClient.of(settings.broker)
         self._told_management = ""
         virtual_host = unquote(settings.broker.parts().path[1:]) or "/"
@@ -439,12 +440,12 @@ class ProxyEngine:
     def _report(self, number: int = 0) -> None:
         """Report for the consumers; many of them take turns."""
         consumers = [one for one in self.view.consumers.values() if not one.no_ack]
+        brief = self._full.brief(self._clock.now())
         turns = 1 if len(consumers) <= _MOST_EACH_TIME else _TURNS
         interval_s = turns * self.settings.feedback.interval_ms / 1000
         for consumer in consumers:
             if consumer.queue not in self._silent_about and consumer.number % turns == number % turns:
-                report = self.consumer_report(consumer, interval_s)
-                self._feedback.send(encode_compact(report, brief=True))
+                self._feedback.send(encode_compact(self.consumer_report(consumer, interval_s), brief=brief))
 
     async def _find_doubles_forever(self) -> None:
         """Report for no consumer of a queue where somebody reports for consumers that pass here as well.
@@ -494,6 +495,7 @@ class ProxyEngine:
             busy_s=consumer.busy_s(now),
             service_sum_s=consumer.service_sum_s,
             service_sum_s2=consumer.service_sum_s2,
+            queue_wait=consumer.wait.copy(),
             interval_s=interval_s,
         )
 

@@ -17,6 +17,7 @@ from backpressure.core.histogram import Histogram
 from backpressure.core.limiters import TokenBucket
 from backpressure.core.message import MAX_SESSION
 from backpressure.core.signals import Decision
+from backpressure.proxy.watching import Departures
 
 __all__ = ["Answers", "Lane", "PacedQueue", "TimeSource"]
 
@@ -79,6 +80,7 @@ class PacedQueue:
         paused: hold everything.
         engaged: whether the law is applied; before, every message passes at once.
         blocked: the broker has told a client to stop publishing.
+        departures: when messages left, while a consumer is watched that may get them; else None.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class PacedQueue:
         self.blocked = False
         self.blocked_events = 0
         self.was_limited = False
+        self.departures: Departures | None = None
         self._clock = clock
         self._wake = wake
         self._bucket = TokenBucket(inf, burst_s, clock.now())

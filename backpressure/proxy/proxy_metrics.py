@@ -114,6 +114,12 @@ PROXY_METRICS: Sequence[Family[ProxyEngine]] = (
         lambda t: t.service,
         durations=True,
     ),
+    _watched(
+        "pace_proxy_wait_seconds",
+        "Time from leaving the proxy to the start of work, of messages that passed here in both directions.",
+        lambda t: t.wait,
+        durations=True,
+    ),
     single("pace_process_resident_memory_bytes", "Memory of this process.", lambda e: e.cost.rss_bytes),
     single("pace_process_cpu_seconds_total", "Processor time of this process.", lambda e: e.cost.cpu_s),
 )

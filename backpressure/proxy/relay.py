@@ -84,6 +84,7 @@ class Relay:
         self._client, self._broker = Splitter(), Splitter()
         self._channels: dict[int, RelayChannel] = {}
         self._holding: dict[int, RelayChannel] = {}
+        self._coming: dict[int, RelayChannel] = {}
         self._watched = False
         self._farewell: list[bytes] = []
         self._full = False
@@ -105,7 +106,7 @@ class Relay:
                     self._perhaps_opened(number, kind, data, start, end)
                     continue
                 if kind != FRAME_METHOD:
-                    if channel.incoming is None:
+                    if channel.content_passes(kind, data, start, end):
                         continue
                     wait = channel.content
                 elif self._may_pass(channel, data, start, end, now):
@@ -197,7 +198,11 @@ class Relay:
         data, frames = self._broker.feed(data)
         sent = 0
         for kind, number, start, end in frames:
-            if kind != FRAME_METHOD or end - start < _SHORTEST_METHOD:
+            if kind != FRAME_METHOD:
+                if self._coming:
+                    self._content_comes(number, kind, data, start, end)
+                continue
+            if end - start < _SHORTEST_METHOD:
                 continue
             method = _METHOD.unpack_from(data, start + 7)[0]
             if not number:
@@ -223,6 +228,15 @@ class Relay:
             return channel.answer(method, data, start, end, now)
         except _MALFORMED:
             return True  # the client will refuse it
+        finally:
+            if channel.coming is not None:
+                self._coming[number] = channel
+
+    def _content_comes(self, number: int, kind: int, data: bytes, start: int, end: int) -> None:
+        channel = self._coming.get(number)
+        if channel is not None and (channel.coming is None or channel.coming.take(kind, data, start, end)):
+            channel.coming = None
+            del self._coming[number]
 
     def _broker_method(self, method: int, now: float) -> None:
         if method == commands.Connection.OpenOk.index:
@@ -239,6 +253,7 @@ class Relay:
     def _drop(self, number: int, now: float) -> None:
         channel = self._channels.pop(number, None)
         self._holding.pop(number, None)
+        self._coming.pop(number, None)
         if channel is not None:
             channel.end(now)
 

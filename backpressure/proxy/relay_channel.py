@@ -16,18 +16,31 @@ from typing import Any, ClassVar
 
 from pamqp import commands
 
-from backpressure.amqp.frames import ACK, DELIVER, GET_OK, NACK, PUBLISH, REJECT, RETURN, DecodeError
+from backpressure.amqp.frames import (
+    ACK,
+    DELIVER,
+    FRAME_HEADER,
+    GET_OK,
+    NACK,
+    PUBLISH,
+    REJECT,
+    RETURN,
+    DecodeError,
+)
 from backpressure.amqp.methods import ACCESS_REQUEST, decode_method, method_frame
 from backpressure.core.limiters import ConfirmWindow
 from backpressure.proxy.lane import ChannelLane, Forward, HeldItem
 from backpressure.proxy.paced_queue import PacedQueue
 from backpressure.proxy.view import View
-from backpressure.proxy.watching import WatchedConsumer
+from backpressure.proxy.watching import Delivered, Departures, WatchedConsumer
 
 __all__ = ["RelayChannel"]
 
 _PUBLISH = PUBLISH.to_bytes(4, "big")
 _TAG = struct.Struct(">QB")
+_BODY_SIZE = struct.Struct(">Q")
+_BODY_SIZE_AT = 7 + 4  # in a header frame: behind class and weight
+_LOOK_AT_OCTETS = 256
 _UNLIMITED = 1 << 62
 _QOS_OK = commands.Basic.QosOk.index
 _SETTLEMENTS = frozenset((ACK, NACK, REJECT))
@@ -58,11 +71,32 @@ class _Request:
     prefetch: int = 0
 
 
-@dataclass(slots=True)
-class _Delivered:
-    consumer: WatchedConsumer
-    at: float
-    number: int
+class Content:
+    """The content of a message that is passing, until its marks are known: its size and how its body begins."""
+
+    __slots__ = ("_came", "_left", "_size")
+
+    def __init__(self, left: list[tuple[Departures, float]], came: Delivered | None = None) -> None:
+        """It has ``left`` for queues, at a time each, or it ``came`` from the one that ``left`` names."""
+        self._left = left
+        self._came = came
+        self._size = 0
+
+    def take(self, kind: int, data: bytes, start: int, end: int) -> bool:
+        """Take a content frame; return whether nothing more is needed."""
+        if kind == FRAME_HEADER:
+            if end - start < _BODY_SIZE_AT + _BODY_SIZE.size + 1:
+                return True  # the other side will refuse it
+            (self._size,) = _BODY_SIZE.unpack_from(data, start + _BODY_SIZE_AT)
+            if self._size:
+                return False
+        marks = hash((self._size, data[start + 7 : min(end - 1, start + 7 + _LOOK_AT_OCTETS)] if self._size else b""))
+        for departures, at in self._left:
+            if self._came is None:
+                departures.left(marks, at)
+            else:
+                self._came.left_at = departures.came(marks)
+        return True
 
 
 @dataclass(slots=True)
@@ -82,6 +116,7 @@ class RelayChannel:
         lane: what waits.
         prefix: a frame of the proxy to be sent before the frame that `passes` has just looked at.
         incoming: the waiting message whose content is arriving, if the content that arrives belongs to one.
+        leaving, coming: content that passes to or from the broker and is to be looked at.
     """
 
     __slots__ = (
@@ -101,8 +136,10 @@ class RelayChannel:
         "_unacked",
         "_unconfirmed",
         "_view",
+        "coming",
         "incoming",
         "lane",
+        "leaving",
         "prefix",
     )
 
@@ -113,6 +150,8 @@ class RelayChannel:
         self._asked_qos: deque[bool] = deque()
         self.lane = ChannelLane(forward, self._sent)
         self.incoming: HeldItem | None = None
+        self.leaving: Content | None = None
+        self.coming: Content | None = None
         self._view = view
         self._confirms = self._transaction = False
         self._published = 0
@@ -121,7 +160,7 @@ class RelayChannel:
         self._polls: dict[str, WatchedConsumer] = {}
         self._subscribing: deque[_Request] = deque()
         self._gets: deque[_Request] = deque()
-        self._unacked: ConfirmWindow[_Delivered] = ConfirmWindow(_UNLIMITED)
+        self._unacked: ConfirmWindow[Delivered] = ConfirmWindow(_UNLIMITED)
         self._settlements: list[_Settlement] = []
         self._prefetch = 0
         self._shared = 0
@@ -137,7 +176,7 @@ class RelayChannel:
         """
         if method == PUBLISH:
             return self._may_publish(data, start, end, now)
-        self.incoming = None
+        self.incoming = self.leaving = None
         if method in _SETTLEMENTS:
             self._settle(method, data, start, end, now)
         else:
@@ -149,7 +188,7 @@ class RelayChannel:
         return method in _SETTLEMENTS or (method in _ADDITIONS and self.lane.only_messages)
 
     def _may_publish(self, data: bytes, start: int, end: int, now: float) -> bool:
-        self.incoming = None
+        self.incoming = self.leaving = None
         if self._confirms:
             self._published += 1
         queues = self._view.queues_of(data[start + 13 : end - 2])
@@ -163,6 +202,7 @@ class RelayChannel:
             queue.grant(now)
         if queues:
             self._count_sent(queues, self._published if self._confirms else 0, 0.0, now)
+            self.leaving = _leaving(queues, now)
         return True
 
     def hold(self, frame: bytes, now: float) -> None:
@@ -178,16 +218,29 @@ class RelayChannel:
         if self.lane.add(held, now) and message:
             self.incoming = held
 
+    def content_passes(self, kind: int, data: bytes, start: int, end: int) -> bool:
+        """Take a content frame of the client; return whether it goes at once. Otherwise `content` gets it."""
+        if self.incoming is not None:
+            return False
+        if self.leaving is not None and self.leaving.take(kind, data, start, end):
+            self.leaving = None
+        return True
+
     def content(self, frame: bytes) -> None:
         """Add a content frame of the client to ``incoming``."""
         assert self.incoming is not None
         self.lane.append(self.incoming, frame)
 
     def _sent(self, held: HeldItem, now: float) -> None:
-        if self.incoming is held:
+        arriving = self.incoming is held
+        if arriving:
             self.incoming = None  # the rest of it is forwarded as it comes
         if held.queues:
             self._count_sent(held.queues, held.tag, now - held.since, now)
+            leaving = _leaving(held.queues, now)
+            whole = leaving is None or any(leaving.take(frame[0], frame, 0, len(frame)) for frame in held.frames[1:3])
+            if arriving and not whole:
+                self.leaving = leaving
 
     def _count_sent(self, queues: tuple[PacedQueue, ...], tag: int, held_s: float, now: float) -> None:
         for queue in queues:
@@ -212,9 +265,9 @@ class RelayChannel:
             settled = self._unacked.lost()  # 0: everything so far
         else:
             settled = self._unacked.settle(settlement.tag, multiple=settlement.multiple)
-        by_consumer: dict[WatchedConsumer, list[tuple[float, int]]] = {}
+        by_consumer: dict[WatchedConsumer, list[Delivered]] = {}
         for one in settled:
-            by_consumer.setdefault(one.consumer, []).append((one.at, one.number))
+            by_consumer.setdefault(one.consumer, []).append(one)
         for consumer, messages in by_consumer.items():
             consumer.settle(messages, now, gone=not settlement.requeue, acked=settlement.method == ACK)
 
@@ -293,9 +346,12 @@ class RelayChannel:
         consumer = self._consumers.get(data[start + 12 : at])
         if consumer is not None:
             tag, redelivered = _TAG.unpack_from(data, at)
-            number = consumer.deliver(now, redelivered=bool(redelivered & 1))
-            if not consumer.no_ack:
-                self._unacked.sent(tag, _Delivered(consumer, now, number))
+            one = consumer.deliver(now, redelivered=bool(redelivered & 1))
+            if one is not None:
+                self._unacked.sent(tag, one)
+                departures = consumer.departures
+                if departures is not None and not redelivered & 1:
+                    self.coming = Content([(departures, now)], one)
 
     def _got(self, data: bytes, start: int, now: float) -> None:
         if not self._gets:
@@ -307,10 +363,10 @@ class RelayChannel:
             self._polls[request.queue] = consumer
         tag, redelivered = _TAG.unpack_from(data, start + 11)
         consumer.no_ack = request.no_ack
-        number = consumer.deliver(now, redelivered=bool(redelivered & 1))
+        one = consumer.deliver(now, redelivered=bool(redelivered & 1))
         self._view.tally(request.queue).got += 1
-        if not request.no_ack:
-            self._unacked.sent(tag, _Delivered(consumer, now, number))
+        if one is not None:
+            self._unacked.sent(tag, one)
 
     def _confirm(self, method: int, data: bytes, start: int, end: int, now: float) -> None:
         if end - start < 20:
@@ -402,3 +458,8 @@ class RelayChannel:
         commands.Tx.CommitOk: _commit_ok,
         commands.Tx.RollbackOk: _rollback_ok,
     }
+
+
+def _leaving(queues: tuple[PacedQueue, ...], now: float) -> Content | None:
+    left = [(queue.departures, now) for queue in queues if queue.departures is not None]
+    return Content(left) if left else None

@@ -12,7 +12,7 @@ from math import ceil
 
 from backpressure.proxy.paced_queue import PacedQueue
 from backpressure.proxy.routing import Topology
-from backpressure.proxy.watching import QueueTally, WatchedConsumer
+from backpressure.proxy.watching import Departures, QueueTally, WatchedConsumer
 
 __all__ = ["HoldLimits", "View"]
 
@@ -79,8 +79,20 @@ class View:
 
     def pace(self, queue: PacedQueue) -> None:
         """Pace one more queue from now on."""
-        self.paced[queue.name] = queue
+        self._found(queue)
         self._routes.clear()
+
+    def _found(self, queue: PacedQueue) -> None:
+        self.paced[queue.name] = queue
+        if queue.departures is None:
+            for consumer in self.consumers.values():
+                if consumer.queue == queue.name and not consumer.no_ack:
+                    self._compare_times(queue, consumer)
+
+    def _compare_times(self, queue: PacedQueue, consumer: WatchedConsumer) -> None:
+        """Note when messages leave for ``queue``: ``consumer`` may get them."""
+        queue.departures = queue.departures or Departures()
+        consumer.departures = queue.departures
 
     def forget(self, name: str) -> None:
         """Pace a queue no longer."""
@@ -114,7 +126,7 @@ class View:
             if queue is None and self._find is not None and self._may_be_found(name):
                 queue = self._find(name)
             if queue is not None:
-                self.paced[name] = queue
+                self._found(queue)
                 found.append(queue)
         return tuple(found)
 
@@ -157,6 +169,8 @@ class View:
         consumer = WatchedConsumer(self._consumers_seen, queue, self.tally(queue), no_ack=no_ack, prefetch=prefetch)
         if subscribed:
             self.consumers[consumer.number] = consumer
+            if queue in self.paced and not no_ack:
+                self._compare_times(self.paced[queue], consumer)
         return consumer
 
     def ended(self, consumer: WatchedConsumer) -> None:
@@ -164,3 +178,6 @@ class View:
         if self.prefetch_auto:
             self.enough_prefetch(consumer.queue)  # remember what it needed
         self.consumers.pop(consumer.number, None)
+        queue = self.paced.get(consumer.queue)
+        if queue is not None and not any(one.departures is queue.departures for one in self.consumers.values()):
+            queue.departures = None

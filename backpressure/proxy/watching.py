@@ -1,26 +1,82 @@
-"""What passes a consumer, as the counters of its reports: deliveries, settlements, service times.
+"""What passes a consumer, as the counters of its reports: deliveries, settlements, service times, waits.
 
 The proxy does not see work, but it sees when a message is delivered and when it is settled. The n-th message delivered
 to a consumer that works on C messages at a time starts when it arrives, or when the (n − C)-th settlement has passed,
 whichever is later. C is found by comparing: a message that meets an idle consumer starts at once, so its service time
 is known whatever C is. If the others then seem to take less, more of them are in work at a time than thought.
+Of a message that was seen to leave for the queue as well, that start tells how long it waited.
 Must not know: frames, channels.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from backpressure.core.histogram import Histogram
 
-__all__ = ["QueueTally", "WatchedConsumer"]
+__all__ = ["Delivered", "Departures", "QueueTally", "WatchedConsumer"]
 
 _MOST_WORKERS = 1000
 _SAME_TIME_S = 1.0
 _RATIOS, _IDLE_TIMES = 15, 5  # that many messages, after that many idle times, say something
 _FEWER, _MORE = 0.5, 1.6
+_MOST_DEPARTURES = 10_000
+
+
+class Departures:
+    """When messages left for a queue, to be found when they are delivered.
+
+    A message is known by ``marks``, an integer from its size and the beginning of its body; of messages that look alike
+    the first to leave is the first to come. Beyond ten thousand the oldest are forgotten.
+    """
+
+    __slots__ = ("_count", "_left_at")
+
+    def __init__(self) -> None:
+        self._left_at: OrderedDict[int, deque[float]] = OrderedDict()
+        self._count = 0
+
+    def left(self, marks: int, now: float) -> None:
+        """A message has left for the queue."""
+        alike = self._left_at.get(marks)
+        if alike is None:
+            alike = self._left_at[marks] = deque()
+        alike.append(now)
+        self._count += 1
+        if self._count > _MOST_DEPARTURES:
+            oldest, left_at = self._left_at.popitem(last=False)
+            left_at.popleft()
+            self._count -= 1
+            if left_at:
+                self._left_at[oldest] = left_at
+
+    def came(self, marks: int) -> float | None:
+        """Return when the message that is delivered now had left; None: it was not seen."""
+        alike = self._left_at.get(marks)
+        if alike is None:
+            return None
+        self._count -= 1
+        left_at = alike.popleft()
+        if not alike:
+            del self._left_at[marks]
+        return left_at
+
+
+@dataclass(slots=True, eq=False)
+class Delivered:
+    """A message that a consumer holds: its number, and whether the consumer was idle when it came.
+
+    ``left_at``: when it was seen to leave for the queue; None: it was not.
+    """
+
+    consumer: WatchedConsumer
+    at: float
+    number: int
+    alone: bool
+    left_at: float | None = None
 
 
 class QueueTally:
@@ -37,6 +93,7 @@ class QueueTally:
         "requeued",
         "service",
         "unseen",
+        "wait",
     )
 
     def __init__(self) -> None:
@@ -44,6 +101,7 @@ class QueueTally:
         self.acked = self.rejected = self.requeued = self.lost = 0
         self.held = 0
         self.service = Histogram()
+        self.wait = Histogram()
 
 
 class WatchedConsumer:
@@ -58,6 +116,8 @@ class WatchedConsumer:
         delivered, acked, rejected, requeued, redelivered: totals.
         workers: on how many messages it seems to work at a time.
         service_sum_s, service_sum_s2: of the settled messages.
+        departures: when messages left for its queue, if it is paced here.
+        wait: from leaving this proxy for the queue to the start of the work, of messages seen on both sides.
     """
 
     def __init__(self, number: int, queue: str, tally: QueueTally, *, no_ack: bool, prefetch: int) -> None:
@@ -71,6 +131,8 @@ class WatchedConsumer:
         self.delivered = self.acked = self.rejected = self.requeued = self.redelivered = 0
         self.workers = 1
         self.service_sum_s = self.service_sum_s2 = 0.0
+        self.wait = Histogram()
+        self.departures: Departures | None = None
         self._tally = tally
         self._settled = 0
         self._settled_at: deque[float] = deque(maxlen=_MOST_WORKERS)
@@ -87,8 +149,8 @@ class WatchedConsumer:
         limits = [limit for limit in (self._own_prefetch, self.shared_prefetch) if limit]
         return min(limits, default=0)
 
-    def deliver(self, now: float, *, redelivered: bool) -> int:
-        """A message was delivered; return its number, which `settle` wants, negative if it met an idle consumer."""
+    def deliver(self, now: float, *, redelivered: bool) -> Delivered | None:
+        """A message was delivered; return what `settle` wants, or None for one that is not acknowledged."""
         self.delivered += 1
         self.redelivered += redelivered
         tally = self._tally
@@ -96,18 +158,14 @@ class WatchedConsumer:
         tally.redelivered += redelivered
         if self.no_ack:
             tally.unseen += 1
-            return 0
+            return None
         self._work(now)
         self.held += 1
         tally.held += 1
-        number = self._settled + self.held
-        return -number if self.held == 1 else number
+        return Delivered(self, now, self._settled + self.held, alone=self.held == 1)
 
-    def settle(self, messages: Sequence[tuple[float, int]], now: float, *, gone: bool, acked: bool) -> None:
-        """Messages were settled at once, each given by when it was delivered and its number.
-
-        ``gone``: they have left the queue; ``acked``: because they are done.
-        """
+    def settle(self, messages: Sequence[Delivered], now: float, *, gone: bool, acked: bool) -> None:
+        """Messages were settled at once; ``gone``: they have left the queue; ``acked``: because they are done."""
         self._work(now)
         count = len(messages)
         self.held -= count
@@ -122,13 +180,19 @@ class WatchedConsumer:
         else:
             self.rejected += count
             tally.rejected += count
-        for at, number in messages:
-            service_s = self._service_s(at, abs(number), now)
+        first, at_a_time = messages[0], min(count, self.workers)
+        service_s = self._service_s(first.at, first.number, now)
+        began_at, service_s = now - service_s, service_s * at_a_time / count  # settled together: each took its part
+        for place, one in enumerate(messages):
             if gone:
                 self.service_sum_s += service_s
                 self.service_sum_s2 += service_s * service_s
                 tally.service.record(service_s)
-            self._compare(service_s, now, alone=number < 0)
+                if one.left_at is not None:
+                    wait_s = max(one.at, began_at + place // at_a_time * service_s) - one.left_at
+                    self.wait.record(wait_s)
+                    tally.wait.record(wait_s)
+            self._compare(service_s, now, alone=one.alone)
         for _ in range(count):
             self._settled += 1
             self._settled_at.append(now)

@@ -96,6 +96,9 @@ def test_a_client_that_changes_only_the_port_is_paced_and_loses_nothing(
     assert queue["hold_ms"]["p99"] > 1
     [watched] = [one for one in proxy.status()["watched"] if one["name"] == "orders"]
     assert (watched["delivered"], watched["acknowledged"], watched["unacked"]) == (150, 150, 0)
+    assert watched["wait_ms"]["p50"] > 0
+    metrics = httpx.get(f"{proxy.api_url}/metrics", trust_env=False).text
+    assert 'pace_proxy_wait_seconds_count{queue="orders"} 150.0' in metrics
 
 
 def test_only_the_port_of_the_consumer_changes_and_a_producer_of_ours_keeps_its_pace(

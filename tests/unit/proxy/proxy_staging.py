@@ -34,11 +34,11 @@ def publish(queue: str, body: bytes = b"x", *, channel: int = 1, exchange: str =
     )
 
 
-def deliver(tag: int, *, consumer: str = "c", channel: int = 1, redelivered: bool = False) -> bytes:
+def deliver(tag: int, *, consumer: str = "c", channel: int = 1, redelivered: bool = False, body: bytes = b"x") -> bytes:
     return (
         method_frame(channel, commands.Basic.Deliver(consumer, tag, redelivered, "", "orders"))
-        + frame(FRAME_HEADER, channel, b"\x00\x3c\x00\x00" + (1).to_bytes(8, "big") + b"\x00\x00")
-        + frame(FRAME_BODY, channel, b"x")
+        + frame(FRAME_HEADER, channel, b"\x00\x3c\x00\x00" + len(body).to_bytes(8, "big") + b"\x00\x00")
+        + frame(FRAME_BODY, channel, body)
     )
 
 

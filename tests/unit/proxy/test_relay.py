@@ -481,6 +481,61 @@ def test_a_prefetch_that_consumers_of_a_channel_share_is_left_alone() -> None:
     assert names(stage.to_broker()) == ["Basic.Qos", "Basic.Qos", "Basic.Consume"]
 
 
+# --- how long messages wait -------------------------------------------------------------------------------------------
+
+
+def waits_of(stage: Staging) -> list[float]:
+    """The shortest and the longest wait, and how many there were."""
+    wait = stage.view.tallies["orders"].wait
+    return [round(wait.least_s or 0.0, 3), round(wait.most_s or 0.0, 3), wait.total]
+
+
+def test_the_wait_is_from_leaving_the_proxy_to_the_start_of_the_work(stage: Staging) -> None:
+    consuming(stage)
+    stage.client(publish("orders"), publish("orders"))
+    stage.after(0.11)  # the second one has waited here
+    stage.time.at += 0.25
+    stage.broker(deliver(1), deliver(2))
+    stage.time.at += 0.1
+    stage.client(ACK)
+    stage.time.at += 0.1
+    stage.client(commands.Basic.Ack(2, False))
+    assert waits_of(stage) == [0.36, 0.36, 2]  # it left 0.1 s later, and its work began 0.1 s later
+    [consumer] = stage.view.consumers.values()
+    assert consumer.wait.total == 2
+
+
+@pytest.mark.parametrize("piece", [1, 9, 1000])
+def test_a_message_that_comes_and_goes_in_pieces_is_found_again(stage: Staging, piece: int) -> None:
+    consuming(stage)
+    sent = publish("orders", b"x") * 2 + publish("orders", b"y" * 700)
+    for at in range(0, len(sent), piece):
+        stage.client(sent[at : at + piece])
+    stage.after(0.3)
+    came = deliver(1) + deliver(2) + deliver(3, body=b"y" * 700)
+    for at in range(0, len(came), piece):
+        stage.broker(came[at : at + piece])
+    stage.client(commands.Basic.Ack(3, True))
+    assert waits_of(stage)[2] == 3
+
+
+def test_messages_of_others_and_those_that_come_again_tell_no_wait(stage: Staging) -> None:
+    consuming(stage)
+    stage.client(publish("orders"))
+    stage.broker(deliver(1, body=b"of somebody else"), deliver(2, redelivered=True))
+    stage.client(commands.Basic.Ack(0, True))
+    assert stage.view.tallies["orders"].wait.total == 0
+
+
+def test_nothing_is_kept_where_nobody_consumes_here(stage: Staging) -> None:
+    stage.client(publish("orders"))
+    assert stage.orders.departures is None
+    consuming(stage)
+    assert stage.orders.departures is not None
+    stage.client(commands.Basic.Cancel("c"))
+    assert stage.orders.departures is None
+
+
 # --- nonsense ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from backpressure.proxy.watching import QueueTally, WatchedConsumer
+from backpressure.proxy.watching import Delivered, Departures, QueueTally, WatchedConsumer
 
 
 def play(
@@ -38,12 +38,17 @@ def play(
         while waiting and consumer.held < prefetch:
             waiting -= 1
             name = consumer.delivered
-            delivered[name] = (now, consumer.deliver(now, redelivered=False))
+            delivered[name] = consumer.deliver(now, redelivered=False)
             buffered.append(name)
         while free and buffered:
             free -= 1
             took_s = service_s * (chance.expovariate(1.0) if exponential else 1.0)
             heapq.heappush(due, (now + took_s, 1, buffered.pop(0)))
+
+
+def held_by(consumer: WatchedConsumer, count: int) -> list[Delivered]:
+    """Deliver some messages at once."""
+    return [one for one in [consumer.deliver(1.0, redelivered=False) for _ in range(count)] if one is not None]
 
 
 def consumer_of(prefetch: int = 10) -> WatchedConsumer:
@@ -79,8 +84,10 @@ def test_a_consumer_that_becomes_faster_is_not_taken_for_several() -> None:
     before = consumer.delivered
     now = 100.0
     for _ in range(200):  # it is never idle again
-        first = (now, consumer.deliver(now, redelivered=False))
-        second = (now, consumer.deliver(now, redelivered=False))
+        first = consumer.deliver(now, redelivered=False)
+        second = consumer.deliver(now, redelivered=False)
+        assert first is not None
+        assert second is not None
         consumer.settle([first], now + 0.005, gone=True, acked=True)
         consumer.settle([second], now + 0.01, gone=True, acked=True)
         now += 0.009
@@ -90,7 +97,7 @@ def test_a_consumer_that_becomes_faster_is_not_taken_for_several() -> None:
 def test_what_goes_back_to_the_queue_is_not_work_done() -> None:
     tally = QueueTally()
     consumer = WatchedConsumer(1, "orders", tally, no_ack=False, prefetch=0)
-    messages = [(1.0, consumer.deliver(1.0, redelivered=False)) for _ in range(3)]
+    messages = held_by(consumer, 3)
     consumer.settle(messages[:1], 1.1, gone=False, acked=False)
     consumer.lose(2, 1.2)
     assert (consumer.held, tally.held, tally.requeued, tally.lost, consumer.service_sum_s) == (0, 0, 1, 2, 0.0)
@@ -98,6 +105,45 @@ def test_what_goes_back_to_the_queue_is_not_work_done() -> None:
 
 def test_messages_that_are_settled_together_share_the_time() -> None:
     consumer = consumer_of()
-    messages = [(1.0, consumer.deliver(1.0, redelivered=False)) for _ in range(5)]
+    messages = held_by(consumer, 5)
     consumer.settle(messages, 1.5, gone=True, acked=True)
     assert consumer.service_sum_s == pytest.approx(0.5)
+    assert consumer.service_sum_s2 == pytest.approx(5 * 0.1**2)
+
+
+def test_a_consumer_that_acknowledges_by_the_dozen_is_not_taken_for_a_dozen() -> None:
+    consumer, now = consumer_of(prefetch=12), 1.0
+    for _ in range(50):
+        batch = [one for one in [consumer.deliver(now, redelivered=False) for _ in range(12)] if one is not None]
+        now += 0.12
+        consumer.settle(batch, now, gone=True, acked=True)
+    assert consumer.workers == 1
+    assert consumer.service_sum_s / consumer.acked == pytest.approx(0.01)
+
+
+# --- waits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wait_ends_when_the_work_begins_and_not_when_the_message_is_prefetched() -> None:
+    consumer = consumer_of()
+    first, second = held_by(consumer, 2)
+    first.left_at = second.left_at = 0.98
+    consumer.settle([first], 1.1, gone=True, acked=True)
+    consumer.settle([second], 1.2, gone=True, acked=True)
+    assert consumer.wait.least_s == pytest.approx(0.02)
+    assert consumer.wait.most_s == pytest.approx(0.12)  # it was prefetched, behind the first
+
+
+def test_a_message_is_found_again_and_of_those_alike_the_oldest_comes_first() -> None:
+    departures = Departures()
+    for at, marks in ((1.0, 7), (2.0, 8), (3.0, 7)):
+        departures.left(marks, at)
+    assert [departures.came(marks) for marks in (8, 7, 7, 7, 9)] == [2.0, 1.0, 3.0, None, None]
+
+
+def test_departures_do_not_grow_for_ever() -> None:
+    departures = Departures()
+    for at in range(25_000):
+        departures.left(at % 2, at) if at % 5 else departures.left(at, at)
+    found = sum(departures.came(marks) is not None for marks in [*range(25_000), *[0, 1] * 12_000])
+    assert found == 10_000
