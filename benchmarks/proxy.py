@@ -3,7 +3,8 @@
 Tables: ``throughput`` (RabbitMQ's PerfTest, 256 octets, persistent, confirms: directly, through a plain TCP proxy of
 asyncio, through `pace proxy` that paces another queue), ``latency`` (the same at 1000 msg/s), ``paced`` (PerfTest at
 full speed to a PerfTest consumer of 100 msg/s, both through the proxy), ``steps`` (the same with a consumer of pika
-whose capacity changes) and ``memory`` (1000 connections, one of which never reads). PerfTest: ``make perf-test``.
+whose capacity changes, and our own processes without a proxy) and ``memory`` (1000 connections, one of which never
+reads). PerfTest: ``make perf-test``.
 
 In ``paced`` and ``steps`` a witness between proxy and broker notes when messages are published and acknowledged. The
 wait is from leaving the proxy to the start of the work, and *utilisation* the share of the time in which the consumer
@@ -27,15 +28,18 @@ import tempfile
 import threading
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+import httpx
 import pika
 import psutil
 
-from backpressure.amqp.frames import ACK, FRAME_METHOD, PUBLISH
+from backpressure.amqp.frames import ACK, DELIVER, FRAME_METHOD, PROTOCOL_HEADER, PUBLISH
+from backpressure.core.limiters import ConfirmWindow
 from backpressure.proxy.splitter import Splitter
 from backpressure.transports.rabbitmq_node import private_node
 
@@ -47,7 +51,8 @@ EXCHANGE = "bench.exchange"
 TO_PACED = ["-u", "paced", "-e", EXCHANGE, "-k", "paced", "--predeclared"]
 SERVICE_S = 0.01
 STEPS = ((100.0, 12.0), (20.0, 12.0), (100.0, 12.0), (300.0, 12.0), (100.0, 12.0))
-_METHOD = struct.Struct(">I")
+_METHOD, _TAG = struct.Struct(">I"), struct.Struct(">QB")
+_CONFIRM_SELECT = 85 << 16 | 10
 
 
 class _Pipe(asyncio.Protocol):
@@ -91,15 +96,65 @@ class _Pipe(asyncio.Protocol):
             self.other.transport.close()
 
 
+class _Look:
+    """What a witness sees of one connection."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self._client, self._broker = Splitter(), Splitter()
+        self._published: dict[int, int] = {}  # channels with confirms, and what they have published
+        self._unconfirmed: defaultdict[int, ConfirmWindow[bool]] = defaultdict(lambda: ConfirmWindow(1 << 62))
+        self._unacked: defaultdict[int, ConfirmWindow[bool]] = defaultdict(lambda: ConfirmWindow(1 << 62))
+
+    def from_client(self, data: bytes) -> None:
+        """Look at what a client sends."""
+        witness, now = self._witness, time.monotonic()
+        data, frames = self._client.feed(data.removeprefix(PROTOCOL_HEADER))
+        for kind, channel, start, end in frames:
+            if kind != FRAME_METHOD:
+                continue
+            method = _METHOD.unpack_from(data, start + 7)[0]
+            if method == _CONFIRM_SELECT:
+                self._published.setdefault(channel, 0)
+            elif method == PUBLISH:
+                wanted = witness.route in data[start:end]
+                if wanted:
+                    witness.published.append(now)
+                if channel in self._published:
+                    self._published[channel] += 1
+                    self._unconfirmed[channel].sent(self._published[channel], wanted)
+            elif method == ACK:
+                tag, multiple = _TAG.unpack_from(data, start + 11)
+                settled = self._unacked[channel].settle(tag, multiple=bool(multiple & 1))
+                witness.acked += [now] * len(settled)
+
+    def from_broker(self, data: bytes) -> None:
+        """Look at what the broker sends."""
+        data, frames = self._broker.feed(data)
+        for kind, channel, start, _ in frames:
+            method = _METHOD.unpack_from(data, start + 7)[0] if kind == FRAME_METHOD else 0
+            if method == DELIVER:
+                self._unacked[channel].sent(_TAG.unpack_from(data, start + 12 + data[start + 11])[0], True)
+            elif method == ACK:
+                tag, multiple = _TAG.unpack_from(data, start + 11)
+                self._witness.confirmed += sum(self._unconfirmed[channel].settle(tag, multiple=bool(multiple & 1)))
+
+
 class Witness:
-    """A plain TCP proxy; if it watches, it notes when clients publish to ``route`` and acknowledge messages."""
+    """A plain TCP proxy; if it watches, it notes when clients publish to ``route`` and acknowledge messages.
+
+    Attributes:
+        published, acked: when, by a monotonic clock.
+        confirmed: how many of those published.
+    """
 
     def __init__(self, host: str, port: int, *, route: bytes = b"") -> None:
         """Forward to ``host`` and ``port``; ``route`` stands in the method of the messages to be noted."""
         self._broker = (host, port)
-        self._route = route
+        self.route = route
         self.published: list[float] = []
         self.acked: list[float] = []
+        self.confirmed = 0
         self.port = 0
 
     async def start(self) -> None:
@@ -108,26 +163,13 @@ class Witness:
         self.port = server.sockets[0].getsockname()[1]
 
     def _accept(self) -> _Pipe:
-        splitter = Splitter()
-        client = _Pipe(None, (lambda data: self._note(splitter, data)) if self._route else None)
-        broker = _Pipe(client, None)
+        look = _Look(self) if self.route else None
+        client = _Pipe(None, look and look.from_client)
+        broker = _Pipe(client, look and look.from_broker)
         client.other = broker
         dialling = asyncio.get_running_loop().create_connection(lambda: broker, *self._broker)
         self._dialling = asyncio.ensure_future(dialling)
         return client
-
-    def _note(self, splitter: Splitter, data: bytes) -> None:
-        now = time.monotonic()
-        if data.startswith(b"AMQP"):
-            data = data[8:]
-        data, frames = splitter.feed(data)
-        for kind, _, start, end in frames:
-            if kind == FRAME_METHOD:
-                method = _METHOD.unpack_from(data, start + 7)[0]
-                if method == PUBLISH and self._route in data[start:end]:
-                    self.published.append(now)
-                elif method == ACK:
-                    self.acked.append(now)
 
     def __enter__(self) -> Self:
         started = threading.Event()
@@ -308,25 +350,17 @@ def declare(port: int, queue: str) -> None:
 
 
 def steps(host: str, port: int, management_url: str, seconds: int) -> None:  # noqa: ARG001 - its own time
-    """Print what a consumer of pika gets whose capacity changes."""
-    with Witness(host, port, route=EXCHANGE.encode()) as witness:
-        declare(port, "paced")
-        with pace_proxy(witness.port, "--queue", "paced", management_url=management_url) as (proxied, _):
-            stop = threading.Event()
-            origin: list[float] = []
-            consumer = threading.Thread(target=_stepping, args=(proxied, stop, origin))
-            consumer.start()
-            common = [*TO_PACED, "-s", "256", "-x", "1", "-y", "0"]
-            length = sum(duration for _, duration in STEPS)
-            producer = subprocess.Popen(
-                perf_test(proxied, *common, "-z", str(int(length + 5))), stdout=subprocess.DEVNULL
-            )
-            time.sleep(length + 6)
-            stop.set()
-            consumer.join()
-            producer.kill()
-            producer.wait()
-    print("\n| capacity | utilisation | p50 wait ms | p99 ms |\n|---|---|---|---|", flush=True)
+    """Print what a consumer of pika gets whose capacity changes, and what our own processes get without a proxy."""
+    print("\n| who | capacity | utilisation | p50 wait ms | p99 ms |\n|---|---|---|---|---|", flush=True)
+    for who, play in (("PerfTest, pika", _strangers_step), ("our own", _own_step)):
+        with Witness(host, port, route=EXCHANGE.encode()) as witness:
+            declare(port, "paced")
+            play(witness.port, management_url)
+            tell_steps(who, witness)
+
+
+def tell_steps(who: str, witness: Witness) -> None:
+    """Print a row for each capacity, and one for all."""
     published, acked = witness.published, witness.acked
     start, whole, lacked_s = acked[0], [], 0.0
     for rate, duration in STEPS:
@@ -337,10 +371,52 @@ def steps(host: str, port: int, management_url: str, seconds: int) -> None:  # n
         lacked = sum(max(0.0, sent - done) for sent, done in followers)
         whole, lacked_s = whole + waits, lacked_s + lacked
         row = f"{1 - lacked / duration:.3f} | {quantile(waits, 0.5):.0f} | {quantile(waits, 0.99):.0f}"
-        print(f"| {rate:.0f} | {row} |", flush=True)
+        print(f"| {who} | {rate:.0f} | {row} |", flush=True)
         start += duration
     part = 1 - lacked_s / sum(duration for _, duration in STEPS)
-    print(f"| all | {part:.3f} | {quantile(whole, 0.5):.0f} | {quantile(whole, 0.99):.0f} |")
+    print(f"| {who} | all | {part:.3f} | {quantile(whole, 0.5):.0f} | {quantile(whole, 0.99):.0f} |", flush=True)
+
+
+def _strangers_step(port: int, management_url: str) -> None:
+    with pace_proxy(port, "--queue", "paced", management_url=management_url) as (proxied, _):
+        stop = threading.Event()
+        origin: list[float] = []
+        consumer = threading.Thread(target=_stepping, args=(proxied, stop, origin))
+        consumer.start()
+        common = [*TO_PACED, "-s", "256", "-x", "1", "-y", "0"]
+        length = sum(duration for _, duration in STEPS)
+        producer = subprocess.Popen(perf_test(proxied, *common, "-z", str(int(length + 5))), stdout=subprocess.DEVNULL)
+        time.sleep(length + 6)
+        stop.set()
+        consumer.join()
+        producer.kill()
+        producer.wait()
+
+
+def _own_step(port: int, management_url: str) -> None:
+    url = f"amqp://guest:guest@127.0.0.1:{port}/"
+    common = ["--url", url, "--queue", "paced", "--predeclared"]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        told = Path(folder) / "consumer.json"
+        environment = os.environ | {"PACE_CONFIG": "", "PACE_BROKER__MANAGEMENT_URL": management_url}
+
+        def start(role: str, *options: str, **more: str) -> None:
+            command = [sys.executable, "-m", "backpressure", role, *common, *options]
+            process = subprocess.Popen(command, env=environment | more, stdout=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+
+        rate = str(STEPS[0][0])
+        start("consumer", "--rate", rate, "--api-port", "0", PACE_PROCESS__ANNOUNCE_FILE=str(told))
+        while not told.exists():
+            time.sleep(0.05)
+        api = json.loads(told.read_text())["api_url"]
+        start("producer", "--exchange", EXCHANGE, "--routing-key", "paced", "--no-api", "--rate", "max")
+        while not httpx.get(f"{api}/status", trust_env=False).json()["processed"]:
+            time.sleep(0.01)
+        for rate_per_s, duration_s in STEPS:
+            httpx.post(f"{api}/admin/config", json={"rate": rate_per_s}, trust_env=False).raise_for_status()
+            time.sleep(duration_s)
 
 
 def _stepping(port: int, stop: threading.Event, origin: list[float]) -> None:
