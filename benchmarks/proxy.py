@@ -355,7 +355,7 @@ def steps(host: str, port: int, management_url: str, seconds: int) -> None:  # n
     for who, play in (("PerfTest, pika", _strangers_step), ("our own", _own_step)):
         with Witness(host, port, route=EXCHANGE.encode()) as witness:
             declare(port, "paced")
-            play(witness.port, management_url)
+            play(witness, management_url)
             tell_steps(who, witness)
 
 
@@ -377,8 +377,8 @@ def tell_steps(who: str, witness: Witness) -> None:
     print(f"| {who} | all | {part:.3f} | {quantile(whole, 0.5):.0f} | {quantile(whole, 0.99):.0f} |", flush=True)
 
 
-def _strangers_step(port: int, management_url: str) -> None:
-    with pace_proxy(port, "--queue", "paced", management_url=management_url) as (proxied, _):
+def _strangers_step(witness: Witness, management_url: str) -> None:
+    with pace_proxy(witness.port, "--queue", "paced", management_url=management_url) as (proxied, _):
         stop = threading.Event()
         origin: list[float] = []
         consumer = threading.Thread(target=_stepping, args=(proxied, stop, origin))
@@ -393,8 +393,8 @@ def _strangers_step(port: int, management_url: str) -> None:
         producer.wait()
 
 
-def _own_step(port: int, management_url: str) -> None:
-    url = f"amqp://guest:guest@127.0.0.1:{port}/"
+def _own_step(witness: Witness, management_url: str) -> None:
+    url = f"amqp://guest:guest@127.0.0.1:{witness.port}/"
     common = ["--url", url, "--queue", "paced", "--predeclared"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         told = Path(folder) / "consumer.json"
@@ -412,7 +412,7 @@ def _own_step(port: int, management_url: str) -> None:
             time.sleep(0.05)
         api = json.loads(told.read_text())["api_url"]
         start("producer", "--exchange", EXCHANGE, "--routing-key", "paced", "--no-api", "--rate", "max")
-        while not httpx.get(f"{api}/status", trust_env=False).json()["processed"]:
+        while not witness.acked:
             time.sleep(0.01)
         for rate_per_s, duration_s in STEPS:
             httpx.post(f"{api}/admin/config", json={"rate": rate_per_s}, trust_env=False).raise_for_status()
