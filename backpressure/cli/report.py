@@ -12,10 +12,12 @@ from backpressure.cli.run_outcome import EXIT_CODES, from_here, print_outcome
 from backpressure.errors import ConfigError
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.comparison import TOO_LONG, Comparison, oracles, rank
+from backpressure.experiments.regression import differences, versus
 from backpressure.experiments.report import conclude
-from backpressure.experiments.report.comparison_page import render_runs
+from backpressure.experiments.report.comparison_page import render_runs, run_label
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Summary
+from backpressure.presentation.terminal import new_console
 
 __all__ = ["report"]
 
@@ -31,8 +33,8 @@ def report(run_folder: Path, other_folder: Path | None) -> None:
     Exit code 0: every expectation held; 1: one did not; 2: RUN is not the folder of a run, or damaged; 3: the run did
     not finish.
 
-    With OTHER, another run, write compare.html into RUN: both side by side, in one table and on one time axis. This
-    judges neither of them.
+    With OTHER, another run, say in a sentence how it differs, and write compare.html into RUN: both side by side, in
+    one table with the differences and on one time axis. This judges neither of them.
     """
     directory = RunDirectory(run_folder)
     if other_folder is None:
@@ -42,25 +44,25 @@ def report(run_folder: Path, other_folder: Path | None) -> None:
     other = RunDirectory(other_folder)
     if directory.path == other.path:
         raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")
-    runs = dict(zip(_labels(directory, other), (directory, other), strict=True))
+    runs = dict(zip("AB", (directory, other), strict=True))
     recordings = {name: run.recording() for name, run in runs.items()}
     summaries = {name: summarise(recording) for name, recording in recordings.items()}
+    found = differences([summaries["A"]], [summaries["B"]]) if all(run.phases for run in summaries.values()) else []
+    sentence = versus(found) if found else "nothing was measured in one of them"
     page = render_runs(
-        _compared(runs, summaries),
+        _compared(runs, summaries).model_copy(update={"sentence": f"{sentence}."}),
         recordings,
         summaries,
-        description="; ".join(dict.fromkeys(f"{r.scenario} under {r.strategy}" for r in recordings.values())),
+        found,
         command=shlex.join(["pace", "report", str(run_folder), str(other_folder)]),
     )
     target = directory.path / "compare.html"
     directory.write_page(target.name, page)
-    click.echo(f"side by side: {from_here(target)}")
-
-
-def _labels(*directories: RunDirectory) -> list[str]:
-    """Return the names of the folders, or their paths if the names are equal."""
-    names = [directory.path.name for directory in directories]
-    return names if len(set(names)) == len(names) else [str(from_here(directory.path)) for directory in directories]
+    output = new_console(highlight=False)
+    for name, summary in summaries.items():
+        output.print(f"{name}: {run_label(summary)} · {from_here(runs[name].path)}", soft_wrap=True, markup=False)
+    output.print(sentence, soft_wrap=True, markup=False)
+    output.print(f"side by side: {from_here(target)}", soft_wrap=True, markup=False)
 
 
 def _compared(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> Comparison:

@@ -26,7 +26,7 @@ from backpressure.cli.verdict_files import JUnitFile, MarkdownFile, VerdictFile
 from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import RunLive
 from backpressure.errors import ExperimentError, PaceError
-from backpressure.experiments import history, library
+from backpressure.experiments import library, past_runs
 from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.regression import differences, parse_share
@@ -116,7 +116,7 @@ def run(
         allowed = parse_share(max_regression, "--max-regression")
         choice = parse_choice(broker)
         plan = library.load(scenario, assignments, strategy, defaults=choice.defaults)
-        older = history.baseline(baseline, plan.name, "--baseline")
+        older = past_runs.baseline(baseline, plan.name, "--baseline")
         check_broker(plan, choice)
         library.check_programs(plan)
         for number in range(repeat):

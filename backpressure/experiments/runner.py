@@ -10,7 +10,9 @@ import contextlib
 import itertools
 import os
 import platform
+import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -474,8 +476,22 @@ async def _remove_all(admin: QueueAdmin, settings: Settings) -> None:
         await admin.delete_exchange(name)
 
 
+def _commit() -> str:
+    """Return the commit that is under test: from the CI server, else that of the repository in this folder; or ""."""
+    for name in ("GITHUB_SHA", "CI_COMMIT_SHA"):
+        if os.environ.get(name):
+            return os.environ[name][:12]
+    git = shutil.which("git")
+    if git is not None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = [git, "rev-parse", "--short=12", "HEAD"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603 - fixed words
+    return ""
+
+
 def _environment() -> dict[str, str]:
-    return {
+    commit = _commit()
+    return ({"commit": commit} if commit else {}) | {
         "pace": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -6,11 +6,12 @@ Both begin with the table, then show the trade-off, then every law or run over t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from backpressure.experiments.comparison import ORACLE, Comparison, Spread, Standing
 from backpressure.experiments.recording import Recording
+from backpressure.experiments.regression import Difference
 from backpressure.experiments.report import trade_off
 from backpressure.experiments.report.sections import (
     asset,
@@ -19,15 +20,18 @@ from backpressure.experiments.report.sections import (
     escape,
     fill,
     mark,
+    prose,
     scripts,
     styles,
     table,
 )
 from backpressure.experiments.report.series import capacities, thinned
-from backpressure.experiments.summary import Held, MessageTotals, Summary
+from backpressure.experiments.sentence import metric_name, quantity
+from backpressure.experiments.summary import Held, MessageTotals, Summary, find_metric
 from backpressure.presentation.numbers import figure, percent
+from backpressure.presentation.terms import label
 
-__all__ = ["render_laws", "render_runs", "side_by_side"]
+__all__ = ["render_laws", "render_runs", "run_label", "side_by_side"]
 
 _MOST_POINTS = 600
 _COLUMNS = (
@@ -65,20 +69,46 @@ def render_runs(
     comparison: Comparison,
     recordings: Mapping[str, Recording],
     summaries: Mapping[str, Summary],
+    found: Sequence[Difference] = (),
     *,
-    description: str,
     command: str,
 ) -> str:
-    """Return the page of single runs side by side; all mappings have the runs' names as keys."""
+    """Return the page of single runs side by side; all mappings have the runs' names as keys.
+
+    ``found`` is how the second differs from the first.
+    """
     parts = {
-        "title": " against ".join(recordings),
+        "title": _title(summaries) or " against ".join(recordings),
         "facts": comparison.broker,
         "shown": "",
-        "description": description,
+        "description": " – ".join(f"{name}: {run_label(run)}" for name, run in summaries.items()),
         "command": command,
     }
     capacities = {f"capacity of {name}": recording for name, recording in recordings.items()}
-    return _page(parts, comparison, recordings, capacities, side_by_side(summaries))
+    return _page(parts, comparison, recordings, capacities, side_by_side(summaries, found))
+
+
+def run_label(run: Summary) -> str:
+    """Return how a run is called: by scenario, law, broker and time."""
+    time = f"{run.started_at.replace('T', ' ')[:19]} UTC" if run.started_at else ""
+    parts = (run.scenario, run.strategy, f"{run.broker} {run.broker_version}".rstrip(), time)
+    return " · ".join(part for part in parts if part)
+
+
+def _title(summaries: Mapping[str, Summary]) -> str:
+    """Return the first thing in which the runs differ."""
+    runs = list(summaries.values())
+    for part in (
+        lambda run: run.scenario,
+        lambda run: run.strategy,
+        lambda run: f"{run.broker} {run.broker_version}".rstrip(),
+        lambda run: run.started_at.replace("T", " ")[:19],
+    ):
+        names = [part(run) for run in runs]
+        if len(set(names)) > 1:
+            same = "" if names[0] == runs[0].scenario else f"{runs[0].scenario}: "
+            return same + " against ".join(names)
+    return ""
 
 
 def _page(
@@ -93,7 +123,7 @@ def _page(
         {name: escape(text) for name, text in parts.items()}
         | {
             "style": styles(),
-            "sentence": escape(comparison.sentence),
+            "sentence": prose(comparison.sentence),
             "trade_off": trade_off.svg(comparison)
             or "<p>Nothing to compare: capacity used or queue wait was not measured.</p>",
             "runs": f"<section><h2>Runs</h2>{runs}</section>" if runs else "",
@@ -167,23 +197,52 @@ def _series(law: str, recording: Recording) -> dict[str, Any]:
     }
 
 
-def side_by_side(summaries: Mapping[str, Summary]) -> str:
-    """Return a table with a column for each run; ``summaries`` has the runs' names as keys."""
+def side_by_side(summaries: Mapping[str, Summary], found: Sequence[Difference] = ()) -> str:
+    """Return a table with a column for each run, and one for the differences ``found`` between two of them.
+
+    ``summaries`` has the runs' names as keys.
+    """
     runs = summaries.values()
     facts = [
         ["verdict", *(f'<span class="{_VERDICT[run.verdict]}">{run.verdict}</span>' for run in runs)],
+        ["scenario", *(escape(run.scenario) for run in runs)],
         ["law", *(escape(run.strategy) for run in runs)],
         ["broker", *(escape(f"{run.broker} {run.broker_version}") for run in runs)],
+        ["began", *(escape(run.started_at.replace("T", " ")[:19] or "in virtual time") for run in runs)],
         ["duration", *(figure(run.duration_s, "s") for run in runs)],
     ]
+    figures = [
+        [
+            f"{metric_name(one.metric)}{_place(one.metric)}",
+            *(quantity(one.metric, find_metric(run.model_dump(), one.metric)) for run in runs),
+            _delta(one),
+        ]
+        for one in found
+        if not one.metric.startswith(("totals.", "duration_s"))
+    ]
+    deltas = {one.metric: _delta(one) for one in found}
     totals = [
-        [name.replace("_", " "), *(figure(getattr(run.totals, name)) for run in runs)]
+        [label(name), *(figure(getattr(run.totals, name)) for run in runs), deltas.get(f"totals.{name}", "")]
         for name in MessageTotals.model_fields
     ]
-    found = table(["", *(escape(name) for name in summaries)], [*facts, *_expectations(runs), *totals])
-    return f'<div class="side">{found}</div>'
+    heads = ["", *(escape(name) for name in summaries), "difference"]
+    rows = [*facts, *figures, *_expectations(runs), *totals]
+    whole = [[*row, *([""] * (len(heads) - len(row)))][: len(heads) if found else len(heads) - 1] for row in rows]
+    return f'<div class="side">{table(heads if found else heads[:-1], whole)}</div>'
 
 
+def _place(metric: str) -> str:
+    return f", {metric.split('.')[1]}" if metric.startswith("phases.") else ""
+
+
+def _delta(difference: Difference) -> str:
+    """Return the change and which way it goes, in the words and colours of a verdict."""
+    style, sign = _DIRECTIONS[difference.direction]
+    change = "" if difference.change is None else f"{100 * difference.change:+.0f} %"
+    return f'<span class="{style}">{sign} {change}</span>' if style else change
+
+
+_DIRECTIONS = {"better": ("ok", "✔ better"), "worse": ("bad", "✘ worse"), "same": ("", ""), "unknown": ("warn", "?")}
 _VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad"}
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "notes",
     "phases",
     "processes",
+    "prose",
     "scripts",
     "scrolling",
     "setup",
@@ -44,8 +45,14 @@ _MOST_NOTES = 500
 _HERE = Path(__file__).parent
 _SHEETS = ("theme.css", "flow.css", "charts.css")
 _MODULES = ("numbers.js", "words.js", "flow.js", "charts.js")  # each after those that it imports
+_INSEPARABLE = re.compile(r"(?<=\d) (?=\d{3}\b|ms\b|s\b|%|msg/s|MB\b)")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _HUES = ("orange", "grey", "blue", "violet", "green")
+
+
+def prose(text: str) -> str:
+    """Return a sentence as HTML in which no number is torn from its thousands or its unit."""
+    return _INSEPARABLE.sub("\u00a0", escape(text))
 
 
 def header(summary: Summary, description: str) -> str:
@@ -60,7 +67,7 @@ def header(summary: Summary, description: str) -> str:
         *([summary.started_at.replace("T", " ")[:19] + " UTC"] if summary.started_at else []),
     )
     return (
-        f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{escape(why)}</span></p>'
+        f'<p class="verdict {summary.verdict}"><b>{summary.verdict}</b> <span>{prose(why)}</span></p>'
         f"<h1>{escape(summary.scenario)}</h1><p class=lead>{escape(description)}</p>"
         f"<p class=facts>{' · '.join(escape(fact) for fact in circumstances)}</p>" + _sources(summary)
     )

@@ -13,7 +13,7 @@ from backpressure.cli.commands import pace
 from backpressure.cli.run_outcome import EXIT_CODES, Judgement
 from backpressure.cli.verdict_files import JUnitFile, MarkdownFile, junit_error, markdown_error, to_junit, to_markdown
 from backpressure.errors import ConfigError
-from backpressure.experiments.history import baseline
+from backpressure.experiments.past_runs import baseline
 from backpressure.experiments.regression import Difference, differences, parse_share, told
 from backpressure.experiments.summary import Depth, Held, MessageTotals, Percentiles, Summary, Verdict
 
@@ -163,7 +163,7 @@ def test_more_is_better_for_capacity_used_and_one_lost_message_is_worse() -> Non
 def test_a_figure_that_is_no_longer_measured_is_worse_and_a_new_one_is_not_compared() -> None:
     gone = differences([waiting(20.0)], [summary()])
     assert of(gone, "wait_ms.p99").direction == "worse"
-    assert told(of(gone, "wait_ms.p99")) == "p99 wait is no longer measured (the baseline had 20 ms)"
+    assert told(of(gone, "wait_ms.p99")) == "p99 wait is no longer measured (the baseline's was 20 ms)"
     assert of(differences([summary()], [waiting(20.0)]), "wait_ms.p99").direction == "unknown"
 
 

@@ -80,8 +80,12 @@ def test_two_runs_of_one_name_in_different_folders_are_laid_side_by_side() -> No
     done = call("report", str(here.path), str(there.path))
     assert done.exit_code == 0, done.output
     page = (here.path / "compare.html").read_text()
-    assert f"<h1>here/{here.path.name} against there/{there.path.name}</h1>" in page
+    assert "<h1>normal: pace against aimd</h1>" in page
+    assert "A: normal · pace · B 1 · 2026-01-02 03:04:05 UTC – B: normal · aimd · B 1 ·" in page
     assert "<h2>Runs</h2>" in page
+    told = "B processed 2.0 times as many messages (20, A 10)"
+    assert told in done.output
+    assert told.replace(" ", "") in page.replace("\u00a0", "").replace(" ", "")
     assert not (there.path / "compare.html").exists()
 
 
