@@ -17,21 +17,25 @@ import pika
 import pytest
 
 import backpressure
+from backpressure import testing
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text("utf-8")
-ENTRY = re.compile(r"^::: backpressure\.(\w+)\n(.*?)(?=^::: |^## |\Z)", re.MULTILINE | re.DOTALL)
+ENTRY = re.compile(r"^::: backpressure\.([\w.]+)\n(.*?)(?=^::: |^## |\Z)", re.MULTILINE | re.DOTALL)
 ENTRIES = {found[1]: found[2] for found in ENTRY.finditer(PAGE)}
 ITEM = re.compile(r"[\w*, ]+(?: \(.*\))?: ")
 
 
 def test_every_public_name_is_on_the_page() -> None:
-    assert set(ENTRIES) == set(backpressure.__all__)
+    kit = {f"testing.{name}" for name in testing.__all__}
+    assert set(ENTRIES) == set(backpressure.__all__) | kit
 
 
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_every_public_name_has_an_example_that_uses_it(name: str) -> None:
-    assert re.search(rf"^```pycon\n(?:.*\n)*?.*\b{name}\b(?:.*\n)*?```$", ENTRIES[name], re.MULTILINE)
+    assert re.search(
+        rf"^```pycon\n(?:.*\n)*?.*\b{name.removeprefix('testing.')}\b(?:.*\n)*?```$", ENTRIES[name], re.MULTILINE
+    )
 
 
 @contextmanager

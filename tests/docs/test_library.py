@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -125,6 +127,32 @@ def test_the_handler_of_the_example_takes_orders_and_answers_429_when_nobody_wor
     assert answers[0].status_code == 202
     assert answers[-1].status_code == 429
     assert int(answers[-1].headers["Retry-After"]) >= 1
+
+
+def test_the_application_in_the_examples_takes_orders_and_answers_429_when_nobody_works_on_them(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
+        connection.channel().queue_declare("orders")
+    monkeypatch.setenv("AMQP_URL", broker_url)
+    monkeypatch.syspath_prepend(PAGE.parents[1] / "examples")
+    app = importlib.import_module("fastapi_orders").app
+    monkeypatch.delitem(sys.modules, "fastapi_orders")
+    monkeypatch.delitem(sys.modules, "orders")
+
+    async def story() -> list[httpx.Response]:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://orders") as client,
+        ):
+            answers = [await client.post("/orders", content=b"one") for _ in range(20)]
+            return [*answers, await client.get("/orders")]
+
+    answers = asyncio.run(story())
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert answers[0].status_code == 202
+    assert {answer.status_code for answer in answers} == {202, 405, 429}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
 
 
 @contextmanager
