@@ -20,6 +20,7 @@ from math import ceil, inf
 from typing import Generic, TypeVar
 
 from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics
+from backpressure.core.filters import Timeline
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import ShareTrim, fair_share
 from backpressure.core.signals import SignalQuality, Signals
@@ -35,6 +36,8 @@ _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence c
 _FASTEST_PER_S = 1e6  # more than any process does
 _MOST_WORKERS = 1000  # of one consumer
 _HIDDEN_WEIGHT = 0.3
+_COMMITS_S = 30.0  # commits are not further apart
+_DONE_WINDOW_S = 1.0
 _ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
 _ASK_RARELY = 5  # ticks
 
@@ -181,6 +184,7 @@ class SignalBoard:
         self._strangers_since: float | None = None
         self._counts = BacklogCounts()
         self._hidden = 0.0
+        self._departures: Timeline | None = None  # of a topic's consumers
         self._missing = ""
 
     def on_report(self, report: Report, now: float) -> None:
@@ -188,6 +192,8 @@ class SignalBoard:
         self._heard_at = now
         if isinstance(report, ConsumerReport):
             self._on_consumer(report, now)
+            if self._departures is not None:
+                self._departures.record(now, self._departed)
         elif report.session != self._session:
             self._on_producer(report, now)
 
@@ -241,8 +247,26 @@ class SignalBoard:
 
     def on_offsets(self, offsets: OffsetReading, consumers: int | None) -> None:
         """Take in the offsets of a topic; ``consumers`` is None where the broker does not tell."""
-        self.on_reading(None, None, consumers, offsets.arrived_s)
         self._counts.on_offsets(offsets)
+        if self._departures is None:
+            self._departures = Timeline(_COMMITS_S)
+            self._departures.record(offsets.arrived_s, self._departed)
+        self.on_reading(self._ready_by_reports(offsets.arrived_s), None, consumers, offsets.arrived_s)
+
+    def _ready_by_reports(self, now: float) -> int | None:
+        """Return what waits in a topic whose consumers report and commit rarely; None: not known.
+
+        It is what the last commit had left and what has come since, less what has been done since.
+        """
+        count, moment_s = self._counts.latest
+        heard = self._present(now)
+        if count is None or not heard or self._departures is None or not self._departed_known(now):
+            return None
+        done = self._departures.at(now)
+        per_s = (done - self._departures.at(now - _DONE_WINDOW_S)) / _DONE_WINDOW_S
+        done += per_s * sum(now - consumer.heard_at for consumer in heard) / len(heard)
+        depth = count + self._counts.arrived_since(moment_s, now) - (done - self._departures.at(moment_s))
+        return max(0, round(depth) - sum(consumer.held() for consumer in heard))
 
     def signals(self, own: OwnState, now: float) -> Signals:
         """Return the loop as it is known at ``now``."""

@@ -218,6 +218,10 @@ class BacklogCounts:
             self._count(round(self._ends.at(moment_s)) - sum(offsets.committed), moment_s)
         self._asked_s = now
 
+    def arrived_since(self, moment_s: float, now: float) -> float:
+        """Return how many messages came into a topic between two moments."""
+        return self._ends.at(now) - self._ends.at(moment_s)
+
     def quality(self, now: float, missing: str, silent_s: float) -> tuple[SignalQuality, str]:
         """Return how well the backlog is known at ``now``, and why no better, with what to do.
 

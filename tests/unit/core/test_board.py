@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from backpressure.core.board import OwnState, SignalBoard
-from backpressure.core.evidence import QueueStatistics
+from backpressure.core.evidence import OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
 from backpressure.core.signals import Signals
@@ -461,3 +461,16 @@ def test_what_was_done_lately_and_cannot_be_true_is_not_counted() -> None:
     board.on_report(consumer(0.0, 0, interval_s=6.0), 0.0)
     board.on_report(consumer(6.0, 600, interval_s=6.0, recent_s=0.001, recent=10**9), 6.0)
     assert board.signals(OwnState(), 6.0).departed_total == 0
+
+
+def test_reports_tell_what_consumers_of_a_topic_have_done_since_their_last_commit() -> None:
+    board = SignalBoard(1)
+    for tick in range(100):  # 200 a second come, 100 are done, and commits tell of it every two seconds
+        now = tick / 10
+        board.on_report(consumer(now, round(100 * now), held=1), now)
+        committed = 100 * 2 * (tick // 20)
+        board.on_offsets(OffsetReading(ends=(round(200 * now),), committed=(committed,), arrived_s=now), 1)
+    assert board.signals(OWN, now).depth == pytest.approx(
+        100 * now, abs=11
+    )  # the moment of a commit is known to a tick
+    assert board.signals(OWN, now).depth_age_s == 0
