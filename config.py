@@ -19,6 +19,17 @@ class producer:
     arrivals = "fixed"                     # fixed: evenly spaced; poisson: at random with the same mean
     payload_bytes = 0                      # bytes · pad the body to this size; 0: only the text
     text = "Hello World"                   # body of each message
+    template = ""                          # body with fields in place of text, e.g. {"id": "{uuid}", "n": {counter}}; docs/scenarios.md has them all
+    samples = ""                           # file whose lines are the bodies, in place of text
+    samples_order = "file"                 # file: one line after the other, from the beginning again at the end; random: any line
+    recorded_at = ""                       # json:KEY.KEY of samples: send each at its recorded time, and stop at the last
+    recorded_speed = 1.0                   # how many times faster than recorded
+    headers = {}                           # headers of each message; texts may have fields
+    content_type = ""                      # content type of each message
+    priority = ""                          # priority of each message, 0 to 255; may have fields, e.g. {choice:0*9|5}
+    ttl_ms = None                          # ms · each message expires after this long in the queue; None: never
+    reply_to = ""                          # queue for replies, sent with the message id as correlation id
+    profile = "steady"                     # how the rate varies below producer.rate: steady, bursts:on_s=1,off_s=4, day:length_s=60 or table:file=rates.csv,speed=60
     processing_time_s = None               # s · work per message that the consumer is asked for; None: its own
     producer_id = ""                       # sender, as the consumer shows it; empty: your user name
     weight = 1.0                           # share of the total rate, relative to other producers
@@ -53,6 +64,7 @@ class queue:
 
     exchange = "direct.exchange"           # durable direct exchange that producers publish to; empty (predeclared only): the default exchange
     routing_key = "work"                   # binds the work queue and the audit queue to the exchange
+    routing_keys = {}                      # routing keys by their shares of the messages, in place of routing_key; all lead to the work queue
     predeclared = False                    # use a queue that somebody else has declared as it is: declare, bind and limit nothing
     work = "work.queue"                    # queue that producers and consumers share
     dead_letter = "work.queue.dlq"         # queue for messages that failed too often or were dropped
@@ -66,6 +78,7 @@ class queue:
     max_length_bytes = None                # bytes · maximum size of the work queue; None: unbounded
     overflow = "reject-publish"            # a full queue refuses new messages (nack) or drops its oldest
     message_ttl_ms = None                  # ms · dead-letter messages older than this; None: never
+    max_priority = None                    # classic queues: messages up to this priority overtake others; None: first in, first out
     partitions = 1                         # Kafka only: at most this many consumers share the topic; order holds within a partition
     consumer_group = ""                    # Kafka only: group of somebody else's consumers, whose commits producer and monitor follow; empty: ours
 

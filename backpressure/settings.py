@@ -18,6 +18,9 @@ from urllib.parse import quote, unquote
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from backpressure.core.addresses import BrokerAddress, bracketed, server_list
+from backpressure.core.fields import MessageField
+from backpressure.core.profiles import parse_profile
+from backpressure.core.templates import Template
 from backpressure.knobs import (
     MOST_NAME_OCTETS,
     BrokerUrl,
@@ -144,6 +147,9 @@ class QueueSettings(Section):
         "durable direct exchange that producers publish to; empty (predeclared only): the default exchange",
     )
     routing_key: Name = knob("work", "", "binds the work queue and the audit queue to the exchange")
+    routing_keys: dict[str, Annotated[float, Field(gt=0)]] = knob(
+        {}, "", "routing keys by their shares of the messages, in place of routing_key; all lead to the work queue"
+    )
     predeclared: bool = knob(
         False, "", "use a queue that somebody else has declared as it is: declare, bind and limit nothing"
     )
@@ -168,6 +174,13 @@ class QueueSettings(Section):
         "reject-publish", "", "a full queue refuses new messages (nack) or drops its oldest"
     )
     message_ttl_ms: int | None = knob(None, "ms", "dead-letter messages older than this; None: never", ge=0)
+    max_priority: int | None = knob(
+        None,
+        "",
+        "classic queues: messages up to this priority overtake others; None: first in, first out",
+        ge=1,
+        le=255,
+    )
     partitions: int = knob(
         1,
         "",
@@ -199,6 +212,11 @@ class QueueSettings(Section):
     def key(self) -> str:
         """Routing key to publish with; the default exchange takes the queue's name."""
         return self.routing_key if self.exchange else self.work
+
+    @property
+    def bindings(self) -> list[str]:
+        """The routing keys that lead to the work queue."""
+        return [*self.routing_keys] or [self.routing_key]
 
 
 class ProducerSettings(Section):
@@ -234,6 +252,30 @@ class ProducerSettings(Section):
     )
     payload_bytes: int = knob(0, "bytes", "pad the body to this size; 0: only the text", ge=0, le=16_777_216)
     text: str = knob("Hello World", "", "body of each message")
+    template: str = knob(
+        "",
+        "",
+        'body with fields in place of text, e.g. {"id": "{uuid}", "n": {counter}}; docs/scenarios.md has them all',
+    )
+    samples: str = knob("", "", "file whose lines are the bodies, in place of text")
+    samples_order: Literal["file", "random"] = knob(
+        "file", "", "file: one line after the other, from the beginning again at the end; random: any line"
+    )
+    recorded_at: str = knob("", "", "json:KEY.KEY of samples: send each at its recorded time, and stop at the last")
+    recorded_speed: float = knob(1.0, "", "how many times faster than recorded", gt=0, le=1e6)
+    headers: dict[str, str | int | float | bool] = knob({}, "", "headers of each message; texts may have fields")
+    content_type: str = knob("", "", "content type of each message")
+    priority: str = knob("", "", "priority of each message, 0 to 255; may have fields, e.g. {choice:0*9|5}")
+    ttl_ms: int | None = knob(None, "ms", "each message expires after this long in the queue; None: never", ge=0)
+    reply_to: Annotated[str, octets(255)] = knob(
+        "", "", "queue for replies, sent with the message id as correlation id"
+    )
+    profile: str = knob(
+        "steady",
+        "",
+        "how the rate varies below producer.rate: steady, bursts:on_s=1,off_s=4, day:length_s=60 or "
+        "table:file=rates.csv,speed=60",
+    )
     processing_time_s: float | None = knob(
         None, "s", "work per message that the consumer is asked for; None: its own", ge=0, le=3600
     )
@@ -244,6 +286,54 @@ class ProducerSettings(Section):
     count: int = knob(1, "processes", "number of producers that `pace run` starts", ge=0, le=1000)
     start_paused: bool = knob(False, "", "connect, then wait for POST /admin/resume")
     drain_timeout_s: float = knob(10.0, "s", "when stopped, wait at most this long for outstanding confirms", ge=0)
+
+    @field_validator("template", "priority")
+    @classmethod
+    def _is_template(cls, text: str) -> str:
+        Template(text)
+        return text
+
+    @field_validator("priority")
+    @classmethod
+    def _is_priority(cls, text: str) -> str:
+        constant = Template(text).constant
+        if constant and not (constant.isdecimal() and int(constant) <= 255):
+            raise ValueError("expected a whole number from 0 to 255, or fields that give one")
+        return text
+
+    @field_validator("headers")
+    @classmethod
+    def _are_templates(cls, headers: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        for text in headers.values():
+            if isinstance(text, str):
+                Template(text)
+        return headers
+
+    @field_validator("profile")
+    @classmethod
+    def _is_profile(cls, text: str) -> str:
+        parse_profile(text, 1.0)
+        return text
+
+    @field_validator("recorded_at")
+    @classmethod
+    def _is_place(cls, text: str) -> str:
+        if text and MessageField.parse(text).kind != "json":
+            raise ValueError("expected json:KEY.KEY")
+        return text
+
+    @model_validator(mode="after")
+    def _bodies_agree(self) -> Self:
+        if self.template and self.samples:
+            raise ValueError("template and samples both give the body: leave one of them out")
+        if self.recorded_at and (not self.samples or self.samples_order != "file"):
+            raise ValueError("recorded_at needs samples, in the order of the file")
+        return self
+
+    @property
+    def composed(self) -> bool:
+        """Whether each message has a payload of its own."""
+        return bool(self.template or self.samples or self.headers or self.priority)
 
     @property
     def offered_per_s(self) -> float:
@@ -449,6 +539,7 @@ class ProcessSettings(Section):
     announce_file: str = knob("", "", "file for pid and addresses as JSON, written when the process is ready")
     journal_file: str = knob("", "", "file for a 64-byte record of every settled message")
     ids_file: str = knob("", "", "file for the id of each message that is sent, where the ledger of a run needs it")
+    folder: str = knob("", "", "folder that files of samples and rates are looked for in; empty: the current one")
     id_field: str = knob("", "", "where that id stands: header:NAME or json:KEY.KEY")
     seed: int | None = knob(None, "", "makes service times and failures repeatable; None: different each time", ge=0)
     clock_anchor_ns: int = knob(
@@ -483,7 +574,8 @@ LIVE: dict[Literal["producer", "consumer"], frozenset[str]] = {
         {"control"}
         | _keys("producer", "rate", "strategy", "batch_size", "confirm_window", "on_nack")
         | _keys("producer", "payload_bytes", "text", "processing_time_s", "weight")
-        | _keys("producer", "arrivals", "burst_ms", "nack_pause_ms")
+        | _keys("producer", "arrivals", "burst_ms", "nack_pause_ms", "profile")
+        | _keys("producer", "template", "headers", "content_type", "priority", "ttl_ms")
         | _keys("queue", "max_length", "overflow")
     ),
     "consumer": frozenset(

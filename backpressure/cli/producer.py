@@ -40,6 +40,8 @@ __all__ = ["produce", "producer"]
 @setting(
     "--consumer-group", key="queue.consumer_group", help="Kafka: keep pace with this group, whoever its consumers are"
 )
+@setting("--template", key="producer.template")
+@setting("--profile", key="producer.profile")
 @setting("--count", key="producer.limit", help="Stop after this many messages; 0: endless")
 @setting("--rate", key="producer.rate")
 @setting("--strategy", key="producer.strategy")

@@ -7,7 +7,7 @@ limit how far they catch up, so that a stall of the machine is not followed by a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -19,17 +19,29 @@ class ArrivalSchedule:
 
     An arrival that finds ``room_s`` seconds' worth of others waiting is *held back*: its source was throttled. It
     counts as offered and is never sent, so that a throttled source builds up no hidden queue in front of the queue.
-    At an infinite rate one arrival always waits: the next one comes when it is taken, and none is held back.
+    At an infinite rate one arrival always waits: the next one comes when it is taken, and none is held back. At rate 0
+    none comes.
+
+    With recorded ``times_s`` arrivals come at these seconds after the start, whatever the rate; none is held back, and
+    after the last one the schedule is exhausted.
     """
 
-    def __init__(self, rate_per_s: float, room_s: float, now: float, gap: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        rate_per_s: float,
+        room_s: float,
+        now: float,
+        gap: Callable[[], float] | None = None,
+        times_s: Sequence[float] | None = None,
+    ) -> None:
         """Begin at ``now``.
 
         Args:
-            rate_per_s: mean arrivals per second, > 0 … infinite (as fast as they are taken).
+            rate_per_s: mean arrivals per second, 0 … infinite (as fast as they are taken).
             room_s: how many seconds' worth may wait.
             now: seconds, monotonic.
             gap: returns random gaps with mean 1, for example exponential ones (Poisson arrivals); None: even gaps.
+            times_s: recorded times, which take the place of the rate.
         """
         self.rate_per_s = rate_per_s
         self.offered = 0
@@ -39,15 +51,24 @@ class ArrivalSchedule:
         self._waiting: deque[float] = deque()
         self._anchor = now
         self._since_anchor = 0  # even gaps count from an anchor: adding them up would drift
-        self._next_at = now
+        self._next_at = now if rate_per_s else inf
+        self._times_s = times_s
+        self._begun_at = now
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all recorded arrivals have come and were taken."""
+        return self._times_s is not None and self.offered >= len(self._times_s) and not self._waiting
 
     def set_rate(self, rate_per_s: float, now: float) -> None:
         """Arrive at ``rate_per_s`` from ``now`` on."""
         self.pending(now)
         if rate_per_s != self.rate_per_s:
-            remaining = max(0.0, self._next_at - now) * self.rate_per_s if self.rate_per_s < inf else 1.0
+            remaining = 1.0
+            if 0 < self.rate_per_s < inf:
+                remaining = max(0.0, self._next_at - now) * self.rate_per_s
             self.rate_per_s = rate_per_s
-            self._anchor = self._next_at = now + remaining / rate_per_s
+            self._anchor = self._next_at = now + remaining / rate_per_s if rate_per_s else inf
             self._since_anchor = 0
             while len(self._waiting) > self._room:  # a slower source keeps no burst from its faster rate
                 self._waiting.popleft()
@@ -63,11 +84,15 @@ class ArrivalSchedule:
     def restart(self, now: float) -> None:
         """Forget what waits and arrive again from ``now`` on, after a pause in which nothing was offered."""
         self._waiting.clear()
-        self._anchor = self._next_at = now
+        self._anchor = self._next_at = now if self.rate_per_s else inf
+        if not self.offered:
+            self._begun_at = now
         self._since_anchor = 0
 
     def pending(self, now: float) -> int:
         """Return how many arrivals wait to be sent at ``now``."""
+        if self._times_s is not None:
+            return self._recorded(now, self._times_s)
         if self.rate_per_s == inf:
             if not self._waiting:
                 self._waiting.append(now)
@@ -87,6 +112,12 @@ class ArrivalSchedule:
                 self._step(1)
         return len(self._waiting)
 
+    def _recorded(self, now: float, times_s: Sequence[float]) -> int:
+        while self.offered < len(times_s) and self._begun_at + times_s[self.offered] <= now:
+            self._waiting.append(self._begun_at + times_s[self.offered])
+            self.offered += 1
+        return len(self._waiting)
+
     @property
     def _room(self) -> float:
         return max(1, int(self.rate_per_s * self._room_s)) if self.rate_per_s < inf else inf
@@ -97,7 +128,12 @@ class ArrivalSchedule:
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until an arrival waits: 0 if one does."""
-        return 0.0 if self.pending(now) else self._next_at - now
+        if self.pending(now):
+            return 0.0
+        if self._times_s is not None:
+            more = self.offered < len(self._times_s)
+            return self._begun_at + self._times_s[self.offered] - now if more else inf
+        return self._next_at - now
 
     def _step(self, count: int) -> None:
         self.offered += count

@@ -11,7 +11,9 @@ from backpressure.core.fields import MessageField
 from backpressure.core.journal import Outcome
 from backpressure.core.message import HeaderValue, Message, message_id
 from backpressure.core.reports import REPORT_HEADER
+from backpressure.core.templates import Draw
 from backpressure.derived import METADATA_BYTES, body_of
+from backpressure.engines.payloads import Payloads
 from backpressure.settings import Settings
 from backpressure.telemetry.journal_file import IdJournal
 from backpressure.telemetry.tracing import SendSpan
@@ -46,6 +48,7 @@ class Outgoing:
     attempts: int = 0
     returned: str = ""
     may_retry: bool = True
+    routing_key: str = ""
     result: asyncio.Future[Settlement] | None = None
     span: SendSpan | None = None
 
@@ -83,7 +86,12 @@ class Composer:
         """Compose by these settings from now on; with ``retries`` a message that is refused is sent again."""
         producer = settings.producer
         self.body = body_of(producer)
+        self._body_bytes = 0
         self.retries = retries
+        self._payloads = Payloads(settings) if producer.composed or settings.queue.routing_keys else None
+        self._content_type = producer.content_type or None
+        self._ttl_ms = producer.ttl_ms
+        self._reply_to = producer.reply_to or None
         self._processing_time_s = producer.processing_time_s
         self._persistent = settings.queue.durable
 
@@ -94,11 +102,11 @@ class Composer:
     @property
     def message_bytes(self) -> int:
         """Roughly the bytes of one message in the broker: body, properties and headers."""
-        return len(self.body) + METADATA_BYTES
+        return max(len(self.body), self._body_bytes) + METADATA_BYTES
 
     def scheduled(self, intended_ns: int) -> Outgoing:
         """Return the next generated message, due at ``intended_ns``."""
-        return self._compose(self.body, intended_ns, self._processing_time_s)
+        return self._compose(None, intended_ns, self._processing_time_s)
 
     def requested(
         self,
@@ -122,9 +130,18 @@ class Composer:
         item.may_retry = False
         return item
 
-    def _compose(self, body: bytes, intended_ns: int, processing_time_s: float | None) -> Outgoing:
+    def _compose(self, body: bytes | None, intended_ns: int, processing_time_s: float | None) -> Outgoing:
+        """Return a message with a given body, or a generated one."""
         sequence = self._sequence
         self._sequence += 1
+        name = message_id(self.session, sequence)
+        made = None
+        if body is None:
+            body = self.body
+            if self._payloads is not None:
+                made = self._payloads.make(Draw(sequence, intended_ns, name, self.id))
+                self._body_bytes = len(made.body)
+                body = made.body
         headers: dict[str, HeaderValue] = {
             "producer_id": self.id,
             "host": self._host,
@@ -137,11 +154,17 @@ class Composer:
             headers[REPORT_HEADER] = self._report_ms
         message = Message(
             body,
-            message_id=message_id(self.session, sequence),
+            message_id=name,
             timestamp_s=intended_ns // 1_000_000_000,
-            headers=headers,
+            headers=headers if made is None else {**made.headers, **headers},
             persistent=self._persistent,
+            content_type=self._content_type,
+            expiration_ms=self._ttl_ms,
+            priority=None if made is None else made.priority,
+            correlation_id=name if self._reply_to else None,
+            reply_to=self._reply_to,
         )
         if self._ids is not None:
             self._ids.note(sequence, message)
-        return Outgoing(message, sequence, intended_ns, may_retry=self.retries)
+        route = "" if made is None else made.routing_key
+        return Outgoing(message, sequence, intended_ns, may_retry=self.retries, routing_key=route)

@@ -19,6 +19,7 @@ from backpressure.core.signals import Decision
 from backpressure.engines.clock import Clock, Waker
 from backpressure.engines.composer import Composer, Outgoing
 from backpressure.engines.outbox import Outbox
+from backpressure.engines.payloads import profile_of, recorded_times_s
 from backpressure.engines.topology import QueueKeeper
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings
@@ -80,7 +81,10 @@ class Sender:
         producer = settings.producer
         self.outbox = Outbox(session, producer.confirm_window, producer.nack_pause_ms / 1000, clock, journal)
         now = clock.now()
-        self.schedule = ArrivalSchedule(producer.offered_per_s, producer.burst_ms / 1000, now, _gap(settings))
+        self._profile = profile_of(settings)
+        self._profile_from = self._profile_changes = now
+        times_s = recorded_times_s(settings)
+        self.schedule = ArrivalSchedule(producer.offered_per_s, producer.burst_ms / 1000, now, _gap(settings), times_s)
         self._bucket = TokenBucket(producer.offered_per_s, producer.burst_ms / 1000, now)
         self.limiter_delay = Histogram()
         self.scheduled = 0
@@ -110,8 +114,10 @@ class Sender:
         if (producer.arrivals, producer.burst_ms) != (before.arrivals, before.burst_ms):
             self.schedule.reshape(producer.burst_ms / 1000, _gap(settings), now)
             self._bucket.set_burst(producer.burst_ms / 1000, now)
+        if producer.profile != before.profile:
+            self._profile, self._profile_from = profile_of(settings), now
         if not self.paused:
-            self.schedule.set_rate(producer.offered_per_s, now)
+            self._follow_profile(now)
         self.outbox.in_flight.limit = producer.confirm_window
         self.outbox.nack_pause_s = producer.nack_pause_ms / 1000
         self.queues.queue = settings.queue
@@ -135,7 +141,8 @@ class Sender:
             self.paused = False
             now = self._clock.now()
             self.schedule.restart(now)
-            self.schedule.set_rate(self._settings.producer.offered_per_s, now)
+            self._profile_from = now
+            self._follow_profile(now)
             self._bucket.drain(now)
             self.waker.wake()
 
@@ -149,7 +156,9 @@ class Sender:
     @property
     def offered_per_s(self) -> float:
         """The offered load: 0 while nothing is offered, infinite where it is as fast as can be."""
-        return 0.0 if self.paused or self.stopping else self._settings.producer.offered_per_s
+        if self.paused or self.stopping or self.schedule.exhausted:
+            return 0.0
+        return self.schedule.rate_per_s
 
     def take_application_limited(self) -> bool:
         """Return whether there was less to send than allowed since the last call; see ``was_limited``."""
@@ -165,9 +174,9 @@ class Sender:
 
     @property
     def limit_reached(self) -> bool:
-        """Whether all messages up to the limit were accepted; never without a limit."""
+        """Whether all messages up to the limit, or all that were recorded, were accepted; never without either."""
         limit = self._settings.producer.limit
-        return bool(limit) and self.scheduled >= limit
+        return (bool(limit) and self.scheduled >= limit) or self.schedule.exhausted
 
     def send_due(self) -> None:
         """Send what may be sent now: first what is urgent, then refused messages and new ones at the law's pace."""
@@ -180,6 +189,8 @@ class Sender:
             self._limited = True  # an empty queue is no sign of fast consumers then
         if self.paused:
             return
+        if now >= self._profile_changes:
+            self._follow_profile(now)
         sent = 0
         while sent < self._settings.producer.batch_size and self._bucket.available(now) >= 1 and self._may_send():
             if self.outbox.due_again(now):
@@ -204,13 +215,20 @@ class Sender:
         if not self._may_send() or (self.paused and not self.outbox.urgent):
             return _LONGEST_SLEEP_S
         now = self._clock.now()
-        waits = [inf if self.limit_reached else self.schedule.wait_s(now)]
+        waits = [inf if self.limit_reached else self.schedule.wait_s(now), max(0.0, self._profile_changes - now)]
         if (again := self.outbox.again_wait_s(now)) is not None:
             waits.append(again)
         wait = max(min(waits), self._bucket.wait_s(now))
         if not wait:
             return 0.0  # the batch was full before everything due was sent
         return min(max(wait, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+
+    def _follow_profile(self, now: float) -> None:
+        """Offer as much as the profile says for this moment."""
+        since_s = now - self._profile_from
+        share = self._profile.share(since_s)
+        self.schedule.set_rate(self._settings.producer.offered_per_s * share if share else 0.0, now)
+        self._profile_changes = self._profile_from + self._profile.next_change_s(since_s)
 
     def _may_send(self) -> bool:
         return (
@@ -236,7 +254,7 @@ class Sender:
             item.traced(self._tracer.sending(item.message, self._clock.wall_ns()))
         message = item.stamped(self._clock.wall_ns())
         try:
-            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=queue.key)
+            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=item.routing_key or queue.key)
         except NotConnectedError:
             self._connected = False
             self.outbox.not_sent(item)

@@ -16,6 +16,7 @@ import httpx
 
 from backpressure.config import replaced
 from backpressure.core.addresses import BrokerAddress
+from backpressure.engines.payloads import profile_of
 from backpressure.environment import as_environment
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.events import LoadChanged
@@ -74,6 +75,8 @@ class Fleet:
         self._capacity_known = scenario.capacity_known
         self._consumers = consumers
         self._tell = tell
+        self._profile = profile_of(self._settings)
+        self._went_ns = 0
         self._restarts: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._clocks_move = any(fault.moves_clocks for fault in scenario.faults)
@@ -100,8 +103,9 @@ class Fleet:
             starts += [self._start("producer", paused=True) for _ in range(self._wanted("producer"))]
         await asyncio.gather(*starts)
 
-    async def go(self) -> None:
+    async def go(self, at_ns: int = 0) -> None:
         """Let all producers begin; a command that produces cannot wait, and is started now."""
+        self._went_ns = at_ns
         if self._roles["producer"].command:
             await asyncio.gather(*(self._start("producer") for _ in range(self._wanted("producer"))))
         else:
@@ -112,7 +116,7 @@ class Fleet:
         count: int = getattr(self._settings, role).count
         return 0 if role in self._roles and self._roles[cast("RoleName", role)].external else count
 
-    async def configure(self, phase: Phase) -> Settings:
+    async def configure(self, phase: Phase, at_ns: int = 0) -> Settings:
         """Apply the settings of ``phase`` to the running processes and return the previous settings.
 
         Raises `ConfigError` when a process refuses them.
@@ -123,6 +127,8 @@ class Fleet:
             wanted = {k: v for k, v in phase.changes.items() if k.split(".")[0] in sections and k not in _COUNTS}
             await self._control.configure(self._supervisor.of(role), wanted)
         before, self._settings = self._settings, phase.settings
+        if "producer.profile" in phase.changes:
+            self._profile, self._went_ns = profile_of(phase.settings), at_ns
         return before
 
     async def scale(self, before: Settings) -> None:
@@ -181,6 +187,11 @@ class Fleet:
             await self._supervisor.stop(self._supervisor.of(role))
 
     @property
+    def varies(self) -> bool:
+        """Whether the offered load varies within a phase."""
+        return self._settings.producer.profile != "steady"
+
+    @property
     def due(self) -> int:
         """How many messages all producers have to settle: their limits, or what they had settled when they stopped.
 
@@ -191,7 +202,8 @@ class Fleet:
     def load(self, at_ns: int) -> LoadChanged:
         """Return the capacity of the ready consumers and the offered load of the running producers."""
         consumers = self._working("consumer") if self._capacity_known else None
-        return load_of(self._settings, at_ns, consumers, round(self._working("producer")))
+        share = self._profile.share((at_ns - self._went_ns) / 1e9) if self._went_ns else 1.0
+        return load_of(self._settings, at_ns, consumers, round(self._working("producer")), share=share)
 
     def _working(self, role: str) -> float:
         """Return how many are ready, without those that hang or are about to stop; a slowed one counts in part."""
@@ -224,6 +236,7 @@ class Fleet:
         own: dict[str, Any] = {
             "process.announce_file": str(self._directory.announcement(process_id)),
             "process.seed": process_seed(self._seed, process_id),
+            "process.folder": str(Path.cwd()),
             "api.enabled": True,
             "api.producer_port": 0,
             "api.consumer_port": 0,

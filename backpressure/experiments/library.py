@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backpressure.derived import law_config
+from backpressure.engines.payloads import Payloads, profile_of, recorded_times_s
 from backpressure.engines.work import load_handler
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import merge, parse, parse_assignment
@@ -77,6 +78,10 @@ def check_programs(scenario: Scenario) -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # as the processes do
+    for phase in scenario.phases:  # the files that it names can be read
+        Payloads(phase.settings)
+        profile_of(phase.settings)
+        recorded_times_s(phase.settings)
     if scenario.settings.consumer.handler:
         load_handler(scenario.settings.consumer.handler)
     for role, player in scenario.roles.items():

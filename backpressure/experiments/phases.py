@@ -75,7 +75,7 @@ class Conductor:
 
     async def _begin(self, phase: Phase, begin_ns: int) -> None:
         self._directory.append_event(self._fleet.load(begin_ns))
-        await self._fleet.go()
+        await self._fleet.go(begin_ns)
         self._inject_fault(phase)
 
     async def _apply(self, phase: Phase) -> None:
@@ -83,7 +83,7 @@ class Conductor:
         queue = phase.settings.queue
         if any(key.startswith("queue.") for key in phase.changes):
             await self._admin.set_bound(self._queue, max_length=queue.max_length, overflow=queue.overflow)
-        before = await self._fleet.configure(phase)
+        before = await self._fleet.configure(phase, self._clock.wall_ns())
         self._directory.append_event(self._fleet.load(self._clock.wall_ns()))
         await self._fleet.scale(before)
         self._inject_fault(phase)

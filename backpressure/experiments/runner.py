@@ -67,6 +67,7 @@ Result = TypeVar("Result")
 
 TOO_SOON = "interrupted before the first phase had begun: nothing was measured"
 _SAMPLE_S = 0.1
+_SAMPLES_A_SECOND = 10
 _SALVAGE_S = 30.0
 
 ShareDone = Callable[[Snapshot], float | None]
@@ -122,6 +123,7 @@ class Runner:
         self._clock = Clock()
         self._pids: dict[str, int] = {}
         self._load: Callable[[], None] = lambda: None
+        self._varies: Callable[[], bool] = lambda: False
         self._recorder = Recorder(scenario.settings.queue.work)
         self._start_ns = 0
         self._counts: StrangerCounts | None = None
@@ -288,6 +290,7 @@ class Runner:
         )
         fleet = run.stage.fleet
         self._load = lambda: self._record(fleet.load(self._clock.wall_ns()))
+        self._varies = lambda: fleet.varies
         self._counts = run.counts
         sampling = asyncio.create_task(self._sample(run.observer))
         try:
@@ -319,6 +322,8 @@ class Runner:
             snapshot = observer.snapshot()
             self._take_sample(snapshot)
             self._watcher.sampled(snapshot)
+            if number % _SAMPLES_A_SECOND == 0 and self._varies():
+                self._load()
             for note in self._recorder.notes(snapshot):
                 self._record(note)
                 self._watcher.noted(note.text)

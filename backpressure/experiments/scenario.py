@@ -403,17 +403,19 @@ def process_seed(seed: int, process_id: str) -> int:
     return crc32(f"{seed}/{process_id}".encode())
 
 
-def load_of(settings: Settings, at_ns: int, consumers: float | None, producers: int) -> LoadChanged:
+def load_of(
+    settings: Settings, at_ns: int, consumers: float | None, producers: int, *, share: float = 1.0
+) -> LoadChanged:
     """Return the capacity of these consumers and the offered load of these producers under ``settings``.
 
-    ``consumers`` is None where nobody knows what they can do.
+    ``consumers`` is None where nobody knows what they can do; ``share`` is how much of its rate a producer offers.
     """
     mean_s, cv = service(settings)
     return LoadChanged(
         at_ns=at_ns,
         capacity_per_s=(consumers or 0.0) / mean_s,
         capacity_known=consumers is not None,
-        demand_per_s=producers * settings.producer.rate,
+        demand_per_s=producers * settings.producer.rate * share,
         service_cv=cv,
         target_wait_s=settings.control.target_wait_ms / 1000,
         tick_s=settings.control.tick_ms / 1000,

@@ -17,8 +17,10 @@ from typing import Literal
 from backpressure.config import replaced
 from backpressure.core.ledger import LedgerTotals
 from backpressure.core.plant import Failures, Network, Plant, PlantSample, QueueBound, Workers, WorkQueue
+from backpressure.core.profiles import Profile
 from backpressure.core.signals import Law
 from backpressure.derived import law_config, retry_policy
+from backpressure.engines.payloads import profile_of
 from backpressure.errors import ConfigError
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged
@@ -34,6 +36,7 @@ from backpressure.settings import Settings
 __all__ = ["accounts_of", "samples_of", "service_times", "simulate", "workers_of"]
 
 _CHECK_S = 0.1
+_TELL_S = 0.5
 _ROUND_TRIP_S = 0.002
 _SPARE = 2
 _CUSHION_S = 0.02
@@ -110,6 +113,9 @@ class _Simulation:
         self._injected = ExitStack()
         self._undone_at_s = inf
         self._phase_ends_s = 0.0
+        self._profile = Profile()
+        self._profile_from_s = self._told_s = 0.0
+        self._share = 1.0
 
     def run(self) -> Recording:
         for phase in self._scenario.phases:
@@ -134,7 +140,13 @@ class _Simulation:
             self.man()
         self.fail({})
         self.producers.use(phase, first=first)
-        self._loads.append(load_of(settings, self._now_ns, settings.consumer.count, settings.producer.count))
+        if first or "producer.profile" in phase.changes:
+            self._profile, self._profile_from_s = profile_of(settings), self.plant.now
+        self._share = 1.0
+        self._follow_profile()
+        self._loads.append(
+            load_of(settings, self._now_ns, settings.consumer.count, settings.producer.count, share=self._share)
+        )
         if phase.fault is not None:
             self._inject(phase.fault)
 
@@ -142,7 +154,8 @@ class _Simulation:
         """Let the phase pass; return whether its ``until`` was met (None without one)."""
         while not self.plant.has_come_to(self._phase_ends_s):
             since_ns = self._now_ns
-            self.plant.run_until(min(self.plant.now + _CHECK_S, self._phase_ends_s, self._undone_at_s))
+            changes_s = self._follow_profile()
+            self.plant.run_until(min(self.plant.now + _CHECK_S, self._phase_ends_s, self._undone_at_s, changes_s))
             if self.plant.has_come_to(self._undone_at_s):
                 self._undo_fault()
             self.producers.note_confirms(since_ns)
@@ -151,6 +164,19 @@ class _Simulation:
                 self._phase_ends_s = self.plant.now
                 return True
         return None if phase.until is None else False
+
+    def _follow_profile(self) -> float:
+        """Offer what the profile says for now; return when that may change."""
+        now = self.plant.now
+        since_s = now - self._profile_from_s
+        share = self._profile.share(since_s)
+        if share != self._share:
+            self._share = share
+            self.producers.follow(self.settings, share)
+            if now >= self._told_s + _TELL_S:
+                self._told_s = now
+                self.load_changed()
+        return self._profile_from_s + self._profile.next_change_s(since_s)
 
     def _reached(self, until: Until) -> bool:
         empty = self.plant.queue.depth == 0
@@ -190,7 +216,7 @@ class _Simulation:
     def load_changed(self) -> None:
         """See `SimulatedStage.load_changed`."""
         working = sum(consumer.speed for consumer in self.plant.queue.consumers if not consumer.hung)
-        self._loads.append(load_of(self.settings, self._now_ns, working, self.producers.count))
+        self._loads.append(load_of(self.settings, self._now_ns, working, self.producers.count, share=self._share))
 
     # --- what came of it ------------------------------------------------------------------------------------------
 

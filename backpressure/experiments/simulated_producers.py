@@ -75,6 +75,11 @@ class SimulatedProducers:
             for number, (producer, _) in enumerate(self._groups, len(self._gone) + 1):
                 producer.arrive_by(self._gap(settings, number), now)
 
+    def follow(self, settings: Settings, share: float) -> None:
+        """Offer this share of the settings' rate."""
+        for producer, members in self._groups:
+            producer.demand_per_s = settings.producer.rate * share * members
+
     def kill(self, count: int) -> list[Killed]:
         """End the oldest ``count`` without a last report and return them."""
         killed: list[Killed] = []

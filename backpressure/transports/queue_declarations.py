@@ -51,6 +51,10 @@ def queue_declarations(queue: QueueSettings, *, bound_by_policy: bool) -> list[Q
     }
     if queue.message_ttl_ms is not None:
         work["x-message-ttl"] = queue.message_ttl_ms
+    if queue.max_priority is not None:
+        if queue.type == "quorum":
+            raise ConfigError("queue.max_priority", queue.max_priority, "a quorum queue has no such argument")
+        work["x-max-priority"] = queue.max_priority
     if not bound_by_policy:
         work |= {f"x-{key}": value for key, value in bound_policy(queue).items()}
     declarations = [
@@ -79,6 +83,7 @@ _SETTINGS = {
     "x-max-length-bytes": "max_length_bytes",
     "x-overflow": "overflow",
     "x-message-ttl": "message_ttl_ms",
+    "x-max-priority": "max_priority",
     "x-dead-letter-routing-key": "dead_letter",
     "partitions": "partitions",
     "retention.ms": "message_ttl_ms",

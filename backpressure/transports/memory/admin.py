@@ -50,9 +50,10 @@ class MemoryAdmin:
             if declared.name == queue.audit:
                 bound = {"max-length": queue.audit_max_length, "overflow": "drop-head"}
             self._broker.declare(MemoryQueue(declared.name, declared.durable, declared.arguments, bound))
-            binding = (queue.routing_key, declared.name)
-            if declared.bound and binding not in bindings:
-                bindings.append(binding)
+            for key in queue.bindings:
+                binding = (key, declared.name)
+                if declared.bound and binding not in bindings:
+                    bindings.append(binding)
 
     async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
         """See `QueueAdmin.look`."""

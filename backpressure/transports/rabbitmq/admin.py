@@ -78,9 +78,10 @@ class RabbitMQAdmin:
             raise
 
     async def _bind(self, queue: QueueSettings, declaration: QueueDeclaration, *, new: bool) -> None:
-        binding = {"exchange": queue.exchange, "routing_key": queue.routing_key}
         try:
-            await self._requests.call("queue_bind", queue=declaration.name, **binding)
+            for key in queue.bindings:
+                binding = {"exchange": queue.exchange, "routing_key": key}
+                await self._requests.call("queue_bind", queue=declaration.name, **binding)
         except AccessRefusedError:
             if new:
                 raise  # queues that existed before are bound already
