@@ -2,7 +2,8 @@
 
 Tables: ``throughput`` (RabbitMQ's PerfTest, 256 octets, persistent, confirms: directly, through a plain TCP proxy of
 asyncio, through `pace proxy` that paces another queue), ``latency`` (the same at 1000 msg/s), ``paced`` (PerfTest at
-full speed to a PerfTest consumer of 100 msg/s, both through the proxy), ``steps`` (the same with a consumer of pika
+full speed to a PerfTest consumer of 100 msg/s, both through the proxy), ``proxies`` (two such producers behind a proxy
+each, the consumer behind a third), ``steps`` (the same with a consumer of pika
 whose capacity changes, and our own processes without a proxy) and ``memory`` (1000 connections, one of which never
 reads). PerfTest: ``make perf-test``.
 
@@ -326,7 +327,38 @@ def paced(host: str, port: int, management_url: str, seconds: int) -> None:
             stack.callback(running.kill)
 
 
-def tell(witness: Witness, title: str) -> None:
+def proxies(host: str, port: int, management_url: str, seconds: int) -> None:
+    """Print what two producers get behind a proxy each, with the consumer behind a third."""
+    print(
+        "\n| prefetch | from | utilisation | p50 wait ms | p99 ms | share of the first |\n|---|---|---|---|---|---|",
+        flush=True,
+    )
+    for prefetch in (1, 10):
+        with ExitStack() as stack:
+            declare(port, "paced")
+            watched = [stack.enter_context(Witness(host, port, route=EXCHANGE.encode())) for _ in range(3)]
+            ports = [
+                stack.enter_context(pace_proxy(one.port, "--queue", "paced", management_url=management_url))[0]
+                for one in watched
+            ]
+            common = [*TO_PACED, "-s", "256", "-z", str(seconds)]
+            consumer = ["-x", "0", "-y", "1", *common, "-q", str(prefetch), "-L", str(int(SERVICE_S * 1e6))]
+            commands = [perf_test(ports[2], *consumer)]
+            commands += [perf_test(at, "-x", "1", "-y", "0", *common, "-c", "100") for at in ports[:2]]
+            for command in commands:
+                running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+                stack.callback(running.wait)
+                stack.callback(running.kill)
+                time.sleep(3 if command is commands[0] else 0)
+            time.sleep(seconds - 5)
+            first, second, last = watched
+            both = Witness(host, port)
+            both.published, both.acked = sorted(first.published + second.published), list(last.acked)
+            share = len(first.published) / len(both.published)
+            tell(both, str(prefetch), f" | {share:.2f}")
+
+
+def tell(witness: Witness, title: str, after: str = "") -> None:
     """Print a row for all that was seen, and one without the start."""
     published, acked = list(witness.published), list(witness.acked)
     waits = waits_ms(witness, SERVICE_S)
@@ -336,7 +368,7 @@ def tell(witness: Witness, title: str) -> None:
         lacked_s = sum(max(0.0, sent - done) for sent, done in pairs)
         part = 1 - lacked_s / (acked[-1] - acked[first])
         row = f"{part:.3f} | {quantile(waits[first:], 0.5):.0f} | {quantile(waits[first:], 0.99):.0f}"
-        print(f"| {title} | {name} | {row} |", flush=True)
+        print(f"| {title} | {name} | {row}{after} |", flush=True)
 
 
 def declare(port: int, queue: str) -> None:
@@ -480,7 +512,7 @@ def _plain(port: int) -> None:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tables", nargs="*", help="throughput, latency, paced, steps, memory; all without any")
+    parser.add_argument("tables", nargs="*", help="throughput, latency, paced, proxies, steps, memory; all without any")
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
@@ -495,6 +527,7 @@ def main() -> None:
             "throughput": lambda: throughput(port, node.management_url, given.seconds, given.rounds),
             "latency": lambda: latency(port, node.management_url, given.seconds, given.rounds),
             "paced": lambda: paced(host, port, node.management_url, given.seconds),
+            "proxies": lambda: proxies(host, port, node.management_url, given.seconds),
             "steps": lambda: steps(host, port, node.management_url, given.seconds),
             "memory": lambda: memory(port, node.management_url),
         }

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ import kombu
 import pika
 import pytest
 from pika.exceptions import AMQPError
-from proxied import CAPACITY_PER_S, Running, send_with_pika, started, until
+from proxied import CAPACITY_PER_S, Broker, Running, proxying, send_with_pika, started, until
 
 
 @pytest.fixture
@@ -114,6 +114,45 @@ def test_only_the_port_of_the_consumer_changes_and_a_producer_of_ours_keeps_its_
     assert "confirmed=300" in finished.stdout
     assert until(lambda: len(done) == 300)
     assert "silent" not in finished.stderr  # the proxy has reported for its consumer
+
+
+def test_producers_behind_two_proxies_share_the_pace_of_a_consumer_behind_a_third(tmp_path: Path, consume: Any) -> None:
+    broker = Broker(tmp_path)
+    broker.start()
+    ended = threading.Event()
+
+    def send(url: str) -> None:
+        with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            while not ended.is_set():
+                channel.basic_publish("", "orders", b"x", mandatory=True)
+
+    try:
+        with ExitStack() as stack:
+            *before, after = [
+                stack.enter_context(proxying(tmp_path / name, broker.url, "--queue", "orders", broker=broker))
+                for name in ("first", "second", "third")
+            ]
+            done = consume(after.url)
+            assert until(lambda: len(after.status()["consumers"]) == 1)
+            senders = [threading.Thread(target=send, args=(one.url,)) for one in before]
+            for sender in senders:
+                sender.start()
+            try:
+                assert until(lambda: len(done) >= 300)
+                paced = [one.paced() for one in before]
+            finally:
+                ended.set()
+                for sender in senders:
+                    sender.join(10)
+            assert [queue["state"] for queue in paced] == ["pacing", "pacing"]
+            assert all(queue["bottleneck_per_s"] for queue in paced)  # from the reports of the third
+            assert all(queue["published"] >= 75 for queue in paced)  # neither displaces the other
+            assert all(queue["hold_ms"]["p99"] > 1 for queue in paced)
+            assert until(lambda: len(done) == sum(one.paced()["confirmed"] for one in before))
+    finally:
+        broker.stop()
 
 
 def test_a_dry_run_holds_nothing_and_tells_what_would_wait(tmp_path: Path, consume: Any) -> None:
