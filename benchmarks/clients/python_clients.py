@@ -77,8 +77,13 @@ def celery_app() -> Any:
         broker_transport_options={"confirm_publish": True},
         broker_connection_retry_on_startup=True,
     )
-    app.task(name="work")(lambda: time.sleep(WORK_S))
+    app.task(name="work")(work)
     return app
+
+
+def work() -> None:
+    """Be the task."""
+    time.sleep(WORK_S)
 
 
 def celery_producer() -> None:
