@@ -38,6 +38,7 @@ _MOST_WORKERS = 1000  # of one consumer
 _HIDDEN_WEIGHT = 0.3
 _COMMITS_S = 30.0  # commits are not further apart
 _DONE_WINDOW_S = 1.0
+_OWN_HISTORY_S = 20.0
 _ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
 _ASK_RARELY = 5  # ticks
 
@@ -118,6 +119,11 @@ class _Producer(_Process[ProducerReport]):
         (start, first), (end, last) = self.history[0], self.history[-1]
         return min(self.latest.usable_rate_per_s, (last - first) / (end - start) if end > start else inf)
 
+    def limited_by_law(self) -> bool:
+        """Return whether it sends what its law allows, and not less."""
+        limited = self.latest.pacing_rate_per_s < self.latest.usable_rate_per_s
+        return limited and not (self.latest.blocked or self.latest.application_limited)
+
     def sent_since(self, now: float) -> float:
         """Estimate how many messages it has sent since its last report, from its pace."""
         rate_per_s = min(self.latest.pacing_rate_per_s, self.need_per_s())
@@ -156,7 +162,11 @@ class _Consumer(_Process[ConsumerReport]):
 
 
 class SignalBoard:
-    """Collects reports and readings, and turns them into `Signals`; one board per law."""
+    """Collects reports and readings, and turns them into `Signals`; one board per law.
+
+    Attributes:
+        rarely_told: whether consumers report so rarely that what they hold is better asked of the broker.
+    """
 
     def __init__(self, session: int, timeout_s: float = 2.0) -> None:
         """``session`` is the own producer's: its own reports only show that reports arrive.
@@ -185,6 +195,8 @@ class SignalBoard:
         self._counts = BacklogCounts()
         self._hidden = 0.0
         self._departures: Timeline | None = None  # of a topic's consumers
+        self.rarely_told = False
+        self._own_confirmed = Timeline(_OWN_HISTORY_S)
         self._missing = ""
 
     def on_report(self, report: Report, now: float) -> None:
@@ -210,10 +222,12 @@ class SignalBoard:
     def wants_counts(self, reading: int, producers: int) -> bool:
         """Whether the reading of that number should also tell what consumers hold that do not say it themselves.
 
-        It costs the broker more: many producers ask in turn, and where all consumers report it is less urgent.
+        It costs the broker more: many producers ask in turn, and where all consumers report it is less urgent. Those of
+        a fleet report so rarely that the broker knows better.
         """
-        turns = ceil(producers / _ASK_EACH_TICK) * (1 if self.has_strangers else _ASK_RARELY)
-        return (self.has_strangers or self.has_guests) and reading % turns == 0
+        urgent = self.has_strangers or self.rarely_told
+        turns = ceil(producers / _ASK_EACH_TICK) * (1 if urgent else _ASK_RARELY)
+        return (urgent or self.has_guests) and reading % turns == 0
 
     def on_reading(
         self, ready: int | None, unacked: int | None, consumers: int | None, now: float, *, missing: str | None = None
@@ -237,7 +251,7 @@ class SignalBoard:
         Where all consumers report, it shows what waits in their client libraries, of which they do not know.
         """
         self._counts.on_statistics(statistics)
-        if statistics.fresh and self._departed_known(statistics.arrived_s):
+        if statistics.fresh and not self.rarely_told and self._departed_known(statistics.arrived_s):
             hidden = statistics.unacked - sum(one.held() for one in self._present(statistics.arrived_s))
             self._hidden += _HIDDEN_WEIGHT * (max(0, hidden) - self._hidden)
 
@@ -273,7 +287,7 @@ class SignalBoard:
         self._forget(now)
         # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
         rivals = [p for p in self._producers.values() if not p.silent(self._heard_at, self._fresh_s)]
-        confirmed = own.confirmed + self._others_confirmed + round(sum(rival.sent_since(now) for rival in rivals))
+        confirmed = own.confirmed + self._others_confirmed + round(self._sent_since(rivals, own, now))
         share = fair_share(
             own.weight,
             self._flow_per_s(confirmed, now),
@@ -290,7 +304,12 @@ class SignalBoard:
         heard = self._present(now)
         mean_s, cv2 = self._service_statistics()
         counts = self._counts
-        backlog, counted_at = (None, -inf) if reporting or counts.auto_ack else counts.latest
+        interval_s = sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0
+        self.rarely_told = interval_s > _RECENTS_FROM_S
+        backlog, counted_at = (None, -inf) if counts.auto_ack else counts.latest
+        departed_age_s = sum(now - c.heard_at for c in heard) / len(heard) if reporting and heard else inf
+        if reporting and not (self.rarely_told and now - counted_at < departed_age_s):
+            backlog, counted_at = None, -inf  # the reports know better
         quality, missing = self._quality(now, reporting=reporting)
         return Signals(
             ready=self._ready,
@@ -308,8 +327,8 @@ class SignalBoard:
             departed_total=round(self._departed) if reporting else None,
             observed_total_s=self._observed_s if reporting else None,
             busy_total_s=self._busy_s if reporting else None,
-            report_interval_s=sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0,
-            departed_age_s=sum(now - c.heard_at for c in heard) / len(heard) if reporting and heard else inf,
+            report_interval_s=interval_s,
+            departed_age_s=departed_age_s,
             feedback_age_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
             consumers=self._working(heard, now),
             service_mean_s=mean_s,
@@ -326,6 +345,22 @@ class SignalBoard:
             producers=1 + len(rivals),
             share=share,
         )
+
+    def _sent_since(self, rivals: list[_Producer], own: OwnState, now: float) -> float:
+        """Estimate how many messages others have sent since their last reports.
+
+        In a fleet these are seconds old. Then what the own producer has sent since tells more: the others' laws see the
+        same queue.
+        """
+        self._own_confirmed.record(now, own.confirmed)
+        sent = 0.0
+        for rival in rivals:
+            if rival.latest.interval_s <= _RECENTS_FROM_S or own.application_limited or not rival.limited_by_law():
+                sent += rival.sent_since(now)
+            else:
+                since = own.confirmed - self._own_confirmed.at(rival.heard_at)
+                sent += since * rival.latest.weight / own.weight
+        return sent
 
     def _on_producer(self, report: ProducerReport, now: float) -> None:
         known = self._producers.get(report.session)

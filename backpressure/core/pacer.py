@@ -12,12 +12,13 @@ from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.limiters import TokenBucket
-from backpressure.core.reports import ProducerReport, Report, decode, encode
+from backpressure.core.reports import ProducerReport, Report, decode, encode, report_interval_s, ticks_per_report
 from backpressure.core.signals import Decision, Law
 
 __all__ = ["Pacer"]
 
 _FIRST_RATE_PER_S = 1.0
+_TIMEOUT_S = 2.0  # a silent process is gone then
 
 
 class Pacer:
@@ -62,7 +63,7 @@ class Pacer:
         config = LawConfig(target_wait_s=target_wait_s, tick_s=tick_s)
         self.decision = Decision(_FIRST_RATE_PER_S, "waiting for a first reading")
         self._law = create(law, config) if isinstance(law, str) else law
-        self._board = SignalBoard(session)
+        self._board = SignalBoard(session, _TIMEOUT_S)
         self._session = session
         self._weight = weight
         self._queue = queue
@@ -76,6 +77,7 @@ class Pacer:
         self._held_up = False
         self.blocked = False
         self.producers = 1
+        self._consumers = 0
 
     def wants_reading(self, now: float) -> bool:
         """Return whether it is time to ask the broker for the queue's depth and to pass it to `reading`."""
@@ -140,7 +142,7 @@ class Pacer:
         self._limited = not self._held_up
         self._held_up = False
         signals = self._board.signals(own, now)
-        self.producers = signals.producers
+        self.producers, self._consumers = signals.producers, signals.consumers or 0
         self.decision = self._law.update(signals, now)
         self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
         return self.decision
@@ -160,11 +162,17 @@ class Pacer:
         if not self._queue or report.queue == self._queue:
             self._board.on_report(report, now)
 
-    def own_report(self, *, now: float) -> bytes:
-        """Return what to publish on ``pace.feedback`` ten times a second, so that other producers leave it its share.
+    @property
+    def report_every_s(self) -> float:
+        """How often to publish `own_report`; the more processes report, the less often each does."""
+        usual_s = self._tick_s * ticks_per_report(self.producers, self._tick_s, _TIMEOUT_S)
+        return report_interval_s(self._consumers, self.producers, usual_s)
+
+    def own_report(self, *, now: float, interval_s: float = 0.0) -> bytes:
+        """Return what to publish on ``pace.feedback`` every `report_every_s`: then other producers leave it its share.
 
         Without it several producers of one queue displace each other: to each, what the others send looks like a slower
-        consumer.
+        consumer. If the next report follows only in more than half a second, ``interval_s`` says so.
         """
         return encode(
             ProducerReport(
@@ -195,6 +203,8 @@ class Pacer:
                 rss_bytes=0,
                 cpu_s=0.0,
                 bottleneck_per_s=self.decision.bottleneck_per_s,
+                interval_s=interval_s,
+                producers=self.producers,
             )
         )
 

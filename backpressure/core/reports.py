@@ -38,6 +38,7 @@ __all__ = [
     "sender_of",
     "ticks_per_report",
     "told_interval_s",
+    "uneven_s",
 ]
 
 FEEDBACK_VERSION = 2
@@ -416,6 +417,14 @@ def report_interval_s(consumers: int, producers: int, usual_s: float) -> float:
 def told_interval_s(value: object) -> float | None:
     """Return the interval in a message's `REPORT_HEADER`, in seconds; None if it tells none that can be meant."""
     return value / 1000 if type(value) is int and 0 < value <= _LONGEST_INTERVAL_MS else None
+
+
+def uneven_s(interval_s: float, chance: float, *, first: bool) -> float:
+    """Return when a process of a fleet reports next, in seconds; ``chance`` is from [0, 1).
+
+    Not all must report at once, and those that began together must not be silent together after the first report.
+    """
+    return interval_s * (chance + (0.0 if first else 0.5))
 
 
 def ticks_per_report(producers: int, tick_s: float, timeout_s: float) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import inf
 
 from backpressure.core.histogram import RecentHistogram
-from backpressure.core.reports import ConsumerReport, Fullness, Lately, encode_compact
+from backpressure.core.reports import ConsumerReport, Fullness, Lately, encode_compact, uneven_s
 from backpressure.engines.clock import Clock
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
@@ -284,7 +284,8 @@ class ConsumerEngine:
         if interval_s > usual_s:
             if now < self._report_at and report.paused is self._reported_paused:
                 return
-            interval_s *= random.uniform(0.5, 1.5)  # noqa: S311 - it is no secret; all of them must not report at once
+            first = self._report_at == -inf
+            interval_s = uneven_s(interval_s, random.random(), first=first)  # noqa: S311 - it is no secret
             self._report_at = now + interval_s
         self._reported_paused = report.paused
         report.interval_s = interval_s

@@ -27,6 +27,7 @@ from backpressure.core.reports import (
     encode_compact,
     report_interval_s,
     ticks_per_report,
+    uneven_s,
 )
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.derived import law_config
@@ -184,10 +185,16 @@ class Pacing:
             self._report_if_due(number)
             await self._next_tick(started)
 
+    @property
+    def fleet_interval_s(self) -> float:
+        """How often each process of this queue reports."""
+        usual_s = self._settings.feedback.interval_ms / 1000
+        return report_interval_s(self.signals.consumers or 0, self.signals.producers, usual_s)
+
     def _report_if_due(self, tick: int) -> None:
         settings, signals, now = self._settings, self.signals, self._clock.now()
         usual_s, tick_s = settings.feedback.interval_ms / 1000, settings.control.tick_ms / 1000
-        fleet_s = report_interval_s(signals.consumers or 0, signals.producers, usual_s)
+        fleet_s = self.fleet_interval_s
         self._ask_for_reports(round(1000 * fleet_s) if fleet_s > usual_s else None)
         between = ticks_per_report(signals.producers, tick_s, settings.feedback.timeout_s)
         if fleet_s <= between * tick_s:
@@ -195,8 +202,9 @@ class Pacing:
             due = tick % between == 0
         else:
             due = now >= self._report_at
-            if due:  # all of them must not report at once
-                self._report_every_s = fleet_s * random.uniform(0.5, 1.5)  # noqa: S311 - it is no secret
+            if due:
+                first = self._report_at == -inf
+                self._report_every_s = uneven_s(fleet_s, random.random(), first=first)  # noqa: S311 - it is no secret
                 self._report_at = now + self._report_every_s
         if due:
             self.report()

@@ -356,9 +356,9 @@ class Limiter:
     # --- what the watcher calls ---------------------------------------------------------------------------------
 
     @property
-    def producers(self) -> int:
-        """How many producers of the queue are known, this one included."""
-        return self._pacer.producers
+    def report_every_s(self) -> float:
+        """How often to report; the more processes report, the less often each does."""
+        return self._pacer.report_every_s
 
     def take_reading(self, reading: QueueReading | None, *, blocked: bool) -> None:
         """Decide the pace after a reading of the queue; None: there was no answer."""
@@ -386,10 +386,10 @@ class Limiter:
         with self._lock:
             self._pacer.heard(report, now=now)
 
-    def report(self) -> bytes:
-        """Return what other processes are told of this one."""
+    def report(self, interval_s: float = 0.0) -> bytes:
+        """Return what other processes are told of this one; the next report follows after ``interval_s``."""
         with self._lock:
-            return self._pacer.own_report(now=self._clock())
+            return self._pacer.own_report(now=self._clock(), interval_s=interval_s)
 
     # --- watching -----------------------------------------------------------------------------------------------
 

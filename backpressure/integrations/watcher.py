@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import os
+import random
 import re
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import ClassVar, Protocol, Self, cast
 
 from pydantic import ValidationError
 
-from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, ticks_per_report
+from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, uneven_s
 from backpressure.errors import ConfigError, FeedbackError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
@@ -31,7 +32,7 @@ __all__ = ["QueueWatcher", "Reporting", "Watched"]
 
 _log = logging.getLogger("backpressure")
 _TICK_S = 0.1
-_TIMEOUT_S = 2.0
+_UNEVEN_FROM_S = 0.35
 _CLOSE_WITHIN_S = 5.0
 _REFUSED_PAUSE_S = 3.0
 
@@ -49,8 +50,11 @@ class Watched(Reporting, Protocol):
     queue: str
 
     @property
-    def producers(self) -> int:
-        """How many producers of the queue there are, this one included."""
+    def report_every_s(self) -> float:
+        """How often to report."""
+
+    def report(self, interval_s: float = 0.0) -> bytes:
+        """Return the report; the next one follows after ``interval_s``."""
 
     def wants_counts(self, reading: int) -> bool:
         """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""
@@ -218,11 +222,17 @@ class QueueWatcher:
     async def _pace(self, member: Watched) -> None:
         """Read and decide once a tick, if possible right after a consumer's report, and report."""
         heard = self._heard.setdefault(member.queue, asyncio.Event())
+        report_at = -inf
         for number in itertools.count():
             started = time.monotonic()
             member.take_reading(await self._read(member, number), blocked=self._feedback.blocked)
-            if number % ticks_per_report(member.producers, _TICK_S, _TIMEOUT_S) == 0:
-                self._feedback.send(member.report())
+            if started >= report_at - _TICK_S / 2:
+                interval_s = member.report_every_s
+                if interval_s > _UNEVEN_FROM_S:
+                    chance = random.random()  # noqa: S311 - it is no secret
+                    interval_s = uneven_s(interval_s, chance, first=report_at == -inf)
+                report_at = started + interval_s
+                self._feedback.send(member.report(interval_s))
             age_s = started - self._heard_at.get(member.queue, -inf)
             earliest, latest = decision_window(started, _TICK_S, age_s)
             await asyncio.sleep(max(0.0, earliest - time.monotonic()))

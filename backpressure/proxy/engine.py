@@ -12,6 +12,7 @@ import fnmatch
 import itertools
 import logging
 import os
+import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,14 @@ from math import inf, isfinite
 from urllib.parse import unquote
 
 from backpressure.config import replaced
-from backpressure.core.reports import ConsumerReport, Fullness, ProducerReport, decode, encode_compact
+from backpressure.core.reports import (
+    ConsumerReport,
+    Fullness,
+    ProducerReport,
+    decode,
+    encode_compact,
+    uneven_s,
+)
 from backpressure.core.signals import Law
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
@@ -182,6 +190,7 @@ class ProxyEngine:
         self._reporting: dict[str, dict[str, float]] = {}  # consumers that report themselves, and when they last did
         self._silent_about: set[str] = set()
         self._full = Fullness()
+        self._report_at: dict[int, float] = {}  # when each consumer of a fleet is due
         self._management = ManagementClient.of(settings.broker)
         self._told_management = ""
         virtual_host = unquote(settings.broker.parts().path[1:]) or "/"
@@ -438,14 +447,26 @@ class ProxyEngine:
             await asyncio.sleep(interval_s)
 
     def _report(self, number: int = 0) -> None:
-        """Report for the consumers; many of them take turns."""
-        consumers = [one for one in self.view.consumers.values() if not one.no_ack]
-        brief = self._full.brief(self._clock.now())
+        """Report for the consumers; many of them take turns, and those of a fleet report at its interval."""
+        now, usual_s = self._clock.now(), self.settings.feedback.interval_ms / 1000
+        consumers = {one.number: one for one in self.view.consumers.values() if not one.no_ack}
+        self._report_at = {one: at for one, at in self._report_at.items() if one in consumers}
+        brief = self._full.brief(now)
         turns = 1 if len(consumers) <= _MOST_EACH_TIME else _TURNS
-        interval_s = turns * self.settings.feedback.interval_ms / 1000
-        for consumer in consumers:
-            if consumer.queue not in self._silent_about and consumer.number % turns == number % turns:
-                self._feedback.send(encode_compact(self.consumer_report(consumer, interval_s), brief=brief))
+        for consumer in consumers.values():
+            if consumer.queue in self._silent_about:
+                continue
+            loop = self.loops.get(consumer.queue)
+            interval_s = usual_s if loop is None else loop.pacing.fleet_interval_s
+            if interval_s <= turns * usual_s:
+                interval_s, due = turns * usual_s, consumer.number % turns == number % turns
+            elif due := now >= self._report_at.get(consumer.number, -inf):
+                first = consumer.number not in self._report_at
+                interval_s = uneven_s(interval_s, random.random(), first=first)  # noqa: S311 - it is no secret
+                self._report_at[consumer.number] = now + interval_s
+            if due:
+                report = self.consumer_report(consumer, interval_s)
+                self._feedback.send(encode_compact(report, brief=brief))
 
     async def _find_doubles_forever(self) -> None:
         """Report for no consumer of a queue where somebody reports for consumers that pass here as well.

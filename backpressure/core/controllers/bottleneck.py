@@ -86,6 +86,7 @@ class Bottleneck:
         self._seen_load = 0.0
         self._changed_at = -inf
         self._stalled = False
+        self._rare = False
         self.queue = DepthObserver(report_interval_s)
         self.age_s = 0.0
         self.departed_age_s = 0.0
@@ -140,6 +141,7 @@ class Bottleneck:
         """
         self._stalled = stalled
         self._workers = 1 if signals.consumers is None else signals.consumers
+        self._rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         self.way_s = signals.confirm_latency_min_s or 0.0
         new = self.queue.read(signals, now)
@@ -153,7 +155,6 @@ class Bottleneck:
         if not interrupted:
             self._count(signals, now, reporting=reporting, new=new)
         rate_per_s = self.rate_per_s or 0.0
-        rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         if reporting and not rare:
             self.queue.count(signals, rate_per_s, now, busy=self.servers, stalled=stalled)
         else:
@@ -163,7 +164,9 @@ class Bottleneck:
             self.queue.bound(signals, rate_per_s, now)
             self._low_path = min(self._low_path, self.queue.depth or 0.0)
         else:
-            age_s = signals.departed_age_s if reporting and not rare else signals.depth_age_s
+            age_s = signals.departed_age_s if reporting and not rare else now - self.queue.read_at
+            if rare and signals.backlog is not None:
+                self.queue.bound(signals, rate_per_s, now)
             self.departed_age_s += 0.1 * (min(age_s, self._stale_s) - self.departed_age_s)
         self.measured = reporting and signals.busy_total_s is not None
 
@@ -229,7 +232,7 @@ class Bottleneck:
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0
-        elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not self._stalled:
+        elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not (self._stalled or self._rare):
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
 

@@ -53,7 +53,7 @@ class DepthObserver:
         self._arrived_at = max(self._arrived_at, now - (signals.confirm_latency_min_s or 0.0) / 2)
         self._arrived.record(self._arrived_at, signals.confirmed_total)
         reading, read_at = signals.depth, now - signals.depth_age_s
-        if signals.departed_total is None and signals.backlog is not None:
+        if signals.backlog is not None:
             reading, read_at = signals.backlog, now - signals.backlog_age_s
         if reading is None or read_at <= self.read_at + 1e-9:
             return False

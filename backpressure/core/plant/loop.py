@@ -16,12 +16,13 @@ from math import inf
 from statistics import fmean
 
 from backpressure.core.board import SignalBoard
+from backpressure.core.evidence import QueueStatistics
 from backpressure.core.plant.bounded_queue import QueueBound, WorkQueue
 from backpressure.core.plant.broker_view import LateCounts, offsets_of, terms_of
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.sources import PlantProducer, Way
 from backpressure.core.plant.stations import Workers
-from backpressure.core.reports import Report, report_interval_s, ticks_per_report
+from backpressure.core.reports import Report, report_interval_s, ticks_per_report, uneven_s
 from backpressure.core.signals import Law
 
 __all__ = ["STEP_S", "Plant", "PlantSample"]
@@ -110,6 +111,7 @@ class Plant:
         self._next_poll_s = 0.0
         self._next_look_s = 0.0
         self._posted = 0
+        self._reported: set[object] = set()  # who has reported at all
         self._rejected = 0
         self._nacked = 0
         self._offered = 0.0
@@ -256,7 +258,8 @@ class Plant:
         for producer in self.producers:
             if self.now >= producer.next_report_s:
                 between = ticks_per_report(len(self.producers), self._tick_s, self.network.timeout_s)
-                interval_s = self._spread(max(between * usual_s, fleet_s))
+                interval_s = self._spread(max(between * usual_s, fleet_s), first=producer not in self._reported)
+                self._reported.add(producer)
                 producer.next_report_s += interval_s
                 made = producer.report(self.now, blocked=self.queue.bound.blocked)
                 self._post(replace(made, interval_s=interval_s, producers=len(self.producers)))
@@ -280,16 +283,17 @@ class Plant:
                 consumer.report(self.now, self.queue.workers.prefetch, paused=paused)  # notes what it does
             if self.now >= consumer.next_report_s:
                 late_s = max(0.0, self.now - consumer.next_report_s)
-                interval_s = self._spread(fleet_s)
+                interval_s = self._spread(fleet_s, first=consumer not in self._reported)
+                self._reported.add(consumer)
                 consumer.next_report_s = self.now + interval_s - min(late_s, self._step_s)
                 told = consumer.report(self.now, self.queue.workers.prefetch, paused=paused)
                 self._post(replace(told, interval_s=interval_s))
 
-    def _spread(self, interval_s: float) -> float:
-        """Return an interval of a fleet, whose processes must not all report at once."""
+    def _spread(self, interval_s: float, *, first: bool) -> float:
+        """Return the time to the next report."""
         if interval_s <= _SPREAD_FROM_S:
             return interval_s
-        return interval_s * (0.5 + self._uniform())
+        return uneven_s(interval_s, self._uniform(), first=first)
 
     def _post(self, report: Report) -> None:
         if self.network.report_loss == 0 or self._uniform() >= self.network.report_loss:
@@ -307,7 +311,10 @@ class Plant:
             if self.network.probe and self.now >= producer.next_reading_s:
                 producer.next_reading_s = max(producer.next_reading_s, self.now - self.network.probe_interval_s)
                 producer.next_reading_s += max(self.network.probe_interval_s, 2 * self.network.way_s)
+                producer.readings += 1
                 self._answer(self._reading(producer.board))
+                if producer.board.rarely_told and producer.board.wants_counts(producer.readings, len(self.producers)):
+                    self._answer(self._counting(producer.board))
         while self._answers and self._answers[0][0] <= self.now:
             heappop(self._answers)[2]()
 
@@ -319,6 +326,12 @@ class Plant:
             return partial(board.on_offsets, offsets_of(queue, now), consumers)
         unacked = queue.unacked if self.network.totals else None
         return partial(board.on_reading, len(queue.ready), unacked, consumers, now)
+
+    def _counting(self, board: SignalBoard) -> Callable[[], None]:
+        """Return what tells ``board`` what the queue and its consumers hold now."""
+        ready, unacked = len(self.queue.ready), self.queue.unacked
+        statistics = QueueStatistics(ready=ready, unacked=unacked, arrived_s=self.now, fresh=True)
+        return partial(board.on_statistics, statistics)
 
     def _look_at_statistics(self) -> None:
         """Let the broker count for its statistics, and every producer read them and the list of consumers when due."""

@@ -60,6 +60,7 @@ class PlantProducer:
         self.next_report_s = 0.0
         self._not_before_s = 0.0
         self.next_reading_s = 0.0
+        self.readings = session
         self._session = session
         self._weight = weight
         self._retry = retry

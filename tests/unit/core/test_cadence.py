@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.core.reports import decision_window, report_interval_s, ticks_per_report, told_interval_s
+from backpressure.core.reports import decision_window, report_interval_s, ticks_per_report, told_interval_s, uneven_s
 
 
 def test_a_decision_waits_a_little_for_the_next_report_where_reports_come() -> None:
@@ -29,6 +29,11 @@ def test_the_reports_of_a_fleet_cost_two_thousand_deliveries_a_second_at_any_siz
 ) -> None:
     interval_s = report_interval_s(consumers, producers, 0.1)
     assert (consumers + producers) / interval_s * (producers + 1) == pytest.approx(2000)
+
+
+def test_those_that_begin_together_report_one_after_the_other_and_then_never_all_at_once() -> None:
+    assert [uneven_s(6.0, chance, first=True) for chance in (0.0, 0.5, 0.9)] == pytest.approx([0.0, 3.0, 5.4])
+    assert [uneven_s(6.0, chance, first=False) for chance in (0.0, 0.5, 0.9)] == pytest.approx([3.0, 6.0, 8.4])
 
 
 def test_few_processes_report_as_often_as_usual() -> None:

@@ -8,7 +8,8 @@ import os
 import pytest
 
 from backpressure.core.evidence import QueueStatistics
-from backpressure.core.reports import decode
+from backpressure.core.pacer import Pacer
+from backpressure.core.reports import ProducerReport, decode
 from backpressure.core.signals import Decision, SignalQuality, Signals
 from backpressure.errors import BackpressureError, ConfigError, RefusedError
 from backpressure.integrations.limiter import Limiter
@@ -52,6 +53,19 @@ def test_before_consumers_that_do_not_report_what_they_hold_is_counted() -> None
     counted = QueueStatistics(ready=3, unacked=40, arrived_s=clock.now, fresh=True)
     limiter.take_reading(QueueReading(3, None, 1, statistics=counted), blocked=False)
     assert (law.seen[-1].backlog, law.seen[-1].quality) == (43, SignalQuality.COUNTED)
+
+
+def test_in_a_fleet_it_reports_as_rarely_as_all_do_and_says_so() -> None:
+    limiter, clock, _ = a_limiter()
+    assert limiter.report_every_s == pytest.approx(0.1)
+    for number in range(50):
+        rival = Pacer(Fixed(1.0), now=clock.now, queue="orders", session=number + 1)
+        limiter.take_report(decode(rival.own_report(now=clock.now)))
+    limiter.take_reading(QueueReading(3, None, 200), blocked=False)
+    assert limiter.report_every_s == pytest.approx((200 + 51) * 52 / 2000)
+    told = decode(limiter.report(5.0))
+    assert isinstance(told, ProducerReport)
+    assert (told.interval_s, told.producers) == (5.0, 51)
 
 
 def test_what_waits_in_the_client_library_of_a_consumer_that_reports_is_counted_now_and_then() -> None:
