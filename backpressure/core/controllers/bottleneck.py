@@ -24,6 +24,7 @@ _BUSY = 0.9
 _RARE_S = 0.5
 _IDLE_MEMORY_S = 5.0
 _SETTLED_S = 1.0
+_SETTLED_RARE_S = 2.0  # what was done in the second before
 _SERVICE_SAMPLES = 20
 _LATE_S = 0.6
 _LEAST_BURST_S = 0.15
@@ -193,7 +194,8 @@ class Bottleneck:
                 self._learn(count, signals, now)
 
     def _note_reading(self, signals: Signals) -> None:
-        depth, ready = signals.backlog if self.counted else signals.depth, signals.ready or 0
+        counted = self.counted or (self._rare and signals.backlog is not None)
+        depth, ready = signals.backlog if counted else signals.depth, signals.ready or 0
         depth = depth or 0
         self._low_ready = min(self._low_ready, ready)
         self._low_depth = min(self._low_depth, depth)
@@ -232,7 +234,11 @@ class Bottleneck:
             changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
         if changed:
             self._changed_at, self.idle = now, 0.0
-        elif count.source == "reports" and now - self._changed_at > _SETTLED_S and not (self._stalled or self._rare):
+        elif (
+            count.source == "reports"
+            and not self._stalled
+            and now - self._changed_at > (_SETTLED_RARE_S if self._rare else _SETTLED_S)
+        ):
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
 
