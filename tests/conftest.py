@@ -23,7 +23,7 @@ settings.load_profile("untimed")
 
 _OPTIONAL = {
     "PACE_REQUIRE_BROKERS": {"rabbitmq", "kafka"},
-    "PACE_REQUIRE_TOOLS": {"prometheus", "chromium", "axe", "tk", "tmux", "go", "java", "node"},
+    "PACE_REQUIRE_TOOLS": {"prometheus", "chromium", "axe", "tk", "tmux", "go", "java", "node", "perftest"},
 }
 _MISSING = re.compile(r"no (\w+) on this machine: (.*)")
 

@@ -18,7 +18,27 @@ from backpressure.experiments.events import LoadChanged, Note, Outcome
 from backpressure.experiments.strangers import Knowledge
 from backpressure.experiments.summary import Expectation
 
-__all__ = ["RecordedFault", "RecordedPhase", "RecordedProcess", "Recorder", "Recording", "Sample", "nanoseconds"]
+__all__ = [
+    "RecordedFault",
+    "RecordedPhase",
+    "RecordedProcess",
+    "Recorder",
+    "Recording",
+    "Sample",
+    "StrangersSeen",
+    "nanoseconds",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersSeen:
+    """What the broker has last counted of the work queue, once a second, where programs are not ours."""
+
+    entered: int
+    acknowledged: int
+    unacked: int
+    entered_per_s: float | None = None
+    acked_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +118,11 @@ class Recorder:
         snapshot: Snapshot,
         pids: Mapping[str, int],
         *,
-        entered: int | None = None,
-        acknowledged: int | None = None,
+        counted: StrangersSeen | None = None,
     ) -> Sample:
         """Return the sample at ``t_s``; ``pids`` are the processes to measure, by id.
 
-        ``entered`` and ``acknowledged`` are what the broker has counted.
+        ``counted`` is what the broker counts of programs that are not ours.
         """
         queue = snapshot.queues.get(self._work_queue)
         allowed = snapshot.pacing_rate_per_s
@@ -115,10 +134,10 @@ class Recorder:
         return Sample(
             t_s=round(t_s, 3),
             ready=queue.ready if queue else None,
-            unacked=queue.unacked if queue else None,
+            unacked=_either_count(queue.unacked if queue else None, counted),
             offered_per_s=rates.offered_per_s,
-            published_per_s=_either(rates.published_per_s, entered, queue.published_per_s if queue else None),
-            processed_per_s=_either(rates.processed_per_s, acknowledged, queue.acked_per_s if queue else None),
+            published_per_s=_either(rates.published_per_s, counted.entered_per_s if counted else None),
+            processed_per_s=_either(rates.processed_per_s, counted.acked_per_s if counted else None),
             nacked_per_s=rates.nacked_per_s,
             allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
             offered_total=snapshot.totals.offered,
@@ -130,8 +149,8 @@ class Recorder:
             signal_age_ms=round(fmean(ages_s) * 1000, 1) if ages_s else None,
             tick_lateness_ms=round(max(late_s) * 1000, 3) if late_s else None,
             reason=law.reason if law else "",
-            entered=entered,
-            acknowledged=acknowledged,
+            entered=counted.entered if counted else None,
+            acknowledged=counted.acknowledged if counted else None,
             rss_mb={process: rss_mb for process, (rss_mb, _) in costs.items()},
             cpu_s={process: cpu_s for process, (_, cpu_s) in costs.items()},
         )
@@ -154,9 +173,13 @@ class Recorder:
                 self._meters.pop(pid, None)  # it has just ended
 
 
-def _either(reported: float | None, total: int | None, counted: float | None) -> float | None:
-    """Return a rate as processes of ours report it, or else as the broker counts it, if it does (``total``)."""
-    return counted if reported is None and total is not None else reported
+def _either_count(unacked: int | None, counted: StrangersSeen | None) -> int | None:
+    return counted.unacked if unacked is None and counted is not None else unacked
+
+
+def _either(reported: float | None, counted: float | None) -> float | None:
+    """Return a rate as processes of ours report it, or else as the broker counts it."""
+    return counted if reported is None else reported
 
 
 def nanoseconds(seconds: float) -> int:

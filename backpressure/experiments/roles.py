@@ -83,6 +83,13 @@ class RoleSettings(Section):
             _refuse_unknown(word)
         return text
 
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _as_text(cls, variables: object) -> object:
+        if not isinstance(variables, dict):
+            return variables
+        return {name: str(value) if type(value) in {int, float} else value for name, value in variables.items()}
+
     @field_validator("environment")
     @classmethod
     def _is_known(cls, variables: dict[str, str]) -> dict[str, str]:

@@ -332,9 +332,8 @@ class Runner:
         t_s = (self._clock.wall_ns() - self._start_ns) / 1e9
         with self._failing():
             counts = self._counts
-            entered, acknowledged = (counts.entered, counts.acknowledged) if counts else (None, None)
-            sample = self._recorder.sample(t_s, snapshot, self._pids, entered=entered, acknowledged=acknowledged)
-            self._directory.append_sample(sample)
+            counted = counts.seen if counts is not None else None
+            self._directory.append_sample(self._recorder.sample(t_s, snapshot, self._pids, counted=counted))
 
     async def _wind_down(self, run: _Run, *, patience_s: float = 20.0) -> None:
         """Stop producers, then consumers, then read what the queues still hold."""

@@ -25,6 +25,7 @@ from backpressure.experiments.outcomes import (
     size_of,
     tail_of,
 )
+from backpressure.experiments.recording import StrangersSeen
 from backpressure.experiments.strangers import LEFT_AT, SENT_AT
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Subscriber, Transport
@@ -240,14 +241,14 @@ class StrangerCounts:
     """What the broker has counted of one queue since the run began, by its management API.
 
     Attributes:
-        entered, acknowledged: the last totals that were read; None before.
+        seen: what was last read; None before.
         problem: why nothing is counted.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Nothing is asked yet."""
-        self.entered: int | None = None
-        self.acknowledged: int | None = None
+        self.seen: StrangersSeen | None = None
+        self._seen_at = 0.0
         self._queue = settings.queue.work
         self._api = ManagementClient.of(settings.broker)
         self._before: QueueInfo | None = None
@@ -285,8 +286,17 @@ class StrangerCounts:
             "redelivered": now.redelivered - before.redelivered,
             "without_ack": now.taken_without_ack - before.taken_without_ack,
         }
-        self.entered, self.acknowledged = counts["published"], counts["acknowledged"]
+        self._note(counts["published"], counts["acknowledged"], now.messages_unacknowledged)
         return counts
+
+    def _note(self, entered: int, acknowledged: int, unacked: int) -> None:
+        at, before = asyncio.get_running_loop().time(), self.seen
+        entered_per_s = acked_per_s = None
+        if before is not None and at > self._seen_at:
+            span_s = at - self._seen_at
+            entered_per_s = (entered - before.entered) / span_s
+            acked_per_s = (acknowledged - before.acknowledged) / span_s
+        self.seen, self._seen_at = StrangersSeen(entered, acknowledged, unacked, entered_per_s, acked_per_s), at
 
     async def finish(self, at_ns: int) -> StrangersCounted:
         """Return the counts once they stand still (a broker counts every few seconds), before the queues are read.
