@@ -54,13 +54,16 @@ class Example:
     replaced: tuple[str, str] = ("", "")
 
 
-_NAMED = "management_url=orders.MANAGEMENT_URL"
+_NAMED = "management_url=orders.MANAGEMENT_URL, prometheus_url=orders.PROMETHEUS_URL"
 MANAGED = {
     "pace(app)": f"pace(app, {_NAMED})",
     "pace(broker)": f"pace(broker, {_NAMED})",
     "DramatiqPace()": f"DramatiqPace({_NAMED})",
     "TaskiqPace()": f"TaskiqPace({_NAMED})",
-    "PacedQueues(orders.URL)": f"PacedQueues(orders.URL, {_NAMED})",
+    "paced = PacedQueues(orders.URL)": f"paced = PacedQueues(orders.URL, {_NAMED})",
+    "Producer(connection.channel())": (
+        f"Producer(connection.channel(), **({{'paced': PacedQueues(orders.URL, {_NAMED})}} if orders.PACED else {{}}))"
+    ),
 }
 """Private brokers have their management API at an unusual port."""
 
@@ -98,7 +101,23 @@ ON_AMQP = [
         ["faststream_orders.py"],
         "unlimited",
     ),
+    Example(
+        "taskiq, qos=2",
+        "taskiq",
+        _module("taskiq", "worker", "--workers", "1", "--max-async-tasks", "1", "taskiq_orders:broker"),
+        ["taskiq_orders.py"],
+        "2",
+        ("AioPikaBroker(orders.URL)", "AioPikaBroker(orders.URL, qos=2)"),
+    ),
     Example("kombu", "kombu_orders", ["kombu_orders.py", "work"], ["kombu_orders.py"], "10"),
+    Example(
+        "kombu, prefetch_count=2",
+        "kombu_orders",
+        ["kombu_orders.py", "work"],
+        ["kombu_orders.py"],
+        "2",
+        ("prefetch_count=10", "prefetch_count=2"),
+    ),
     Example("pika", "client_orders", ["client_orders.py", "work"], ["client_orders.py", "pika"], "10"),
     Example("aio-pika", "client_orders", ["client_orders.py", "work"], ["client_orders.py", "aio-pika"], "10"),
 ]
@@ -228,8 +247,12 @@ def _embedded() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _rabbitmq() -> Iterator[dict[str, str]]:
-    with private_node() as node:
-        yield {"AMQP_URL": node.url, "MANAGEMENT_URL": node.management_url}
+    with private_node(prometheus=True) as node:
+        yield {
+            "AMQP_URL": node.url,
+            "MANAGEMENT_URL": node.management_url,
+            "PROMETHEUS_URL": node.prometheus_url,
+        }
 
 
 @contextmanager

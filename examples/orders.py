@@ -12,6 +12,7 @@ from pathlib import Path
 
 URL = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
 MANAGEMENT_URL = os.environ.get("MANAGEMENT_URL", "")  # "": at its usual port
+PROMETHEUS_URL = os.environ.get("PROMETHEUS_URL", "")  # likewise
 SERVERS = os.environ.get("KAFKA_SERVERS", "localhost:9092")
 PACED = os.environ.get("ORDERS_PACED", "yes") == "yes"
 """Whether to pace; "no" shows what happens without."""

@@ -95,6 +95,7 @@ class Limiter:
         target_wait_s: float = 0.02,
         group: str = "",
         management_url: str = "",
+        prometheus_url: str = "",
         feedback: str = "pace.feedback",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,6 +112,7 @@ class Limiter:
             group: the consumer group that reads the topic (Kafka only); "": the one of this project's consumers.
             management_url: RabbitMQ's management API, which tells what consumers hold that do not report; "": on the
                 host of ``url``, if the broker has its usual port.
+            prometheus_url: RabbitMQ's plugin rabbitmq_prometheus, which tells that of quorum queues; "": likewise.
             feedback: the fanout exchange (Kafka: the topic) of the reports.
             clock: seconds of a monotonic clock.
 
@@ -124,7 +126,7 @@ class Limiter:
             raise ConfigError("min_per_s", min_per_s, "expected 0 to max_per_s")
         self.queue = queue
         self.url = url
-        self._place = (feedback, group, management_url)
+        self._place = (feedback, group, management_url, prometheus_url)
         self._law = law
         self._config = LawConfig(target_wait_s=target_wait_s, floor_per_s=min_per_s)
         self._max_per_s, self._weight = max_per_s, weight

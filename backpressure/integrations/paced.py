@@ -122,7 +122,7 @@ class Paced(_PacedBase):
             routing_key: with which routing key; None: the name of the queue.
             retry: pauses before a refused message is sent again; None: `publish` raises `RefusedError` at once.
             limits: see `Limiter`: ``max_per_s``, ``min_per_s``, ``weight``, ``law``, ``target_wait_s``, ``group``,
-                ``management_url``.
+                ``management_url``, ``prometheus_url``.
 
         Raises:
             ConfigError: a value is not allowed, or this kind of client has no place in a task.

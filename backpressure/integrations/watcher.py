@@ -90,11 +90,11 @@ class QueueWatcher:
         self._thread = threading.Thread(target=self._run, name=f"pace {transport.address}", daemon=True)
 
     @classmethod
-    def join(cls, url: str, feedback: str, group: str, management_url: str = "", *, member: Reporting) -> Self:
+    def join(cls, url: str, feedback: str, group: str, *apis: str, member: Reporting) -> Self:
         """Watch for ``member`` until it leaves; raises `ConfigError` for a URL that is none of a broker."""
         listens = hasattr(member, "take_reading")
-        key = (url, feedback, group, management_url, listens)
-        transport = _transport(url, feedback, group, management_url)
+        key = (url, feedback, group, *apis, listens)
+        transport = _transport(url, feedback, group, *apis)
         with cls._guard:
             watcher = cls._running.get(key)
             if watcher is None:
@@ -286,20 +286,21 @@ async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:
             await stop()
 
 
-def _transport(url: str, feedback: str, group: str, management_url: str) -> Transport:
+def _transport(url: str, feedback: str, group: str, management_url: str = "", prometheus_url: str = "") -> Transport:
     # What AMQP's client libraries write behind "?" is their own; in Kafka's URL it is the way to log in.
     bare = url if url.lower().startswith("kafka") else re.split("[?#]", url, maxsplit=1)[0]
     try:
         settings = Settings.model_validate(
             {
-                "broker": {"url": bare, "management_url": management_url},
+                "broker": {"url": bare, "management_url": management_url, "prometheus_url": prometheus_url},
                 "feedback": {"exchange": feedback},
                 "queue": {"consumer_group": group},
             }
         )
     except ValidationError as error:
         first = error.errors()[0]
-        if "management_url" in first["loc"]:
-            raise ConfigError("management_url", management_url, first["msg"]) from None
+        for name, api in (("management_url", management_url), ("prometheus_url", prometheus_url)):
+            if name in first["loc"]:
+                raise ConfigError(name, api, first["msg"]) from None
         raise ConfigError("url", url, f"expected the URL of a broker: {first['msg']}") from None
     return connect(settings)

@@ -82,10 +82,11 @@ def test_what_waits_in_the_client_library_of_a_consumer_that_reports_is_counted_
     assert law.seen[-1].unacked == pytest.approx(40, abs=12)
 
 
-def test_a_management_url_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigError, match="management_url") as caught:
-        Limiter("orders", URL, management_url="rabbit:15672").open()
-    assert caught.value.key == "management_url"
+@pytest.mark.parametrize("name", ["management_url", "prometheus_url"])
+def test_an_address_of_an_api_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=name) as caught:
+        Limiter("orders", URL, **{name: "rabbit:15672"}).open()  # type: ignore[arg-type]  # a name of a parameter
+    assert caught.value.key == name
 
 
 def test_what_is_missing_to_know_what_they_hold_reaches_the_law() -> None:
