@@ -14,7 +14,7 @@ from rich.table import Table
 
 from backpressure.cli import options
 from backpressure.cli.run_outcome import RealRuns, command_line, from_here
-from backpressure.errors import ExperimentError, PaceError
+from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
@@ -75,7 +75,7 @@ _BROKER_CONFIRMATIONS = 2
 @click.option("--broker", default="", help="Confirm it there too: embedded, rabbitmq, kafka or a URL.")
 @click.option(
     "--broker-runs",
-    default=6,
+    default=12,
     show_default=True,
     type=click.IntRange(1, 100),
     help="At most so many runs on the broker.",
@@ -102,7 +102,8 @@ def find_rate(
 
     Searches in virtual time: doubles or halves until it has a value that holds and one that fails, halves the gap, and
     confirms the result with further seeds. With --broker it then runs the result there with real processes, and easier
-    values where it does not hold. Writes limit.json.
+    values where it does not hold. Programs that are not ours cannot be simulated: with them, the whole search runs on
+    the broker. Writes limit.json.
 
     Exit code 0: found, or no limit up to --to; 1: no value holds; 2: bad usage or configuration; 3: could not finish.
     """
@@ -115,9 +116,18 @@ def find_rate(
     if choice is not None:
         check_broker(variation.plan, choice)
     directory = create(runs, f"{plan.name}-limit", datetime.now().astimezone())
-    limits = [_in_virtual_time(variation, search, directory)]
-    if choice is not None and limits[0].held is not None:
-        limits.append(_on_broker(variation, limits[0], choice, broker_runs, directory))
+    if plan.can_be_simulated:
+        limits = [_in_virtual_time(variation, search, directory)]
+        if choice is not None and limits[0].held is not None:
+            limits.append(_confirmed(variation, limits[0], choice, broker_runs, directory))
+    elif choice is None:
+        allowed = "is needed: programs that are not ours cannot be simulated, so the search runs them on a broker"
+        raise ConfigError("--broker", "", allowed)
+    else:
+        search.precision = max(search.precision, _NEAR - 1)
+        search.confirmations = min(_BROKER_CONFIRMATIONS, confirm)
+        search.most = broker_runs
+        limits = [_on_broker(variation, search, choice, directory, before=[])]
     output = new_console(highlight=False)
     for limit in limits:
         demands_told = ", ".join(limit.expectations)
@@ -142,7 +152,7 @@ def _in_virtual_time(variation: Variation, search: Search, directory: RunDirecto
     return _kept(directory, [limit], failure)
 
 
-def _on_broker(variation: Variation, virtual: Limit, choice: BrokerChoice, most: int, directory: RunDirectory) -> Limit:
+def _confirmed(variation: Variation, virtual: Limit, choice: BrokerChoice, most: int, directory: RunDirectory) -> Limit:
     """Run the limit of the simulation with real processes; where it does not hold, ease it by tenths until it does."""
     assert virtual.held is not None
     whole = variation.vary != "rate"
@@ -157,6 +167,13 @@ def _on_broker(variation: Variation, virtual: Limit, choice: BrokerChoice, most:
         step=_NEAR,
         most=most,
     )
+    return _on_broker(variation, search, choice, directory, before=[virtual])
+
+
+def _on_broker(
+    variation: Variation, search: Search, choice: BrokerChoice, directory: RunDirectory, *, before: list[Limit]
+) -> Limit:
+    """Search with real processes; ``before`` is what the simulation found, which is to be confirmed."""
     real = RealRuns(choice, directory.path)
     with _progress() as (trying, tried):
         limit, failure = find_limit(
@@ -166,9 +183,9 @@ def _on_broker(variation: Variation, virtual: Limit, choice: BrokerChoice, most:
             trying=trying,
             tried=tried,
             stopping=(KeyboardInterrupt, PaceError),
-            confirming=True,
+            confirming=bool(before),
         )
-    return _kept(directory, [virtual, limit], failure)
+    return _kept(directory, [*before, limit], failure)
 
 
 def _kept(directory: RunDirectory, limits: list[Limit], failure: BaseException | None) -> Limit:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import verdict
@@ -21,10 +22,10 @@ from backpressure.experiments.report import conclude
 from backpressure.experiments.rundir import create
 from backpressure.experiments.runner import Runner
 from backpressure.experiments.scenario import Scenario
-from backpressure.experiments.sentence import metric_name, quantity
 from backpressure.experiments.summary import Summary, Verdict
 from backpressure.presentation.numbers import UNKNOWN
 from backpressure.presentation.terminal import new_console
+from backpressure.presentation.terms import metric_name, quantity
 
 __all__ = [
     "EXIT_CODES",
@@ -97,7 +98,8 @@ def print_outcome(summary: Summary, report: Path, *, quiet: bool) -> None:
         why = summary.sentence.removeprefix(f"{summary.verdict}: ")
         output.print(f"{summary.verdict}: {summary.scenario}: {why}", soft_wrap=True, markup=False)
     else:
-        output.print(verdict(summary.model_dump()))
+        for part in verdict(summary.model_dump()).renderables:  # a log has the sentence in one line
+            output.print(part, soft_wrap=isinstance(part, Text) and not output.is_terminal)
     output.print(f"report: {from_here(report)}", soft_wrap=True, markup=False)
 
 

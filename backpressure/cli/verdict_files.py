@@ -204,6 +204,7 @@ def to_markdown(outcome: Judgement) -> str:
         f"### {_SIGNS[outcome.verdict]} {outcome.verdict}: {_plain(run.scenario)}",
         f"**{_plain(rest)}**",
         _plain(facts),
+        _sources(run),
         _table(["", "figure", "expected", "measured"], [*_expected_rows(outcome)], text_columns=3),
         _table(_PHASE_HEADS, (_phase_row(phase) for phase in run.phases), text_columns=1),
         _totals(run),
@@ -219,6 +220,14 @@ def to_markdown(outcome: Judgement) -> str:
 def markdown_error(scenario: str, reason: str) -> str:
     """Return the summary of a run that has no figures, with the ``reason``."""
     return f"### {_SIGNS['error']} error: {_plain(scenario)}\n\n**{_plain(reason)}**\n"
+
+
+def _sources(run: Summary) -> str:
+    """Return how each figure was obtained, where programs are not ours."""
+    listed = _table(
+        ["figure", "how"], ([f"`{name}`", _plain(how)] for name, how in run.sources.items()), text_columns=2
+    )
+    return f"<details><summary>How each figure was obtained</summary>\n\n{listed}\n\n</details>" if listed else ""
 
 
 def _expected_rows(outcome: Judgement) -> Iterator[list[str]]:

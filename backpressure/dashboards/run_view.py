@@ -165,8 +165,8 @@ _figure = partial(figure, group="")  # without thin spaces: people search and co
 _VERDICT_COLOURS = {"passed": "bold green", "failed": "bold red", "interrupted": "bold yellow", "error": "bold red"}
 
 
-def verdict(summary: Mapping[str, Any]) -> RenderableType:
-    """Return the table for a dumped summary."""
+def verdict(summary: Mapping[str, Any]) -> Group:
+    """Return the verdict of a dumped summary, what decided it, and the tables."""
     title = Text.assemble(
         (f" {summary['verdict']} ".upper(), _VERDICT_COLOURS[summary["verdict"]] + " reverse"),
         f" {summary['scenario']} · {summary['strategy']} · {summary['broker']} {summary['broker_version']}",

@@ -54,6 +54,11 @@ class Variation:
 
         None given: what the scenario expects.
         """
+        stranger = "producer" if vary == "rate" else "consumer" if vary == "prefetch" else None
+        if stranger in plan.strange:
+            raise ConfigError(
+                "--vary", vary, f"the {stranger} is not ours, so its {vary} cannot be varied: vary another"
+            )
         document: dict[str, Any] = dict(plan.document)
         if demands:
             document["expect"] = {"lost": "== 0"} | dict(demands)
@@ -262,7 +267,7 @@ def sentence_of(limit: Limit) -> str:
         runs = f"in {limit.confirmed_by} of {limit.confirmed_by} runs"
         if limit.vary != "rate":
             return f"every expectation holds even with {limit.vary} {at(limit.held)}, {runs}"
-        told = f"no limit found: every expectation holds at {at(limit.held)} too, {runs}; --to tries more"
+        told = f"no limit found up to {at(limit.held)}: every expectation holds there too, {runs}"
         slows = (
             "a law that slows the producers keeps the queue short at any load; end_to_end_ms counts what it holds back"
         )

@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any, Literal
 
 from backpressure.errors import ConfigError
-from backpressure.experiments.sentence import metric_name, quantity
 from backpressure.experiments.summary import Summary, find_metric
+from backpressure.presentation.terms import metric_name, quantity
 
 __all__ = ["USUAL_CHANGE", "Difference", "Direction", "differences", "parse_share", "told", "versus"]
 

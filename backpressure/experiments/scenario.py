@@ -102,6 +102,11 @@ class Scenario:
         return frozenset(role for role, player in self.roles.items() if player.is_stranger)
 
     @property
+    def can_be_simulated(self) -> bool:
+        """Whether a model knows what every program does."""
+        return not self.strange and not self.settings.consumer.handler
+
+    @property
     def capacity_known(self) -> bool:
         """Whether what one consumer can do is known before the run."""
         own = not self.roles["consumer"].is_stranger and not self.settings.consumer.handler

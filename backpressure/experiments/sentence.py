@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from backpressure.experiments.summary import Held, PhaseSummary, Summary
-from backpressure.presentation.numbers import UNKNOWN, figure
-from backpressure.presentation.terms import TERMS
+from backpressure.presentation.numbers import figure
+from backpressure.presentation.terms import figure_of, leaf_of, metric_name, quantity
 
-__all__ = ["metric_name", "quantity", "sentence"]
+__all__ = ["sentence"]
 
 _MOST_CLAUSES = 3
 _SERIOUS = ("lost", "reached", "wait_ms", "end_to_end_ms", "utilisation", "settle_s")
 _THROWN_AWAY = ("discarded", "rejected", "dropped", "returned")
-_LATENCIES = ("wait_ms", "end_to_end_ms", "confirm_ms", "signal_age_ms", "tick_lateness_ms")
 _NEVER_SLOWED = 0.95  # of what was offered left the producers
 _KEPT = 1.05  # of the capacity, at most, was let through
 _NEAR = 0.97
@@ -45,7 +44,7 @@ def _blame(summary: Summary) -> Iterator[str]:
     """Yield a clause for each of the most serious expectations that did not hold, and one for work thrown away."""
     missed = [check for check in summary.expectations if not check.held]
     missed.sort(key=_rank)
-    discarding = [check for check in missed if _leaf(check.metric) in _THROWN_AWAY]
+    discarding = [check for check in missed if leaf_of(check.metric) in _THROWN_AWAY]
     others = [check for check in missed if check not in discarding]
     explained: list[str] = []
     for check in others[:_MOST_CLAUSES]:
@@ -66,7 +65,7 @@ def _rank(check: Held) -> int:
 def _missed(check: Held, summary: Summary) -> Iterator[str]:
     """Yield why one expectation did not hold: figure and limit, where, and the cause."""
     phase = _phase_of(check, summary)
-    leaf, value = _leaf(check.metric), check.value
+    leaf, value = leaf_of(check.metric), check.value
     where = f" in phase {phase.name}" if phase else ""
     if leaf == "reached":
         yield f"{_unreached(phase) if phase else check.metric}"
@@ -78,7 +77,7 @@ def _missed(check: Held, summary: Summary) -> Iterator[str]:
         faults = [f"{other.fault} in phase {other.name}" for other in summary.phases if other.fault]
         under = f", under the fault {' and '.join(faults)}" if faults else ""
         yield f"{figure(value, group=' ')} of {figure(summary.totals.published, group=' ')} messages were lost{under}"
-    elif _base(check.metric) == "wait_ms":
+    elif figure_of(check.metric) == "wait_ms":
         yield f"{_against(check)}{_everywhere(check, phase, summary)}"
     elif leaf == "utilisation":
         worst = phase or min(
@@ -88,7 +87,7 @@ def _missed(check: Held, summary: Summary) -> Iterator[str]:
         )
         where = f" in phase {worst.name}" if worst else ""
         yield f"{_against(check)}{where}{_unused(worst) if worst else ''}"
-    elif _base(check.metric) == "depth" or leaf == "depth_max":
+    elif figure_of(check.metric) == "depth" or leaf == "depth_max":
         deepest = phase or max(summary.phases, key=lambda other: other.depth_max or 0, default=None)
         yield _against(check) + (f" in phase {deepest.name}{_because(deepest, summary)}" if deepest else "")
     else:
@@ -108,7 +107,7 @@ def _everywhere(check: Held, phase: PhaseSummary | None, summary: Summary) -> st
 
 
 def _is_over(check: Held, phase: PhaseSummary) -> bool:
-    value = getattr(phase.wait_ms, _leaf(check.metric), None)
+    value = getattr(phase.wait_ms, leaf_of(check.metric), None)
     limit = check.limit[1] if isinstance(check.limit, tuple) else check.limit
     return value is not None and value > limit
 
@@ -217,7 +216,7 @@ def _closest(checks: Sequence[Held]) -> Held | None:
 
 def _room(check: Held) -> float | None:
     """Return the share of the limit that was left: 0 is at the limit."""
-    if isinstance(check.limit, tuple) or not check.limit or check.value is None or _leaf(check.metric) == "reached":
+    if isinstance(check.limit, tuple) or not check.limit or check.value is None or leaf_of(check.metric) == "reached":
         return None
     if check.op in {"<=", "<"}:
         return 1 - check.value / check.limit
@@ -271,46 +270,6 @@ def _demand(check: Held) -> str:
     if isinstance(check.limit, tuple):
         return f"between {check.limit[0]:g} and {check.limit[1]:g}"
     return f"{check.op} {check.limit:g}"
-
-
-def metric_name(metric: str) -> str:
-    """Return what people call a figure, given its path; phases and processes by their own names elsewhere."""
-    base, leaf = _base(metric), _leaf(metric)
-    if base in _LATENCIES:
-        kind = "longest" if leaf == "max" else "number of" if leaf == "count" else leaf
-        return f"{kind} {TERMS[base].label}"
-    if base == "depth":
-        return "deepest queue" if leaf == "max" else "mean depth"
-    if leaf == "depth_max":
-        return "deepest queue"
-    if leaf == "settle_s":
-        return "time to settle"
-    if leaf == "utilisation":
-        return "capacity used"
-    process = f" of {metric.split('.')[1]}" if metric.startswith("processes.") else ""
-    words = {"rss_max_mb": "memory", "cpu_s": "processor time", "duration_s": "duration"}
-    return words.get(leaf, TERMS[leaf].label if leaf in TERMS else leaf.replace("_", " ")) + process
-
-
-def quantity(metric: str, value: float | None) -> str:
-    """Return the figure at the path ``metric`` with its unit; plain spaces, as everything can show them."""
-    base, leaf = _base(metric), _leaf(metric)
-    if value is None:
-        return UNKNOWN
-    if leaf == "utilisation":
-        return figure(100 * value, group=" ") + " %"
-    suffix = leaf.rpartition("_")[2]
-    unit = "ms" if base in _LATENCIES and leaf != "count" else {"s": "s", "mb": "MB", "rate": "msg/s"}.get(suffix, "")
-    return f"{figure(value, group=' ')} {unit}".rstrip()
-
-
-def _base(metric: str) -> str:
-    parts = metric.split(".")
-    return parts[2] if parts[0] in {"phases", "processes"} and len(parts) > 2 else parts[0]
-
-
-def _leaf(metric: str) -> str:
-    return metric.rpartition(".")[2]
 
 
 def _phase_of(check: Held, summary: Summary) -> PhaseSummary | None:

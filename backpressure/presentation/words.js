@@ -1,16 +1,16 @@
 // One name, one meaning, one colour for what every page shows over time or in the flow picture.
 
 export const WORDS = {
-  offered: ["grey", "what the producers' schedules ask for"],
-  allowed: ["orange", "what the law lets the producers send; at most what is offered"],
-  published: ["blue", "what left the producers"],
-  processed: ["green", "what the consumers completed"],
-  capacity: ["violet", "what the consumers could complete together"],
+  offered: ["grey", "what the producers' schedules asked for"],
+  allowed: ["orange", "what the laws of all producers together let them send, messages a second"],
+  published: ["blue", "different messages that were sent"],
+  processed: ["green", "different messages whose work was completed"],
+  capacity: ["violet", "what the consumers that are ready can do together, messages a second"],
   in: ["blue", "what entered the queue, by the broker's statistics"],
   out: ["green", "what left the queue, by the broker's statistics"],
   ready: ["teal", "messages that wait in the queue"],
   unacked: ["orange", "messages in consumers' hands: delivered, not settled"],
-  depth: ["blue", "ready and unacked together"],
+  depth: ["blue", "messages in the work queue: ready and unacked"],
   "in flight": ["blue", "messages sent and not yet confirmed"],
   p50: ["green", "half of the messages waited no longer"],
   p95: ["blue", "of 100 messages, 95 waited no longer"],

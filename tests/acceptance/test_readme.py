@@ -16,6 +16,7 @@ MASKS = (  # what differs between two runs, and what stands for it
     (r"at amqp://\S+", "at …"),
     (r"PASSED|FAILED", "verdict"),
     (r"[✔✘]", "mark"),
+    (r"closest to its limit: .*", "closest"),
     (r"(?<![\w-])–(?![\w-])", "#"),  # an unknown value
     (r"\d[\d.]*(?: (?:ms|s)\b)?", "#"),
     (r"#K\b", "#"),

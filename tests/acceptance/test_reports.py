@@ -37,10 +37,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     [league] = (folder / "runs").glob("*-league")
     one, other = sorted((folder / "runs").glob("*-normal"))
     pace("report", str(one), str(other))
-    return {"report": one / "report.html", "comparison": one / "compare.html", "league": league / "league.html"}
+    pace("history")
+    return {
+        "report": one / "report.html",
+        "comparison": one / "compare.html",
+        "league": league / "league.html",
+        "history": folder / "runs" / "history.html",
+    }
 
 
-@pytest.mark.parametrize(("kind", "charts"), [("report", 5), ("comparison", 3), ("league", 3)])
+@pytest.mark.parametrize(("kind", "charts"), [("report", 5), ("comparison", 3), ("league", 3), ("history", 0)])
 def test_a_page_fits_a_phone_and_a_desk_light_and_dark_and_draws_all_it_has(
     chromium: Chromium, pages: dict[str, Path], wait_until: Wait, kind: str, charts: int
 ) -> None:
@@ -57,12 +63,13 @@ def test_a_page_fits_a_phone_and_a_desk_light_and_dark_and_draws_all_it_has(
     assert chromium.complaints == []
 
 
-@pytest.mark.parametrize("kind", ["report", "comparison", "league"])
+@pytest.mark.parametrize("kind", ["report", "comparison", "league", "history"])
 def test_a_page_is_accessible_and_small(
     chromium: Chromium, pages: dict[str, Path], wait_until: Wait, violations: Callable[[], list[str]], kind: str
 ) -> None:
     chromium.open(pages[kind].as_uri())
-    wait_until(lambda: chromium.run(DRAWN), "the charts are drawn")
+    if kind != "history":  # its trends are drawn without a script
+        wait_until(lambda: chromium.run(DRAWN), "the charts are drawn")
     assert violations() == []
     assert pages[kind].stat().st_size < 300_000
 

@@ -173,7 +173,9 @@ def test_what_is_published_while_no_consumer_is_there_is_consumed_exactly_once_l
 def test_messages_dropped_by_the_bound_are_found_and_not_lost(tmp_path: Path) -> None:
     scenario = write(tmp_path, LIMITED)
     dropping = ("--set", "queue.max_length=100", "--set", "queue.overflow=drop-head")
-    assert pace_run(tmp_path, scenario, *dropping).returncode == 1  # unasked, nothing may be discarded
+    unasked = pace_run(tmp_path, scenario, *dropping, "--runs", "unasked")
+    assert unasked.returncode == 1
+    assert "900 of 1 000 messages were dropped by the queue's bound" in unasked.stdout
     done = pace_run(tmp_path, scenario, *dropping, "--set", "expect.discarded=== 900")
     assert done.returncode == 0, done.stdout + done.stderr
     totals = summary_of(tmp_path)["totals"]

@@ -26,10 +26,9 @@ from backpressure.experiments.report.sections import (
     table,
 )
 from backpressure.experiments.report.series import capacities, thinned
-from backpressure.experiments.sentence import metric_name, quantity
 from backpressure.experiments.summary import Held, MessageTotals, Summary, find_metric
 from backpressure.presentation.numbers import figure, percent
-from backpressure.presentation.terms import label
+from backpressure.presentation.terms import label, metric_name, quantity
 
 __all__ = ["render_laws", "render_runs", "run_label", "side_by_side"]
 

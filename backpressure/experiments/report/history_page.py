@@ -44,7 +44,8 @@ def render_history(series: Sequence[Series], folder: Path, *, command: str) -> s
 
 
 def _section(series: Series, folder: Path) -> str:
-    trends = "".join(_trend(series.runs, name, unit, value) for name, unit, value in _TRENDS)
+    several = len(series.runs) > 1
+    trends = "".join(_trend(series.runs, name, unit, value) for name, unit, value in _TRENDS if several)
     last = series.runs[-1]
     mood = "bad" if last.run.summary.verdict != "passed" or any(judged.broke for judged in series.runs) else ""
     return (

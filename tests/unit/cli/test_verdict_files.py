@@ -95,6 +95,13 @@ def test_markdown_opens_with_verdict_and_sentence_and_has_every_expectation() ->
     assert "| offered | processed | dead-lettered | left in queue | duplicates | refused | discarded | lost |" in text
 
 
+def test_markdown_says_how_figures_of_strangers_were_obtained() -> None:
+    text = to_markdown(Judgement([summary(sources={"processed": "acknowledgements | of the broker"})]))
+    assert "<summary>How each figure was obtained</summary>" in text
+    assert "| `processed` | acknowledgements \\| of the broker |" in text
+    assert "<details>" not in to_markdown(Judgement([summary()]))
+
+
 def test_nothing_from_outside_becomes_markup_in_markdown() -> None:
     text = markdown_error("s", "<img src=x>\n| a | `b` | *c* [d](e)")
     assert text == "### ❌ error: s\n\n**\\<img src=x\\> \\| a \\| \\`b\\` \\| \\*c\\* \\[d\\](e)**\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,15 @@ def refusing() -> Summary:
     "name", [*MessageTotals.model_fields, "offered_rate", "publish_rate", "process_rate", "capacity"]
 )
 def test_the_documentation_defines_a_figure_in_the_words_of_the_report(name: str) -> None:
-    assert f"| `{name}` | {TERMS[name].meaning} |" in PAGE
+    assert f"| `{name}` | {TERMS[name].documented} |" in PAGE
+
+
+def test_the_charts_of_every_page_explain_a_name_in_the_words_of_the_report() -> None:
+    script = (Path(__file__).parents[3] / "backpressure/presentation/words.js").read_text(encoding="utf-8")
+    words = dict(re.findall(r'^  "?([\w ]+)"?: \["\w+", "(.*)"\],$', script, re.MULTILINE))
+    shared = words.keys() & TERMS.keys()
+    assert {"offered", "allowed", "published", "processed", "capacity", "depth"} <= shared
+    assert {name: words[name] for name in shared} == {name: TERMS[name].meaning for name in shared}
 
 
 def test_every_count_of_messages_has_a_term() -> None:

@@ -126,6 +126,20 @@ def test_an_expectation_without_a_limit_is_refused(text: str) -> None:
         parse_demand(text)
 
 
+def test_a_program_that_is_not_ours_is_varied_only_in_what_the_run_decides(tmp_path: Path) -> None:
+    text = library.read("normal").replace("[consumer]", '[consumer]\ncommand = "true"')
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    plan = library.load(str(file))
+    assert not plan.can_be_simulated
+    Variation.of(plan, "rate", [], "mine")
+    with pytest.raises(ConfigError, match="the consumer is not ours"):
+        Variation.of(plan, "prefetch", [], "mine")
+    done = CliRunner().invoke(pace, ["find-rate", str(file), "--runs", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "cannot be simulated, so the search runs them on a broker" in done.output
+
+
 def test_bounds_that_leave_nothing_to_try_are_refused() -> None:
     with pytest.raises(ConfigError, match="below --to"):
         variation("normal", "rate", "lost == 0").search(10.0, 5.0, 0.02, 1)
