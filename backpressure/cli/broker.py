@@ -19,13 +19,13 @@ from backpressure.cli.commands import PaceGroup
 from backpressure.cli.local_brokers import LocalBroker, listed
 from backpressure.errors import TransportError
 from backpressure.program import INTERRUPTED, on_stop_signals
-from backpressure.transports.private_process import PrivateProcess
-from backpressure.transports.rabbitmq_cluster import PrivateCluster, private_cluster
+from backpressure.transports.private_process import MOST_NODES, PrivateNodes, PrivateProcess
+from backpressure.transports.rabbitmq_cluster import private_cluster
 
 __all__ = ["broker"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Private = PrivateProcess | PrivateCluster
+Private = PrivateProcess | PrivateNodes[Any]
 
 _unlisted = click.option(
     "--unlisted", is_flag=True, help="Do not announce it to other programs on this machine: they need its --url."
@@ -36,6 +36,15 @@ def _port(flag: str, what: str, default: int = 0) -> Callable[[Command], Command
     return click.option(
         flag, type=click.IntRange(0, 65535), default=default, show_default=True, help=f"{what}; 0: a free one."
     )
+
+
+_nodes = click.option(
+    "--nodes",
+    type=click.IntRange(1, MOST_NODES),
+    default=1,
+    show_default=True,
+    help="How many nodes; more than one form a cluster, on the ports that follow the given ones.",
+)
 
 
 @click.group(cls=PaceGroup, invoke_without_command=True)
@@ -161,13 +170,7 @@ def broker(
 @broker.command()
 @_port("--port", "AMQP port")
 @_port("--management-port", "HTTP port")
-@click.option(
-    "--nodes",
-    type=click.IntRange(1, 7),
-    default=1,
-    show_default=True,
-    help="How many nodes; more than one form a cluster, with ports that follow --port and --management-port.",
-)
+@_nodes
 @_unlisted
 def rabbitmq(*, port: int, management_port: int, nodes: int, unlisted: bool) -> None:
     """Run a private RabbitMQ node or cluster until Ctrl-C, with a user guest and the management plugin.
@@ -185,16 +188,18 @@ def rabbitmq(*, port: int, management_port: int, nodes: int, unlisted: bool) -> 
 
 @broker.command()
 @_port("--port", "Kafka port")
+@_nodes
 @_unlisted
-def kafka(*, port: int, unlisted: bool) -> None:
-    """Run a private Kafka broker until Ctrl-C.
+def kafka(*, port: int, nodes: int, unlisted: bool) -> None:
+    """Run a private Kafka broker or cluster until Ctrl-C.
 
     Its data lives in a temporary directory that is removed at the end. It needs Java 17, and the jars that
     `make kafka` fetches or an installation in KAFKA_HOME.
     """
-    from backpressure.transports.kafka_node import private_kafka
+    from backpressure.transports.kafka_node import private_kafka, private_kafka_cluster
 
-    program.run(_run_until_stopped(private_kafka(port), "Kafka", unlisted=unlisted))
+    private: Private = private_kafka(port) if nodes == 1 else private_kafka_cluster(nodes, port)
+    program.run(_run_until_stopped(private, "Kafka", unlisted=unlisted))
 
 
 def _refuse_options_of_embedded(context: click.Context, command: str) -> None:

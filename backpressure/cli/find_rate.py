@@ -108,7 +108,7 @@ def find_rate(
     Exit code 0: found, or no limit up to --to; 1: no value holds; 2: bad usage or configuration; 3: could not finish.
     """
     choice = parse_choice(broker) if broker else None
-    plan = library.load(scenario, assignments, strategy, defaults=choice.defaults if choice else ())
+    plan = library.load(scenario, assignments, strategy, defaults=choice.defaults if choice else None)
     variation = Variation.of(plan, vary, [parse_demand(text) for text in demands], scenario)
     library.check_programs(variation.plan)
     search = variation.search(low, high, precision / 100, confirm)

@@ -239,7 +239,7 @@ broker_choice = click.option(
     "--broker",
     default="embedded",
     show_default=True,
-    help="embedded, rabbitmq, kafka (private ones), rabbitmq:3 (a cluster) or a URL.",
+    help="embedded, rabbitmq, kafka (private ones), rabbitmq:3, kafka:3 (clusters) or a URL.",
 )
 
 runs_folder = click.option(

@@ -14,24 +14,24 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 import psutil
 
 from backpressure.config import replaced
 from backpressure.errors import ConfigError, ExperimentError
-from backpressure.experiments.cluster import ClusterOperator, RabbitMQCluster
+from backpressure.experiments.cluster import ClusterOperator, KafkaBrokers, RabbitMQCluster
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.program import require_posix
 from backpressure.settings import BrokerSettings, QueueSettings, Settings
-from backpressure.transports.kafka_node import private_kafka
+from backpressure.transports.kafka_node import private_kafka_cluster
 from backpressure.transports.management_client import management_url
-from backpressure.transports.private_process import PrivateProcess
-from backpressure.transports.rabbitmq_cluster import MOST_NODES, private_cluster
+from backpressure.transports.private_process import MOST_NODES, PrivateProcess, free_ports
+from backpressure.transports.rabbitmq_cluster import private_cluster
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
 __all__ = [
@@ -48,13 +48,13 @@ __all__ = [
 
 _POLL_S = 0.1
 
-_PRIVATE: dict[str, Callable[[], PrivateProcess]] = {"rabbitmq": private_node, "kafka": private_kafka}
-_CLUSTERS = ("rabbitmq",)
-_KINDS = ("embedded", *_PRIVATE)
+_CLUSTERS = ("rabbitmq", "kafka")
+_KINDS = ("embedded", *_CLUSTERS)
 _SCHEMES = ("amqp://", "amqps://", "kafka://", "kafka+ssl://")
 _ALLOWED = (
-    "expected embedded, rabbitmq (a private node, where rabbitmq-server is installed; rabbitmq:3: a cluster of three), "
-    f"kafka (a private broker, after make kafka) or a URL {' '.join(scheme + '…' for scheme in _SCHEMES)}"
+    "expected embedded, rabbitmq (a private node, where rabbitmq-server is installed), kafka (a private broker, after "
+    "make kafka), a cluster of them (rabbitmq:3, kafka:3) or a URL "
+    f"{' '.join(scheme + '…' for scheme in _SCHEMES)}"
 )
 
 
@@ -69,10 +69,22 @@ class BrokerChoice:
     url: str = ""
     nodes: int = 1
 
+    def defaults(self, scenario: Scenario) -> list[tuple[str, Any]]:
+        """Return settings for a scenario that does not state them.
+
+        On a RabbitMQ cluster a queue has a copy on several nodes. On Kafka as many consumers can share a queue as the
+        scenario has at once.
+        """
+        if self.kind == "rabbitmq" and self.nodes > 1:
+            return [("queue.type", "quorum")]
+        if self.on_kafka:
+            return [("queue.partitions", max(1, *(phase.settings.consumer.count for phase in scenario.phases)))]
+        return []
+
     @property
-    def defaults(self) -> tuple[tuple[str, str], ...]:
-        """Settings of a scenario that does not state them: on a cluster a queue has a copy on several nodes."""
-        return (("queue.type", "quorum"),) if self.kind == "rabbitmq" and self.nodes > 1 else ()
+    def on_kafka(self) -> bool:
+        """Whether it is a Kafka."""
+        return self.kind == "kafka" or self.url.startswith("kafka")
 
     @property
     def label(self) -> str:
@@ -84,12 +96,20 @@ class BrokerChoice:
 
 @dataclass(frozen=True, slots=True)
 class RunBroker:
-    """A broker that is ready; ``operator`` controls a private one."""
+    """A broker that is ready.
+
+    Attributes:
+        operator: controls a private one.
+        proxied: where a proxy that disturbs the network connects; empty: to ``url``.
+        proxy_ports: where that proxy must listen, because the broker sends its clients there; empty: anywhere.
+    """
 
     url: str
     management_url: str
     private: bool
     operator: BrokerOperator | None = None
+    proxied: str = ""
+    proxy_ports: tuple[int, ...] = ()
 
     async def check_copies(self, queue: QueueSettings) -> None:
         """Return when a quorum queue on a private cluster has all its members; raises `ExperimentError`."""
@@ -147,11 +167,17 @@ def _node_count(text: str, kind: str, count: str) -> int:
 
 @asynccontextmanager
 async def open_broker(
-    choice: BrokerChoice, supervisor: Supervisor, directory: RunDirectory, *, durable: bool = False
+    choice: BrokerChoice,
+    supervisor: Supervisor,
+    directory: RunDirectory,
+    *,
+    durable: bool = False,
+    proxied: bool = False,
 ) -> AsyncIterator[RunBroker]:
     """Provide the broker; a private one is stopped afterwards. Raises `ExperimentError`, `TransportError`.
 
     ``durable``: durable messages must survive a restart. The embedded broker stores nothing on disk unless told to.
+    ``proxied``: clients will connect through a proxy.
     """
     if choice.kind == "embedded":
         options = ["--data-dir", str(directory.broker_data)] if durable else []
@@ -159,23 +185,25 @@ async def open_broker(
         port, management_port = child.announced["port"], child.announced["management_port"]
         management_url = f"http://127.0.0.1:{management_port}"
         again = partial(_start_embedded, supervisor, directory, port, management_port, options)
-        operator = EmbeddedOperator(supervisor, management_url, again)
         try:
-            url = str(child.announced["url"])
+            url, operator = str(child.announced["url"]), EmbeddedOperator(supervisor, management_url, again)
             yield RunBroker(url, management_url, private=True, operator=operator)
         finally:
             await supervisor.stop(supervisor.of("broker"))  # before its data is removed
             directory.remove_broker_data()
+    elif choice.kind == "kafka":
+        ports = tuple(free_ports(choice.nodes)) if proxied else ()
+        kafka = private_kafka_cluster(choice.nodes, advertised_ports=ports)
+        async with kafka, _watching_all(kafka.nodes, supervisor):
+            url = kafka.internal_url if proxied else kafka.url
+            brokers = KafkaBrokers(kafka.nodes)
+            yield RunBroker(url, "", private=True, operator=brokers, proxied=kafka.url, proxy_ports=ports)
     elif choice.nodes > 1:
-        async with private_cluster(choice.nodes) as cluster, AsyncExitStack() as watches:
-            for member in cluster.nodes:
-                await watches.enter_async_context(watching(member, supervisor))
+        async with private_cluster(choice.nodes) as cluster, _watching_all(cluster.nodes, supervisor):
             yield RunBroker(cluster.url, cluster.management_url, private=True, operator=RabbitMQCluster(cluster))
-    elif choice.kind in _PRIVATE:
-        async with _PRIVATE[choice.kind]() as node:
-            operator_of_node = RabbitMQOperator(node) if isinstance(node, PrivateNode) else None
-            async with watching(node, supervisor):
-                yield RunBroker(node.url, node.management_url, private=True, operator=operator_of_node)
+    elif choice.kind == "rabbitmq":
+        async with private_node() as node, watching(node, supervisor):
+            yield RunBroker(node.url, node.management_url, private=True, operator=RabbitMQOperator(node))
     else:
         yield RunBroker(choice.url, "", private=False)
 
@@ -199,7 +227,7 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
         raise ConfigError("strangers.count", scenario.strangers.count, allowed)
     require_posix("a run of real processes", "POSIX signals and process groups")
     check_faults(scenario.faults, choice.kind, choice.url, choice.nodes)
-    if scenario.proxy and (choice.kind == "kafka" or choice.url.startswith("kafka")):
+    if scenario.proxy and choice.on_kafka:
         raise ConfigError("proxy", True, "Kafka has no such proxy: leave it out, or use an AMQP broker")
     for role, player in scenario.roles.items():
         if player.external and not scenario.settings.queue.predeclared:
@@ -207,7 +235,7 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
             raise ConfigError(f"{role}.external", True, allowed)
     if scenario.settings.queue.predeclared:
         _check_predeclared(scenario, choice)
-    if choice.kind == "kafka" or choice.url.startswith("kafka"):
+    if choice.on_kafka:
         for phase in scenario.phases[1:]:
             bound = next((key for key in phase.changes if key.startswith("queue.")), None)
             if bound is not None:
@@ -225,6 +253,14 @@ def _check_predeclared(scenario: Scenario, choice: BrokerChoice) -> None:
         if key := next((key for key in phase.changes if key.startswith("queue.")), None):
             allowed = "a predeclared queue is used as it is: leave it out"
             raise ConfigError(f"phase.{phase.name}.{key}", phase.changes[key], allowed)
+
+
+@asynccontextmanager
+async def _watching_all(nodes: Sequence[PrivateProcess], supervisor: Supervisor) -> AsyncIterator[None]:
+    async with AsyncExitStack() as watches:
+        for node in nodes:
+            await watches.enter_async_context(watching(node, supervisor))
+        yield
 
 
 @asynccontextmanager

@@ -13,14 +13,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from backpressure.errors import ExperimentError, TransportError
+from backpressure.transports.kafka_node import PrivateKafka
 from backpressure.transports.private_process import PrivateProcess
 from backpressure.transports.rabbitmq_cluster import QUORUM_MEMBERS, PrivateCluster
 from backpressure.transports.rabbitmq_node import DISK_LIMIT, PrivateNode
 
-__all__ = ["ClusterOperator", "RabbitMQCluster"]
+if TYPE_CHECKING:
+    from backpressure.transports.kafka.client import CopiesReader
+
+__all__ = ["ClusterOperator", "KafkaBrokers", "RabbitMQCluster"]
 
 _POLL_S = 0.1
 _IN_SYNC_S = 60.0
@@ -184,6 +188,48 @@ class RabbitMQCluster(ClusterOperator[PrivateNode]):
 
     async def _ctl(self, node: PrivateNode, *arguments: str) -> None:
         await asyncio.to_thread(node.ctl, *arguments)
+
+
+class KafkaBrokers(ClusterOperator[PrivateKafka]):
+    """Kafka brokers; a topic's leader is that of its first partition."""
+
+    async def leader(self, queue: str) -> PrivateKafka:
+        """See `ClusterOperator.leader`."""
+        copies = await asyncio.to_thread(self._reader().read, queue)
+        if copies is None or copies.leader < 1:
+            raise TransportError(f"no broker leads the topic of {queue!r}")
+        return self.nodes[copies.leader - 1]
+
+    async def elected(self, queue: str, before: PrivateKafka, since: float) -> tuple[PrivateKafka, float]:
+        """See `ClusterOperator.elected`; it is known as soon as a broker tells it, asked ten times a second."""
+        del since
+        reader = self._reader(besides=before)
+        while True:
+            copies = await asyncio.to_thread(reader.read, queue)
+            if copies is not None and copies.leader not in {-1, self.number(before)}:
+                return self.nodes[copies.leader - 1], time.time()
+            await asyncio.sleep(_POLL_S)
+
+    async def until_in_sync(self, queue: str) -> None:
+        """See `ClusterOperator.until_in_sync`."""
+        reader, copies = self._reader(), None
+        deadline = time.monotonic() + _IN_SYNC_S
+        while time.monotonic() < deadline:
+            copies = await asyncio.to_thread(reader.read, queue)
+            if copies is not None and len(copies.in_sync) == len(copies.replicas):
+                return
+            await asyncio.sleep(_POLL_S)
+        raise ExperimentError(f"the topic of {queue} is not in sync: {copies}")
+
+    async def set_alarm(self, *, raised: bool) -> None:
+        """Kafka has no alarm; the scenario was refused."""
+        raise NotImplementedError(raised)
+
+    def _reader(self, *, besides: PrivateKafka | None = None) -> CopiesReader:
+        from backpressure.transports.kafka.client import CopiesReader  # noqa: PLC0415 -- an optional library
+
+        asked = [node for node in self.nodes if node is not besides and node.pid]
+        return CopiesReader("kafka://" + ",".join(node.internal_url.partition("://")[2] for node in asked))
 
 
 def _elections(logs: Sequence[Path], queue: str) -> Iterator[float]:

@@ -25,6 +25,7 @@ from backpressure.experiments.faults import (
     BrokerKill,
     BrokerRestart,
     ClockJump,
+    ConsumerChurn,
     ConsumerKill,
     ConsumerSlow,
     ConsumerStop,
@@ -157,6 +158,29 @@ async def _in_turns(children: Sequence[Child], fault: ConsumerSlow, supervisor: 
         for child in children:
             supervisor.go_on(child)
         await asyncio.sleep(begin + (number + 1) * period_s - loop.time())
+
+
+@asynccontextmanager
+async def _consumer_churn(fault: ConsumerChurn, stage: Stage) -> AsyncIterator[None]:
+    over = asyncio.Event()
+    churning = asyncio.create_task(_churn(fault, stage, over), name="consumer churn")
+    try:
+        yield
+    finally:
+        over.set()
+        await churning
+
+
+async def _churn(fault: ConsumerChurn, stage: Stage, over: asyncio.Event) -> None:
+    """Exchange the oldest consumer again and again; whoever has left is replaced before it ends."""
+    while not over.is_set():
+        leaving = stage.supervisor.of("consumer")[:1]
+        await stage.supervisor.stop(leaving)
+        for child in await stage.fleet.replace(leaving):
+            stage.happened(f"{leaving[0].id} left, {child.id} joined")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(fault.every_s):
+                await over.wait()
 
 
 @asynccontextmanager
@@ -397,6 +421,7 @@ EFFECTS: dict[type[Fault], Effect] = {
     ConsumerKill: _process_kill,
     ConsumerStop: _consumer_stop,
     ConsumerSlow: _consumer_slow,
+    ConsumerChurn: _consumer_churn,
     ProducerKill: _process_kill,
     BrokerRestart: _broker_restart,
     BrokerKill: _broker_kill,

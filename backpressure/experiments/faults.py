@@ -21,6 +21,7 @@ __all__ = [
     "BrokerKill",
     "BrokerRestart",
     "ClockJump",
+    "ConsumerChurn",
     "ConsumerKill",
     "ConsumerSlow",
     "ConsumerStop",
@@ -58,6 +59,7 @@ class Fault(BaseModel):
         through_proxy: whether the processes under test must reach their broker through our proxy.
         restarts_broker: whether the broker must keep durable messages on disk.
         least_nodes: how many nodes the broker must have.
+        has_model: whether a simulation can have it.
         moves_clocks: whether the processes under test must run on a wall clock that we can move.
     """
 
@@ -69,6 +71,7 @@ class Fault(BaseModel):
     restarts_broker: ClassVar[bool] = False
     moves_clocks: ClassVar[bool] = False
     least_nodes: ClassVar[int] = 1
+    has_model: ClassVar[bool] = True
 
     for_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds until it is undone; left out: when the phase ends"
@@ -126,6 +129,15 @@ class ConsumerSlow(Fault):
     count: int = Field(1, ge=1, description="how many, the oldest first")
 
 
+class ConsumerChurn(Fault):
+    """One consumer after another leaves in order, and a new one joins: on Kafka a rebalance each time."""
+
+    name: ClassVar[str] = "consumer-churn"
+    has_model: ClassVar[bool] = False
+
+    every_s: float = Field(2.0, ge=0.1, le=3600, description="seconds from one to the next, at least")
+
+
 class ProducerKill(ProcessKill):
     """Producers crash: what the broker had confirmed must still arrive. The new ones send what is left to send."""
 
@@ -137,7 +149,7 @@ class ProducerKill(ProcessKill):
 class _PrivateBrokerFault(Fault):
     """Needs a broker that the run has started itself."""
 
-    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq"})
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq", "kafka"})
 
 
 class BrokerRestart(_PrivateBrokerFault):
@@ -168,13 +180,15 @@ class MemoryAlarmFault(_PrivateBrokerFault):
     """The broker runs out of memory and blocks every connection that publishes (``connection.blocked``)."""
 
     name: ClassVar[str] = "memory-alarm"
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq"})
 
 
 class NodeFault(Fault):
-    """Happens to one node of a private cluster; a quorum queue goes on with the others."""
+    """Happens to one node of a private cluster; a quorum queue, or a Kafka topic, goes on with the others."""
 
-    brokers: ClassVar[frozenset[str] | None] = frozenset({"rabbitmq"})
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"rabbitmq", "kafka"})
     least_nodes: ClassVar[int] = 3
+    has_model: ClassVar[bool] = False
 
     @property
     def number(self) -> int:
@@ -213,6 +227,7 @@ class Partition(NodeFault):
     """One node is cut off from the others, but not from its clients: it has no majority, and stops serving."""
 
     name: ClassVar[str] = "partition"
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"rabbitmq"})
 
     node: Literal["leader", "follower"] | Annotated[int, Field(ge=1)] = Field("leader", description=_WHICH)
 
@@ -221,6 +236,7 @@ class DiskAlarm(NodeFault):
     """One node runs out of disk space, which blocks everybody who publishes, at whatever node."""
 
     name: ClassVar[str] = "disk-alarm"
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"rabbitmq"})
 
     node: Literal["leader", "follower"] | Annotated[int, Field(ge=1)] = Field(1, description=_WHICH)
 
@@ -237,7 +253,7 @@ class Nacks(Fault):
 class NetworkFault(Fault):
     """Something happens to the proxy between clients and broker; undone, the network is whole again."""
 
-    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq", "external"})
+    brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq", "kafka", "external"})
     through_proxy: ClassVar[bool] = True
 
 
@@ -318,6 +334,7 @@ _ALL: tuple[type[Fault], ...] = (
     ConsumerStop,
     ProducerKill,
     ConsumerSlow,
+    ConsumerChurn,
     BrokerRestart,
     BrokerKill,
     BrokerHang,
@@ -382,7 +399,9 @@ def check(faults: Iterable[Fault], kind: str, url: str, nodes: int = 1) -> None:
             raise ConfigError("fault", f"{fault.name}:node={fault.number}", f"the cluster has {nodes} nodes")
         if fault.through_proxy and url and not url.startswith("amqp://"):
             raise ConfigError(
-                "fault", fault.name, "the network can be disturbed for amqp:// only, not for TLS or Kafka"
+                "fault",
+                fault.name,
+                "the network can be disturbed for amqp:// only, not for TLS, and not for a Kafka that is not ours",
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from backpressure.laws import create
 
 __all__ = ["DEFAULT_SCENARIO", "check_programs", "load", "read", "shipped"]
 
+Defaults = Callable[[Scenario], Iterable[tuple[str, Any]]]
 DEFAULT_SCENARIO = "recovery"
 
 _FOLDER = Path(__file__).parent.parent / "scenarios"
@@ -29,22 +30,26 @@ def shipped() -> dict[str, Path]:
 
 
 def load(
-    target: str, assignments: Sequence[str] = (), strategy: str = "", *, defaults: Sequence[tuple[str, str]] = ()
+    target: str, assignments: Sequence[str] = (), strategy: str = "", *, defaults: Defaults | None = None
 ) -> Scenario:
     """Return the scenario ``target``, a shipped name or a path, with ``key=value`` overrides; raises `ConfigError`.
 
-    ``defaults`` are for dotted keys that it does not state.
+    ``defaults`` returns values for dotted keys that it may state or not, and that its broker needs.
     """
     path = _path(target)
     source = path.name
     document = parse(read(target), source)
-    overrides: list[tuple[str, Any]] = [(key, value) for key, value in defaults if not _states(document, key)]
-    overrides += [parse_assignment(text) for text in assignments]
+    overrides = [parse_assignment(text) for text in assignments]
     if strategy:
         overrides.append(("producer.strategy", strategy))
     if overrides:
         source = f"{source} with overrides"
-    return build(merge(document, overrides, path.name), source)
+    document = merge(document, overrides, path.name)
+    scenario = build(document, source)
+    if defaults is None:
+        return scenario
+    needed = [(key, value) for key, value in defaults(scenario) if not _states(document, key)]
+    return build(merge(document, needed, path.name), source) if needed else scenario
 
 
 def read(target: str) -> str:

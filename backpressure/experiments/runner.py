@@ -209,7 +209,7 @@ class Runner:
         control = await stack.enter_async_context(ProcessControl())
         proxy = None
         if any(fault.through_proxy for fault in self._scenario.faults):
-            proxy = await stack.enter_async_context(Proxy(broker.url))
+            proxy = await stack.enter_async_context(Proxy(broker.proxied or broker.url, broker.proxy_ports))
             common["broker.url"] = proxy.url
         probe = transport.probe()
         stack.push_async_callback(probe.stop)
@@ -260,8 +260,9 @@ class Runner:
         return witness, counts
 
     def _open_broker(self) -> AbstractAsyncContextManager[RunBroker]:
-        durable = any(fault.restarts_broker for fault in self._scenario.faults)
-        return open_broker(self._choice, self._supervisor, self._directory, durable=durable)
+        faults = self._scenario.faults
+        durable, proxied = any(fault.restarts_broker for fault in faults), any(fault.through_proxy for fault in faults)
+        return open_broker(self._choice, self._supervisor, self._directory, durable=durable, proxied=proxied)
 
     async def _measure(self, run: _Run) -> None:
         """Go through the phases and take samples."""

@@ -73,6 +73,8 @@ def check_simulated(faults: Iterable[Fault]) -> None:
         if isinstance(fault, NodeFault):
             allowed = "a simulated broker has no nodes: run it, pace run --broker rabbitmq:3"
             raise ConfigError("fault", fault.name, allowed)
+        if not fault.has_model:
+            raise ConfigError("fault", fault.name, "no simulation has it: run it, pace run")
 
 
 def reconnected_after_s(outage_s: float, broker: BrokerSettings) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -49,12 +49,15 @@ class Proxy:
         bytes_per_s: the limit of each direction of each connection; 0: none.
     """
 
-    def __init__(self, broker_url: str) -> None:
-        """``broker_url`` is where the broker listens. TLS is not possible: the broker's certificate would not match."""
+    def __init__(self, broker_url: str, ports: Sequence[int] = ()) -> None:
+        """``broker_url`` is where the broker listens. TLS is not possible: the broker's certificate would not match.
+
+        ``ports``: where to listen for each of its servers; none: at free ports.
+        """
         self._address = BrokerAddress.parse(broker_url)
         self._targets = self._address.hosts("localhost", _DEFAULT_PORT)
         self._servers: list[asyncio.Server] = []
-        self._ports = [0] * len(self._targets)
+        self._ports = [*ports] or [0] * len(self._targets)
         self._silent = False
         self._connections: set[_ProxiedConnection] = set()
         self.delay_s = 0.0

@@ -1,46 +1,71 @@
-"""A private Kafka broker: one KRaft process that is broker and controller.
+"""A private Kafka broker, or a cluster of them: KRaft processes that are broker and controller.
 
-It needs Java 17 and Kafka's jars, which ``make kafka`` fetches, but no service, ZooKeeper or configuration.
+A cluster keeps each topic on three brokers, and a message is confirmed when two have it. It needs Java 17 and Kafka's
+jars, which ``make kafka`` fetches, but no service, ZooKeeper or configuration.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PREFIX, PrivateProcess, reserved_ports
+from backpressure.transports.private_process import PREFIX, PrivateNodes, PrivateProcess, free_ports, reserved_ports
 
-__all__ = ["KafkaMissingError", "PrivateKafka", "find_kafka", "java_release", "left_over", "private_kafka"]
+__all__ = [
+    "KafkaMissingError",
+    "PrivateKafka",
+    "PrivateKafkaCluster",
+    "find_kafka",
+    "java_release",
+    "left_over",
+    "private_kafka",
+    "private_kafka_cluster",
+]
 
 OLDEST_JAVA = 17
+_MOST_COPIES = 3
+_JOINED_WITHIN_S = 60.0
+_POLL_S = 0.2
 _PROPERTIES = "kafka.properties"
 
 # $1: java, $2: configuration, $3: cluster id. The heap is small because a broker works in the page cache. The simple
 # compiler and collector suit a broker that runs for minutes beside its clients on few processors: the others would use
 # the first minute for themselves. One in 64 cluster ids begins with "-", hence the "=".
 _JAVA = '"$1" -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms256m -Xmx512m -Dlog4j2.level=WARN'
-_SCRIPT = f'{_JAVA} kafka.tools.StorageTool format --cluster-id="$3" --config "$2" && exec {_JAVA} kafka.Kafka "$2"'
+_FORMAT = f'{_JAVA} kafka.tools.StorageTool format -g --cluster-id="$3" --config "$2"'
+_SCRIPT = f'{_FORMAT} && exec {_JAVA} kafka.Kafka "$2"'
 _CONFIGURATION = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
+node.id={id}
+controller.quorum.voters={voters}
+listeners=PLAINTEXT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{internal}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=INTERNAL
 controller.listener.names=CONTROLLER
 log.dirs={data}
 auto.create.topics.enable=false
+default.replication.factor={copies}
+min.insync.replicas={least}
 offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={copies}
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=4194304
 """
@@ -105,6 +130,26 @@ def private_kafka(port: int = 0, *, advertised_port: int | None = None) -> Priva
     return PrivateKafka(port, advertised_port)
 
 
+def private_kafka_cluster(
+    size: int, port: int = 0, *, advertised_ports: Sequence[int | None] = ()
+) -> PrivateKafkaCluster:
+    """Return a cluster of ``size`` brokers, to be started by ``async with``.
+
+    The first listens on ``port`` and the others on the next ones; 0: free ones. Each tells its clients to connect to
+    its advertised port, if there is one.
+    """
+    return PrivateKafkaCluster(size, port, advertised_ports)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaVoter:
+    """A broker's place in its cluster: its number, from 1, and where the controllers of all listen."""
+
+    number: int
+    cluster_id: str
+    controllers: tuple[int, ...]
+
+
 class PrivateKafka(PrivateProcess):
     """A running broker. Starting takes 4 to 8 seconds.
 
@@ -114,11 +159,14 @@ class PrivateKafka(PrivateProcess):
 
     product = "Kafka broker"
 
-    def __init__(self, port: int, advertised_port: int | None) -> None:
+    def __init__(self, port: int, advertised_port: int | None, voter: KafkaVoter | None = None) -> None:
         super().__init__()
         self._wanted_ports = ((port, "--port"), (0, ""))
         self.advertised_port = advertised_port
-        self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        self.internal_url = ""
+        """Where brokers, and clients that no proxy must disturb, connect."""
+        self._voter = voter or KafkaVoter(1, _new_cluster_id(), tuple(free_ports(1)))
+        self._cluster_id = self._voter.cluster_id
 
     def _launch(self) -> None:
         libraries, java = find_kafka(), _java()
@@ -137,21 +185,66 @@ class PrivateKafka(PrivateProcess):
 
     def _configuration(self) -> str:
         """Choose ports and return the broker's properties; of two with the same name the last one counts."""
-        port, controller = reserved_ports(self._wanted_ports)
+        port, internal = reserved_ports(self._wanted_ports)
         self.url = f"kafka://127.0.0.1:{port}"
+        self.internal_url = f"kafka://127.0.0.1:{internal}"
+        number, controllers = self._voter.number, self._voter.controllers
+        copies = min(len(controllers), _MOST_COPIES)
         return _CONFIGURATION.format(
-            port=port, controller=controller, advertised=self.advertised_port or port, data=self._directory / "data"
+            id=number,
+            voters=",".join(f"{voter}@127.0.0.1:{place}" for voter, place in enumerate(controllers, start=1)),
+            port=port,
+            internal=internal,
+            controller=controllers[number - 1],
+            advertised=self.advertised_port or port,
+            data=self._directory / "data",
+            copies=copies,
+            least=max(1, copies - 1),
         )
 
     def _is_ready(self) -> bool:
         from backpressure.transports.kafka.client import cluster_id  # noqa: PLC0415 -- an optional library
 
-        if cluster_id(self.url) != self._cluster_id:
+        if cluster_id(self.internal_url) != self._cluster_id:
             return False
         assert self._process is not None
         (java,) = psutil.Process(self._process.pid).children()
         self.pid = java.pid
         return True
+
+
+class PrivateKafkaCluster(PrivateNodes[PrivateKafka]):
+    """Running brokers. Starting takes as long as one broker does, on as many free processors."""
+
+    product = "Kafka cluster"
+
+    def __init__(self, size: int, port: int, advertised_ports: Sequence[int | None]) -> None:
+        super().__init__()
+        controllers, cluster = tuple(free_ports(size)), _new_cluster_id()
+        self.nodes = [
+            PrivateKafka(port and port + index, advertised, KafkaVoter(index + 1, cluster, controllers))
+            for index, advertised in enumerate(advertised_ports or [None] * size)
+        ]
+
+    @property
+    def internal_url(self) -> str:
+        """Where the brokers connect to each other."""
+        addresses = [BrokerAddress.parse(node.internal_url) for node in self.nodes]
+        return addresses[0].at([server for address in addresses for server in address.servers])
+
+    async def _begin(self) -> None:
+        from backpressure.transports.kafka.client import broker_count  # noqa: PLC0415 -- an optional library
+
+        await self._start(*self.nodes)
+        deadline = time.monotonic() + _JOINED_WITHIN_S
+        while await asyncio.to_thread(broker_count, self.internal_url) < len(self.nodes):
+            if time.monotonic() > deadline:
+                raise TransportError(f"not all brokers of the private {self.product} joined it")
+            await asyncio.sleep(_POLL_S)
+
+
+def _new_cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
 def _java() -> str | None:

@@ -19,17 +19,20 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import psutil
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import ConfigError, PortTakenError, TransportError
 from backpressure.program import require_posix
 
-__all__ = ["PREFIX", "PrivateProcess", "free_ports", "reserved_ports"]
+__all__ = ["MOST_NODES", "PREFIX", "PrivateNodes", "PrivateProcess", "free_ports", "reserved_ports"]
 
+MOST_NODES = 7
+"""How many nodes a private cluster may have: each costs memory and processor time of this machine."""
 PREFIX = "pace-"
 """What the names of the temporary directories begin with."""
 
@@ -41,6 +44,9 @@ _READY_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 _WATCH_S = 0.5
+
+
+Node = TypeVar("Node", bound="PrivateProcess")
 
 
 class PrivateProcess(ABC):
@@ -180,6 +186,85 @@ class PrivateProcess(ABC):
         self.kill()
         if self._directory.name:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class PrivateNodes(ABC, Generic[Node]):
+    """A cluster of private processes for ``async with``; raises `TransportError` when it does not come up.
+
+    Attributes:
+        nodes: its processes; the first is number 1.
+    """
+
+    product: str
+    """What to call it when it does not start."""
+    nodes: Sequence[Node]
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    @abstractmethod
+    async def _begin(self) -> None:
+        """Start the nodes by `_start`, and return when they have found each other."""
+
+    async def _start(self, *processes: PrivateProcess) -> None:
+        """Start processes side by side, to be removed at the end."""
+        async with asyncio.TaskGroup() as starting:
+            for process in processes:
+                starting.create_task(self._stack.enter_async_context(process))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._begin()
+        except BaseExceptionGroup as group:
+            await self._stack.aclose()
+            raise group.exceptions[0] from None
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def url(self) -> str:
+        """The addresses of all nodes."""
+        return _together([node.url for node in self.nodes])
+
+    @property
+    def management_url(self) -> str:
+        """The addresses of all management APIs; empty where there is none."""
+        return _together([node.management_url for node in self.nodes if node.management_url])
+
+    @property
+    def control_command(self) -> str:
+        """The shell command that administers the first node, where there is one."""
+        return self.nodes[0].control_command
+
+    @property
+    def pid(self) -> int:
+        """The process of the first node that is meant to run; 0 without one."""
+        return next((node.pid for node in self.nodes if node.pid), 0)
+
+    def tail(self) -> str:
+        """Return the end of what the nodes print."""
+        return "\n".join(filter(None, (node.tail() for node in self.nodes)))
+
+    async def until_ended(self) -> None:
+        """Return when one of the nodes has ended by itself."""
+        waiting = [asyncio.create_task(node.until_ended()) for node in self.nodes]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
+def _together(urls: Sequence[str]) -> str:
+    if not urls:
+        return ""
+    addresses = [BrokerAddress.parse(url) for url in urls]
+    return addresses[0].at([server for address in addresses for server in address.servers])
 
 
 def _runs(pid: int) -> bool:

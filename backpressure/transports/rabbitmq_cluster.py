@@ -10,12 +10,12 @@ import asyncio
 import secrets
 import socket
 import string
-from contextlib import AsyncExitStack, suppress
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any
 from urllib.parse import quote
 
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PrivateProcess, free_ports
+from backpressure.transports.private_process import PrivateNodes, PrivateProcess, free_ports
 from backpressure.transports.rabbitmq_node import (
     ClusterMember,
     PrivateNode,
@@ -24,9 +24,8 @@ from backpressure.transports.rabbitmq_node import (
     port_mapper,
 )
 
-__all__ = ["MOST_NODES", "QUORUM_MEMBERS", "PrivateCluster", "private_cluster"]
+__all__ = ["QUORUM_MEMBERS", "PrivateCluster", "private_cluster"]
 
-MOST_NODES = 7
 QUORUM_MEMBERS = 3
 """How many members RabbitMQ gives a quorum queue, if there are as many nodes."""
 _MAJORITY = 3  # of fewer nodes none has a majority when one is cut off
@@ -67,79 +66,30 @@ def private_cluster(size: int, port: int = 0, management_port: int = 0) -> Priva
     return PrivateCluster(size, port, management_port)
 
 
-class PrivateCluster:
-    """Running nodes. Starting takes twice as long as one node does; raises what `PrivateNode` raises.
-
-    Attributes:
-        nodes: in the order in which they were started.
-    """
+class PrivateCluster(PrivateNodes[PrivateNode]):
+    """Running nodes. Starting takes twice as long as one node does; raises what `PrivateNode` raises."""
 
     product = "RabbitMQ cluster"
 
     def __init__(self, size: int, port: int, management_port: int) -> None:
+        super().__init__()
         self._mapper = _PortMapper()
         cookie = "".join(secrets.choice(string.ascii_uppercase) for _ in range(_COOKIE_LETTERS))
         partitions = "pause_minority" if size >= _MAJORITY else ""
-        self.nodes: list[PrivateNode] = []
+        nodes: list[PrivateNode] = []
         for number in range(size):
-            joins = self.nodes[0].node_name if self.nodes else ""
+            joins = nodes[0].node_name if nodes else ""
             member = ClusterMember(self._mapper.port, cookie, joins, partitions)
             ports = (port and port + number, management_port and management_port + number)
-            self.nodes.append(PrivateNode(*ports, 1000, member))
-        self._stack = AsyncExitStack()
+            nodes.append(PrivateNode(*ports, 1000, member))
+        self.nodes = nodes
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self._stack.enter_async_context(self._mapper)
-            first, *others = self.nodes
-            await self._stack.enter_async_context(first)
-            async with asyncio.TaskGroup() as starting:
-                for node in others:
-                    starting.create_task(self._stack.enter_async_context(node))
-            await self._until_joined()
-        except BaseExceptionGroup as group:
-            await self._stack.aclose()
-            raise group.exceptions[0] from None
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self._stack.aclose()
-
-    @property
-    def url(self) -> str:
-        """The AMQP addresses of all nodes."""
-        return f"amqp://guest:guest@{','.join(_place(node.url) for node in self.nodes)}/"
-
-    @property
-    def management_url(self) -> str:
-        """The HTTP addresses of all nodes."""
-        return f"http://{','.join(_place(node.management_url) for node in self.nodes)}"
-
-    @property
-    def control_command(self) -> str:
-        """The shell command that administers the first node."""
-        return self.nodes[0].control_command
-
-    @property
-    def pid(self) -> int:
-        """The process of the first node that is meant to run; 0 without one."""
-        return next((node.pid for node in self.nodes if node.pid), 0)
-
-    def tail(self) -> str:
-        """Return the end of what the nodes print."""
-        return "\n".join(filter(None, (node.tail() for node in self.nodes)))
-
-    async def until_ended(self) -> None:
-        """Return when one of the nodes has ended by itself."""
-        waiting = [asyncio.create_task(node.until_ended()) for node in self.nodes]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
+    async def _begin(self) -> None:
+        first, *others = self.nodes
+        await self._start(self._mapper)
+        await self._start(first)
+        await self._start(*others)
+        await self._until_joined()
 
     async def told(self, path: str, *, besides: PrivateNode | None = None) -> Any:
         """Return what the management API tells at ``path``, by any running node but ``besides``."""
@@ -178,7 +128,3 @@ class PrivateCluster:
                 return
         missing = ", ".join(sorted(names - running))
         raise TransportError(f"not all nodes of the private {self.product} joined it: {missing} did not")
-
-
-def _place(url: str) -> str:
-    return url.partition("://")[2].rpartition("@")[2].rstrip("/")

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from backpressure.experiments.faults import FAULTS, NodeFault
+from backpressure.transports.kafka_node import find_kafka
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 PACE = [sys.executable, "-m", "backpressure"]
@@ -226,15 +227,21 @@ def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.rabbitmq
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broker", "is_here"),
+    [
+        pytest.param("rabbitmq", find_rabbitmq, marks=pytest.mark.rabbitmq),
+        pytest.param("kafka", find_kafka, marks=pytest.mark.kafka),
+    ],
+)
 def test_a_cluster_goes_on_when_the_node_that_leads_the_queue_is_killed(
-    tmp_path: Path, go_without: Callable[[str, str], NoReturn]
+    tmp_path: Path, go_without: Callable[[str, str], NoReturn], broker: str, is_here: Callable[[], object]
 ) -> None:
-    if find_rabbitmq() is None:
-        go_without("rabbitmq", "rabbitmq-server is not installed")
+    if is_here() is None:
+        go_without(broker, "it is not installed")
     scenario = write(tmp_path, "leader-kill:for_s=1", storm_s=20)
-    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq:3")
+    done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, "leader-kill")
     assert_nothing_runs(tmp_path)
@@ -242,3 +249,18 @@ def test_a_cluster_goes_on_when_the_node_that_leads_the_queue_is_killed(
     assert any(re.fullmatch(r"node \d leads work\.queue, elected \d+\.\d\d s later", note) for note in notes)
     processes = json.loads((run_folder(tmp_path) / "summary.json").read_text())["processes"]
     assert len({process["pid"] for process in processes if process["role"] == "broker"}) == 4
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["broker-kill", "network-cut", "network-delay", "consumer-churn"])
+def test_a_private_kafka_can_be_disturbed_too(
+    tmp_path: Path, fault: str, go_without: Callable[[str, str], NoReturn]
+) -> None:
+    if find_kafka() is None:
+        go_without("kafka", "Java 17 or the jars that `make kafka` fetches are missing")
+    scenario = write(tmp_path, fault + SHORT.get(fault, ""), storm_s=20 if fault == "broker-kill" else 8)
+    done = pace_run(tmp_path, scenario, "--broker", "kafka")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_undone(tmp_path, fault)
+    assert_nothing_runs(tmp_path)

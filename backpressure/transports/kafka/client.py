@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
@@ -31,7 +32,16 @@ from backpressure.transports.connecting import Outage, pauses, tls_context
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
 from backpressure.transports.kafka.records import topic_name
 
-__all__ = ["KafkaLink", "KafkaRequests", "PolledClient", "client_configuration", "cluster_id"]
+__all__ = [
+    "Copies",
+    "CopiesReader",
+    "KafkaLink",
+    "KafkaRequests",
+    "PolledClient",
+    "broker_count",
+    "client_configuration",
+    "cluster_id",
+]
 
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _REFRESH_METADATA_MS = 1000  # how soon a topic is noticed that is deleted or created again
@@ -89,6 +99,44 @@ def cluster_id(url: str) -> str | None:
         return client.list_topics(timeout=1.0).cluster_id
     except KafkaException:
         return None
+
+
+def broker_count(url: str) -> int:
+    """Return how many brokers the cluster at ``url`` has; 0 when none answers within a second. Blocks."""
+    client = AdminClient(client_configuration(BrokerSettings(url=url), "joined"))
+    try:
+        return len(client.list_topics(timeout=1.0).brokers)
+    except KafkaException:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Where the first partition of a topic is: its leader (-1: none), all replicas, and those in sync."""
+
+    leader: int
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
+class CopiesReader:
+    """Tells where a queue's topic is, again and again."""
+
+    def __init__(self, url: str) -> None:
+        """``url`` names brokers that are running."""
+        self._client = AdminClient(client_configuration(BrokerSettings(url=url), "copies"))
+
+    def read(self, queue: str) -> Copies | None:
+        """Return where it is; None when nobody tells within a second. Blocks."""
+        name = topic_name(queue)
+        try:
+            topic = self._client.list_topics(name, timeout=1.0).topics[name]
+        except KafkaException:
+            return None
+        if not topic.partitions:
+            return None
+        first = topic.partitions[min(topic.partitions)]
+        return Copies(first.leader, tuple(first.replicas), tuple(first.isrs))
 
 
 class KafkaLink:

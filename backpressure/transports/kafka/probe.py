@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from backpressure.core.evidence import OffsetReading
-from backpressure.errors import QueueNotFoundError
+from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
 from backpressure.transports.connecting import Outage
@@ -43,6 +44,9 @@ __all__ = ["KafkaProbe", "LagReader", "PartitionLag", "Progress"]
 _PARTITIONS_KNOWN_FOR_S = 5.0
 _BEGINNINGS_KNOWN_FOR_S = 1.0  # only a purge or retention changes them
 _CONSUMERS_KNOWN_FOR_S = 0.5
+_COUNT_STAYS_TRUE_S = 5.0
+_MEMBERS_WITHIN_S = 1.0
+_PATIENCE_S = 0.2
 _RATE_WINDOW_S = 0.5
 _TOLD_AFTER_S = (COMMIT_AFTER_S + POLL_S) / 2
 """The mean time from settling a message to its commit."""
@@ -79,6 +83,10 @@ class PartitionLag:
             return 0
         delivered = min(self.mark.delivered, self.end) - self.start
         return max(0, delivered - self.mark.settled_from(self.start))
+
+
+# Where warnings are errors, the extension would fail at its own one; `_count_members` says why the older call is used.
+warnings.filterwarnings("ignore", r"list_groups\(\) is deprecated", DeprecationWarning)
 
 
 class LagReader:
@@ -187,6 +195,7 @@ class KafkaProbe:
         self._readers: dict[str, LagReader] = {}
         self._progress: dict[str, Progress] = defaultdict(Progress)
         self._consumers: dict[str, tuple[float, int | None]] = {}
+        self._asking: dict[str, asyncio.Future[tuple[bool, int | None]]] = {}
 
     async def start(self) -> None:
         """See `QueueProbe.start`."""
@@ -237,30 +246,41 @@ class KafkaProbe:
     async def stop(self) -> None:
         """Close."""
         readers, self._readers = self._readers, {}
-        await asyncio.gather(*(asyncio.to_thread(reader.close) for reader in readers.values()))
+        await asyncio.gather(*self._asking.values(), *(asyncio.to_thread(reader.close) for reader in readers.values()))
         await self._requests.stop()
 
     async def _consumers_of(self, queue: str, lags: Sequence[PartitionLag]) -> int | None:
         """Ask twice a second, and when the commits show that consumers came or went."""
-        read_at, consumers = self._consumers.get(queue, (0.0, 0))
+        read_at, consumers = self._consumers.get(queue, (0.0, None))
         ours = any(each.mark is not None for each in lags)
         held = any(each.mark is not None and each.mark.held for each in lags)
         unexpected = ours and consumers is not None and held is not (consumers > 0)
         if unexpected or time.monotonic() - read_at > _CONSUMERS_KNOWN_FOR_S:
-            consumers = await self._ask_for_consumers(queue)
-            self._consumers[queue] = (time.monotonic(), consumers)
+            asking = self._asking.get(queue)
+            if asking is None:
+                group = self._group or group_id(queue)
+                asking = self._asking[queue] = asyncio.ensure_future(asyncio.to_thread(self._count_members, group))
+            await asyncio.wait({asking}, timeout=_PATIENCE_S if queue in self._consumers else _MEMBERS_WITHIN_S)
+            if asking.done():
+                del self._asking[queue]
+                told, consumers_now = asking.result()
+                if told or time.monotonic() - read_at > _COUNT_STAYS_TRUE_S:
+                    consumers = consumers_now
+                    self._consumers[queue] = (time.monotonic(), consumers)
         return consumers
 
-    async def _ask_for_consumers(self, queue: str) -> int | None:
-        """Return how many consumers there are; None: a broker of this kind does not tell."""
-        group = self._group or group_id(queue)
-        asked = self._requests.client.describe_consumer_groups([group], request_timeout=self._requests.timeout_s)
+    def _count_members(self, group: str) -> tuple[bool, int | None]:
+        """Return whether all brokers answered, and how many consumers there are (None: they do not tell). Blocks.
+
+        confluent-kafka's ``describe_consumer_groups`` would ask one broker only, but librdkafka 2.16 ends the process
+        when the group's coordinator goes away at the wrong moment (its pull request 5397). The older call asks every
+        broker, and says nothing while one of them is away.
+        """
         try:
-            described: Any = await asyncio.wrap_future(asked[group])
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return 0
-            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:  # noqa: SLF001 -- librdkafka's own codes begin so
-                return None
-            raise kafka_error(error.args[0], self._requests.address, queue) from error
-        return len(described.members)
+            found = self._requests.client.list_groups(group, timeout=_MEMBERS_WITHIN_S)
+        except (KafkaException, TransportError):
+            return False, None
+        described: Any = next((each for each in found if str(each) == group), None)
+        if described is None:
+            return True, 0
+        return True, None if described.error is not None else len(described.members)

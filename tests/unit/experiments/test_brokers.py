@@ -22,9 +22,16 @@ def test_a_cluster_is_named_with_its_nodes_and_has_quorum_queues_unless_told_oth
     assert library.load("normal", defaults=parse_choice("rabbitmq").defaults).settings.queue.type == "classic"
 
 
-@pytest.mark.parametrize("text", ["rabbitmq:", "rabbitmq:0", "rabbitmq:8", "rabbitmq:two", "embedded:3"])
+def test_on_kafka_as_many_consumers_can_share_the_queue_as_the_scenario_has() -> None:
+    choice = parse_choice("kafka:3")
+    assert (choice.nodes, choice.label) == (3, "kafka:3")
+    assert library.load("scale-consumers", defaults=choice.defaults).settings.queue.partitions == 3
+    assert library.load("normal", ("queue.partitions=7",), defaults=choice.defaults).settings.queue.partitions == 7
+
+
+@pytest.mark.parametrize("text", ["rabbitmq:", "rabbitmq:0", "rabbitmq:8", "kafka:two", "embedded:3"])
 def test_a_cluster_of_an_impossible_size_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="rabbitmq"):
+    with pytest.raises(ConfigError, match=r"embedded has no cluster|expected (rabbitmq|kafka):3, with 1 to 7 nodes"):
         parse_choice(text)
 
 

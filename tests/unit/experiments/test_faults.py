@@ -163,12 +163,13 @@ def test_a_mistake_in_a_fault_names_its_phase_and_what_is_allowed(text: str, all
 @pytest.mark.parametrize(
     ("fault", "kind", "url", "reason"),
     [
-        ("broker-kill", "external", "amqp://x", "not ours to disturb: use --broker embedded or rabbitmq"),
+        ("broker-kill", "external", "amqp://x", "not ours to disturb: use --broker embedded or kafka or rabbitmq"),
         ("memory-alarm", "kafka", "", "kafka cannot do it"),
         ("nacks", "rabbitmq", "", "use --broker embedded"),
         ("network-cut", "external", "amqps://x", "not for TLS"),
-        ("network-cut", "kafka", "", "kafka cannot do it"),
-        ("leader-kill", "embedded", "", "embedded cannot do it: use --broker rabbitmq:3"),
+        ("network-cut", "external", "kafka://x", "not for a Kafka that is not ours"),
+        ("partition", "kafka", "", "kafka cannot do it: use --broker rabbitmq:3"),
+        ("leader-kill", "embedded", "", "embedded cannot do it: use --broker kafka:3 or rabbitmq:3"),
         ("partition", "external", "amqp://x", "not ours to disturb: use --broker rabbitmq:3"),
         ("node-kill", "rabbitmq", "", "it takes a cluster: use --broker rabbitmq:3"),
     ],
@@ -189,7 +190,7 @@ def test_a_node_that_the_cluster_does_not_have_is_refused() -> None:
 
 def test_what_needs_no_broker_of_ours_can_be_done_to_any() -> None:
     check([FAULTS["consumer-kill"](), FAULTS["poison"](), FAULTS["network-cut"]()], "external", "amqp://x")
-    check([FAULTS["consumer-kill"]()], "kafka", "")
+    check([FAULTS["consumer-kill"](), FAULTS["broker-kill"](), FAULTS["network-cut"]()], "kafka", "")
     check([fault() for fault in FAULTS.values() if not issubclass(fault, NodeFault)], "embedded", "")
     check([fault() for fault in FAULTS.values() if fault.name != "nacks"], "rabbitmq", "", nodes=3)
 
