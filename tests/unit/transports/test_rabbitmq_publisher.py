@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from backpressure.amqp.field_tables import encode_value, short_string
 from backpressure.amqp.properties import Properties, read_properties
 from backpressure.core.message import Delivery, Message
-from backpressure.transports.rabbitmq.publisher import dead_letter_header
+from backpressure.transports.rabbitmq.publisher import ConfirmWatch, dead_letter_header
 
 ODD_HEADERS = {
     b"caf\xe9": b"t\x01",
@@ -94,3 +95,87 @@ def test_what_cannot_be_distinguished_is_left_to_the_broker() -> None:
     assert isinstance(whole.native, bytes)
     with pytest.raises(ValueError, match="do not fill"):
         letter(Delivery(Message(b""), 1, 1, False, native=whole.native + b"?"))
+
+
+class Cluster:
+    """A watched channel and its clock; what is called later is called when its time has come."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.given_up: list[float] = []
+        self.blocked = False
+        self.watch = ConfirmWatch(lambda: self.now, lambda after_s, call: self.due.append((self.now + after_s, call)))
+
+    def open(self) -> None:
+        self.watch.opened(lambda: self.blocked, lambda: self.given_up.append(self.now))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.due and min(self.due, key=lambda timer: timer[0])[0] <= end:
+            timer = min(self.due, key=lambda timer: timer[0])
+            self.due.remove(timer)
+            self.now = timer[0]
+            timer[1]()
+        self.now = end
+
+
+def test_a_message_whose_confirm_was_forgotten_costs_three_seconds() -> None:
+    cluster = Cluster()
+    cluster.open()
+    for tag in range(1, 6):
+        cluster.watch.published(tag)
+    cluster.watch.settled(2, multiple=True, confirmed=True)
+    cluster.watch.settled(4, multiple=False, confirmed=True)
+    cluster.run(2.5)
+    assert cluster.given_up == []
+    cluster.watch.settled(3, multiple=False, confirmed=True)
+    cluster.watch.settled(5, multiple=False, confirmed=False)
+    cluster.watch.published(6)
+    cluster.run(2.5)
+    assert cluster.given_up == []
+    cluster.run(1)
+    assert cluster.given_up == [5.5]
+
+
+def test_a_channel_that_only_refuses_is_given_up_with_growing_patience() -> None:
+    cluster, waited = Cluster(), []
+    for _ in range(7):
+        began = cluster.now
+        cluster.open()
+        while len(cluster.given_up) == len(waited):
+            cluster.watch.published(1)
+            cluster.watch.settled(1, multiple=False, confirmed=False)
+            cluster.run(0.5)
+        waited.append(cluster.given_up[-1] - began)
+    assert waited == [3, 6, 12, 24, 48, 60, 60]
+    cluster.run(301)
+    began = cluster.now
+    cluster.open()
+    cluster.watch.published(1)
+    cluster.run(3)
+    assert cluster.given_up[-1] - began == 3
+
+
+def test_an_idle_channel_and_a_blocked_one_are_left_alone() -> None:
+    cluster = Cluster()
+    cluster.open()
+    cluster.run(60)
+    cluster.watch.published(1)
+    cluster.blocked = True
+    cluster.run(60)
+    cluster.blocked = False
+    cluster.run(2)
+    assert cluster.given_up == []
+    cluster.run(1)
+    assert len(cluster.given_up) == 1
+
+
+def test_a_channel_that_was_lost_is_forgotten() -> None:
+    cluster = Cluster()
+    cluster.open()
+    cluster.watch.published(1)
+    cluster.run(2)
+    cluster.open()
+    cluster.run(60)
+    assert cluster.given_up == []
