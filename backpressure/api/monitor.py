@@ -149,7 +149,7 @@ def _json(value: Any) -> str:
 
 
 _DERIVED = {
-    Snapshot: ("overall",),
+    Snapshot: ("overall", "dead_letters"),
     QueueState: ("depth", "worst_partition"),
     Threshold: ("breached",),
     BrokerState: ("memory_percent",),

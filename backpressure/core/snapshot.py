@@ -340,6 +340,7 @@ class Snapshot(Glance):
         events: oldest first, the latest few hundred; ``event_counts`` counts all of them by kind.
         unreadable_reports: feedback from other versions or strangers, ignored.
         token_needed: whether the control APIs want a token, as far as the monitor's own settings tell.
+        dead_letter_queue: where messages go that failed too often or were dropped; "": not known.
         asked: the queues that the user named; empty: those of settings and reports are watched.
         absent: why a queue that the user named, or a pattern, is not shown.
     """
@@ -364,6 +365,7 @@ class Snapshot(Glance):
     event_counts: Mapping[EventKind, int] = field(default_factory=dict)
     unreadable_reports: int = 0
     token_needed: bool = False
+    dead_letter_queue: str = ""
     asked: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -371,6 +373,12 @@ class Snapshot(Glance):
     def work(self) -> QueueState | None:
         """The work queue, when it exists."""
         return self.queues.get(self.work_queue)
+
+    @property
+    def dead_letters(self) -> int:
+        """The messages in the dead-letter queue, or, where it is not seen, those that consumers gave up."""
+        queue = self.queues.get(self.dead_letter_queue)
+        return self.totals.dead_lettered if queue is None else queue.ready
 
     @property
     def overall(self) -> Overall:

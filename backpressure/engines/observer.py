@@ -182,6 +182,7 @@ class Observer:
             event_counts=dict(self._watch.counts),
             unreadable_reports=self._unreadable,
             token_needed=bool(self._settings.api.token.get_secret_value()),
+            dead_letter_queue="" if self._asked else self._settings.queue.dead_letter,
             asked=tuple(watched) if self._asked else (),
             absent=self._queues.absent(self._listing, listable=self._transport.bounds_queues),
         )

@@ -50,7 +50,7 @@ class Sample:
         ready, unacked: of the work queue; their sum is the depth.
         offered_total: messages that the schedules of all producers have asked for so far.
         nacked_total: how often the broker has refused a message so far, all producers.
-        dead_lettered_total: messages that consumers have given up so far.
+        dead_letters: messages in the dead-letter queue, or, where it is not seen, those that consumers gave up.
         in_flight: sent and unconfirmed, all producers; ``blocked`` of these the broker blocks.
         max_length: the queue's bound, ready messages; None: none, or not known.
         signal_age_ms: age of the laws' view of the consumers at their last decisions, mean over the producers.
@@ -73,7 +73,7 @@ class Sample:
     allowed_per_s: float | None = None
     offered_total: int = 0
     nacked_total: int | None = None
-    dead_lettered_total: int = 0
+    dead_letters: int = 0
     in_flight: int | None = None
     blocked: int = 0
     max_length: int | None = None
@@ -142,7 +142,7 @@ class Recorder:
             allowed_per_s=allowed if allowed is not None and isfinite(allowed) else None,
             offered_total=snapshot.totals.offered,
             nacked_total=snapshot.totals.nacked,
-            dead_lettered_total=snapshot.totals.dead_lettered,
+            dead_letters=snapshot.dead_letters,
             blocked=sum(producer.blocked for producer in snapshot.producers),
             max_length=queue.max_length if queue else None,
             in_flight=sum(producer.in_flight for producer in snapshot.producers) if snapshot.producers else None,

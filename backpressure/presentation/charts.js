@@ -39,7 +39,13 @@ export class Charts {
       bar.replaceChildren(this.said, this.reset);
     }
     this.#say();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+    this.colours = new Map();
+    const repaint = () => {
+      this.colours.clear();
+      this.redraw();
+    };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+    new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   }
 
   add(element, options) {
@@ -57,6 +63,12 @@ export class Charts {
   redraw() {
     for (const chart of this.charts) chart.later();
     this.#say();
+  }
+
+  // The value of one of the theme's colours, asked for once: asking makes the browser compute styles.
+  colour(name) {
+    if (!this.colours.has(name)) this.colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+    return this.colours.get(name);
   }
 
   get window() {
@@ -115,7 +127,16 @@ class Chart {
     if (scale === "auto") this.#addSwitch();
     this.entries = new Map();
     this.#listen();
-    new ResizeObserver(() => this.draw()).observe(this.stage);
+    this.seen = false; // what is scrolled out of sight is not drawn
+    this.width = 0;
+    new ResizeObserver(([entry]) => {
+      this.width = entry.contentRect.width;
+      this.draw();
+    }).observe(this.stage);
+    new IntersectionObserver(([entry]) => {
+      this.seen = entry.isIntersecting;
+      if (this.seen) this.draw();
+    }, { rootMargin: "100px" }).observe(this.stage);
   }
 
   #addSwitch() {
@@ -218,12 +239,10 @@ class Chart {
   }
 
   draw() {
-    const width = this.stage.clientWidth;
-    if (!width || document.hidden) return;
+    const { width } = this;
+    if (!width || !this.seen || document.hidden) return this.tell();
     this.plot = { left: LEFT, top: TOP, width: width - LEFT - RIGHT, height: this.height - TOP - BOTTOM };
     const pen = sized(this.canvas, width, this.height);
-    const style = getComputedStyle(document.documentElement);
-    this.colour = (name) => style.getPropertyValue(`--${name}`).trim();
     this.#range();
     if (this.button) this.button.textContent = this.log ? "log" : "linear";
     pen.font = "11px system-ui, sans-serif";
@@ -244,11 +263,11 @@ class Chart {
     this.group.span.bands.forEach((band, index) => {
       const [x0, x1] = [Math.max(left, this.x(band.from)), Math.min(left + width, this.x(band.to))];
       if (x1 <= x0) return;
-      if (band.bad) [pen.fillStyle, pen.globalAlpha] = [this.colour("bad"), 0.12];
-      else pen.fillStyle = index % 2 ? this.colour("shade") : "transparent";
+      if (band.bad) [pen.fillStyle, pen.globalAlpha] = [this.group.colour("bad"), 0.12];
+      else pen.fillStyle = index % 2 ? this.group.colour("shade") : "transparent";
       pen.fillRect(x0, top, x1 - x0, height);
       pen.globalAlpha = 1;
-      pen.fillStyle = this.colour(band.bad ? "bad" : "quiet");
+      pen.fillStyle = this.group.colour(band.bad ? "bad" : "quiet");
       if (band.text) pen.fillText(fitted(pen, band.text, x1 - x0 - 6), x0 + 3, band.bad ? top + 11 : top - 4);
     });
   }
@@ -256,7 +275,7 @@ class Chart {
   #drawAxes(pen) {
     const { top, height, left, width } = this.plot;
     const [from, to] = this.group.window;
-    pen.strokeStyle = this.colour("line");
+    pen.strokeStyle = this.group.colour("line");
     pen.lineWidth = 1;
     const rule = (x0, y0, x1, y1) => {
       pen.beginPath();
@@ -264,7 +283,7 @@ class Chart {
       pen.lineTo(Math.round(x1) + 0.5, Math.round(y1) + 0.5);
       pen.stroke();
     };
-    pen.fillStyle = this.colour("quiet");
+    pen.fillStyle = this.group.colour("quiet");
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     let last = Infinity;
@@ -280,15 +299,15 @@ class Chart {
     if (this.log) { // the break between 0 and the smallest decade
       rule(left, top + height, left + width, top + height);
       pen.fillText("0", left - 5, top + height);
-      pen.strokeStyle = this.colour("quiet");
+      pen.strokeStyle = this.group.colour("quiet");
       for (const y of [top + height - FOOT / 2 - 1.5, top + height - FOOT / 2 + 1.5]) rule(left - 4, y + 2, left + 4, y - 2);
     }
     pen.textAlign = "center";
     pen.textBaseline = "top";
-    pen.fillStyle = this.colour("quiet");
+    pen.fillStyle = this.group.colour("quiet");
     for (const t of this.group.ticks ? this.group.ticks(from, to, width / 75) : linearSteps(from, to, width / 110)) {
       const x = this.x(t);
-      pen.strokeStyle = this.colour("line");
+      pen.strokeStyle = this.group.colour("line");
       rule(x, top + height, x, top + height + 4);
       const text = this.group.time(t, to - from);
       const half = pen.measureText(text).width / 2;
@@ -300,7 +319,7 @@ class Chart {
 
   #drawLine(pen, line) {
     const [first, end] = this.#inSight(line);
-    const colour = this.colour(line.colour);
+    const colour = this.group.colour(line.colour);
     pen.strokeStyle = colour;
     pen.lineWidth = line.width ?? 1.7;
     pen.globalAlpha = line.quiet ? 0.45 : (line.alpha ?? 1);
@@ -347,7 +366,7 @@ class Chart {
     const marks = this.group.span.marks.filter((mark) => mark.t >= from && mark.t <= to);
     for (const mark of marks) {
       const x = Math.min(left + width, this.x(mark.t));
-      pen.fillStyle = pen.strokeStyle = this.colour(mark.mood || "quiet");
+      pen.fillStyle = pen.strokeStyle = this.group.colour(mark.mood || "quiet");
       pen.beginPath();
       pen.moveTo(x - 4, top);
       pen.lineTo(x + 4, top);
@@ -365,46 +384,62 @@ class Chart {
     }
   }
 
-  drawCursor() {
-    const pen = sized(this.over, this.stage.clientWidth, this.height);
+  // The time that is read: the cursor's, else the latest in sight; and whether there is a cursor.
+  get #moment() {
     const { cursor } = this.group;
     const [from, to] = this.group.window;
     const inside = cursor !== null && cursor >= from && cursor <= to;
+    return [inside ? cursor : to, inside];
+  }
+
+  // Write the values at that time into the legend and for screen readers, also of a chart that is out of sight.
+  tell() {
+    const [from, to] = this.group.window;
+    const [at, inside] = this.#moment;
     const told = [];
-    if (inside) {
-      pen.strokeStyle = this.colour("quiet");
-      pen.beginPath();
-      pen.moveTo(Math.round(this.x(cursor)) + 0.5, this.plot.top);
-      pen.lineTo(Math.round(this.x(cursor)) + 0.5, this.plot.top + this.plot.height);
-      pen.stroke();
-    }
     for (const line of this.lines) {
       if (line.quiet) continue;
-      const index = valueAt(line, inside ? cursor : to);
+      const index = indexAt(line.t, at, line.step);
       const value = index < 0 ? null : line.y[index];
       const note = inside ? (line.notes?.[index] ?? "") : "";
       const text = value === null ? UNKNOWN : this.format(value);
       const entry = this.entries.get(line.name);
-      if (entry && entry.lastChild.textContent !== text) entry.lastChild.textContent = text;
-      if (entry && note !== undefined) entry.title = note || meaningOf(line.name);
+      if (entry.lastChild.textContent !== text) entry.lastChild.textContent = text;
+      entry.title = note || meaningOf(line.name);
       told.push(`${line.name} ${text}${note ? `, ${note}` : ""}`);
-      if (!inside || value === null || this.hidden.has(line.name)) continue;
-      pen.fillStyle = this.colour(line.colour);
-      pen.beginPath();
-      pen.arc(this.x(line.step ? cursor : line.t[index]), this.y(value), 3, 0, 7);
-      pen.fill();
     }
-    if (this.dragged) {
-      pen.fillStyle = this.colour("blue");
-      pen.globalAlpha = 0.15;
-      const [a, b] = this.dragged;
-      pen.fillRect(Math.min(a, b), this.plot.top, Math.abs(b - a), this.plot.height);
-    }
-    const at = inside ? cursor : to;
     this.stage.setAttribute("aria-valuemin", "0");
     this.stage.setAttribute("aria-valuemax", String(Math.round(to - from)));
     this.stage.setAttribute("aria-valuenow", String(Math.round(at - from)));
     this.stage.setAttribute("aria-valuetext", `${[this.group.time(at), ...this.group.around(at)].join(", ")}: ${told.join("; ")}`);
+  }
+
+  drawCursor() {
+    this.tell();
+    if (!this.width || !this.seen) return;
+    const pen = sized(this.over, this.width, this.height);
+    const [at, inside] = this.#moment;
+    if (inside) {
+      pen.strokeStyle = this.group.colour("quiet");
+      pen.beginPath();
+      pen.moveTo(Math.round(this.x(at)) + 0.5, this.plot.top);
+      pen.lineTo(Math.round(this.x(at)) + 0.5, this.plot.top + this.plot.height);
+      pen.stroke();
+    }
+    for (const line of this.lines) {
+      const index = indexAt(line.t, at, line.step);
+      if (!inside || line.quiet || index < 0 || line.y[index] === null || this.hidden.has(line.name)) continue;
+      pen.fillStyle = this.group.colour(line.colour);
+      pen.beginPath();
+      pen.arc(this.x(line.step ? at : line.t[index]), this.y(line.y[index]), 3, 0, 7);
+      pen.fill();
+    }
+    if (this.dragged) {
+      pen.fillStyle = this.group.colour("blue");
+      pen.globalAlpha = 0.15;
+      const [a, b] = this.dragged;
+      pen.fillRect(Math.min(a, b), this.plot.top, Math.abs(b - a), this.plot.height);
+    }
   }
 
   #timeAt(event) {
@@ -486,11 +521,11 @@ function firstFrom(times, t) {
 }
 
 // The index of the value at time `t`: of a step the one in force, else the nearest; -1 without one.
-function valueAt(line, t) {
-  const next = firstFrom(line.t, t);
-  if (line.step) return line.t[next] === t ? next : next - 1;
-  if (next >= line.t.length) return line.t.length - 1;
-  return next > 0 && t - line.t[next - 1] < line.t[next] - t ? next - 1 : next;
+export function indexAt(times, t, step = false) {
+  const next = firstFrom(times, t);
+  if (step) return times[next] === t ? next : next - 1;
+  if (next >= times.length) return times.length - 1;
+  return next > 0 && t - times[next - 1] < times[next] - t ? next - 1 : next;
 }
 
 function step125(value, up) {

@@ -13,7 +13,7 @@
 //   wait_p50_s, wait_p99_s                   of messages whose work began lately
 //   consumers: {count, paused}               how many, how many of them are paused
 //   capacity_per_s, processed_per_s
-//   dead_letters_per_s, dead_letters         into the dead-letter queue now, and so far
+//   dead_letters_per_s, dead_letters         into the dead-letter queue, and in it
 
 import { UNKNOWN, amount, duration, rate } from "./numbers.js";
 import { meaningOf } from "./words.js";
@@ -25,16 +25,19 @@ const CELLS = 20; // so many messages are drawn one by one
 export class FlowPicture {
   constructor(element, { table = true } = {}) {
     this.parts = {};
+    this.widths = {}; // in CSS pixels, as drawn
     this.top = 0; // the rate that is WIDEST wide
     this.most = 0; // the level at the rim of a queue without a bound
     this.picture = make("div", { className: "flow", role: "img" }, ...this.#parts());
     this.rows = make("tbody");
     const caption = make("caption", { textContent: "The same as a table" });
-    const words = make("details", { className: "flow-words" }, make("summary", { textContent: "as a table" }),
+    this.words = make("details", { className: "flow-words" }, make("summary", { textContent: "as a table" }),
       make("table", {}, caption, this.rows));
     element.classList.add("flow-frame");
-    element.replaceChildren(this.picture, ...(table ? [words] : []));
+    this.words.addEventListener("toggle", () => this.#list());
+    element.replaceChildren(this.picture, ...(table ? [this.words] : []));
     new IntersectionObserver(([entry]) => this.picture.classList.toggle("still", !entry.isIntersecting)).observe(element);
+    this.show({}); // nothing is known yet
   }
 
   #parts() {
@@ -67,9 +70,14 @@ export class FlowPicture {
     this.#law(known);
     this.#queue(known);
     this.#ends(known);
-    const facts = factsOf(known);
-    this.picture.setAttribute("aria-label", `Flow of messages: ${facts.map(([name, value]) => `${name} ${value}`).join(", ")}.`);
-    this.rows.replaceChildren(...facts.map(([name, value]) => make("tr", {},
+    this.facts = factsOf(known);
+    this.picture.setAttribute("aria-label", `Flow of messages: ${this.facts.map(([name, value]) => `${name} ${value}`).join(", ")}.`);
+    this.#list();
+  }
+
+  #list() {
+    if (!this.words.open || !this.facts) return;
+    this.rows.replaceChildren(...this.facts.map(([name, value]) => make("tr", {},
       make("th", { scope: "row", textContent: name, title: meaningOf(name) }), make("td", { textContent: value }))));
   }
 
@@ -77,18 +85,27 @@ export class FlowPicture {
     return perS > 0 ? Math.max(THINNEST, Math.min(WIDEST, (WIDEST * perS) / this.top)) : 0;
   }
 
+  // Give a part its width; a change that nobody would see is none, so that a steady flow is not laid out again.
+  #widen(name, width) {
+    const part = this.parts[name];
+    const before = this.widths[name] ?? -1;
+    if (Math.abs(width - before) < 1 && width > 0 === before > 0) return;
+    this.widths[name] = width;
+    part.style.setProperty("--w", `${width}px`);
+  }
+
   #pipes(known) {
     const limits = { processed: known.capacity_per_s };
     for (const name of ["offered", "published", "processed"]) {
       const perS = known[`${name}_per_s`] ?? null;
-      this.parts[`${name}-stream`].style.setProperty("--w", `${this.#width(perS)}px`);
-      this.parts[`${name}-limit`].style.setProperty("--w", `${this.#width(limits[name] ?? 0)}px`);
+      this.#widen(`${name}-stream`, this.#width(perS));
+      this.#widen(`${name}-limit`, this.#width(limits[name] ?? 0));
       const limit = name === "processed" && (known.capacity_per_s ?? null) !== null ? ` of ${rate(known.capacity_per_s)}` : "";
       put(this.parts[`${name}-rate`], rate(perS) + limit);
     }
     const refused = known.refused_per_s ?? 0;
     this.parts.refused.hidden = refused <= 0;
-    this.parts.refused.style.setProperty("--w", `${this.#width(refused)}px`);
+    this.#widen("refused", this.#width(refused));
     put(this.parts["refused-rate"], `${rate(refused)} refused`);
     const returned = known.returned_per_s ?? 0;
     this.parts.returned.hidden = returned <= 0;
@@ -105,7 +122,7 @@ export class FlowPicture {
     if (hidden) return;
     parts.law.classList.toggle("blocked", blocked);
     const open = blocked ? 0 : allowed === null ? WIDEST : this.#width(Math.min(allowed, this.top));
-    parts.valve.style.setProperty("--w", `${open}px`);
+    this.#widen("valve", open);
     put(parts["allowed-rate"], blocked ? "blocked by the broker" : allowed === null ? "no limit" : `allows ${rate(allowed)}`);
     const held = offered !== null && allowed !== null && offered - allowed > 0.05 * offered;
     parts.law.classList.toggle("holds", held && !blocked);
@@ -122,7 +139,8 @@ export class FlowPicture {
     const bound = queue?.bound || null;
     this.most = Math.max(this.most, niceCeil(ready ?? 0), 100);
     const share = ready === null ? 0 : Math.min(1, ready / (bound ?? this.most));
-    parts.level.style.setProperty("--level", ready > 0 ? Math.max(0.015, share) : 0);
+    const level = ready > 0 ? Math.max(0.02, Math.round(share * 100) / 100) : 0; // steps of 1 %: a ripple is not drawn again
+    if (level !== this.widths.level) parts.level.style.setProperty("--level", (this.widths.level = level));
     parts.tank.classList.toggle("bounded", bound !== null);
     parts.tank.classList.toggle("high", share > 0.5 && bound !== null);
     parts.tank.classList.toggle("full", share >= 0.98 && bound !== null);
@@ -193,7 +211,7 @@ export function flowOf(now) {
     wait_p50_s: now.queue_wait.p50_s ?? work?.outlook?.wait_s ?? null, wait_p99_s: now.queue_wait.p99_s,
     consumers: count === null ? null : { count, paused: paused(consumers) },
     capacity_per_s: now.bottleneck_per_s, processed_per_s: rates.processed_per_s ?? work?.acked_per_s ?? null,
-    dead_letters_per_s: rates.dead_lettered_per_s, dead_letters: now.totals.dead_lettered,
+    dead_letters_per_s: now.queues[now.dead_letter_queue]?.published_per_s ?? rates.dead_lettered_per_s, dead_letters: now.dead_letters,
   };
 }
 
@@ -215,8 +233,8 @@ function cells(element, count, more = false) {
   element.classList.toggle("more", more);
 }
 
-// The next of 1, 2, 5, 10, 20, … that is not below the value.
+// The next of 1, 1.5, 2, 3, 5, 7.5, 10, 15, … that is not below the value.
 function niceCeil(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.98);
+  return [1, 1.5, 2, 3, 5, 7.5, 10].map((step) => step * power).find((step) => step >= value * 0.98);
 }

@@ -142,6 +142,7 @@ def test_the_flow_picture_shows_what_is_held_refused_blocked_and_dead(
         return chromium.run(f"""import('/assets/flow.js').then(({{ FlowPicture }}) => {{
             window.shown ??= document.body.appendChild(document.createElement('div'));
             window.picture ??= new FlowPicture(window.shown);
+            window.shown.querySelector('details').open = true;
             window.picture.show({json.dumps(state | changes)});
             const part = (name) => window.shown.querySelector('.' + name);
             const wide = (name) => parseFloat(getComputedStyle(part(name)).getPropertyValue('--w'));

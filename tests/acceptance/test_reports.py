@@ -81,6 +81,7 @@ def test_the_flow_picture_of_a_report_shows_the_moment_under_the_cursor(
     wait_until(lambda: chromium.run(DRAWN), "the charts are drawn")
     act = "document.querySelector('#{} [role=slider]').dispatchEvent(new KeyboardEvent('keydown', {{key: '{}'}}))"
     moments = set()
+    chromium.run("document.querySelector('.flow-words').open = true")
     for chart, key in (("depth", "Home"), ("rates", "End")):
         chromium.run(act.format(chart, key))
         moments.add(chromium.run("document.getElementById('flow-time').textContent.split(',')[0]"))

@@ -103,8 +103,12 @@ const BAD = new Set(["nacked", "blocked", "breached", "vanished", "source_lost"]
 const GOOD = new Set(["unblocked", "recovered", "nacks_over", "source_back"]);
 const mood = (kind) => (BAD.has(kind) ? "bad" : GOOD.has(kind) ? "good" : "");
 
+let newest = ""; // the events are listed anew only when there are others
+
 function showEvents(events) {
-  if (!events.length) return;
+  const last = events[events.length - 1];
+  if (!last || newest === `${last.at_ns} ${last.text}`) return;
+  newest = `${last.at_ns} ${last.text}`;
   element("events").replaceChildren(...events.slice().reverse().map((event) => {
     const item = document.createElement("li");
     item.className = mood(event.kind);
@@ -256,7 +260,8 @@ async function learn() {
 
 // The charts: a point a second, events as marks in all of them.
 
-const clock = (ms) => new Date(ms).toLocaleTimeString([], { hourCycle: "h23" });
+const clockFormat = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const clock = (ms) => clockFormat.format(ms);
 const flow = new FlowPicture(element("flow"));
 const charts = new Charts({ time: clock, ticks: clockTicks, bar: element("cursor") });
 const drawn = {

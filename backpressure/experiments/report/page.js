@@ -1,6 +1,6 @@
 // Draws a run's timeline: the flow picture at one moment, and the charts, which choose the moment.
 
-import { Charts } from "./charts.js";
+import { Charts, indexAt } from "./charts.js";
 import { FlowPicture } from "./flow.js";
 import { amount, duration, rate } from "./numbers.js";
 
@@ -9,29 +9,23 @@ const element = (id) => document.getElementById(id);
 const seconds = (t) => `${t.toFixed(t < 100 && t % 1 ? 1 : 0)} s`;
 const REPLAY_S = 20; // however long the run was
 
-// The index of the last time that is not after `t`.
-function at(times, t) {
-  const next = times.findIndex((time) => time > t);
-  return next < 0 ? times.length - 1 : Math.max(0, next - 1);
-}
-
 function stateAt(t) {
-  const i = at(data.t, t);
-  const wait = at(data.wait_t, t);
+  const i = indexAt(data.t, t);
+  const wait = indexAt(data.wait_t, t);
   const phase = data.phases.findLast((one) => one.start <= t) ?? data.phases[0];
   const running = (role) => data.processes.filter(([kind, start, end]) => kind === role && start <= t && t < end).length;
-  const before = at(data.t, t - 1);
+  const before = indexAt(data.t, t - 1);
   const waited = (name) => (data.wait_t.length && Math.abs(data.wait_t[wait] - t) < 2 ? milli(data.wait[name][wait]) : null);
-  const simulated = data.processes.length === 0;
+  const count = (role) => (data.processes.some(([kind]) => kind === role) ? running(role) : null); // null: not started by the run
   return {
-    producers: simulated || running("producer") ? { count: simulated ? null : running("producer"), blocked: data.blocked[i] } : null,
+    producers: count("producer") === 0 ? null : { count: count("producer"), blocked: data.blocked[i] },
     law: phase && { name: phase.law, reason: data.reason[i] },
     offered_per_s: data.offered[i], allowed_per_s: data.allowed[i], published_per_s: data.published[i], refused_per_s: data.refused[i],
     in_flight: data.in_flight[i], exchange: data.exchange,
     queue: data.ready[i] === null ? null : { ready: data.ready[i], unacked: data.unacked[i], bound: data.max_length[i] },
     wait_p50_s: waited("p50"), wait_p99_s: waited("p99"),
-    consumers: { count: simulated ? null : running("consumer") },
-    capacity_per_s: data.capacity_t.length ? data.capacity[at(data.capacity_t, t)] : null, processed_per_s: data.processed[i],
+    consumers: { count: count("consumer") },
+    capacity_per_s: data.capacity[indexAt(data.capacity_t, t, true)] ?? null, processed_per_s: data.processed[i],
     dead_letters: data.dead_letters[i],
     dead_letters_per_s: Math.max(0, (data.dead_letters[i] - data.dead_letters[before]) / Math.max(data.t[i] - data.t[before], 0.1)),
   };

@@ -51,7 +51,7 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary], notes: Sequ
         "reason": [sample.reason for sample in samples],
         "in_flight": [sample.in_flight for sample in samples],
         "refused": [sample.nacked_per_s for sample in samples],
-        "dead_letters": [sample.dead_lettered_total for sample in samples],
+        "dead_letters": [sample.dead_letters for sample in samples],
         "blocked": [sample.blocked for sample in samples],
         "max_length": [sample.max_length for sample in samples],
         "processes": [
@@ -59,7 +59,7 @@ def chart_data(recording: Recording, phases: Sequence[PhaseSummary], notes: Sequ
             for process in recording.processes
             if process.role in {"producer", "consumer"}
         ],
-        "exchange": recording.broker != "Kafka",
+        "exchange": "Kafka" not in recording.broker,
         "notes": [
             {"t": (note.at_ns - start_ns) / 1e9, "text": note.text}
             for note in notes

@@ -137,6 +137,15 @@ def test_a_snapshot_as_json_has_the_lag_of_each_partition(snapshot: Make, work: 
     assert (queue["lag_by_partition"], queue["worst_partition"]) == ([3, 42], 1)
 
 
+def test_dead_letters_are_those_in_their_queue_and_where_it_is_not_seen_those_given_up(
+    snapshot: Make, work: MakeQueues
+) -> None:
+    queue = replace(next(iter(work().values())), name="dead", ready=1234)
+    seen = snapshot(queues={**work(), "dead": queue}, dead_letter_queue="dead")
+    assert get(seen, "/api/snapshot").json()["dead_letters"] == 1234
+    assert get(replace(seen, dead_letter_queue=""), "/api/snapshot").json()["dead_letters"] == seen.totals.dead_lettered
+
+
 def test_a_new_page_gets_the_history_and_then_every_point(snapshot: Make) -> None:
     async def story() -> list[tuple[str, Any]]:
         feed = LiveFeed(snapshot, lambda seen: [f"watch {seen.work_queue}"])
