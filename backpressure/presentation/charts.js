@@ -57,7 +57,8 @@ export class Charts {
   show(span, series) {
     this.span = { bands: [], marks: [], ...span };
     for (const [chart, lines] of series) chart.take(lines);
-    this.redraw();
+    for (const chart of this.charts) chart.later(!chart.due);
+    this.#say();
   }
 
   redraw() {
@@ -178,10 +179,19 @@ class Chart {
     this.legend.insertBefore(entry, this.button ?? null);
   }
 
-  later() {
+  // Whether new points would be seen: in a long window a second is less than a pixel.
+  get due() {
+    const [from, to] = this.group.window;
+    const moved = ((to - this.drawnTo) / (to - from || 1)) * this.plot.width;
+    return !(moved >= 0 && moved < 1 && from >= this.drawnFrom);
+  }
+
+  later(unchanged = false) {
+    this.stale ||= !unchanged;
     this.wanted ??= requestAnimationFrame(() => {
       this.wanted = undefined;
-      this.draw();
+      if (this.stale) this.draw();
+      else this.tell();
     });
   }
 
@@ -241,6 +251,8 @@ class Chart {
   draw() {
     const { width } = this;
     if (!width || !this.seen || document.hidden) return this.tell();
+    [this.drawnFrom, this.drawnTo] = this.group.window;
+    this.stale = false;
     this.plot = { left: LEFT, top: TOP, width: width - LEFT - RIGHT, height: this.height - TOP - BOTTOM };
     const pen = sized(this.canvas, width, this.height);
     this.#range();
