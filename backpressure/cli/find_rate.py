@@ -121,7 +121,7 @@ def find_rate(
         if choice is not None and limits[0].held is not None:
             limits.append(_confirmed(variation, limits[0], choice, broker_runs, directory))
     elif choice is None:
-        allowed = "is needed: programs that are not ours cannot be simulated, so the search runs them on a broker"
+        allowed = "is needed: a scenario with programs or faults that no model knows is searched on a broker"
         raise ConfigError("--broker", "", allowed)
     else:
         search.precision = max(search.precision, _NEAR - 1)

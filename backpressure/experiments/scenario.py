@@ -103,8 +103,9 @@ class Scenario:
 
     @property
     def can_be_simulated(self) -> bool:
-        """Whether a model knows what every program does."""
-        return not self.strange and not self.settings.consumer.handler
+        """Whether a model knows what every program does, and every fault."""
+        ours = not self.strange and not self.settings.consumer.handler
+        return ours and all(fault.least_nodes == 1 for fault in self.faults)
 
     @property
     def capacity_known(self) -> bool:

@@ -132,12 +132,13 @@ def test_a_program_that_is_not_ours_is_varied_only_in_what_the_run_decides(tmp_p
     file.write_text(text)
     plan = library.load(str(file))
     assert not plan.can_be_simulated
-    Variation.of(plan, "rate", [], "mine")
+    varied = Variation.of(plan, "rate", [("depth.max", "<= 30")], "mine")
+    assert "lost" not in {expectation.metric for expectation in varied.plan.expectations}  # nobody would know
     with pytest.raises(ConfigError, match="the consumer is not ours"):
         Variation.of(plan, "prefetch", [], "mine")
     done = CliRunner().invoke(pace, ["find-rate", str(file), "--runs", str(tmp_path)])
     assert done.exit_code == 2
-    assert "cannot be simulated, so the search runs them on a broker" in done.output
+    assert "that no model knows is searched on a broker" in done.output
 
 
 def test_bounds_that_leave_nothing_to_try_are_refused() -> None:
