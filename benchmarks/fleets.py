@@ -1,10 +1,10 @@
 """What reports of a fleet cost: ``python benchmarks/fleets.py [--consumers 200] [--producers 50] [--seconds 15]``.
 
-First the octets of a report and the time to decode it, compact and as JSON. Then, on a private RabbitMQ, stand-ins: as
-many listeners as there are producers (and one monitor) hear the reports that the whole fleet sends at its own interval,
-through the real feedback bus and decoder. The output is deliveries and processor time a second, of the broker and of
-all listeners together, and their part of what the fleet's messages cost (``--messages`` a second at ``--message-us``
-each; the default of 86 µs is assumed: the sum of earlier, separate measurements of RabbitMQ, producer and consumer).
+First the octets of a report and the time to decode it, compact and as JSON. Then, on a private RabbitMQ, what a message
+costs: the processor time of the broker, one producer and one consumer at a steady rate, divided by the messages. Then
+stand-ins: as many listeners as there are producers (and one monitor) hear the reports that the whole fleet sends at its
+own interval, through the real feedback bus and decoder. The output is deliveries and processor time a second, of the
+broker and of all listeners together, and their part of what the fleet's messages cost (``--messages`` a second).
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import subprocess
+import sys
+import tempfile
 import time
 import timeit
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import psutil
 
 from backpressure.core.histogram import Histogram
+from backpressure.core.journal import read_records
 from backpressure.core.reports import ConsumerReport, Report, decode, encode, encode_compact, report_interval_s
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
@@ -26,6 +31,8 @@ from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
 
 USUAL_S = 0.1
 FULL_EVERY = 10
+MESSAGE_RATE = 2000
+WARM_S = 4.0
 
 
 def sample(number: int = 1) -> ConsumerReport:
@@ -82,13 +89,45 @@ async def hear_fleet(url: str, pid: int, consumers: int, producers: int, seconds
     return deliveries, spent[0] - before[0], spent[1] - before[1]
 
 
+def spent_s(processes: list[psutil.Process]) -> float:
+    """Return the processor time that they have used."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def message_cost_us(url: str, broker_pid: int, broker_idle: float, seconds: float) -> tuple[float, float]:
+    """Return the processor time of a message, of broker, producer and consumer together, and the rate of messages."""
+    program = [sys.executable, "-m", "backpressure"]
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder, "producer.journal")
+        environment = os.environ | {"PACE_CONFIG": "", "PACE_API__ENABLED": "false", "PACE_LOG__LEVEL": "ERROR"}
+        quiet = {"stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+        consumer = subprocess.Popen([*program, "consumer", "--url", url, "--rate", "max"], env=environment, **quiet)
+        rate = ["--rate", str(MESSAGE_RATE), "--strategy", "bounded"]
+        environment["PACE_PROCESS__JOURNAL_FILE"] = str(journal)
+        producer = subprocess.Popen([*program, "producer", "--url", url, *rate], env=environment, **quiet)
+        try:
+            time.sleep(WARM_S)
+            processes = [psutil.Process(pid) for pid in (broker_pid, producer.pid, consumer.pid)]
+            begun, before_s = time.time_ns(), spent_s(processes)
+            time.sleep(seconds)
+            ended, after_s = time.time_ns(), spent_s(processes)
+        finally:
+            for process in (producer, consumer):
+                process.terminate()
+                process.wait()
+        sent = sum(begun <= record.sent_ns < ended for record in read_records(journal.read_bytes()))
+    span_s = (ended - begun) / 1e9
+    if not sent:
+        raise SystemExit("the producer sent nothing")
+    return 1e6 * (after_s - before_s - broker_idle * span_s) / sent, sent / span_s
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--consumers", type=int, default=200)
     parser.add_argument("--producers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--messages", type=float, default=20_000.0, help="a second, of the whole fleet")
-    parser.add_argument("--message-us", type=float, default=86.0, help="processor time of one message, all together")
     args = parser.parse_args()
     show_codec()
     if find_rabbitmq() is None:
@@ -99,6 +138,7 @@ def main() -> None:
         before = sum(idle.cpu_times()[:2])
         time.sleep(5)
         idle_share = (sum(idle.cpu_times()[:2]) - before) / 5
+        message_us, per_s = message_cost_us(node.url, node.pid, idle_share, args.seconds)
         deliveries, broker_s, ours_s = asyncio.run(
             hear_fleet(node.url, node.pid, args.consumers, args.producers, args.seconds)
         )
@@ -109,7 +149,8 @@ def main() -> None:
     print(f"{deliveries / args.seconds:.0f} deliveries/s (ten a second each would be "
           f"{(args.consumers + args.producers) * (args.producers + 1) / USUAL_S:.0f})")  # fmt: skip
     print(f"processor: broker {broker_s / span_s:.3f} ({idle_share:.3f} idle), listeners {ours_s / span_s:.3f} cores")
-    messages = args.messages * args.message_us * 1e-6
+    messages = args.messages * message_us * 1e-6
+    print(f"a message costs {message_us:.0f} µs of processor time, of broker, producer and consumer at {per_s:.0f}/s")
     print(f"{all_s / messages:.1%} of the {messages:.2f} cores of {args.messages:.0f} messages/s")
 
 

@@ -41,9 +41,11 @@ _RATE_WINDOW_S = 5.0
 class StepRate:
     """The rate of a total that may grow in steps: between two changes, over at least five seconds if possible."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps_s: float = 0.0) -> None:
+        """``steps_s`` is how far apart the steps may be, until they are seen."""
         self._changes: deque[tuple[float, int]] = deque()
-        self._longest_s = 0.0
+        self._longest_s = steps_s
+        self._begins_at_a_step = not steps_s
 
     def take(self, total: int, now: float) -> None:
         """Take the total as it is ``now``."""
@@ -52,6 +54,9 @@ class StepRate:
             changes.clear()
         if changes and total == changes[-1][1]:
             return
+        if changes and not self._begins_at_a_step:  # what this step contains began before the first look
+            changes.clear()
+            self._begins_at_a_step = True
         if len(changes) > 1:
             self._longest_s = now - changes[-1][0]
         changes.append((now, total))
@@ -167,7 +172,7 @@ class _Watched:
 
     trend: QueueTrend = field(default_factory=QueueTrend)
     entered: StepRate = field(default_factory=StepRate)
-    left: StepRate = field(default_factory=StepRate)
+    left: StepRate = field(default_factory=lambda: StepRate(_USUAL_INTERVAL_S))  # consumers commit now and then
 
 
 class QueueWatch:

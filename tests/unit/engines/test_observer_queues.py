@@ -128,6 +128,23 @@ def test_a_rate_is_that_between_two_steps_of_a_total() -> None:
     assert rate.per_s(71.0) is None
 
 
+def test_that_nothing_was_committed_for_a_second_does_not_mean_that_consumers_hang() -> None:
+    watch = QueueWatch("orders")
+
+    def left_per_s(left: int, now: float) -> float | None:
+        reading = QueueReading(ready=50 - left, unacked=None, consumers=1, entered=50, left=left)
+        return watch.took("orders", reading, None, listed=False, now=now).left_per_s
+
+    assert [left_per_s(0, now) for now in (0.0, 1.5, 4.0)] == [None, None, None]
+    assert left_per_s(10, 5.0) is None  # it was counted for how long?
+    assert left_per_s(50, 10.0) == pytest.approx(8.0)
+    still = QueueWatch("orders")
+    for now in range(13):
+        reading = QueueReading(ready=50, unacked=None, consumers=1, entered=50, left=0)
+        told = still.took("orders", reading, None, listed=False, now=float(now))
+    assert told.left_per_s == 0.0
+
+
 def test_a_name_with_a_bracket_is_not_a_class_of_characters() -> None:
     watch = QueueWatch("a[1]*,b,b, ")
     listing = Listing(1.0, {name: queue() for name in ("a[1].x", "a1", "b")})
