@@ -56,7 +56,7 @@ def summarise(recording: Recording) -> Summary:
         sources=dict(knowledge.sources),
         expectations=[],
         totals=totals,
-        utilisation=_utilisation(recording.loads, done_ns, recording.start_ns, recording.end_ns),
+        utilisation=_utilisation(recording, done_ns, recording.start_ns, recording.end_ns),
         wait_ms=percentiles(accounts.waits.length_ns),
         end_to_end_ms=percentiles(accounts.end_to_end.length_ns),
         confirm_ms=percentiles(accounts.confirms.length_ns),
@@ -212,8 +212,8 @@ def _phase(
         start_s=start_s,
         end_s=end_s,
         publish_rate=None if known.unknown("published") else _rate(confirmed_ns, phase, span_s),
-        process_rate=None if known.unknown("processed") else _rate(done_ns, phase, span_s),
-        utilisation=_utilisation(recording.loads, done_ns, phase.start_ns, phase.end_ns),
+        process_rate=None if _untimed(recording, done_ns) else _rate(done_ns, phase, span_s),
+        utilisation=_utilisation(recording, done_ns, phase.start_ns, phase.end_ns),
         wait_ms=percentiles(waits_ns),
         wait_bound_ms=_wait_bound_ms(recording, phase, start_s, end_s),
         depth_max=_depth(recording, stays, phase.start_ns, phase.end_ns).max,
@@ -232,11 +232,21 @@ def _phase(
     )
 
 
-def _utilisation(loads: Sequence[LoadChanged], done_ns: Sequence[int], start_ns: int, end_ns: int) -> float | None:
+def _untimed(recording: Recording, done_ns: Sequence[int]) -> bool:
+    """Return whether nobody knows when messages were done: programs that are not ours may tell only that they were."""
+    if "consumer" not in recording.knowledge.strange:
+        return False
+    return recording.knowledge.unknown("processed") or (not done_ns and len(recording.accounts.ledger.processed) > 0)
+
+
+def _utilisation(recording: Recording, done_ns: Sequence[int], start_ns: int, end_ns: int) -> float | None:
     """Return processed ÷ capacity over the stretches in which more is offered than can be done.
 
     None when these add up to less than a second: so short a figure would measure how processes start and stop.
     """
+    if _untimed(recording, done_ns):
+        return None
+    loads = recording.loads
     processed = 0
     possible = 0.0
     overloaded_s = 0.0

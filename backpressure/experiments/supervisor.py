@@ -206,7 +206,11 @@ class Supervisor:
     async def _stop(self, child: Child, grace_s: float) -> None:
         child.stopping = True
         own = _descendants(child)
-        _signal(child, "SIGTERM")
+        if child.output is None:
+            _signal(child, "SIGTERM")
+        else:  # as a container runtime does: what it has started is its own to stop
+            with contextlib.suppress(ProcessLookupError):
+                child.process.terminate()
         end = asyncio.create_task(child.process.wait())
         try:
             await asyncio.wait({end}, timeout=grace_s)

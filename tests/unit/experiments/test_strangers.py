@@ -164,6 +164,13 @@ def test_with_a_ledger_every_state_is_known_by_id() -> None:
     assert "utilisation" not in found.sources
 
 
+def test_outcomes_without_times_give_totals_and_no_rates() -> None:
+    seen = kept([(0, Sighting("order-0")), (0, Sighting("order-1"))])
+    knowledge = knowledge_of(CONSUMER, LEDGER, None, READ, seen, rate_stated=True)
+    found = summary(knowledge, seen.accounts)  # type: ignore[attr-defined]
+    assert (found.totals.processed, found.phases[0].process_rate, found.utilisation) == (2, None, None)
+
+
 def test_a_ledger_whose_outcomes_could_not_be_read_knows_nothing_of_loss() -> None:
     seen = kept([])
     broken = READ.model_copy(update={"problems": {"http://127.0.0.1/done": "does not answer"}})
