@@ -39,7 +39,13 @@ class BoundPolicy:
         if self._management is None:
             return False
         try:
-            overview, policies = await self._management.overview(), await self._management.policies()
+            try:
+                overview = await self._management.overview()
+            except (
+                BrokerUnavailableError
+            ):  # a node that has just started may be slow: processes must not differ in this
+                overview = await self._management.overview()
+            policies = await self._management.policies()
         except TransportError:  # not enabled, not allowed, or not reachable: the bound becomes an argument
             return False
         same_broker = cluster_name in {"", overview.cluster_name}
