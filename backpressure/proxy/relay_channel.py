@@ -95,7 +95,7 @@ class Content:
             if self._came is None:
                 departures.left(marks, at)
             else:
-                self._came.left_at = departures.came(marks)
+                self._came.consumer.seen_to_leave(self._came, departures.came(marks))
         return True
 
 

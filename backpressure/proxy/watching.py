@@ -5,6 +5,10 @@ to a consumer that works on C messages at a time starts when it arrives, or when
 whichever is later. C is found by comparing: a message that meets an idle consumer starts at once, so its service time
 is known whatever C is. If the others then seem to take less, more of them are in work at a time than thought.
 Of a message that was seen to leave for the queue as well, that start tells how long it waited.
+
+A consumer that may hold no more than it works on has nothing at hand when it is done: until the acknowledgement has
+reached the broker and the next message the consumer, it cannot work. That time belongs to the message if the message
+was waiting meanwhile. (As time without work it would look as if more in the queue could help.)
 Must not know: frames, channels.
 """
 
@@ -24,6 +28,7 @@ _SAME_TIME_S = 1.0
 _RATIOS, _IDLE_TIMES = 15, 5  # that many messages, after that many idle times, say something
 _FEWER, _MORE = 0.5, 1.6
 _MOST_DEPARTURES = 10_000
+_GAPS, _ENOUGH_GAPS, _ROUND_TRIPS = 50, 20, 3
 
 
 class Departures:
@@ -69,13 +74,16 @@ class Departures:
 class Delivered:
     """A message that a consumer holds: its number, and whether the consumer was idle when it came.
 
-    ``left_at``: when it was seen to leave for the queue; None: it was not.
+    ``left_at``: when it was seen to leave for the queue; None: it was not. ``since``: from when on the consumer could
+    do nothing else; ``freed_at``: when the place became free that it has taken, if the consumer was full.
     """
 
     consumer: WatchedConsumer
     at: float
     number: int
     alone: bool
+    since: float
+    freed_at: float | None = None
     left_at: float | None = None
 
 
@@ -142,6 +150,8 @@ class WatchedConsumer:
         self._alone_at = float("-inf")
         self._idle_times = 0
         self._ratios: deque[tuple[int, float]] = deque(maxlen=_RATIOS)
+        self._freed_at: deque[float] = deque(maxlen=_MOST_WORKERS)
+        self._gaps_s: deque[float] = deque(maxlen=_GAPS)
 
     @property
     def prefetch(self) -> int:
@@ -162,7 +172,27 @@ class WatchedConsumer:
         self._work(now)
         self.held += 1
         tally.held += 1
-        return Delivered(self, now, self._settled + self.held, alone=self.held == 1)
+        one = Delivered(self, now, self._settled + self.held, alone=self.held == 1, since=now)
+        if self._freed_at:
+            one.freed_at = self._freed_at.popleft()
+            if self.departures is None or redelivered:
+                self.seen_to_leave(one, None)
+        return one
+
+    def seen_to_leave(self, one: Delivered, left_at: float | None) -> None:
+        """The message that was just delivered had left for the queue at that time; None: nobody knows when."""
+        one.left_at = left_at
+        if one.freed_at is None:
+            return
+        gap_s = one.at - one.freed_at
+        self._gaps_s.append(gap_s)
+        if left_at is not None:
+            waited = left_at <= one.freed_at
+        else:
+            waited = len(self._gaps_s) >= _ENOUGH_GAPS and gap_s <= _ROUND_TRIPS * min(self._gaps_s)
+        if waited:
+            self._busy_s += gap_s
+            one.since = one.freed_at
 
     def settle(self, messages: Sequence[Delivered], now: float, *, gone: bool, acked: bool) -> None:
         """Messages were settled at once; ``gone``: they have left the queue; ``acked``: because they are done."""
@@ -180,8 +210,10 @@ class WatchedConsumer:
         else:
             self.rejected += count
             tally.rejected += count
+        if 0 < self.prefetch <= self.workers:
+            self._freed_at.extend([now] * count)
         first, at_a_time = messages[0], min(count, self.workers)
-        service_s = self._service_s(first.at, first.number, now)
+        service_s = self._service_s(first.since, first.number, now)
         began_at, service_s = now - service_s, service_s * at_a_time / count  # settled together: each took its part
         for place, one in enumerate(messages):
             if gone:
@@ -215,14 +247,14 @@ class WatchedConsumer:
         self._busy_s += min(self.held, self.workers) * (now - self._busy_since)
         self._busy_since = now
 
-    def _service_s(self, delivered_at: float, number: int, now: float) -> float:
+    def _service_s(self, since: float, number: int, now: float) -> float:
         """Return how long the work on a message took; see the module."""
         back = self._settled - (number - self.workers)  # settlements since the one that let it start
         if number <= self.workers or back >= len(self._settled_at):
-            return now - delivered_at
+            return now - since
         if back < 0:
             return 0.0  # settled out of order: more are in work than thought
-        return now - max(delivered_at, self._settled_at[-1 - back])
+        return now - max(since, self._settled_at[-1 - back])
 
     def _compare(self, service_s: float, now: float, *, alone: bool) -> None:
         """Compare messages with the one that had met the consumer idle just before: work is alike at one time."""

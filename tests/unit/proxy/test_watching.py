@@ -147,3 +147,38 @@ def test_departures_do_not_grow_for_ever() -> None:
         departures.left(at % 2, at) if at % 5 else departures.left(at, at)
     found = sum(departures.came(marks) is not None for marks in [*range(25_000), *[0, 1] * 12_000])
     assert found == 10_000
+
+
+# --- a consumer that has nothing at hand ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_way_of_an_acknowledgement_and_the_next_message_belongs_to_the_work(seen: bool) -> None:
+    consumer, now = consumer_of(prefetch=1), 10.0
+    consumer.departures = Departures() if seen else None
+    for _ in range(200):
+        one = consumer.deliver(now, redelivered=False)
+        assert one is not None
+        if seen:
+            consumer.seen_to_leave(one, now - 0.05)  # it was waiting when the one before was done
+        now += 0.01
+        consumer.settle([one], now, gone=True, acked=True)
+        now += 0.004
+    assert consumer.busy_s(now) == pytest.approx(now - 10.0, rel=0.05)
+    assert consumer.service_sum_s / consumer.acked == pytest.approx(0.014, rel=0.05)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_time_in_which_no_message_was_there_is_no_work(seen: bool) -> None:
+    chance, consumer, now = random.Random(2), consumer_of(prefetch=1), 10.0
+    consumer.departures = Departures() if seen else None
+    for _ in range(200):
+        one = consumer.deliver(now, redelivered=False)
+        assert one is not None
+        if seen:
+            consumer.seen_to_leave(one, now - 0.001)
+        now += 0.01
+        consumer.settle([one], now, gone=True, acked=True)
+        now += 0.002 + chance.expovariate(10)
+    assert consumer.busy_s(now) == pytest.approx(2.0, rel=0.1)
+    assert consumer.service_sum_s / consumer.acked == pytest.approx(0.01, rel=0.1)
