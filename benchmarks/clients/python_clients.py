@@ -96,7 +96,15 @@ def celery_producer() -> None:
 
 def celery_consumer() -> None:
     """Run a worker."""
-    options = ["--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
+    options = [
+        "--concurrency",
+        "1",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "--loglevel",
+        "ERROR",
+    ]
     celery_app().worker_main(["worker", *options, "--hostname", QUEUE])
 
 
