@@ -226,12 +226,15 @@ def main() -> None:
     parser.add_argument("--broker", choices=["embedded", "rabbitmq"], default="embedded")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each row, after the first five")
     parser.add_argument("--at-once", type=int, default=2, help="rows that are measured at the same time")
+    parser.add_argument("--role", choices=["producer", "consumer"], help="one of the two alone")
+    parser.add_argument("--prefetch", type=int, nargs="+", default=[1, 100, UNLIMITED], help="0: unlimited (1 100 0)")
     given = parser.parse_args()
     if unknown := set(given.clients) - set(ALL):
         parser.error(f"no such client: {', '.join(sorted(unknown))}")
     wanted = [client for client in given.clients or ALL if present(client)]
     rows = [Row(client, "producer", 10) for client in wanted]
-    rows += [Row(client, "consumer", prefetch) for client in wanted for prefetch in (1, 100, UNLIMITED)]
+    rows += [Row(client, "consumer", prefetch) for client in wanted for prefetch in given.prefetch]
+    rows = [row for row in rows if given.role in {None, row.role}]
     print("| client | as | prefetch | utilisation | p50 wait ms | p99 ms | confirmed | lost |", flush=True)
     print("|---|---|---|---|---|---|---|---|", flush=True)
     with {"embedded": embedded, "rabbitmq": rabbitmq}[given.broker]() as (broker_url, management_url):
