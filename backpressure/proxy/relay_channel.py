@@ -125,6 +125,7 @@ class RelayChannel:
         "_consumers",
         "_gets",
         "_last_queue",
+        "_last_tag",
         "_number",
         "_polls",
         "_prefetch",
@@ -165,6 +166,7 @@ class RelayChannel:
         self._prefetch = 0
         self._shared = 0
         self._last_queue = ""
+        self._last_tag = 0
 
     # --- from the client --------------------------------------------------------------------------------------------
 
@@ -346,12 +348,21 @@ class RelayChannel:
         consumer = self._consumers.get(data[start + 12 : at])
         if consumer is not None:
             tag, redelivered = _TAG.unpack_from(data, at)
+            if not self._tag_is_new(tag):
+                return
             one = consumer.deliver(now, redelivered=bool(redelivered & 1))
             if one is not None:
                 self._unacked.sent(tag, one)
                 departures = consumer.departures
                 if departures is not None and not redelivered & 1:
                     self.coming = Content([(departures, now)], one)
+
+    def _tag_is_new(self, tag: int) -> bool:
+        """Return whether the tag of a delivery is greater than all before it, as a broker's are."""
+        if tag <= self._last_tag:
+            return False
+        self._last_tag = tag
+        return True
 
     def _got(self, data: bytes, start: int, now: float) -> None:
         if not self._gets:
@@ -362,6 +373,8 @@ class RelayChannel:
             consumer = self._view.watch(request.queue, no_ack=False, prefetch=0, subscribed=False)
             self._polls[request.queue] = consumer
         tag, redelivered = _TAG.unpack_from(data, start + 11)
+        if not self._tag_is_new(tag):
+            return
         consumer.no_ack = request.no_ack
         one = consumer.deliver(now, redelivered=bool(redelivered & 1))
         self._view.tally(request.queue).got += 1
@@ -418,6 +431,9 @@ class RelayChannel:
     def _subscribed(self, tag: str, request: _Request) -> None:
         consumer = self._view.watch(request.queue, no_ack=request.no_ack, prefetch=request.prefetch)
         consumer.shared_prefetch = self._shared
+        former = self._consumers.pop(tag.encode(), None)  # no broker takes a tag twice
+        if former is not None:
+            self._view.ended(former)
         self._consumers[tag.encode()] = consumer
 
     def _lose_unacked(self, now: float) -> None:

@@ -18,6 +18,7 @@ import httpx
 import pika
 
 CAPACITY_PER_S = 100.0
+PATIENCE_S = 30.0
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Running:
     log: Path
 
     def status(self) -> Any:
-        return httpx.get(f"{self.api_url}/status", trust_env=False).json()
+        return httpx.get(f"{self.api_url}/status", trust_env=False, timeout=PATIENCE_S).json()
 
     def paced(self) -> Any:
         return next(queue for queue in self.status()["queues"] if queue["name"] == "orders")

@@ -23,7 +23,7 @@ import kombu
 import pika
 import pytest
 from pika.exceptions import AMQPError
-from proxied import CAPACITY_PER_S, Broker, Running, proxying, send_with_pika, started, until
+from proxied import CAPACITY_PER_S, PATIENCE_S, Broker, Running, proxying, send_with_pika, started, until
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_client_that_changes_only_the_port_is_paced_and_loses_nothing(
     [watched] = [one for one in proxy.status()["watched"] if one["name"] == "orders"]
     assert (watched["delivered"], watched["acknowledged"], watched["unacked"]) == (150, 150, 0)
     assert watched["wait_ms"]["p50"] > 0
-    metrics = httpx.get(f"{proxy.api_url}/metrics", trust_env=False).text
+    metrics = httpx.get(f"{proxy.api_url}/metrics", trust_env=False, timeout=PATIENCE_S).text
     assert 'pace_proxy_wait_seconds_count{queue="orders"} 150.0' in metrics
 
 
@@ -173,7 +173,7 @@ def test_a_queue_can_be_paused_and_its_law_changed(proxy: Running, consume: Any)
     assert until(lambda: len(proxy.status()["consumers"]) == 1)
 
     def configure(**change: Any) -> httpx.Response:
-        return httpx.post(f"{proxy.api_url}/admin/config", json=change, trust_env=False)
+        return httpx.post(f"{proxy.api_url}/admin/config", json=change, trust_env=False, timeout=PATIENCE_S)
 
     assert configure(queue="orders", paused=True).json()["queues"][0]["state"] == "paused"
     sending = threading.Thread(target=send_with_pika, args=(proxy.url, 5))
@@ -186,7 +186,7 @@ def test_a_queue_can_be_paused_and_its_law_changed(proxy: Running, consume: Any)
     assert until(lambda: len(done) == 5)
     for refused in ({"queue": "other"}, {"strategy": "no such"}, {"target_wait_ms": 0}, {"unknown": 1}):
         assert configure(**refused).status_code == 422
-    metrics = httpx.get(f"{proxy.api_url}/metrics", trust_env=False).text
+    metrics = httpx.get(f"{proxy.api_url}/metrics", trust_env=False, timeout=PATIENCE_S).text
     assert 'pace_proxy_messages_published_total{queue="orders"} 5.0' in metrics
     assert 'pace_proxy_acknowledged_total{queue="orders"} 5.0' in metrics
 
@@ -198,7 +198,7 @@ def test_a_client_that_is_held_is_told_and_stopping_lets_go_what_waits(tmp_path:
         connection.add_on_connection_blocked_callback(lambda *_: told.append("blocked"))
         channel = connection.channel()
         channel.queue_declare("orders", durable=True)
-        httpx.post(f"{running.api_url}/admin/config", json={"paused": True}, trust_env=False)
+        httpx.post(f"{running.api_url}/admin/config", json={"paused": True}, trust_env=False, timeout=PATIENCE_S)
         for _ in range(20):
             channel.basic_publish("", "orders", b"x")
         connection.process_data_events(0)

@@ -21,7 +21,7 @@ import pika
 import pytest
 from pamqp import commands
 from pika.exceptions import AMQPError
-from proxied import Broker, Running, proxying, started, until
+from proxied import PATIENCE_S, Broker, Running, proxying, started, until
 
 from backpressure.amqp.methods import method_frame
 
@@ -327,7 +327,7 @@ def test_nonsense_from_a_broker_reaches_its_client_alone(tmp_path: Path) -> None
 
 def test_a_held_client_that_asks_for_heartbeats_stays_connected(tmp_path: Path) -> None:
     with started(tmp_path, "--queue", "orders") as running:
-        httpx.post(f"{running.api_url}/admin/config", json={"paused": True}, trust_env=False)
+        httpx.post(f"{running.api_url}/admin/config", json={"paused": True}, trust_env=False, timeout=PATIENCE_S)
         with pika.BlockingConnection(at(running, heartbeat=1)) as connection:
             channel = connection.channel()
             channel.queue_declare("orders", durable=True)
@@ -335,7 +335,12 @@ def test_a_held_client_that_asks_for_heartbeats_stays_connected(tmp_path: Path) 
                 channel.basic_publish("", "orders", b"x")
                 connection.process_data_events(0.25)
             assert running.status()["held_messages"] == 16
-            httpx.post(f"{running.api_url}/admin/config", json={"paused": False, "dry_run": True}, trust_env=False)
+            httpx.post(
+                f"{running.api_url}/admin/config",
+                json={"paused": False, "dry_run": True},
+                trust_env=False,
+                timeout=PATIENCE_S,
+            )
             assert until(lambda: connection.process_data_events(0) or running.paced()["published"] == 16)  # type: ignore[func-returns-value]
 
 

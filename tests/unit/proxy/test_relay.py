@@ -574,6 +574,22 @@ def test_other_protocols_are_told_by_their_first_octets(header: bytes, name: str
     assert foreign_protocol(header) == name
 
 
+def test_a_broker_that_delivers_a_tag_twice_leaves_nothing_behind(stage: Staging) -> None:
+    consuming(stage)
+    stage.broker(deliver(2), deliver(2), deliver(1))
+    assert stage.view.tallies["orders"].held == 1
+    stage.client(commands.Basic.Ack(2, True))
+    assert stage.view.tallies["orders"].held == 0
+
+
+def test_a_consumer_tag_that_is_used_twice_leaves_nothing_behind(stage: Staging) -> None:
+    consuming(stage)
+    stage.client(commands.Basic.Consume(0, "orders", "c", nowait=True))
+    assert len(stage.view.consumers) == 1
+    stage.relay.lost(stage.time.at)
+    assert stage.view.consumers == {}
+
+
 METHODS = st.integers(0, 0xFFFFFFFF) | st.sampled_from([60 << 16 | n for n in (20, 40, 50, 60, 71, 80, 90, 120)])
 FRAMES = st.builds(
     lambda kind, channel, index, rest: frame(kind, channel, index.to_bytes(4, "big") + rest),
@@ -643,7 +659,7 @@ def test_spoilt_frames_fail_nowhere_and_leave_nothing_behind() -> None:
     for case in range(3000):
         stage = Staging(prefetch_auto=bool(case % 2))
         for _ in range(chance.randrange(1, 6)):
-            take = stage.relay.from_client if chance.random() < 0.6 else stage.relay.from_broker
+            take = stage.relay.from_client if chance.random() < 0.5 else stage.relay.from_broker
             take(spoilt(chance.choice(WHOLE), chance), stage.time.at)
         stage.relay.tick(stage.time.at + 2, broker_written_at=0)
         stage.relay.leaving(stage.time.at)
