@@ -133,7 +133,7 @@ def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_
             self.scaled = asyncio.Event()
             self.looks = 0
 
-        async def configure(self, phase: Phase) -> Settings:
+        async def configure(self, phase: Phase, _begin_ns: int) -> Settings:
             return phase.settings
 
         async def scale(self, _: Settings) -> None:

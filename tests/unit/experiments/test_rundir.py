@@ -211,7 +211,7 @@ def test_the_report_stands_alone_and_trusts_no_text(tmp_path: Path) -> None:
     assert "{{" not in page[: page.index("<script")]
     assert "the queue &lt;b&gt;grows" in page
     assert page.index("verdict passed") < page.index("<h2>Expectations") < page.index("<h2>Timeline")
-    head = page[: page.index("<script>")]  # before Plotly's own text
+    head = page[: page.index('<script type="module">')]  # before the text of the charts
     assert "http://" not in head
     assert "src=" not in head
     assert "prefers-color-scheme: dark" in head
