@@ -28,7 +28,7 @@ from backpressure.api.pages import Page
 from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Snapshot, Threshold
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose
 
-__all__ = ["LiveFeed", "monitor_app", "plain", "point"]
+__all__ = ["LiveFeed", "monitor_app", "plain", "point", "streaming"]
 
 _NO_TOKEN = SecretStr("")
 
@@ -73,9 +73,14 @@ def monitor_app(
     @app.get("/api/stream", response_class=StreamingResponse)
     async def stream() -> StreamingResponse:
         """Server-sent events: ``history`` (the last 15 minutes) once, then ``tick`` every second."""
-        return StreamingResponse(_encoded(feed), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return streaming(feed)
 
     return app
+
+
+def streaming(feed: LiveFeed) -> StreamingResponse:
+    """Return an answer that lasts: what ``feed`` tells, as server-sent events."""
+    return StreamingResponse(_encoded(feed), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _encoded(feed: LiveFeed) -> AsyncIterator[bytes]:
@@ -95,8 +100,8 @@ Item = tuple[str, str]
 class LiveFeed:
     """Takes a point of the loop each second, keeps the last 15 minutes and hands all of them to new subscribers."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], advise: Callable[[Snapshot], list[str]]) -> None:
-        """Show each ``snapshot`` and what ``advise`` says about it."""
+    def __init__(self, snapshot: Callable[[], Snapshot | None], advise: Callable[[Snapshot], list[str]]) -> None:
+        """Show each ``snapshot``, if there is one, and what ``advise`` says about it."""
         self._snapshot = snapshot
         self._advise = advise
         self._points: deque[dict[str, Any]] = deque(maxlen=round(_KEPT_S / _INTERVAL_S))
@@ -112,13 +117,24 @@ class LiveFeed:
     def take(self) -> None:
         """Take one point and send it to every subscriber."""
         seen = self._snapshot()
+        if seen is None:
+            return
         latest = point(seen)
         self._points.append(latest)
         if not self._subscribers:
             return
         now = plain(seen)
         now["events"] = now["events"][-_EVENTS_SHOWN:]
-        item = ("tick", _json({"point": latest, "now": now, "advice": self._advise(seen)}))
+        self.tell("tick", {"point": latest, "now": now, "advice": self._advise(seen)})
+
+    def forget(self) -> None:
+        """Begin again without a past, also on the pages that are open."""
+        self._points.clear()
+        self.tell("history", [])
+
+    def tell(self, event: str, content: Any) -> None:
+        """Send something else to every subscriber."""
+        item = (event, _json(content))
         for subscriber in self._subscribers:
             if subscriber.full():
                 subscriber.get_nowait()

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "run": ("run:run", "Run a scenario with real processes, judge it and write a report."),
+    "ui": ("ui:ui", "Drive runs from a page: start, watch, disturb, stop, compare."),
     "scenarios": ("shipped:scenarios", "List the scenarios that ship, or print one."),
     "report": ("report:report", "Analyse a recorded run again, or show two side by side."),
     "history": ("history:history", "List the runs of a folder, and say what broke them."),
@@ -45,6 +46,7 @@ _HIDDEN = {"lab-worker": ("lab:worker", "")}
 
 _BENCH = {
     "run",
+    "ui",
     "scenarios",
     "report",
     "compare",

@@ -10,18 +10,13 @@ import click
 
 from backpressure.cli.run_outcome import EXIT_CODES, from_here, print_outcome
 from backpressure.errors import ConfigError
-from backpressure.experiments.analysis import summarise
-from backpressure.experiments.comparison import TOO_LONG, Comparison, oracles, rank
-from backpressure.experiments.regression import differences, versus
 from backpressure.experiments.report import conclude
-from backpressure.experiments.report.comparison_page import render_runs, run_label
+from backpressure.experiments.report.comparison_page import run_label
+from backpressure.experiments.report.two_runs import write_comparison
 from backpressure.experiments.rundir import RunDirectory
-from backpressure.experiments.summary import Summary
 from backpressure.presentation.terminal import new_console
 
 __all__ = ["report"]
-
-_SEVERAL = "The runs differ in what could be achieved: each is held against the oracle of its own scenario"
 
 
 @click.command()
@@ -44,37 +39,9 @@ def report(run_folder: Path, other_folder: Path | None) -> None:
     other = RunDirectory(other_folder)
     if directory.path == other.path:
         raise ConfigError("OTHER", str(other_folder), "is the same run: name another one")
-    runs = dict(zip("AB", (directory, other), strict=True))
-    recordings = {name: run.recording() for name, run in runs.items()}
-    summaries = {name: summarise(recording) for name, recording in recordings.items()}
-    found = differences([summaries["A"]], [summaries["B"]]) if all(run.phases for run in summaries.values()) else []
-    sentence = versus(found) if found else "nothing was measured in one of them"
-    page = render_runs(
-        _compared(runs, summaries).model_copy(update={"sentence": f"{sentence}."}),
-        recordings,
-        summaries,
-        found,
-        command=shlex.join(["pace", "report", str(run_folder), str(other_folder)]),
-    )
-    target = directory.path / "compare.html"
-    directory.write_page(target.name, page)
+    found = write_comparison(directory, other, shlex.join(["pace", "report", str(run_folder), str(other_folder)]))
     output = new_console(highlight=False)
-    for name, summary in summaries.items():
-        output.print(f"{name}: {run_label(summary)} · {from_here(runs[name].path)}", soft_wrap=True, markup=False)
-    output.print(sentence, soft_wrap=True, markup=False)
-    output.print(f"side by side: {from_here(target)}", soft_wrap=True, markup=False)
-
-
-def _compared(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> Comparison:
-    """Rank the runs, each against what was achievable in it: they may be of different scenarios."""
-    own = {name: oracles([run.scenario()]) for name, run in runs.items()}
-    figures = [found.model_copy(update={"scenario": ""}) for best in own.values() for found in best]
-    known, shared = len(figures) == len(runs), all(best == figures[0] for best in figures)
-    return rank(
-        " and ".join(dict.fromkeys(summary.scenario for summary in summaries.values())),
-        " and ".join(dict.fromkeys(summary.broker for summary in summaries.values())),
-        {name: [summary] for name, summary in summaries.items()},
-        figures[:1] if known and shared else [],
-        own=own,
-        oracle_note="" if known and shared else _SEVERAL if known else TOO_LONG,
-    )
+    for (name, summary), run in zip(found.summaries.items(), (directory, other), strict=True):
+        output.print(f"{name}: {run_label(summary)} · {from_here(run.path)}", soft_wrap=True, markup=False)
+    output.print(found.sentence, soft_wrap=True, markup=False)
+    output.print(f"side by side: {from_here(found.page)}", soft_wrap=True, markup=False)

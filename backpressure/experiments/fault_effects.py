@@ -86,6 +86,10 @@ class Injection:
         self._over = asyncio.Event()
         self._task = asyncio.create_task(self._hold(fault, stage), name=fault.name)
 
+    async def until_over(self) -> None:
+        """Return when it is undone, or has failed."""
+        await asyncio.wait({self._task})
+
     async def undo(self) -> None:
         """Return when the fault is undone; raises what went wrong. May be awaited again after it was cancelled."""
         self._over.set()

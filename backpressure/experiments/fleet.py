@@ -69,6 +69,7 @@ class Fleet:
         self._seed = scenario.seed
         self._settings = scenario.settings
         self._overrides: dict[str, Any] = {}
+        self._adjusted: dict[str, Any] = {}
         self._limits: dict[str, int] = {}
         self._roles = scenario.roles
         self._ledger = scenario.ledger
@@ -126,10 +127,26 @@ class Fleet:
                 continue
             wanted = {k: v for k, v in phase.changes.items() if k.split(".")[0] in sections and k not in _COUNTS}
             await self._control.configure(self._supervisor.of(role), wanted)
-        before, self._settings = self._settings, phase.settings
+        self._adjusted = {key: value for key, value in self._adjusted.items() if key not in phase.changes}
+        before, self._settings = self._settings, replaced(phase.settings, self._adjusted)
         if "producer.profile" in phase.changes:
             self._profile, self._went_ns = profile_of(phase.settings), at_ns
         return before
+
+    async def adjust(self, changes: Mapping[str, Any]) -> None:
+        """Change settings, by dotted key, from outside, until a phase changes them; a count starts or stops processes.
+
+        Raises `ConfigError` when one is not allowed or a process refuses it.
+        """
+        wanted = replaced(self._settings, changes)  # is refused as a whole before anything is changed
+        for role, sections in _SECTIONS.items():
+            own = {key: value for key, value in changes.items() if key.split(".")[0] in sections and key not in _COUNTS}
+            if own and self._roles[role].is_stranger:
+                raise ExperimentError(f"the {role} is a program of yours: its settings cannot be changed from here")
+            await self._control.configure(self._supervisor.of(role), own)
+        self._adjusted |= changes
+        before, self._settings = self._settings, wanted
+        await self.scale(before)
 
     async def scale(self, before: Settings) -> None:
         """Start or stop processes, by the difference between the settings and those ``before``; the newest stop first.
@@ -190,6 +207,11 @@ class Fleet:
     def varies(self) -> bool:
         """Whether the offered load varies within a phase."""
         return self._settings.producer.profile != "steady"
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self._settings
 
     @property
     def due(self) -> int:
@@ -374,9 +396,9 @@ class ProcessControl:
                 return  # it has reached its limit and ends: there is nothing left to change
             raise ExperimentError(f"{child.id} does not answer at {child.api_url}{path}: {error!r}") from None
         if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
-            raise ConfigError("scenario", body, f"{child.id} refused: {response.text}")
+            raise ConfigError("scenario", body, f"{child.id} refused: {_detail(response)}")
         if response.is_error:
-            raise ExperimentError(f"{child.id} answered {response.status_code} to {path}: {response.text}")
+            raise ExperimentError(f"{child.id} answered {response.status_code} to {path}: {_detail(response)}")
 
     async def _answer(self, child: Child, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         """Retry while the child has no broker: after an outage it needs a while to reconnect."""
@@ -387,6 +409,15 @@ class ProcessControl:
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or loop.time() > patience_ends:
                 return response
             await asyncio.sleep(_POLL_S)
+
+
+def _detail(response: httpx.Response) -> str:
+    """Return the sentence of a refusal, or all of it where there is none."""
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return response.text
+    return detail if isinstance(detail, str) else response.text
 
 
 async def _ends(child: Child) -> bool:

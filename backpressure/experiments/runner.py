@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,7 +45,8 @@ from backpressure.experiments.events import (
     RunEnded,
     StrangersCounted,
 )
-from backpressure.experiments.fault_effects import Stage
+from backpressure.experiments.fault_effects import Injection, Stage
+from backpressure.experiments.faults import Fault
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
 from backpressure.experiments.phases import Conductor, share_done
@@ -109,12 +110,26 @@ class _InterruptedError(Exception):
 
 
 class Runner:
-    """One run; call `conduct` once."""
+    """One run; call `conduct` or `run` once.
+
+    Attributes:
+        stage: what can be changed and disturbed from outside while the phases last; None before and after them.
+    """
 
     def __init__(
-        self, scenario: Scenario, directory: RunDirectory, choice: BrokerChoice, watcher: Watcher, command: str
+        self,
+        scenario: Scenario,
+        directory: RunDirectory,
+        choice: BrokerChoice,
+        watcher: Watcher,
+        command: str,
+        *,
+        ready_for: Iterable[type[Fault]] = (),
     ) -> None:
-        """``command`` is the command line that runs it again."""
+        """``command`` is the command line that runs it again; it is ``ready_for`` faults that come from outside."""
+        self.stage: Stage | None = None
+        self._injections: list[Injection] = []
+        self._ready_for = [*ready_for, *(type(fault) for fault in scenario.faults)]
         self._scenario = scenario
         self._directory = directory
         self._choice = choice
@@ -138,19 +153,21 @@ class Runner:
             raise PlatformError("a run of real processes", "POSIX signals and process groups")
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
-            return asyncio.run(self._run())
+            return asyncio.run(self.run(until_signalled=True))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    async def _run(self) -> Outcome:
+    async def run(self, *, until_signalled: bool = False) -> Outcome:
+        """Conduct the run in a loop that is already there; `interrupt` ends it, and so do signals if they are to."""
         self._interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._main = asyncio.current_task()
         outcome: Outcome = "error"
         reason = ""
         try:
             async with Supervisor(
                 self._directory, self._process_started, self._process_ended, self._tell
             ) as self._supervisor:
-                with _stop_signals(self._on_signal()):
+                with _stop_signals(self.interrupt) if until_signalled else contextlib.nullcontext():
                     outcome = await self._conduct()
         except PaceError as error:
             reason = str(error)
@@ -208,7 +225,7 @@ class Runner:
         await observer.start()
         control = await stack.enter_async_context(ProcessControl())
         proxy = None
-        if any(fault.through_proxy for fault in self._scenario.faults):
+        if any(fault.through_proxy for fault in self._ready_for):
             proxy = await stack.enter_async_context(Proxy(broker.proxied or broker.url, broker.proxy_ports))
             common["broker.url"] = proxy.url
         probe = transport.probe()
@@ -260,7 +277,7 @@ class Runner:
         return witness, counts
 
     def _open_broker(self) -> AbstractAsyncContextManager[RunBroker]:
-        faults = self._scenario.faults
+        faults = self._ready_for
         durable, proxied = any(fault.restarts_broker for fault in faults), any(fault.through_proxy for fault in faults)
         return open_broker(self._choice, self._supervisor, self._directory, durable=durable, proxied=proxied)
 
@@ -297,14 +314,24 @@ class Runner:
         try:
             begin_ns = start_ns
             async with Conductor(self._directory, run.stage, run.admin, run.observer, work) as conductor:
+                self.stage = run.stage
                 for index, phase in enumerate(phases):
                     self._watcher.phase_began(index, partial(_share_done, phase.until, fleet))
                     begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
         finally:
+            self.stage = None
             self._load = lambda: None
             sampling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sampling
+            for injection in self._injections:
+                await injection.undo()
+
+    def inject(self, fault: Fault) -> Injection:
+        """Begin a fault from outside; it is undone after its time, or with the phases. `stage` must be there."""
+        assert self.stage is not None
+        self._injections.append(Injection(fault, self.stage))
+        return self._injections[-1]
 
     async def _sample(self, observer: Observer) -> None:
         """Take samples until cancelled. Any error ends the run: its samples would have a gap that is not visible."""
@@ -423,18 +450,13 @@ class Runner:
             failure.result()
         raise _InterruptedError
 
-    def _on_signal(self) -> Callable[[], None]:
-        main = asyncio.current_task()
-        assert main is not None
-
-        def on_signal() -> None:
-            if not self._interrupted.done():
-                self._interrupted.set_result(None)
-            else:
-                self._supervisor.kill()
-                main.cancel()
-
-        return on_signal
+    def interrupt(self) -> None:
+        """End the run cleanly; when called once more, at once."""
+        if not self._interrupted.done():
+            self._interrupted.set_result(None)
+        elif self._main is not None:
+            self._supervisor.kill()
+            self._main.cancel()
 
 
 @contextlib.contextmanager

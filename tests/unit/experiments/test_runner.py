@@ -44,13 +44,14 @@ def test_a_failure_of_sampling_ends_the_run_and_leaves_no_unnoticed_gap(tmp_path
 def test_signals_wait_until_the_run_has_handlers_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked: list[set[signal.Signals]] = []
 
-    async def run(_: Runner) -> str:
+    async def run(_: Runner, *, until_signalled: bool) -> str:
+        assert until_signalled
         blocked.append({*signal.pthread_sigmask(signal.SIG_BLOCK, ())})
         with _stop_signals(lambda: None):
             blocked.append({*signal.pthread_sigmask(signal.SIG_BLOCK, ())})
         return "finished"
 
-    monkeypatch.setattr(Runner, "_run", run)
+    monkeypatch.setattr(Runner, "run", run)
     before = {*signal.pthread_sigmask(signal.SIG_BLOCK, ())}
     directory = create(tmp_path, "x", datetime.now(UTC))
     Runner(library.load("normal"), directory, BrokerChoice("embedded"), RunLines(lambda _: None), "").conduct()
