@@ -28,6 +28,7 @@ _COMMANDS = {
     "simulate": ("simulate:simulate", "Run a scenario in virtual time, without a broker."),
     "producer": ("producer:producer", "Send messages at the pace the consumer can take."),
     "consumer": ("consumer:consumer", "Work on messages at a steady rate."),
+    "status": ("process_status:status", "Say how the producer and the consumer on this machine are."),
     "proxy": ("proxy:proxy", "Pace any AMQP client, unchanged, to the consumers of its queues."),
     "monitor": ("monitor:monitor", "Watch queues, rates, waits and back-pressure."),
     "broker": ("broker:broker", "Run the embedded AMQP broker, or a private RabbitMQ or Kafka."),

@@ -36,10 +36,12 @@ pytestmark = [
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 IN_CONTAINERS = re.compile(r"^docker |\bmake up\b", re.MULTILINE)
+LOOK = re.compile(r"^\d\d:\d\d:\d\d  (?:running|blocked) +\d+ +\d+ .* \| ", re.MULTILINE)
 PROGRAM = re.compile(r"^(?:\w+=\S+ )*\.venv/bin/(?:pace|python) (broker|monitor|slow_consumer|fast_producer)\b.*\n\Z")
 SHORTER = (
     (r"\bseq \d+", "seq 2"),
     (r"\bsleep \d+", "sleep 0.2"),
+    (r"--every \d+ --count \d+", "--every 0.2 --count 2"),
     (r"--memory-limit-mb 200", "--memory-limit-mb 20"),
     (r'"max_queue_size": 50', '"max_queue_size": 20'),
 )
@@ -278,19 +280,20 @@ def test_the_baseline_says_success(desk: Desk) -> None:
 def test_a_balanced_system_keeps_a_short_queue(desk: Desk) -> None:
     with lesson("01-baseline", desk) as type_next:
         output = type_next()
-        assert '"mode":"unbounded"' in output
-        assert len(re.findall(r'^"size":\d+$', output, re.MULTILINE)) == 2
+        assert "unbounded: no control" in output
+        assert len(LOOK.findall(output)) == 2
         desk.stays_below(20, while_processing=20)
         output = type_next()
-        assert '"rejected":0' in output
-        assert '"capacity_per_s":10.0' in output
-        assert '"queue_wait_ms":{"p50":' in output
+        assert "bound none" in output
+        assert "rejected 0" in output
+        assert "can do 10/s" in output
+        assert "in the last 10 s p50" in output
 
 
 def test_a_slower_consumer_lets_queue_and_wait_grow(desk: Desk) -> None:
     with lesson("02-overload", desk) as type_next:
         assert '"capacity_per_s":2.0' in type_next()
-        assert '"size":' in type_next()
+        assert LOOK.search(type_next())
         desk.grows_beyond(15)
         desk.grows_beyond(25)
         assert desk.producer["totals"]["rejected"] == 0
@@ -301,13 +304,15 @@ def test_a_slower_consumer_lets_queue_and_wait_grow(desk: Desk) -> None:
 def test_memory_runs_out_and_the_broker_blocks(desk: Desk) -> None:
     with lesson("03-memory", desk) as type_next:
         assert type_next().count('"status":"success"') == 2
-        assert '"memory_mb":' in type_next()
+        assert " MB " in type_next()
         eventually(lambda: desk.producer["state"] == "blocked", "the producer is blocked")
         output = type_next()
         assert "503 Service Unavailable" in output
         assert "the broker blocks publishing" in output
         assert "the broker blocks publishing: low on memory" in desk.output("fast_producer")
-        assert '"purged":' in type_next()
+        output = type_next()
+        assert '"purged":' in output
+        assert "producer" in output
         eventually(lambda: desk.producer["totals"]["rejected"] == 0 and desk.size > 0, "nothing was refused")
         eventually(lambda: "accepts messages again" in desk.output("fast_producer"), "the alarm is over")
 
@@ -319,12 +324,12 @@ def test_a_bounded_queue_plateaus_and_rejects(desk: Desk) -> None:
         before = desk.producer["totals"]["rejected"]
         eventually(lambda: desk.producer["totals"]["rejected"] > before + 10, "messages are rejected")
         bound, prefetched = desk.producer["queue"]["max_size"], desk.consumer["queue"]["prefetch"]
-        assert f'"max_size":{bound},' in type_next()
+        assert "bounded: " in type_next()
         assert desk.size >= bound - 5
         desk.stays_below(bound + prefetched + 1, while_processing=2)
         output = type_next()
         assert "429 Too Many Requests" in output
-        assert "the queue is full: 0 of 1 were taken" in output
+        assert re.search(r"the queue is full: \d+ of 100 were taken", output)
 
 
 def test_a_rate_limit_keeps_the_queue_short_and_wastes_what_it_does_not_know(desk: Desk) -> None:
@@ -334,10 +339,10 @@ def test_a_rate_limit_keeps_the_queue_short_and_wastes_what_it_does_not_know(des
         rejected = desk.producer["totals"]["rejected"]
         desk.stays_below(20, while_processing=5)
         output = type_next()
-        assert '"allowed_per_s":2.0' in output
+        assert " 2/s " in output
         assert "pace_rate_limiter_delay_seconds_sum" in output
         assert '"capacity_per_s":10.0' in type_next()
-        assert '"allowed_per_s":2.0' in type_next()
+        assert " 2/s " in type_next()
         desk.shrinks_below(4)
         assert desk.producer["totals"]["rejected"] == rejected
 
@@ -354,10 +359,10 @@ def test_an_adaptive_law_finds_what_no_constant_knows(desk: Desk) -> None:
         assert used["pace"] > used["threshold"] > used["rate_limited"]
         assert type_next().count('"status":"success"') == 2
         eventually(lambda: 50 < bottleneck() < 150, "the law has found 100 messages a second")
-        assert '"bottleneck_per_s":' in type_next()
+        assert "bottleneck" in type_next()
         assert '"capacity_per_s":20.0' in type_next()
         eventually(lambda: 10 < bottleneck() < 35, "the law has found 20 messages a second")
-        assert '"reason":"' in type_next()
+        assert "pace: " in type_next()
         desk.shrinks_below(40)
         desk.stays_below(60, while_processing=20)
 
@@ -379,8 +384,8 @@ def test_the_wait_grows_and_a_trace_shows_it(desk: Desk, spans: Spans) -> None:
 
 def test_variable_work_queues_below_full_load_and_comes_back(desk: Desk) -> None:
     with lesson("08-variable-work", desk) as type_next:
-        assert '"capacity_per_s":3.6' in type_next()
-        assert '"size":' in type_next()
+        assert "can do 3.6/s" in type_next()
+        assert LOOK.search(type_next())
         desk.stays_below(20, while_processing=8)
         assert '"status":"success"' in type_next()
         desk.grows_beyond(20)
@@ -398,19 +403,20 @@ def test_a_burst_stays_without_headroom_and_is_refused_by_a_bound(desk: Desk) ->
 
 def test_a_dead_consumer_loses_nothing_and_the_law_waits_for_the_next(desk: Desk) -> None:
     with lesson("10-consumer-failure", desk) as type_next:
-        assert '"size":' in type_next()
+        assert LOOK.search(type_next())
         eventually(lambda: not desk.runs("slow_consumer"), "the consumer is dead")
         desk.grows_beyond(20)
         type_next()
         eventually(lambda: desk.processed > 0, "the new consumer works")
-        assert re.search(r'"redelivered":[1-9]', type_next())
+        assert re.search(r"redelivered [1-9]", type_next())
         desk.shrinks_below(10)
         assert '"status":"success"' in type_next()
         eventually(lambda: not desk.runs("slow_consumer"), "the consumer is dead again")
         eventually(lambda: desk.producer["rates"]["allowed_per_s"] == 0, "the producer has stopped")
         assert desk.size < 40
-        assert '"reason":' in type_next()
+        assert "pace: " in type_next()
         assert desk.size < 40
         type_next()
         eventually(lambda: desk.processed > 5, "messages flow again")
         eventually(lambda: desk.producer["rates"]["allowed_per_s"] > 0, "the producer sends again")
+        assert re.search(r"processed [1-9]", type_next())

@@ -230,10 +230,10 @@ def test_a_run_that_was_made_ready_can_have_every_fault_that_its_broker_can(play
 
 def test_a_broker_that_cannot_have_a_fault_is_named(play: Play) -> None:
     async def story(driver: Driver) -> None:
-        assert "kafka cannot do it" in driver.kept_from(FAULTS["broker-kill"])
+        assert "the broker at a URL is not ours to disturb" in driver.kept_from(FAULTS["broker-kill"])
         assert driver.kept_from(FAULTS["consumer-kill"]) == ""
 
-    play(story, choice="kafka")
+    play(story, choice="external")
 
 
 def test_closing_ends_the_run_and_what_failed_is_told_in_its_own_words(
