@@ -7,6 +7,7 @@ lets us set one, and an argument elsewhere. The last process that declares the q
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -16,6 +17,9 @@ from backpressure.transports.management_client import ManagementClient, PolicyIn
 
 __all__ = ["BOUND_ARGUMENTS", "BoundPolicy"]
 
+_ATTEMPTS = 5
+_AGAIN_AFTER_S = 0.5
+
 BOUND_ARGUMENTS = frozenset({"x-max-length", "x-max-length-bytes", "x-overflow"})
 
 
@@ -24,6 +28,8 @@ class BoundPolicy:
 
     def __init__(self, broker: BrokerSettings) -> None:
         self._management = ManagementClient.of(broker)
+        # Nodes of a young cluster may answer late or differ, and all processes must declare a queue in the same way.
+        self._attempts = _ATTEMPTS if self._management is not None and len(broker.servers()) > 1 else 1
 
     async def close(self) -> None:
         """Close the connections to the management API."""
@@ -36,20 +42,23 @@ class BoundPolicy:
         Not when another policy matches it: only one applies to a queue, and ours would replace it. And not when the
         management API belongs to another broker than the one we are connected to.
         """
+        for left in reversed(range(self._attempts)):
+            policies = await self._policies(cluster_name)
+            if policies is not None:
+                return not any(policy.name != _name(queue) and _matches(policy, queue) for policy in policies)
+            if left:
+                await asyncio.sleep(_AGAIN_AFTER_S)
+        return False
+
+    async def _policies(self, cluster_name: str) -> list[PolicyInfo] | None:
+        """Return the policies; None: the API is not enabled, not reachable, not for us, or another broker's."""
         if self._management is None:
-            return False
+            return None
         try:
-            try:
-                overview = await self._management.overview()
-            except (
-                BrokerUnavailableError
-            ):  # a node that has just started may be slow: processes must not differ in this
-                overview = await self._management.overview()
-            policies = await self._management.policies()
-        except TransportError:  # not enabled, not allowed, or not reachable: the bound becomes an argument
-            return False
-        same_broker = cluster_name in {"", overview.cluster_name}
-        return same_broker and not any(policy.name != _name(queue) and _matches(policy, queue) for policy in policies)
+            overview, policies = await self._management.overview(), await self._management.policies()
+        except TransportError:
+            return None
+        return policies if cluster_name in {"", overview.cluster_name} else None
 
     async def dead_letters(self, queue: str, cluster_name: str) -> bool:
         """Return whether what is rejected from ``queue`` reaches another queue, as the management API tells.

@@ -1,13 +1,19 @@
-"""Advice about a queue that exists with other arguments: what it names exists, and would help."""
+"""A queue that exists with other arguments: processes agree on them, and advice names what exists and would help."""
 
 from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from backpressure.catalogue import find_field
-from backpressure.errors import PreconditionFailedError
-from backpressure.settings import QueueSettings
+from backpressure.errors import PreconditionFailedError, TransportError
+from backpressure.settings import BrokerSettings, QueueSettings
+from backpressure.transports.management_models import PolicyInfo
 from backpressure.transports.queue_declarations import advised
+from backpressure.transports.rabbitmq import queue_bound
 
 
 def advice(name: str, argument: str, received: str, current: str, **queue: object) -> list[str]:
@@ -66,3 +72,29 @@ def test_an_argument_that_no_setting_of_ours_declares_is_left_to_another_queue()
     nothing, another, _ = advice("work.queue", "x-single-active-consumer", "none", "the value 'true' of type 'bool'")
     assert nothing.endswith("--predeclared")
     assert another.startswith("to use another queue")
+
+
+class YoungNode:
+    """A management API whose first answers are none."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    async def overview(self) -> Any:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise TransportError("HTTP 500 Internal Server Error")
+        return SimpleNamespace(cluster_name="c")
+
+    async def policies(self) -> list[PolicyInfo]:
+        return []
+
+
+@pytest.mark.parametrize(("hosts", "failures", "possible"), [("a,b", 4, True), ("a,b", 5, False), ("a", 1, False)])
+def test_processes_on_a_young_cluster_agree_on_how_the_bound_is_held(
+    monkeypatch: pytest.MonkeyPatch, hosts: str, failures: int, possible: bool
+) -> None:
+    monkeypatch.setattr(queue_bound, "_AGAIN_AFTER_S", 0.0)
+    bound = queue_bound.BoundPolicy(BrokerSettings(host=hosts))
+    monkeypatch.setattr(bound, "_management", YoungNode(failures))
+    assert asyncio.run(bound.is_possible("work", "c")) is possible
