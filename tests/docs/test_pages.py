@@ -15,6 +15,7 @@ import pytest
 from backpressure.catalogue import find_field
 from backpressure.cli.commands import pace
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, PortTakenError, PreconditionFailedError
+from backpressure.experiments.roles import ROLE_KEYS, ROLES
 
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
@@ -65,8 +66,9 @@ def check_pace(words: list[str]) -> None:
 
 
 def check_assignment(key: str) -> None:
-    """A key of --set is a setting, or of a phase or an expectation (which runs prove)."""
-    if key != "key" and key.partition(".")[0] not in {"phase", "expect", "seed"}:
+    """A key of --set is a setting, says who plays a role, or is of a phase or an expectation (which runs prove)."""
+    section, _, name = key.partition(".")
+    if key != "key" and section not in {"phase", "expect", "seed"} and (section not in ROLES or name not in ROLE_KEYS):
         find_field(key)
 
 
@@ -87,7 +89,8 @@ def test_every_command_on_a_page_exists_with_its_flags(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
         assert "://" in target or (page.parent / target).exists(), target
 
 
