@@ -28,8 +28,10 @@ class BoundPolicy:
 
     def __init__(self, broker: BrokerSettings) -> None:
         self._management = ManagementClient.of(broker)
-        # Nodes of a young cluster may answer late or differ, and all processes must declare a queue in the same way.
-        self._attempts = _ATTEMPTS if self._management is not None and len(broker.servers()) > 1 else 1
+        # Nodes of a young cluster may answer late, and all processes must declare a queue in the same way. On 3.10 each
+        # node may have a cluster name of its own, unless one was set.
+        self._is_cluster = len(broker.servers()) > 1
+        self._attempts = _ATTEMPTS if self._management is not None and self._is_cluster else 1
 
     async def close(self) -> None:
         """Close the connections to the management API."""
@@ -58,7 +60,10 @@ class BoundPolicy:
             overview, policies = await self._management.overview(), await self._management.policies()
         except TransportError:
             return None
-        return policies if cluster_name in {"", overview.cluster_name} else None
+        return policies if self._is_same(cluster_name, overview.cluster_name) else None
+
+    def _is_same(self, ours: str, theirs: str) -> bool:
+        return self._is_cluster or ours in {"", theirs}
 
     async def dead_letters(self, queue: str, cluster_name: str) -> bool:
         """Return whether what is rejected from ``queue`` reaches another queue, as the management API tells.
@@ -68,7 +73,7 @@ class BoundPolicy:
         if self._management is None:
             raise TransportError("no management API is known (broker.management_url)")
         overview = await self._management.overview()
-        if cluster_name not in {"", overview.cluster_name}:
+        if not self._is_same(cluster_name, overview.cluster_name):
             raise TransportError(f"{self._management.url} is the management API of another broker")
         found = await self._management.queue(queue)
         if found.type == "stream":

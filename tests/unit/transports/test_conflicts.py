@@ -98,3 +98,12 @@ def test_processes_on_a_young_cluster_agree_on_how_the_bound_is_held(
     bound = queue_bound.BoundPolicy(BrokerSettings(host=hosts))
     monkeypatch.setattr(bound, "_management", YoungNode(failures))
     assert asyncio.run(bound.is_possible("work", "c")) is possible
+
+
+@pytest.mark.parametrize(("hosts", "possible"), [("a,b", True), ("a", False)])
+def test_the_nodes_of_a_cluster_may_have_names_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, hosts: str, possible: bool
+) -> None:
+    bound = queue_bound.BoundPolicy(BrokerSettings(host=hosts))
+    monkeypatch.setattr(bound, "_management", YoungNode(0))
+    assert asyncio.run(bound.is_possible("work", "another")) is possible
