@@ -67,7 +67,7 @@ def check_pace(words: list[str]) -> None:
 
 def check_assignment(key: str) -> None:
     """A key of --set is a setting, says who plays a role, or is of a phase or an expectation (which runs prove)."""
-    section, _, name = key.partition(".")
+    section, name = (*key.split("."), "")[:2]
     if key != "key" and section not in {"phase", "expect", "seed"} and (section not in ROLES or name not in ROLE_KEYS):
         find_field(key)
 
