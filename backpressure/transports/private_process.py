@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import random
 import shutil
 import signal
 import socket
@@ -40,6 +41,8 @@ PREFIX = "pace-"
 # which it runs, and kills the whole process group, itself included. The data is temporary: no orderly stop is needed.
 _LIFELINE = 'read _; rm -rf "$PWD"; kill -KILL 0'
 _HOST = "127.0.0.1"
+_FREE_PORTS = range(20_000, 32_768)  # below those that systems choose for connections, which could take one meanwhile
+_FREE_PORT_TRIES = 50
 _READY_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
@@ -296,6 +299,10 @@ def reserved_ports(wanted: Sequence[tuple[int, str]]) -> list[int]:
 
 
 def _listener(port: int, flag: str) -> socket.socket:
+    if not port:
+        for candidate in random.sample(_FREE_PORTS, _FREE_PORT_TRIES):
+            with suppress(OSError):
+                return socket.create_server((_HOST, candidate))
     try:
         return socket.create_server((_HOST, port))
     except OSError as error:
