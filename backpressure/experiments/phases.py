@@ -20,21 +20,32 @@ from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Phase, Until
 from backpressure.transports.base import QueueAdmin
 
-__all__ = ["Conductor", "is_reached", "share_done"]
+__all__ = ["Conductor", "DoneElsewhere", "is_reached", "share_done"]
 
 _POLL_S = 0.05
 _SETTLING_NS = 300_000_000
 Outcomes = Callable[[str], Counter[Outcome]]
 """Counts what processes have settled, by a pattern of their names, in their journals."""
+DoneElsewhere = Callable[[Snapshot], int | None]
+"""Returns how many messages consumers that are not ours have done so far; None where nobody counts that."""
 
 
 class Conductor:
     """Drives the fleet and the queue through the phases; leaving the context undoes the fault of the last one."""
 
     def __init__(
-        self, directory: RunDirectory, stage: Stage, admin: QueueAdmin, observer: Observer, queue: str
+        self,
+        directory: RunDirectory,
+        stage: Stage,
+        admin: QueueAdmin,
+        observer: Observer,
+        queue: str,
+        done_elsewhere: DoneElsewhere | None = None,
     ) -> None:
-        """``queue`` is the work queue, whose bound a phase may change and whose depth ends one."""
+        """``queue`` is the work queue, whose bound a phase may change and whose depth ends one.
+
+        ``done_elsewhere``: None where the consumers are ours.
+        """
         self._directory = directory
         self._stage = stage
         self._clock = stage.clock
@@ -42,6 +53,7 @@ class Conductor:
         self._admin = admin
         self._observer = observer
         self._queue = queue
+        self._done_elsewhere = done_elsewhere
         self._injection: Injection | None = None
 
     async def __aenter__(self) -> Self:
@@ -116,21 +128,30 @@ class Conductor:
             elif now_ns - since_ns > _SETTLING_NS:
                 return since_ns, True
             await asyncio.sleep(_POLL_S)
-        self._stage.happened(_missed(phase, self._observer.snapshot(), self._queue))
+        self._stage.happened(_missed(phase, self._observer.snapshot(), self._queue, self._done_elsewhere))
         return end_ns, False
 
     def _is_reached(self, until: Until, changed_ns: int) -> bool:
         snapshot = self._observer.snapshot()
-        return is_reached(until, snapshot, self._fleet.due, self._queue, changed_ns, self._directory.outcomes)
+        outcomes = self._directory.outcomes
+        return is_reached(until, snapshot, self._fleet.due, self._queue, changed_ns, outcomes, self._done_elsewhere)
 
 
-def is_reached(until: Until, snapshot: Snapshot, due: int, queue: str, changed_ns: int, outcomes: Outcomes) -> bool:
+def is_reached(
+    until: Until,
+    snapshot: Snapshot,
+    due: int,
+    queue: str,
+    changed_ns: int,
+    outcomes: Outcomes,
+    done_elsewhere: DoneElsewhere | None = None,
+) -> bool:
     """Say whether the condition that a phase waits for seems to be met.
 
     It uses counters and a reading of the queue that is newer than ``changed_ns``. ``due`` is how many messages all
     producers have to settle. Counters of different processes are a moment apart, so the condition must hold for a
     moment. A killed process has not reported its last messages; where counters fall short for that reason, its journal
-    counts.
+    counts. Of consumers that are not ours, what others count of them is used, and an empty queue where nobody does.
     """
     state = snapshot.queues.get(queue)
     empty = state is not None and state.depth == 0 and snapshot.at_ns - state.age_s * 1e9 > changed_ns
@@ -144,29 +165,44 @@ def is_reached(until: Until, snapshot: Snapshot, due: int, queue: str, changed_n
         return empty
     if not (published and empty):
         return False
+    if done_elsewhere is not None:
+        known = done_elsewhere(snapshot)
+        confirmed = totals.confirmed if _published(totals) >= due else outcomes("producer-*")[Outcome.CONFIRMED]
+        return known is None or known >= confirmed
     if totals.processed + totals.dead_lettered >= totals.confirmed:
         return True
     done = outcomes("consumer-*")
     return done[Outcome.PROCESSED] + done[Outcome.DEAD_LETTERED] >= outcomes("producer-*")[Outcome.CONFIRMED]
 
 
-def share_done(until: Until | None, totals: Totals, due: int) -> float | None:
+def share_done(
+    until: Until | None, snapshot: Snapshot, due: int, done_elsewhere: DoneElsewhere | None = None
+) -> float | None:
     """Return the share of the awaited messages that is done, by counters; None where they cannot tell."""
     if not due or until not in {"published", "consumed"}:
         return None
-    done = _published(totals) if until == "published" else totals.processed + totals.dead_lettered
-    return min(1.0, done / due)
+    done = _published(snapshot.totals) if until == "published" else _done(snapshot, done_elsewhere)
+    return None if done is None else min(1.0, done / due)
+
+
+def _done(snapshot: Snapshot, elsewhere: DoneElsewhere | None) -> int | None:
+    totals = snapshot.totals
+    return totals.processed + totals.dead_lettered if elsewhere is None else elsewhere(snapshot)
 
 
 def _published(totals: Totals) -> int:
     return totals.confirmed + totals.rejected + totals.returned
 
 
-def _missed(phase: Phase, snapshot: Snapshot, queue: str) -> str:
+def _missed(phase: Phase, snapshot: Snapshot, queue: str, elsewhere: DoneElsewhere | None) -> str:
     """Return why a phase ends although its condition was not met."""
     state, totals = snapshot.queues.get(queue), snapshot.totals
+    done = f"processed {totals.processed}, dead-lettered {totals.dead_lettered}"
+    if elsewhere is not None:
+        known = elsewhere(snapshot)
+        done = f"done by consumers that are not ours {'unknown' if known is None else known}"
     return (
         f'"{phase.until}" did not come true within the {phase.duration_s:g} s of phase {phase.name}: '
-        f"confirmed {totals.confirmed}, processed {totals.processed}, dead-lettered {totals.dead_lettered}, "
+        f"confirmed {totals.confirmed}, {done}, "
         f"in the queue {'unknown' if state is None else state.depth}"
     )

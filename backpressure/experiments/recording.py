@@ -37,6 +37,7 @@ class StrangersSeen:
     entered: int
     acknowledged: int
     unacked: int
+    without_ack: int = 0
     entered_per_s: float | None = None
     acked_per_s: float | None = None
 

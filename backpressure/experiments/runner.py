@@ -49,13 +49,13 @@ from backpressure.experiments.fault_effects import Injection, Stage
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
-from backpressure.experiments.phases import Conductor, share_done
+from backpressure.experiments.phases import Conductor, DoneElsewhere, share_done
 from backpressure.experiments.recording import Recorder
 from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
-from backpressure.experiments.witness import StrangerCounts, Witness
+from backpressure.experiments.witness import StrangerCounts, Witness, done_by_strangers
 from backpressure.program import on_stop_signals
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin, QueueProbe, Transport
@@ -313,10 +313,11 @@ class Runner:
         sampling = asyncio.create_task(self._sample(run.observer))
         try:
             begin_ns = start_ns
-            async with Conductor(self._directory, run.stage, run.admin, run.observer, work) as conductor:
+            elsewhere = self._done_elsewhere(run)
+            async with Conductor(self._directory, run.stage, run.admin, run.observer, work, elsewhere) as conductor:
                 self.stage = run.stage
                 for index, phase in enumerate(phases):
-                    self._watcher.phase_began(index, partial(_share_done, phase.until, fleet))
+                    self._watcher.phase_began(index, partial(_share_done, phase.until, fleet, elsewhere))
                     begin_ns = await conductor.go_through(phase, begin_ns, first=index == 0)
         finally:
             self.stage = None
@@ -326,6 +327,18 @@ class Runner:
                 await sampling
             for injection in self._injections:
                 await injection.undo()
+
+    def _done_elsewhere(self, run: _Run) -> DoneElsewhere | None:
+        """Return what tells how much is done where the consumers are not ours, else None."""
+        if "consumer" not in self._scenario.strange:
+            return None
+
+        def done(snapshot: Snapshot) -> int | None:
+            by_ledger = run.witness.done if run.witness is not None else None
+            counted = run.counts.seen if run.counts is not None else None
+            return done_by_strangers(snapshot, by_ledger, counted, run.settings.queue.dead_letter)
+
+        return done
 
     def inject(self, fault: Fault) -> Injection:
         """Begin a fault from outside; it is undone after its time, or with the phases. `stage` must be there."""
@@ -490,8 +503,8 @@ async def _consumers(probe: QueueProbe, queue: str) -> int | None:
         return 0
 
 
-def _share_done(until: Until | None, fleet: Fleet, snapshot: Snapshot) -> float | None:
-    return share_done(until, snapshot.totals, fleet.due)
+def _share_done(until: Until | None, fleet: Fleet, elsewhere: DoneElsewhere | None, snapshot: Snapshot) -> float | None:
+    return share_done(until, snapshot, fleet.due, elsewhere)
 
 
 async def _remove_all(admin: QueueAdmin, settings: Settings) -> None:

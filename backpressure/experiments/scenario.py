@@ -189,6 +189,9 @@ def build(document: Mapping[str, Any], source: str) -> Scenario:
         settings = _changed(settings, wanted, where, source)
         if phases:
             _refuse_what_cannot_change(changes, where, source)
+        if part.until in {"published", "consumed"} and roles["producer"].is_stranger:
+            allowed = 'the producer is not ours, so nobody knows when it has sent all: use "drained", or leave it out'
+            raise ConfigError(f"{where}.until", part.until, allowed, source)
         if part.until in {"published", "consumed"} and not settings.producer.limit:
             allowed = f'"{part.until}" needs producer.limit: an endless producer never gets there'
             raise ConfigError(f"{where}.until", part.until, allowed, source)

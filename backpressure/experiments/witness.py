@@ -13,6 +13,7 @@ import httpx
 from backpressure.amqp.properties import Properties
 from backpressure.core.fields import MessageField
 from backpressure.core.message import Delivery, Message
+from backpressure.core.snapshot import Snapshot
 from backpressure.engines.clock import Clock
 from backpressure.errors import ExperimentError, PaceError, QueueNotFoundError, TransportError
 from backpressure.experiments.events import StrangersCounted
@@ -31,7 +32,7 @@ from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Subscriber, Transport
 from backpressure.transports.management_client import ManagementClient, QueueInfo
 
-__all__ = ["StrangerCounts", "Witness"]
+__all__ = ["StrangerCounts", "Witness", "done_by_strangers"]
 
 _POLL_S = 0.2
 _QUIET_S = 0.6
@@ -63,6 +64,13 @@ class Witness:
         self._known_before: dict[int, set[str]] = {}
         self._answered: set[int] = set()
         self._queues: list[_WatchedQueue] = []
+        at_once = all(source.kind == "queue" for source in self._sources)
+        self._done: set[int] | None = set() if at_once else None
+
+    @property
+    def done(self) -> int | None:
+        """How many different messages have had an outcome so far; None: that is known at the end only."""
+        return None if self._done is None else len(self._done)
 
     async def start(self) -> None:
         """Note what is there already, and watch the queues; raises `PaceError` for a queue that others use."""
@@ -139,6 +147,8 @@ class Witness:
         """Append one line; a full disk ends the run elsewhere."""
         assert self._file is not None
         self.seen += source >= 0
+        if source >= 0 and self._done is not None:
+            self._done.add(hash(sighting.id))  # less memory than the ids themselves
         with contextlib.suppress(OSError):
             self._file.write(line_of(source, sighting))
 
@@ -286,17 +296,18 @@ class StrangerCounts:
             "redelivered": now.redelivered - before.redelivered,
             "without_ack": now.taken_without_ack - before.taken_without_ack,
         }
-        self._note(counts["published"], counts["acknowledged"], now.messages_unacknowledged)
+        self._note(counts["published"], counts["acknowledged"], now.messages_unacknowledged, counts["without_ack"])
         return counts
 
-    def _note(self, entered: int, acknowledged: int, unacked: int) -> None:
+    def _note(self, entered: int, acknowledged: int, unacked: int, without_ack: int) -> None:
         at, before = asyncio.get_running_loop().time(), self.seen
         entered_per_s = acked_per_s = None
         if before is not None and at > self._seen_at:
             span_s = at - self._seen_at
             entered_per_s = (entered - before.entered) / span_s
             acked_per_s = (acknowledged - before.acknowledged) / span_s
-        self.seen, self._seen_at = StrangersSeen(entered, acknowledged, unacked, entered_per_s, acked_per_s), at
+        self.seen = StrangersSeen(entered, acknowledged, unacked, without_ack, entered_per_s, acked_per_s)
+        self._seen_at = at
 
     async def finish(self, at_ns: int) -> StrangersCounted:
         """Return the counts once they stand still (a broker counts every few seconds), before the queues are read.
@@ -344,3 +355,21 @@ class StrangerCounts:
         await self.stop()
         if self._api is not None:
             await self._api.close()
+
+
+def done_by_strangers(
+    snapshot: Snapshot, ledger_done: int | None, counted: StrangersSeen | None, dead_letter: str
+) -> int | None:
+    """Return how many messages consumers that are not ours have done or given up so far; None: nobody counts that.
+
+    Best are the outcomes that the ledger has seen (``ledger_done``). Without them, what was acknowledged, by the proxy
+    (in the totals) or the broker (``counted``), or taken without acknowledgement.
+    """
+    dead = snapshot.queues.get(dead_letter)
+    given_up = dead.ready if dead is not None else 0
+    if ledger_done is not None:
+        return ledger_done + given_up
+    by_proxy = snapshot.totals.processed
+    if counted is None:
+        return by_proxy + given_up if by_proxy else None
+    return max(by_proxy, counted.acknowledged + counted.without_ack) + given_up

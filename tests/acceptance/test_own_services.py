@@ -101,6 +101,30 @@ def test_a_worker_that_is_killed_is_judged_by_what_it_has_done(tmp_path: Path, m
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.parametrize("ledger", ['[ledger]\noutcome = "queue:results"', ""], ids=["ledger", "acknowledgements"])
+def test_a_phase_ends_when_a_worker_of_the_user_has_done_all(tmp_path: Path, ledger: str) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    scenario = f"""
+name = "mine"
+[producer]
+rate = 400
+limit = 300
+[consumer]
+command = "{sys.executable} worker.py {{url}} {{queue}} results manual"
+{ledger}
+[[phase]]
+name = "all"
+duration_s = 60
+until = "consumed"
+[expect]
+processed = "== 300"
+left_in_queue = "== 0"
+"""
+    ran = pace_run(tmp_path, scenario)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert summary_of(tmp_path).phases[0].reached
+
+
 def commanded(folder: Path, program: str, settings: str = "", duration_s: float = 1) -> str:
     (folder / "bad.py").write_text(textwrap.dedent(program))
     return (

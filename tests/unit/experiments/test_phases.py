@@ -19,9 +19,10 @@ from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Event, EventKind, Quantiles, QueueState, Rates, Snapshot, Totals
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.phases import Conductor, is_reached, share_done
-from backpressure.experiments.recording import Recorder, Sample
+from backpressure.experiments.recording import Recorder, Sample, StrangersSeen
 from backpressure.experiments.rundir import create
 from backpressure.experiments.scenario import Phase, Until, service
+from backpressure.experiments.witness import done_by_strangers
 from backpressure.settings import Settings
 
 BEGIN_NS = 1_000_000_000_000
@@ -118,9 +119,42 @@ def test_what_a_killed_process_could_not_report_any_more_is_found_in_its_journal
         ("published", 0, None),
     ],
 )
-def test_how_far_a_phase_has_come_is_reported_by_what_it_waits_for(until: Until | None, due: int, share: float) -> None:
+def test_how_far_a_phase_has_come_is_reported_by_what_it_waits_for(
+    bare: Any, until: Until | None, due: int, share: float
+) -> None:
     totals = Totals(confirmed=80, rejected=15, returned=5, processed=40, dead_lettered=10)
-    assert share_done(until, totals, due) == share
+    assert share_done(until, bare(totals=totals), due) == share
+
+
+@pytest.mark.parametrize(
+    ("ledger", "counted", "by_proxy", "dead", "done"),
+    [
+        (190, StrangersSeen(200, 200, 0), 0, 10, 200),  # acknowledged is not done
+        (None, StrangersSeen(200, 150, 0, without_ack=50), 0, 0, 200),
+        (None, StrangersSeen(200, 150, 50), 180, 0, 180),  # the proxy has counted more than the broker tells yet
+        (None, None, 120, 5, 125),
+        (None, None, 0, 5, None),
+    ],
+)
+def test_what_others_consume_is_known_by_the_ledger_or_else_by_acknowledgements(
+    bare: Any, ledger: int | None, counted: StrangersSeen | None, by_proxy: int, dead: int, done: int | None
+) -> None:
+    letters = QueueState(name="dead", ready=dead, unacked=0, consumers=0, age_s=0.1)
+    snapshot = bare(totals=Totals(processed=by_proxy), queues={"dead": letters})
+    assert done_by_strangers(snapshot, ledger, counted, "dead") == done
+
+
+@pytest.mark.parametrize(
+    ("done", "depth", "reached"),
+    [(200, 0, True), (199, 0, False), (None, 0, True), (None, 1, False), (200, 1, False)],
+)
+def test_what_others_consume_ends_a_phase_once_all_is_done_and_the_queue_is_empty(
+    bare: Any, done: int | None, depth: int, reached: bool
+) -> None:
+    snapshot = bare(totals=Totals(confirmed=DUE), queues=queue(depth))
+    found = is_reached("consumed", snapshot, DUE, "work.queue", BEGIN_NS, NOTHING_KILLED.__getitem__, lambda _: done)
+    assert found is reached
+    assert share_done("consumed", snapshot, DUE, lambda _: done) == (None if done is None else done / DUE)
 
 
 def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def test_a_phase_cannot_change_what_is_not_ours(role: dict[str, Any], phase: dic
     assert reason in refused(consumer=role, phase=[PHASE | phase])
 
 
+def test_a_phase_cannot_wait_for_all_messages_of_a_producer_that_is_not_ours() -> None:
+    assert "nobody knows when it has sent all" in refused(
+        producer={"command": "p"}, phase=[PHASE | {"until": "consumed"}]
+    )
+
+
 def test_a_command_can_be_killed_stopped_and_slowed_down_and_others_have_their_own_faults() -> None:
     for fault in ("consumer-kill", "consumer-stop", "consumer-slow:share=0.5", "network-cut", "broker-restart"):
         scenario(consumer={"command": "w"}, phase=[PHASE | {"fault": fault}])
