@@ -81,7 +81,7 @@ def lab_app(lab: Lab) -> FastAPI:
 def assets() -> Mapping[str, Path]:
     """Return the page's files by the names they are served under; it shares the style of the monitor's page."""
     own = {path.name: path for path in Path(__file__).with_name("page").iterdir()}
-    return {name: web.assets()[name] for name in ("page.css", "numbers.js")} | own
+    return {name: web.assets()[name] for name in ("theme.css", "page.css", "numbers.js")} | own
 
 
 def _board_status(board: Board | None, missing: str = "") -> BoardStatus:

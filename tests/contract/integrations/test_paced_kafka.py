@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
@@ -115,9 +116,13 @@ def test_threads_share_one_at_the_pace_of_the_group(kafka: Any, topic: str, clie
 
 def test_little_is_sent_while_no_group_consumes(kafka: Any, topic: str) -> None:
     with SyncPaced(kafka.url, topic, group=GROUP) as paced:
+        deadline = time.monotonic() + 60
+        while paced.status().consumers is None:  # until the brokers have told who is in the group, more is let through
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         with pytest.raises(BackpressureError) as caught:  # noqa: PT012 - see the comment
             for _ in range(100):  # nobody consumes: a few messages are let through, to see whether somebody comes
-                paced.publish(b"", timeout=0.5)
+                paced.publish(b"", timeout=5)
         assert caught.value.retry_after_s > 0
         assert not paced.may_send()
         assert paced.status().consumers == 0
