@@ -248,10 +248,11 @@ class SignalBoard:
     def on_statistics(self, statistics: QueueStatistics) -> None:
         """Take in what the broker told of the queue at another moment than its reading.
 
-        Where all consumers report, it shows what waits in their client libraries, of which they do not know.
+        Where all consumers report and some are guests, it shows what waits in their client libraries. After an outage
+        consumers are back before their reports: what they hold is not hidden then.
         """
         self._counts.on_statistics(statistics)
-        if statistics.fresh and not self.rarely_told and self._departed_known(statistics.arrived_s):
+        if statistics.fresh and not self.rarely_told and self.has_guests and not self.has_strangers:
             hidden = statistics.unacked - sum(one.held() for one in self._present(statistics.arrived_s))
             self._hidden += _HIDDEN_WEIGHT * (max(0, hidden) - self._hidden)
 

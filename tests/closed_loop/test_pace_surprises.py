@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from backpressure.core.board import SignalBoard
+from backpressure.core.controllers import LawConfig, create
 from backpressure.core.plant import Network, Plant, Workers
+from backpressure.core.reports import Report
 
 
 def p99(waits_s: Any) -> float:
@@ -130,3 +136,42 @@ def test_a_hanging_broker_costs_that_time_and_leaves_no_queue(lab: Any, rate_per
     assert lost_s <= still_s
     late = sum(wait_s > 0.03 + 2 / rate_per_s for wait_s in plant.queue.waits_s[served:]) / times
     assert late <= 5 + rate_per_s * (0.03 + 0.3 * still_s)  # what was sent meanwhile, and not what is sent in a second
+
+
+class Answering(Plant):
+    """Its consumers know all that they hold; the broker tells what they hold whenever a producer wants to know."""
+
+    def _post(self, report: Report) -> None:
+        super()._post(replace(report, rss_bytes=1))
+
+    def _reading(self, board: SignalBoard) -> Callable[[], None]:
+        tell_ready, tell_held = super()._reading(board), self._counting(board)
+
+        def tell() -> None:
+            tell_ready()
+            if board.wants_counts(1, 1):
+                tell_held()
+
+        return tell
+
+
+@pytest.mark.parametrize(("prefetch", "slow_per_s", "unheard_s"), [(11, 40.0, 0.6), (20, 100.0, 0.3), (30, 20.0, 0.6)])
+def test_what_consumers_held_before_their_first_reports_after_an_outage_does_not_stop_the_producer(
+    prefetch: int, slow_per_s: float, unheard_s: float
+) -> None:
+    """The broker told it; while it was taken for hidden from the reports, an idle consumer seemed to have work."""
+    workers = Workers(rate_per_s=400, prefetch=prefetch)
+    plant = Answering(random.Random(1).random, workers=workers)
+    producer = plant.add_producer(create("pace", LawConfig()), 200.0)
+    plant.run(8)
+    plant.cut()
+    plant.run(3)
+    plant.connect(0.0)
+    plant.network = Network(report_loss=1.0)
+    plant.set_workers(replace(workers, rate_per_s=slow_per_s))
+    plant.run(unheard_s)
+    plant.network = Network()
+    plant.set_workers(workers)
+    before = producer.arrived
+    plant.run(8)
+    assert producer.arrived - before >= 0.95 * 8 * 200

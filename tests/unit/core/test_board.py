@@ -428,6 +428,18 @@ def test_what_waits_in_a_client_library_is_seen_beside_the_reports_that_do_not_k
     assert board.has_guests is not bool(CONSUMER.rss_bytes)
 
 
+def test_what_consumers_hold_before_their_first_reports_after_an_outage_is_not_hidden() -> None:
+    for rss_bytes in (0, 1):
+        board = SignalBoard(1)
+        board.on_report(consumer(0.0, 0, rss_bytes=rss_bytes), 0.0)
+        board.on_reading(0, None, 1, 0.0)
+        board.on_reading(0, None, 1, 4.0)
+        board.on_statistics(QueueStatistics(ready=0, unacked=17, arrived_s=4.0, fresh=True))
+        board.on_report(consumer(4.1, 17, rss_bytes=rss_bytes), 4.1)
+        board.on_reading(0, None, 1, 4.1)
+        assert board.signals(OWN, 4.1).unacked == 0
+
+
 def test_of_a_consumer_that_reports_rarely_counts_what_it_did_lately() -> None:
     board = SignalBoard(session=1)
     rare = {"interval_s": 6.0, "recent_s": 1.0}
