@@ -20,6 +20,7 @@ class producer:
     payload_bytes = 0                      # bytes · pad the body to this size; 0: only the text
     text = "Hello World"                   # body of each message
     template = ""                          # body with fields in place of text, e.g. {"id": "{uuid}", "n": {counter}}; docs/scenarios.md has them all
+    handler = ""                           # package.module:function of your own that makes body and headers of each message; sync, async or a generator
     samples = ""                           # file whose lines are the bodies, in place of text
     samples_order = "file"                 # file: one line after the other, from the beginning again at the end; random: any line
     recorded_at = ""                       # json:KEY.KEY of samples: send each at its recorded time, and stop at the last

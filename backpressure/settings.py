@@ -257,6 +257,11 @@ class ProducerSettings(Section):
         "",
         'body with fields in place of text, e.g. {"id": "{uuid}", "n": {counter}}; docs/scenarios.md has them all',
     )
+    handler: str = knob(
+        "",
+        "",
+        "package.module:function of your own that makes body and headers of each message; sync, async or a generator",
+    )
     samples: str = knob("", "", "file whose lines are the bodies, in place of text")
     samples_order: Literal["file", "random"] = knob(
         "file", "", "file: one line after the other, from the beginning again at the end; random: any line"
@@ -326,6 +331,8 @@ class ProducerSettings(Section):
     def _bodies_agree(self) -> Self:
         if self.template and self.samples:
             raise ValueError("template and samples both give the body: leave one of them out")
+        if self.handler and (self.template or self.samples):
+            raise ValueError("handler gives the body, and so do template and samples: leave one of them out")
         if self.recorded_at and (not self.samples or self.samples_order != "file"):
             raise ValueError("recorded_at needs samples, in the order of the file")
         return self

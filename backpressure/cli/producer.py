@@ -16,6 +16,7 @@ from backpressure.cli.process import run_engine, serving, settings_from
 from backpressure.cli.status_lines import ProducerLine, tells_progress
 from backpressure.core.reports import ProducerReport
 from backpressure.engines.clock import Clock
+from backpressure.engines.payload_source import PayloadSource
 from backpressure.engines.producer import ProducerEngine
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.journal_file import JournalWriter
@@ -41,6 +42,7 @@ __all__ = ["produce", "producer"]
     "--consumer-group", key="queue.consumer_group", help="Kafka: keep pace with this group, whoever its consumers are"
 )
 @setting("--template", key="producer.template")
+@setting("--handler", key="producer.handler", metavar="MODULE:FUNCTION")
 @setting("--profile", key="producer.profile")
 @setting("--count", key="producer.limit", help="Stop after this many messages; 0: endless")
 @setting("--rate", key="producer.rate")
@@ -71,12 +73,15 @@ async def produce(settings: Settings) -> None:
     """Run one producer process from connecting to the closing line; raises `PaceError`."""
     clock = Clock(settings.process.clock_anchor_ns)
     transport = connect(settings)
+    source = PayloadSource.load(settings.producer.handler) if settings.producer.handler else None
     with ExitStack() as stack:
         path = settings.process.journal_file
         journal = stack.enter_context(JournalWriter(Path(path))) if path else None
         tracer = stack.enter_context(tracing(settings, "producer", transport.destination))
         told = _print_progress if tells_progress(settings.producer) else None
-        engine = ProducerEngine(transport, settings, clock, journal=journal, tracer=tracer, on_progress=told)
+        engine = ProducerEngine(
+            transport, settings, clock, journal=journal, tracer=tracer, on_progress=told, source=source
+        )
         started = time.monotonic()
 
         def on_started() -> None:

@@ -13,6 +13,7 @@ from backpressure.core.message import HeaderValue, Message, message_id
 from backpressure.core.reports import REPORT_HEADER
 from backpressure.core.templates import Draw
 from backpressure.derived import METADATA_BYTES, body_of
+from backpressure.engines.payload_source import Made
 from backpressure.engines.payloads import Payloads
 from backpressure.settings import Settings
 from backpressure.telemetry.journal_file import IdJournal
@@ -104,9 +105,9 @@ class Composer:
         """Roughly the bytes of one message in the broker: body, properties and headers."""
         return max(len(self.body), self._body_bytes) + METADATA_BYTES
 
-    def scheduled(self, intended_ns: int) -> Outgoing:
-        """Return the next generated message, due at ``intended_ns``."""
-        return self._compose(None, intended_ns, self._processing_time_s)
+    def scheduled(self, intended_ns: int, given: Made | None = None) -> Outgoing:
+        """Return the next generated message, due at ``intended_ns``; ``given`` are body and headers, if not ours."""
+        return self._compose(None, intended_ns, self._processing_time_s, given)
 
     def requested(
         self,
@@ -130,7 +131,9 @@ class Composer:
         item.may_retry = False
         return item
 
-    def _compose(self, body: bytes | None, intended_ns: int, processing_time_s: float | None) -> Outgoing:
+    def _compose(
+        self, body: bytes | None, intended_ns: int, processing_time_s: float | None, given: Made | None = None
+    ) -> Outgoing:
         """Return a message with a given body, or a generated one."""
         sequence = self._sequence
         self._sequence += 1
@@ -140,23 +143,25 @@ class Composer:
             body = self.body
             if self._payloads is not None:
                 made = self._payloads.make(Draw(sequence, intended_ns, name, self.id))
-                self._body_bytes = len(made.body)
                 body = made.body
-        headers: dict[str, HeaderValue] = {
+            if given is not None:
+                body = given[0]
+            self._body_bytes = len(body)
+        own: dict[str, HeaderValue] = {
             "producer_id": self.id,
             "host": self._host,
             "sequence": sequence,
             "intended_ns": intended_ns,
         }
         if processing_time_s is not None:
-            headers["processing_time"] = str(processing_time_s)  # pika cannot publish floats
+            own["processing_time"] = str(processing_time_s)  # pika cannot publish floats
         if self._report_ms is not None:
-            headers[REPORT_HEADER] = self._report_ms
+            own[REPORT_HEADER] = self._report_ms
         message = Message(
             body,
             message_id=name,
             timestamp_s=intended_ns // 1_000_000_000,
-            headers=headers if made is None else {**made.headers, **headers},
+            headers={**({} if made is None else made.headers), **({} if given is None else given[1]), **own},
             persistent=self._persistent,
             content_type=self._content_type,
             expiration_ms=self._ttl_ms,

@@ -21,6 +21,7 @@ from backpressure.derived import law_config, own_limit_per_s, retries
 from backpressure.engines.clock import Clock
 from backpressure.engines.composer import Outgoing, Settlement
 from backpressure.engines.pacing import Pacing
+from backpressure.engines.payload_source import PayloadSource
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError, RefusedError
 from backpressure.laws import create
@@ -52,6 +53,7 @@ class ProducerEngine:
         journal: JournalWriter | None = None,
         tracer: Tracer | None = None,
         on_progress: Callable[[ProducerReport], None] | None = None,
+        source: PayloadSource | None = None,
     ) -> None:
         """Wire the producer; nothing connects yet.
 
@@ -62,6 +64,7 @@ class ProducerEngine:
             journal: where settled messages are recorded, if anywhere.
             tracer: traces messages from their first sending until they are settled; None: no traces.
             on_progress: called each ``producer.progress_every`` settled messages.
+            source: makes body and headers; None: they follow from the settings.
         """
         self.bounds_queues = transport.bounds_queues and not settings.queue.predeclared
         self.settings = settings if self.bounds_queues else _unbounded(settings)
@@ -79,7 +82,9 @@ class ProducerEngine:
             journal=journal,
             tracer=tracer,
             on_settled=self._progress,
+            source=source,
         )
+        self._source = source
         self._submissions = Submissions(self._sender)
         self._pacing = Pacing(
             settings,
@@ -105,9 +110,15 @@ class ProducerEngine:
         self._sender.schedule.restart(self._clock.now())
 
     async def run(self) -> None:
-        """Send until the limit is reached and settled, or until `stop`; then wait for outstanding confirms."""
+        """Send until the limit is reached and settled, or until `stop`; then wait for outstanding confirms.
+
+        Raises `PaceError` at the end when the source of payloads has failed.
+        """
         sender = self._sender
         tick = asyncio.create_task(self._pacing.run(), name="pacing")
+        tasks = [tick]
+        if self._source is not None:
+            tasks.append(asyncio.create_task(self._source.run(sender.waker.wake), name="payloads"))
         try:
             while not sender.stopping and not (sender.limit_reached and not sender.outbox.open):
                 if tick.done():
@@ -116,9 +127,12 @@ class ProducerEngine:
                 await sender.waker.wait(sender.pause_s())
             await self._settle_open()
         finally:
-            tick.cancel()
-            await asyncio.gather(tick, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._pacing.read_queue_anew()  # the closing line says what is in the queue now
+        if self._source is not None and self._source.failure is not None:
+            raise self._source.failure
 
     async def _settle_open(self) -> None:
         """Send nothing new; wait a while for the broker to answer for what is in flight."""
@@ -259,6 +273,8 @@ class ProducerEngine:
             sender.schedule.pending(now)
         target = sender.offered_per_s
         limit, offered = self.settings.producer.limit, sender.schedule.offered
+        if sender.ran_out:
+            limit = sender.scheduled  # what the schedule goes on to offer does not exist
         box, decision, age_s = sender.outbox, self._pacing.decision, self._pacing.signals.age_s
         return ProducerReport(
             id=self.id,

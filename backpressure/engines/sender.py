@@ -19,6 +19,7 @@ from backpressure.core.signals import Decision
 from backpressure.engines.clock import Clock, Waker
 from backpressure.engines.composer import Composer, Outgoing
 from backpressure.engines.outbox import Outbox
+from backpressure.engines.payload_source import PayloadSource
 from backpressure.engines.payloads import profile_of, recorded_times_s
 from backpressure.engines.topology import QueueKeeper
 from backpressure.errors import NotConnectedError
@@ -64,16 +65,19 @@ class Sender:
         journal: JournalWriter | None,
         tracer: Tracer | None,
         on_settled: Callable[[], None],
+        source: PayloadSource | None = None,
     ) -> None:
         """Wire it; nothing connects yet.
 
         ``retries``: a refused message is sent again. ``on_settled`` is called after every answer of the broker.
+        ``source`` makes the payloads; None: they are ours.
         """
         self.session = session
         self._settings = settings
         self._clock = clock
         self._tracer = tracer
         self._on_settled = on_settled
+        self._source = source
         self._publisher = transport.publisher()
         self.waker = Waker()
         self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake)
@@ -156,7 +160,7 @@ class Sender:
     @property
     def offered_per_s(self) -> float:
         """The offered load: 0 while nothing is offered, infinite where it is as fast as can be."""
-        if self.paused or self.stopping or self.schedule.exhausted:
+        if self.paused or self.stopping or self.schedule.exhausted or self.ran_out:
             return 0.0
         return self.schedule.rate_per_s
 
@@ -174,9 +178,19 @@ class Sender:
 
     @property
     def limit_reached(self) -> bool:
-        """Whether all messages up to the limit, or all that were recorded, were accepted; never without either."""
+        """Whether all messages up to the limit, or all that there are, were accepted; never without an end."""
         limit = self._settings.producer.limit
-        return (bool(limit) and self.scheduled >= limit) or self.schedule.exhausted
+        return (bool(limit) and self.scheduled >= limit) or self.schedule.exhausted or self.ran_out
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether a function of the user's makes the payloads, and will make no more."""
+        return self._source is not None and self._source.ended
+
+    @property
+    def _starved(self) -> bool:
+        """Whether the next payload is still being made."""
+        return self._source is not None and not self._source
 
     def send_due(self) -> None:
         """Send what may be sent now: first what is urgent, then refused messages and new ones at the law's pace."""
@@ -191,16 +205,18 @@ class Sender:
             return
         if now >= self._profile_changes:
             self._follow_profile(now)
+        self._have_payloads_made(now)
         sent = 0
         while sent < self._settings.producer.batch_size and self._bucket.available(now) >= 1 and self._may_send():
             if self.outbox.due_again(now):
                 self._bucket.take(1, now)
                 self._send(self.outbox.next_again())
-            elif not self.limit_reached and self.schedule.pending(now) > 0:
+            elif not self.limit_reached and not self._starved and self.schedule.pending(now) > 0:
                 due = self._due(now)
                 self._bucket.take(1, now)
                 self.scheduled += 1
-                self._send(self.composer.scheduled(self._clock.to_wall_ns(due)))
+                given = None if self._source is None else self._source.take()
+                self._send(self.composer.scheduled(self._clock.to_wall_ns(due), given))
             else:
                 self._limited = True
                 break
@@ -215,13 +231,24 @@ class Sender:
         if not self._may_send() or (self.paused and not self.outbox.urgent):
             return _LONGEST_SLEEP_S
         now = self._clock.now()
-        waits = [inf if self.limit_reached else self.schedule.wait_s(now), max(0.0, self._profile_changes - now)]
+        nothing = self.limit_reached or self._starved
+        waits = [inf if nothing else self.schedule.wait_s(now), max(0.0, self._profile_changes - now)]
         if (again := self.outbox.again_wait_s(now)) is not None:
             waits.append(again)
         wait = max(min(waits), self._bucket.wait_s(now))
         if not wait:
             return 0.0  # the batch was full before everything due was sent
         return min(max(wait, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+
+    def _have_payloads_made(self, now: float) -> None:
+        """Ask for what is due now, and for one more: it can be sent as soon as it is due."""
+        if self._source is None:
+            return
+        producer = self._settings.producer
+        pending = inf if self.schedule.rate_per_s == inf else self.schedule.pending(now)
+        due = min(pending, self._bucket.available(now), producer.batch_size)
+        wanted = self.scheduled + int(due) + 1
+        self._source.make_until(min(wanted, producer.limit or wanted))
 
     def _follow_profile(self, now: float) -> None:
         """Offer as much as the profile says for this moment."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backpressure.derived import law_config
+from backpressure.engines.payload_source import PayloadSource
 from backpressure.engines.payloads import Payloads, profile_of, recorded_times_s
 from backpressure.engines.work import load_handler
 from backpressure.errors import ConfigError
@@ -89,6 +90,8 @@ def check_programs(scenario: Scenario) -> None:
         recorded_times_s(phase.settings)
     if scenario.settings.consumer.handler:
         load_handler(scenario.settings.consumer.handler)
+    if scenario.settings.producer.handler:
+        PayloadSource.load(scenario.settings.producer.handler)
     for role, player in scenario.roles.items():
         if player.command:
             player.check_program(f"{role}.command")

@@ -290,7 +290,8 @@ def _refuse_code(plan: Scenario) -> None:
     if plan.strange:
         raise ConfigError("settings", " and ".join(sorted(plan.strange)), ours)
     for phase in plan.phases:
-        for named in (phase.settings.consumer.handler, phase.settings.producer.strategy):
+        producer = phase.settings.producer
+        for named in (phase.settings.consumer.handler, producer.handler, producer.strategy):
             if named and named not in LAWS:
                 raise ConfigError("settings", named, ours)
 

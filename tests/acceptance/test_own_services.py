@@ -242,3 +242,23 @@ def test_a_handler_of_the_user_works_in_our_consumer_with_its_retries_and_dead_l
     ran = pace_run(tmp_path, scenario)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert summary_of(tmp_path).utilisation is None  # what a handler can do is not known before
+
+
+def test_a_function_of_the_user_makes_the_messages_and_its_error_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "def order(number):\n"
+        "    if number == 60:\n"
+        "        raise ValueError('sold out')\n"
+        "    return str(number), {'order_id': f'o-{number}'}\n"
+    )
+    scenario = (
+        'name = "made"\n[producer]\nrate = 100\nlimit = {limit}\nhandler = "shop:order"\n[consumer]\nrate = 200\n'
+        '[[phase]]\nname = "all"\nduration_s = 20\nuntil = "consumed"\n[expect]\nprocessed = "== 50"\nlost = "== 0"\n'
+    )
+    ran = pace_run(tmp_path, scenario.format(limit=50))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ran = pace_run(tmp_path, scenario.format(limit=100))
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    assert "producer.handler shop:order failed at message 60: ValueError('sold out')" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert left_behind(tmp_path) == []

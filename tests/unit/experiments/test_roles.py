@@ -122,8 +122,9 @@ def test_a_handler_is_imported_before_anything_starts() -> None:
         "no_colon": "expected package.module:function",
         "backpressure.version:__version__": "is not a function",
     }.items():
-        with pytest.raises(ConfigError, match=reason):
-            check_programs(scenario(consumer={"handler": handler}))
+        for role in ("consumer", "producer"):
+            with pytest.raises(ConfigError, match=reason):
+                check_programs(scenario(**{role: {"handler": handler}}))
 
 
 def test_an_external_consumer_needs_a_queue_that_it_knows() -> None:
