@@ -60,6 +60,8 @@ class Variation:
             raise ConfigError(
                 "--vary", vary, f"the {stranger} is not ours, so its {vary} cannot be varied: vary another"
             )
+        if vary == "rate":
+            _refuse_fixed_rates(plan)
         document: dict[str, Any] = dict(plan.document)
         if demands:
             known = not plan.strange or plan.ledger is not None
@@ -117,6 +119,17 @@ class Variation:
         changed = [(f"phase.{phase.name}.", phase.settings) for phase in plan.phases[1:] if key in phase.changes]
         given = [("", plan.settings), *changed]
         return [f"{prefix}{key}={getattr(getattr(settings, section), name):g}" for prefix, settings in given]
+
+
+def _refuse_fixed_rates(plan: Scenario) -> None:
+    """Refuse a load that does not follow ``producer.rate``: every value would run the same one. Others are shares."""
+    for phase in plan.phases:
+        producer = phase.settings.producer
+        fixed = "producer.profile" if producer.profile.startswith("table") else "producer.recorded_at"
+        if fixed == "producer.profile" or producer.recorded_at:
+            raise ConfigError(
+                "--vary", "rate", f"{fixed} fixes the load of phase {phase.name}: vary consumers, or use bursts or day"
+            )
 
 
 def _offered(settings: Any) -> float:

@@ -126,6 +126,35 @@ def test_an_expectation_without_a_limit_is_refused(text: str) -> None:
         parse_demand(text)
 
 
+@pytest.mark.parametrize(
+    "load",
+    ["producer.profile='table:file=rates.csv'", "producer.recorded_at='json:at'", "phase.again.producer.profile"],
+)
+def test_a_load_that_does_not_follow_the_rate_cannot_be_searched_by_the_rate(
+    load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    phases = "".join(f'[[phase]]\nname = "{name}"\nduration_s = 5\n' for name in ("once", "again"))
+    if load.startswith("phase"):
+        phases += "[phase.producer]\nprofile = 'table:file=rates.csv'\n"
+        producer = ""
+    else:
+        producer = f"{load.removeprefix('producer.')}\n" + ('samples = "x.jsonl"\n' if "recorded" in load else "")
+    Path("x.toml").write_text(f'name = "x"\n[producer]\nrate = 50\n{producer}{phases}[expect]\nlost = "== 0"\n')
+    plan = library.load("x.toml")
+    with pytest.raises(ConfigError, match="fixes the load of phase"):
+        Variation.of(plan, "rate", [], "x.toml")
+    assert Variation.of(plan, "consumers", [], "x.toml").start == 1
+
+
+def test_bursts_are_varied_as_a_whole() -> None:
+    plan = library.load("normal", ["producer.profile=bursts:on_s=1,off_s=4,low=0.1"])
+    variation = Variation.of(plan, "rate", [], "normal")
+    twice = variation.at(2 * variation.start, 0).settings.producer
+    assert twice.rate == 2 * plan.settings.producer.rate
+    assert twice.profile == "bursts:on_s=1,off_s=4,low=0.1"
+
+
 def test_a_program_that_is_not_ours_is_varied_only_in_what_the_run_decides(tmp_path: Path) -> None:
     text = library.read("normal").replace("[consumer]", '[consumer]\ncommand = "true"')
     file = tmp_path / "mine.toml"
