@@ -30,7 +30,7 @@ def sentence(summary: Summary, reason: str = "") -> str:
     if summary.verdict == "failed":
         return f"failed: {'; '.join(_blame(summary))}"
     phase = f" in phase {summary.phases[-1].name}" if summary.phases else ""
-    told = reason.strip().splitlines()[0].rstrip(".") if reason.strip() else ""
+    told = reason.strip().splitlines()[0].removesuffix("; its last output:").rstrip(".:") if reason.strip() else ""
     until = f"{summary.verdict} after {quantity('duration_s', summary.duration_s)}{phase}"
     failing = [check for check in summary.expectations if not check.held and check.value is not None]
     parts = [f"{until}: {told}" if told else until, *(_missed(failing[0], summary) if failing else ())]

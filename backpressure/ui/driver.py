@@ -111,6 +111,7 @@ class Driver:
             raise ExperimentError(f"{self._state.scenario} is under way: stop it first, or wait for its end")
         if scenario not in library.shipped():
             raise ConfigError("scenario", scenario, f"expected one of {', '.join(library.shipped())}")
+        _refuse_files(assignments)
         plan = library.load(scenario, assignments, strategy, defaults=self.choice.defaults)
         _refuse_code(plan)
         check_broker(plan, self.choice)
@@ -294,6 +295,15 @@ def _refuse_code(plan: Scenario) -> None:
         for named in (phase.settings.consumer.handler, producer.handler, producer.strategy):
             if named and named not in LAWS:
                 raise ConfigError("settings", named, ours)
+
+
+def _refuse_files(assignments: Sequence[str]) -> None:
+    """Raise `ConfigError` for a setting that names a file or folder: the runner would read or write it."""
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        name = key.strip().rpartition(".")[2]
+        if name.endswith("_file") or name in {"folder", "samples"} or "file=" in value or "file:" in value:
+            raise ConfigError("settings", assignment, "files are named on the command line only: pace run")
 
 
 def _adjustable(settings: Settings) -> dict[str, float | int | str]:

@@ -35,7 +35,7 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "host name unknown"),
 )
 _HOW_TO_LOG_IN = (
-    "give the user and password with --username and --password, RABBITMQ_USER and RABBITMQ_PASS, or in --url"
+    "give the user and password with --username and --password, RABBITMQ_USER and RABBITMQ_PASS, or in the URL"
 )
 _REFUSALS = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)
 

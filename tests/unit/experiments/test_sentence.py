@@ -194,6 +194,8 @@ def test_a_run_that_did_not_finish_says_when_where_and_why() -> None:
     assert sentence(unfinished) == "interrupted after 12.3 s in phase surge"
     broken = run(verdict="error", phases=[OVERLOADED], duration_s=12.34)
     assert sentence(broken, "consumer-1 died\nits last words") == "error after 12.3 s in phase surge: consumer-1 died"
+    cut = "consumer-1 was killed by signal 9; its last output:\n  ready"
+    assert sentence(broken, cut) == "error after 12.3 s in phase surge: consumer-1 was killed by signal 9"
 
 
 @pytest.mark.parametrize(

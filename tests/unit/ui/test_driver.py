@@ -168,6 +168,9 @@ def test_one_run_at_a_time_and_nothing_without_one(play: Play) -> None:
         ("recovery", {"assignments": ["consumer.command=python worker.py"]}, "command line only"),
         ("recovery", {"assignments": ["consumer.handler=shop.orders:work"]}, "command line only"),
         ("recovery", {"assignments": ["producer.handler=shop.orders:order"]}, "command line only"),
+        ("recovery", {"assignments": ["producer.samples=README.md"]}, "files are named on the command line only"),
+        ("recovery", {"assignments": ["producer.profile=table:file=rates.csv"]}, "files are named on the command"),
+        ("recovery", {"assignments": ["process.ids_file=ids"]}, "files are named on the command line only"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_starts(
