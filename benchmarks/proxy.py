@@ -218,8 +218,10 @@ def plain_proxy(port: int) -> Iterator[tuple[int, psutil.Process]]:
         [sys.executable, __file__, "--plain", str(port)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        yield int(process.stdout.readline()), psutil.Process(process.pid)
-        process.terminate()
+        try:
+            yield int(process.stdout.readline()), psutil.Process(process.pid)
+        finally:
+            process.terminate()
 
 
 def perf_test(port: int, *options: str) -> list[str]:
@@ -520,6 +522,8 @@ def main() -> None:
     if given.plain:
         _plain(given.plain)
         return
+    if given.tables != ["memory"]:
+        perf_test(0)  # before anything is started: is it here?
     with private_node() as node:
         at = urlsplit(node.url)
         host, port = at.hostname or "", at.port or 0
