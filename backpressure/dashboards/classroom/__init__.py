@@ -15,7 +15,7 @@ __all__ = ["LESSONS", "assets", "standalone"]
 
 _HERE = Path(__file__).parent
 _MODULES = (
-    *("numbers.js", "words.js", "charts.js", "flow.js"),
+    *("elements.js", "numbers.js", "words.js", "charts.js", "flow.js"),
     *("estimators.js", "laws.js", "plant.js", "lessons.js", "classroom.js"),
 )
 """Each comes after those that it imports."""

@@ -1,6 +1,7 @@
 // The classroom: moves virtual time, shows it, and lets people change it. The model is in plant.js.
 
 import { Charts } from "./charts.js";
+import { element, make, put } from "./elements.js";
 import { FlowPicture } from "./flow.js";
 import { FREE, LESSONS } from "./lessons.js";
 import { LAWS } from "./laws.js";
@@ -18,17 +19,6 @@ const MOST_DEEP = 1_000_000;
 const BURST = 1000;
 const WASTED = 0.02; // laws that use less than the best by this are not compared by their wait
 const SPEEDS = [1, 4, 16, 60];
-
-const element = (id) => document.getElementById(id);
-const make = (tag, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-};
-const put = (id, text, mood = "") => {
-  if (element(id).textContent !== text) element(id).textContent = text;
-  element(id).className = mood;
-};
 
 // --- the knobs ----------------------------------------------------------------------------------------------------------
 

@@ -1,19 +1,13 @@
 // The live page: draws what the monitor streams. Text from other processes is set as text, never as HTML.
 
 import { Charts, clockTicks } from "/assets/charts.js";
+import { element, put } from "/assets/elements.js";
 import { FlowPicture, flowOf } from "/assets/flow.js";
 import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
 
 const KEPT_MS = 15 * 60 * 1000;
 const OLD_S = 2; // a queue of the loop is read at least every second: say so when the count is older
 let points = [];
-
-const element = (id) => document.getElementById(id);
-
-function say(id, text, mood = "") {
-  element(id).textContent = text;
-  element(id).className = mood;
-}
 
 function thresholdMood(now, name) {
   const threshold = now.thresholds.find((item) => item.name === name);
@@ -59,26 +53,26 @@ const heldBackMost = (producers) => producers.reduce((a, b) => (a && share(a) <=
 function showTiles(now) {
   const work = now.queues[now.work_queue];
   const { rates, totals } = now;
-  say("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
-  say("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked${age(work)}` : brokerOf(now).ok ? `no ${now.work_queue} yet` : "the broker does not answer");
-  say("in", rate(rates.published_per_s ?? work?.published_per_s ?? null));
-  say("offered", `of ${rate(rates.offered_per_s)} offered`);
-  say("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
-  say("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
+  put("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
+  put("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked${age(work)}` : brokerOf(now).ok ? `no ${now.work_queue} yet` : "the broker does not answer");
+  put("in", rate(rates.published_per_s ?? work?.published_per_s ?? null));
+  put("offered", `of ${rate(rates.offered_per_s)} offered`);
+  put("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
+  put("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
   if (now.queue_wait.p99_s === null && work?.outlook) { // nobody reports waits: backlog ÷ rate out
-    say("wait", expectedWait(work));
-    say("wait-parts", `expected; ${heading(work.outlook)}${late(work.outlook)}`);
+    put("wait", expectedWait(work));
+    put("wait-parts", `expected; ${heading(work.outlook)}${late(work.outlook)}`);
   } else {
-    say("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
-    say("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
+    put("wait", duration(now.queue_wait.p99_s), thresholdMood(now, "queue wait p99"));
+    put("wait-parts", `p50 ${duration(now.queue_wait.p50_s)}, p95 ${duration(now.queue_wait.p95_s)}`);
   }
   const producer = heldBackMost(now.producers);
-  say("allowed", rate(now.pacing_rate_per_s));
-  say("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
+  put("allowed", rate(now.pacing_rate_per_s));
+  put("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
   const given_up = totals.rejected + totals.dead_lettered;
   const trouble = given_up + totals.nacked + totals.returned;
-  say("trouble", amount(given_up), given_up ? "bad" : trouble ? "warn" : "good");
-  say("trouble-parts", `${amount(totals.rejected)} rejected, ${amount(totals.dead_lettered)} dead-lettered, ${amount(totals.nacked)} nacks, ${amount(totals.returned)} returned`);
+  put("trouble", amount(given_up), given_up ? "bad" : trouble ? "warn" : "good");
+  put("trouble-parts", `${amount(totals.rejected)} rejected, ${amount(totals.dead_lettered)} dead-lettered, ${amount(totals.nacked)} nacks, ${amount(totals.returned)} returned`);
 }
 
 function showOverall({ queues, active, consumers, connections, ready, unacked }) {
@@ -88,7 +82,7 @@ function showOverall({ queues, active, consumers, connections, ready, unacked })
 
 function showState(now) {
   const broker = brokerOf(now);
-  say("state", broker.ok ? "live" : `${broker.refused ? "refused" : "waiting"}: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
+  put("state", broker.ok ? "live" : `${broker.refused ? "refused" : "waiting"}: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
   const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
   const memory = now.broker?.memory_percent == null ? "" : ` · memory ${percent(now.broker.memory_percent / 100)} of its limit`;
   element("address").textContent = now.address + product + memory;
@@ -170,9 +164,9 @@ async function ask(process, action, body) {
     });
     const { detail } = await answer.json();
     const reason = typeof detail === "string" ? detail : (detail ?? []).map((problem) => problem.msg).join("; ");
-    say("answer", answer.ok ? `${said} – done` : `${said} – ${reason || answer.status}`, answer.ok ? "good" : "bad");
+    put("answer", answer.ok ? `${said} – done` : `${said} – ${reason || answer.status}`, answer.ok ? "good" : "bad");
   } catch {
-    say("answer", `${said} – the monitor does not answer`, "bad");
+    put("answer", `${said} – the monitor does not answer`, "bad");
   }
 }
 
@@ -317,7 +311,7 @@ function listen() {
     draw();
   });
   stream.onerror = () => {
-    say("state", "the monitor does not answer; trying again", "pill bad");
+    put("state", "the monitor does not answer; trying again", "pill bad");
     flow.show(null);
   };
 }

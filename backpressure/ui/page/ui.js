@@ -1,21 +1,12 @@
 // The page of runs: what can be started, what happens, and what was. Text from elsewhere is set as text, never as HTML.
 
 import { Charts, clockTicks } from "./charts.js";
+import { element, make, put } from "./elements.js";
 import { FlowPicture, flowOf } from "./flow.js";
 import { UNKNOWN, duration, percent, rate } from "./numbers.js";
 
 const KEPT_MS = 15 * 60 * 1000;
 const STATES = { idle: "no run", starting: "starting", running: "running", stopping: "stopping", judging: "writing the report" };
-const element = (id) => document.getElementById(id);
-const make = (tag, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-};
-const put = (id, text, mood = "") => {
-  if (element(id).textContent !== text) element(id).textContent = text;
-  element(id).className = mood;
-};
 
 let choices = { scenarios: [], laws: [], faults: [] };
 let run = { state: "idle", phases: [], notes: [], settings: {} };
