@@ -30,7 +30,7 @@ from backpressure.program import require_posix
 from backpressure.settings import BrokerSettings, QueueSettings, Settings
 from backpressure.transports.kafka_node import private_kafka_cluster
 from backpressure.transports.management_client import management_url
-from backpressure.transports.private_process import MOST_NODES, PrivateProcess, free_ports
+from backpressure.transports.private_process import MOST_NODES, PrivateProcess, ReservedPorts
 from backpressure.transports.rabbitmq_cluster import private_cluster
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
@@ -181,26 +181,28 @@ async def open_broker(
     """
     if choice.kind == "embedded":
         options = ["--data-dir", str(directory.broker_data)] if durable else []
-        child = await _start_embedded(supervisor, directory, 0, 0, options)
-        port, management_port = child.announced["port"], child.announced["management_port"]
-        management_url = f"http://127.0.0.1:{management_port}"
-        again = partial(_start_embedded, supervisor, directory, port, management_port, options)
-        try:
-            url, operator = str(child.announced["url"]), EmbeddedOperator(supervisor, management_url, again)
-            yield RunBroker(url, management_url, private=True, operator=operator)
-        finally:
-            await supervisor.stop(supervisor.of("broker"))  # before its data is removed
-            directory.remove_broker_data()
+        with ReservedPorts() as reserved:  # also for the time between its end and its restart
+            port, management_port = reserved.reserve([(0, ""), (0, "")])
+            start = partial(_start_embedded, supervisor, directory, port, management_port, options)
+            child = await start()
+            url, management_url = str(child.announced["url"]), f"http://127.0.0.1:{child.announced['management_port']}"
+            try:
+                operator = EmbeddedOperator(supervisor, management_url, start)
+                yield RunBroker(url, management_url, private=True, operator=operator)
+            finally:
+                await supervisor.stop(supervisor.of("broker"))  # before its data is removed
+                directory.remove_broker_data()
     elif choice.kind == "kafka":
-        ports = tuple(free_ports(choice.nodes)) if proxied else ()
-        kafka = private_kafka_cluster(choice.nodes, advertised_ports=ports)
-        async with kafka, _watching_all(kafka.nodes, supervisor):
-            url = kafka.internal_url if proxied else kafka.url
-            brokers = KafkaBrokers(kafka.nodes)
-            yield RunBroker(url, "", private=True, operator=brokers, proxied=kafka.url, proxy_ports=ports)
+        with ReservedPorts() as reserved:
+            ports = tuple(reserved.reserve([(0, "")] * choice.nodes)) if proxied else ()
+            cluster = private_kafka_cluster(choice.nodes, advertised_ports=ports)
+            async with cluster as kafka, _watching_all(kafka.nodes, supervisor):
+                url = kafka.internal_url if proxied else kafka.url
+                brokers = KafkaBrokers(kafka.nodes)
+                yield RunBroker(url, "", private=True, operator=brokers, proxied=kafka.url, proxy_ports=ports)
     elif choice.nodes > 1:
-        async with private_cluster(choice.nodes) as cluster, _watching_all(cluster.nodes, supervisor):
-            yield RunBroker(cluster.url, cluster.management_url, private=True, operator=RabbitMQCluster(cluster))
+        async with private_cluster(choice.nodes) as nodes, _watching_all(nodes.nodes, supervisor):
+            yield RunBroker(nodes.url, nodes.management_url, private=True, operator=RabbitMQCluster(nodes))
     elif choice.kind == "rabbitmq":
         async with private_node() as node, watching(node, supervisor):
             yield RunBroker(node.url, node.management_url, private=True, operator=RabbitMQOperator(node))
@@ -211,7 +213,6 @@ async def open_broker(
 async def _start_embedded(
     supervisor: Supervisor, directory: RunDirectory, port: int, management_port: int, options: Sequence[str]
 ) -> Child:
-    """Start the embedded broker; a port of 0 is any free one."""
     process_id = supervisor.next_id("broker")
     ports = ["--port", str(port), "--management-port", str(management_port)]
     command = [sys.executable, "-m", "backpressure.broker", *ports, *options]

@@ -24,7 +24,7 @@ import psutil
 
 from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PREFIX, PrivateNodes, PrivateProcess, free_ports, reserved_ports
+from backpressure.transports.private_process import PREFIX, PrivateNodes, PrivateProcess
 
 __all__ = [
     "KafkaMissingError",
@@ -161,12 +161,12 @@ class PrivateKafka(PrivateProcess):
 
     def __init__(self, port: int, advertised_port: int | None, voter: KafkaVoter | None = None) -> None:
         super().__init__()
-        self._wanted_ports = ((port, "--port"), (0, ""))
+        self._port = port
         self.advertised_port = advertised_port
         self.internal_url = ""
         """Where brokers, and clients that no proxy must disturb, connect."""
-        self._voter = voter or KafkaVoter(1, _new_cluster_id(), tuple(free_ports(1)))
-        self._cluster_id = self._voter.cluster_id
+        self._voter = voter
+        self._cluster_id = voter.cluster_id if voter else _new_cluster_id()
 
     def _launch(self) -> None:
         libraries, java = find_kafka(), _java()
@@ -185,10 +185,10 @@ class PrivateKafka(PrivateProcess):
 
     def _configuration(self) -> str:
         """Choose ports and return the broker's properties; of two with the same name the last one counts."""
-        port, internal = reserved_ports(self._wanted_ports)
+        port, internal, controller = self._ports.reserve([(self._port, "--port"), (0, ""), (0, "")])
         self.url = f"kafka://127.0.0.1:{port}"
         self.internal_url = f"kafka://127.0.0.1:{internal}"
-        number, controllers = self._voter.number, self._voter.controllers
+        number, controllers = (self._voter.number, self._voter.controllers) if self._voter else (1, (controller,))
         copies = min(len(controllers), _MOST_COPIES)
         return _CONFIGURATION.format(
             id=number,
@@ -208,8 +208,8 @@ class PrivateKafka(PrivateProcess):
         if cluster_id(self.internal_url) != self._cluster_id:
             return False
         assert self._process is not None
-        (java,) = psutil.Process(self._process.pid).children()
-        self.pid = java.pid
+        started = psutil.Process(self._process.pid).children(recursive=True)
+        (self.pid,) = (process.pid for process in started if process.name() == "java")
         return True
 
 
@@ -220,11 +220,8 @@ class PrivateKafkaCluster(PrivateNodes[PrivateKafka]):
 
     def __init__(self, size: int, port: int, advertised_ports: Sequence[int | None]) -> None:
         super().__init__()
-        controllers, cluster = tuple(free_ports(size)), _new_cluster_id()
-        self.nodes = [
-            PrivateKafka(port and port + index, advertised, KafkaVoter(index + 1, cluster, controllers))
-            for index, advertised in enumerate(advertised_ports or [None] * size)
-        ]
+        self._port = port
+        self._advertised_ports = advertised_ports or [None] * size
 
     @property
     def internal_url(self) -> str:
@@ -235,6 +232,12 @@ class PrivateKafkaCluster(PrivateNodes[PrivateKafka]):
     async def _begin(self) -> None:
         from backpressure.transports.kafka.client import broker_count  # noqa: PLC0415 -- an optional library
 
+        controllers = tuple(self._ports.reserve([(0, "")] * len(self._advertised_ports)))
+        cluster = _new_cluster_id()
+        self.nodes = [
+            PrivateKafka(self._port and self._port + index, advertised, KafkaVoter(index + 1, cluster, controllers))
+            for index, advertised in enumerate(self._advertised_ports)
+        ]
         await self._start(*self.nodes)
         deadline = time.monotonic() + _JOINED_WITHIN_S
         while await asyncio.to_thread(broker_count, self.internal_url) < len(self.nodes):

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -30,7 +31,7 @@ from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import ConfigError, PortTakenError, TransportError
 from backpressure.program import require_posix
 
-__all__ = ["MOST_NODES", "PREFIX", "PrivateNodes", "PrivateProcess", "free_ports", "reserved_ports"]
+__all__ = ["MOST_NODES", "PREFIX", "PrivateNodes", "PrivateProcess", "ReservedPorts"]
 
 MOST_NODES = 7
 """How many nodes a private cluster may have: each costs memory and processor time of this machine."""
@@ -40,9 +41,16 @@ PREFIX = "pace-"
 # `read` returns when the pipe from our process closes, for whatever reason. Then the shell removes the directory, in
 # which it runs, and kills the whole process group, itself included. The data is temporary: no orderly stop is needed.
 _LIFELINE = 'read _; rm -rf "$PWD"; kill -KILL 0'
+_ENDED = "ended"
+_TAIL = 1000
 _HOST = "127.0.0.1"
-_FREE_PORTS = range(20_000, 32_768)  # below those that systems choose for connections, which could take one meanwhile
-_FREE_PORT_TRIES = 50
+_CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_USUAL_CONNECTION_PORTS = range(32_768, 65_536)
+_PORTS = range(10_000, 65_536)
+_ENOUGH_PORTS = 2000
+_FREE_PORT_TRIES = 100
+_STARTS = 3
+_PORT_LOST = re.compile(r"eaddrinuse|address already in use|in use by another", re.IGNORECASE)
 _READY_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
@@ -50,6 +58,10 @@ _WATCH_S = 0.5
 
 
 Node = TypeVar("Node", bound="PrivateProcess")
+
+
+class _PortLostError(TransportError):
+    """Another process listens on one of the ports that were chosen."""
 
 
 class PrivateProcess(ABC):
@@ -69,6 +81,7 @@ class PrivateProcess(ABC):
         self._directory = Path()
         self._process: subprocess.Popen[bytes] | None = None
         self._spawned: tuple[str, tuple[str, ...], Mapping[str, str]] = ("", (), {})
+        self._ports = ReservedPorts()
 
     @abstractmethod
     def _launch(self) -> None:
@@ -79,27 +92,33 @@ class PrivateProcess(ABC):
         """Whether this broker answers; an open port may belong to another process. May block for a while."""
 
     def __enter__(self) -> Self:
-        try:
-            self._begin()
-            deadline = time.monotonic() + _READY_TIMEOUT_S
-            while not self._is_ready():
-                self._check(deadline)
-                time.sleep(_POLL_S)
-        except BaseException:
-            self._remove()
-            raise
+        for starts_left in reversed(range(_STARTS)):
+            try:
+                self._begin()
+                deadline = time.monotonic() + _READY_TIMEOUT_S
+                while not self._is_ready():
+                    self._check(deadline)
+                    time.sleep(_POLL_S)
+                break
+            except BaseException as error:
+                self._remove()
+                if not starts_left or not isinstance(error, _PortLostError):
+                    raise
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._remove()
 
     async def __aenter__(self) -> Self:
-        try:
-            self._begin()
-            await self._until_ready()
-        except BaseException:
-            self._remove()
-            raise
+        for starts_left in reversed(range(_STARTS)):
+            try:
+                self._begin()
+                await self._until_ready()
+                break
+            except BaseException as error:
+                self._remove()
+                if not starts_left or not isinstance(error, _PortLostError):
+                    raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -147,7 +166,7 @@ class PrivateProcess(ABC):
 
     def tail(self) -> str:
         """Return the end of its output."""
-        return (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
+        return self._output()[-_TAIL:]
 
     async def until_ended(self) -> None:
         """Return when the broker has ended by itself; `tail` returns its last output."""
@@ -168,9 +187,10 @@ class PrivateProcess(ABC):
     def _spawn(self, script: str, *arguments: str, environment: Mapping[str, str]) -> None:
         """Run the shell ``script`` that starts the broker, with its $1, $2 … in ``arguments``, in the background."""
         self._spawned = script, arguments, environment
+        (self._directory / _ENDED).unlink(missing_ok=True)
         with (self._directory / "output").open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 -- installed programs; the shell script is a constant
-                ["/bin/sh", "-c", f"{script} & {_LIFELINE}", "pace", *arguments],
+                ["/bin/sh", "-c", f"{{ ({script}); : >{_ENDED}; }} & {_LIFELINE}", "pace", *arguments],
                 env=environment,
                 cwd=self._directory,
                 stdin=subprocess.PIPE,
@@ -181,12 +201,19 @@ class PrivateProcess(ABC):
 
     def _check(self, deadline: float) -> None:
         assert self._process is not None
-        if self._process.poll() is None and time.monotonic() < deadline:
+        ended = self._process.poll() is not None or (self._directory / _ENDED).exists()
+        if not ended and time.monotonic() < deadline:
             return
-        raise TransportError(f"the private {self.product} did not start: {self.tail() or 'it said nothing'}")
+        output = self._output()
+        failed = _PortLostError if _PORT_LOST.search(output) else TransportError
+        raise failed(f"the private {self.product} did not start: {output[-_TAIL:] or 'it said nothing'}")
+
+    def _output(self) -> str:
+        return (self._directory / "output").read_text(encoding="utf-8", errors="replace").strip()
 
     def _remove(self) -> None:
         self.kill()
+        self._ports.release()
         if self._directory.name:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -195,19 +222,20 @@ class PrivateNodes(ABC, Generic[Node]):
     """A cluster of private processes for ``async with``; raises `TransportError` when it does not come up.
 
     Attributes:
-        nodes: its processes; the first is number 1.
+        nodes: its processes, as soon as they start; the first is number 1.
     """
 
     product: str
     """What to call it when it does not start."""
-    nodes: Sequence[Node]
 
     def __init__(self) -> None:
+        self.nodes: Sequence[Node] = ()
+        self._ports = ReservedPorts()
         self._stack = AsyncExitStack()
 
     @abstractmethod
     async def _begin(self) -> None:
-        """Start the nodes by `_start`, and return when they have found each other."""
+        """Set `nodes`, start them by `_start`, and return when they have found each other."""
 
     async def _start(self, *processes: PrivateProcess) -> None:
         """Start processes side by side, to be removed at the end."""
@@ -219,15 +247,16 @@ class PrivateNodes(ABC, Generic[Node]):
         try:
             await self._begin()
         except BaseExceptionGroup as group:
-            await self._stack.aclose()
+            await self.__aexit__()
             raise group.exceptions[0] from None
         except BaseException:
-            await self._stack.aclose()
+            await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         await self._stack.aclose()
+        self._ports.release()
 
     @property
     def url(self) -> str:
@@ -277,35 +306,85 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def free_ports(count: int) -> list[int]:
-    """Return distinct ports that are free now."""
-    return reserved_ports([(0, "")] * count)
+class ReservedPorts:
+    """Ports of this machine that nobody else gets until `release`, while a process that was told them can listen there.
 
-
-def reserved_ports(wanted: Sequence[tuple[int, str]]) -> list[int]:
-    """Return distinct ports that are free; each is reserved until the last is found.
-
-    Each of ``wanted`` is a port (0: any) and the flag that chose it, for the error. Raises `PortTakenError`, or
-    `ConfigError` when this user may not listen there.
+    On Linux each is bound, without listening, by a socket of ours: neither a connection nor another reservation gets
+    it, but a server that allows the reuse of its address does, as brokers do, also after it was killed. Elsewhere a
+    port is only known to be free at the moment of its choice.
     """
-    listeners: dict[int, socket.socket] = {}
-    try:
+
+    def __init__(self) -> None:
+        self._holders: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give all of them back."""
+        for holder in self._holders:
+            holder.close()
+        self._holders.clear()
+
+    def reserve(self, wanted: Sequence[tuple[int, str]]) -> list[int]:
+        """Return distinct ports that were free.
+
+        Each of ``wanted`` is a port (0: any) and the flag that chose it, for the error. Raises `PortTakenError`, or
+        `ConfigError` when this user may not listen there.
+        """
+        ports = [port for port, _flag in wanted]
+        holders = []
         for index in sorted(range(len(wanted)), key=lambda index: wanted[index][0] == 0):  # free ones come last
-            listeners[index] = _listener(*wanted[index])
-        return [int(listeners[index].getsockname()[1]) for index in range(len(wanted))]
-    finally:
-        for listener in listeners.values():
-            listener.close()
+            port, flag = wanted[index]
+            holders.append(_bound(port, flag) if port else _bound_anywhere())
+            ports[index] = int(holders[-1].getsockname()[1])
+        for holder in holders:
+            if sys.platform == "linux":
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the server; it was bound without
+                self._holders.append(holder)
+            else:
+                holder.close()
+        return ports
 
 
-def _listener(port: int, flag: str) -> socket.socket:
-    if not port:
-        for candidate in random.sample(_FREE_PORTS, _FREE_PORT_TRIES):
-            with suppress(OSError):
-                return socket.create_server((_HOST, candidate))
+def _bound(port: int, flag: str) -> socket.socket:
     try:
-        return socket.create_server((_HOST, port))
+        socket.create_server((_HOST, port)).close()
+        return _socket_at(port, reuse=True)  # connections that ended a moment ago do not matter
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(_HOST, port, flag) from None
         raise ConfigError(flag, port, f"cannot listen there: {error.strerror}") from None
+
+
+def _bound_anywhere() -> socket.socket:
+    for candidate in random.sample(_server_ports(), _FREE_PORT_TRIES):
+        with suppress(OSError):
+            return _socket_at(candidate)
+    return _socket_at(0)
+
+
+def _socket_at(port: int, *, reuse: bool = False) -> socket.socket:
+    """Return a socket that is bound there; without ``reuse`` it is the only one."""
+    bound = socket.socket()
+    try:
+        if reuse:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((_HOST, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _server_ports() -> Sequence[int]:
+    """Return the ports to choose from: none that the system gives to connections, if enough are left."""
+    taken = _USUAL_CONNECTION_PORTS
+    with suppress(OSError, ValueError):
+        first, last = map(int, _CONNECTION_PORTS.read_text(encoding="ascii").split())
+        taken = range(first, last + 1)
+    others = [port for port in _PORTS if port not in taken]
+    return others if len(others) >= _ENOUGH_PORTS else _PORTS

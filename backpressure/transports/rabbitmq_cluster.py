@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PrivateNodes, PrivateProcess, free_ports
+from backpressure.transports.private_process import PrivateNodes, PrivateProcess
 from backpressure.transports.rabbitmq_node import (
     ClusterMember,
     PrivateNode,
@@ -40,9 +40,9 @@ class _PortMapper(PrivateProcess):
 
     product = "Erlang port mapper"
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         super().__init__()
-        (self.port,) = free_ports(1)
+        self.port = port
 
     def _launch(self) -> None:
         script = find_rabbitmq()
@@ -73,20 +73,23 @@ class PrivateCluster(PrivateNodes[PrivateNode]):
 
     def __init__(self, size: int, port: int, management_port: int) -> None:
         super().__init__()
-        self._mapper = _PortMapper()
+        self._size = size
+        self._wanted_ports = (port, management_port)
+
+    async def _begin(self) -> None:
+        mapper = _PortMapper(*self._ports.reserve([(0, "")]))
         cookie = "".join(secrets.choice(string.ascii_uppercase) for _ in range(_COOKIE_LETTERS))
-        partitions = "pause_minority" if size >= _MAJORITY else ""
+        partitions = "pause_minority" if self._size >= _MAJORITY else ""
+        port, management_port = self._wanted_ports
         nodes: list[PrivateNode] = []
-        for number in range(size):
+        for number in range(self._size):
             joins = nodes[0].node_name if nodes else ""
-            member = ClusterMember(self._mapper.port, cookie, joins, partitions)
+            member = ClusterMember(mapper.port, cookie, joins, partitions)
             ports = (port and port + number, management_port and management_port + number)
             nodes.append(PrivateNode(*ports, 1000, member))
         self.nodes = nodes
-
-    async def _begin(self) -> None:
-        first, *others = self.nodes
-        await self._start(self._mapper)
+        first, *others = nodes
+        await self._start(mapper)
         await self._start(first)
         await self._start(*others)
         await self._until_joined()

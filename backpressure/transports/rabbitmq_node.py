@@ -19,7 +19,7 @@ from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PrivateProcess, reserved_ports
+from backpressure.transports.private_process import PrivateProcess
 
 __all__ = [
     "DISK_LIMIT",
@@ -159,7 +159,7 @@ class PrivateNode(PrivateProcess):
         if script is None or epmd is None:
             raise RabbitMQMissingError
         self._sbin = script.parent
-        amqp, management, distribution, epmd_port, prometheus = reserved_ports(self._wanted_ports)
+        amqp, management, distribution, epmd_port, prometheus = self._ports.reserve(self._wanted_ports)
         self.url = f"amqp://guest:guest@127.0.0.1:{amqp}/"
         self.management_url = f"http://127.0.0.1:{management}"
         self.prometheus_url = f"http://127.0.0.1:{prometheus}" if self._prometheus else ""

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chromium import Chromium, find_chromium
+
+from backpressure.transports.private_process import ReservedPorts
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -262,10 +263,10 @@ def violations(chromium: Chromium, go_without: Callable[[str, str], NoReturn]) -
 
 
 @pytest.fixture
-def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def free_port() -> Iterator[int]:
+    """Return a port that nobody but the test gets."""
+    with ReservedPorts() as reserved:
+        yield from reserved.reserve([(0, "")])
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from backpressure.cli.local_brokers import answers
-from backpressure.transports.private_process import PREFIX, free_ports
+from backpressure.transports.private_process import PREFIX, ReservedPorts
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
 FOUND = "find it without --url"
@@ -73,7 +73,8 @@ def test_a_rabbitmq_node_listens_on_the_ports_asked_for_and_ctrl_c_removes_it(
     pace: Any, go_without: Callable[[str, str], NoReturn], tmp_path: Path
 ) -> None:
     _needs_rabbitmq(go_without)
-    port, management_port = free_ports(2)
+    with ReservedPorts() as reserved:
+        port, management_port = reserved.reserve([(0, ""), (0, "")])
     node = pace("broker", "rabbitmq", "--port", str(port), "--management-port", str(management_port))
     node.says(
         f"RabbitMQ is ready on amqp://guest:guest@127.0.0.1:{port}/, management on http://127.0.0.1:{management_port};"

@@ -86,9 +86,9 @@ left_in_queue = "== 0"
 """
 
 
-def write(tmp_path: Path, fault: str, storm_s: float) -> str:
+def write(tmp_path: Path, fault: str, storm_s: float, after_s: float = 3) -> str:
     path = tmp_path / "stormy.toml"
-    after_s = 10 if "kill" in fault else 3  # the replacements of killed processes need time to start
+    after_s = 10 if "kill" in fault else after_s  # the replacements of killed processes need time to start
     path.write_text(SCENARIO.format(fault=fault, storm_s=storm_s, after_s=after_s))
     return str(path)
 
@@ -208,8 +208,8 @@ def test_a_private_rabbitmq_node_can_be_disturbed_too(
 ) -> None:
     if find_rabbitmq() is None:
         go_without("rabbitmq", "rabbitmq-server is not installed")
-    storm_s = 25 if fault.startswith("broker") else 10  # a node takes its time to come back
-    scenario = write(tmp_path, fault + SHORT.get(fault, ""), storm_s)
+    storm_s, after_s = (25, 15) if fault.startswith("broker") else (10, 3)  # a node takes its time to come back
+    scenario = write(tmp_path, fault + SHORT.get(fault, ""), storm_s, after_s)
     done = pace_run(tmp_path, scenario, "--broker", "rabbitmq")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)

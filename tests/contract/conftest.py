@@ -18,7 +18,7 @@ from typing import NoReturn
 import pytest
 
 from backpressure.transports.kafka_node import PrivateKafka, find_kafka, private_kafka
-from backpressure.transports.private_process import free_ports
+from backpressure.transports.private_process import ReservedPorts
 from backpressure.transports.rabbitmq_node import PrivateNode, find_rabbitmq, private_node
 
 
@@ -93,5 +93,7 @@ def kafka_node(go_without: Callable[[str, str], NoReturn]) -> Iterator[PrivateKa
     """A private Kafka broker that sends its clients to a port where each story puts a proxy of its own."""
     if find_kafka() is None:
         go_without("kafka", "Java 17 or the jars that `make kafka` fetches are missing")
-    with private_kafka(advertised_port=free_ports(1)[0]) as node:
-        yield node
+    with ReservedPorts() as reserved:
+        (port,) = reserved.reserve([(0, "")])
+        with private_kafka(advertised_port=port) as node:
+            yield node

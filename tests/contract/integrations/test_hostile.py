@@ -21,7 +21,7 @@ import pytest
 from backpressure import BackpressureError, Limiter, Paced, SyncPaced
 from backpressure.errors import NotConnectedError
 from backpressure.integrations.paced_queues import PacedQueues, working_on
-from backpressure.transports.private_process import free_ports
+from backpressure.transports.private_process import ReservedPorts
 
 BODIES = [f"{number}".encode() for number in range(40)]
 QUEUE = "hostile"
@@ -31,7 +31,8 @@ class Restartable:
     """An embedded broker that keeps its data, killed and started again by a test."""
 
     def __init__(self, folder: Path) -> None:
-        self._port, self._management_port = free_ports(2)
+        self._ports = ReservedPorts()
+        self._port, self._management_port = self._ports.reserve([(0, ""), (0, "")])
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
@@ -57,12 +58,16 @@ class Restartable:
             self._process.wait()
             self._process = None
 
+    def release(self) -> None:
+        self._ports.release()
+
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Restartable]:
     restartable = Restartable(tmp_path)
     yield restartable
     restartable.kill()
+    restartable.release()
 
 
 @contextmanager

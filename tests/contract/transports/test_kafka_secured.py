@@ -28,7 +28,6 @@ from backpressure.errors import AccessRefusedError, BrokerUnavailableError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.kafka_node import PrivateKafka, find_kafka
-from backpressure.transports.private_process import free_ports
 
 Play = Callable[..., None]
 
@@ -66,7 +65,8 @@ class SecuredKafka(PrivateKafka):
         self.servers: dict[str, str] = {}
 
     def _configuration(self) -> str:
-        self.servers = {name: f"127.0.0.1:{port}" for name, port in zip(PROTOCOLS, free_ports(4), strict=True)}
+        ports = self._ports.reserve([(0, "")] * len(PROTOCOLS))
+        self.servers = {name: f"127.0.0.1:{port}" for name, port in zip(PROTOCOLS, ports, strict=True)}
         more = "".join(f",{name}://{server}" for name, server in self.servers.items())
         common = re.sub(r"^(advertised\.)?listeners=.*$", rf"\g<0>{more}", super()._configuration(), flags=re.MULTILINE)
         return common + _SECURITY.format(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from backpressure.core.message import Message
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management_client import ManagementClient
-from backpressure.transports.private_process import free_ports
+from backpressure.transports.private_process import ReservedPorts
 from backpressure.transports.rabbitmq.reporter import Reporter
 
 Start = Callable[..., Any]
@@ -27,8 +27,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def ports() -> list[int]:
-    return free_ports(4)
+def ports() -> Iterator[list[int]]:
+    with ReservedPorts() as reserved:
+        yield reserved.reserve([(0, "")] * 4)
 
 
 @pytest.fixture

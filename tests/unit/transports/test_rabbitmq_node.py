@@ -9,10 +9,7 @@ import pytest
 
 from backpressure.errors import TransportError
 from backpressure.transports import rabbitmq_node
-from backpressure.transports.private_process import free_ports
 from backpressure.transports.rabbitmq_node import RabbitMQMissingError, find_rabbitmq, private_node
-
-_CONNECTIONS_FROM = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def test_without_an_installation_the_error_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,11 +54,3 @@ def test_a_rabbitmqctl_that_hangs_is_an_error_of_the_broker(tmp_path: Path, monk
     monkeypatch.setattr(node, "_environment", {"PATH": "/usr/bin:/bin"})
     with pytest.raises(TransportError, match=r"rabbitmqctl stop_app: no answer within 0\.05 s"):
         node.ctl("stop_app")
-
-
-@pytest.mark.skipif(not _CONNECTIONS_FROM.exists(), reason="only Linux says which ports it gives to connections")
-def test_no_connection_can_take_a_free_port_before_the_broker_listens_there() -> None:
-    first, last = map(int, _CONNECTIONS_FROM.read_text(encoding="ascii").split())
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    assert not set(ports) & set(range(first, last + 1))
