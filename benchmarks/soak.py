@@ -1,10 +1,11 @@
-"""Hours of work on a broker that restarts: ``python benchmarks/soak.py [BROKER …] --hours 2``.
+"""Hours of work on brokers that restart: ``python benchmarks/soak.py [BROKER …] --hours 2``.
 
 A producer offers 200 messages a second to a consumer that could do 400, and the broker restarts every ten minutes. Of
 every process of the run the memory (without mapped files: journals grow with the messages), the open handles and the
 threads are read every five seconds; the slope is that of a line through the readings after the first fifth of the time,
 and its noise is what a slope between the medians of short stretches varies by (Theil and Sen). A slope beyond noise is
-marked, and so is a message that is lost by the ledger; then the exit code is 1. Brokers: ``embedded``, ``rabbitmq``.
+marked, and so is a message that is lost by the ledger; then the exit code is 1. Brokers: ``embedded``, ``rabbitmq``,
+``kafka``, one after the other. ``--keep FOLDER`` leaves the readings and the run there, which can be read meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +30,8 @@ WARM_SHARE = 0.2
 STRETCHES = 10
 RESTART_S = 30  # a RabbitMQ node takes ten to stop and start, and clients come back after a pause that doubles
 WHAT = {"memory": "MB", "handles": "", "threads": ""}
+CPU = "processor seconds"
+BROKERS = ("embedded", "rabbitmq", "kafka")
 
 SCENARIO = """\
 name = "soak"
@@ -100,12 +103,13 @@ def _role(process: psutil.Process) -> str | None:
     for role in ("producer", "consumer", "monitor", "run"):
         if line[1:4] == ["-m", "backpressure", role]:
             return role
-    if "backpressure.broker" in line or "beam" in process.name():
+    if "backpressure.broker" in line or "beam" in process.name() or process.name() == "java":
         return "broker"
     return None
 
 
-def _read(root: psutil.Process, at_s: float, readings: dict[tuple[str, str], list[tuple[float, float]]]) -> None:
+def _read(root: psutil.Process) -> dict[tuple[str, str], float]:
+    """Return each figure of each role now, summed over its processes."""
     sums: dict[tuple[str, str], float] = defaultdict(float)
     for process in [root, *root.children(recursive=True)]:
         with suppress(psutil.Error):  # it has ended just now
@@ -116,8 +120,15 @@ def _read(root: psutil.Process, at_s: float, readings: dict[tuple[str, str], lis
                     sums[role, "memory"] += (memory.rss - getattr(memory, "shared", 0)) / 1e6
                     sums[role, "handles"] += process.num_fds()
                     sums[role, "threads"] += process.num_threads()
-    for key, value in sums.items():
-        readings[key].append((at_s, value))
+                    spent = process.cpu_times()
+                    sums[role, CPU] += spent.user + spent.system
+    return sums
+
+
+def _cores(readings: list[tuple[float, float]]) -> float:
+    """Return the processor cores used on average; what a broker used starts again at zero with each restart."""
+    steps = pairwise(readings)
+    return sum(max(0.0, later - before) for (_, before), (_, later) in steps) / (readings[-1][0] - readings[0][0])
 
 
 def soak(broker: str, seconds: float, restart_every_s: float, folder: Path) -> bool:
@@ -130,12 +141,15 @@ def soak(broker: str, seconds: float, restart_every_s: float, folder: Path) -> b
     command = [sys.executable, "-m", "backpressure", "run", str(scenario), "--broker", broker, "--runs", str(folder)]
     readings: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     started = time.monotonic()
-    with (folder / "output").open("wb") as output:
+    with (folder / "output").open("wb") as output, (folder / "readings.jsonl").open("w", encoding="utf-8") as kept:
         running = subprocess.Popen([*command, "--quiet"], stdout=output, stderr=output)
         root = psutil.Process(running.pid)
         try:
             while running.poll() is None:
-                _read(root, time.monotonic() - started, readings)
+                at_s = time.monotonic() - started
+                for (role, figure), value in _read(root).items():
+                    readings[role, figure].append((at_s, value))
+                    print(json.dumps({"at_s": round(at_s, 1), "role": role, figure: value}), file=kept, flush=True)
                 with suppress(subprocess.TimeoutExpired):
                     running.wait(READ_EVERY_S)
         finally:
@@ -150,12 +164,16 @@ def soak(broker: str, seconds: float, restart_every_s: float, folder: Path) -> b
     named = ", ".join(f"{name} {totals[name]}" for name in ("confirmed", "processed", "duplicates", "lost"))
     restarts = sum(phase["name"].startswith("restart") for phase in summary["phases"])
     print(f"\n{broker}: {(time.monotonic() - started) / 3600:.2f} h, {restarts} of {count} restarts, {named}")
+    spent = ", ".join(
+        f"{role} {_cores(values):.3f}" for (role, figure), values in sorted(readings.items()) if figure == CPU
+    )
+    print(f"processor cores used: {spent}")
     print("| process | figure | at first | at last | slope an hour | noise | |")
     print("|---|---|---|---|---|---|---|")
     good = totals["lost"] == 0 and running.returncode == 0
     for (role, figure), values in sorted(readings.items()):
         slope = Slope.of(values)
-        if slope is None:
+        if slope is None or figure == CPU:
             continue
         good = good and not slope.beyond_noise
         unit = WHAT.get(figure, "ms")
@@ -170,18 +188,21 @@ def soak(broker: str, seconds: float, restart_every_s: float, folder: Path) -> b
 def main() -> int:
     """Soak each broker."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("brokers", nargs="*", metavar="BROKER", help="embedded, rabbitmq (default: both)")
+    parser.add_argument("brokers", nargs="*", metavar="BROKER", help=f"{', '.join(BROKERS)} (default: all)")
     parser.add_argument("--hours", type=float, default=2.0, help="for each broker (default: 2)")
     parser.add_argument("--restart-every", type=float, default=600.0, metavar="S", help="seconds (default: 600)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave readings and runs here (default: nowhere)")
     arguments = parser.parse_args()
-    if unknown := set(arguments.brokers) - {"embedded", "rabbitmq"}:
-        parser.error(f"unknown {sorted(unknown)}; there are embedded, rabbitmq")
+    if unknown := set(arguments.brokers) - set(BROKERS):
+        parser.error(f"unknown {sorted(unknown)}; there are {', '.join(BROKERS)}")
     if arguments.restart_every <= RESTART_S:
         parser.error(f"--restart-every: expected more than {RESTART_S} s")
     good = True
-    for broker in arguments.brokers or ["embedded", "rabbitmq"]:
+    for broker in arguments.brokers or BROKERS:
         with tempfile.TemporaryDirectory(prefix="pace-soak-") as name:
-            good = soak(broker, 3600 * arguments.hours, arguments.restart_every, Path(name)) and good
+            folder = Path(name) if arguments.keep is None else arguments.keep / broker
+            folder.mkdir(parents=True, exist_ok=True)
+            good = soak(broker, 3600 * arguments.hours, arguments.restart_every, folder) and good
     return 0 if good else 1
 
 
