@@ -26,9 +26,10 @@ from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.supervisor import Child, Supervisor
+from backpressure.experiments.tcp_proxy import Proxy
 from backpressure.program import require_posix
 from backpressure.settings import BrokerSettings, QueueSettings, Settings
-from backpressure.transports.kafka_node import private_kafka_cluster
+from backpressure.transports.kafka_node import Relayed, inner_ports, private_kafka_cluster
 from backpressure.transports.management_client import management_url
 from backpressure.transports.private_process import MOST_NODES, PrivateProcess, ReservedPorts
 from backpressure.transports.rabbitmq_cluster import private_cluster
@@ -173,11 +174,12 @@ async def open_broker(
     *,
     durable: bool = False,
     proxied: bool = False,
+    partitioned: bool = False,
 ) -> AsyncIterator[RunBroker]:
     """Provide the broker; a private one is stopped afterwards. Raises `ExperimentError`, `TransportError`.
 
     ``durable``: durable messages must survive a restart. The embedded broker stores nothing on disk unless told to.
-    ``proxied``: clients will connect through a proxy.
+    ``proxied``: clients will connect through a proxy. ``partitioned``: a node will be cut off from the others.
     """
     if choice.kind == "embedded":
         options = ["--data-dir", str(directory.broker_data)] if durable else []
@@ -193,13 +195,19 @@ async def open_broker(
                 await supervisor.stop(supervisor.of("broker"))  # before its data is removed
                 directory.remove_broker_data()
     elif choice.kind == "kafka":
-        with ReservedPorts() as reserved:
+        async with AsyncExitStack() as stack:
+            reserved = stack.enter_context(ReservedPorts())
             ports = tuple(reserved.reserve([(0, "")] * choice.nodes)) if proxied else ()
-            cluster = private_kafka_cluster(choice.nodes, advertised_ports=ports)
-            async with cluster as kafka, _watching_all(kafka.nodes, supervisor):
-                url = kafka.internal_url if proxied else kafka.url
-                brokers = KafkaBrokers(kafka.nodes)
-                yield RunBroker(url, "", private=True, operator=brokers, proxied=kafka.url, proxy_ports=ports)
+            relayed = between = None
+            if partitioned:
+                relayed = Relayed(inner_ports(reserved, choice.nodes), inner_ports(reserved, choice.nodes))
+                between = await stack.enter_async_context(_proxy_between(relayed))
+            cluster = private_kafka_cluster(choice.nodes, advertised_ports=ports, relayed=relayed)
+            kafka = await stack.enter_async_context(cluster)
+            await stack.enter_async_context(_watching_all(kafka.nodes, supervisor))
+            url = kafka.internal_url if proxied else kafka.url
+            brokers = KafkaBrokers(kafka.nodes, between)
+            yield RunBroker(url, "", private=True, operator=brokers, proxied=kafka.url, proxy_ports=ports)
     elif choice.nodes > 1:
         async with private_cluster(choice.nodes) as nodes, _watching_all(nodes.nodes, supervisor):
             yield RunBroker(nodes.url, nodes.management_url, private=True, operator=RabbitMQCluster(nodes))
@@ -208,6 +216,11 @@ async def open_broker(
             yield RunBroker(node.url, node.management_url, private=True, operator=RabbitMQOperator(node))
     else:
         yield RunBroker(choice.url, "", private=False)
+
+
+def _proxy_between(relayed: Relayed) -> Proxy:
+    listening = [f"127.0.0.1:{port}" for broker in relayed.listening for port in broker]
+    return Proxy(f"kafka://{','.join(listening)}", [port for broker in relayed.reached for port in broker])
 
 
 async def _start_embedded(

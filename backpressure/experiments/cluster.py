@@ -15,7 +15,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import psutil
+
 from backpressure.errors import ExperimentError, TransportError
+from backpressure.experiments.tcp_proxy import Proxy
 from backpressure.transports.kafka_node import PrivateKafka
 from backpressure.transports.private_process import PrivateProcess
 from backpressure.transports.rabbitmq_cluster import QUORUM_MEMBERS, PrivateCluster
@@ -56,6 +59,14 @@ class ClusterOperator(ABC, Generic[_Node]):
     @abstractmethod
     async def set_alarm(self, *, raised: bool) -> None:
         """See `BrokerOperator.set_alarm`."""
+
+    @abstractmethod
+    async def cut_off(self, node: _Node) -> float:
+        """End the connections between ``node`` and the others, and let them make no new ones; return when."""
+
+    @abstractmethod
+    async def join_again(self, node: _Node) -> None:
+        """Let ``node`` and the others connect again."""
 
     async def prepare_stop(self, node: _Node) -> None:
         """Let the others take over what ``node`` leads, where its product can be told so."""
@@ -174,14 +185,14 @@ class RabbitMQCluster(ClusterOperator[PrivateNode]):
         await self._ctl(node, "set_disk_free_limit", _MORE_THAN_ANY_DISK if raised else DISK_LIMIT)
 
     async def cut_off(self, node: PrivateNode) -> float:
-        """End the connections between ``node`` and the others, and let them make no new ones; return when."""
+        """See `ClusterOperator.cut_off`; a node refuses those whose cookie it does not know."""
         others = [other.node_name for other in self.nodes if other is not node]
         refuse = " ".join(f"erlang:set_cookie('{name}', cut_off), erlang:disconnect_node('{name}')," for name in others)
         told = await asyncio.to_thread(node.ctl, "eval", f"{refuse} erlang:system_time(microsecond).")
         return int(told) / 1e6
 
     async def join_again(self, node: PrivateNode) -> None:
-        """Let ``node`` and the others connect again."""
+        """See `ClusterOperator.join_again`."""
         others = [other.node_name for other in self.nodes if other is not node]
         allow = " ".join(f"erlang:set_cookie('{name}', erlang:get_cookie())," for name in others)
         await self._ctl(node, "eval", f"{allow} ok.")
@@ -192,6 +203,11 @@ class RabbitMQCluster(ClusterOperator[PrivateNode]):
 
 class KafkaBrokers(ClusterOperator[PrivateKafka]):
     """Kafka brokers; a topic's leader is that of its first partition."""
+
+    def __init__(self, nodes: Sequence[PrivateKafka], between: Proxy | None = None) -> None:
+        """``nodes`` are running; ``between`` is what they reach each other through, where one is to be cut off."""
+        super().__init__(nodes)
+        self._between = between
 
     async def leader(self, queue: str) -> PrivateKafka:
         """See `ClusterOperator.leader`."""
@@ -220,6 +236,23 @@ class KafkaBrokers(ClusterOperator[PrivateKafka]):
                 return
             await asyncio.sleep(_POLL_S)
         raise ExperimentError(f"the topic of {queue} is not in sync: {copies}")
+
+    async def cut_off(self, node: PrivateKafka) -> float:
+        """See `ClusterOperator.cut_off`; whose a connection is, the system tells by its port."""
+        assert self._between is not None
+        process = psutil.Process(node.pid)
+
+        def clients() -> set[int]:
+            return {connection.laddr.port for connection in process.net_connections("tcp")}
+
+        await self._between.isolate(node.listening, clients)
+        return time.time()
+
+    async def join_again(self, node: PrivateKafka) -> None:
+        """See `ClusterOperator.join_again`."""
+        del node
+        assert self._between is not None
+        await self._between.mend()
 
     async def set_alarm(self, *, raised: bool) -> None:
         """Kafka has no alarm; the scenario was refused."""

@@ -322,7 +322,6 @@ async def _upgrade(cluster: ClusterOperator[Any], stage: Stage) -> None:
 @asynccontextmanager
 async def _partition(fault: Partition, stage: Stage) -> AsyncIterator[None]:
     cluster = _cluster(stage)
-    assert isinstance(cluster, RabbitMQCluster)
     node = await cluster.choose(fault.node, stage.queue)
     number, led = cluster.number(node), await _leads(cluster, node, stage.queue)
     try:

@@ -224,10 +224,9 @@ class NodeRestart(NodeFault):
 
 
 class Partition(NodeFault):
-    """One node is cut off from the others, but not from its clients: it has no majority, and stops serving."""
+    """One node is cut off from the others, but not from its clients: it has no majority, so nothing is confirmed."""
 
     name: ClassVar[str] = "partition"
-    brokers: ClassVar[frozenset[str] | None] = frozenset({"rabbitmq"})
 
     node: Literal["leader", "follower"] | Annotated[int, Field(ge=1)] = Field("leader", description=_WHICH)
 

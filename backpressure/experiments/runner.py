@@ -46,7 +46,7 @@ from backpressure.experiments.events import (
     StrangersCounted,
 )
 from backpressure.experiments.fault_effects import Injection, Stage
-from backpressure.experiments.faults import Fault
+from backpressure.experiments.faults import Fault, Partition
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
 from backpressure.experiments.phases import Conductor, DoneElsewhere, share_done
@@ -279,7 +279,14 @@ class Runner:
     def _open_broker(self) -> AbstractAsyncContextManager[RunBroker]:
         faults = self._ready_for
         durable, proxied = any(fault.restarts_broker for fault in faults), any(fault.through_proxy for fault in faults)
-        return open_broker(self._choice, self._supervisor, self._directory, durable=durable, proxied=proxied)
+        return open_broker(
+            self._choice,
+            self._supervisor,
+            self._directory,
+            durable=durable,
+            proxied=proxied,
+            partitioned=Partition in faults,
+        )
 
     async def _measure(self, run: _Run) -> None:
         """Go through the phases and take samples."""

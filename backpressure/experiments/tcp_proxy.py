@@ -1,4 +1,4 @@
-"""A TCP proxy between the clients of a run and their broker, to make the network fail.
+"""A TCP proxy between the clients of a run and their broker, or between its nodes, to make the network fail.
 
 It forwards bytes without reading them, on loopback only.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -20,7 +20,9 @@ _DEFAULT_PORT = 5672
 _CHUNK_BYTES = 65_536
 _CHUNKS_ON_THE_WAY = 1000
 _PIECE_S = 0.05
+_LOOK_AFTER_S = 0.2
 _Road = asyncio.Queue[tuple[float, bytes]]
+_Server = tuple[str, int]
 
 
 @dataclass(eq=False, slots=True)
@@ -28,9 +30,15 @@ class _ProxiedConnection:
     """``broker`` is None when the broker side was never opened; ``ways`` are the tasks that forward each direction."""
 
     client: asyncio.StreamWriter
+    target: _Server
     broker: asyncio.StreamWriter | None = None
     ways: set[asyncio.Task[None]] = field(default_factory=set)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def port(self) -> int:
+        """The client's port."""
+        return int(self.client.get_extra_info("peername")[1])
 
     def end(self) -> None:
         """End both sides at once; bytes on their way are lost."""
@@ -39,6 +47,26 @@ class _ProxiedConnection:
         self.client.transport.abort()
         if self.broker is not None:
             self.broker.transport.abort()
+
+
+class _Isolation:
+    """Tells which connections cross the border around one server, by the ports of its clients and its own."""
+
+    def __init__(self, ports: Collection[int], clients: Callable[[], Collection[int]]) -> None:
+        self._ports = ports
+        self._clients = clients
+        self._next: asyncio.Task[Collection[int]] | None = None
+
+    async def cuts_off(self, connection: _ProxiedConnection) -> bool:
+        """Return whether one of its sides, and only one, is cut off; all who ask within a moment share the look."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._look())
+        return (connection.target[1] in self._ports) != (connection.port in await asyncio.shield(self._next))
+
+    async def _look(self) -> Collection[int]:
+        await asyncio.sleep(_LOOK_AFTER_S)
+        self._next = None  # who connects from now on might not be seen
+        return await asyncio.to_thread(self._clients)
 
 
 class Proxy:
@@ -59,6 +87,7 @@ class Proxy:
         self._servers: list[asyncio.Server] = []
         self._ports = [*ports] or [0] * len(self._targets)
         self._silent = False
+        self._isolation: _Isolation | None = None
         self._connections: set[_ProxiedConnection] = set()
         self.delay_s = 0.0
         self.bytes_per_s = 0.0
@@ -95,9 +124,22 @@ class Proxy:
             if connection.broker is not None:
                 connection.broker.transport.abort()
 
+    async def isolate(self, ports: Collection[int], clients: Callable[[], Collection[int]]) -> None:
+        """Cut off who listens at ``ports`` and connects from the ports that ``clients`` tells: it reaches only itself.
+
+        ``clients`` blocks for a moment. It is called now, and then a few times a second at most, while others connect.
+        """
+        self._isolation = isolation = _Isolation(ports, clients)
+        now = [*self._connections]
+        cut_off = await asyncio.gather(*map(isolation.cuts_off, now))
+        for connection, ends in zip(now, cut_off, strict=True):
+            if ends:
+                connection.end()
+
     async def mend(self) -> None:
         """Restore the network; connections that have lost their other side end."""
         self.delay_s = self.bytes_per_s = 0.0
+        self._isolation = None
         if self._silent:
             self._silent = False
             for connection in list(self._connections):
@@ -112,12 +154,12 @@ class Proxy:
             self._ports[number] = int(server.sockets[0].getsockname()[1])
             self._servers.append(server)
 
-    async def _serve(self, target: tuple[str, int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _ProxiedConnection(writer)
+    async def _serve(self, target: _Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _ProxiedConnection(writer, target)
         self._connections.add(connection)
         try:
-            if not self._silent:
-                await self._join(connection, target, reader)
+            if not (self._silent or (self._isolation and await self._isolation.cuts_off(connection))):
+                await self._join(connection, reader)
             while self._silent and not writer.transport.is_closing() and await reader.read(_CHUNK_BYTES):
                 pass  # read, and never answer
         except OSError:
@@ -127,11 +169,9 @@ class Proxy:
             writer.transport.abort()
             connection.ended.set()
 
-    async def _join(
-        self, connection: _ProxiedConnection, target: tuple[str, int], reader: asyncio.StreamReader
-    ) -> None:
+    async def _join(self, connection: _ProxiedConnection, reader: asyncio.StreamReader) -> None:
         """Forward both ways until one side ends, then end the other, unless the client must not notice."""
-        from_broker, to_broker = await asyncio.open_connection(*target)
+        from_broker, to_broker = await asyncio.open_connection(*connection.target)
         connection.broker = to_broker
         upward = asyncio.create_task(self._forward(reader, to_broker))
         downward = asyncio.create_task(self._forward(from_broker, connection.client))

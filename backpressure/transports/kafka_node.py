@@ -19,18 +19,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import TransportError
-from backpressure.transports.private_process import PREFIX, PrivateNodes, PrivateProcess
+from backpressure.transports.private_process import PREFIX, PrivateNodes, PrivateProcess, ReservedPorts
 
 __all__ = [
+    "InnerPorts",
     "KafkaMissingError",
     "PrivateKafka",
     "PrivateKafkaCluster",
+    "Relayed",
     "find_kafka",
+    "inner_ports",
     "java_release",
     "left_over",
     "private_kafka",
@@ -54,7 +58,7 @@ process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{internal}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{internal_advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=INTERNAL
 controller.listener.names=CONTROLLER
@@ -131,23 +135,38 @@ def private_kafka(port: int = 0, *, advertised_port: int | None = None) -> Priva
 
 
 def private_kafka_cluster(
-    size: int, port: int = 0, *, advertised_ports: Sequence[int | None] = ()
+    size: int, port: int = 0, *, advertised_ports: Sequence[int | None] = (), relayed: Relayed | None = None
 ) -> PrivateKafkaCluster:
     """Return a cluster of ``size`` brokers, to be started by ``async with``.
 
     The first listens on ``port`` and the others on the next ones; 0: free ones. Each tells its clients to connect to
-    its advertised port, if there is one.
+    its advertised port, if there is one. ``relayed``: the brokers reach each other through a proxy.
     """
-    return PrivateKafkaCluster(size, port, advertised_ports)
+    return PrivateKafkaCluster(size, port, advertised_ports, relayed)
+
+
+class InnerPorts(NamedTuple):
+    """Where a broker is reached by others: for their messages, and for their agreement about who leads what."""
+
+    internal: int
+    controller: int
+
+
+class Relayed(NamedTuple):
+    """Where each broker of a cluster listens to others, and where those connect to: a proxy forwards from there."""
+
+    listening: Sequence[InnerPorts]
+    reached: Sequence[InnerPorts]
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaVoter:
-    """A broker's place in its cluster: its number, from 1, and where the controllers of all listen."""
+    """A broker's place in its cluster: its number, from 1, where it listens to others, and where all are reached."""
 
     number: int
     cluster_id: str
-    controllers: tuple[int, ...]
+    listening: InnerPorts
+    reached: Sequence[InnerPorts]
 
 
 class PrivateKafka(PrivateProcess):
@@ -165,6 +184,8 @@ class PrivateKafka(PrivateProcess):
         self.advertised_port = advertised_port
         self.internal_url = ""
         """Where brokers, and clients that no proxy must disturb, connect."""
+        self.listening = InnerPorts(0, 0)
+        """Where it listens to other brokers."""
         self._voter = voter
         self._cluster_id = voter.cluster_id if voter else _new_cluster_id()
 
@@ -185,17 +206,19 @@ class PrivateKafka(PrivateProcess):
 
     def _configuration(self) -> str:
         """Choose ports and return the broker's properties; of two with the same name the last one counts."""
-        port, internal, controller = self._ports.reserve([(self._port, "--port"), (0, ""), (0, "")])
+        port, *alone = self._ports.reserve([(self._port, "--port"), *([] if self._voter else [(0, ""), (0, "")])])
+        voter = self._voter or KafkaVoter(1, self._cluster_id, InnerPorts(*alone), [InnerPorts(*alone)])
+        self.listening = voter.listening
         self.url = f"kafka://127.0.0.1:{port}"
-        self.internal_url = f"kafka://127.0.0.1:{internal}"
-        number, controllers = (self._voter.number, self._voter.controllers) if self._voter else (1, (controller,))
-        copies = min(len(controllers), _MOST_COPIES)
+        self.internal_url = f"kafka://127.0.0.1:{self.listening.internal}"
+        copies = min(len(voter.reached), _MOST_COPIES)
         return _CONFIGURATION.format(
-            id=number,
-            voters=",".join(f"{voter}@127.0.0.1:{place}" for voter, place in enumerate(controllers, start=1)),
+            id=voter.number,
+            voters=",".join(f"{number}@127.0.0.1:{at.controller}" for number, at in enumerate(voter.reached, start=1)),
             port=port,
-            internal=internal,
-            controller=controllers[number - 1],
+            internal=self.listening.internal,
+            internal_advertised=voter.reached[voter.number - 1].internal,
+            controller=self.listening.controller,
             advertised=self.advertised_port or port,
             data=self._directory / "data",
             copies=copies,
@@ -218,10 +241,11 @@ class PrivateKafkaCluster(PrivateNodes[PrivateKafka]):
 
     product = "Kafka cluster"
 
-    def __init__(self, size: int, port: int, advertised_ports: Sequence[int | None]) -> None:
+    def __init__(self, size: int, port: int, advertised_ports: Sequence[int | None], relayed: Relayed | None) -> None:
         super().__init__()
         self._port = port
         self._advertised_ports = advertised_ports or [None] * size
+        self._relayed = relayed
 
     @property
     def internal_url(self) -> str:
@@ -232,10 +256,16 @@ class PrivateKafkaCluster(PrivateNodes[PrivateKafka]):
     async def _begin(self) -> None:
         from backpressure.transports.kafka.client import broker_count  # noqa: PLC0415 -- an optional library
 
-        controllers = tuple(self._ports.reserve([(0, "")] * len(self._advertised_ports)))
         cluster = _new_cluster_id()
+        if (relayed := self._relayed) is None:
+            ports = inner_ports(self._ports, len(self._advertised_ports))
+            relayed = Relayed(ports, ports)
         self.nodes = [
-            PrivateKafka(self._port and self._port + index, advertised, KafkaVoter(index + 1, cluster, controllers))
+            PrivateKafka(
+                self._port and self._port + index,
+                advertised,
+                KafkaVoter(index + 1, cluster, relayed.listening[index], relayed.reached),
+            )
             for index, advertised in enumerate(self._advertised_ports)
         ]
         await self._start(*self.nodes)
@@ -244,6 +274,12 @@ class PrivateKafkaCluster(PrivateNodes[PrivateKafka]):
             if time.monotonic() > deadline:
                 raise TransportError(f"not all brokers of the private {self.product} joined it")
             await asyncio.sleep(_POLL_S)
+
+
+def inner_ports(ports: ReservedPorts, size: int) -> list[InnerPorts]:
+    """Reserve what ``size`` brokers need to listen to each other."""
+    free = ports.reserve([(0, "")] * (2 * size))
+    return [InnerPorts(*pair) for pair in zip(free[::2], free[1::2], strict=True)]
 
 
 def _new_cluster_id() -> str:

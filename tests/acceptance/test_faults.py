@@ -229,26 +229,32 @@ def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("broker", "is_here"),
+    ("broker", "is_here", "fault", "broker_processes"),
     [
-        pytest.param("rabbitmq", find_rabbitmq, marks=pytest.mark.rabbitmq),
-        pytest.param("kafka", find_kafka, marks=pytest.mark.kafka),
+        pytest.param("rabbitmq", find_rabbitmq, "leader-kill", 4, marks=pytest.mark.rabbitmq),
+        pytest.param("kafka", find_kafka, "leader-kill", 4, marks=pytest.mark.kafka),
+        pytest.param("kafka", find_kafka, "partition", 3, marks=pytest.mark.kafka),
     ],
 )
-def test_a_cluster_goes_on_when_the_node_that_leads_the_queue_is_killed(
-    tmp_path: Path, go_without: Callable[[str, str], NoReturn], broker: str, is_here: Callable[[], object]
+def test_a_cluster_goes_on_without_the_node_that_leads_the_queue(
+    tmp_path: Path,
+    go_without: Callable[[str, str], NoReturn],
+    broker: str,
+    is_here: Callable[[], object],
+    fault: str,
+    broker_processes: int,
 ) -> None:
     if is_here() is None:
         go_without(broker, "it is not installed")
-    scenario = write(tmp_path, "leader-kill:for_s=1", storm_s=20)
+    scenario = write(tmp_path, f"{fault}:for_s={1 if fault == 'leader-kill' else 5}", storm_s=20)
     done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_undone(tmp_path, "leader-kill")
+    assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)
     notes = [event["text"] for event in events_of(tmp_path) if event["kind"] == "note"]
     assert any(re.fullmatch(r"node \d leads work\.queue, elected \d+\.\d\d s later", note) for note in notes)
     processes = json.loads((run_folder(tmp_path) / "summary.json").read_text())["processes"]
-    assert len({process["pid"] for process in processes if process["role"] == "broker"}) == 4
+    assert len({process["pid"] for process in processes if process["role"] == "broker"}) == broker_processes
 
 
 @pytest.mark.kafka

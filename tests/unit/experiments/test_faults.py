@@ -168,9 +168,10 @@ def test_a_mistake_in_a_fault_names_its_phase_and_what_is_allowed(text: str, all
         ("nacks", "rabbitmq", "", "use --broker embedded"),
         ("network-cut", "external", "amqps://x", "not for TLS"),
         ("network-cut", "external", "kafka://x", "not for a Kafka that is not ours"),
-        ("partition", "kafka", "", "kafka cannot do it: use --broker rabbitmq:3"),
+        ("partition", "kafka", "", "it takes a cluster: use --broker kafka:3"),
+        ("disk-alarm", "kafka", "", "kafka cannot do it: use --broker rabbitmq:3"),
         ("leader-kill", "embedded", "", "embedded cannot do it: use --broker kafka:3 or rabbitmq:3"),
-        ("partition", "external", "amqp://x", "not ours to disturb: use --broker rabbitmq:3"),
+        ("partition", "external", "amqp://x", "not ours to disturb: use --broker kafka:3 or rabbitmq:3"),
         ("node-kill", "rabbitmq", "", "it takes a cluster: use --broker rabbitmq:3"),
     ],
 )

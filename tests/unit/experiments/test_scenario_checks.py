@@ -48,6 +48,17 @@ def test_kafka_is_not_asked_to_change_a_bound_it_does_not_have(tmp_path: Path, c
     check_broker(library.load("normal", ("queue.max_length=7",)), choice)  # a bound from the start is only ignored
 
 
+def test_a_private_kafka_cluster_plays_every_scenario_but_the_alarm_that_it_does_not_have() -> None:
+    choice = BrokerChoice("kafka", nodes=3)
+    refused = []
+    for name in library.shipped():
+        try:
+            check_broker(library.load(name, defaults=choice.defaults), choice)
+        except ConfigError:
+            refused.append(name)
+    assert refused == ["memory-alarm"]
+
+
 @pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
 def test_strangers_are_refused_where_consumers_are_real(kind: str) -> None:
     with pytest.raises(ConfigError, match="only simulations"):

@@ -306,3 +306,44 @@ def test_each_server_of_a_cluster_is_reached_by_a_port_of_its_own() -> None:
             await server.wait_closed()
 
     asyncio.run(story())
+
+
+def test_a_server_that_is_cut_off_reaches_only_itself_until_the_network_is_mended() -> None:
+    async def greet(name: bytes, reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(name)
+        await reader.read()
+        writer.close()
+
+    async def story() -> None:
+        servers = [await asyncio.start_server(partial(greet, name), "127.0.0.1", 0) for name in (b"one", b"two")]
+        ports = [server.sockets[0].getsockname()[1] for server in servers]
+        async with Proxy(f"kafka://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}") as proxy:
+            reached = BrokerAddress.parse(proxy.url).servers
+            owned: set[int] = set()  # the ports of the clients of the first server
+            writers: list[StreamWriter] = []
+
+            async def dial(server: int, *, by_first: bool) -> tuple[bytes, StreamReader]:
+                reader, writer = await asyncio.open_connection(*reached[server])
+                writers.append(writer)
+                if by_first:
+                    owned.add(writer.get_extra_info("sockname")[1])
+                return await reader.read(3), reader
+
+            pairs = [(server, by_first) for server in (0, 1) for by_first in (False, True)]
+            before = [await dial(server, by_first=by_first) for server, by_first in pairs]
+            assert [greeting for greeting, _ in before] == [b"one", b"one", b"two", b"two"]
+            await proxy.isolate([ports[0]], lambda: owned)
+            await asyncio.gather(before[0][1].read(), before[3][1].read())  # both have ended
+            assert not any(reader.at_eof() for _, reader in before[1:3])
+            during = await asyncio.gather(*(dial(server, by_first=by_first) for server, by_first in pairs))
+            assert [greeting for greeting, _ in during] == [b"", b"one", b"two", b""]
+            await proxy.mend()
+            after = [await dial(server, by_first=by_first) for server, by_first in pairs]
+            assert [greeting for greeting, _ in after] == [b"one", b"one", b"two", b"two"]
+            for writer in writers:
+                writer.close()
+        for server in servers:
+            server.close()
+            await server.wait_closed()
+
+    asyncio.run(story())
