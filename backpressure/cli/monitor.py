@@ -22,8 +22,8 @@ from backpressure.dashboards.screen import print_frame, show
 from backpressure.dashboards.web import assets
 from backpressure.engines.clock import Clock
 from backpressure.engines.observer import Observer
-from backpressure.errors import TransportError
-from backpressure.program import check_output
+from backpressure.errors import TransportError, UnknownNameError
+from backpressure.program import check_output, printable
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics_monitor import monitor_registry
 from backpressure.telemetry.own_process import announce
@@ -49,7 +49,7 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
     help="Watch this queue, whoever uses it, and create nothing; may be repeated, and be a pattern such as 'orders.*'",
 )
 @setting("--watch", key="monitor.watch_s", help="Seconds between two frames; 0: print one, then end")
-@switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 when there is no broker); nothing is served")
+@switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 without a broker, or without a queue of --queue); nothing is served")
 @setting(
     "--host",
     key="broker.management_url",
@@ -121,7 +121,10 @@ class _Watch:
 
 
 async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
-    """Print one frame once the broker has answered and rates are known; raises `TransportError` when it does not."""
+    """Print one frame once the broker has answered and rates are known.
+
+    Raises `TransportError` when it does not, and `UnknownNameError`, after the frame, when a queue cannot be shown.
+    """
     rates_known = False
     while not rates_known and not stopping.is_set():
         sources = {source.name: source for source in snapshot().sources}
@@ -132,8 +135,11 @@ async def _look_once(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) 
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _RATES_KNOWN_S if rates_known else _LOOK_S)
     if not stopping.is_set():
-        print_frame(snapshot())
+        seen = snapshot()
+        print_frame(seen)
         check_output()
+        if seen.absent:
+            raise UnknownNameError(f"not shown: {', '.join(map(printable, seen.absent))}")
 
 
 @contextlib.asynccontextmanager
