@@ -49,7 +49,11 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
     help="Watch this queue, whoever uses it, and create nothing; may be repeated, and be a pattern such as 'orders.*'",
 )
 @setting("--watch", key="monitor.watch_s", help="Seconds between two frames; 0: print one, then end")
-@switch("--once", {"monitor.watch_s": 0}, "Print one frame and end (exit 3 without a broker, or without a queue of --queue); nothing is served")
+@switch(
+    "--once",
+    {"monitor.watch_s": 0},
+    "Print one frame and end (exit 3 without a broker, or without a queue of --queue); nothing is served",
+)
 @setting(
     "--host",
     key="broker.management_url",

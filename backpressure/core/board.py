@@ -319,6 +319,7 @@ class SignalBoard:
             backlog=backlog,
             backlog_age_s=now - counted_at,
             backlog_error=counts.error,
+            backlog_doubt_s=counts.doubt_s,
             count_interval_s=counts.interval_s,
             next_count_in_s=max(0.0, counts.next_s - now) if counts.interval_s else 0.0,
             held_at_most=counts.held_at_most,

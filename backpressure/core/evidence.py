@@ -125,6 +125,7 @@ class BacklogCounts:
         latest: the newest count and its moment.
         terms: on what terms consumers get messages; None: not known.
         error: how far the newest count may be from exact, because its moment is.
+        doubt_s: how much earlier or later the moment of the newest count may be.
         interval_s, next_s: how far apart the broker's own counts are (0: whenever asked), and when the next is due; -∞
         if that is not known.
     """
@@ -140,6 +141,7 @@ class BacklogCounts:
         self._told = False
         self._asked_s = inf
         self.error = 0.0
+        self.doubt_s = 0.0
         self.interval_s = 0.0
         self.next_s = -inf
 
@@ -179,13 +181,14 @@ class BacklogCounts:
         self._told = True
         moment_s: float | None = statistics.arrived_s
         if statistics.fresh:
-            self.interval_s, self.next_s = 0.0, -inf
+            self.interval_s, self.doubt_s, self.next_s = 0.0, 0.0, -inf
         else:
             moment_s = self._steps.see((statistics.ready, statistics.unacked), statistics.arrived_s)
             self.interval_s = self._steps.interval_s
             self.next_s = self._steps.next_s
-            if moment_s is not None and statistics.collected:
-                moment_s -= self.interval_s / 2  # on average
+            self.doubt_s = self.interval_s / 2 if statistics.collected else 0.0
+            if moment_s is not None:
+                moment_s -= self.doubt_s  # on average
             if self.latest[0] is None and not statistics.ready + statistics.unacked:
                 moment_s = statistics.arrived_s  # nobody has sent anything for a while: that is so now
         if statistics.ready > 0 and statistics.unacked > 0:

@@ -40,6 +40,7 @@ class Signals:
         depth_age_s: how old the reading of ``ready`` is.
         backlog, backlog_age_s: everything in the system, exact at one moment, and how long ago that was; None unless
         consumers are silent and the broker tells what they hold. ``backlog_error``: how far it may be from exact.
+        backlog_doubt_s: how much earlier or later its moment may be: always about the same time too early or too late.
         count_interval_s, next_count_in_s: how far apart such counts are, and when the next is made; 0: when asked.
         held_at_most: what all consumers may hold together; None: no limit is known.
         quality: how well the backlog is known; ``missing`` says why it is not, and what to do.
@@ -72,6 +73,7 @@ class Signals:
     backlog: int | None = None
     backlog_age_s: float = float("inf")
     backlog_error: float = 0.0
+    backlog_doubt_s: float = 0.0
     count_interval_s: float = 0.0
     next_count_in_s: float = 0.0
     held_at_most: int | None = None

@@ -200,8 +200,9 @@ def _unattended(seen: Snapshot, queue: QueueState) -> Iterator[str]:
     if queue.consumers == 0:
         yield f"{amount(queue.depth)} messages wait in {queue.name} and nobody consumes it: start its consumers."
     elif isinf(outlook.wait_s or 0):
+        its = "consumer has" if queue.consumers == 1 else f"{amount(queue.consumers)} consumers have"
         yield (
-            f"{amount(queue.depth)} messages wait in {queue.name}, and its {amount(queue.consumers)} consumers have "
+            f"{amount(queue.depth)} messages wait in {queue.name}, and its {its} "
             f"acknowledged none for {duration(outlook.statistics_age_s or _AT_LEAST_S)}: look whether they hang."
         )
     else:

@@ -14,6 +14,7 @@ from backpressure.core.plant import Network, Plant, Strangers, Workers
 FRESH = Network(totals=True, consumer_list=True)
 EVERY_5_S = Network(statistics_interval_s=5.0, consumer_list=True)
 EVERY_S = Network(statistics_interval_s=1.0, consumer_list=True)
+COLLECTED = replace(EVERY_5_S, collected=True)
 NOTHING = Network()
 
 
@@ -117,6 +118,24 @@ def test_a_step_down_and_a_stop_leave_what_came_until_they_were_counted(
     plant = after_a_step(lab, 100.0, after, network, within_s=30)
     deepest = max(sample.depth for sample in plant.samples if sample.at_s > 40)
     assert deepest <= (100.0 - after) * (age_s + 1)
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_copies_of_counts_of_an_unknown_moment_cost_capacity_and_never_run_away(lab: Any, distribution: str) -> None:
+    """A moment that is wrong by seconds makes what left seem ten times more, then nothing, again and again."""
+    for seed in (1, 3, 5):
+        plant = lab.plant(seed, workers=strangers(distribution), network=COLLECTED)
+        lab.join(plant, "pace")
+        plant.run(90)
+        later = [sample.depth for sample in plant.samples if sample.at_s > 40]
+        assert max(sample.depth for sample in plant.samples) <= 100 * (10 + 1)
+        assert max(later) <= 300
+        assert plant.queue.busy_s >= 0.85 * 90
+
+
+def test_a_step_down_leaves_what_came_until_a_copy_told_of_it(lab: Any) -> None:
+    plant = after_a_step(lab, 100.0, 20.0, COLLECTED, within_s=40)
+    assert max(sample.depth for sample in plant.samples if sample.at_s > 40) <= (100 - 20) * (10 + 1)
 
 
 @pytest.mark.parametrize(("network", "within_s"), [(FRESH, 2.0), (EVERY_S, 5.0), (EVERY_5_S, 15.0)])

@@ -6,7 +6,7 @@ nothing of setpoints and gains.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log
 
 from backpressure.core.controllers.depth import DepthObserver
@@ -182,6 +182,9 @@ class Bottleneck:
                 return  # counts will come: what left the queue until then may be held
             source = "counts" if self.counted else "probe"
             before = self._before
+            if self.queue.before is not None and before is not None:
+                self._counted_at, backlog_before = self.queue.before  # its moment is known better now
+                before = self._before = replace(before, departed=self.queue.left_by(self._counted_at, backlog_before))
             span_s = at - self._counted_at if before is not None and before.source == source else 0.0
             self._counted_at = at
             clock_s = (before.clock_s if before is not None and before.source == source else 0.0) + span_s * max(
@@ -259,7 +262,7 @@ class Bottleneck:
         self._watch_idle(backlog - doubt, workers, span_s, late=late)
         self._estimator.few_samples = span_s > _LATE_S
         self._estimator.memory_s = max(_MEMORY_S, _MEMORY_COUNTS * span_s * workers)
-        if late and was_idle:
+        if late and was_idle and not signals.backlog_doubt_s:
             burst, burst_s = self.queue.busiest(self.queue.read_at - span_s, _LEAST_BURST_S)
             if self._estimator.restart(burst, burst_s * workers):
                 self._changed_at = now

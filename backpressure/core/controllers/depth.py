@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import pairwise
 from math import exp, inf
+from statistics import pvariance
 
 from backpressure.core.filters import Timeline
 from backpressure.core.signals import Signals
@@ -14,7 +17,9 @@ _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
 _OVERDUE = 1.5
-_HISTORY_S = 30.0
+_HISTORY_S = 40.0
+_COUNTS = 6
+_SHIFTS = 10  # either way
 
 
 class DepthObserver:
@@ -28,17 +33,24 @@ class DepthObserver:
     reading). What had arrived at a moment was confirmed half a round trip later. What is unconfirmed for longer is on
     its way, or waits in the client, and is in no reading.
 
+    If the moments of counts are in doubt, all are too early or too late by about the same time. Of the times that are
+    possible that one is taken for which what left between the counts, as the law sent now more and now less, is most
+    even.
+
     Attributes:
         depth: messages queued, in work or on their way; None before anything is known.
         unreported_per_s: unreported arrivals: messages a second that no producer reports.
         reading, read_at: the last reading, and when it was taken.
+        before: the reading before it, and when it was taken, if moments are in doubt.
     """
 
     def __init__(self, report_interval_s: float) -> None:
         """Consumers report every ``report_interval_s``."""
         self.depth: float | None = None
         self.unreported_per_s = 0.0
-        self.read_at = -inf
+        self.read_at = self._told_at = -inf
+        self.before: tuple[float, float] | None = None
+        self._told: deque[tuple[float, float]] = deque(maxlen=_COUNTS)
         self._sent = Timeline(_HISTORY_S)
         self._arrived = Timeline(_HISTORY_S)
         self._arrived_at = -inf
@@ -55,10 +67,35 @@ class DepthObserver:
         reading, read_at = signals.depth, now - signals.depth_age_s
         if signals.backlog is not None:
             reading, read_at = signals.backlog, now - signals.backlog_age_s
-        if reading is None or read_at <= self.read_at + 1e-9:
+        if reading is None or read_at <= self._told_at + 1e-9:
             return False
-        self.read_at, self.reading = read_at, reading
+        self._told_at = read_at
+        self.read_at, self.reading, self.before = read_at, reading, None
+        if signals.backlog is not None and signals.backlog_doubt_s:
+            self._date(signals.backlog_doubt_s, now)
         return True
+
+    def _date(self, doubt_s: float, now: float) -> None:
+        """Find out how much earlier or later than told the counts were made."""
+        told = self._told
+        told.append((self.read_at, self.reading))
+        while self.read_at - told[0][0] > _HISTORY_S - 2 * doubt_s:
+            told.popleft()
+        noise = 0.0
+
+        def uneven(shift_s: float) -> float:
+            """Return the variance of what left a second; without a difference beyond noise, no shift is best."""
+            left = [(at, self.left_by(at + shift_s, backlog)) for at, backlog in told]
+            rates = [(after - before) / (end - start) for (start, before), (end, after) in pairwise(left)]
+            return pvariance(rates) + noise * (shift_s / doubt_s) ** 2
+
+        if len(told) > 2:
+            (start, first), (end, last) = told[0], told[-1]
+            sent = self._arrived.at(end) - self._arrived.at(start)
+            noise = max(1.0, sent - last + first) * len(told) / (end - start) ** 2
+            shift_s = min((doubt_s * step / _SHIFTS for step in range(-_SHIFTS, _SHIFTS + 1)), key=uneven)
+            self.read_at = min(now, self.read_at + shift_s)
+            self.before = told[-2][0] + shift_s, told[-2][1]
 
     def left_by(self, moment: float, backlog: float) -> float:
         """Return how many messages had left the system at ``moment``, as arrived minus the ``backlog`` there was."""

@@ -27,6 +27,7 @@ _SPARE = 0.3
 _IDLE_AGE_S = 2.0
 _BURSTS = (1.5, 3.0)
 _BURST = 0.2
+_LONG_BURSTS = (1.25, 1.5)
 _MOST_UNSEEN = 1000
 _FILLED_IN_S = 1.0
 _UNEVEN = 4.0
@@ -135,7 +136,7 @@ class PaceLaw:
             self._total_per_s *= 0.5
             return self._decide(signals, "refused: cut until the effect can be seen")
         if self._bursts(signals):
-            self._total_per_s = max(self._total_per_s, rate * _BURSTS[min(bottleneck.idle_counts, len(_BURSTS)) - 1])
+            self._total_per_s = max(self._total_per_s, rate * self._burst(signals))
             grew = True
         if grew:
             return self._decide(signals, "starved: growing")
@@ -151,7 +152,7 @@ class PaceLaw:
             room = inf  # it takes seconds until a departure shows, unless consumers soon hold all they may
         self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
         if self._bursts(signals):
-            self._total_per_s *= _BURSTS[-1]
+            self._total_per_s *= self._burst(signals)
         return self._decide(signals, "finding the bottleneck")
 
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
@@ -230,7 +231,16 @@ class PaceLaw:
         interval_s, tick_s = signals.count_interval_s, self._config.tick_s
         if not self._bottleneck.idle_counts or signals.application_limited or not signals.consumers:
             return False
+        if signals.backlog_doubt_s:
+            return True  # nobody knows when the next count is made: a little more is sent all the time
         return 0 < signals.next_count_in_s <= max(2 * tick_s, _BURST * interval_s)
+
+    def _burst(self, signals: Signals) -> float:
+        """Return by how much the rate grows in a burst."""
+        if signals.backlog_doubt_s:
+            return _LONG_BURSTS[min(self._bottleneck.idle_counts, len(_LONG_BURSTS)) - 1]
+        known = self._bottleneck.rate_per_s is not None
+        return _BURSTS[min(self._bottleneck.idle_counts, len(_BURSTS)) - 1] if known else _BURSTS[-1]
 
     def _grow_as_counted(self, signals: Signals, now: float, loop_s: float) -> bool:
         """Raise the estimate when counts show consumers idle, by what they could do more.

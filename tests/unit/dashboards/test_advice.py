@@ -198,7 +198,7 @@ def test_a_full_queue_says_what_it_does(strangers: Make) -> None:
 def test_consumers_that_acknowledge_nothing_are_told(strangers: Make) -> None:
     hanging = Outlook(wait_s=float("inf"), statistics_age_s=10.0)
     sentence = only(strangers(outlook=hanging, acked_per_s=0.0))
-    assert "its 1 consumers have acknowledged none for 10 s" in sentence
+    assert "its consumer has acknowledged none for 10 s" in sentence
 
 
 def test_consumers_without_a_prefetch_limit_are_counted(strangers: Make) -> None:
