@@ -209,6 +209,18 @@ class KafkaBrokers(ClusterOperator[PrivateKafka]):
         super().__init__(nodes)
         self._between = between
 
+    async def stop(self) -> None:
+        """See `BrokerOperator.stop`.
+
+        A broker leaves in order when a majority agrees to it. Those that are left without one would wait for five
+        minutes, and are killed instead; what they had confirmed is on disk.
+        """
+        for left, node in zip(range(len(self.nodes), 0, -1), reversed(self.nodes), strict=True):
+            if 2 * left > len(self.nodes):
+                await node.stop()
+            else:
+                await asyncio.to_thread(node.kill)
+
     async def leader(self, queue: str) -> PrivateKafka:
         """See `ClusterOperator.leader`."""
         copies = await asyncio.to_thread(self._reader().read, queue)

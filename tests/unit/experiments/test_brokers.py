@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
 from backpressure.experiments.brokers import RunBroker, parse_choice
+from backpressure.experiments.cluster import KafkaBrokers
+from backpressure.transports.kafka_node import PrivateKafka
 
 
 @pytest.mark.parametrize("text", ["embedded", "rabbitmq"])
@@ -27,6 +31,28 @@ def test_on_kafka_as_many_consumers_can_share_the_queue_as_the_scenario_has() ->
     assert (choice.nodes, choice.label) == (3, "kafka:3")
     assert library.load("scale-consumers", defaults=choice.defaults).settings.queue.partitions == 3
     assert library.load("normal", ("queue.partitions=7",), defaults=choice.defaults).settings.queue.partitions == 7
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, ["stop 1"]), (2, ["stop 2", "kill 1"]), (3, ["stop 3", "stop 2", "kill 1"])],
+)
+def test_kafka_brokers_that_no_majority_lets_go_are_not_waited_for(size: int, expected: list[str]) -> None:
+    said: list[str] = []
+
+    class Broker(PrivateKafka):
+        def __init__(self, number: int) -> None:
+            super().__init__(0, None)
+            self.number = number
+
+        async def stop(self) -> None:
+            said.append(f"stop {self.number}")
+
+        def kill(self) -> None:
+            said.append(f"kill {self.number}")
+
+    asyncio.run(KafkaBrokers([Broker(number) for number in range(1, size + 1)]).stop())
+    assert said == expected
 
 
 @pytest.mark.parametrize("text", ["rabbitmq:", "rabbitmq:0", "rabbitmq:8", "kafka:two", "embedded:3"])
