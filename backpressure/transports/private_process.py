@@ -149,7 +149,12 @@ class PrivateProcess(ABC):
         await asyncio.to_thread(self.kill)
 
     async def revive(self) -> None:
-        """Start it again after `kill` or `stop`, with the ports and data it had; raises `TransportError`."""
+        """Start it again with the ports and data it had; raises `TransportError`.
+
+        What still runs after an interrupted `stop` is killed: two processes would share the directory, which the shell
+        of the first removes.
+        """
+        await asyncio.to_thread(self.kill)
         script, arguments, environment = self._spawned
         self._spawn(script, *arguments, environment=environment)
         await self._until_ready()

@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backpressure.errors import PortTakenError, TransportError
@@ -26,6 +27,11 @@ class Script(PrivateProcess):
         super().__init__()
         self.scripts = list(scripts)
         self.ports: list[int] = []
+
+    @property
+    def shell_pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def _launch(self) -> None:
         self.ports += self._ports.reserve([(0, "")])
@@ -66,6 +72,18 @@ def test_one_that_ends_for_another_reason_is_told_at_once_and_not_started_again(
     with pytest.raises(TransportError, match="the private script did not start: no cookie"), script:
         pass
     assert script.scripts == [READY]
+
+
+def test_one_that_still_runs_when_it_is_started_again_ends_before() -> None:
+    async def story() -> None:
+        async with Script(f"{READY}") as script:
+            first = psutil.Process(script.shell_pid)
+            await script.revive()
+            assert not first.is_running()
+            assert psutil.pid_exists(script.shell_pid)
+            assert script.tail() == ""  # its directory is still there
+
+    asyncio.run(story())
 
 
 @on_linux
