@@ -149,6 +149,8 @@ class PrivateNode(PrivateProcess):
             )
         except subprocess.TimeoutExpired as error:
             raise TransportError(f"{tool} {' '.join(arguments)}: no answer within {_CTL_S} s") from error
+        except OSError as error:
+            raise TransportError(f"{tool} cannot be run, from {self._sbin}: {error.strerror}") from error
         if done.returncode:
             raise TransportError(f"{tool} {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from backpressure.errors import TransportError
 from backpressure.transports import rabbitmq_node
-from backpressure.transports.rabbitmq_node import RabbitMQMissingError, find_rabbitmq, private_node
+from backpressure.transports.rabbitmq_node import PrivateNode, RabbitMQMissingError, find_rabbitmq, private_node
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_without_an_installation_the_error_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +61,24 @@ def test_a_rabbitmqctl_that_hangs_is_an_error_of_the_broker(tmp_path: Path, monk
     monkeypatch.setattr(node, "_environment", {"PATH": "/usr/bin:/bin"})
     with pytest.raises(TransportError, match=r"rabbitmqctl stop_app: no answer within 0\.05 s"):
         node.ctl("stop_app")
+
+
+def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    node = PrivateNode(0, 0, 1000)
+    monkeypatch.setattr(node, "_sbin", tmp_path)
+    with pytest.raises(TransportError, match=f"^rabbitmq-upgrade cannot be run, from {tmp_path}: No such file"):
+        node.upgrade("drain")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script for Debian")
+def test_debian_13s_rabbitmq_has_every_program_that_a_node_runs_also_where_it_was_installed_before(
+    tmp_path: Path,
+) -> None:
+    script = ROOT / "tools/debian13/install"
+    release, packages = re.findall(r'^(?:release|packages)="?([^"\n]+)', script.read_text("utf-8"), re.MULTILINE)
+    (tmp_path / "complete").write_text(f"{release} {packages}\n", encoding="utf-8")
+    (tmp_path / "root/usr/lib/rabbitmq/lib/rabbitmq_server-4.0.5/sbin").mkdir(parents=True)
+    subprocess.run([script, tmp_path], check=True, timeout=30)
+    source = Path(inspect.getfile(PrivateNode)).read_text("utf-8")
+    for program in ("rabbitmq-server", "epmd", *re.findall(r'self\._tool\("([\w-]+)"', source)):
+        assert os.access(tmp_path / "rabbitmq/sbin" / program, os.X_OK)
