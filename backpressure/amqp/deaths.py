@@ -1,7 +1,7 @@
 """The history of a dead letter: the header ``x-death`` and its companions, written as RabbitMQ writes them.
 
 Works on raw property lists, so everything else keeps the type and octets its publisher gave it.
-Must not know: queues, exchanges, routing. Source: RabbitMQ 3.10, ``rabbit_dead_letter``, and what it was seen to do.
+Must not know: queues, exchanges, routing. Source: RabbitMQ 4.0, ``mc``, and what it was seen to do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from backpressure.amqp.field_tables import RawTable
     from backpressure.amqp.properties import Properties
 
-__all__ = ["deaths_of", "is_cycle", "record_death"]
+__all__ = ["deaths_of", "forget_deaths", "is_cycle", "record_death"]
+
+_ENDS = ("first", "last")
+_PARTS = ("reason", "queue", "exchange")
 
 
 def deaths_of(headers: RawTable) -> list[RawTable]:
@@ -37,7 +40,7 @@ def record_death(
 ) -> None:
     """Write down that the message died in ``queue``, and move its expiration there: a dead letter does not expire.
 
-    The entry is new, or counts one more and moves to the front.
+    The entry is new, or counts one more and moves to the front. The first death and the last have headers of their own.
     """
     headers = properties.headers()
     is_first = b"x-death" not in headers
@@ -59,11 +62,23 @@ def record_death(
         deaths.remove(death)
     death[b"count"] = encode_value(Long(_count(death) + 1))
     headers[b"x-death"] = join_tables([death, *deaths])
-    if is_first:
-        for name, value in (("reason", reason), ("queue", queue), ("exchange", exchange)):
-            headers.setdefault(f"x-first-death-{name}".encode(), encode_value(value))
+    for part, value in zip(_PARTS, (reason, queue, exchange), strict=True):
+        headers[f"x-last-death-{part}".encode()] = encode_value(value)
+        if is_first:
+            headers.setdefault(f"x-first-death-{part}".encode(), encode_value(value))
     properties.set_headers(headers)
     properties.raw.pop("expiration", None)
+
+
+def forget_deaths(properties: Properties) -> None:
+    """Remove a history that no broker wrote: since RabbitMQ 4, what a publisher sends is not believed."""
+    headers = properties.headers()
+    names = [b"x-death", *(f"x-{end}-death-{part}".encode() for end in _ENDS for part in _PARTS)]
+    known = [name for name in names if name in headers]
+    if known:
+        for name in known:
+            del headers[name]
+        properties.set_headers(headers)
 
 
 def is_cycle(deaths: Sequence[RawTable], destination: str) -> bool:

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from backpressure.broker.declarations import parse_denied  # noqa: PLC0415
     from backpressure.broker.faults import FaultSettings, parse_fault  # noqa: PLC0415
-    from backpressure.broker.handshake import SessionConfig, parse_user  # noqa: PLC0415
+    from backpressure.broker.handshake import RABBITMQ_VERSION, SessionConfig, parse_user  # noqa: PLC0415
     from backpressure.broker.server import BrokerConfig, TlsConfig, serve  # noqa: PLC0415
     from backpressure.errors import PaceError  # noqa: PLC0415
 
@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--own-name",
         action="store_true",
-        help="tell clients this broker's own name and version, not those of the RabbitMQ that it behaves like",
+        help="tell clients this broker's own name and version, not those of the RabbitMQ whose behaviour it has, "
+        f"RabbitMQ {RABBITMQ_VERSION}",
     )
     options = parser.parse_args(arguments)
     try:

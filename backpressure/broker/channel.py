@@ -281,7 +281,7 @@ class Channel:
             queue = self._vhost.declare_queue(
                 name,
                 self.session,
-                durable=method.durable and not method.exclusive,  # an exclusive queue ends with its connection
+                durable=method.durable,
                 exclusive=method.exclusive,
                 auto_delete=method.auto_delete,
                 arguments=method.arguments,

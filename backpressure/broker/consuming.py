@@ -70,6 +70,11 @@ class Consumer:
             return False
         return self.no_ack or not self.prefetch.full
 
+    @property
+    def idle(self) -> bool:
+        """Whether it holds no message that is not settled."""
+        return not self.prefetch.unacked
+
     def take(self, entry: Entry) -> None:
         """Deliver a message of the queue."""
         self._channel.deliver(self, entry)

@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.field_tables import octets_of, split_table
-from backpressure.broker.policy import MAX_NAME_OCTETS, MAX_TTL_MS, OVERFLOWS, QUEUE_MODES, is_name
+from backpressure.amqp.field_tables import FieldTable, encode_value, join_table, octets_of, split_table
+from backpressure.broker.policy import (
+    DEAD_LETTER_STRATEGIES,
+    LEADER_LOCATORS,
+    MAX_NAME_OCTETS,
+    MAX_TTL_MS,
+    OVERFLOWS,
+    QUEUE_MODES,
+    QUEUE_VERSIONS,
+    is_name,
+)
 from backpressure.broker.replies import inequivalent, precondition_failed, resource_locked
 from backpressure.errors import ConfigError
 
@@ -29,38 +38,56 @@ __all__ = [
     "same_exchange",
     "same_queue",
     "type_name",
+    "with_queue_type",
 ]
 
 DEPRECATED = ("global_qos", "transient_nonexcl_queues")
-"""Features that RabbitMQ still permits in 3.10 and denies since 4.3, under the names it has for them."""
-_COUNTS = ("x-max-length", "x-max-length-bytes", "x-message-ttl", "x-expires", "x-delivery-limit", "x-max-priority")
+"""Features that RabbitMQ still permits in 4.0 and denies since 4.3, under the names it has for them."""
+_COUNTS = (
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-message-ttl",
+    "x-expires",
+    "x-delivery-limit",
+    "x-max-priority",
+    "x-queue-version",
+)
 _LARGEST = {
     "x-message-ttl": (MAX_TTL_MS, "value_too_large"),
     "x-expires": (MAX_TTL_MS, "value_too_large"),
     "x-max-priority": (255, "max_value_exceeded"),
 }
 _NAMES = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
-_TEXTS = ("x-overflow", "x-queue-type", "x-queue-mode", *_NAMES)
+_TEXTS = (
+    "x-overflow",
+    "x-queue-type",
+    "x-queue-mode",
+    "x-queue-leader-locator",
+    "x-dead-letter-strategy",
+    *_NAMES,
+)
 _CHOICES = {
     "x-overflow": (OVERFLOWS, "invalid_overflow"),
     "x-queue-type": (("classic", "quorum"), "\"unsupported queue type '{}'\""),
     "x-queue-mode": (QUEUE_MODES, "\"unsupported queue mode '{}'\""),
+    "x-queue-version": (QUEUE_VERSIONS, "\"unsupported queue version '{}'\""),
+    "x-queue-leader-locator": (LEADER_LOCATORS, "invalid_queue_locator_arg"),
+    "x-dead-letter-strategy": (DEAD_LETTER_STRATEGIES, "invalid_dlx_strategy"),
 }
 _MATCHES = ("all", "any", "all-with-x", "any-with-x")
-_COMPARED = (*_COUNTS, *_TEXTS, "x-single-active-consumer")
+_COMPARED = (*_COUNTS, *_TEXTS, "x-quorum-initial-group-size", "x-single-active-consumer")
 _TOO_LONG = f"more than {MAX_NAME_OCTETS} octets"
 _OF_STREAMS = ("x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size")
 _FOREIGN = {
     "classic": (
         *_OF_STREAMS,
-        "x-queue-leader-locator",
         "x-quorum-initial-group-size",
         "x-max-in-memory-length",
         "x-max-in-memory-bytes",
         "x-delivery-limit",
         "x-dead-letter-strategy",
     ),
-    "quorum": (*_OF_STREAMS, "x-max-priority", "x-queue-mode"),
+    "quorum": (*_OF_STREAMS, "x-max-priority", "x-queue-mode", "x-queue-version"),
 }
 """Arguments that a queue of this type does not support."""
 _TYPE_NAMES = {
@@ -92,11 +119,11 @@ def parse_denied(option: str) -> str:
     return option
 
 
-def check_queue_arguments(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
+def check_queue_arguments(name: str, arguments: Table, *, durable: bool, auto_delete: bool, exclusive: bool) -> None:
     """Raise 406 for an argument that RabbitMQ refuses or that could not work; unknown ones are accepted."""
     if arguments.get("x-queue-type") is not None:
         _check_text(name, "x-queue-type", arguments)
-    _check_type(name, arguments, durable=durable, exclusive=exclusive)
+    _check_type(name, arguments, durable=durable, auto_delete=auto_delete, exclusive=exclusive)
     for key in _COUNTS:
         if arguments.get(key) is not None:
             _check_count(name, key, arguments)
@@ -146,10 +173,11 @@ def check_consumer_arguments(queue: str, arguments: Table) -> None:
         raise _invalid(key, queue, f'"expected integer, got {_type(arguments, key)}"')
 
 
-def _check_type(name: str, arguments: Table, *, durable: bool, exclusive: bool) -> None:
+def _check_type(name: str, arguments: Table, *, durable: bool, auto_delete: bool, exclusive: bool) -> None:
     type_ = str(arguments.get("x-queue-type", "classic"))
     if type_ == "quorum":
-        for wrong, invalid in ((not durable, "non-durable"), (exclusive, "exclusive-owner")):
+        wrongs = ((not durable, "non-durable"), (auto_delete, "auto-delete"), (exclusive, "exclusive-owner"))
+        for wrong, invalid in wrongs:
             if wrong:
                 raise precondition_failed(f"invalid property '{invalid}' for queue '{name}' in vhost '/'")
     for key in _FOREIGN[type_]:
@@ -170,6 +198,7 @@ def _check_count(name: str, key: str, arguments: Table) -> None:
     largest, reason = _LARGEST.get(key, (value, ""))
     if value > largest:
         raise _invalid(key, name, f"{{{reason},{value}}}")
+    _check_choice(name, key, value)
 
 
 def _check_text(name: str, key: str, arguments: Table) -> None:
@@ -179,11 +208,27 @@ def _check_text(name: str, key: str, arguments: Table) -> None:
         if key == "x-dead-letter-exchange":
             raise precondition_failed(f"invalid type '{type_}' for arg '{key}' in queue '{name}' in vhost '/'")
         raise _invalid(key, name, f"{{unacceptable_type,{type_}}}")
+    _check_choice(name, key, value)
+    if key in _NAMES and not is_name(value):
+        raise _invalid(key, name, _TOO_LONG)
+
+
+def _check_choice(name: str, key: str, value: object) -> None:
     choices, reason = _CHOICES.get(key, ((value,), ""))
     if value not in choices:
         raise _invalid(key, name, reason.format(value))
-    if key in _NAMES and not is_name(value):
-        raise _invalid(key, name, _TOO_LONG)
+
+
+def with_queue_type(arguments: Table, default: str, *, durable: bool, auto_delete: bool, exclusive: bool) -> Table:
+    """Return the arguments with the type that the queue gets, as RabbitMQ 4 keeps and shows them.
+
+    ``default`` is the virtual host's; it is for queues that every type can be.
+    """
+    if "x-queue-type" in arguments:
+        return arguments
+    any_type = durable and not (auto_delete or exclusive)
+    fields = {**split_table(octets_of(arguments)), b"x-queue-type": encode_value(default if any_type else "classic")}
+    return FieldTable(join_table(fields))
 
 
 def same_queue(queue: Queue, *, durable: bool, auto_delete: bool, exclusive: bool, arguments: Table) -> None:
@@ -218,7 +263,7 @@ def same_exchange(
 
 def _same_arguments(kind: str, name: str, keys: Iterable[str], received: Table, current: Table) -> None:
     for key in keys:
-        one, other = received.get(key, _default(key)), current.get(key, _default(key))
+        one, other = received.get(key), current.get(key)
         if one == other and isinstance(one, float) == isinstance(other, float):
             continue
         if one is None and key in received:  # a field without a value
@@ -226,10 +271,6 @@ def _same_arguments(kind: str, name: str, keys: Iterable[str], received: Table, 
         if one is None or other is None:
             raise inequivalent(key, kind, name, _described(received, key), _described(current, key))
         raise inequivalent(key, kind, name, _plain(one), _plain(other))
-
-
-def _default(key: str) -> object:
-    return "classic" if key == "x-queue-type" else None
 
 
 def _term(value: object) -> str:
@@ -242,10 +283,8 @@ def _plain(value: object) -> str:
 
 
 def _described(arguments: Table, key: str) -> str:
-    value = arguments.get(key, _default(key))
-    if value is None:
-        return "none"
-    return f"the value '{value}' of type '{_type(arguments, key) if key in arguments else 'longstr'}'"
+    value = arguments.get(key)
+    return "none" if value is None else f"the value '{value}' of type '{_type(arguments, key)}'"
 
 
 def _type(arguments: Table, key: str) -> str:

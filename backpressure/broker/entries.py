@@ -11,7 +11,7 @@ from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from backpressure.amqp.deaths import deaths_of, is_cycle, record_death
+from backpressure.amqp.deaths import deaths_of, forget_deaths, is_cycle, record_death
 from backpressure.amqp.field_tables import short_string, split_array
 from backpressure.amqp.properties import Properties
 
@@ -20,22 +20,48 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import RawTable
 
-__all__ = ["ENTRY_COST_BYTES", "Backlog", "DeadLetter", "Entry", "PriorityBacklog", "QueuedMessage", "keys_in"]
+__all__ = [
+    "ENTRY_COST_BYTES",
+    "Backlog",
+    "DeadLetter",
+    "Entry",
+    "PriorityBacklog",
+    "QueuedMessage",
+    "QuorumBacklog",
+    "keys_in",
+    "texts_in",
+]
 
 ENTRY_COST_BYTES = 400
 """Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""
+_HIGHEST_NORMAL = 4
+_HIGH_IN_A_ROW = 2
 
 
 def keys_in(headers: RawTable, name: bytes) -> tuple[str, ...]:
     """The routing keys in the header ``CC`` or ``BCC``; what is not text there is none."""
-    items = split_array(headers.get(name, b""))
-    return tuple(item[5:].decode(errors="surrogateescape") for item in items if item[:1] == b"S")
+    return texts_in(headers.get(name, b""))
+
+
+def texts_in(raw: bytes) -> tuple[str, ...]:
+    """Return the texts in an array field; what is not text there is left out."""
+    return tuple(item[5:].decode(errors="surrogateescape") for item in split_array(raw) if item[:1] == b"S")
 
 
 class QueuedMessage:
     """A published message: one object, shared by all queues it was routed to."""
 
-    __slots__ = ("body", "exchange", "expiration_s", "header", "other_keys", "persistent", "route", "routing_key")
+    __slots__ = (
+        "body",
+        "exchange",
+        "expiration_s",
+        "has_died",
+        "header",
+        "other_keys",
+        "persistent",
+        "route",
+        "routing_key",
+    )
 
     def __init__(
         self,
@@ -48,8 +74,12 @@ class QueuedMessage:
         persistent: bool = False,
         expiration_s: float | None = None,
         other_keys: tuple[str, ...] = (),
+        has_died: bool = False,
     ) -> None:
-        """``header`` is the content header frame's payload; ``route`` is exchange and key as short strings."""
+        """``header`` is the content header frame's payload; ``route`` is exchange and key as short strings.
+
+        ``has_died``: it is a dead letter, so its ``x-death`` is the broker's own.
+        """
         self.exchange = exchange
         self.routing_key = routing_key
         self.route = route or short_string(exchange) + short_string(routing_key)
@@ -59,6 +89,7 @@ class QueuedMessage:
         self.expiration_s = expiration_s
         self.other_keys = other_keys
         """Further routing keys, from the headers ``CC`` and ``BCC``."""
+        self.has_died = has_died
 
     @property
     def cost_bytes(self) -> int:
@@ -90,10 +121,9 @@ class DeadLetter:
         ``routing_key`` None keeps the message's own.
         """
         properties = message.properties()
-        headers = properties.headers()
-        copies = keys_in(headers, b"CC")
-        if routing_key is not None and headers.pop(b"CC", None) is not None:
-            properties.set_headers(headers)
+        copies = keys_in(properties.headers(), b"CC") if message.other_keys else ()
+        if not message.has_died:
+            forget_deaths(properties)
         record_death(
             properties,
             queue=queue,
@@ -109,6 +139,7 @@ class DeadLetter:
             message.body,
             persistent=message.persistent,
             other_keys=message.other_keys if routing_key is None else (),
+            has_died=True,
         )
         self._deaths: list[RawTable] = [] if reason == "rejected" else deaths_of(properties.headers())
 
@@ -193,8 +224,8 @@ class PriorityBacklog:
     __slots__ = ("_highest", "_levels")
 
     def __init__(self, highest: int) -> None:
-        """Messages of a priority above ``highest`` have that one."""
-        self._highest = highest
+        """Messages of a priority above ``highest`` have that one; 0 is no limit, as in RabbitMQ 4."""
+        self._highest = highest or 255
         self._levels: dict[int, Backlog] = {}
         """Those that are not empty, the highest first."""
 
@@ -241,3 +272,64 @@ class PriorityBacklog:
     def clear(self) -> None:
         """Forget everything."""
         self._levels.clear()
+
+
+class QuorumBacklog:
+    """The ready messages of a quorum queue: two priorities, and before them what was returned.
+
+    Of messages of high priority two go for each other one, unless the high one is older anyway. What is returned does
+    not get its place back, but goes next, in the order of its return. Source: RabbitMQ 4.0, ``rabbit_fifo_q``.
+    """
+
+    __slots__ = ("_high", "_normal", "_returned", "_taken", "body_bytes")
+
+    def __init__(self) -> None:
+        self._returned: deque[Entry] = deque()
+        self._high: deque[Entry] = deque()
+        self._normal: deque[Entry] = deque()
+        self._taken = 0
+        self.body_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._returned) + len(self._high) + len(self._normal)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every entry, those of high priority first."""
+        return chain(self._returned, self._high, self._normal)
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry that is newer than all others."""
+        (self._high if entry.message.priority > _HIGHEST_NORMAL else self._normal).append(entry)
+        self.body_bytes += len(entry.message.body)
+
+    def give_back(self, entry: Entry) -> None:
+        """Let a returned entry go next, after those that were returned before."""
+        self._returned.append(entry)
+        self.body_bytes += len(entry.message.body)
+
+    def _next(self) -> deque[Entry]:
+        if self._returned:
+            return self._returned
+        high, normal = self._high, self._normal
+        if not (high and normal):
+            return high or normal
+        return normal if self._taken == _HIGH_IN_A_ROW and normal[0] < high[0] else high
+
+    def head(self) -> Entry:
+        """Return the next entry without removing it; IndexError if there is none."""
+        return self._next()[0]
+
+    def take(self) -> Entry:
+        """Remove and return the next entry; IndexError if there is none."""
+        source = self._next()
+        entry = source.popleft()
+        if source is not self._returned:
+            self._taken = 0 if self._taken == _HIGH_IN_A_ROW else self._taken + 1
+        self.body_bytes -= len(entry.message.body)
+        return entry
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        for source in (self._returned, self._high, self._normal):
+            source.clear()
+        self.body_bytes = 0

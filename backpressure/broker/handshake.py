@@ -20,10 +20,21 @@ from backpressure.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PRODUCT", "SessionConfig", "can", "check_open", "check_tune", "log_in", "parse_user", "start", "tune"]
+__all__ = [
+    "PRODUCT",
+    "RABBITMQ_VERSION",
+    "SessionConfig",
+    "can",
+    "check_open",
+    "check_tune",
+    "log_in",
+    "parse_user",
+    "start",
+    "tune",
+]
 
 PRODUCT = "Pace Matching embedded broker"
-RABBITMQ_VERSION = "3.10.8"
+RABBITMQ_VERSION = "4.0.5"
 """The RabbitMQ whose behaviour this broker has. Clients decide by product and version what they may expect."""
 _SERVER_PROPERTIES: Any = {
     "implementation": PRODUCT,
@@ -55,7 +66,7 @@ class SessionConfig:
     frame_max_bytes: int = 131_072
     channel_max: int = 2047
     heartbeat_s: int = 60
-    max_message_bytes: int = 134_217_728
+    max_message_bytes: int = 16_777_216
     own_name: bool = False
     """Whether product and version are this broker's own, and not those of the RabbitMQ that it behaves like."""
 

@@ -53,6 +53,7 @@ class NodeApi:
         checks = "health/checks/"
         return [
             ("GET", "overview", self._overview),
+            ("GET", "version", lambda **_: self._config.product[1]),
             ("GET", "whoami", lambda user, **_: {"name": user, "tags": self._config.tags_of(user)}),
             ("GET", "nodes", lambda query, **_: shaped([self._node()], query)),
             ("GET", f"nodes/{documents.NODE}", lambda **_: self._node()),
@@ -61,7 +62,7 @@ class NodeApi:
             ("GET", f"healthchecks/node(/{documents.NODE})?", lambda **_: _OK),
             ("GET", f"{checks}(local-)?alarms", self._alarms),
             ("GET", f"{checks}virtual-hosts", lambda **_: _OK),
-            ("GET", f"{checks}node-is-(quorum|mirror-sync)-critical", lambda **_: _SINGLE),
+            ("GET", f"{checks}node-is-quorum-critical", lambda **_: _SINGLE),
             ("GET", f"{checks}certificate-expiration/[^/]+/[^/]+", lambda **_: _OK),
             ("GET", f"{checks}port-listener/(?P<port>[^/]+)", self._port_listener),
             ("GET", f"{checks}protocol-listener/(?P<protocol>[^/]+)", self._protocol_listener),
@@ -173,9 +174,12 @@ class NodeApi:
         if any(text_of(document, key) != ".*" for key in _ALL):
             raise bad_request('every user may do everything here: each of configure, write and read is ".*"')
 
-    def _put_host(self, name: str, **_: Any) -> None:
+    def _put_host(self, name: str, body: bytes, **_: Any) -> None:
         if name != "/":
             raise bad_request("there is one virtual host here: /")
+        document = json_object(body)
+        if "default_queue_type" in document:
+            self._vhost.set_default_queue_type(text_of(document, "default_queue_type"))
 
     def _one_host(self, name: str, **_: Any) -> Any:
         if name != "/":
@@ -189,6 +193,7 @@ class NodeApi:
             "name": "/",
             "description": "The only virtual host",
             "tags": [],
+            "default_queue_type": self._vhost.default_queue_type,
             "tracing": False,
             "cluster_state": {documents.NODE: "running"},
             "messages": ready + unacked,
@@ -207,7 +212,7 @@ class NodeApi:
             "product_name": product,
             "product_version": version,
             "users": [self._user(name) for name in self._config.users],
-            "vhosts": [{"name": "/"}],
+            "vhosts": [{"name": "/", "default_queue_type": self._vhost.default_queue_type}],
             "permissions": self._permissions(),
             "topic_permissions": [],
             "parameters": [],

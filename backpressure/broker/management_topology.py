@@ -28,7 +28,7 @@ from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from backpressure.broker.exchange import Binding
@@ -270,6 +270,8 @@ def import_definitions(vhost: VirtualHost, document: Mapping[str, Any]) -> None:
     hosts = {item.get("vhost", "/") for items in parts.values() for item in items}
     if len(hosts) > 1:
         raise ConfigError("definitions", sorted(map(str, hosts)), "must be of one virtual host: there is only one here")
+    for kind in _default_queue_types(document, hosts):
+        vhost.set_default_queue_type(kind)
     for item in parts["policies"]:
         vhost.set_policy(Policy.parse(text_of(item, "name"), item))
     for item in parts["exchanges"]:
@@ -281,6 +283,12 @@ def import_definitions(vhost: VirtualHost, document: Mapping[str, Any]) -> None:
         is_queue = text_of(item, "destination_type", "queue") == "queue"
         end = vhost.queue(name) if is_queue else vhost.exchange(name)
         vhost.bind(text_of(item, "source"), end, name_of(text_of(item, "routing_key")), arguments_of(item))
+
+
+def _default_queue_types(document: Mapping[str, Any], hosts: Collection[object]) -> set[str]:
+    """What the file, of one virtual host or of several, says of the host that it is used of."""
+    told = [document, *(item for item in _objects(document, "vhosts") if not hosts or item.get("name") in hosts)]
+    return {text_of(item, "default_queue_type") for item in told} - {"", "undefined"}
 
 
 def load_definitions(vhost: VirtualHost, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 from backpressure.broker.patterns import Pattern, PatternError
 from backpressure.errors import ConfigError
@@ -18,18 +18,71 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import Table
 
-__all__ = ["MAX_NAME_OCTETS", "MAX_TTL_MS", "OVERFLOWS", "QUEUE_MODES", "Limits", "Policy", "is_name", "matching"]
+__all__ = [
+    "DEAD_LETTER_STRATEGIES",
+    "LEADER_LOCATORS",
+    "MAX_NAME_OCTETS",
+    "MAX_TTL_MS",
+    "OVERFLOWS",
+    "QUEUE_MODES",
+    "QUEUE_TYPES",
+    "QUEUE_VERSIONS",
+    "ApplyTo",
+    "Limits",
+    "Policy",
+    "is_name",
+    "matching",
+]
 
 MAX_TTL_MS = 315_360_000_000
 """Ten years, as in RabbitMQ."""
 MAX_NAME_OCTETS = 255
 """The longest short string: no exchange name and no routing key is longer."""
 OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
+QUEUE_TYPES = ("classic", "quorum")
 QUEUE_MODES = ("default", "lazy")
-_NUMBERS = frozenset(("max-length", "max-length-bytes", "message-ttl", "expires", "delivery-limit"))
-_TEXTS = frozenset(("overflow", "dead-letter-exchange", "dead-letter-routing-key", "queue-mode", "alternate-exchange"))
-_BOUNDS: dict[str, tuple[int, int | None]] = {"message-ttl": (0, MAX_TTL_MS), "expires": (1, MAX_TTL_MS)}
-_CHOICES = {"overflow": OVERFLOWS, "queue-mode": QUEUE_MODES}
+QUEUE_VERSIONS = (1, 2)
+LEADER_LOCATORS = ("client-local", "balanced", "random", "least-leaders")
+DEAD_LETTER_STRATEGIES = ("at-most-once", "at-least-once")
+DELIVERY_LIMIT = 20
+"""Of a quorum queue that has none by argument or policy, since RabbitMQ 4."""
+_NUMBERS = frozenset(
+    (
+        "max-length",
+        "max-length-bytes",
+        "message-ttl",
+        "expires",
+        "delivery-limit",
+        "queue-version",
+        "target-group-size",
+    )
+)
+_TEXTS = frozenset(
+    (
+        "overflow",
+        "dead-letter-exchange",
+        "dead-letter-routing-key",
+        "dead-letter-strategy",
+        "queue-mode",
+        "queue-leader-locator",
+        "alternate-exchange",
+    )
+)
+_BOUNDS: dict[str, tuple[int | None, int | None]] = {
+    "message-ttl": (0, MAX_TTL_MS),
+    "expires": (1, MAX_TTL_MS),
+    "delivery-limit": (None, None),
+    "queue-version": (1, 2),
+    "target-group-size": (1, None),
+}
+_CHOICES = {
+    "overflow": OVERFLOWS,
+    "queue-mode": QUEUE_MODES,
+    "queue-leader-locator": LEADER_LOCATORS,
+    "dead-letter-strategy": DEAD_LETTER_STRATEGIES,
+}
+_APPLY_TO = ("all", "queues", "classic_queues", "quorum_queues", "streams", "exchanges")
+ApplyTo = Literal["all", "queues", "classic_queues", "quorum_queues", "streams", "exchanges"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +92,7 @@ class Policy:
     name: str
     pattern: Pattern
     definition: Mapping[str, int | str]
-    apply_to: Literal["all", "queues", "exchanges"] = "all"
+    apply_to: ApplyTo = "all"
     priority: float = 0
 
     @classmethod
@@ -58,12 +111,12 @@ class Policy:
         for key, value in definition.items():
             _check(key, value)
         apply_to = document.get("apply-to", "all")
-        if apply_to not in ("all", "queues", "exchanges"):  # a tuple, because JSON values need not be hashable
-            raise ConfigError("apply-to", apply_to, "must be one of: all, queues, exchanges")
+        if apply_to not in _APPLY_TO:  # a tuple, because JSON values need not be hashable
+            raise ConfigError("apply-to", apply_to, f"must be one of: {', '.join(_APPLY_TO)}")
         priority = document.get("priority", 0)
         if isinstance(priority, bool) or not (isinstance(priority, int) or _is_finite(priority)):
             raise ConfigError("priority", priority, "must be a number")
-        return cls(name, pattern, dict(definition), apply_to, priority)
+        return cls(name, pattern, dict(definition), cast("ApplyTo", apply_to), priority)
 
     def document(self) -> Table:
         """Return the management API's JSON."""
@@ -82,8 +135,10 @@ def _check(key: str, value: object) -> None:
     name = f"definition.{key}"
     if key in _NUMBERS:
         least, most = _BOUNDS.get(key, (0, None))
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(name, value, f"must be an integer of {least} or more")
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigError(name, value, "must be an integer")
+        if least is not None and value < least:
+            raise ConfigError(name, value, f"must be {least} or more")
         if most is not None and value > most:
             raise ConfigError(name, value, f"must be {most} or less")
     elif key not in _TEXTS:
@@ -108,9 +163,9 @@ def is_name(text: str) -> bool:
         return False
 
 
-def matching(policies: Iterable[Policy], kind: Literal["queues", "exchanges"], name: str) -> Policy | None:
-    """Return the matching policy with the highest priority."""
-    candidates = (p for p in policies if p.apply_to in {"all", kind} and p.pattern.found_in(name))
+def matching(policies: Iterable[Policy], name: str, *kinds: ApplyTo) -> Policy | None:
+    """Return the policy with the highest priority that matches ``name`` and applies to one of ``kinds``, or to all."""
+    candidates = (p for p in policies if p.apply_to in {"all", *kinds} and p.pattern.found_in(name))
     return max(candidates, key=lambda policy: policy.priority, default=None)
 
 
@@ -153,8 +208,14 @@ class Limits:
             expires_s=_seconds(number("expires")),
             dead_letter_exchange=text("dead-letter-exchange"),
             dead_letter_routing_key=text("dead-letter-routing-key"),
-            delivery_limit=limit if (limit := number("delivery-limit")) is not None and limit >= 0 else None,
+            delivery_limit=_delivery_limit(arguments.get("x-delivery-limit"), definition.get("delivery-limit")),
         )
+
+
+def _delivery_limit(*given: object) -> int | None:
+    """The smaller one of argument and policy; one below 0 is none, and without any there is RabbitMQ's."""
+    limits = [limit for limit in given if isinstance(limit, int)]
+    return min((limit for limit in limits if limit >= 0), default=None if limits else DELIVERY_LIMIT)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

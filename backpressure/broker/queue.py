@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from backpressure.broker.entries import Backlog, Entry, PriorityBacklog
+from backpressure.broker.entries import Backlog, Entry, PriorityBacklog, QuorumBacklog
 from backpressure.broker.meters import Counters
 from backpressure.broker.policy import Limits
 
@@ -32,6 +32,10 @@ class Taker(Protocol):
     @property
     def ready(self) -> bool:
         """Whether it can take one more message now."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds no message that is not settled."""
 
     def take(self, entry: Entry) -> None:
         """Deliver the message; the consumer must `Queue.settle` or `Queue.requeue` the entry."""
@@ -94,15 +98,21 @@ class Queue:
         self.arguments = arguments or {}
         self.policy: Policy | None = None
         self.limits = Limits()
+        self.is_quorum = self.arguments.get("x-queue-type") == "quorum"
         highest = self.arguments.get("x-max-priority")
-        self.ready = PriorityBacklog(highest) if isinstance(highest, int) else Backlog()
+        self.ready: Backlog | PriorityBacklog | QuorumBacklog
+        if self.is_quorum:
+            self.ready = QuorumBacklog()
+        else:
+            self.ready = PriorityBacklog(highest) if isinstance(highest, int) else Backlog()
         self.unacked = 0
         self.unacked_bytes = 0
-        self.consumers = Rotation(single_active=bool(self.arguments.get("x-single-active-consumer")))
+        self.consumers = Rotation(
+            single_active=bool(self.arguments.get("x-single-active-consumer")), best_is_active=self.is_quorum
+        )
         self.exclusive_consumer = False
         self.deleted = False
         self.counters = Counters()
-        self.is_quorum = self.arguments.get("x-queue-type") == "quorum"
         self._host = host
         self._journal = host.journal if self.is_kept else None
         self._next_sequence = 0
@@ -171,15 +181,22 @@ class Queue:
         self._expire()
 
     def requeue(self, entries: Iterable[Entry]) -> None:
-        """Return unacked entries to their places, marked as redelivered."""
-        limit = self.limits.delivery_limit if self.is_quorum else None
+        """Return unacked entries to their places, marked as redelivered.
+
+        A quorum queue without a limit of deliveries puts them behind all others.
+        """
+        limit = self.limits.delivery_limit
         for entry in entries:
             self._release(entry)
             entry.redelivered = True
             entry.delivery_count += 1
             if self.deleted:
                 self._forget(entry)
-            elif limit is not None and entry.delivery_count > limit:
+            elif not self.is_quorum:
+                self.ready.give_back(entry)
+            elif limit is None:
+                self._move_behind(entry)
+            elif entry.delivery_count > limit:
                 self._host.dead_letter(self, entry.message, "delivery_limit")
                 self._forget(entry)
             else:
@@ -187,6 +204,16 @@ class Queue:
         self.pump()
         self._drop_overflow()
         self._expire()
+
+    def _move_behind(self, entry: Entry) -> None:
+        stored = entry.stored and self._journal is not None
+        if stored and self._journal is not None:
+            self._journal.remove(self.id, entry)
+        entry.sequence = self._next_sequence
+        self._next_sequence += 1
+        if stored and self._journal is not None:
+            self._journal.add(self.id, entry)
+        self.ready.append(entry)
 
     # -- out -----------------------------------------------------------------------------------------------------
 
@@ -345,10 +372,15 @@ class Queue:
 class Rotation:
     """The consumers of a queue, by priority, and round-robin among equal ones."""
 
-    def __init__(self, *, single_active: bool = False) -> None:
-        """With ``single_active``, only the first consumer receives messages."""
+    def __init__(self, *, single_active: bool = False, best_is_active: bool = False) -> None:
+        """With ``single_active``, one consumer receives messages until it leaves.
+
+        With ``best_is_active``, it makes way for one of a higher priority, as soon as it has settled what it holds.
+        """
         self.single_active = single_active
+        self._best_is_active = best_is_active
         self._takers: list[Taker] = []
+        self._active: Taker | None = None
 
     def __len__(self) -> int:
         return len(self._takers)
@@ -358,7 +390,7 @@ class Rotation:
 
     def active(self, taker: Taker) -> bool:
         """Whether this consumer receives messages."""
-        return not self.single_active or taker is self._takers[0]
+        return not self.single_active or taker is self._the_active()[0]
 
     def add(self, taker: Taker) -> None:
         """Add a consumer behind those of the same priority."""
@@ -370,12 +402,15 @@ class Rotation:
     def remove(self, taker: Taker) -> None:
         """Remove a consumer; ValueError if it is not there."""
         self._takers.remove(taker)
+        if taker is self._active:
+            self._active = None
 
     def next(self) -> Taker | None:
         """Return the first consumer that is ready, and move it behind the others of its priority."""
         takers = self._takers
         if self.single_active:
-            return takers[0] if takers and takers[0].ready else None
+            active, makes_way = self._the_active()
+            return active if active is not None and active.ready and not makes_way else None
         for taker in takers:
             if taker.ready:
                 if len(takers) > 1:
@@ -383,3 +418,15 @@ class Rotation:
                     self.add(taker)
                 return taker
         return None
+
+    def _the_active(self) -> tuple[Taker | None, bool]:
+        """Return the consumer that is active, and whether it waits only to settle what it holds."""
+        best = self._takers[0] if self._takers else None
+        active = self._active
+        if active is None or best is None:
+            self._active = best
+        elif self._best_is_active and best.priority > active.priority:
+            if not active.idle:
+                return active, True
+            self._active = best
+        return self._active, False

@@ -1,7 +1,7 @@
 """The broker's refusals: reply codes, and texts in RabbitMQ's form.
 
 A `ChannelRefusal` closes the channel it happened on, a `ConnectionRefusal` the whole connection. Which of the two an
-error is, and its code, follow AMQP 0-9-1 section 1.2, and RabbitMQ 3.10's behaviour where the two differ.
+error is, and its code, follow AMQP 0-9-1 section 1.2, and RabbitMQ 4.0's behaviour where the two differ.
 Must not know: who raises them, how they are sent.
 """
 

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from backpressure.amqp.field_tables import FieldTable, octets_of
+from backpressure.amqp.field_tables import FieldTable, encode_value, octets_of
 from backpressure.amqp.methods import read_short
-from backpressure.amqp.properties import Properties
-from backpressure.broker.entries import Entry, QueuedMessage, keys_in
+from backpressure.broker.entries import Entry, QueuedMessage, texts_in
 from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
@@ -37,9 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LogDamage", "Store", "StoreError", "find_damage"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = f"""
 BEGIN;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE policies (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE exchanges (
     name TEXT PRIMARY KEY, kind TEXT NOT NULL, auto_delete INTEGER NOT NULL, internal INTEGER NOT NULL,
@@ -55,13 +55,15 @@ CREATE TABLE bindings (
 ) WITHOUT ROWID;
 CREATE INDEX bound ON bindings (to_queue, destination);
 CREATE TABLE entries (
-    queue INTEGER NOT NULL, sequence INTEGER NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL,
+    queue INTEGER NOT NULL, sequence INTEGER NOT NULL, head BLOB NOT NULL, past BLOB NOT NULL, body BLOB NOT NULL,
     expires_epoch_s REAL, checksum INTEGER NOT NULL,
     PRIMARY KEY (queue, sequence)
 ) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
+_DEFAULT_QUEUE_TYPE = "default_queue_type"
+_ALIVE, _DIED = b"\0", b"\1"
 _DAMAGED = "is damaged ({}): start with a copy of it, or with another directory"
 
 
@@ -201,6 +203,10 @@ class Store:
             which = "source = ? AND to_queue = ? AND destination = ? AND routing_key = ? AND arguments = ?"
             self._topology.append((f"DELETE FROM bindings WHERE {which}", _row(source, binding)))  # noqa: S608 -- constant
 
+    def default_queue_type_set(self, kind: str) -> None:
+        """Keep the type of queues that are declared without one."""
+        self._topology.append(("INSERT OR REPLACE INTO settings VALUES (?, ?)", (_DEFAULT_QUEUE_TYPE, kind)))
+
     def policy_set(self, policy: Policy) -> None:
         """Add or replace a policy."""
         row = (policy.name, json.dumps(policy.document()))
@@ -240,12 +246,13 @@ class Store:
         rows = []
         for (queue_id, sequence), entry in self._added.items():
             message, expires_at_s = entry.message, entry.expires_at_s
-            head, body = message.route + message.header, message.body
+            head, past, body = message.route + message.header, _past(message), message.body
             expires_epoch_s = None if expires_at_s is None else expires_at_s + epoch_offset_s
-            rows.append((queue_id, sequence, head, body, expires_epoch_s, crc32(body, crc32(head))))
+            checksum = crc32(body, crc32(past, crc32(head)))
+            rows.append((queue_id, sequence, head, past, body, expires_epoch_s, checksum))
         if self._deleted_queues:
             rows = [row for row in rows if row[0] not in self._deleted_queues]
-        self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         """Close the file."""
@@ -274,6 +281,9 @@ class Store:
             raise ValueError(str(verdict).splitlines()[-1])
 
     def _load_topology(self, vhost: VirtualHost) -> None:
+        for name, value in self._rows("SELECT name, value FROM settings"):
+            if name == _DEFAULT_QUEUE_TYPE:
+                vhost.set_default_queue_type(value)
         for name, document in self._rows("SELECT name, document FROM policies"):
             vhost.policies[name] = Policy.parse(name, dict(json.loads(document)))
         for name, kind, auto_delete, internal, arguments in self._rows("SELECT * FROM exchanges"):
@@ -306,29 +316,37 @@ class Store:
         """Return the queue's messages, all marked as redelivered, because a consumer may have seen them."""
         offset_s = vhost.epoch_s - vhost.now
         entries = []
-        for sequence, head, body, expires_epoch_s, checksum in self._rows(
-            "SELECT sequence, head, body, expires_epoch_s, checksum FROM entries WHERE queue = ? ORDER BY sequence",
+        for sequence, head, past, body, expires_epoch_s, checksum in self._rows(
+            "SELECT sequence, head, past, body, expires_epoch_s, checksum FROM entries "
+            "WHERE queue = ? ORDER BY sequence",
             queue.id,
         ):
-            if crc32(body, crc32(head)) != checksum:
+            if crc32(body, crc32(past, crc32(head))) != checksum:
                 raise ValueError(f"message {sequence} of queue '{queue.name}' is not what was written")
             exchange, key_at = read_short(head, 0)
             routing_key, header_at = read_short(head, key_at)
-            header = head[header_at:]
             message = QueuedMessage(
                 exchange.decode(errors="surrogateescape"),
                 routing_key.decode(errors="surrogateescape"),
-                header,
+                head[header_at:],
                 body,
                 route=head[:header_at],
                 persistent=True,
-                other_keys=keys_in(Properties.parse(header).headers(), b"CC") if b"CC" in header else (),
+                other_keys=texts_in(past[1:]),
+                has_died=past[:1] == _DIED,
             )
             entry = Entry(sequence, message)
             entry.expires_at_s = None if expires_epoch_s is None else expires_epoch_s - offset_s
             entry.redelivered = entry.stored = True
             entries.append(entry)
         return entries
+
+
+def _past(message: QueuedMessage) -> bytes:
+    """What a message's octets do not tell: whether it is a dead letter, and its further routing keys."""
+    if not (message.has_died or message.other_keys):
+        return b""
+    return (_DIED if message.has_died else _ALIVE) + encode_value(message.other_keys)
 
 
 def _row(source: Exchange, binding: Binding) -> tuple[object, ...]:

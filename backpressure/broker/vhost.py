@@ -16,11 +16,10 @@ from backpressure.broker.entries import DeadLetter
 from backpressure.broker.exchange import TYPES, Binding, DirectReplies, Exchange
 from backpressure.broker.faults import Connected, Faults
 from backpressure.broker.meters import Counters, MemoryAlarm
-from backpressure.broker.policy import Policy, matching
+from backpressure.broker.policy import QUEUE_TYPES, Policy, matching
 from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (
     access_refused,
-    command_invalid,
     denied_feature,
     no_exchange,
     no_queue,
@@ -28,12 +27,14 @@ from backpressure.broker.replies import (
     resource_locked,
 )
 from backpressure.broker.timers import Timers
+from backpressure.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from backpressure.amqp.field_tables import Table
     from backpressure.broker.entries import QueuedMessage
+    from backpressure.broker.policy import ApplyTo
 
 __all__ = ["VirtualHost"]
 
@@ -68,6 +69,9 @@ class TopologyJournal(Journal, Protocol):
     def unbound(self, source: Exchange, binding: Binding) -> None:
         """A binding was removed; it may not have existed."""
 
+    def default_queue_type_set(self, kind: str) -> None:
+        """Queues declared without a type have this one from now on."""
+
     def policy_set(self, policy: Policy) -> None:
         """A policy was added or replaced."""
 
@@ -99,6 +103,7 @@ class VirtualHost:
         self.exchanges = {name: Exchange(name, kind, durable=True, internal=False) for name, kind in _BUILT_IN}
         self.queues: dict[str, Queue] = {}
         self.policies: dict[str, Policy] = {}
+        self.default_queue_type = "classic"
         self.sessions: set[Connected] = set()
         self.faults = Faults(self)
         self.journal: TopologyJournal | None = None
@@ -133,7 +138,7 @@ class VirtualHost:
     ) -> Exchange:
         """Create an exchange, or check that an existing one is equal."""
         if kind not in TYPES:
-            raise command_invalid(f"unknown exchange type '{kind}'")
+            raise precondition_failed(f"unknown exchange type '{kind}'")
         existing = self.exchanges.get(name)
         if existing is not None:
             declarations.same_exchange(
@@ -150,7 +155,7 @@ class VirtualHost:
         exchange = Exchange(
             name, kind, durable=durable, auto_delete=auto_delete, internal=internal, arguments=arguments
         )
-        exchange.policy = matching(self.policies.values(), "exchanges", name)
+        exchange.policy = matching(self.policies.values(), name, "exchanges")
         self.exchanges[name] = exchange
         if self.journal is not None:
             self.journal.exchange_declared(exchange)
@@ -192,10 +197,14 @@ class VirtualHost:
     ) -> Queue:
         """Create a queue, or check that an existing one is equal; an empty name is replaced by a generated one."""
         _refuse_reserved("queue", name)
+        arguments = declarations.with_queue_type(
+            arguments, self.default_queue_type, durable=durable, auto_delete=auto_delete, exclusive=exclusive
+        )
+        lasts = durable and not exclusive  # an exclusive queue ends with its connection
         if name in self.queues:
             queue = self.queue(name, session)
             declarations.same_queue(
-                queue, durable=durable, auto_delete=auto_delete, exclusive=exclusive, arguments=arguments
+                queue, durable=lasts, auto_delete=auto_delete, exclusive=exclusive, arguments=arguments
             )
             queue.touch()
             return queue
@@ -203,21 +212,31 @@ class VirtualHost:
             raise denied_feature("transient_nonexcl_queues")
         if not name:
             name = "amq.gen-" + base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
-        declarations.check_queue_arguments(name, arguments, durable=durable, exclusive=exclusive)
+        declarations.check_queue_arguments(
+            name, arguments, durable=durable, auto_delete=auto_delete, exclusive=exclusive
+        )
         queue = Queue(
             self,
             name,
             id=self.new_queue_id(),
-            durable=durable,
+            durable=lasts,
             auto_delete=auto_delete,
             owner=session if exclusive else None,
             arguments=arguments,
         )
-        queue.apply(matching(self.policies.values(), "queues", name))
+        self._apply_policy(queue)
         self.queues[name] = queue
         if self.journal is not None:
             self.journal.queue_declared(queue)
         return queue
+
+    def set_default_queue_type(self, kind: str) -> None:
+        """Choose the type of queues that are declared without one; `ConfigError` for a type that there is not."""
+        if kind not in QUEUE_TYPES:
+            raise ConfigError("default_queue_type", kind, f"must be one of: {', '.join(QUEUE_TYPES)}")
+        self.default_queue_type = kind
+        if self.journal is not None:
+            self.journal.default_queue_type_set(kind)
 
     def new_queue_id(self) -> int:
         """Return an id that no queue of this broker, or of the data it started with, has used."""
@@ -307,9 +326,13 @@ class VirtualHost:
     def apply_policies(self) -> None:
         """Apply the matching policy to each queue and exchange."""
         for queue in list(self.queues.values()):
-            queue.apply(matching(self.policies.values(), "queues", queue.name))
+            self._apply_policy(queue)
         for exchange in self.exchanges.values():
-            exchange.policy = matching(self.policies.values(), "exchanges", exchange.name)
+            exchange.policy = matching(self.policies.values(), exchange.name, "exchanges")
+
+    def _apply_policy(self, queue: Queue) -> None:
+        of_type: ApplyTo = "quorum_queues" if queue.is_quorum else "classic_queues"
+        queue.apply(matching(self.policies.values(), queue.name, "queues", of_type))
 
     # -- messages ------------------------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ _nodes = click.option(
 @click.option(
     "--own-name",
     is_flag=True,
-    help="Tell clients its own name and version instead of those of the RabbitMQ that it emulates.",
+    help="Tell clients its own name and version instead of those of RabbitMQ 4.0, whose behaviour it has.",
 )
 @_unlisted
 @click.pass_context

@@ -59,6 +59,16 @@ def test_a_body_of_any_size_arrives_whole(channel: BlockingChannel, queue: str, 
     assert channel.basic_get(queue, auto_ack=True)[2] == body
 
 
+def test_a_message_of_more_than_16_mib_is_refused(
+    broker: Any, channel: BlockingChannel, queue: str, refused: Any
+) -> None:
+    most = 16 * 1024 * 1024
+    if broker.since_4("the largest message", expected=False, before=True):
+        pytest.skip("128 MiB are allowed there")
+    with refused(406, f"PRECONDITION_FAILED - message size {most + 1} is larger than configured max size {most}"):
+        channel.basic_publish("", queue, bytes(most + 1))
+
+
 def test_a_binary_body_is_not_touched(channel: BlockingChannel, queue: str) -> None:
     body = bytes(range(256)) + b"\xce" * 10
     channel.basic_publish("", queue, body)

@@ -63,9 +63,9 @@ def count(channel: BlockingChannel) -> Any:
 def fetch(channel: BlockingChannel, until: Any) -> Any:
     """Wait for a message and take it: dead letters travel in the background."""
 
-    def _fetch(queue: str) -> Any:
+    def _fetch(queue: str, *, auto_ack: bool = True) -> Any:
         got = []
-        until(lambda: got.append(channel.basic_get(queue, auto_ack=True)) or got[-1][0] is not None, expected=True)
+        until(lambda: got.append(channel.basic_get(queue, auto_ack=auto_ack)) or got[-1][0] is not None, expected=True)
         return got[-1]
 
     return _fetch
@@ -284,7 +284,7 @@ def test_a_second_death_in_the_same_queue_counts_up(
     dead = declare()
     queue = declare(dead_letter_exchange="", dead_letter_routing_key=dead)
     channel.basic_publish("", queue, b"x")
-    for expected in broker.since_4((1, 1, 1), before=(1, 2, 3)):  # 4 believes no x-death that a client sends
+    for expected in broker.since_4("x-death of a client", (1, 1, 1), before=(1, 2, 3)):
         channel.basic_reject(channel.basic_get(queue)[0].delivery_tag, requeue=False)
         _, properties, body = fetch(dead)
         (death,) = properties.headers["x-death"]
@@ -292,7 +292,7 @@ def test_a_second_death_in_the_same_queue_counts_up(
         channel.basic_publish("", queue, body, properties)
 
 
-def test_the_latest_death_comes_first(channel: BlockingChannel, declare: Any, fetch: Any) -> None:
+def test_the_latest_death_comes_first(broker: Any, channel: BlockingChannel, declare: Any, fetch: Any) -> None:
     last = declare()
     middle = declare(dead_letter_exchange="", dead_letter_routing_key=last, message_ttl=1)
     queue = declare(dead_letter_exchange="", dead_letter_routing_key=middle)
@@ -301,6 +301,41 @@ def test_the_latest_death_comes_first(channel: BlockingChannel, declare: Any, fe
     headers = fetch(last)[1].headers
     assert [(d["queue"], d["reason"]) for d in headers["x-death"]] == [(middle, "expired"), (queue, "rejected")]
     assert (headers["x-first-death-queue"], headers["x-first-death-reason"]) == (queue, "rejected")
+    last_death = [headers.get(f"x-last-death-{part}") for part in ("queue", "reason", "exchange")]
+    assert last_death == broker.since_4("the last death", [middle, "expired", ""], before=[None] * 3)
+
+
+def test_a_history_goes_on_within_the_broker(
+    channel: BlockingChannel, name: Callable[[], str], declare: Any, fetch: Any
+) -> None:
+    queue, delay = name(), name()
+    for one, other, more in ((queue, delay, {}), (delay, queue, {"x-message-ttl": 1})):
+        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": other, **more}
+        channel.queue_declare(one, arguments=arguments)
+    channel.basic_publish("", queue, b"x")
+    channel.basic_reject(channel.basic_get(queue)[0].delivery_tag, requeue=False)
+    for expected in (1, 2, 3):
+        method, properties, _ = fetch(queue, auto_ack=False)
+        told = [(death["queue"], death["reason"], death["count"]) for death in properties.headers["x-death"]]
+        assert told == [(delay, "expired", expected), (queue, "rejected", expected)]
+        channel.basic_reject(method.delivery_tag, requeue=False)
+
+
+@pytest.mark.parametrize("header", ["x-first-death-queue", "x-last-death-reason"])
+def test_what_a_publisher_says_of_first_and_last_death_is_overwritten(
+    broker: Any, channel: BlockingChannel, declare: Any, fetch: Any, header: str
+) -> None:
+    dead = declare()
+    queue = declare(dead_letter_exchange="", dead_letter_routing_key=dead)
+    forged = {"x-death": "nonsense", header: "mine", "other": 1}
+    channel.basic_publish("", queue, b"x", BasicProperties(headers=forged))
+    method, properties, _ = channel.basic_get(queue)
+    assert properties.headers == forged
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    headers = fetch(dead)[1].headers
+    true = queue if header.endswith("queue") else "rejected"
+    assert headers[header] == broker.since_4("x-death of a client", true, before="mine")
+    assert ([death["count"] for death in headers["x-death"]], headers["other"]) == ([1], 1)
 
 
 def test_a_circle_without_a_rejection_ends(
@@ -374,7 +409,7 @@ def test_a_history_that_a_publisher_sends_decides_where_the_dead_letter_may_go(
     channel.basic_publish("", queue, b"forged", BasicProperties(headers={"x-death": deaths}))
     channel.basic_publish("", queue, b"plain")
     found = fetch(dead)
-    expected = broker.since_4([("{queue}", "expired", 1)], before=expected)
+    expected = broker.since_4("x-death of a client", [("{queue}", "expired", 1)], before=expected)
     if expected is not None:
         assert found[2] == b"forged"
         history = [(d["queue"], d["reason"], d["count"]) for d in found[1].headers["x-death"]]

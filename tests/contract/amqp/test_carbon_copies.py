@@ -108,4 +108,18 @@ def test_a_dead_letter_keeps_its_keys_unless_it_gets_another(
     assert [len(messages) for messages in found] == ([0, 1, 0] if key else [1, 0, 1])
     headers = found[1 if key else 0][0][1]
     assert headers["x-death"][0]["routing-keys"] == [dying, first]
-    assert ("CC" in headers) is broker.since_4(expected_since_4=True, before=key is None)
+    assert ("CC" in headers) is broker.since_4("CC of a dead letter", expected=True, before=key is None)
+
+
+def test_keys_that_a_dead_letter_keeps_but_did_not_go_by_are_not_those_of_its_next_death(
+    channel: BlockingChannel, name: Callable[[], str], publish: Any, until: Any
+) -> None:
+    last, middle, first = name(), name(), name()
+    channel.queue_declare(last)
+    for queue, key in ((middle, last), (first, middle)):
+        arguments = {"x-message-ttl": 1, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": key}
+        channel.queue_declare(queue, arguments=arguments)
+    publish("", first, CC=["contract.nowhere"])
+    assert until(lambda: channel.queue_declare(last, passive=True).method.message_count, 1) == 1
+    deaths = channel.basic_get(last, auto_ack=True)[1].headers["x-death"]
+    assert [death["routing-keys"] for death in deaths] == [[middle], [first, "contract.nowhere"]]

@@ -94,7 +94,7 @@ def test_a_queue_document_counts_ready_and_unacknowledged(broker: Any, observed:
         "auto_delete": False,
         "exclusive": False,
         "type": "classic",
-        "arguments": broker.since_4({"x-queue-type": "classic"}, before={}),
+        "arguments": broker.since_4("the queue's type", {"x-queue-type": "classic"}, before={}),
         "state": "running",
         "messages": 3,
         "messages_ready": 2,
@@ -299,6 +299,10 @@ def test_of_policy_and_argument_the_smaller_bound_rules(
         {"pattern": 5, "definition": {"max-length": 1}},
         {"pattern": "x", "definition": {"expires": 0}},
         {"pattern": "x", "definition": {"queue-mode": "sleepy"}},
+        {"pattern": "x", "definition": {"queue-version": 3}},
+        {"pattern": "x", "definition": {"queue-version": "2"}},
+        {"pattern": "x", "definition": {"max-priority": 3}},
+        {"pattern": "x", "definition": {"max-length": 1}, "apply-to": "odd"},
         {"pattern": "x", "definition": {"alternate-exchange": 5}},
         {"pattern": "x", "definition": {"max-length": 1}, "priority": "1"},
     ],
@@ -307,6 +311,58 @@ def test_of_policy_and_argument_the_smaller_bound_rules(
 def test_a_policy_that_makes_no_sense_is_refused(janitor: httpx.Client, document: dict[str, Any]) -> None:
     assert janitor.put("/policies/%2F/contract.bad", json=document).status_code == 400
     assert janitor.get("/policies/%2F/contract.bad").status_code == 404
+
+
+def test_a_policy_of_mirrored_queues_is_refused(broker: Any, janitor: httpx.Client) -> None:
+    document = {"pattern": "^contract.none$", "definition": {"ha-mode": "all"}}
+    told = janitor.put("/policies/%2F/contract.ha", json=document).status_code
+    janitor.delete("/policies/%2F/contract.ha")
+    assert told == broker.since_4("mirrored queues", 400, before=201)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("apply_to", ["classic_queues", "quorum_queues", "streams", "queues", "exchanges"])
+def test_a_policy_may_be_for_queues_of_one_type(
+    broker: Any,
+    janitor: httpx.Client,
+    channel: BlockingChannel,
+    name: Callable[[], str],
+    until: Any,
+    kind: str,
+    apply_to: str,
+) -> None:
+    queue = name()
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": kind})
+    document = {"pattern": f"^{queue}$", "definition": {"max-length": 5}, "apply-to": apply_to}
+    of_type = apply_to not in {"queues", "exchanges"}
+    status = broker.since_4("what a policy applies to", 201, before=400 if of_type else 201)
+    assert janitor.put("/policies/%2F/contract.typed", json=document).status_code == status
+    expected = "contract.typed" if status == 201 and apply_to in {"queues", f"{kind}_queues"} else None
+
+    def applied() -> str | None:
+        return janitor.get(f"/queues/%2F/{queue}").json().get("policy") or None
+
+    try:
+        assert until(applied, expected, timeout_s=20) == expected  # of quorum queues it is told every 5 s
+    finally:
+        janitor.delete("/policies/%2F/contract.typed")
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"queue-version": 2},
+        {"queue-mode": "lazy"},
+        {"queue-leader-locator": "balanced"},
+        {"dead-letter-strategy": "at-least-once"},
+    ],
+    ids=lambda definition: next(iter(definition)),
+)
+def test_a_policy_without_an_effect_here_is_accepted(janitor: httpx.Client, definition: dict[str, Any]) -> None:
+    document = {"pattern": "^contract.none$", "definition": definition, "apply-to": "queues"}
+    assert janitor.put("/policies/%2F/contract.idle", json=document).status_code == 201
+    assert janitor.get("/policies/%2F/contract.idle").json()["definition"] == definition
+    janitor.delete("/policies/%2F/contract.idle")
 
 
 @pytest.mark.usefixtures("direct")

@@ -18,6 +18,7 @@ import pytest
 from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker, NackError
 
 from backpressure.broker.__main__ import main
+from backpressure.broker.handshake import RABBITMQ_VERSION
 from backpressure.transports.rabbitmq.wire import WireConnection
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def test_the_announcement_says_where_the_broker_is(start: Any) -> None:
     connect(about["url"]).close()
     with httpx.Client(auth=("guest", "guest"), trust_env=False) as client:
         answer = client.get(f"http://127.0.0.1:{about['management_port']}/api/overview")
-    assert (answer.json()["product_name"], answer.json()["rabbitmq_version"]) == ("RabbitMQ", "3.10.8")
+    assert (answer.json()["product_name"], answer.json()["rabbitmq_version"]) == ("RabbitMQ", RABBITMQ_VERSION)
     assert answer.json()["implementation"] == "Pace Matching embedded broker"
     assert answer.json()["implementation_version"] == about["version"]
 

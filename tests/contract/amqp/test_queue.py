@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pamqp import commands
-from pika import BasicProperties
 from pika.exceptions import ChannelClosedByBroker, UnroutableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import httpx
     from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
 
@@ -124,6 +124,16 @@ def test_declaring_a_queue_differently_is_refused(
             "inequivalent arg 'x-max-length' for {0}: received '4' but current is '3'",
         ),
         (
+            {"x-queue-version": 1},
+            {"x-queue-version": 2},
+            "inequivalent arg 'x-queue-version' for {0}: received '2' but current is '1'",
+        ),
+        (
+            {"x-queue-mode": "lazy"},
+            None,
+            "inequivalent arg 'x-queue-mode' for {0}: received none but current is the value 'lazy' of type 'longstr'",
+        ),
+        (
             {"x-overflow": "reject-publish"},
             {"x-overflow": "drop-head"},
             "inequivalent arg 'x-overflow' for {0}: received 'drop-head' but current is 'reject-publish'",
@@ -152,6 +162,26 @@ def test_lazy_mode_is_accepted(channel: BlockingChannel, name: Callable[[], str]
     assert channel.basic_get(queue, auto_ack=True)[2] == b"x"
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_queue_has_one_of_two_versions(channel: BlockingChannel, name: Callable[[], str], version: int) -> None:
+    queue = name()
+    for _ in range(2):
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-version": version})
+    channel.basic_publish("", queue, b"x")
+    assert channel.basic_get(queue, auto_ack=True)[2] == b"x"
+
+
+def test_lazy_queues_and_their_leaders_are_nothing_special(
+    broker: Any, janitor: httpx.Client, channel: BlockingChannel, name: Callable[[], str]
+) -> None:
+    """On 4 the mode of a queue has no effect; it is accepted, told and compared all the same."""
+    queue = name()
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-mode": "lazy"})
+    assert janitor.get(f"/queues/%2F/{queue}").json()["arguments"]["x-queue-mode"] == "lazy"
+    if broker.since_4("where a classic queue's leader is", expected=True, before=False):
+        channel.queue_declare(name(), durable=True, arguments={"x-queue-leader-locator": "balanced"})
+
+
 def test_unknown_arguments_are_accepted(channel: BlockingChannel, name: Callable[[], str]) -> None:
     channel.queue_declare(name(), arguments={"x-made-up": 1, "note": "mine"})
 
@@ -178,6 +208,10 @@ def test_unknown_arguments_are_accepted(channel: BlockingChannel, name: Callable
         ("x-delivery-limit", "few", "invalid arg {0} of queue type rabbit_classic_queue"),
         ("x-max-age", "1h", "invalid arg {0} of queue type rabbit_classic_queue"),
         ("x-max-in-memory-length", 5, "invalid arg {0} of queue type rabbit_classic_queue"),
+        ("x-queue-version", 3, "invalid arg {0}: \"unsupported queue version '3'\""),
+        ("x-queue-version", 0, "invalid arg {0}: \"unsupported queue version '0'\""),
+        ("x-queue-version", -1, "invalid arg {0}: {{value_negative,-1}}"),
+        ("x-queue-version", "2", 'invalid arg {0}: "expected integer, got longstr"'),
         ("x-message-ttl", 315_360_000_001, "invalid arg {0}: {{value_too_large,315360000001}}"),
         ("x-expires", 315_360_000_001, "invalid arg {0}: {{value_too_large,315360000001}}"),
         ("x-message-ttl", b"5", 'invalid arg {0}: "expected integer, got binary"'),
@@ -334,57 +368,6 @@ def test_a_queue_with_a_consumer_does_not_expire(
     subscribe(channel, queue)
     connection.sleep(0.3)
     assert channel.queue_declare(queue, passive=True).method.consumer_count == 1
-
-
-def test_a_quorum_queue_must_be_durable(channel: BlockingChannel, name: Callable[[], str], refused: Any) -> None:
-    queue = name()
-    with refused(406, f"PRECONDITION_FAILED - invalid property 'non-durable' for queue '{queue}' in vhost '/'"):
-        channel.queue_declare(queue, arguments={"x-queue-type": "quorum"})
-
-
-def test_a_quorum_queue_keeps_and_delivers(channel: BlockingChannel, name: Callable[[], str], until: Any) -> None:
-    queue = name()
-    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-    channel.basic_publish("", queue, b"x", BasicProperties(delivery_mode=2))
-    assert channel.basic_get(queue, auto_ack=True)[2] == b"x"
-
-
-def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(
-    channel: BlockingChannel, name: Callable[[], str], until: Any
-) -> None:
-    queue, graveyard = name(), name()
-    channel.queue_declare(graveyard)
-    channel.queue_declare(
-        queue,
-        durable=True,
-        arguments={
-            "x-queue-type": "quorum",
-            "x-delivery-limit": 2,
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": graveyard,
-        },
-    )
-    channel.basic_publish("", queue, b"poison")
-    counts = []
-    for _ in range(3):
-        until(lambda: channel.queue_declare(queue, passive=True).method.message_count, 1)
-        method, properties, _ = channel.basic_get(queue)
-        counts.append((properties.headers or {}).get("x-delivery-count", 0))
-        channel.basic_nack(method.delivery_tag)
-    assert counts == [0, 1, 2]
-    assert until(lambda: channel.queue_declare(graveyard, passive=True).method.message_count, 1) == 1
-    death = channel.basic_get(graveyard, auto_ack=True)[1].headers["x-death"][0]
-    assert death["reason"] == "delivery_limit"
-
-
-def test_a_channel_wide_prefetch_does_not_go_with_a_quorum_queue(
-    channel: BlockingChannel, name: Callable[[], str], subscribe: Any, kicked: Any
-) -> None:
-    queue = name()
-    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-    channel.basic_qos(prefetch_count=5, global_qos=True)
-    with kicked(540, f"NOT_IMPLEMENTED - queue '{queue}' in vhost '/' does not support global qos"):
-        subscribe(channel, queue)
 
 
 def test_a_client_that_deletes_a_queue_has_the_answer_before_the_end_of_its_own_consumer(

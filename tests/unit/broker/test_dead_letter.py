@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from pamqp import commands, header
 
+from backpressure.amqp.deaths import record_death
 from backpressure.amqp.field_tables import decode_value, split_array
+from backpressure.amqp.properties import Properties
 from backpressure.broker.entries import DeadLetter, QueuedMessage
 
 
@@ -45,7 +47,7 @@ def test_a_forged_history_does_no_harm(forged: Any) -> None:
 
 def test_entries_without_a_count_are_merged_into_one_that_has_it() -> None:
     forged = [{"queue": queue, "reason": "expired"} for queue in ("a", "b", "a", "a")]
-    message = QueuedMessage("", "q", payload(headers={"x-death": forged}), b"")
-    dead = DeadLetter(message, queue="a", reason="expired", exchange="", routing_key="d", epoch_s=7).message
-    deaths: Any = [decode_value(item) for item in split_array(dead.properties().headers()[b"x-death"])]
+    properties = Properties.parse(payload(headers={"x-death": forged}))
+    record_death(properties, queue="a", reason="expired", exchange="", routing_keys=["d"], epoch_s=7)
+    deaths: Any = [decode_value(item) for item in split_array(properties.headers()[b"x-death"])]
     assert [(death["queue"], death["count"]) for death in deaths] == [("a", 4), ("b", 1)]

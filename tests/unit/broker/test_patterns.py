@@ -118,6 +118,6 @@ def test_the_highest_priority_rules_whatever_number_it_is() -> None:
     def policy(name: str, priority: Any) -> Policy:
         return Policy.parse(name, {"pattern": "", "definition": {"max-length": 1}, "priority": priority})
 
-    found = matching([policy("low", -1), policy("high", 1.5), policy("huge", 10**400)], "queues", "q")
+    found = matching([policy("low", -1), policy("high", 1.5), policy("huge", 10**400)], "q", "queues")
     assert found is not None
     assert found.name == "huge"

@@ -142,7 +142,7 @@ def test_the_memory_alarm_blocks_publishers_only_while_it_lasts(peer_class: Any)
 def test_an_unfinished_message_counts_as_memory_from_its_header_on_and_is_given_back(peer_class: Any) -> None:
     vhost = VirtualHost(memory_limit_bytes=1_000_000)
     hoarder, other = peer_class(vhost).login(1), peer_class(vhost).login(1)
-    hoarder.send(commands.Basic.Publish(routing_key="q"), header.ContentHeader(body_size=100_000_000))
+    hoarder.send(commands.Basic.Publish(routing_key="q"), header.ContentHeader(body_size=16_000_000))
     assert vhost.memory.active
     other.send(commands.Queue.Declare(queue="q"))
     other.publish("q", b"waits")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from backpressure.amqp.field_tables import FieldTable, octets_of
+from backpressure.amqp.deaths import deaths_of
+from backpressure.amqp.field_tables import FieldTable, encode_value, octets_of, split_table
 from backpressure.amqp.frames import frame
 from backpressure.broker.policy import Policy
-from backpressure.broker.store import Store, StoreError, find_damage
+from backpressure.broker.store import SCHEMA_VERSION, Store, StoreError, find_damage
 from backpressure.broker.vhost import VirtualHost
 from backpressure.errors import ConfigError
 
@@ -60,6 +61,13 @@ def bodies(queue: Any) -> list[bytes]:
     return [entry.message.body for entry in queue.ready]
 
 
+def bury(vhost: VirtualHost, name: str) -> None:
+    """Reject the oldest message of a queue."""
+    entry = vhost.queues[name].take()
+    assert entry is not None
+    vhost.queues[name].discard(entry)
+
+
 def test_arguments_of_any_octets_are_kept_as_they_are(live: Callable[[], Life]) -> None:
     life = live()
     queue = life.declare("q", arguments=ODD)
@@ -69,7 +77,8 @@ def test_arguments_of_any_octets_are_kept_as_they_are(live: Callable[[], Life]) 
     life.vhost.bind("e", queue, "k", ODD)
     life.commit()
     life = live()
-    assert octets_of(life.vhost.queues["q"].arguments) == ODD.octets
+    kept = split_table(octets_of(life.vhost.queues["q"].arguments))
+    assert kept == {**split_table(ODD.octets), b"x-queue-type": encode_value("classic")}
     assert life.vhost.exchanges["e"].arguments == {"x-note": "caf\udce9"}
     (binding,) = life.vhost.exchanges["e"].bindings
     assert octets_of(binding.arguments) == ODD.octets
@@ -84,6 +93,36 @@ def test_a_routing_key_that_is_not_utf8_is_kept(live: Callable[[], Life], peer_c
     life.commit()
     (entry,) = live().vhost.queues["q"].ready
     assert entry.message.route == b"\x0aamq.fanout\x04caf\xe9"
+
+
+def test_the_default_type_of_queues_is_kept(live: Callable[[], Life]) -> None:
+    life = live()
+    life.vhost.set_default_queue_type("quorum")
+    life.declare("q")
+    life.commit()
+    vhost = live().vhost
+    assert (vhost.default_queue_type, vhost.queues["q"].is_quorum) == ("quorum", True)
+
+
+def test_the_deaths_and_the_hidden_keys_of_a_message_are_kept(live: Callable[[], Life], peer_class: Any) -> None:
+    life = live()
+    life.declare("first", arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "second"})
+    life.declare("second", arguments={"x-dead-letter-exchange": "amq.direct"})
+    for name, key in (("third", "second"), ("hidden", "secret")):
+        life.vhost.bind("amq.direct", life.declare(name), key, {})
+    peer = peer_class(life.vhost).login(1)
+    peer.publish("second", delivery_mode=2, headers={"BCC": ["secret"], "x-death": ["forged"]})
+    peer.publish("first", delivery_mode=2)
+    bury(life.vhost, "first")
+    life.commit()
+    vhost = live().vhost
+    bury(vhost, "second")
+    bury(vhost, "second")
+    deaths = {
+        name: [len(deaths_of(entry.message.headers())) for entry in vhost.queues[name].ready]
+        for name in ("hidden", "third")
+    }
+    assert deaths == {"hidden": [1], "third": [1, 2]}
 
 
 def test_deleted_queues_and_bindings_stay_deleted(live: Callable[[], Life], peer_class: Any) -> None:
@@ -274,7 +313,7 @@ def test_a_binding_whose_ends_are_missing_is_refused_with_their_names(stored: Pa
     assert "the exchange 'e' or what is bound to it, 'q', is missing" in refusal(stored)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
 def test_another_format_is_refused_and_says_so(stored: Path, version: int) -> None:
     database = sqlite3.connect(stored / "broker.sqlite3")
     database.execute(f"PRAGMA user_version = {version}")
