@@ -120,12 +120,15 @@ class DepthObserver:
             self.depth = max(0.0, self.reading + since - rate_per_s * (now - self.read_at))
 
     def bound(self, signals: Signals, rate_per_s: float, now: float) -> None:
-        """Correct the depth where consumers have room, so hold less than they may."""
+        """Correct the depth by what is ready: no less is there; where nothing is, consumers hold less than they may."""
         most, read_at = signals.held_at_most, now - signals.depth_age_s
-        if signals.ready or most is None or self.depth is None or read_at <= self.read_at:
+        if signals.ready is None or self.depth is None or read_at <= self.read_at:
             return
-        since = self._sent.at(now) - self._arrived.at(read_at)
-        self.depth = min(self.depth, most + max(0.0, since - rate_per_s * (now - read_at)))
+        since = max(0.0, self._sent.at(now) - self._arrived.at(read_at) - rate_per_s * (now - read_at))
+        if signals.ready:
+            self.depth = max(self.depth, signals.ready + since)
+        elif most is not None:
+            self.depth = min(self.depth, most + since)
 
     def count(self, signals: Signals, rate_per_s: float, now: float, *, busy: float, stalled: bool) -> None:
         """Compute the depth now from the counters, and learn c from a reading that was not used yet.

@@ -30,6 +30,7 @@ __all__ = ["RabbitMQLink", "RabbitMQRequests", "SetUpAgain", "connection_paramet
 _SWITCH_SOON = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1, "TCP_USER_TIMEOUT": 1500}
 _FAREWELL_S = 0.5
 _ANSWER_S = 2.0
+_LONGEST_SET_UP_S = 30.0
 
 
 class SetUpAgain(Exception):  # noqa: N818 -- a request to the link, not an error
@@ -60,6 +61,7 @@ class RabbitMQLink:
         self._connection: WireConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._was_up = asyncio.Event()
+        self._patience_s = broker.connect_timeout_s
 
     @property
     def has_others(self) -> bool:
@@ -126,18 +128,25 @@ class RabbitMQLink:
 
     async def _connect(self) -> WireConnection:
         self._server, connection = await self._servers.first(self._dial, discard=WireConnection.drop)
+        patience_s = self._patience_s if self._was_up.is_set() else _LONGEST_SET_UP_S
         try:
-            await self._set_up(connection)
+            async with asyncio.timeout(patience_s):
+                await self._set_up(connection)
         except BaseException as error:
             if not isinstance(error, SetUpAgain):
                 self._leave_server()
             await connection.shut(self._farewell_s)
+            if isinstance(error, TimeoutError):  # a broker that lost its cluster may accept, and answer nothing
+                self._patience_s = max(self._patience_s, min(2 * self._patience_s, _LONGEST_SET_UP_S))
+                reason = f"it did not answer in {patience_s:g} s during the set-up"
+                raise BrokerUnavailableError(self.address, reason) from error
             if not isinstance(error, AMQPError):
                 raise
             failure = lost_error(error, self.address)
             if isinstance(failure, NotConnectedError):  # the broker went away meanwhile: waiting helps
                 raise BrokerUnavailableError(self.address, "it went away during the set-up") from error
             raise failure from error
+        self._patience_s = self._broker.connect_timeout_s
         return connection
 
     async def _dial(self, server: Server) -> WireConnection:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backpressure.errors import ConfigError
+from backpressure.errors import ConfigError, NotConnectedError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.rabbitmq.link import connection_parameters
+from backpressure.transports.connecting import Outage
+from backpressure.transports.rabbitmq.link import RabbitMQLink, connection_parameters
 
 
 def parameters_of(broker: BrokerSettings, name: str = "test") -> Any:
@@ -83,3 +85,49 @@ def test_each_server_of_a_cluster_is_dialled_with_the_same_login() -> None:
 def test_a_silent_host_is_left_soon_only_when_there_is_another() -> None:
     assert parameters_of(BrokerSettings(host="one")).tcp_options is None
     assert parameters_of(BrokerSettings(host="one,two")).tcp_options["TCP_USER_TIMEOUT"] == 1500
+
+
+class Answering:
+    """A connection to a server that answers, or else only accepts."""
+
+    def __init__(self, server: Any, *, answers: bool) -> None:
+        self.server = server
+        self.answers = answers
+        self.lost: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def shut(self, _patience_s: float) -> None:
+        if not self.lost.done():
+            self.lost.set_result(NotConnectedError("shut"))
+
+
+def test_a_server_that_accepts_and_answers_nothing_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a node of a cluster does when another one has just died."""
+    broker = BrokerSettings.model_validate(
+        {"url": "amqp://one,two", "connect_timeout_s": 0.01, "reconnect_min_s": 0.001, "reconnect_max_s": 0.001}
+    )
+
+    async def play() -> list[tuple[str, bool]]:
+        dialled: list[Answering] = []
+        is_up = asyncio.Event()
+
+        async def dial(server: Any) -> Any:
+            dialled.append(Answering(server, answers=len(dialled) != 1))
+            return dialled[-1]
+
+        async def set_up(connection: Any) -> None:
+            if not connection.answers:
+                await asyncio.Event().wait()
+            is_up.set()
+
+        link = RabbitMQLink(broker, "test", Outage("amqp://one,two"), set_up=set_up)
+        monkeypatch.setattr(link, "_dial", dial)
+        await link.start()
+        is_up.clear()
+        dialled[0].lost.set_result(NotConnectedError("killed"))
+        await asyncio.wait_for(is_up.wait(), 10)
+        await link.stop()
+        return [(connection.server[0], connection.answers) for connection in dialled]
+
+    first, silent, last = asyncio.run(play())
+    assert (first[1], silent[1], last[1]) == (True, False, True)
+    assert silent[0] != last[0]

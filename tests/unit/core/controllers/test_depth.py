@@ -81,3 +81,16 @@ def test_far_away_what_was_confirmed_had_arrived_half_a_round_trip_before() -> N
         if tick > 10:
             assert observer.left_by(now - 0.2, 7) == pytest.approx(confirmed - 7, abs=1)
             assert observer.depth == pytest.approx(7 + 20, abs=1)  # and what is on its way
+
+
+def test_no_less_is_there_than_is_ready_whatever_an_old_count_says() -> None:
+    """The consumers were away for a second: of the 100 that should have left since the count, none has."""
+    observer = DepthObserver(report_interval_s=0.1)
+    for tick in range(21):
+        signals = Signals(
+            ready=5 * tick, backlog=0, backlog_age_s=tick * 0.1, depth_age_s=0.0, confirmed_total=5 * tick
+        )
+        observer.read(signals, tick * 0.1)
+        observer.predict(100.0, tick * 0.1)
+        observer.bound(signals, 100.0, tick * 0.1)
+    assert observer.depth == 100
