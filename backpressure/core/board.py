@@ -183,6 +183,7 @@ class SignalBoard:
         self._departed = 0.0
         self._observed_s = 0.0
         self._busy_s = 0.0
+        self._told_s = 0.0
         self._served: deque[tuple[float, int, float, float]] = deque([(-inf, 0, 0.0, 0.0)])
         self._flow: deque[tuple[float, int]] = deque()
         self._ready: int | None = None
@@ -329,6 +330,7 @@ class SignalBoard:
             departed_total=round(self._departed) if reporting else None,
             observed_total_s=self._observed_s if reporting else None,
             busy_total_s=self._busy_s if reporting else None,
+            told_total_s=self._told_s if reporting else None,
             report_interval_s=interval_s,
             departed_age_s=departed_age_s,
             feedback_age_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
@@ -386,6 +388,7 @@ class SignalBoard:
             if report.interval_s > _RECENTS_FROM_S and report.recent <= _FASTEST_PER_S * report.recent_s:
                 self._departed += report.recent  # the next report is far away
                 self._observed_s += report.recent_s
+                self._told_s += report.recent_s
                 self._busy_s += min(report.recent_busy_s, _MOST_WORKERS * report.recent_s)
             return
         before = known.take(report, now, self._timeout_s)
@@ -402,10 +405,12 @@ class SignalBoard:
             weight = elapsed_s / report.recent_s
             self._departed += weight * report.recent
             self._observed_s += elapsed_s
+            self._told_s += report.recent_s
             self._busy_s += weight * report.recent_busy_s
         else:
             self._departed += report.processed + report.dead_lettered - before.processed - before.dead_lettered
             self._observed_s += elapsed_s
+            self._told_s += elapsed_s
             self._busy_s += report.busy_s - before.busy_s
         served_s = report.service_sum_s - before.service_sum_s
         served_s2 = report.service_sum_s2 - before.service_sum_s2

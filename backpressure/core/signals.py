@@ -49,6 +49,7 @@ class Signals:
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
         observed_total_s, busy_total_s: consumer-seconds that ``departed_total`` covers, and how many of them were spent
         working. A quotient of differences of these totals is exact although reports arrive at different moments.
+        told_total_s: of ``observed_total_s``, what reports told of; those of a fleet stand for the time between, too.
         report_interval_s: how often each consumer of a fleet reports; 0: as often as usual.
         departed_age_s: mean age of the counters that ``departed_total`` adds up.
         feedback_age_s: age of the freshest consumer report; infinite when none ever came.
@@ -84,6 +85,7 @@ class Signals:
     departed_total: int | None = None
     observed_total_s: float | None = None
     busy_total_s: float | None = None
+    told_total_s: float | None = None
     departed_age_s: float = float("inf")
     feedback_age_s: float = float("inf")
     consumers: int | None = None

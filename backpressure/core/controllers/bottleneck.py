@@ -37,12 +37,13 @@ _NOTHING = 0.01  # of what is done from one late count to the next: its moment i
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """Cumulative counters of one source at one moment; ``clock_s`` and ``busy_s`` in consumer-seconds."""
+    """Cumulative counters of one source at one moment; ``clock_s``, ``busy_s``, ``told_s`` in consumer-seconds."""
 
     source: str
     departed: float
     clock_s: float
     busy_s: float
+    told_s: float
 
 
 class Bottleneck:
@@ -175,7 +176,8 @@ class Bottleneck:
         """Learn from the departures since the last call, from the best source available."""
         if reporting:
             departed, observed_s = signals.departed_total or 0, signals.observed_total_s or 0.0
-            self._learn(_Count("reports", departed, observed_s, signals.busy_total_s or 0.0), signals, now)
+            told_s = observed_s if signals.told_total_s is None else signals.told_total_s
+            self._learn(_Count("reports", departed, observed_s, signals.busy_total_s or 0.0, told_s), signals, now)
         elif new:
             at, backlog = self.queue.read_at, self.queue.reading
             if signals.quality is SignalQuality.BLIND and not signals.missing:
@@ -190,7 +192,7 @@ class Bottleneck:
             clock_s = (before.clock_s if before is not None and before.source == source else 0.0) + span_s * max(
                 1, self._workers
             )
-            count = _Count(source, self.queue.left_by(at, backlog), clock_s, 0.0)
+            count = _Count(source, self.queue.left_by(at, backlog), clock_s, 0.0, clock_s)
             if self.counted:
                 self._learn_from_count(count, signals, now)
             else:
@@ -234,7 +236,10 @@ class Bottleneck:
             if not self._stalled:
                 self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
             saturated = saturated and not self._stalled
-            changed = self._estimator.add(events, span_s if saturated else min(span_s, worked_s / self._load))
+            told = (count.told_s - before.told_s) / span_s
+            self._estimator.memory_s = _MEMORY_S * (max(1, self._workers) * told if self._rare else 1.0)
+            exposure_s = span_s if saturated else min(span_s, worked_s / self._load)
+            changed = self._estimator.add(told * events, told * exposure_s)
         if changed:
             self._changed_at, self.idle = now, 0.0
         elif (

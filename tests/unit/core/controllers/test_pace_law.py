@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from math import inf, sqrt
@@ -247,3 +248,26 @@ def test_an_empty_queue_that_nothing_fills_raises_the_rate_to_a_few_times_the_de
         departed = {"departed_total": None, "observed_total_s": None, "busy_total_s": None}
         decision = law.update(steady(now, depth=0, rate_per_s=50.0, demand_per_s=500.0, **departed), now)
     assert 500 <= decision.rate_per_s <= 4000
+
+
+def test_what_a_fleet_reports_counts_for_what_it_tells_not_for_what_it_stands(steady: Steady) -> None:
+    """A report of the last second that stands for seven is no seven seconds of evidence: the rate does not jump."""
+    chance, departed, told_s = random.Random(1), 0.0, 0.0
+    law, weight = create("pace", LawConfig()), 6.4
+    estimates = []
+    for tick in range(1, 300):
+        for _ in range(3):  # reports in each tick, of 200 consumers; each has done some ten messages in a second
+            gaps = (chance.expovariate(10.0) for _ in range(100))
+            recent, at_s = 0, next(gaps)
+            while at_s < 1.0:
+                recent, at_s = recent + 1, at_s + next(gaps)
+            departed += weight * recent
+            told_s += 1.0
+        signals = steady(
+            weight * told_s, depth=600, departed_total=round(departed), told_total_s=told_s, consumers=200,
+            report_interval_s=weight, confirmed_total=200 * tick + 600, backlog=600, backlog_age_s=0.0,
+        )  # fmt: skip
+        estimates.append(law.update(signals, tick / 10).bottleneck_per_s or 0.0)
+    settled = estimates[50:]
+    assert min(settled) >= 0.9 * 2000
+    assert max(settled) <= 1.1 * 2000
