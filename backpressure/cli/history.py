@@ -35,9 +35,9 @@ _PIPED_WIDTH = 100
 def history(scenario: str, *, runs: Path, last: int) -> None:
     """Show the runs in the folder `--runs`, those of SCENARIO if it is given, and what broke them.
 
-    Each is held against the finished runs before it of the same scenario, law and broker: against the median of the
-    last five, with the noise of these. Where one became worse, or failed after one that passed, the versions, the
-    commit and the settings that changed with it are named. Writes history.html, with trends, into the folder.
+    Each is held against the runs before it of the same scenario, law and broker that passed: against the median of the
+    last five, with the noise of these. Where one became worse, or failed after one that passed, the settings, the
+    commit and the versions that changed with it are named. Writes history.html, with trends, into the folder.
     """
     found = past_runs(runs, scenario)[-last:]
     series = series_of(found)

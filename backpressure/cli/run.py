@@ -75,7 +75,8 @@ __all__ = ["run"]
     multiple=True,
     metavar="FILE",
     type=click.Path(exists=True, path_type=Path),
-    help="Fail if a figure is worse than in this summary.json (or run, or folder of runs; repeatable).",
+    help="Fail if a figure is worse than in this summary.json, this run, or the passed runs of the same law and broker "
+    "in this folder (repeatable).",
 )
 @click.option(
     "--max-regression",
@@ -116,7 +117,7 @@ def run(
         allowed = parse_share(max_regression, "--max-regression")
         choice = parse_choice(broker)
         plan = library.load(scenario, assignments, strategy, defaults=choice.defaults)
-        older = past_runs.baseline(baseline, plan.name, "--baseline")
+        older = past_runs.baseline(baseline, plan.name, plan.settings.producer.strategy, "--baseline")
         check_broker(plan, choice)
         library.check_programs(plan)
         for number in range(repeat):
@@ -130,8 +131,9 @@ def run(
             print_outcome(found[-1], directory.report, quiet=quiet)
             if found[-1].verdict in {"interrupted", "error"}:
                 break
-        compared = differences(older, found, allowed=allowed) if older else ()
-        outcome = Judgement(found, str(failure or found[-1].verdict), compared, allowed)
+        older = older.on(found[0].broker)
+        compared = differences(older.runs, found, allowed=allowed) if older.runs else ()
+        outcome = Judgement(found, str(failure or found[-1].verdict), compared, allowed, older.told)
         for file in files:
             file.scenario = plan.name
             file.tell(outcome)

@@ -46,13 +46,15 @@ EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3,
 class Judgement:
     """One run or its repeats, and how they compare with a baseline, if there is one.
 
-    ``reason`` says why the last run ended early, if it did. ``allowed`` is the share by which a figure may be worse.
+    ``reason`` says why the last run ended early, if it did. ``allowed`` is the share by which a figure may be worse,
+    ``baseline`` says which runs it is compared with.
     """
 
     runs: Sequence[Summary]
     reason: str = ""
     compared: Sequence[Difference] = ()
     allowed: float = USUAL_CHANGE
+    baseline: str = ""
 
     @property
     def deciding(self) -> Summary:
@@ -121,6 +123,8 @@ def print_compared(outcome: Judgement, *, quiet: bool) -> None:
     same = len(outcome.compared) - len(changed)
     if outcome.compared and not quiet:
         output.print(f"{same} of {len(outcome.compared)} figures are as in the baseline", soft_wrap=True, markup=False)
+        if outcome.baseline:
+            output.print(f"baseline: {outcome.baseline}", soft_wrap=True, markup=False)
     output.print(outcome.sentence, soft_wrap=True, markup=False)
 
 

@@ -118,7 +118,7 @@ def to_junit(outcome: Judgement) -> str:
     suite = _suite(first.scenario, cases)
     suite.attrib |= {"time": f"{sum(run.duration_s for run in outcome.runs):.3f}", "timestamp": first.started_at}
     properties = SubElement(suite, "properties")
-    for name in ("sentence", "verdict"):
+    for name in ("sentence", "verdict", *(["baseline"] if outcome.baseline else [])):
         SubElement(properties, "property", {"name": name, "value": _xml(str(getattr(outcome, name)))})
     suite.extend(cases)
     return _document(suite)
@@ -213,7 +213,8 @@ def to_markdown(outcome: Judgement) -> str:
         rows = ([*map(_plain, compared_cells(one)), one.direction] for one in outcome.compared)
         heads = ["figure", "baseline", "now", "change", "noise", "verdict"]
         table = _table(heads, rows, text_columns=1)
-        parts.append(f"Against the baseline ({100 * outcome.allowed:g} % allowed):\n\n{table}")
+        which = f": {_plain(outcome.baseline)}" if outcome.baseline else ""
+        parts.append(f"Against the baseline ({100 * outcome.allowed:g} % allowed){which}\n\n{table}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -259,7 +260,8 @@ def _figure(value: float | None) -> str:
 
 
 def _totals(run: Summary) -> str:
-    names = ("offered", "processed", "dead_lettered", "left_in_queue", "duplicates", "refused", "discarded", "lost")
+    counts = ("offered", "confirmed", "processed", "dead_lettered", "left_in_queue", "duplicates")
+    names = (*counts, "refused", "discarded", "lost")
     return _table(
         [label(name) for name in names], [[_figure(getattr(run.totals, name)) for name in names]], text_columns=0
     )

@@ -215,7 +215,18 @@ class Ledger:
             duplicates=self.duplicates,
         )
 
+    def is_lost(self, session: int, sequence: int) -> bool:
+        """Return whether a message is confirmed, to a producer or a consumer that gave it up, and found nowhere."""
+        message = (session, sequence)
+        if message not in self.confirmed and message not in self.handed_over:
+            return False
+        return not any(message in found for found in self._found)
+
     def lost(self) -> Iterator[tuple[int, int]]:
         """Yield, in ascending order, the (session, sequence) of every message that is confirmed and found nowhere."""
-        found = (self.processed, self.dead_lettered, self.dropped, self.left_in_queue)
+        found = self._found
         return merge(self.confirmed.minus(*found), self.handed_over.minus(*found, self.confirmed))
+
+    @property
+    def _found(self) -> tuple[IdSet, ...]:
+        return (self.processed, self.dead_lettered, self.dropped, self.left_in_queue)

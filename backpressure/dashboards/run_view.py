@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,16 +30,21 @@ __all__ = ["RunLive", "progress_bar", "verdict"]
 _CELL_S = 0.5  # one column of a sparkline
 _REDRAW_S = 0.2
 _EVENTS = 4
+_CLOCK_WIDTH = 30  # it does not move the bar while it counts
+_NARROWEST_BAR = 6  # columns for each phase; otherwise the clock has a line of its own
 
 
 def progress_bar(phases: Sequence[tuple[str, float]], current: int, share: float, width: int) -> Text:
-    """Return the phases side by side, as long as they last, with their names; ``share`` of the current one is over."""
+    """Return the phases side by side, as long as they last; ``share`` of the current one is over.
+
+    A phase has its name where the whole name fits.
+    """
     total = sum(duration_s for _, duration_s in phases)
     bar = Text()
     for index, (name, duration_s) in enumerate(phases):
         cells = max(3, round(width * duration_s / total) - 1)
         done = cells if index < current else round(cells * share) if index == current else 0
-        label = f" {name} "[:cells].ljust(cells)
+        label = (f" {name}" if len(name) < cells else "").ljust(cells)
         bar.append(label[:done], "black on green" if index < current else "black on cyan")
         bar.append(label[done:], "reverse dim" if index == current else "grey85 on grey37")
         bar.append(" ")
@@ -112,10 +118,13 @@ class RunLive:
         name, duration_s = self._phases[self._phase]
         elapsed_s = min(moment - self._phase_began, duration_s)
         share = self._share_done(self._snapshot) if self._snapshot else None
-        bar = progress_bar(self._phases, self._phase, elapsed_s / duration_s if share is None else share, width - 30)
         state = f"{elapsed_s:.0f} of {duration_s:g} s" if share is None else f"{percent(share)}, {elapsed_s:.0f} s"
-        clock = Text(f" {name} {state}", "bold")
-        return Text.assemble(bar, clock, no_wrap=True, overflow="ellipsis")
+        clock = Text(f"{name} {state}", "bold")
+        beside = width - max(_CLOCK_WIDTH, len(clock) + 1)
+        over = beside < _NARROWEST_BAR * len(self._phases)
+        done = elapsed_s / duration_s if share is None else share
+        bar = progress_bar(self._phases, self._phase, done, width if over else beside)
+        return Text.assemble(bar, "\n" if over else " ", clock, no_wrap=True, overflow="ellipsis")
 
     def _loop(self, snapshot: Snapshot, width: int) -> Table:
         table = Table.grid(padding=(0, 1))
@@ -161,6 +170,7 @@ class RunLive:
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
+_UNLIMITED = 1000  # columns, for finding out how wide a table would like to be
 _figure = partial(figure, group="")  # without thin spaces: people search and copy terminal output
 _VERDICT_COLOURS = {"passed": "bold green", "failed": "bold red", "interrupted": "bold yellow", "error": "bold red"}
 
@@ -177,7 +187,7 @@ def verdict(summary: Mapping[str, Any]) -> Group:
         Text(summary["sentence"]),
         *_sources(summary.get("sources", {})),
         _expectations(summary),
-        _phases(summary["phases"]),
+        _Phases(summary["phases"]),
         _totals(summary),
     )
 
@@ -195,6 +205,8 @@ def _sources(sources: Mapping[str, str]) -> list[RenderableType]:
 
 def _expectations(summary: Mapping[str, Any]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
+    for _ in range(4):
+        table.add_column(overflow="fold")  # where it is narrow, a name goes on in the next line
     discarded = _discarded(summary["totals"])
     for held in summary["expectations"]:
         limit = held["limit"]
@@ -213,20 +225,40 @@ def _discarded(totals: Mapping[str, Any]) -> str:
     return ", ".join(f"{_figure(totals[name])} {name}" for name in ("rejected", "dropped", "returned") if totals[name])
 
 
-def _phases(phases: list[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
-    table.add_column("\n phase")
-    rates = ("publish_rate", "process_rate", "utilisation")
-    heads = [label(name).replace("/s", "\n/s") for name in rates]
-    heads += [f"{label('wait_ms')}\np50 ms", "\np99 ms", "\nmax ms", label("depth_max"), f"{label('settle_s')}\ns"]
-    for column in heads:
-        table.add_column(column, justify="right")
-    for phase in phases:
-        wait = phase["wait_ms"]
-        spread = [wait["p50"], wait["p99"], wait["max"]]
-        figures = [*(phase[key] for key in rates), *spread, phase["depth_max"], phase["settle_s"]]
-        table.add_row(f" {phase['name']}", *(_figure(value) for value in figures))
-    return table
+_COLUMNS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {
+    "confirmed": (label("publish_rate").replace("/s", "\n/s"), lambda phase: phase["publish_rate"]),
+    "processed": (label("process_rate").replace("/s", "\n/s"), lambda phase: phase["process_rate"]),
+    "used": (label("utilisation"), lambda phase: phase["utilisation"]),
+    "p50": (f"{label('wait_ms')}\np50 ms", lambda phase: phase["wait_ms"]["p50"]),
+    "p99": (f"{label('wait_ms')}\np99 ms", lambda phase: phase["wait_ms"]["p99"]),
+    "max": (f"{label('wait_ms')}\nmax ms", lambda phase: phase["wait_ms"]["max"]),
+    "deepest": (label("depth_max"), lambda phase: phase["depth_max"]),
+    "settled": (f"{label('settle_s')}\ns", lambda phase: phase["settle_s"]),
+}
+_LEAST_MISSED = ("settled", "p50", "confirmed", "deepest", "max", "processed")
+
+
+class _Phases:
+    """The table of the phases; where it is narrow, it has fewer columns, and the names of the phases stay whole."""
+
+    def __init__(self, phases: Sequence[Mapping[str, Any]]) -> None:
+        self._phases = phases
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for left_out in range(len(_LEAST_MISSED) + 1):
+            table = self._table([name for name in _COLUMNS if name not in _LEAST_MISSED[:left_out]])
+            if Measurement.get(console, options.update(width=_UNLIMITED), table).maximum <= options.max_width:
+                break
+        yield table
+
+    def _table(self, names: Sequence[str]) -> Table:
+        table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+        table.add_column("\n phase", overflow="fold")
+        for name in names:
+            table.add_column(_COLUMNS[name][0], justify="right")
+        for phase in self._phases:
+            table.add_row(f" {phase['name']}", *(_figure(_COLUMNS[name][1](phase)) for name in names))
+        return table
 
 
 def _totals(summary: Mapping[str, Any]) -> Text:

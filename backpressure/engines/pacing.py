@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 from typing import Protocol
 
 from backpressure.core.board import OwnState, SignalBoard
@@ -168,6 +168,9 @@ class Pacing:
         self._told: set[str] = set()
         self._readings = 0
         self._missing, self._missing_since = "", 0.0
+        self._unconsumed_since: float | None = None
+        self._told_unconsumed = False
+        self._told_offline = False
         self._asking: asyncio.Task[None] | None = None
         self._nacked_before = 0
 
@@ -274,6 +277,7 @@ class Pacing:
         self.signals = self._board.signals(self._own_state(), now)
         self._tell_what_is_missing()
         self.decision = self._unless_offline(self.law.update(self.signals, now))
+        self._tell_who_consumes()
         self._sender.apply(self.decision)
 
     def _unless_offline(self, decision: Decision) -> Decision:
@@ -285,6 +289,12 @@ class Pacing:
         if self._consumer_seen or self.signals.consumers is None or not self._settings.producer.limit:
             return decision
         reason = "no consumer yet: queueing all that is asked for"
+        if not self._told_offline:
+            self._told_offline = self._told_unconsumed = True
+            limit, queue = self._settings.producer.limit, self._settings.queue.work
+            log.info(
+                "%s has no consumer yet: all %d messages are queued now, as fast as they are offered", queue, limit
+            )
         return replace(decision, rate_per_s=inf, window=None, reason=reason)
 
     async def read_queue(self) -> None:
@@ -335,6 +345,24 @@ class Pacing:
         if missing and missing not in self._told and self._clock.now() - self._missing_since > _TELL_AFTER_S:
             self._told.add(missing)
             log.warning("the pace is limited: %s", missing)
+
+    def _tell_who_consumes(self) -> None:
+        """Say once that nobody consumes the queue, and that somebody does again."""
+        queue, now = self._settings.queue.work, self._clock.now()
+        if self.signals.consumers:
+            self._unconsumed_since = None
+            if self._told_unconsumed:
+                self._told_unconsumed = False
+                log.info("%s is consumed", queue)
+        elif self.signals.consumers == 0 and not self._told_unconsumed:
+            self._unconsumed_since = now if self._unconsumed_since is None else self._unconsumed_since
+            if now - self._unconsumed_since > _TELL_AFTER_S:
+                self._told_unconsumed = True
+                rate = self.decision.rate_per_s
+                allowed = f"{rate:.3g} msg/s" if isfinite(rate) else "whatever is offered"
+                log.warning(
+                    "nobody consumes %s: the law %s allows %s", queue, self._settings.producer.strategy, allowed
+                )
 
     def _own_state(self) -> OwnState:
         sender, box = self._sender, self._sender.outbox

@@ -101,6 +101,7 @@ class Accounts:
         confirmed_by: when the messages of each producer process were confirmed.
         stays: the time every message spent in the work queue: from sent to done. Dropped and lost messages are missing,
             because it is not known when they left.
+        lost_ns: when each lost message was last seen: confirmed, or given up by a consumer; of some it is not known.
         delivered, redelivered: settled deliveries, and how many of them had been delivered before.
         out_of_order: processed after a later message of the same producer, within one consumer process.
     """
@@ -114,6 +115,7 @@ class Accounts:
         self.confirms = Durations()
         self.done_ns = array("q")
         self.stays = Stays()
+        self.lost_ns = array("q")
         self.confirmed_by: dict[str, ConfirmTimes] = {}
         self.delivered = 0
         self.redelivered = 0
@@ -169,6 +171,18 @@ class Accounts:
         for record in records:
             if (record.session, record.sequence) in left:
                 self.stays.add(record.sent_ns)
+
+    def add_lost(self, records: Iterable[ProducerRecord] | Iterable[ConsumerRecord]) -> None:
+        """Add, from a journal, when lost messages were last seen, once all journals and queues have been read."""
+        ledger = self.ledger
+        for record in records:
+            seen_ns = 0
+            if isinstance(record, ConsumerRecord):
+                seen_ns = record.done_ns if record.outcome is Outcome.DEAD_LETTERED else 0
+            elif record.outcome is Outcome.CONFIRMED:
+                seen_ns = 0 if (record.session, record.sequence) in ledger.handed_over else record.settled_ns
+            if seen_ns and ledger.is_lost(record.session, record.sequence):
+                self.lost_ns.append(seen_ns)
 
 
 PARTS = ("held back", "taken", "queued", "prefetched", "worked on")

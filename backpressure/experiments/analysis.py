@@ -229,7 +229,18 @@ def _phase(
         capacity=_capacity(recording.loads, phase),
         depth_start=next((s.depth for s in recording.samples if s.t_s >= start_s and s.depth is not None), None),
         refused=refused.between(start_s, end_s) if refused else None,
+        lost=_lost(recording, phase),
     )
+
+
+def _lost(recording: Recording, phase: RecordedPhase) -> int | None:
+    """Return how many of the lost messages were last seen in ``phase``; the last phase has those after it as well."""
+    accounts = recording.accounts
+    known = recording.queues_read and not recording.knowledge.unknown("lost")
+    if not known or accounts.ledger.totals().lost != len(accounts.lost_ns):
+        return None
+    end_ns = inf if phase is recording.phases[-1] else phase.end_ns
+    return sum(phase.start_ns <= seen_ns < end_ns for seen_ns in accounts.lost_ns)
 
 
 def _untimed(recording: Recording, done_ns: Sequence[int]) -> bool:

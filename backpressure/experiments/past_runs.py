@@ -1,15 +1,17 @@
 """The runs of a folder in order of time: what each was, how it compares with those before it, and what broke them.
 
-A run is held against the finished runs before it of the same scenario, law and broker. Where one became worse than
-these beyond noise, or failed after one that passed, what else changed with it is named: versions, commit, settings.
+A run is held against the runs before it of the same scenario, law and broker that passed: a broken run is no measure
+of what is usual. Where one became worse than these beyond noise, or failed after one that passed, what else changed
+with it is named: settings, commit, versions.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ from backpressure.experiments.document import dotted, parse
 from backpressure.experiments.regression import Difference, differences, told
 from backpressure.experiments.summary import Summary
 
-__all__ = ["PastRun", "Series", "baseline", "past_runs", "series_of"]
+__all__ = ["Baseline", "PastRun", "Series", "baseline", "past_runs", "series_of"]
 
 _SUMMARY = "summary.json"
 _MOST_BEFORE = 5
 _FINISHED = {"passed", "failed"}
 _NOT_SETTINGS = {"name", "summary"}
+_SEED = "seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,15 @@ class Judged:
 
     Attributes:
         run: it.
-        compared: its figures against the medians of the runs before; empty for the first.
+        compared: its figures against the medians of the passed runs before; empty where there is none.
+        usual: how many passed runs these were.
         broke: it became worse beyond noise, or failed after one that passed.
-        changed: name → before and after, of what changed since the run before.
+        changed: name → before and after, of what changed since the last run that passed.
     """
 
     run: PastRun
     compared: Sequence[Difference] = ()
+    usual: int = 0
     broke: bool = False
     changed: Mapping[str, tuple[str, str]] | None = None
 
@@ -72,8 +77,19 @@ class Judged:
         worse = [told(difference, of="the usual") for difference in self.compared if difference.direction == "worse"]
         what = "; ".join(worse[:2]) or self.run.summary.sentence
         more = f"; {len(worse) - 2} more figures are worse" if len(worse) > 2 else ""
-        changes = ", ".join(f"{name} {before} → {after}" for name, (before, after) in (self.changed or {}).items())
-        return f"{what}{more}; {f'what changed: {changes}' if changes else 'nothing that is recorded changed'}"
+        of = f" (median of {self.usual} passed runs)" if worse and self.usual > 1 else ""
+        return f"{what}{more}{of}; {self._changes}"
+
+    @property
+    def _changes(self) -> str:
+        """What changed with it; a seed that differs, as it does in repeats, only where nothing else does."""
+        changed = dict(self.changed or {})
+        seed = changed.pop(_SEED, None)
+        if changed:
+            return "what changed: " + ", ".join(
+                f"{name} {before} → {after}" for name, (before, after) in changed.items()
+            )
+        return f"nothing that is recorded changed{f' but the seed ({seed[0]} → {seed[1]})' if seed else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +146,24 @@ def series_of(runs: Sequence[PastRun]) -> list[Series]:
 
 
 def _judged(runs: Sequence[PastRun]) -> Iterator[Judged]:
-    finished: list[PastRun] = []
+    passed: list[PastRun] = []
+    last_verdict = ""
     for run in runs:
-        if not finished or run.summary.verdict not in _FINISHED:
+        verdict = run.summary.verdict
+        if not passed or verdict not in _FINISHED:
             yield Judged(run)
         else:
-            before = [past.summary for past in finished[-_MOST_BEFORE:]]
-            compared = differences(before, [run.summary])
-            failed = run.summary.verdict == "failed" and before[-1].verdict == "passed"
+            usual = [past.summary for past in passed[-_MOST_BEFORE:]]
+            compared = differences(usual, [run.summary])
             worse = any(difference.direction == "worse" for difference in compared)
-            changed = _changed(finished[-1].circumstances, run.circumstances)
-            yield Judged(run, compared, failed or worse, changed)
-        if run.summary.verdict in _FINISHED:
-            finished.append(run)
+            # One that fails after another failure has not broken: that happened at the first of them.
+            broke = last_verdict == "passed" if verdict == "failed" else worse
+            changed = _changed(passed[-1].circumstances, run.circumstances)
+            yield Judged(run, compared, len(usual), broke, changed)
+        if verdict in _FINISHED:
+            last_verdict = verdict
+        if verdict == "passed":
+            passed.append(run)
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -154,11 +175,13 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, t
 def _circumstances(folder: Path) -> dict[str, str]:
     """Return what the figures of a run may depend on, as far as its folder says."""
     found: dict[str, str] = {}
-    with suppress(OSError, ValueError, TypeError):
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        found |= {"broker": f"{facts['broker']} {facts['broker_version']}"} | dict(facts["environment"])
     with suppress(OSError, ConfigError):
         found |= dict(_settings(parse((folder / "scenario.toml").read_text(encoding="utf-8"), "scenario.toml")))
+    with suppress(OSError, ValueError, TypeError):
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        environment = dict(facts["environment"])
+        commit = {"commit": environment.pop("commit")} if "commit" in environment else {}
+        found |= commit | {"broker": f"{facts['broker']} {facts['broker_version']}"} | environment
     return found
 
 
@@ -175,28 +198,93 @@ def _settings(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 # --- as a baseline ----------------------------------------------------------------------------------------------------
 
 
-def baseline(paths: Sequence[Path], scenario: str, option: str) -> list[Summary]:
-    """Return the finished runs of ``scenario`` to compare with; raises `ConfigError` that names ``option``.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The runs that others are compared with.
 
-    Each path is a summary.json, the folder of a run, or a folder of runs: of these, those of other scenarios are left
-    out.
+    Attributes:
+        named: runs that the user named one by one: they count whatever their law, broker and verdict.
+        found: those of folders of runs: passed ones of the same scenario and law.
+        left_out: by reason, how many of the same scenario in these folders do not count.
+        option: where they were given.
     """
+
+    named: Sequence[Summary] = ()
+    found: Sequence[Summary] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    option: str = "--baseline"
+
+    @property
+    def runs(self) -> Sequence[Summary]:
+        """All of them."""
+        return [*self.named, *self.found]
+
+    def on(self, broker: str) -> Baseline:
+        """Return those that count for runs on ``broker``; raises `ConfigError` when none is left."""
+        here = [run for run in self.found if run.broker == broker]
+        others = Counter(f"on {run.broker}" for run in self.found if run.broker != broker)
+        fitting = replace(self, found=here, left_out={**self.left_out, **others})
+        if self.runs and not fitting.runs:
+            where = " and ".join(sorted({run.broker for run in self.found}))
+            raise ConfigError(self.option, where, f"has no passed run on {broker}, where this ran")
+        return fitting
+
+    @property
+    def told(self) -> str:
+        """Which runs these are, and which were left out."""
+        kinds = Counter(_kind(run) for run in self.runs)
+        runs = ", ".join(f"{count} {'run' if count == 1 else 'runs'} of {kind}" for kind, count in kinds.items())
+        began = sorted(run.started_at.replace("T", " ")[:19] for run in self.runs if run.started_at)
+        when = f", {began[0]}{f' to {began[-1]}' if began[-1] != began[0] else ''}" if began else ""
+        rest = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return f"{runs}{when}{f'; left out: {rest}' if rest else ''}"
+
+
+def _kind(run: Summary) -> str:
+    verdict = "" if run.verdict == "passed" else f" that {run.verdict}"
+    return (
+        " · ".join(part for part in (run.scenario, run.strategy, f"{run.broker} {run.broker_version}") if part)
+        + verdict
+    )
+
+
+def baseline(paths: Sequence[Path], scenario: str, law: str, option: str) -> Baseline:
+    """Return the runs to compare with a run of ``scenario`` under ``law``; raises `ConfigError` that names ``option``.
+
+    Each path is a summary.json, the folder of a run, or a folder of runs: of these, only comparable ones count.
+    """
+    named: list[Summary] = []
     found: list[Summary] = []
+    left_out: Counter[str] = Counter()
     for path in paths:
-        if path.is_dir() and not (path / _SUMMARY).exists():
-            runs = [run for _, run in _summaries_below(path) if run.scenario == scenario]
-            if not runs:
-                raise ConfigError(option, str(path), f"holds no run of {scenario}")
-        else:
-            runs = [_read_summary(path, option)]
-            if runs[0].scenario != scenario:
-                allowed = f"is of the scenario {runs[0].scenario}, and this is {scenario}"
-                raise ConfigError(option, str(path), allowed)
-        found += runs
-    finished = [run for run in found if run.verdict in _FINISHED]
-    if found and not finished:
-        raise ConfigError(option, str(paths[0]), "did not finish: its figures are no baseline")
-    return finished
+        if not path.is_dir() or (path / _SUMMARY).exists():
+            run = _read_summary(path, option)
+            if run.scenario != scenario:
+                raise ConfigError(option, str(path), f"is of the scenario {run.scenario}, and this is {scenario}")
+            if run.verdict not in _FINISHED:
+                raise ConfigError(option, str(path), "did not finish: its figures are no baseline")
+            named.append(run)
+            continue
+        runs = [run for _, run in _summaries_below(path) if run.scenario == scenario]
+        if not runs:
+            raise ConfigError(option, str(path), f"holds no run of {scenario}")
+        reasons = [_unfit(run, law) for run in runs]
+        found += [run for run, reason in zip(runs, reasons, strict=True) if not reason]
+        left_out.update(reason for reason in reasons if reason)
+    if paths and not named and not found:
+        rest = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        allowed = f"holds no run of {scenario} under the law {law} that passed ({rest})"
+        raise ConfigError(option, str(paths[0]), allowed)
+    return Baseline(named, found, left_out, option)
+
+
+def _unfit(run: Summary, law: str) -> str:
+    """Return why a run is not compared with one under ``law``; "" if it is."""
+    if run.strategy != law:
+        return f"of the law {run.strategy}"
+    if run.verdict == "passed":
+        return ""
+    return "failed" if run.verdict == "failed" else "unfinished"
 
 
 def _read_summary(path: Path, option: str) -> Summary:

@@ -136,9 +136,10 @@ def read_role(role: RoleName, table: Mapping[str, Any], source: str) -> RoleSett
     if settings.command and settings.external:
         raise ConfigError(f"{role}.external", True, "a command is started by the run: leave one of the two out", source)
     if not settings.is_stranger:
+        needed = f"{role}.command is empty: name a program there" if "command" in given else f"add {role}.command"
         for key, value in given.items():
-            if key != "external":
-                raise ConfigError(f"{role}.{key}", value, f"belongs to a command: add {role}.command", source)
+            if key not in {"command", "external"}:  # empty and false: the role is ours, as without them
+                raise ConfigError(f"{role}.{key}", value, f"belongs to a command: {needed}, or leave this out", source)
         return settings
     kind = "command" if settings.command else "external"
     for key, value in table.items():

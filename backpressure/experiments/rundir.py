@@ -244,9 +244,13 @@ class RunDirectory:
             for path in journals:
                 if path.stem.startswith("producer"):
                     accounts.add_left(_records(path, ProducerRecord))
+        seen = self._strangers(scenario, accounts, times)
+        if next(ledger.lost(), None) is not None:
+            for path in journals:
+                producer = path.stem.startswith("producer")
+                accounts.add_lost(_records(path, ProducerRecord) if producer else _records(path, ConsumerRecord))
         if not scenario.strange:
             return accounts, Knowledge()
-        seen = self._strangers(scenario, accounts, times)
         counted = next((event for event in events if isinstance(event, StrangersCounted)), None)
         read = next((event for event in events if isinstance(event, OutcomesRead)), None)
         knowledge = knowledge_of(

@@ -55,7 +55,7 @@ from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.scenario import Scenario, Until
 from backpressure.experiments.supervisor import Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
-from backpressure.experiments.witness import StrangerCounts, Witness, done_by_strangers
+from backpressure.experiments.witness import SeenElsewhere, StrangerCounts, Witness, done_by_strangers
 from backpressure.program import on_stop_signals
 from backpressure.settings import Settings
 from backpressure.transports.base import BrokerIdentity, QueueAdmin, QueueProbe, Transport
@@ -142,6 +142,8 @@ class Runner:
         self._recorder = Recorder(scenario.settings.queue.work)
         self._start_ns = 0
         self._counts: StrangerCounts | None = None
+        self._witness: Witness | None = None
+        self._elsewhere = SeenElsewhere()
 
     def conduct(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
@@ -316,7 +318,7 @@ class Runner:
         fleet = run.stage.fleet
         self._load = lambda: self._record(fleet.load(self._clock.wall_ns()))
         self._varies = lambda: fleet.varies
-        self._counts = run.counts
+        self._counts, self._witness = run.counts, run.witness
         sampling = asyncio.create_task(self._sample(run.observer))
         try:
             begin_ns = start_ns
@@ -367,7 +369,7 @@ class Runner:
             if now_ns > due_ns + _SAMPLE_S * 1e9:
                 continue  # more than one sample late: skip the missed ones
             await asyncio.sleep((due_ns - now_ns) / 1e9)
-            snapshot = observer.snapshot()
+            snapshot = self._complete(observer.snapshot())
             self._take_sample(snapshot)
             self._watcher.sampled(snapshot)
             if number % _SAMPLES_A_SECOND == 0 and self._varies():
@@ -375,6 +377,14 @@ class Runner:
             for note in self._recorder.notes(snapshot):
                 self._record(note)
                 self._watcher.noted(note.text)
+
+    def _complete(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with what is known of consumers that are not ours."""
+        if "consumer" not in self._scenario.strange:
+            return snapshot
+        witness = self._witness
+        by_ledger = witness.processed if witness is not None and witness.done is not None else None
+        return self._elsewhere.complete(snapshot, by_ledger, self._counts.seen if self._counts is not None else None)
 
     def _take_sample(self, snapshot: Snapshot) -> None:
         t_s = (self._clock.wall_ns() - self._start_ns) / 1e9

@@ -74,9 +74,8 @@ def _missed(check: Held, summary: Summary) -> Iterator[str]:
     elif value is None:
         yield f"{metric_name(check.metric)}{where} was not measured ({_demand(check)} was expected)"
     elif leaf == "lost" and value > 0:
-        faults = [f"{other.fault} in phase {other.name}" for other in summary.phases if other.fault]
-        under = f", under the fault {' and '.join(faults)}" if faults else ""
-        yield f"{figure(value, group=' ')} of {figure(summary.totals.published, group=' ')} messages were lost{under}"
+        count, whole = figure(value, group=" "), figure(summary.totals.published, group=" ")
+        yield f"{count} of {whole} messages were lost{_when_lost(summary, phase)}"
     elif figure_of(check.metric) == "wait_ms":
         yield f"{_against(check)}{_everywhere(check, phase, summary)}"
     elif leaf == "utilisation":
@@ -143,6 +142,28 @@ def _causes(phase: PhaseSummary, summary: Summary) -> Iterator[str]:
         else:
             waiting = f"up to {figure(phase.depth_max, group=' ')} messages" if phase.depth_max else "messages"
             yield f"{could}, {law} let {_rate(sent)} through, and {waiting} waited"
+
+
+def _when_lost(summary: Summary, phase: PhaseSummary | None) -> str:
+    """Return in which phases lost messages were last seen, and the faults from then on; "" if there is nothing to say.
+
+    A message may be lost long after it was last seen: of several faults from then on, none can be singled out.
+    """
+    known = all(other.lost is not None for other in summary.phases)
+    seen_in = [phase] if phase is not None else [other for other in summary.phases if known and other.lost]
+    names = _listed(other.name for other in seen_in) if seen_in else ""
+    seen = f", last seen in phase{'s' if len(seen_in) > 1 else ''} {names}" if names else ""
+    since_s = min((other.start_s for other in seen_in), default=0.0)
+    faulty = [other for other in summary.phases if other.fault]
+    possible = [other for other in faulty if other.start_s >= since_s]
+    if not possible:
+        return f"{seen}, after the last fault" if faulty else seen
+    faults = [f"{other.fault} in phase {other.name}" for other in possible]
+    if len(faults) > 1:
+        return f"{seen}; which of the faults {_listed(faults)} lost them cannot be told"
+    if seen_in == possible:
+        return f"{seen}, under the fault {possible[0].fault}"
+    return f"{seen}; the only fault {'since then' if seen else 'of the run'} is {faults[0]}"
 
 
 def _unused(phase: PhaseSummary) -> str:

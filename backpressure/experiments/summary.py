@@ -122,6 +122,8 @@ class PhaseSummary(SummaryModel):
     """What the consumers could do, mean over the phase; None where nobody knows."""
     depth_start: int | None = None
     refused: int | None = None
+    lost: int | None = None
+    """Lost messages that were last seen in the phase; None where that is not known of all."""
 
 
 class ProcessSummary(SummaryModel):

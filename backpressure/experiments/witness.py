@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -32,7 +34,7 @@ from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Subscriber, Transport
 from backpressure.transports.management_client import ManagementClient, QueueInfo
 
-__all__ = ["StrangerCounts", "Witness", "done_by_strangers"]
+__all__ = ["SeenElsewhere", "StrangerCounts", "Witness", "done_by_strangers"]
 
 _POLL_S = 0.2
 _QUIET_S = 0.6
@@ -47,12 +49,14 @@ class Witness:
     Attributes:
         problems: by source, why its outcomes are not known.
         seen: how many outcomes there were so far.
+        processed: how many different messages were seen to be done so far, those that the service gave up left out.
     """
 
     def __init__(self, transport: Transport, ledger: LedgerSettings, path: Path, clock: Clock, *, run: str) -> None:
         """``path`` is where to write; ``run`` is the folder of the run."""
         self.problems: dict[str, str] = {}
         self.seen = 0
+        self.processed = 0
         self._transport = transport
         self._ledger = ledger
         self._reader = ledger.reader()
@@ -148,7 +152,9 @@ class Witness:
         assert self._file is not None
         self.seen += source >= 0
         if source >= 0 and self._done is not None:
-            self._done.add(hash(sighting.id))  # less memory than the ids themselves
+            key = hash(sighting.id)  # less memory than the ids themselves
+            self.processed += key not in self._done and not self._sources[source].dead
+            self._done.add(key)
         with contextlib.suppress(OSError):
             self._file.write(line_of(source, sighting))
 
@@ -244,6 +250,7 @@ class _WatchedQueue:
 
 
 _COUNT_S = 1.0
+_RATE_NS = 1_000_000_000
 _SETTLING_S = 12.0
 
 
@@ -373,3 +380,35 @@ def done_by_strangers(
     if counted is None:
         return by_proxy + given_up if by_proxy else None
     return max(by_proxy, counted.acknowledged + counted.without_ack) + given_up
+
+
+class SeenElsewhere:
+    """Completes snapshots of a run whose consumers are not ours: they report nothing, and others see what they do.
+
+    What is processed follows from the same source as in the summary: the ledger's outcomes, where these are seen as
+    they come, else the broker's counts. A rate is that of the last second, or of the broker's last two counts.
+    """
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[int, int]] = deque()  # when, and how many outcomes there were
+
+    def complete(self, snapshot: Snapshot, by_ledger: int | None, counted: StrangersSeen | None) -> Snapshot:
+        """Return ``snapshot`` with what is known of the work of others; what nobody has seen stays as it is."""
+        rates, totals = snapshot.rates, snapshot.totals
+        if by_ledger is not None:
+            rates = replace(rates, processed_per_s=self._per_s(snapshot.at_ns, by_ledger))
+            totals = replace(totals, processed=by_ledger)
+        elif counted is not None and not snapshot.consumers:
+            done = max(totals.processed, counted.acknowledged + counted.without_ack)
+            totals = replace(totals, processed=done)
+            if rates.processed_per_s is None:
+                rates = replace(rates, processed_per_s=counted.acked_per_s)
+        return replace(snapshot, rates=rates, totals=totals)
+
+    def _per_s(self, at_ns: int, done: int) -> float | None:
+        self._done.append((at_ns, done))
+        while len(self._done) > 1 and self._done[1][0] <= at_ns - _RATE_NS:
+            self._done.popleft()
+        began_ns, before = self._done[0]
+        span_ns = at_ns - began_ns
+        return (done - before) * 1e9 / span_ns if span_ns > 0 else None

@@ -92,7 +92,8 @@ def test_markdown_opens_with_verdict_and_sentence_and_has_every_expectation() ->
     text = to_markdown(Judgement([summary("failed", True, False)]))
     assert text.startswith("### ❌ failed: s\n\n**lost 1, expected 0**\n")
     assert "| ✔ | `lost` | `== 0` | 0 |\n| ✘ | `lost` | `== 0` | 1 |" in text
-    assert "| offered | processed | dead-lettered | left in queue | duplicates | refused | discarded | lost |" in text
+    counts = "offered | confirmed | processed | dead-lettered | left in queue | duplicates | refused | discarded | lost"
+    assert f"| {counts} |" in text
 
 
 def test_markdown_says_how_figures_of_strangers_were_obtained() -> None:
@@ -204,19 +205,57 @@ def test_an_allowance_of_another_form_is_refused() -> None:
         parse_share("ten", "--max-regression")
 
 
-def test_a_baseline_is_a_file_a_run_or_the_runs_of_the_scenario_in_a_folder(tmp_path: Path) -> None:
-    runs = {"1": waiting(1.0), "2": waiting(2.0), "3": summary(scenario="other"), "4": summary("interrupted")}
+def recorded(folder: Path, **runs: Summary) -> Path:
     for name, run in runs.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(run.model_dump_json())
-    assert baseline([tmp_path], "s", "--baseline") == [runs["1"], runs["2"]]
-    assert baseline([tmp_path / "1", tmp_path / "2" / "summary.json"], "s", "--baseline") == [runs["1"], runs["2"]]
-    for path, problem in (("3", "of the scenario other"), ("4", "did not finish"), ("none", "cannot be read")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "summary.json").write_text(run.model_dump_json())
+    return folder
+
+
+def test_a_baseline_is_a_file_a_run_or_the_runs_of_the_scenario_in_a_folder(tmp_path: Path) -> None:
+    one, two, other = waiting(1.0), waiting(2.0), summary(scenario="other")
+    recorded(tmp_path, one=one, other=other, unfinished=summary("interrupted"), two=two)
+    law = one.strategy
+    assert baseline([tmp_path], "s", law, "--baseline").runs == [one, two]
+    named = [tmp_path / "one", tmp_path / "two" / "summary.json"]
+    assert baseline(named, "s", law, "--baseline").runs == [one, two]
+    wrong = {"other": "of the scenario other", "unfinished": "did not finish", "none": "cannot be read"}
+    for path, problem in wrong.items():
         with pytest.raises(ConfigError, match=problem):
-            baseline([tmp_path / path], "s", "--baseline")
-    (tmp_path / "1" / "summary.json").write_text("{}")
+            baseline([tmp_path / path], "s", law, "--baseline")
+    (tmp_path / "one" / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"not the summary.json of a run"):
-        baseline([tmp_path / "1"], "s", "--baseline")
+        baseline([tmp_path / "one"], "s", law, "--baseline")
+
+
+def test_of_a_folder_only_passed_runs_of_the_same_law_and_broker_are_the_baseline(tmp_path: Path) -> None:
+    fit = summary(strategy="pace", broker="RabbitMQ", started_at="2026-01-02T12:00:00+00:00")
+    recorded(
+        tmp_path,
+        fit=fit,
+        failed=fit.model_copy(update={"verdict": "failed"}),
+        law=fit.model_copy(update={"strategy": "aimd"}),
+        broker=fit.model_copy(update={"broker": "Kafka"}),
+    )
+    found = baseline([tmp_path], "s", "pace", "--baseline").on("RabbitMQ")
+    assert found.runs == [fit]
+    assert found.told == (
+        "1 run of s · pace · RabbitMQ 1, 2026-01-02 12:00:00; left out: 1 failed, 1 of the law aimd, 1 on Kafka"
+    )
+    with pytest.raises(ConfigError, match=r"under the law pid that passed \(1 of the law aimd, 3 of"):
+        baseline([tmp_path], "s", "pid", "--baseline")
+    with pytest.raises(ConfigError, match=r"Kafka and RabbitMQ.*has no passed run on embedded, where this ran"):
+        baseline([tmp_path], "s", "pace", "--baseline").on("embedded")
+
+
+def test_a_run_that_is_named_is_the_baseline_whatever_it_was_and_the_verdict_says_so(tmp_path: Path) -> None:
+    recorded(tmp_path, named=summary("failed", strategy="aimd", broker="Kafka"))
+    found = baseline([tmp_path / "named"], "s", "pace", "--baseline").on("RabbitMQ")
+    assert found.told == "1 run of s · aimd · Kafka 1 that failed, 2026-01-01 00:00:00"
+    outcome = Judgement([waiting(21.0)], "", differences([waiting(20.0)], [waiting(21.0)]), 0.1, found.told)
+    assert f"(10 % allowed): {found.told}\n" in to_markdown(outcome)
+    properties = {one.get("name"): one.get("value") for one in suite(to_junit(outcome)).iter("property")}
+    assert properties["baseline"] == found.told
 
 
 def test_a_mistake_in_the_command_line_is_told_in_the_files_too(tmp_path: Path) -> None:

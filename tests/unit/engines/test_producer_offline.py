@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from stage import RecordingBroker, consuming, producing, settings_of
@@ -43,3 +44,35 @@ def test_the_law_decides_when_the_consumer_that_was_there_has_gone() -> None:
 
     before, after = run_virtually(story())
     assert after - before < 50
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "consum" in record.getMessage()]
+
+
+def test_a_finite_job_that_is_queued_whole_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        broker, settings = RecordingBroker(), settings_of(producer__limit=5000)
+        async with producing(settings, broker) as (_, running):
+            await running
+
+    caplog.set_level(logging.INFO)
+    run_virtually(story())
+    assert told(caplog) == [
+        "work.queue has no consumer yet: all 5000 messages are queued now, as fast as they are offered"
+    ]
+
+
+def test_that_nobody_consumes_is_said_once_and_so_is_the_end_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        broker, settings = RecordingBroker(), settings_of(consumer__rate=100)
+        async with producing(settings, broker):
+            await asyncio.sleep(10)
+            async with consuming(settings, broker):
+                await asyncio.sleep(10)
+
+    caplog.set_level(logging.INFO)
+    run_virtually(story())
+    first, second = told(caplog)
+    assert first.startswith("nobody consumes work.queue: the law pace allows ")
+    assert second == "work.queue is consumed"

@@ -210,6 +210,19 @@ def test_a_dead_letter_that_is_not_in_the_queue_that_was_read_is_lost() -> None:
     assert (totals.published, totals.delivered, totals.dead_lettered, totals.lost) == (2, 2, 1, 1)
 
 
+def test_lost_messages_belong_to_the_phase_in_which_they_were_last_seen() -> None:
+    accounts = Accounts()
+    produced_there = [produced(0, 1.0), produced(1, 6.0), produced(2, 1.0), produced(3, 1.0)]
+    given_up = [consumed(2, 7.0, outcome=Outcome.DEAD_LETTERED)]
+    accounts.add_producer("producer-1", produced_there)
+    accounts.add_consumer([*given_up, consumed(3, 2.0)])
+    found = recording(accounts=accounts, phases=[("early", 0, 5), ("late", 5, 6.5)])
+    assert [phase.lost for phase in summarise(found).phases] == [None, None]
+    accounts.add_lost(produced_there)
+    accounts.add_lost(given_up)
+    assert [phase.lost for phase in summarise(found).phases] == [1, 2]
+
+
 def test_what_the_queues_held_being_unknown_nothing_is_called_lost() -> None:
     accounts = Accounts()
     accounts.add_producer("producer-1", [produced(0, 1.0)])

@@ -57,9 +57,37 @@ def test_a_run_that_became_worse_names_the_figure_and_what_changed_with_it(tmp_p
     series = only(tmp_path)
     assert [judged.broke for judged in series.runs] == [False, False, False, True, False]
     assert series.sentence == (
-        "broke at 2026-01-04 12:00:00 (20260104-120000-burst): p99 wait 90 ms, 2.2 times the usual 40 ms; what "
-        "changed: pace 0.1 → 0.2, commit aaa → bbb, consumer.prefetch unset → 50; 1 run since"
+        "broke at 2026-01-04 12:00:00 (20260104-120000-burst): p99 wait 90 ms, 2.2 times the usual 40 ms (median of 3 "
+        "passed runs); what changed: consumer.prefetch unset → 50, commit aaa → bbb, pace 0.1 → 0.2; 1 run since"
     )
+
+
+def test_a_seed_that_differs_from_repeat_to_repeat_is_blamed_only_where_nothing_else_changed(
+    tmp_path: Path, calm: Summary
+) -> None:
+    write(tmp_path, 1, slower(calm, 40.0), "seed=1", commit="aaa")
+    write(tmp_path, 2, slower(calm, 90.0), "seed=2", commit="bbb")
+    assert only(tmp_path).runs[-1].reason.endswith("; what changed: commit aaa → bbb")
+    write(tmp_path, 3, slower(calm, 300.0), "seed=3", commit="bbb")
+    assert only(tmp_path).runs[-1].reason.endswith("; nothing that is recorded changed but the seed (2 → 3)")
+
+
+def test_runs_that_failed_are_not_what_is_usual(tmp_path: Path, calm: Summary) -> None:
+    failed = slower(calm, 900.0, verdict="failed", sentence="failed: p99 wait 900 ms > 300 ms")
+    write(tmp_path, 1, slower(calm, 40.0))
+    for day in (2, 3, 4):
+        write(tmp_path, day, failed)
+    write(tmp_path, 5, slower(calm, 44.0))
+    write(tmp_path, 6, slower(calm, 90.0))
+    runs = only(tmp_path).runs
+    assert [judged.broke for judged in runs] == [False, True, False, False, False, True]
+    assert "p99 wait 90 ms, 2.1 times the usual 42 ms (median of 2 passed runs)" in runs[-1].reason
+
+
+def test_a_series_that_never_passed_has_nothing_to_compare_with(tmp_path: Path, calm: Summary) -> None:
+    for day in (1, 2):
+        write(tmp_path, day, calm.model_copy(update={"verdict": "failed"}))
+    assert [judged.compared for judged in only(tmp_path).runs] == [(), ()]
 
 
 def test_what_varies_from_run_to_run_is_noise(tmp_path: Path, calm: Summary) -> None:

@@ -22,7 +22,7 @@ from backpressure.experiments.phases import Conductor, is_reached, share_done
 from backpressure.experiments.recording import Recorder, Sample, StrangersSeen
 from backpressure.experiments.rundir import create
 from backpressure.experiments.scenario import Phase, Until, service
-from backpressure.experiments.witness import done_by_strangers
+from backpressure.experiments.witness import SeenElsewhere, done_by_strangers
 from backpressure.settings import Settings
 
 BEGIN_NS = 1_000_000_000_000
@@ -142,6 +142,22 @@ def test_what_others_consume_is_known_by_the_ledger_or_else_by_acknowledgements(
     letters = QueueState(name="dead", ready=dead, unacked=0, consumers=0, age_s=0.1)
     snapshot = bare(totals=Totals(processed=by_proxy), queues={"dead": letters})
     assert done_by_strangers(snapshot, ledger, counted, "dead") == done
+
+
+def test_live_views_show_what_others_process_as_the_ledger_sees_it(bare: Any) -> None:
+    elsewhere = SeenElsewhere()
+    counted = StrangersSeen(200, 150, 0, acked_per_s=99.0)
+    seen = [elsewhere.complete(bare(at_ns=tenth * 10**8), 5 * tenth, counted) for tenth in range(1, 31)]
+    assert seen[0].rates.processed_per_s is None  # a rate is a difference
+    assert seen[-1].rates.processed_per_s == 50
+    assert seen[-1].totals.processed == 150
+
+
+def test_live_views_show_what_the_broker_has_counted_where_no_ledger_is_kept(bare: Any) -> None:
+    counted = StrangersSeen(200, 150, 0, without_ack=7, acked_per_s=99.0)
+    seen = SeenElsewhere().complete(bare(), None, counted)
+    assert (seen.rates.processed_per_s, seen.totals.processed) == (99.0, 157)
+    assert SeenElsewhere().complete(bare(), None, None) == bare()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from backpressure.errors import ConfigError
 from backpressure.experiments.brokers import check_broker, parse_choice
 from backpressure.experiments.library import check_programs
-from backpressure.experiments.roles import RoleSettings, environment_of, filled_in, placeholders
+from backpressure.experiments.roles import RoleSettings, environment_of, filled_in, placeholders, read_role
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.simulate import simulate
 from backpressure.settings import QueueSettings
@@ -58,6 +58,7 @@ def test_a_command_gets_the_queue_in_its_environment_too(monkeypatch: pytest.Mon
         ({"consumer": {"command": "w", "external": True}}, "leave one of the two out"),
         ({"consumer": {"command": "w", "prefetch": 5}}, "is not our process"),
         ({"consumer": {"ready_s": 5}}, "add consumer.command"),
+        ({"consumer": {"command": "", "ready_s": 5}}, "consumer.command is empty: name a program there, or leave"),
         ({"consumer": {"command": "w", "on_exit": "ignore"}}, "on_exit"),
         ({"producer": {"command": "w", "strategy": "pace"}}, "is not our process"),
         ({"ledger": {"outcome": "queue:results"}}, "our own consumers keep journals"),
@@ -90,6 +91,10 @@ def test_a_table_that_makes_no_sense_is_refused_with_the_reason(tables: dict[str
 )
 def test_a_phase_cannot_change_what_is_not_ours(role: dict[str, Any], phase: dict[str, Any], reason: str) -> None:
     assert reason in refused(consumer=role, phase=[PHASE | phase])
+
+
+def test_an_empty_command_means_a_process_of_ours() -> None:
+    assert read_role("consumer", {"command": "", "external": False}, "here") == RoleSettings()
 
 
 def test_a_phase_cannot_wait_for_all_messages_of_a_producer_that_is_not_ours() -> None:

@@ -212,3 +212,39 @@ def test_a_run_that_did_not_finish_says_when_where_and_why() -> None:
 )
 def test_simulated_runs_explain_themselves(name: str, law: str, told: str) -> None:
     assert told in summarise(simulate(library.load(name, (), law))).sentence
+
+
+KILLED = phase("kill", 10, 20, fault="consumer-kill")
+CUT = phase("cut", 30, 40, fault="partition")
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ({"before": 3}, "last seen in phase before; which of the faults consumer-kill in phase kill and partition in"),
+        ({"kill": 3}, "last seen in phase kill; which of the faults consumer-kill in phase kill and partition in"),
+        ({"between": 3}, "last seen in phase between; the only fault since then is partition in phase cut"),
+        ({"cut": 3}, "last seen in phase cut, under the fault partition"),
+        ({"between": 1, "cut": 2}, "last seen in phases between and cut; the only fault since then is partition in"),
+        ({"after": 3}, "last seen in phase after, after the last fault"),
+        (
+            None,
+            "were lost; which of the faults consumer-kill in phase kill and partition in phase cut lost them cannot",
+        ),
+    ],
+)
+def test_a_loss_is_not_blamed_on_a_fault_that_was_over_when_the_messages_were_last_seen(
+    lost: dict[str, int] | None, told: str
+) -> None:
+    phases = [phase("before", 0, 10), KILLED, phase("between", 20, 30), CUT, phase("after", 40, 50)]
+    phases = [one.model_copy(update={"lost": None if lost is None else lost.get(one.name, 0)}) for one in phases]
+    failed = run(("lost", "==", 0), totals={"lost": 3}, phases=phases)
+    assert "3 of 19 500 messages were lost" in sentence(failed)
+    assert told in sentence(failed)
+
+
+def test_a_loss_without_a_fault_names_the_phase_alone() -> None:
+    failed = run(("lost", "==", 0), totals={"lost": 3}, phases=[CALM, OVERLOADED.model_copy(update={"lost": 3})])
+    assert sentence(failed).endswith("3 of 19 500 messages were lost")
+    phases = [CALM.model_copy(update={"lost": 0}), OVERLOADED.model_copy(update={"lost": 3})]
+    assert sentence(failed.model_copy(update={"phases": phases})).endswith("were lost, last seen in phase surge")
