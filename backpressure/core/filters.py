@@ -71,6 +71,7 @@ class RateEstimator:
         memory_s: how long it remembers, in seconds of exposure.
         events: how many events it rests on.
         few_samples: samples are rare and long, so the first ones decide what the dispersion is.
+        bounded: the rate rests on lower bounds alone: the process was starved whenever it was looked at.
         rate: events per unit of exposure, or None before the first sample with an event in it.
         dispersion: φ.
     """
@@ -88,6 +89,7 @@ class RateEstimator:
         self.rate: float | None = None
         self.dispersion = 1.0
         self.few_samples = False
+        self.bounded = False
 
     @property
     def cautious_rate(self) -> float:
@@ -109,6 +111,7 @@ class RateEstimator:
         """Take in a sample; return whether it revealed a change. An exposure of 0 has no information."""
         if exposure_s <= 0:
             return False
+        self.bounded = False
         if self.rate is None:
             self._exposure_s += exposure_s  # the wait for the first event counts like any other
             if events > 0:
@@ -143,13 +146,26 @@ class RateEstimator:
         return True
 
     def add_lower_bound(self, events: float, exposure_s: float) -> bool:
-        """Take in a sample of a process that was starved for part of it: it counts only when it raises the rate."""
-        if self.rate is not None and events <= self.rate * exposure_s:
+        """Take in a sample of a process that was starved for part of it: it counts only when it raises the rate.
+
+        As long as the rate rests on such samples alone, the highest counts and not their mean.
+        """
+        if self.rate is None or self.bounded:
+            return self._raise_bound(events, exposure_s)
+        if events <= self.rate * exposure_s:
             return False
         if self.few_samples and self.rate:
             self.scale(events / exposure_s / self.rate)  # a long sample is a bound of its own, and its error no noise
             return False
         return self.add(events, exposure_s)
+
+    def _raise_bound(self, events: float, exposure_s: float) -> bool:
+        cautious = events / (events + 2 * self.dispersion) * events / exposure_s if events > 0 < exposure_s else 0.0
+        if cautious <= self.cautious_rate:
+            return False
+        self._begin(events, exposure_s)
+        self.bounded = True
+        return True
 
     def _begin(self, events: float, exposure_s: float) -> None:
         self.events, self._exposure_s = events, exposure_s

@@ -88,6 +88,40 @@ def test_a_small_prefetch_fills_up_at_the_start_so_that_rare_counts_are_not_wait
     assert p99_s <= 0.4
 
 
+class CountsComeLater(SignalBoard):
+    """Hears what consumers hold when it first asks, and then not for a second: the broker, or the machine, is busy."""
+
+    first_s: float | None = None
+
+    def on_reading(self, ready: Any, unacked: Any, consumers: Any, now: float, **told: Any) -> None:
+        self.first_s = now if self.first_s is None else self.first_s
+        known = not 0.02 < now - self.first_s < 1
+        super().on_reading(ready, unacked if known else None, consumers, now, **told)
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize(
+    ("board", "rate_per_s", "lost_s"),
+    [
+        (SignalBoard, 100.0, 0.3),
+        (SignalBoard, 2000.0, 0.9),
+        (CountsComeLater, 100.0, 1.3),
+        (CountsComeLater, 2000, 1.8),
+    ],
+)
+def test_a_cold_start_costs_little_more_than_the_time_until_the_second_count(
+    lab: Any, board: type[SignalBoard], rate_per_s: float, lost_s: float, distribution: str
+) -> None:
+    """It begins with a few messages, and lets twice as many go each time they were all done."""
+    for seed in range(1, 4):
+        plant = lab.plant(seed, workers=strangers(distribution, rate_per_s), network=FRESH)
+        lab.join(plant, "pace", 10 * rate_per_s).board = board(1)
+        plant.run(4)
+        assert 4 - plant.queue.busy_s <= lost_s + 0.1, seed  # it begins at some moment of its first tick
+        waits = sorted(plant.queue.waits_s)
+        assert waits[int(0.99 * len(waits))] <= 0.4, seed
+
+
 def after_a_step(lab: Any, before: float, after: float, network: Network, *, within_s: float) -> Plant:
     plant: Plant = lab.plant(1, workers=strangers("fixed", before), network=network)
     lab.join(plant, "pace")

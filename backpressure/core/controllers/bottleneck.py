@@ -31,6 +31,7 @@ _LEAST_BURST_S = 0.15
 _MEMORY_COUNTS = 6.0
 _SPARE_MEMORY_S = 0.4
 _SPARE_EVENTS = 3.0
+_LEAST_SIGHT_S = 0.05  # in less, one departure more or less says too much
 _LONGEST_SIGHT_S = 0.12
 _NOTHING = 0.01  # of what is done from one late count to the next: its moment is not known better
 
@@ -118,6 +119,11 @@ class Bottleneck:
     def servers(self) -> float:
         """Messages that are in work, not waiting, when every consumer is busy."""
         return max(1.0, self._workers * max(1.0, self._load))
+
+    @property
+    def starting(self) -> bool:
+        """Whether the consumers have had enough to do at no count so far."""
+        return self._estimator.rate is None or self._estimator.bounded
 
     @property
     def may_be_faster(self) -> bool:
@@ -231,7 +237,10 @@ class Bottleneck:
             # At the start, and where few messages depart, counts say nothing about their variance; service times do.
             self._estimator.expect(signals.service_cv2, min(count.departed, _SERVICE_SAMPLES))
         if count.source == "probe":
-            changed = (self._estimator.add if saturated else self._estimator.add_lower_bound)(events, span_s)
+            if saturated:
+                changed = self._estimator.add(events, span_s)
+            else:
+                changed = self._estimator.add_lower_bound(events, max(span_s, _LEAST_SIGHT_S * max(1, self._workers)))
         else:
             if not self._stalled:
                 self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
@@ -275,7 +284,7 @@ class Bottleneck:
         if low > workers + doubt or (signals.ready or 0) > 0:
             changed = self._estimator.add(events, exposure_s)
         else:
-            changed = self._estimator.add_lower_bound(events, exposure_s)
+            changed = self._estimator.add_lower_bound(events, max(exposure_s, _LEAST_SIGHT_S * workers))
         if changed and late and rate and self._estimator.rate and 0 < self._estimator.rate < rate:
             part = self._estimator.rate / rate
             self._estimator.scale(max(0.05, 1 - (1 - part) / part * log(1 / (1 - part))) / part)

@@ -49,7 +49,8 @@ class PaceLaw:
 
     Regimes:
     - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than
-      the start rate; both double once a loop time while the queue is empty. Without a consumer no more is sent.
+      the start rate; both double once a loop time while the queue is empty. Without a consumer no more is sent. Before
+      silent consumers this goes on until a count finds messages waiting.
     - *holding the queue*: the formula. Depth > 2q* is called *draining*. When the consumers stop, μ̂ → 0: the formula
       then keeps about one message queued as a probe, so that their return shows without sending anything.
     - *starved: growing*: the queue stays empty and no signal explains it. μ̂ doubles, at most once in two loop times
@@ -132,6 +133,8 @@ class PaceLaw:
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
         correction = self._gain / loop_s * (setpoint - depth)
         self._total_per_s = max(0.0, rate - bottleneck.queue.unreported_per_s + correction)
+        if bottleneck.counted and bottleneck.starting and not bottleneck.late:
+            self._total_per_s = max(self._total_per_s, self._probing_per_s(signals))
         if now < self._cut_until:
             self._total_per_s *= 0.5
             return self._decide(signals, "refused: cut until the effect can be seen")
@@ -145,15 +148,18 @@ class PaceLaw:
 
     def _find(self, signals: Signals) -> Decision:
         """Queue a few messages more than are in work, and wait for the first departure."""
+        self._total_per_s = self._probing_per_s(signals)
+        if self._bursts(signals):
+            self._total_per_s *= self._burst(signals)
+        return self._decide(signals, "finding the bottleneck")
+
+    def _probing_per_s(self, signals: Signals) -> float:
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
         room -= self._bottleneck.queue.depth or 0.0
         late = signals.quality <= SignalQuality.LATE and signals.consumers != 0
         if late and not signals.ready and not signals.missing:
             room = inf  # it takes seconds until a departure shows, unless consumers soon hold all they may
-        self._total_per_s = max(0.0, min(self._start_per_s, room / self._config.tick_s))
-        if self._bursts(signals):
-            self._total_per_s *= self._burst(signals)
-        return self._decide(signals, "finding the bottleneck")
+        return max(0.0, min(self._start_per_s, room / self._config.tick_s))
 
     def _decide(self, signals: Signals, reason: str, *, floor_per_s: float = 0.0) -> Decision:
         rate = self._config.clamp(self._share * self._total_per_s, floor_per_s=floor_per_s)
@@ -248,6 +254,8 @@ class PaceLaw:
         It is a question: without a newer count soon the answer is no.
         """
         bottleneck = self._bottleneck
+        if bottleneck.starting and not bottleneck.late:
+            return self._probe_more(signals, now, loop_s)
         if signals.application_limited or now - self._raised_at < 2 * loop_s:
             return False
         if self._raised_by > 1 and bottleneck.queue.read_at <= self._raised_at:
@@ -264,6 +272,22 @@ class PaceLaw:
             bottleneck.raise_rate(factor)
             self._raised_by = factor
         return True
+
+    def _probe_more(self, signals: Signals, now: float, loop_s: float) -> bool:
+        """At the start, let twice as many messages go if a count shows that those before did not keep consumers busy.
+
+        All of them were done within a loop time then, so twice as many wait no longer than another one.
+        """
+        bottleneck, queue = self._bottleneck, self._bottleneck.queue
+        busy = max(0.0, queue.reading - 1) / max(1, signals.consumers or 1)  # one message may just have come
+        seen = queue.read_at >= self._raised_at + self._config.tick_s / 2 and signals.backlog_age_s <= loop_s
+        if signals.application_limited or not seen or not signals.consumers or busy > 1 - _SPARE:
+            return False
+        self._raised_at = now
+        if self._start_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
+            self._start_per_s *= min(2.0, 1 / busy) if busy else 2.0
+        bottleneck.spare = 0.0
+        return bottleneck.rate_per_s is not None
 
     def _watch_refusals(self, signals: Signals, now: float, loop_s: float, elapsed_s: float) -> None:
         """After a nack the queue's bound is below the setpoint: cut the rate once, and aim lower for a while."""

@@ -138,7 +138,9 @@ class _HeldByConsumers:
             totals = await management.totals(self._queue)
             answered_at = time.monotonic()
             self._took_s.append(answered_at - asked_at)
-            self._ask_at = asked_at + _COST * min(self._took_s) - _PATIENCE_S  # one slow answer is no sign of cost
+            # One slow answer is no sign of cost, least of all the first, which includes connecting.
+            cost = min(_COST, 2 ** len(self._took_s))
+            self._ask_at = asked_at + cost * min(self._took_s) - _PATIENCE_S
             self._take(totals, (asked_at + answered_at) / 2)
             if not self._missing and not totals.counted_now:
                 self._live_unacked = await self._live.unacked()

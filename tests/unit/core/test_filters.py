@@ -109,6 +109,18 @@ def test_a_lower_bound_never_lowers_the_rate() -> None:
     assert rate.rate > 100
 
 
+def test_a_rate_that_rests_on_lower_bounds_alone_is_the_highest_of_them() -> None:
+    rate = estimator()
+    rate.add_lower_bound(0, 1.0)
+    assert (rate.rate, rate.bounded) == (None, False)
+    rate.add_lower_bound(3, 1.0)
+    rate.add_lower_bound(8, 0.1)
+    rate.add_lower_bound(1, 0.1)
+    assert (rate.rate, rate.bounded) == (pytest.approx(80), True)
+    rate.add(9, 0.1)
+    assert (rate.rate, rate.bounded) == (pytest.approx(85, abs=1), False)
+
+
 def test_little_evidence_is_trusted_less() -> None:
     rate = estimator()
     rate.add(1, 0.001)  # one short service of a random kind

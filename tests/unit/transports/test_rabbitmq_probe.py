@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -39,6 +40,25 @@ class Api:
         if isinstance(consumers, Exception):
             raise consumers
         return consumers
+
+
+class Clock:
+    """Time that passes only while an API answers."""
+
+    url = Api.url
+
+    def __init__(self, api: Api, answers_take_s: Sequence[float]) -> None:
+        self.now = 0.0
+        self.consumers = api.consumers
+        self._api = api
+        self._answers_take_s = iter(answers_take_s)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def totals(self, queue: str) -> QueueTotals:
+        self.now += next(self._answers_take_s)
+        return await self._api.totals(queue)
 
 
 def consumer(prefetch: int = 20, *, queue: str = "q", ack: bool = True, active: bool = True) -> ConsumerInfo:
@@ -94,6 +114,42 @@ def test_what_is_missing_is_said_with_what_to_do_and_not_asked_for_all_the_time(
     assert reading.ready == 5
     assert re.search(words, reading.missing)
     assert api.asked == 1
+
+
+def test_a_slow_first_answer_which_includes_connecting_does_not_keep_the_start_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = Api({"messages_ready": 5, "messages_unacknowledged": 7}, [consumer()])
+    clock = Clock(api, (0.06, 0.005, 0.005, 0.005))
+    monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
+
+    async def story() -> list[bool]:
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"))  # type: ignore[arg-type]  # as much as it takes
+        told = []
+        for tick in range(1, 5):
+            clock.now = max(clock.now, tick / 10)
+            held.ask()
+            await held.answer()
+            told.append(held.added_to(DECLARED).statistics is not None)
+        return told
+
+    assert asyncio.run(story()) == [True] * 4
+
+
+def test_an_api_whose_answers_are_slow_is_soon_asked_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api({"messages_ready": 5, "messages_unacknowledged": 7}, [consumer()])
+    clock = Clock(api, (0.5,) * 100)
+    monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
+
+    async def story() -> None:
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"))  # type: ignore[arg-type]  # as much as it takes
+        for tick in range(1, 600):
+            clock.now = max(clock.now, tick / 10)
+            held.ask()
+            await held.answer()
+
+    asyncio.run(story())
+    assert api.asked <= 4 + 60 / (20 * 0.5)
 
 
 def test_without_an_api_the_reading_says_so() -> None:
