@@ -175,3 +175,15 @@ def test_what_consumers_held_before_their_first_reports_after_an_outage_does_not
     before = producer.arrived
     plant.run(8)
     assert producer.arrived - before >= 0.95 * 8 * 200
+
+
+def test_far_from_the_broker_the_first_messages_do_not_wait_for_those_that_are_on_their_way(lab: Any) -> None:
+    """Of the first half second nothing can be known: a report takes 0.2 s, and so does what it makes the law send."""
+    lost_s = []
+    for seed in range(1, 6):
+        workers = Workers(rate_per_s=200, prefetch=200)
+        plant = lab.plant(seed, workers=workers, network=Network(way_s=0.1))
+        lab.join(plant, "pace")
+        plant.run(5)
+        lost_s.append(5 - plant.queue.busy_s)
+    assert sum(lost_s) / len(lost_s) <= 0.7

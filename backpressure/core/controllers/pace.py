@@ -155,6 +155,7 @@ class PaceLaw:
 
     def _probing_per_s(self, signals: Signals) -> float:
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
+        room += self._start_per_s * self._bottleneck.way_s  # nothing can be known of what is on its way
         room -= self._bottleneck.queue.depth or 0.0
         late = signals.quality <= SignalQuality.LATE and signals.consumers != 0
         if late and not signals.ready and not signals.missing:

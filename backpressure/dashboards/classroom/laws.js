@@ -160,7 +160,9 @@ class Pace {
   }
 
   find(signals) {
-    const room = this.bottleneck.servers + (2 * this.startPerS) / this.beganPerS - (this.bottleneck.queue.depth ?? 0);
+    const probes = (2 * this.startPerS) / this.beganPerS;
+    const onTheWay = this.startPerS * this.wayS;
+    const room = this.bottleneck.servers + probes + onTheWay - (this.bottleneck.queue.depth ?? 0);
     this.totalPerS = Math.max(0, Math.min(this.startPerS, room / TICK_S));
     return this.decide(signals, "finding the bottleneck");
   }
