@@ -22,8 +22,9 @@ const NEAR_PX = 7;
 const MANY = 40; // events in sight, from which on they are only ticks at the upper edge
 
 export class Charts {
-  constructor({ time = amount, ticks = null, onCursor = () => {}, bar = null }) {
+  constructor({ time = amount, ticks = null, onCursor = () => {}, bar = null, restMs = 0 }) {
     this.time = time;
+    this.restMs = restMs; // new points alone are not drawn sooner after the last drawing; the legend tells them at once
     this.ticks = ticks;
     this.onCursor = onCursor;
     this.charts = [];
@@ -181,6 +182,7 @@ class Chart {
 
   // Whether new points would be seen: in a long window a second is less than a pixel.
   get due() {
+    if (performance.now() - this.drawnAt < this.group.restMs) return false;
     const [from, to] = this.group.window;
     const moved = ((to - this.drawnTo) / (to - from || 1)) * this.plot.width;
     return !(moved >= 0 && moved < 1 && from >= this.drawnFrom);
@@ -252,6 +254,7 @@ class Chart {
     const { width } = this;
     if (!width || !this.seen || document.hidden) return this.tell();
     [this.drawnFrom, this.drawnTo] = this.group.window;
+    this.drawnAt = performance.now();
     this.stale = false;
     this.plot = { left: LEFT, top: TOP, width: width - LEFT - RIGHT, height: this.height - TOP - BOTTOM };
     const pen = sized(this.canvas, width, this.height);
@@ -429,8 +432,10 @@ class Chart {
   drawCursor() {
     this.tell();
     if (!this.width || !this.seen) return;
-    const pen = sized(this.over, this.width, this.height);
     const [at, inside] = this.#moment;
+    this.over.hidden = !inside && !this.dragged; // an empty layer would be part of every frame
+    if (this.over.hidden) return;
+    const pen = sized(this.over, this.width, this.height);
     if (inside) {
       pen.strokeStyle = this.group.colour("quiet");
       pen.beginPath();

@@ -8,7 +8,13 @@ export const make = (tag, properties = {}, ...children) => {
   return made;
 };
 
+// What says the same as before is left alone: it is not laid out again.
+export const putText = (place, text) => {
+  if (place.textContent !== text) place.textContent = text;
+};
+
 export const put = (id, text, mood = "") => {
-  if (element(id).textContent !== text) element(id).textContent = text;
-  element(id).className = mood;
+  const place = element(id);
+  putText(place, text);
+  if (place.className !== mood) place.className = mood;
 };

@@ -20,6 +20,7 @@ import { meaningOf } from "./words.js";
 
 const WIDEST = 44; // CSS pixels, of the largest rate shown
 const THINNEST = 3; // a rate above 0 is never invisible
+const RIPPLE = 0.05; // a change of the level by less is not shown as a movement, which costs six frames
 const CELLS = 20; // so many messages are drawn one by one
 
 export class FlowPicture {
@@ -35,6 +36,10 @@ export class FlowPicture {
       make("table", {}, caption, this.rows));
     element.classList.add("flow-frame");
     this.words.addEventListener("toggle", () => this.#list());
+    // All streams take their steps at the same moments: else each makes the browser compose frames of its own.
+    this.picture.addEventListener("animationstart", () => {
+      for (const motion of this.picture.getAnimations({ subtree: true })) if (motion.animationName && motion.startTime) motion.startTime = 0;
+    });
     element.replaceChildren(this.picture, ...(table ? [this.words] : []));
     new IntersectionObserver(([entry]) => this.picture.classList.toggle("still", !entry.isIntersecting)).observe(element);
     this.show({}); // nothing is known yet
@@ -140,7 +145,10 @@ export class FlowPicture {
     this.most = Math.max(this.most, niceCeil(ready ?? 0), 100);
     const share = ready === null ? 0 : Math.min(1, ready / (bound ?? this.most));
     const level = ready > 0 ? Math.max(0.02, Math.round(share * 100) / 100) : 0; // steps of 1 %: a ripple is not drawn again
-    if (level !== this.widths.level) parts.level.style.setProperty("--level", (this.widths.level = level));
+    if (level !== this.widths.level) {
+      parts.level.classList.toggle("moves", Math.abs(level - (this.widths.level ?? 0)) > RIPPLE);
+      parts.level.style.setProperty("--level", (this.widths.level = level));
+    }
     parts.tank.classList.toggle("bounded", bound !== null);
     parts.tank.classList.toggle("high", share > 0.5 && bound !== null);
     parts.tank.classList.toggle("full", share >= 0.98 && bound !== null);

@@ -1,11 +1,12 @@
 // The live page: draws what the monitor streams. Text from other processes is set as text, never as HTML.
 
 import { Charts, clockTicks } from "/assets/charts.js";
-import { element, put } from "/assets/elements.js";
+import { element, make, put, putText } from "/assets/elements.js";
 import { FlowPicture, flowOf } from "/assets/flow.js";
 import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
 
 const KEPT_MS = 15 * 60 * 1000;
+const CHARTS_EVERY_MS = 1500; // the lines; their latest values are in the legends each second
 const OLD_S = 2; // a queue of the loop is read at least every second: say so when the count is older
 let points = [];
 
@@ -77,7 +78,7 @@ function showTiles(now) {
 
 function showOverall({ queues, active, consumers, connections, ready, unacked }) {
   const facts = { queues, active, consumers, connections, ready, unacked };
-  element("overall").textContent = Object.entries(facts).map(([name, value]) => `${name} ${amount(value)}`).join(" · ");
+  put("overall", Object.entries(facts).map(([name, value]) => `${name} ${amount(value)}`).join(" · "), "quiet");
 }
 
 function showState(now) {
@@ -85,12 +86,16 @@ function showState(now) {
   put("state", broker.ok ? "live" : `${broker.refused ? "refused" : "waiting"}: ${broker.error}`, `pill ${broker.ok ? "good" : "bad"}`);
   const product = now.broker ? ` · ${now.broker.product} ${now.broker.version}` : "";
   const memory = now.broker?.memory_percent == null ? "" : ` · memory ${percent(now.broker.memory_percent / 100)} of its limit`;
-  element("address").textContent = now.address + product + memory;
+  put("address", now.address + product + memory);
 }
 
+let advised = "";
+
 function showAdvice(advice) {
+  if (advised === advice.join("\n")) return;
+  advised = advice.join("\n");
   element("advice").hidden = advice.length === 0;
-  element("advice").replaceChildren(...advice.map((sentence) => Object.assign(document.createElement("p"), { textContent: `→ ${sentence}` })));
+  element("advice").replaceChildren(...advice.map((sentence) => make("p", { textContent: `→ ${sentence}` })));
 }
 
 const BAD = new Set(["nacked", "blocked", "breached", "vanished", "source_lost"]);
@@ -112,13 +117,18 @@ function showEvents(events) {
   }));
 }
 
+// Cells that say the same as before stay as they are, so that they are not laid out again.
 function showTable(id, columns, rows) {
-  const row = (cells, tag) => {
-    const line = document.createElement("tr");
-    line.append(...cells.map((cell, index) => Object.assign(document.createElement(tag), { textContent: cell, className: columns[index][1] ?? "" })));
-    return line;
-  };
-  element(id).replaceChildren(row(columns.map(([heading]) => heading), "th"), ...rows.map((cells) => row(cells, "td")));
+  const table = element(id);
+  const texts = [columns.map(([heading]) => heading), ...rows];
+  if (table.rows.length !== texts.length || table.rows[0].cells.length !== columns.length) {
+    table.replaceChildren(...texts.map((_, index) => make("tr", {},
+      ...columns.map(([, className = ""]) => make(index ? "td" : "th", { className })))));
+  }
+  texts.forEach((cells, index) => {
+    const row = table.rows[index].cells;
+    cells.forEach((text, column) => putText(row[column], String(text)));
+  });
 }
 
 function showTables(now) {
@@ -148,12 +158,6 @@ let learnt = new Map();
 const forms = new Map();
 const LOOK_AGAIN_MS = 5000;
 const keyOf = (role, report) => JSON.stringify([role, report.id, report.pid, report.host]);
-
-function make(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 async function ask(process, action, body) {
   const path = `/api/control/${process.role}/${encodeURIComponent(process.id)}/${action}?pid=${process.pid}`;
@@ -225,14 +229,15 @@ function showControls(now) {
     const paused = report.paused ?? report.target_rate_per_s === 0;
     const [pause] = form.getElementsByTagName("button");
     pause.value = paused ? "resume" : "pause";
-    pause.textContent = paused ? "Resume" : "Pause";
+    putText(pause, paused ? "Resume" : "Pause");
     const { obstacle, slow_down_factor: factor } = learnt.get(key) ?? { obstacle: "looking for its control API" };
     const [select] = form.getElementsByTagName("select");
     if (role === "producer") showChoice(select, laws.map((law) => [law, law]), report.strategy);
     else showChoice(select, SLOWER, String(factor ?? 1));
     const [fields] = form.getElementsByTagName("fieldset");
     fields.disabled = obstacle !== "";
-    form.title = form.lastElementChild.textContent = obstacle && `Not controlled from here: ${obstacle}.`;
+    form.title = obstacle && `Not controlled from here: ${obstacle}.`;
+    putText(form.lastElementChild, form.title);
   }
   for (const key of forms.keys()) if (!keys.has(key)) forms.delete(key);
   const wanted = [...forms.values()];
@@ -257,7 +262,7 @@ async function learn() {
 const clockFormat = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const clock = (ms) => clockFormat.format(ms);
 const flow = new FlowPicture(element("flow"));
-const charts = new Charts({ time: clock, ticks: clockTicks, bar: element("cursor") });
+const charts = new Charts({ time: clock, ticks: clockTicks, bar: element("cursor"), restMs: CHARTS_EVERY_MS });
 const drawn = {
   rates: charts.add(element("chart-rates"), { label: "Rates", format: rate, scale: "auto" }),
   depth: charts.add(element("chart-depth"), { label: "Queue depth", scale: "auto" }),
