@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from backpressure.api.common import create_app, serve_basics
 from backpressure.api.pages import Page
-from backpressure.dashboards import web
 from backpressure.errors import TransportError, UnknownNameError
 from backpressure.lab.messages import LabNote, Task
 from backpressure.lab.models import (
@@ -37,6 +36,7 @@ from backpressure.lab.models import (
 from backpressure.lab.pubsub import PubSub, SubscriberMessages, SubscriberView
 from backpressure.lab.service import Board, BoardView, Lab
 from backpressure.lab.tasks import Tasks, TasksView
+from backpressure.presentation import SHARED
 
 __all__ = ["assets", "lab_app"]
 
@@ -79,9 +79,9 @@ def lab_app(lab: Lab) -> FastAPI:
 
 
 def assets() -> Mapping[str, Path]:
-    """Return the page's files by the names they are served under; it shares the style of the monitor's page."""
+    """Return the page's files by the names they are served under; the style is that of every page."""
     own = {path.name: path for path in Path(__file__).with_name("page").iterdir()}
-    return {name: web.assets()[name] for name in ("theme.css", "page.css", "numbers.js")} | own
+    return {name: SHARED[name] for name in ("theme.css", "frame.css", "numbers.js", "elements.js")} | own
 
 
 def _board_status(board: Board | None, missing: str = "") -> BoardStatus:

@@ -14,6 +14,20 @@ from typing import Any
 
 __all__ = ["Chromium", "find_chromium"]
 
+_KEYS = {
+    "Tab": (9, ""),
+    "Enter": (13, "\r"),
+    "Escape": (27, ""),
+    " ": (32, " "),
+    "End": (35, ""),
+    "Home": (36, ""),
+    "ArrowLeft": (37, ""),
+    "ArrowUp": (38, ""),
+    "ArrowRight": (39, ""),
+    "ArrowDown": (40, ""),
+}
+"""What Windows calls these keys, which is what the protocol asks for, and the character that they write."""
+
 
 def find_chromium() -> str | None:
     """Return the program, if it is installed."""
@@ -50,6 +64,7 @@ class Chromium:
         self._session = {"sessionId": session}
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
+        self._call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def open(self, url: str) -> None:
         """Go to a page."""
@@ -61,9 +76,23 @@ class Chromium:
         assert "exceptionDetails" not in outcome, outcome
         return outcome["result"].get("value")
 
-    def prefer(self, scheme: str) -> None:
-        """Let the system be "dark" or "light"."""
-        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    def prefer(self, scheme: str, motion: str = "no-preference") -> None:
+        """Let the system be "dark" or "light", and ``motion`` as usual or "reduce"."""
+        wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        self._call("Emulation.setEmulatedMedia", features=features)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press and release a key: one of `_KEYS`, or a character."""
+        code, text = _KEYS[key] if key in _KEYS else (ord(key.upper()) if key.isalnum() else 0, key)
+        about = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **about)
+        self._call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def type(self, text: str) -> None:
+        """Press a key for each character."""
+        for character in text:
+            self.press(character)
 
     def resize(self, width: int, height: int) -> None:
         """Give the page this size in CSS pixels."""

@@ -75,7 +75,7 @@ def test_a_full_memory_blocks_the_producer_and_a_bound_refuses(
 
 
 def test_the_page_as_one_file_needs_no_server_and_fits_a_phone(
-    chromium: Chromium, start: Any, tmp_path: Path, wait_until: Wait
+    chromium: Chromium, start: Any, tmp_path: Path, wait_until: Wait, violations: Callable[[], list[str]]
 ) -> None:
     page = tmp_path / "classroom.html"
     assert start("classroom", "--save", str(page)).ends() == 0
@@ -91,4 +91,5 @@ def test_the_page_as_one_file_needs_no_server_and_fits_a_phone(
             chromium.resize(width, 900)
             wait_until(lambda: chromium.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out")
     assert len(grounds) == 2
+    assert violations() == []  # of this file `make site` makes the hosted classroom
     assert chromium.complaints == []

@@ -176,6 +176,27 @@ def test_the_flow_picture_shows_what_is_held_refused_blocked_and_dead(
     assert chromium.complaints == []
 
 
+def test_the_flow_moves_in_one_step_and_only_where_it_is_seen_and_wanted(
+    chromium: Chromium, start: Any, broker: Any, wait_until: Wait
+) -> None:
+    where = ("--url", broker.url, "--queue", "moving")
+    start("slow_consumer.py", *where)
+    start("fast_producer.py", *where)
+    monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui", PACE_QUEUE__WORK="moving")
+    chromium.resize(1100, 300)
+    chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
+    moving = "document.getAnimations().filter((one) => one.animationName && one.playState === 'running').length"
+    wait_until(lambda: chromium.run(moving) > 1, "the streams move")
+    steps = "new Set(document.getAnimations().filter((one) => one.animationName).map((one) => one.startTime)).size"
+    wait_until(lambda: chromium.run(steps) == 1, "all in the same steps")
+    chromium.run("scrollTo(0, document.body.scrollHeight)")
+    wait_until(lambda: chromium.run(moving) == 0, "what is scrolled away stands still")
+    chromium.run("scrollTo(0, 0)")
+    wait_until(lambda: chromium.run(moving) > 1, "and goes on")
+    chromium.prefer("light", motion="reduce")
+    wait_until(lambda: chromium.run("document.getAnimations().length") == 0, "nothing moves for those who want that")
+
+
 def test_numbers_are_written_in_a_browser_as_on_a_terminal(
     chromium: Chromium, start: Any, broker: Any, wait_until: Wait
 ) -> None:

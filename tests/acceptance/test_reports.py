@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from keyboard import assert_all_can_be_reached, tab_to
 
 if TYPE_CHECKING:
     from chromium import Chromium
@@ -98,4 +99,27 @@ def test_the_flow_picture_of_a_report_shows_the_moment_under_the_cursor(
     shown = "document.getElementById('moment').value"
     wait_until(lambda: 0.3 < float(chromium.run(shown)) < 3, "the run is played from its start")
     chromium.run("document.getElementById('replay').click()")
+    assert chromium.complaints == []
+
+
+@pytest.mark.parametrize("kind", ["report", "comparison", "league", "history"])
+def test_a_page_of_results_is_read_by_keyboard(
+    chromium: Chromium, pages: dict[str, Path], wait_until: Wait, kind: str
+) -> None:
+    chromium.resize(1100, 900)
+    chromium.open(pages[kind].as_uri())
+    wait_until(lambda: chromium.run("document.readyState") == "complete", "the page is there")
+    if kind == "report":
+        wait_until(lambda: chromium.run("!!document.querySelector('.legend button')"), "the charts are drawn")
+        tab_to(chromium, "summary What happened")
+        chromium.press("Enter")
+        wait_until(lambda: not chromium.run("document.activeElement.parentElement.open"), "it folds")
+        tab_to(chromium, "input Time of the flow picture")
+        at = chromium.run("document.getElementById('flow-time').textContent")
+        chromium.press("Home")
+        wait_until(
+            lambda: chromium.run("document.getElementById('flow-time').textContent") != at,
+            "the picture shows another moment",
+        )
+    assert_all_can_be_reached(chromium)
     assert chromium.complaints == []

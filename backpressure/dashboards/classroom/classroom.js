@@ -1,7 +1,7 @@
 // The classroom: moves virtual time, shows it, and lets people change it. The model is in plant.js.
 
 import { Charts } from "./charts.js";
-import { element, make, put } from "./elements.js";
+import { element, make, put, switchTheme } from "./elements.js";
 import { FlowPicture } from "./flow.js";
 import { FREE, LESSONS } from "./lessons.js";
 import { LAWS } from "./laws.js";
@@ -75,7 +75,6 @@ function showKnobs() {
   document.querySelector('[data-knob="limitPerS"]').hidden = wanted.law !== "rate_limited";
   document.querySelector('[data-knob="overflow"]').hidden = wanted.maxLength === null;
   element("pause").textContent = wanted.paused ? "Let the consumers return" : "Stop the consumers";
-  element("pause").setAttribute("aria-pressed", String(wanted.paused));
 }
 
 // --- the model, and the story that is played with it ----------------------------------------------------------------------
@@ -340,7 +339,6 @@ function fromAddress() {
 function setRunning(on) {
   running = on;
   element("run").textContent = on ? "Pause" : "Continue";
-  element("run").setAttribute("aria-pressed", String(on));
 }
 
 buildKnobs();
@@ -357,12 +355,7 @@ element("burst").addEventListener("click", () => change({}, { burst: BURST }));
 element("pause").addEventListener("click", () => change({ paused: !wanted.paused }));
 element("compare").addEventListener("click", compare);
 element("knobs").addEventListener("submit", (event) => event.preventDefault());
-element("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  charts.redraw();
-});
+switchTheme(element("theme"));
 addEventListener("hashchange", fromAddress);
 fromAddress();
 

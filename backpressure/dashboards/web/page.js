@@ -1,7 +1,7 @@
 // The live page: draws what the monitor streams. Text from other processes is set as text, never as HTML.
 
 import { Charts, clockTicks } from "/assets/charts.js";
-import { element, make, put, putText } from "/assets/elements.js";
+import { element, make, put, putText, switchTheme } from "/assets/elements.js";
 import { FlowPicture, flowOf } from "/assets/flow.js";
 import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
 
@@ -156,6 +156,7 @@ function showTables(now) {
 let laws = [];
 let learnt = new Map();
 const forms = new Map();
+const nobody = make("p", { className: "quiet", textContent: "no producer or consumer" });
 const LOOK_AGAIN_MS = 5000;
 const keyOf = (role, report) => JSON.stringify([role, report.id, report.pid, report.host]);
 
@@ -177,17 +178,17 @@ async function ask(process, action, body) {
 function choice(label, act) {
   const select = make("select");
   select.addEventListener("change", async () => {
-    select.disabled = true; // until then the process reports the old value
+    select.dataset.asked = select.value; // until it is done the process reports the old value
     await act(select.value);
     await learn();
-    select.disabled = false;
+    delete select.dataset.asked;
   });
   return make("label", {}, label, select);
 }
 
 // Show the current value, whoever changed it, unless the user is choosing one now.
 function showChoice(select, options, value) {
-  if (select.disabled || document.activeElement === select) return;
+  if (select.dataset.asked || document.activeElement === select) return;
   const offered = options.some(([known]) => known === value) ? options : [[value, value], ...options];
   if (offered.map(([known]) => known).join() !== [...select.options].map((option) => option.value).join()) {
     select.replaceChildren(...offered.map(([known, text]) => make("option", { value: known, textContent: text })));
@@ -240,13 +241,10 @@ function showControls(now) {
     putText(form.lastElementChild, form.title);
   }
   for (const key of forms.keys()) if (!keys.has(key)) forms.delete(key);
-  const wanted = [...forms.values()];
-  const shown = [...element("controls").children];
-  if (wanted.length && (wanted.length !== shown.length || wanted.some((form, index) => form !== shown[index]))) {
-    element("controls").replaceChildren(...wanted);
-  } else if (!wanted.length) {
-    element("controls").replaceChildren(make("p", { className: "quiet", textContent: "no producer or consumer" }));
-  }
+  const place = element("controls");
+  const wanted = forms.size ? [...forms.values()] : [nobody];
+  for (const shown of [...place.children]) if (!wanted.includes(shown)) shown.remove();
+  for (const form of wanted) if (form.parentNode !== place) place.append(form); // what stays keeps the focus
 }
 
 async function learn() {
@@ -321,16 +319,7 @@ function listen() {
   };
 }
 
-element("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", root.dataset.theme);
-  draw();
-});
-const chosen = localStorage.getItem("theme");
-if (chosen) document.documentElement.dataset.theme = chosen;
+switchTheme(element("theme"));
 document.addEventListener("visibilitychange", draw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 setInterval(() => document.hidden || learn(), LOOK_AGAIN_MS);
 learn().finally(listen);

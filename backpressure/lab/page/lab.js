@@ -1,18 +1,12 @@
 // The lab's page: buttons that post, and the results once a second. Text from messages is set as text, never as HTML.
 
+import { element, put, switchTheme } from "/assets/elements.js";
 import { duration } from "/assets/numbers.js";
 
 const EVERY_MS = 1000;
 
-const element = (id) => document.getElementById(id);
-const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
 const took = (value) => (value === null ? "" : duration(value));
 const clock = (at) => (at ? new Date(at).toLocaleTimeString() : "");
-
-function say(text, mood) {
-  element("answer").textContent = text;
-  element("answer").className = mood;
-}
 
 function reason(detail) {
   if (!Array.isArray(detail)) return detail ?? "no reason given";
@@ -24,10 +18,10 @@ async function request(method, path, body) {
     const headers = body ? { "Content-Type": "application/json" } : {};
     const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
     const content = await response.json();
-    if (response.ok) say(`${method} ${path}: done`, "good");
-    else say(`${method} ${path}: ${response.status}, ${reason(content.detail)}`, "bad");
+    if (response.ok) put("answer", `${method} ${path}: done`, "good");
+    else put("answer", `${method} ${path}: ${response.status}, ${reason(content.detail)}`, "bad");
   } catch (error) {
-    say(`${method} ${path}: the lab does not answer`, "bad");
+    put("answer", `${method} ${path}: the lab does not answer`, "bad");
   }
   await refresh();
 }
@@ -42,7 +36,8 @@ function contentOf(form) {
 }
 
 function button(label, method, path) {
-  const control = made("button", { type: "button", textContent: label });
+  const control = make("button", { type: "button", textContent: label });
+  control.dataset.path = path;
   control.addEventListener("click", () => request(method, path));
   return control;
 }
@@ -51,13 +46,15 @@ function table(target, headings, rows) {
   const line = (cells, tag) => {
     const row = document.createElement("tr");
     row.append(...cells.map((cell) => {
-      const item = made(tag, { className: "name" });
+      const item = make(tag, { className: "name" });
       item.append(cell ?? "");
       return item;
     }));
     return row;
   };
+  const held = target.contains(document.activeElement) ? document.activeElement.dataset.path : undefined;
   target.replaceChildren(line(headings, "th"), ...rows.map((cells) => line(cells, "td")));
+  [...target.querySelectorAll("button")].find((control) => control.dataset.path === held)?.focus(); // the keyboard stays where it was
 }
 
 function showMessages(target, messages) {
@@ -100,11 +97,12 @@ function subscriberCard(id) {
   const card = document.createElement("div");
   card.dataset.id = id;
   const path = `/pubsub/subscribers/${encodeURIComponent(id)}`;
-  const controls = made("div", { className: "row" });
+  const controls = make("div", { className: "row" });
   controls.append(button("Consume", "POST", `${path}/consume`), button("Remove", "DELETE", path));
-  const scroll = made("div", { className: "scroll" });
-  scroll.append(document.createElement("table"));
-  card.append(made("h3", { textContent: id }), controls, made("p", { className: "counts" }), scroll);
+  const scroll = make("div", { className: "scroll", tabIndex: 0 }, make("table"));
+  scroll.setAttribute("role", "region");
+  scroll.setAttribute("aria-label", `Messages of ${id}`);
+  card.append(make("h3", { textContent: id }), controls, make("p", { className: "counts" }), scroll);
   element("subscribers").append(card);
   return card;
 }
@@ -155,13 +153,6 @@ element("ten").addEventListener("click", async () => {
   const task = contentOf(element("ten").form);
   for (let count = 0; count < 10; count += 1) await request("POST", "/tasks/submit", task);
 });
-element("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", root.dataset.theme);
-});
-const chosen = localStorage.getItem("theme");
-if (chosen) document.documentElement.dataset.theme = chosen;
+switchTheme(element("theme"));
 setInterval(() => document.hidden || refresh(), EVERY_MS);
 refresh();

@@ -1,7 +1,7 @@
 // The page of runs: what can be started, what happens, and what was. Text from elsewhere is set as text, never as HTML.
 
 import { Charts, clockTicks } from "./charts.js";
-import { element, make, put } from "./elements.js";
+import { element, make, put, switchTheme } from "./elements.js";
 import { FlowPicture, flowOf } from "./flow.js";
 import { UNKNOWN, duration, percent, rate } from "./numbers.js";
 
@@ -65,6 +65,7 @@ element("fault").addEventListener("change", describe);
 element("start").addEventListener("submit", async (event) => {
   event.preventDefault();
   put("answer", "starting …");
+  const byKey = document.activeElement === element("go");
   element("go").disabled = true;
   const begun = await ask("/api/run", {
     scenario: element("scenario").value, strategy: element("law").value,
@@ -73,9 +74,11 @@ element("start").addEventListener("submit", async (event) => {
   if (begun) {
     put("answer", "");
     show(begun);
+    if (byKey) element("stop").focus(); // a button that is disabled cannot keep the keyboard
     learn(); // which faults this run is ready for
   } else {
     element("go").disabled = run.state !== "idle";
+    if (byKey) element("go").focus();
   }
 });
 
@@ -219,11 +222,14 @@ function draw() {
 async function listRuns() {
   const found = await ask("/api/runs", undefined, "compared");
   if (!found) return;
+  const before = chosen();
+  const held = element("runs").contains(document.activeElement) ? document.activeElement.value ?? document.activeElement.textContent : null;
   const heads = [["tick"], ["run"], ["law"], ["verdict"], ["used", "number"], ["wait p99", "number"], ["why"]];
   const head = make("tr", {}, ...heads.map(([textContent, className = ""]) => make("th", { scope: "col", textContent, className })));
   const rows = found.map((one) => {
     const tick = make("input", { type: "checkbox", value: one.name });
     tick.setAttribute("aria-label", `compare ${one.name}`);
+    tick.checked = before.includes(one.name);
     tick.addEventListener("change", ticked);
     return make("tr", {},
       make("td", {}, tick),
@@ -235,6 +241,8 @@ async function listRuns() {
       make("td", { textContent: one.sentence, className: "sentence" }));
   });
   element("runs").replaceChildren(head, ...(rows.length ? rows : [make("tr", {}, make("td", { colSpan: heads.length, className: "quiet", textContent: "none yet" }))]));
+  const holds = (control) => (control.value ?? control.textContent) === held;
+  if (held !== null) [...element("runs").querySelectorAll("input, a")].find(holds)?.focus(); // the keyboard stays where it was
   ticked();
 }
 
@@ -278,12 +286,7 @@ function listen() {
   stream.onerror = () => put("state", "pace ui does not answer; trying again", "pill bad");
 }
 
-element("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  charts.redraw();
-});
+switchTheme(element("theme"));
 document.addEventListener("visibilitychange", draw);
 learn().finally(listen);
 listRuns();

@@ -65,8 +65,8 @@ def test_a_browser_gets_the_page(snapshot: Make) -> None:
 
 def test_the_page_needs_nothing_from_elsewhere(snapshot: Make) -> None:
     page = get(snapshot(), "/", BROWSER).text
-    sources = re.findall(r'(?:src|href)="(?!/metrics|/api|data:)([^"]+)"', page)
-    styles = ["theme.css", "flow.css", "charts.css", "page.css"]
+    sources = re.findall(r'(?:src|href)="(?!/metrics|/api|data:|#)([^"]+)"', page)
+    styles = ["theme.css", "frame.css", "flow.css", "charts.css", "page.css"]
     assert sources == [f"/assets/{name}" for name in (*styles, "page.js")]
     modules = {name: re.findall(r'from "(?:/assets|\.)/([^"]+)"', path.read_text()) for name, path in assets().items()}
     wanted = {*styles, "page.js", *chain.from_iterable(modules.values())}
@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_from_elsewhere(snapshot: Make) -> None:
 def test_every_element_the_script_fills_is_on_the_page() -> None:
     files = assets()
     script, page = files["page.js"].read_text(), files["index.html"].read_text()
-    used = set(re.findall(r'(?:element|say|showTable)\("([\w-]+)"', script))
+    used = set(re.findall(r'(?:element|put|showTable)\("([\w-]+)"', script))
     assert used
     assert used <= set(re.findall(r'id="([\w-]+)"', page))
 

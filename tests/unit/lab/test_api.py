@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,10 @@ def test_the_page_comes_with_all_it_needs_and_may_load_nothing_else(stage: Any) 
             page = await client.get("/")
             assert page.headers["content-type"].startswith("text/html")
             assert page.headers["content-security-policy"].startswith("default-src 'self'")
-            for name in ("page.css", "lab.css", "lab.js"):
-                assert f"/assets/{name}" in page.text
+            modules = {name: re.findall(r'from "/assets/([^"]+)"', path.read_text()) for name, path in assets().items()}
+            wanted = {*re.findall(r'="/assets/([^"]+)"', page.text), *chain.from_iterable(modules.values())}
+            assert wanted >= {"theme.css", "frame.css", "lab.css", "lab.js", "elements.js"}
+            for name in wanted:
                 assert (await client.get(f"/assets/{name}")).status_code == 200
             assert (await client.get("/assets/secrets")).status_code == 404
 
