@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -18,17 +19,22 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelInvalidStateError, DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import ConfigError, NotConnectedError, RefusedError, UnroutableError
+from backpressure.integrations.clients import several_servers
+from backpressure.transports.connecting import Server, Servers
 
 __all__ = ["AioPikaClient"]
 
 _WITHIN_S = 10.0
+_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class AioPikaClient:
     """An `AsyncClient` on a channel or a connection of aio-pika, or on a connection of its own.
 
-    A robust connection comes back by itself. In the place of another one that is lost, a robust one is opened.
+    A robust connection comes back by itself, to the server that it had. In the place of another one that is lost, a
+    robust one is opened; of several servers in a URL, a plain one at any that answers.
     """
 
     def __init__(self, client: str | AbstractConnection | AbstractChannel, *, exchange: str, routing_key: str) -> None:
@@ -40,8 +46,15 @@ class AioPikaClient:
         self._channel: AbstractChannel | None = None
         self._exchange: AbstractExchange | None = None
         self._tls: Any = None
+        self._address: BrokerAddress | None = None
+        self._server: Server | None = None
+        self._late: set[asyncio.Task[None]] = set()
         if isinstance(client, str):
             self.url = client
+            self._address = several_servers(client)
+            if self._address is not None:
+                port = _PORTS.get(self._address.scheme, _PORTS["amqp"])
+                self._servers = Servers(self._address.hosts("localhost", port))
             return
         if isinstance(client, AbstractChannel):
             self._channel = client
@@ -65,7 +78,7 @@ class AioPikaClient:
 
     async def _open(self) -> None:
         if self._connection is None or not (_robust(self._connection) or self._connection.connected.is_set()):
-            self._connection = self._own = await aio_pika.connect_robust(self.url, ssl_context=self._tls)
+            self._connection = self._own = await self._connected()
             self._channel = None
         elif _robust(self._connection):
             await self._connection.ready()
@@ -81,6 +94,24 @@ class AioPikaClient:
             default = self._channel.default_exchange
             name = self._exchange_name
             self._exchange = await self._channel.get_exchange(name, ensure=False) if name else default
+
+    async def _connected(self) -> AbstractConnection:
+        if self._address is None:
+            return await aio_pika.connect_robust(self.url, ssl_context=self._tls)
+        if self._server is not None:
+            self._servers.failed(self._server)  # its connection was lost
+        self._server, connection = await self._servers.first(self._connected_to, discard=self._discard)
+        return connection
+
+    async def _connected_to(self, server: Server) -> AbstractConnection:
+        assert self._address is not None
+        return await aio_pika.connect(self._address.at([server]))
+
+    def _discard(self, connection: AbstractConnection) -> None:
+        """Close a connection to a server that answered later than another."""
+        closing = asyncio.create_task(_closed(connection), name="pace: close a late connection")
+        self._late.add(closing)
+        closing.add_done_callback(self._late.discard)
 
     async def send(self, message: Any, options: Mapping[str, Any]) -> None:
         """See `AsyncClient.send`; ``options`` are those of `aio_pika.Message`, for a message given as bytes."""
@@ -124,3 +155,8 @@ class AioPikaClient:
 
 def _robust(connection: AbstractConnection) -> bool:
     return isinstance(connection, aio_pika.RobustConnection)
+
+
+async def _closed(connection: AbstractConnection) -> None:
+    with suppress(*CONNECTION_EXCEPTIONS):
+        await connection.close()

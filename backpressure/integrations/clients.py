@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
+from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import ConfigError
 
-__all__ = ["BLOCKING_CLIENTS", "CLIENTS", "AsyncClient", "BlockingClient", "client_class"]
+__all__ = ["BLOCKING_CLIENTS", "CLIENTS", "AsyncClient", "BlockingClient", "client_class", "several_servers"]
 
 CLIENTS = {
     "aio_pika": "aio_pika_client:AioPikaClient",
@@ -94,3 +95,17 @@ def _libraries(clients: Mapping[str, str]) -> str:
     if clients is CLIENTS:
         return "aio-pika, aiokafka, confluent-kafka or pika's AsyncioConnection (SyncPaced is for blocking ones)"
     return "pika or confluent-kafka (Paced is for asynchronous ones)"
+
+
+def several_servers(url: str) -> BrokerAddress | None:
+    """Return the parts of a URL of AMQP that names several servers, ``amqp://one,two/``; None: it names one.
+
+    Client libraries know URLs of one server only. Raises `ConfigError` for an impossible host or port in a list.
+    """
+    if "," not in url:
+        return None
+    try:
+        address = BrokerAddress.parse(url)
+    except ValueError as error:
+        raise ConfigError("client", url, str(error)) from None
+    return address if len(address.servers) > 1 else None

@@ -103,7 +103,8 @@ class Limiter:
 
         Args:
             queue: the queue that consumers read (Kafka: the topic).
-            url: its broker, ``amqp://user:password@host:port/vhost`` or ``kafka://host:port``.
+            url: its broker, ``amqp://user:password@host:port/vhost`` or ``kafka://host:port``; of several servers,
+                ``amqp://one,two/``, any that answers is used.
             law: which rate-control law; see ``pace laws``.
             max_per_s: the most to send, messages per second.
             min_per_s: the least to allow, whatever the law says; 0: as the law says.

@@ -115,7 +115,8 @@ class Paced(_PacedBase):
 
         Args:
             client: a channel or connection of aio-pika or of pika's ``AsyncioConnection``, a producer of aiokafka or
-                confluent-kafka, or the broker's URL, for a connection of its own.
+                confluent-kafka, or the broker's URL, for a connection of its own. Of several servers,
+                ``amqp://one,two/``, any that answers is used, and another when it is lost.
             queue: the queue that consumers read, and whose depth counts (Kafka: the topic).
             url: the broker's URL for the connections that watch the queue; None: that of ``client``.
             exchange: where to publish, if not directly to the queue.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -19,10 +20,12 @@ from pika.exceptions import AMQPError
 
 from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, NotConnectedError, PaceError, RefusedError, UnroutableError
+from backpressure.integrations.clients import several_servers
 
 __all__ = ["BlockingPikaCallbackClient", "PikaCallbackClient", "address", "persistent"]
 
 _OPEN_S = 10.0
+_ANSWERS_WITHIN_S = 1.5  # of several servers, one that takes longer is passed over
 _CLOSE_S = 5.0
 
 
@@ -55,19 +58,16 @@ class _ConfirmingChannel:
         self._returned: set[str | None] = set()
         self._tag = 0
         if isinstance(client, str):
-            try:
-                self._parameters: Any = pika.URLParameters(client)
-            except (ValueError, TypeError):
-                raise ConfigError("client", client, "expected amqp://user:password@host:port/") from None
+            self._servers = _parameters(client)
             self._kind: Any = SelectConnection
             self._loop: Any = None
             self.url = client
             return
         self._connection = self._given = client.connection if isinstance(client, Channel) else client
         self._kind = type(self._connection)
-        self._parameters = self._connection.params
+        self._servers = [self._connection.params]
         self._loop = self._connection.ioloop
-        self.url = address(self._parameters)
+        self.url = address(self._connection.params)
 
     def _in_loop(self, call: Callable[[], None]) -> None:
         later = getattr(self._loop, "add_callback_threadsafe", None) or self._loop.call_soon_threadsafe
@@ -91,16 +91,32 @@ class _ConfirmingChannel:
             if self._connection is not None and self._connection.is_open:
                 self._open_channel(self._connection)
             else:
-                self._connection = self._kind(
-                    self._parameters,
-                    on_open_callback=self._open_channel,
-                    on_open_error_callback=lambda _, error: self._failed(error),
-                    on_close_callback=lambda _, error: self._failed(error),
-                    custom_ioloop=self._loop,
-                )
+                self._connect(len(self._servers))
 
         self._in_loop(begin)
         return done
+
+    def _connect(self, attempts: int) -> None:
+        """Connect to the first server, or to one of those after it; each that fails is tried last from then on."""
+
+        def failed(_: Any, error: BaseException) -> None:
+            self._servers.append(self._servers.pop(0))
+            if attempts > 1:
+                self._connect(attempts - 1)
+            else:
+                self._failed(error)
+
+        def lost(_: Any, error: BaseException) -> None:
+            self._servers.append(self._servers.pop(0))
+            self._failed(error)
+
+        self._connection = self._kind(
+            self._servers[0],
+            on_open_callback=self._open_channel,
+            on_open_error_callback=failed,
+            on_close_callback=lost,
+            custom_ioloop=self._loop,
+        )
 
     def _open_channel(self, connection: Any) -> None:
         connection.channel(on_open_callback=self._use)
@@ -232,6 +248,20 @@ class BlockingPikaCallbackClient(_ConfirmingChannel):
             if not self._thread.is_alive():
                 self._loop.close()
             self._thread = self._connection = self._channel = None  # another opening begins anew
+
+
+def _parameters(url: str) -> list[Any]:
+    """Return pika's parameters of each server in ``url``, in the order in which to try them."""
+    several = several_servers(url)
+    try:
+        servers: list[Any] = [pika.URLParameters(each) for each in (several.single() if several else [url])]
+    except (ValueError, TypeError):
+        raise ConfigError("client", url, "expected amqp://user:password@host:port/") from None
+    if len(servers) > 1:
+        random.shuffle(servers)
+        for parameters in servers:
+            parameters.socket_timeout = parameters.stack_timeout = _ANSWERS_WITHIN_S
+    return servers
 
 
 def _settle(done: Future[None], error: PaceError | None = None) -> None:

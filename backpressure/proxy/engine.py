@@ -371,6 +371,7 @@ class ProxyEngine:
                 elif now - loop.active_at > _FORGET_AFTER_S:
                     del self.loops[name]
                     self.view.forget(name)
+                    queue.engaged = False  # a message behind others may still have to pass it
             elif task.done():
                 task.result()  # a user's own law may fail: no proxy is better than one out of control
             elif loop.found and now - loop.active_at > _SLEEP_AFTER_S:

@@ -184,9 +184,11 @@ class _ClientSide(asyncio.Protocol):
 
     def broker_lost(self) -> None:
         """The broker has closed the connection, or is gone."""
-        self.flush()
-        self.relay.lost(self._loop.time())
-        self.end()
+        try:
+            self.flush()
+            self.relay.lost(self._loop.time())
+        finally:
+            self.end()  # whatever fails here, a client must not wait for a broker that is gone
 
     # --- both ---------------------------------------------------------------------------------------------------------
 

@@ -230,3 +230,5 @@ class PacedQueue:
     def forget(self, count: int) -> None:
         """The broker will never answer for ``count`` messages: their channel is gone."""
         self.outbox.in_flight.count -= count
+        if self._window_closed and self._ring:
+            self._wake()

@@ -213,7 +213,7 @@ class Relay:
                 sent = end
         if sent < len(data):
             self.to_client.append(data[sent:] if sent else data)
-        self._note_fill()
+        self.released()  # a channel that the broker has closed holds nothing any more
 
     def _broker_answers(self, number: int, method: int, data: bytes, start: int, end: int, now: float) -> bool:
         """Take a method of a channel; return whether it is for the client."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,76 @@ def started(folder: Path, *options: str, broker_options: Sequence[str] = ()) -> 
             yield running
     finally:
         broker.stop()
+
+
+class SilentNetwork:
+    """A TCP relay before a port of this machine, which can stop to forward without closing anything.
+
+    That is how a network looks which drops every packet: connections stay open at both ends, and new ones are taken in
+    and get no answer. What was sent meanwhile is lost, so connections of that time stay silent for ever.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.silent = False
+        self._port = port
+        self._dead: set[socket.socket] = set()
+        self._open: set[socket.socket] = set()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._serve)]
+        self._threads[0].start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.getsockname()[1])
+
+    def silence(self) -> None:
+        self.silent = True
+        self._dead |= self._open
+
+    def mend(self) -> None:
+        self.silent = False
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join()
+        for each in (self._server, *self._open):
+            each.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._open |= {client, server}
+                if self.silent:
+                    self._dead |= {client, server}
+                for source, target in ((client, server), (server, client)):
+                    self._threads.append(threading.Thread(target=self._forward, args=(source, target)))
+                    self._threads[-1].start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if source not in self._dead:
+                    target.sendall(data)
+        if source not in self._dead:
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def silent_network(port: int) -> Iterator[SilentNetwork]:
+    """Put a network before ``port`` that can go silent."""
+    network = SilentNetwork(port)
+    try:
+        yield network
+    finally:
+        network.close()
 
 
 def announced(path: Path, process: subprocess.Popen[Any]) -> Any:

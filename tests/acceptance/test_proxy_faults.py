@@ -20,11 +20,13 @@ import httpx
 import pika
 import pytest
 from pamqp import commands
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
-from proxied import PATIENCE_S, Broker, Running, proxying, started, until
+from proxied import PATIENCE_S, Broker, Running, proxying, send_with_pika, silent_network, started, until
 
 from backpressure.amqp.methods import method_frame
 
+LOST = (AMQPError, AMQPConnectorException, OSError)
 HEADER = b"AMQP\x00\x00\x09\x01"
 
 
@@ -71,7 +73,7 @@ def publish_until_lost(url: str, confirmed: set[int], ended: threading.Event) ->
     """Publish with confirms, connect again whenever the connection is lost, and note what was confirmed."""
     number = 0
     while not ended.is_set():
-        with contextlib.suppress(AMQPError, OSError), pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        with contextlib.suppress(*LOST), pika.BlockingConnection(pika.URLParameters(url)) as connection:
             channel = connection.channel()
             channel.queue_declare("orders", durable=True)
             channel.confirm_delivery()
@@ -86,7 +88,7 @@ def publish_until_lost(url: str, confirmed: set[int], ended: threading.Event) ->
 def work_until_lost(url: str, done: set[int], ended: threading.Event) -> None:
     """Consume, connect again whenever the connection is lost, and note what was worked on; in the end, all of it."""
     while not ended.is_set():
-        with contextlib.suppress(AMQPError, OSError), pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        with contextlib.suppress(*LOST), pika.BlockingConnection(pika.URLParameters(url)) as connection:
             channel = connection.channel()
             channel.queue_declare("orders", durable=True)
             channel.basic_qos(prefetch_count=5)
@@ -235,6 +237,54 @@ def test_what_was_confirmed_survives_a_proxy_that_is_killed_in_the_middle(tmp_pa
                 assert goes_on(done)
     finally:
         broker.stop()
+
+
+def test_what_was_confirmed_survives_a_network_before_the_broker_that_goes_silent(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    broker.start()
+    try:
+        with silent_network(broker.at["port"]) as network:
+            upstream = f"amqp://guest:guest@127.0.0.1:{network.port}/"
+            soon = {"PACE_BROKER__HEARTBEAT_S": "1", "PACE_BROKER__CONNECT_TIMEOUT_S": "1"}
+            proxy = proxying(tmp_path / "proxy", upstream, "--queue", "orders", broker=broker, environment=soon)
+            with proxy as running, at_work(f"{running.url}?heartbeat=1&stack_timeout=2") as done:
+                assert goes_on(done)
+                network.silence()
+                with contextlib.suppress(*LOST):  # a client that comes now is turned away in the end
+                    connect_once(f"{running.url}?stack_timeout=2")
+                network.mend()
+                assert goes_on(done)
+                assert running.process.poll() is None
+    finally:
+        broker.stop()
+
+
+def test_what_a_client_held_goes_to_another_when_its_network_goes_silent(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(started(tmp_path, "--queue", "orders"))
+        send_with_pika(running.broker_url, 10)
+        vanished_later = stack.enter_context(contextlib.ExitStack())
+        network = stack.enter_context(silent_network(port_of(running)))
+        vanished = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", network.port, heartbeat=1))
+        vanished_later.callback(closed, vanished)  # after its network has ended
+        bodies = [vanished.channel().basic_get("orders")[2] for _ in range(5)]
+        network.silence()
+        with pika.BlockingConnection(at(running)) as other:
+            channel = other.channel()
+            while len(bodies) < 15:  # five of them for the second time
+                method, _, body = channel.basic_get("orders")
+                if method is None:
+                    other.process_data_events(0.05)
+                else:
+                    bodies.append(body)
+                    channel.basic_ack(method.delivery_tag)
+            assert set(bodies[5:]) == {b"%d" % number for number in range(10)}
+            assert until(lambda: running.status()["connections"] == 1)
+
+
+def closed(connection: pika.BlockingConnection) -> None:
+    with contextlib.suppress(*LOST):
+        connection.close()
 
 
 def connect_once(url: str) -> str:

@@ -144,6 +144,15 @@ def test_closing_the_connection_waits_for_all_channels(stage: Staging) -> None:
     assert names(stage.to_broker())[-1] == "Connection.Close"
 
 
+def test_closing_the_connection_goes_on_when_the_broker_closes_the_channel_that_it_waits_for(stage: Staging) -> None:
+    fill(stage)
+    stage.client(publish("orders"))
+    stage.client(commands.Connection.Close(200, "", 0, 0), channel=0)
+    stage.to_broker()
+    stage.broker(commands.Channel.Close(404, "", 0, 0))
+    assert names(stage.to_broker())[-1] == "Connection.Close"
+
+
 def test_a_client_that_goes_away_takes_nothing_back(stage: Staging) -> None:
     stream = publish("orders") * 5
     stage.client(stream + publish("orders")[:9])
@@ -244,6 +253,17 @@ def test_no_more_may_be_in_flight_than_the_law_says(stage: Staging) -> None:
     assert stage.woken
     stage.after(0.01)
     assert names(stage.to_broker()).count("Basic.Publish") == 1
+
+
+def test_room_that_a_closed_channel_leaves_is_given_to_one_that_waits(stage: Staging) -> None:
+    stage.orders.apply(Decision(1000.0, "test", window=1))
+    stage.client(commands.Confirm.Select(), publish("orders"))
+    other = stage.connection()
+    stage.client(publish("orders"), relay=other)
+    assert stage.orders.waiting
+    stage.woken = 0
+    stage.broker(commands.Channel.Close(404, "", 0, 0))
+    assert stage.woken
 
 
 # --- a client that is held --------------------------------------------------------------------------------------------
