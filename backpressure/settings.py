@@ -554,6 +554,21 @@ class ProcessSettings(Section):
     )
 
 
+class AgentSettings(Section):
+    """Processes of a run on other machines (`pace agent`): what an agent and the runs that it takes part in share."""
+
+    token: SecretStr = knob(
+        SecretStr(""), "", "secret of at least 16 characters that an agent and its runs share; it is never sent"
+    )
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), octets(100)] = knob(
+        "pace", "", "a run looks for agents of its group only"
+    )
+    name: Annotated[str, octets(100)] = knob("", "", "how a run calls the agent; empty: the name of its host")
+    patience_s: float = knob(
+        10.0, "s", "an agent or a run that gives no sign of life for this long is lost to the other", ge=2, le=600
+    )
+
+
 class Settings(Section):
     """All sections. Creating it reads only its arguments: other sources are read by `backpressure.config`."""
 
@@ -570,6 +585,7 @@ class Settings(Section):
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     process: ProcessSettings = Field(default_factory=ProcessSettings)
+    agent: AgentSettings = Field(default_factory=AgentSettings)
 
 
 def _keys(section: str, *names: str) -> set[str]:

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from backpressure.broker.declarations import parse_denied  # noqa: PLC0415
     from backpressure.broker.faults import FaultSettings, parse_fault  # noqa: PLC0415
-    from backpressure.broker.handshake import RABBITMQ_VERSION, SessionConfig, parse_user  # noqa: PLC0415
+    from backpressure.broker.handshake import RABBITMQ_VERSION, SessionConfig, users_for  # noqa: PLC0415
     from backpressure.broker.server import BrokerConfig, TlsConfig, serve  # noqa: PLC0415
     from backpressure.errors import PaceError  # noqa: PLC0415
 
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME:PASSWORD",
-        help="a user beside guest, for AMQP and the management API; may be repeated",
+        help="a user beside guest, beyond loopback instead of guest, for AMQP and the management API; may be repeated",
     )
     parser.add_argument(
         "--deny",
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        users = {"guest": "guest", **dict(map(parse_user, options.user))}
+        users = users_for(options.host, options.user)
         denied = frozenset(map(parse_denied, options.deny))
         faults = FaultSettings().updated(dict(map(parse_fault, options.fault)))
     except PaceError as error:

@@ -6,6 +6,7 @@ refusal that RabbitMQ gives. Must not know: bytes, channels, queues.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pamqp import commands
 from backpressure.amqp.field_tables import FieldTable
 from backpressure.amqp.frames import FRAME_MIN_SIZE
 from backpressure.broker.replies import ConnectionRefusal, not_allowed
+from backpressure.core.addresses import is_loopback
 from backpressure.errors import ConfigError
 from backpressure.version import __version__
 
@@ -78,6 +80,12 @@ class SessionConfig:
     def product(self) -> tuple[str, str]:
         """The name and the version that clients are told."""
         return (PRODUCT, __version__) if self.own_name else ("RabbitMQ", RABBITMQ_VERSION)
+
+
+def users_for(host: str, options: Iterable[str]) -> dict[str, str]:
+    """Return who may log in: guest too, unless other machines could; `ConfigError` as `parse_user`."""
+    named = dict(map(parse_user, options))
+    return {"guest": "guest", **named} if is_loopback(host) or not named else named
 
 
 def parse_user(option: str) -> tuple[str, str]:

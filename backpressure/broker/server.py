@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import os
 import ssl
@@ -30,7 +29,7 @@ from backpressure.broker.session import CLOSE_TIMEOUT_S, Session
 from backpressure.broker.store import Store, StoreError
 from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import Answer, WebServer, end_output
-from backpressure.core.addresses import bracketed
+from backpressure.core.addresses import bracketed, is_loopback
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
 from backpressure.version import __version__
@@ -84,6 +83,11 @@ class BrokerConfig:
         if self.host.startswith("[") and self.host.endswith("]"):  # as in a URL
             object.__setattr__(self, "host", self.host[1:-1])
 
+    @property
+    def management_host(self) -> str:
+        """Where the management API listens: on loopback, wherever AMQP does."""
+        return self.host if is_loopback(self.host) else "127.0.0.1"
+
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
@@ -98,11 +102,12 @@ class Announcement:
     role: str = "broker"
     tls_port: int | None = None
     management_tls_port: int | None = None
+    management_host: str = "127.0.0.1"
 
     @property
     def management_url(self) -> str:
         """Where the management API is; empty where there is none."""
-        return f"http://{bracketed(self.host)}:{self.management_port}" if self.management_port else ""
+        return f"http://{bracketed(self.management_host)}:{self.management_port}" if self.management_port else ""
 
     def write(self, path: Path) -> None:
         """Write it as JSON, atomically."""
@@ -179,8 +184,8 @@ class Server:
     """A virtual host, its connections and its management API, in one event loop."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Raises `ConfigError` for an address that is not loopback, or an unusable ``data_dir``."""
-        _check_loopback(config.host)
+        """Raises `ConfigError` where others could log in with a known password, or for an unusable ``data_dir``."""
+        _check_users(config)
         self.config = config
         self._tls = None if config.tls is None else config.tls.context()
         self._loop = asyncio.get_running_loop()
@@ -222,12 +227,13 @@ class Server:
         web = WebServer(self._answer, self._loop.call_later)
         management = amqps = https = None
         if config.management_port is not None:
-            management = await self._listen(web.connection, config.management_port, "--management-port")
+            where = config.management_host
+            management = await self._listen(web.connection, config.management_port, "--management-port", host=where)
         if config.tls is not None:
             amqps = await self._listen(lambda: _AmqpConnection(self), config.tls.port, "--tls-port", self._tls)
             if management is not None:
                 port, flag = config.tls.management_port, "--management-tls-port"
-                https = await self._listen(web.connection, port, flag, self._tls)
+                https = await self._listen(web.connection, port, flag, self._tls, host=config.management_host)
         ports = {"amqp": amqp, "amqp/ssl": amqps, "http": management, "https": https}
         self._management.node.listeners = {protocol: port for protocol, port in ports.items() if port is not None}
         return Announcement(
@@ -237,18 +243,26 @@ class Server:
             host=config.host,
             port=amqp,
             management_port=management,
-            url=f"amqp://guest:guest@{bracketed(config.host)}:{amqp}/",
+            management_host=config.management_host,
+            url=f"amqp://{_login(config.session)}{bracketed(config.host)}:{amqp}/",
         )
 
     async def _listen(
-        self, factory: Callable[[], asyncio.BaseProtocol], port: int, flag: str, tls: ssl.SSLContext | None = None
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        port: int,
+        flag: str,
+        tls: ssl.SSLContext | None = None,
+        *,
+        host: str = "",
     ) -> int:
+        host = host or self.config.host
         try:
-            server = await listen(factory, self.config.host, port, tls)
+            server = await listen(factory, host, port, tls)
         except OSError as cause:
             if cause.errno == errno.EADDRINUSE:
-                raise PortTakenError(self.config.host, port, flag) from cause
-            where = f"{bracketed(self.config.host)}:{port}"
+                raise PortTakenError(host, port, flag) from cause
+            where = f"{bracketed(host)}:{port}"
             raise ConfigError(flag, port, f"cannot listen on {where}: {cause.strerror}") from cause
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
@@ -382,14 +396,16 @@ class Server:
         self._schedule_flush()
 
 
-def _check_loopback(host: str) -> None:
-    """Refuse other addresses than loopback, because the password of guest is well known."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError("--host", host, "the embedded broker listens on loopback only, such as 127.0.0.1")
+def _login(session: SessionConfig) -> str:
+    """Return user and password as a URL has them; no password that is not known anyway."""
+    return "guest:guest@" if session.users.get("guest") == "guest" else ""
+
+
+def _check_users(config: BrokerConfig) -> None:
+    """Refuse to let other machines log in with the password that everybody knows."""
+    if not is_loopback(config.host) and config.session.users.get("guest") == "guest":
+        allowed = "beyond loopback the broker needs users of your own, since everybody knows guest's password: --user"
+        raise ConfigError("--host", config.host, f"{allowed} NAME:PASSWORD")
 
 
 def _default_memory_limit_bytes() -> int:
@@ -430,7 +446,7 @@ async def serve(
         + (f", management on {announcement.management_url}" if announcement.management_url else "")
         + (f", with TLS on port {announcement.tls_port}" if announcement.tls_port else "")
         + (f" and {announcement.management_tls_port}" if announcement.management_tls_port else "")
-        + "; for experiments on this machine only, "
+        + f"; for experiments{' on this machine' if is_loopback(config.host) else ''} only, "
         + (
             f"durable in {config.data_dir} ({server.recovered} messages recovered)\n"
             if config.data_dir

@@ -17,6 +17,7 @@ from backpressure import program
 from backpressure.cli import options
 from backpressure.cli.commands import PaceGroup
 from backpressure.cli.local_brokers import LocalBroker, listed
+from backpressure.core.addresses import is_loopback
 from backpressure.errors import TransportError
 from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.transports.private_process import MOST_NODES, PrivateNodes, PrivateProcess
@@ -48,7 +49,12 @@ _nodes = click.option(
 
 
 @click.group(cls=PaceGroup, invoke_without_command=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; loopback only by design.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; beyond loopback only for users of your own (--user).",
+)
 @_port("--port", "AMQP port", 5672)
 @_port("--management-port", "HTTP port", 15672)
 @click.option(
@@ -103,7 +109,7 @@ _nodes = click.option(
     "users",
     multiple=True,
     metavar="NAME:PASSWORD",
-    help="Another user than guest, for AMQP and the management API (repeatable).",
+    help="Another user than guest, beyond loopback instead of guest, for AMQP and the management API (repeatable).",
 )
 @click.option(
     "--deny",
@@ -146,13 +152,13 @@ def broker(
         return
     from backpressure.broker.declarations import parse_denied
     from backpressure.broker.faults import FaultSettings, parse_fault
-    from backpressure.broker.handshake import SessionConfig, parse_user
+    from backpressure.broker.handshake import SessionConfig, users_for
     from backpressure.broker.server import Announcement, BrokerConfig, TlsConfig, serve
 
     config = BrokerConfig(
         memory_limit_bytes=int(memory_limit_mb * 1_000_000),
         faults=FaultSettings().updated(dict(map(parse_fault, faults))),
-        session=SessionConfig(users={"guest": "guest", **dict(map(parse_user, users))}, own_name=own_name),
+        session=SessionConfig(users=users_for(str(listening["host"]), users), own_name=own_name),
         denied=frozenset(map(parse_denied, denied)),
         tls=TlsConfig(tls_cert, tls_key, tls_port, management_tls_port) if tls_cert else None,
         **listening,
@@ -160,7 +166,7 @@ def broker(
     with ExitStack() as stack:
 
         def on_ready(ready: Announcement) -> None:
-            if not unlisted:
+            if not unlisted and is_loopback(ready.host):  # others would not know the password
                 management_url = ready.management_url
                 _list(stack, LocalBroker.of_this_process("embedded broker", ready.url, management_url))
 

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "run": ("run:run", "Run a scenario with real processes, judge it and write a report."),
+    "agent": ("agent:agent", "Give this machine to runs that are started elsewhere."),
     "ui": ("ui:ui", "Drive runs from a page: start, watch, disturb, stop, compare."),
     "scenarios": ("shipped:scenarios", "List the scenarios that ship, or print one."),
     "report": ("report:report", "Analyse a recorded run again, or show two side by side."),
@@ -46,6 +47,7 @@ _HIDDEN = {"lab-worker": ("lab:worker", "")}
 """The same for commands that only other commands start."""
 
 _BENCH = {
+    "agent",
     "run",
     "ui",
     "scenarios",

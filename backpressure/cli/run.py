@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from backpressure.cli.run_outcome import (
     print_outcome,
 )
 from backpressure.cli.verdict_files import JUnitFile, MarkdownFile, VerdictFile
+from backpressure.config import load
 from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import RunLive
 from backpressure.errors import ExperimentError, PaceError
 from backpressure.experiments import library, past_runs
+from backpressure.experiments.agents.conversation import seal_of
+from backpressure.experiments.agents.pool import AgentTerms
 from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
 from backpressure.experiments.document import to_toml
 from backpressure.experiments.regression import differences, parse_share
@@ -49,6 +53,22 @@ __all__ = ["run"]
     metavar="QUEUE",
     help="Use this queue of the broker at the URL as it is: empty, with no consumers, declared by somebody else.",
 )
+@click.option(
+    "--agents",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help='How many agents (`pace agent`) the run waits for, where the scenario has on = "agents".',
+)
+@click.option(
+    "--agents-wait",
+    default=60.0,
+    show_default=True,
+    type=options.FiniteRange(0.1, 86_400),
+    metavar="SECONDS",
+    help="How long it waits for them.",
+)
+@options.setting("--group", key="agent.group")
 @options.runs_folder
 @options.assignments
 @options.strategy
@@ -90,6 +110,9 @@ def run(
     *,
     broker: str,
     predeclared: str,
+    agents: int,
+    agents_wait: float,
+    group: str | None,
     runs: Path,
     assignments: tuple[str, ...],
     strategy: str,
@@ -117,6 +140,8 @@ def run(
         allowed = parse_share(max_regression, "--max-regression")
         choice = parse_choice(broker)
         plan = library.load(scenario, assignments, strategy, defaults=choice.defaults)
+        if plan.on_agents:
+            choice = replace(choice, agents=_agents(agents, agents_wait, group))
         older = past_runs.baseline(baseline, plan.name, plan.settings.producer.strategy, "--baseline")
         check_broker(plan, choice)
         library.check_programs(plan)
@@ -149,6 +174,13 @@ def run(
     if failure is not None:
         raise failure
     sys.exit(EXIT_CODES[outcome.verdict])
+
+
+def _agents(count: int, wait_s: float, group: str | None) -> AgentTerms:
+    """Return what the command line, and for the token the environment, say about agents; raises `ConfigError`."""
+    settings = load({} if group is None else {"agent.group": group}).agent
+    seal_of(settings)
+    return AgentTerms(count, wait_s, settings)
 
 
 def _predeclared(queue: str) -> Iterator[str]:

@@ -213,6 +213,8 @@ def _expectations(summary: Mapping[str, Any]) -> Table:
         bound = f"{limit[0]:g} … {limit[1]:g}" if held["op"] == "between" else f"{held['op']} {limit:g}"
         mark = Text("✔", "green") if held["held"] else Text("✘", "bold red")
         note = Text(f"expected {bound}", "dim")
+        if held.get("uncertainty") is not None:
+            note.append(f", for any clock within ± {_figure(held['uncertainty'])} ms")
         if held["metric"].rpartition(".")[2] == "lost" and discarded:
             mark = Text("▲", "yellow") if held["held"] else mark
             note.append(f", but {discarded}", "yellow")
@@ -270,6 +272,8 @@ def _totals(summary: Mapping[str, Any]) -> Text:
     wait = summary["wait_ms"]
     spread = "  ".join(f"{name} {_figure(wait[name])}" for name in ("p50", "p95", "p99", "max"))
     population = f" {label('wait_ms')} of {_figure(wait['count'])} processed messages: {spread} ms"
+    if (apart := summary.get("clock_uncertainty_ms")) is not None:
+        population += f", each ± {_figure(apart)} ms (clocks of {len(summary['agents'])} agents)"
     return Text("\n".join([population, *(" " + _named(totals, names) for names in lines)]))
 
 

@@ -17,10 +17,11 @@ from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.core.ledger import Ledger
 from backpressure.experiments.accounts import Durations, Stays
 from backpressure.experiments.events import LoadChanged
-from backpressure.experiments.recording import RecordedPhase, Recording
+from backpressure.experiments.recording import RecordedAgent, RecordedPhase, Recording
 from backpressure.experiments.sentence import sentence
 from backpressure.experiments.settling import Growth, count, final_load, settle_s
 from backpressure.experiments.summary import (
+    AgentSummary,
     Depth,
     MessageTotals,
     Percentiles,
@@ -68,6 +69,8 @@ def summarise(recording: Recording) -> Summary:
         fairness_jain=_fairness(recording, recording.start_ns, recording.end_ns),
         phases=_phases(recording, stays, done_ns),
         processes=_processes(recording),
+        clock_uncertainty_ms=recording.clock_uncertainty_ms,
+        agents=[_agent(recording, agent) for agent in recording.agents],
     )
     figures = summary.model_dump()
     checks = [(expectation, expectation.check(figures)) for expectation in recording.expectations]
@@ -104,7 +107,7 @@ def _totals(recording: Recording) -> MessageTotals:
     never_confirmed = ledger.rejected + ledger.unsettled
     found = ledger.processed + ledger.dead_lettered + ledger.dropped + ledger.left_in_queue
     published = found + ledger.lost + ledger.returned + never_confirmed
-    read = recording.queues_read
+    read = recording.queues_read and recording.journals_whole
     figures: dict[str, int | None] = {
         "offered": max(offered, published),
         "published": published,
@@ -334,9 +337,21 @@ def _processes(recording: Recording) -> list[ProcessSummary]:
             pid=process.pid,
             cpu_s=cpu_s.get(process.id),
             rss_max_mb=rss_mb.get(process.id),
+            agent=process.agent,
         )
         for process in recording.processes
     ]
+
+
+def _agent(recording: Recording, agent: RecordedAgent) -> AgentSummary:
+    return AgentSummary(
+        name=agent.name,
+        host=agent.host,
+        processes=sum(process.agent == agent.name for process in recording.processes),
+        clock_uncertainty_ms=agent.clock_uncertainty_ms,
+        round_trip_ms=agent.round_trip_ms,
+        lost=agent.lost,
+    )
 
 
 def _pause_s(confirmed_ns: Sequence[int], phase: RecordedPhase) -> float | None:

@@ -21,6 +21,8 @@ import psutil
 
 from backpressure.config import replaced
 from backpressure.errors import ConfigError, ExperimentError
+from backpressure.experiments.agents.orders import check_orders
+from backpressure.experiments.agents.pool import AgentTerms
 from backpressure.experiments.cluster import ClusterOperator, KafkaBrokers, RabbitMQCluster
 from backpressure.experiments.faults import check as check_faults
 from backpressure.experiments.rundir import RunDirectory
@@ -63,12 +65,13 @@ _ALLOWED = (
 class BrokerChoice:
     """``kind`` is "embedded", "rabbitmq", "kafka" or "external"; ``url`` belongs to the last.
 
-    ``nodes``: how many a private cluster has; 1: a node alone.
+    ``nodes``: how many a private cluster has; 1: a node alone. ``agents``: how many take part there; None: none can.
     """
 
     kind: str
     url: str = ""
     nodes: int = 1
+    agents: AgentTerms | None = None
 
     def defaults(self, scenario: Scenario) -> list[tuple[str, Any]]:
         """Return settings for a scenario that does not state them.
@@ -241,6 +244,7 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
         raise ConfigError("strangers.count", scenario.strangers.count, allowed)
     require_posix("a run of real processes", "POSIX signals and process groups")
     check_faults(scenario.faults, choice.kind, choice.url, choice.nodes)
+    _check_agents(scenario, choice)
     if scenario.proxy and choice.on_kafka:
         raise ConfigError("proxy", True, "Kafka has no such proxy: leave it out, or use an AMQP broker")
     for role, player in scenario.roles.items():
@@ -255,6 +259,22 @@ def check_broker(scenario: Scenario, choice: BrokerChoice) -> None:
             if bound is not None:
                 allowed = "Kafka's topics have no such bound, so it cannot change: leave it out, or use another broker"
                 raise ConfigError(f"phase.{phase.name}.{bound}", phase.changes[bound], allowed)
+
+
+def _check_agents(scenario: Scenario, choice: BrokerChoice) -> None:
+    for role in sorted(scenario.on_agents):
+        key = f"{role}.on"
+        if choice.agents is None:
+            raise ConfigError(key, "agents", "only pace run looks for agents: use that, or leave it out")
+        if choice.kind != "external" or choice.on_kafka:
+            allowed = "agents join a broker that runs already and speaks AMQP: give its URL, --broker amqp://…"
+            raise ConfigError(key, "agents", f"{allowed} (pace broker starts one)")
+        if scenario.proxy:
+            raise ConfigError(
+                "proxy", True, "the proxy of a run listens on this machine only: leave it out with agents"
+            )
+        for phase in scenario.phases:
+            check_orders(role, phase.settings)
 
 
 def _check_predeclared(scenario: Scenario, choice: BrokerChoice) -> None:

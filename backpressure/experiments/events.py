@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 __all__ = [
+    "AgentNoted",
     "Event",
     "FaultBegan",
     "FaultEnded",
@@ -65,24 +66,42 @@ class LoadChanged(_Event):
     capacity_known: bool = True
 
 
+class AgentNoted(_Event):
+    """An agent joined, left or was lost.
+
+    ``clock_uncertainty_ms``: how wrong the clock of its processes may be, at the worst moment so far;
+    ``round_trip_ms``: the shortest.
+    """
+
+    kind: Literal["agent_noted"] = "agent_noted"
+    name: str
+    host: str
+    state: Literal["joined", "left", "lost"]
+    clock_uncertainty_ms: float
+    round_trip_ms: float
+
+
 class ProcessStarted(_Event):
-    """A process is ready."""
+    """A process is ready; ``agent``: on whose machine, if it is not this one."""
 
     kind: Literal["process_started"] = "process_started"
     role: str
     id: str
     pid: int
+    agent: str = ""
 
 
 class ProcessEnded(_Event):
     """A process is gone; ``code`` as `subprocess` reports it (negative: the signal that killed it).
 
-    None where it cannot be known: a private RabbitMQ or Kafka is not a child of ours.
+    None where it cannot be known: a private RabbitMQ or Kafka is not a child of ours. ``complete``: everything it has
+    recorded is here; of a process whose agent was lost the last records are not.
     """
 
     kind: Literal["process_ended"] = "process_ended"
     id: str
     code: int | None
+    complete: bool = True
 
 
 class FaultBegan(_Event):
@@ -146,6 +165,7 @@ Event = (
     PhaseBegan
     | PhaseEnded
     | LoadChanged
+    | AgentNoted
     | ProcessStarted
     | ProcessEnded
     | FaultBegan

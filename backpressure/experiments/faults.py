@@ -84,6 +84,16 @@ class Fault(BaseModel):
         """Return whether the processes of ``role`` have to be our own: they are told to behave differently."""
         return False
 
+    def not_on_agents(self, role: str) -> str:
+        """Return why it cannot be done to processes of ``role`` on other machines; "": it can."""
+        if self.through_proxy:
+            return (
+                "processes on agents reach the broker without our proxy; disturb their network itself, as tc netem does"
+            )
+        if self.moves_clocks and self.reaches_into(role):
+            return "an agent's processes keep the clock of their machine"
+        return ""
+
     def restarted(self, role: str) -> int:  # noqa: ARG002 - for those that do
         """Return how many processes of ``role`` are started to replace killed ones."""
         return 0
@@ -123,6 +133,10 @@ class ConsumerSlow(Fault):
 
     name: ClassVar[str] = "consumer-slow"
     signals: ClassVar[str] = "consumer"
+
+    def not_on_agents(self, role: str) -> str:
+        """See `Fault.not_on_agents`."""
+        return "its turns are too short to be told over a network" if role == self.signals else ""
 
     share: float = Field(0.25, gt=0, lt=1, description="share of the time in which they run")
     period_ms: float = Field(200, ge=20, le=10_000, description="length of one stop and run, milliseconds")

@@ -19,6 +19,7 @@ from backpressure.core.addresses import BrokerAddress
 from backpressure.engines.payloads import profile_of
 from backpressure.environment import as_environment
 from backpressure.errors import ConfigError, ExperimentError
+from backpressure.experiments.agents.pool import AgentPool, ElsewhereTransport
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.roles import ROLES, RoleName, environment_of, filled_in, placeholders
 from backpressure.experiments.rundir import RunDirectory
@@ -50,6 +51,7 @@ class Fleet:
         scenario: Scenario,
         consumers: Callable[[], Awaitable[int | None]] | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        agents: AgentPool | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -61,8 +63,11 @@ class Fleet:
             scenario: what is to run.
             consumers: returns how many consumers the work queue has now (None: unknown); for commands only.
             tell: is called with what is worth a line.
+            agents: who has the processes that are not to run here.
         """
         self._supervisor = supervisor
+        self._agents = agents
+        self._on_agents = scenario.on_agents
         self._control = control
         self._directory = directory
         self._common = common
@@ -280,7 +285,11 @@ class Fleet:
             own |= {"consumer.name": process_id}
         if role != "monitor":
             own |= {"process.journal_file": str(self._directory.journal(process_id))}
-        environment = as_environment(replaced(self._settings, {**self._common, **self._overrides, **own}))
+        settings = replaced(self._settings, {**self._common, **self._overrides, **own})
+        if self._agents is not None and role in self._on_agents:
+            remote = self._agents.start(role, process_id, settings)
+            return await self._supervisor.start_elsewhere(role, process_id, remote, remote.announcement())
+        environment = as_environment(settings)
         program = ["-m", "backpressure"]
         if self._clocks_move and role in _SECTIONS:
             program = ["-P", str(_MOVABLE_CLOCK), str(self._directory.clock(role))]
@@ -365,9 +374,10 @@ class ProcessControl:
     An async context manager that sends requests to child processes.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """``transport`` carries the requests; None: TCP."""
-        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False, transport=transport)
+    def __init__(self, transport: httpx.AsyncBaseTransport | None = None, agents: AgentPool | None = None) -> None:
+        """``transport`` carries the requests; None: TCP. Those to processes of ``agents`` take another way."""
+        elsewhere = {} if agents is None else {f"all://*{ElsewhereTransport.DOMAIN}": ElsewhereTransport(agents)}
+        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False, transport=transport, mounts=elsewhere)
 
     async def __aenter__(self) -> Self:
         return self

@@ -15,10 +15,13 @@ from pydantic import ConfigDict, TypeAdapter
 from backpressure.core.snapshot import Snapshot
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged, Note, Outcome
+from backpressure.experiments.roles import ROLES
 from backpressure.experiments.strangers import Knowledge
 from backpressure.experiments.summary import Expectation
 
 __all__ = [
+    "CostMeters",
+    "RecordedAgent",
     "RecordedFault",
     "RecordedPhase",
     "RecordedProcess",
@@ -104,13 +107,33 @@ class Sample:
 _ADAPTER = TypeAdapter(Sample)
 
 
+class CostMeters:
+    """Reads what processes of this machine cost."""
+
+    def __init__(self) -> None:
+        self._meters: dict[int, psutil.Process] = {}
+
+    def read(self, pids: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+        """Return resident memory in MB and CPU seconds used so far of each living process, by id."""
+        costs: dict[str, tuple[float, float]] = {}
+        for process, pid in pids.items():
+            try:
+                meter = self._meters.get(pid) or self._meters.setdefault(pid, psutil.Process(pid))
+                with meter.oneshot():
+                    times = meter.cpu_times()
+                    costs[process] = round(meter.memory_info().rss / 1e6, 1), round(times.user + times.system, 2)
+            except psutil.Error:
+                self._meters.pop(pid, None)  # it has just ended
+        return costs
+
+
 class Recorder:
     """Takes samples and reports new events of the observer; one for a run."""
 
     def __init__(self, work_queue: str) -> None:
         """``work_queue`` is the queue whose depth is recorded."""
         self._work_queue = work_queue
-        self._meters: dict[int, psutil.Process] = {}
+        self._meters = CostMeters()
         self._told_ns = 0
 
     def sample(
@@ -120,16 +143,18 @@ class Recorder:
         pids: Mapping[str, int],
         *,
         counted: StrangersSeen | None = None,
+        remote: Mapping[str, tuple[float, float]] | None = None,
     ) -> Sample:
         """Return the sample at ``t_s``; ``pids`` are the processes to measure, by id.
 
-        ``counted`` is what the broker counts of programs that are not ours.
+        ``counted`` is what the broker counts of programs that are not ours; ``remote``: what processes on other
+        machines cost.
         """
         queue = snapshot.queues.get(self._work_queue)
         allowed = snapshot.pacing_rate_per_s
         law = snapshot.law
         rates = snapshot.rates
-        costs = dict(self._costs(pids))
+        costs = {**self._meters.read(pids), **(remote or {})}
         ages_s = [producer.signal_age_s for producer in snapshot.producers if producer.signal_age_s is not None]
         late_s = [producer.tick_lateness_s for producer in snapshot.producers if producer.tick_lateness_s is not None]
         return Sample(
@@ -161,17 +186,6 @@ class Recorder:
         fresh = [event for event in snapshot.events if event.at_ns > self._told_ns]  # several may have the same time
         self._told_ns = max((event.at_ns for event in fresh), default=self._told_ns)
         yield from (Note(at_ns=event.at_ns, text=event.text) for event in fresh)
-
-    def _costs(self, pids: Mapping[str, int]) -> Iterator[tuple[str, tuple[float, float]]]:
-        for process, pid in pids.items():
-            try:
-                meter = self._meters.get(pid) or self._meters.setdefault(pid, psutil.Process(pid))
-                with meter.oneshot():
-                    times = meter.cpu_times()
-                    rss_mb = round(meter.memory_info().rss / 1e6, 1)
-                yield process, (rss_mb, round(times.user + times.system, 2))
-            except psutil.Error:
-                self._meters.pop(pid, None)  # it has just ended
 
 
 def _either_count(unacked: int | None, counted: StrangersSeen | None) -> int | None:
@@ -209,6 +223,18 @@ class RecordedProcess:
     pid: int
     start_ns: int
     end_ns: int
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAgent:
+    """A machine that took part, and how wrong the clock of its processes may be."""
+
+    name: str
+    host: str
+    clock_uncertainty_ms: float
+    round_trip_ms: float
+    lost: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +250,8 @@ class RecordedFault:
 class Recording:
     """The data of one run.
 
-    ``queues_read`` is False when it is not known what the queues still held at the end. ``reason`` says why the run
-    ended early, if it did.
+    ``queues_read`` is False when it is not known what the queues still held at the end, ``journals_whole`` when what
+    processes had recorded was lost with their machine. ``reason`` says why the run ended early, if it did.
     """
 
     scenario: str
@@ -240,10 +266,21 @@ class Recording:
     samples: Sequence[Sample]
     outcome: Outcome
     queues_read: bool
+    journals_whole: bool = True
+    agents: Sequence[RecordedAgent] = ()
     reason: str = ""
     faults: Sequence[RecordedFault] = ()
     accounts: Accounts = field(default_factory=Accounts)
     knowledge: Knowledge = field(default_factory=Knowledge)
+
+    @property
+    def clock_uncertainty_ms(self) -> float | None:
+        """By how much a time between a producer and a consumer may be wrong; None: all have one clock."""
+        if not self.agents:
+            return None
+        errors_ms = {agent.name: agent.clock_uncertainty_ms for agent in self.agents}
+        roles = ({errors_ms.get(p.agent, 0.0) for p in self.processes if p.role == role} for role in ROLES)
+        return round(sum(max(found, default=0.0) for found in roles), 3)
 
     @property
     def start_ns(self) -> int:

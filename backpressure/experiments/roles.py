@@ -59,6 +59,9 @@ class RoleSettings(Section):
     )
     environment: dict[str, str] = knob({}, "", "more environment variables of the command; filled in as well")
     external: bool = knob(False, "", "it runs already: it is observed, never started or stopped")
+    on: Literal["here", "agents"] = knob(
+        "here", "", "where the processes run: on this machine, or on those of `pace agent`"
+    )
     ready_s: float = knob(
         30.0,
         "s",
@@ -138,10 +141,13 @@ def read_role(role: RoleName, table: Mapping[str, Any], source: str) -> RoleSett
     if not settings.is_stranger:
         needed = f"{role}.command is empty: name a program there" if "command" in given else f"add {role}.command"
         for key, value in given.items():
-            if key not in {"command", "external"}:  # empty and false: the role is ours, as without them
+            if key not in {"command", "external", "on"}:  # empty and false: the role is ours, as without them
                 raise ConfigError(f"{role}.{key}", value, f"belongs to a command: {needed}, or leave this out", source)
         return settings
     kind = "command" if settings.command else "external"
+    if settings.on == "agents":
+        allowed = f"agents start pace's own programs only: leave {role}.{kind} out, or this"
+        raise ConfigError(f"{role}.on", settings.on, allowed, source)
     for key, value in table.items():
         if key not in ROLE_KEYS and key not in _MEANT_FOR_OURS[role]:
             allowed = f"with {role}.{kind} the {role} is not our process, so this has no effect: leave it out"

@@ -34,6 +34,7 @@ from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.document import parse
 from backpressure.experiments.events import (
+    AgentNoted,
     Event,
     FaultBegan,
     FaultEnded,
@@ -48,7 +49,14 @@ from backpressure.experiments.events import (
     read_event,
 )
 from backpressure.experiments.outcomes import Sighting, read_line
-from backpressure.experiments.recording import RecordedFault, RecordedPhase, RecordedProcess, Recording, Sample
+from backpressure.experiments.recording import (
+    RecordedAgent,
+    RecordedFault,
+    RecordedPhase,
+    RecordedProcess,
+    Recording,
+    Sample,
+)
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.strangers import SENT_AT, Knowledge, SentTimes, StrangerAccounts, knowledge_of
 from backpressure.experiments.summary import Summary
@@ -323,6 +331,8 @@ class RunDirectory:
             outcome=ended.outcome if ended else "interrupted",
             reason=ended.reason if ended else "the run was killed",
             queues_read=(self.path / "remains.csv").exists(),
+            journals_whole=all(event.complete for event in events if isinstance(event, ProcessEnded)),
+            agents=_agents(events),
             accounts=accounts,
             knowledge=knowledge,
         )
@@ -442,10 +452,19 @@ def _faults(events: list[Event], last_ns: int) -> list[RecordedFault]:
     return faults
 
 
+def _agents(events: list[Event]) -> list[RecordedAgent]:
+    """Return the agents in the order in which they joined, with what was last known of each."""
+    last = {event.name: event for event in events if isinstance(event, AgentNoted)}
+    return [
+        RecordedAgent(event.name, event.host, event.clock_uncertainty_ms, event.round_trip_ms, event.state == "lost")
+        for event in last.values()
+    ]
+
+
 def _processes(events: list[Event], last_ns: int) -> list[RecordedProcess]:
     ends = {event.id: event.at_ns for event in events if isinstance(event, ProcessEnded)}
     return [
-        RecordedProcess(event.role, event.id, event.pid, event.at_ns, ends.get(event.id, last_ns))
+        RecordedProcess(event.role, event.id, event.pid, event.at_ns, ends.get(event.id, last_ns), event.agent)
         for event in events
         if isinstance(event, ProcessStarted)
     ]

@@ -34,6 +34,7 @@ from backpressure.errors import (
     PlatformError,
     QueueNotFoundError,
 )
+from backpressure.experiments.agents.pool import AgentPool
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
 from backpressure.experiments.events import (
     Event,
@@ -144,6 +145,7 @@ class Runner:
         self._counts: StrangerCounts | None = None
         self._witness: Witness | None = None
         self._elsewhere = SeenElsewhere()
+        self._agents: AgentPool | None = None
 
     def conduct(self) -> Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
@@ -225,7 +227,8 @@ class Runner:
         observer = Observer(transport, settings, self._clock)
         stack.push_async_callback(observer.stop)
         await observer.start()
-        control = await stack.enter_async_context(ProcessControl())
+        agents = await self._join_agents(stack, settings)
+        control = await stack.enter_async_context(ProcessControl(agents=agents))
         proxy = None
         if any(fault.through_proxy for fault in self._ready_for):
             proxy = await stack.enter_async_context(Proxy(broker.proxied or broker.url, broker.proxy_ports))
@@ -241,6 +244,7 @@ class Runner:
             scenario=self._scenario,
             consumers=partial(_consumers, probe, settings.queue.work),
             tell=self._tell,
+            agents=agents,
         )
         stack.push_async_callback(fleet.stop)
         if self._scenario.proxy:
@@ -260,6 +264,23 @@ class Runner:
             queue=settings.queue.work,
         )
         return _Run(settings, transport, admin, observer, stage, await admin.identity(), witness, counts)
+
+    async def _join_agents(self, stack: AsyncExitStack, settings: Settings) -> AgentPool | None:
+        """Wait for the agents, where processes are to run on other machines."""
+        if not self._scenario.on_agents or self._choice.agents is None:
+            return None
+        pool = AgentPool(
+            settings.broker,
+            self._choice.agents,
+            self._directory,
+            self._clock,
+            record=self._record,
+            tell=self._tell,
+            fail=self._supervisor.fail,
+        )
+        self._agents = await stack.enter_async_context(pool)
+        await pool.recruit()
+        return pool
 
     async def _watch_strangers(
         self, stack: AsyncExitStack, transport: Transport, settings: Settings
@@ -391,7 +412,9 @@ class Runner:
         with self._failing():
             counts = self._counts
             counted = counts.seen if counts is not None else None
-            self._directory.append_sample(self._recorder.sample(t_s, snapshot, self._pids, counted=counted))
+            remote = self._agents.costs() if self._agents is not None else None
+            sample = self._recorder.sample(t_s, snapshot, self._pids, counted=counted, remote=remote)
+            self._directory.append_sample(sample)
 
     async def _wind_down(self, run: _Run, *, patience_s: float = 20.0) -> None:
         """Stop producers, then consumers, then read what the queues still hold."""
@@ -454,13 +477,16 @@ class Runner:
             self._supervisor.fail(str(error))
 
     def _process_started(self, role: str, process_id: str, pid: int) -> None:
-        self._pids[process_id] = pid
-        self._record(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid))
+        agent = self._agents.agent_of(process_id) if self._agents is not None else ""
+        if not agent:
+            self._pids[process_id] = pid
+        self._record(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid, agent=agent))
         self._load()
 
     def _process_ended(self, process_id: str, code: int | None) -> None:
         self._pids.pop(process_id, None)
-        self._record(ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code))
+        complete = self._agents is None or self._agents.is_complete(process_id)
+        self._record(ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code, complete=complete))
         self._load()
 
     async def _unless_interrupted(self, work: Coroutine[Any, Any, Result]) -> Result:

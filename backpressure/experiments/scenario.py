@@ -44,6 +44,7 @@ _CHOSEN_BY_RUNNER = {
     "broker": "the broker is chosen with --broker",
     "api": "every process of a run gets free ports",
     "process": "`pace run` sets these itself",
+    "agent": "these are settings of the machine: PACE_AGENT__… and the options of `pace run`",
 }
 _SECTIONS = [name for name in Settings.model_fields if name not in _CHOSEN_BY_RUNNER]
 _LIVE = LIVE["producer"] | LIVE["consumer"] | {"producer.count", "consumer.count"}
@@ -100,6 +101,11 @@ class Scenario:
     def strange(self) -> frozenset[str]:
         """The roles that are not played by our own processes."""
         return frozenset(role for role, player in self.roles.items() if player.is_stranger)
+
+    @property
+    def on_agents(self) -> frozenset[RoleName]:
+        """The roles whose processes run on other machines."""
+        return frozenset(role for role, player in self.roles.items() if player.on == "agents")
 
     @property
     def can_be_simulated(self) -> bool:
@@ -236,6 +242,9 @@ def _check_ledger(
     if roles["producer"].is_stranger and not settings.queue.auditing:
         allowed = "what a producer that is not ours has sent is seen in the audit queue only: set queue.auditing = true"
         raise ConfigError("ledger.id", ledger.id, allowed, source)
+    if roles["producer"].on == "agents" and not ledger.id_is_ours:
+        allowed = 'a producer on an agent keeps no list of other ids: use message_id, or producer.on = "here"'
+        raise ConfigError("ledger.id", ledger.id, allowed, source)
     if ledger.id == "correlation_id":
         allowed = "the message id is what our producer sends as a correlation id, too: use message_id"
         raise ConfigError("ledger.id", ledger.id, allowed, source)
@@ -262,6 +271,8 @@ def _check_fault(
 ) -> None:
     """Refuse a fault that cannot be injected into the programs of this scenario."""
     for role in ROLES:
+        if roles[role].on == "agents" and (why := fault.not_on_agents(role)):
+            raise ConfigError(key, fault.name, f'{why}: use another fault, or {role}.on = "here"', source)
         if fault.signals == role and roles[role].external:
             raise ConfigError(key, fault.name, f"an external {role} is not ours to kill, stop or slow down", source)
         if fault.reaches_into(role):

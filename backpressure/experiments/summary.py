@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from backpressure.errors import ConfigError
 
 __all__ = [
+    "AgentSummary",
     "Depth",
     "Expectation",
     "Held",
@@ -43,13 +44,17 @@ class SummaryModel(BaseModel):
 
 
 class Held(SummaryModel):
-    """An expectation and its result; ``limit`` is a pair for "between"."""
+    """An expectation and its result; ``limit`` is a pair for "between".
+
+    ``uncertainty``: how wrong ``value`` may be, where it was measured between clocks of different machines.
+    """
 
     metric: str
     op: str
     limit: float | tuple[float, float]
     value: float | None
     held: bool
+    uncertainty: float | None = None
 
 
 class MessageTotals(SummaryModel):
@@ -134,6 +139,19 @@ class ProcessSummary(SummaryModel):
     pid: int
     cpu_s: float | None
     rss_max_mb: float | None
+    agent: str = ""
+    """Where it ran, if not on the machine of the run."""
+
+
+class AgentSummary(SummaryModel):
+    """An agent: machine, how many processes it had, how wrong their clock may be, and whether it was lost."""
+
+    name: str
+    host: str
+    processes: int
+    clock_uncertainty_ms: float
+    round_trip_ms: float
+    lost: bool
 
 
 class Summary(SummaryModel):
@@ -162,13 +180,16 @@ class Summary(SummaryModel):
     fairness_jain: float | None
     phases: list[PhaseSummary]
     processes: list[ProcessSummary]
+    clock_uncertainty_ms: float | None = None
+    """By how much waits and end-to-end times may be wrong, where processes ran on several machines; None: one clock."""
+    agents: list[AgentSummary] = []
 
 
 def metric_paths(phases: Iterable[str], processes: Iterable[str]) -> list[str]:
     """Return every path an expectation may name: totals also by their bare name, phases and processes by theirs."""
     paths: list[str] = []
     for name, field in Summary.model_fields.items():
-        if name in {"expectations", "sources"}:
+        if name in {"expectations", "sources", "agents"}:
             continue
         if name in {"phases", "processes"}:
             model = PhaseSummary if name == "phases" else ProcessSummary
@@ -246,7 +267,17 @@ class Expectation:
     def check(self, summary: Mapping[str, Any]) -> Held:
         """Compare it with the figures of a dumped summary; a figure that was not measured does not hold."""
         value = find_metric(summary, self.metric)
-        return Held(metric=self.metric, op=self.op, limit=self.limit, value=value, held=self._holds(value))
+        apart = summary.get("clock_uncertainty_ms") if self._is_between_clocks else None
+        held = self._holds(value)
+        if value is not None and apart is not None:  # it has to hold, however wrong the clocks are
+            held = held and self._holds(value - apart) and self._holds(value + apart)
+        return Held(metric=self.metric, op=self.op, limit=self.limit, value=value, held=held, uncertainty=apart)
+
+    @property
+    def _is_between_clocks(self) -> bool:
+        """Whether the figure is a time from what one process does to what another does."""
+        *where, leaf = self.metric.split(".")
+        return where[-1:] in (["wait_ms"], ["end_to_end_ms"]) and leaf != "count"
 
     def _holds(self, value: float | None) -> bool:
         if value is None:

@@ -16,11 +16,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import disk_usage
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 import psutil
 
@@ -28,7 +28,7 @@ from backpressure.errors import ExperimentError
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.program import printable
 
-__all__ = ["STOP_ORDER", "BoundedLog", "Child", "Supervisor"]
+__all__ = ["STOP_ORDER", "BoundedLog", "Child", "ChildProcess", "Supervisor"]
 
 STOP_ORDER = ("producer", "consumer", "monitor", "proxy", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
@@ -36,6 +36,59 @@ _POLL_S = 0.02
 _TAIL_LINES = 12
 _TAIL_COLUMNS = 400
 _LITTLE_BYTES = 1 << 20  # journals grow in such steps; a process without space for one is killed (SIGBUS)
+
+
+class ChildProcess(Protocol):
+    """A process as the supervisor needs it, wherever it runs."""
+
+    @property
+    def pid(self) -> int:
+        """Its id on its machine."""
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, negative: by which signal; None while it runs."""
+
+    async def wait(self) -> int:
+        """Return how it ended, once it has, and once everything it has left behind is here."""
+
+    def signal(self, name: str) -> None:
+        """Send a signal to it, and to what it has started in its session."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM to it alone."""
+
+
+class LocalProcess:
+    """A `ChildProcess` on this machine; it leads its own session and process group."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """See `ChildProcess.pid`; also the id of its session and process group."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """See `ChildProcess.returncode`."""
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        """See `ChildProcess.wait`."""
+        return await self._process.wait()
+
+    def signal(self, name: str) -> None:
+        """See `ChildProcess.signal`."""
+        if sys.platform != "win32":  # where no run begins
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.Signals[name])
+
+    def terminate(self) -> None:
+        """See `ChildProcess.terminate`."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
 
 
 @dataclass(eq=False)
@@ -53,7 +106,7 @@ class Child:
 
     role: str
     id: str
-    process: asyncio.subprocess.Process
+    process: ChildProcess
     log: Path
     announced: Mapping[str, Any] = field(default_factory=dict)
     stopping: bool = False
@@ -65,7 +118,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id, which is also its session and process group."""
+        """Process id."""
         return self.process.pid
 
     @property
@@ -81,7 +134,10 @@ class Child:
     def tail(self) -> str:
         """Return its last lines of output."""
         output = self.output
-        text = self.log.read_text(encoding="utf-8", errors="replace") if output is None else output.tail()
+        if output is not None:
+            text = output.tail()
+        else:
+            text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         lines = [line[:_TAIL_COLUMNS] for line in text.splitlines()[-_TAIL_LINES:]]
         return "\n".join(f"  {printable(line)}" for line in lines) or "  (it wrote nothing)"
 
@@ -129,7 +185,7 @@ class Supervisor:
         for child in self.children:
             child.stopping = True
             if child.alive:
-                _signal(child, "SIGKILL")
+                child.process.signal("SIGKILL")
 
     def of(self, role: str) -> list[Child]:
         """Return the living children of ``role``, oldest first."""
@@ -157,6 +213,23 @@ class Supervisor:
         child = Child(role, process_id, process, log)
         self._keep(child)
         child.announced = await self._announcement(child, timeout_s)
+        self.on_ready(child.role, child.id, child.pid)
+        return child
+
+    async def start_elsewhere(
+        self, role: str, process_id: str, process: ChildProcess, announced: Awaitable[Mapping[str, Any]]
+    ) -> Child:
+        """Take a process on another machine as a child, and return it once it is ready.
+
+        ``announced`` returns what it announced; it raises `ExperimentError` when it does not start.
+        """
+        child = Child(role, process_id, process, self._directory.log(process_id))
+        self._keep(child)
+        try:
+            child.announced = await announced
+        except ExperimentError:
+            child.stopping = True  # its end is no further failure
+            raise
         self.on_ready(child.role, child.id, child.pid)
         return child
 
@@ -207,17 +280,16 @@ class Supervisor:
         child.stopping = True
         own = _descendants(child)
         if child.output is None:
-            _signal(child, "SIGTERM")
+            child.process.signal("SIGTERM")
         else:  # as a container runtime does: what it has started is its own to stop
-            with contextlib.suppress(ProcessLookupError):
-                child.process.terminate()
+            child.process.terminate()
         end = asyncio.create_task(child.process.wait())
         try:
             await asyncio.wait({end}, timeout=grace_s)
             if not end.done() and child.output is not None:
                 self.tell(f"{child.id} did not end within {grace_s:g} s of SIGTERM: killed")
         finally:
-            _signal(child, "SIGKILL")  # also what it may have started in its session
+            child.process.signal("SIGKILL")  # also what it may have started in its session
             _kill(own)
         await end
 
@@ -226,23 +298,23 @@ class Supervisor:
         for child in children:
             child.stopping = True
             own = _descendants(child)
-            _signal(child, "SIGKILL")
+            child.process.signal("SIGKILL")
             _kill(own)
             await child.process.wait()
 
     def suspend(self, child: Child) -> None:
         """Let ``child`` hang (SIGSTOP)."""
         child.suspended = True
-        _signal(child, "SIGSTOP")
+        child.process.signal("SIGSTOP")
 
     def hold(self, child: Child) -> None:
         """Stop ``child`` for a moment: it gets less of the time, but does not count as hanging."""
-        _signal(child, "SIGSTOP")
+        child.process.signal("SIGSTOP")
 
     def go_on(self, child: Child) -> None:
         """Let a child that hangs continue (SIGCONT)."""
         child.suspended = False
-        _signal(child, "SIGCONT")
+        child.process.signal("SIGCONT")
 
     def fail(self, reason: str) -> None:
         """End the run with an error. The first reason counts: later ones are its consequences."""
@@ -252,7 +324,7 @@ class Supervisor:
     async def _watch(self, child: Child) -> None:
         code = await child.process.wait()
         if child.output is not None:
-            _signal(child, "SIGKILL")  # what it has started is not to outlive it
+            child.process.signal("SIGKILL")  # what it has started is not to outlive it
             await asyncio.to_thread(child.output.close)
         self.on_exit(child.id, code)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -279,11 +351,11 @@ class Supervisor:
 
 async def _started(
     command: Sequence[str], output: IO[bytes] | int, variables: Mapping[str, str], folder: Path
-) -> asyncio.subprocess.Process:
+) -> LocalProcess:
     """Start ``command`` in a session of its own, without input or terminal; on Linux it dies with us."""
     if sys.platform == "linux":
         command = [sys.executable, "-IS", str(_DIES_WITH_US), str(os.getpid()), *command]
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=output,
@@ -292,6 +364,7 @@ async def _started(
         cwd=folder,
         start_new_session=True,
     )
+    return LocalProcess(process)
 
 
 def _descendants(child: Child) -> list[psutil.Process]:
@@ -316,12 +389,6 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     # The user's own law (package.module:Class) must be importable in the children as it is here.
     paths = [str(Path.cwd()), *filter(None, [inherited.get("PYTHONPATH")])]
     return inherited | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"} | dict(variables)
-
-
-def _signal(child: Child, name: str) -> None:
-    if sys.platform != "win32":  # where no run begins
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.Signals[name])
 
 
 _HEAD_BYTES = 1 << 20

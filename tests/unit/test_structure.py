@@ -13,6 +13,7 @@ SHARED_NAMES = {
     "__init__": "packages",
     "__main__": "`python -m` of a package",
     "admin": "one for each transport",
+    "agent": "the agent: its command and its side of a run",
     "consumer": "the consumer: its command, its engine, its HTTP API",
     "deaths": "the header x-death: its table in AMQP, and what transports do with it",
     "failures": "one for each transport",

@@ -119,6 +119,8 @@ def tiles(summary: Summary) -> str:
     share = None if summary.utilisation is None else summary.utilisation * 100
     totals, wait = summary.totals, summary.wait_ms
     population = f"of {figure(wait.count)} processed" if wait.count else ""
+    if summary.clock_uncertainty_ms is not None:
+        population += f" ± {figure(summary.clock_uncertainty_ms, 'ms')}"
     figures = [
         ("utilisation", "capacity used", figure(share, "%"), ""),
         ("wait_ms", f"{label('wait_ms')} p50", figure(wait.p50, "ms"), population),
@@ -240,12 +242,36 @@ def _term(name: str) -> str:
 
 
 def processes(summary: Summary) -> str:
-    """Return what every process cost."""
+    """Return what every process cost, and which machines took part."""
     rows = [
-        [escape(process.id), str(process.pid), figure(process.cpu_s, "s"), figure(process.rss_max_mb, "MB")]
+        [
+            escape(process.id + (f" on {process.agent}" if process.agent else "")),
+            str(process.pid),
+            figure(process.cpu_s, "s"),
+            figure(process.rss_max_mb, "MB"),
+        ]
         for process in summary.processes
     ]
-    return table(["process", "pid", "processor time", "memory, largest"], rows)
+    return table(["process", "pid", "processor time", "memory, largest"], rows) + _agents(summary)
+
+
+def _agents(summary: Summary) -> str:
+    """Return the agents, and what their clocks mean for the figures; nothing where there are none."""
+    if not summary.agents:
+        return ""
+    rows = [
+        [
+            escape(agent.name + (" (lost)" if agent.lost else "")),
+            escape(agent.host),
+            str(agent.processes),
+            figure(agent.round_trip_ms, "ms"),
+            f"± {figure(agent.clock_uncertainty_ms, 'ms')}",
+        ]
+        for agent in summary.agents
+    ]
+    listed = table(["agent", "host", "processes", "round trip, shortest", "its clock"], rows, text_columns=2)
+    apart = figure(summary.clock_uncertainty_ms, "ms")
+    return f"{listed}<p>Waits and end-to-end times are between clocks of several machines: each ± {apart}.</p>"
 
 
 def notes(events: Sequence[Note], start_ns: int) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pika
 import pytest
-from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker, NackError
+from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker, NackError, ProbableAuthenticationError
 
 from backpressure.broker.__main__ import main
 from backpressure.broker.handshake import RABBITMQ_VERSION
@@ -272,10 +272,19 @@ def test_connections_beyond_the_limit_are_closed_at_once(start: Any) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "example.org"])
-def test_it_listens_on_loopback_only(host: str) -> None:
-    done = subprocess.run([*COMMAND, *ANY_PORTS, "--host", host], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("users", [[], ["--user", "guest:guest"]])
+def test_it_listens_beyond_loopback_for_users_of_ones_own_only(host: str, users: list[str]) -> None:
+    done = subprocess.run([*COMMAND, *ANY_PORTS, "--host", host, *users], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--host" in done.stderr
+
+
+def test_beyond_loopback_guest_is_unknown_and_the_management_api_stays_here(start: Any) -> None:
+    _, about = start("--host", "0.0.0.0", "--user", "me:secret")
+    assert about["management_host"] == "127.0.0.1"
+    connect(f"amqp://me:secret@127.0.0.1:{about['port']}/").close()
+    with pytest.raises(ProbableAuthenticationError):
+        connect(f"amqp://guest:guest@127.0.0.1:{about['port']}/")
 
 
 def test_a_client_that_does_not_read_is_held_and_then_served_in_full(start: Any) -> None:
