@@ -235,6 +235,8 @@ def _expected_rows(outcome: Judgement) -> Iterator[list[str]]:
     for held in outcome.deciding.expectations:
         demand = _demand(held).removeprefix(held.metric).strip()
         measured = figure(held.value, group=" ")
+        if held.uncertainty is not None:
+            measured += f" ± {figure(held.uncertainty)}"
         yield ["✔" if held.held else "✘", f"`{held.metric}`", f"`{demand}`", measured]
 
 

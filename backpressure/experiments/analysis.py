@@ -107,7 +107,7 @@ def _totals(recording: Recording) -> MessageTotals:
     never_confirmed = ledger.rejected + ledger.unsettled
     found = ledger.processed + ledger.dead_lettered + ledger.dropped + ledger.left_in_queue
     published = found + ledger.lost + ledger.returned + never_confirmed
-    read = recording.queues_read and recording.journals_whole
+    read = recording.ends_known
     figures: dict[str, int | None] = {
         "offered": max(offered, published),
         "published": published,
@@ -239,7 +239,7 @@ def _phase(
 def _lost(recording: Recording, phase: RecordedPhase) -> int | None:
     """Return how many of the lost messages were last seen in ``phase``; the last phase has those after it as well."""
     accounts = recording.accounts
-    known = recording.queues_read and not recording.knowledge.unknown("lost")
+    known = recording.ends_known and not recording.knowledge.unknown("lost")
     if not known or accounts.ledger.totals().lost != len(accounts.lost_ns):
         return None
     end_ns = inf if phase is recording.phases[-1] else phase.end_ns

@@ -274,6 +274,11 @@ class Recording:
     knowledge: Knowledge = field(default_factory=Knowledge)
 
     @property
+    def ends_known(self) -> bool:
+        """Whether a message that is found nowhere was lost: everything was read that could have it."""
+        return self.queues_read and self.journals_whole
+
+    @property
     def clock_uncertainty_ms(self) -> float | None:
         """By how much a time between a producer and a consumer may be wrong; None: all have one clock."""
         if not self.agents:

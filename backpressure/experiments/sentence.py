@@ -273,6 +273,8 @@ def _counts(summary: Summary) -> tuple[int, int, int]:
 def _against(check: Held, *, closest_to: bool = False) -> str:
     """Return a figure and the limit it missed, or kept."""
     value = quantity(check.metric, check.value)
+    if check.uncertainty is not None:
+        value += f" ± {quantity(check.metric, check.uncertainty)} (clocks)"
     name = metric_name(check.metric)
     if isinstance(check.limit, tuple):
         low, high = (quantity(check.metric, limit) for limit in check.limit)

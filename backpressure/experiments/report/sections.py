@@ -39,6 +39,7 @@ __all__ = [
     "styles",
     "table",
     "tiles",
+    "within",
 ]
 
 _MOST_NOTES = 500
@@ -82,7 +83,7 @@ def expectations(summary: Summary) -> str:
             mark(check, summary, words=True),
             f"<code>{escape(check.metric)}</code>",
             escape(demand(check)),
-            figure(check.value) + beside(check, summary),
+            figure(check.value) + within(check) + beside(check, summary),
         ]
         for check in summary.expectations
     ]
@@ -95,6 +96,11 @@ def mark(check: Held, summary: Summary, *, words: bool = False) -> str:
     if check.held and beside(check, summary):
         sign, style = "▲", "warn"
     return f'<span class="{style}">{sign}{f" {word}" if words else ""}</span>'
+
+
+def within(check: Held) -> str:
+    """Return how wrong a value may be, where the clocks of several machines were involved."""
+    return "" if check.uncertainty is None else f" ± {figure(check.uncertainty)}"
 
 
 def beside(check: Held, summary: Summary) -> str:

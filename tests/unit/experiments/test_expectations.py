@@ -57,3 +57,35 @@ def test_every_numeric_figure_can_be_named() -> None:
         "processes.consumer-1.cpu_s",
     } <= set(KNOWN)
     assert not {"verdict", "expectations", "phases.first.name", "wait_ms", "strategy"} & set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "held"),
+    [
+        ("wait_ms.p99", "<= 500", False),
+        ("wait_ms.p99", "<= 510", True),
+        ("wait_ms.p99", ">= 470", True),
+        ("wait_ms.p99", ">= 480", False),
+        ("wait_ms.p99", "between 470 and 510", True),
+        ("wait_ms.p99", "between 471 and 520", False),
+        ("end_to_end_ms.p50", "< 50", False),
+        ("phases.first.wait_ms.p50", "<= 25", True),
+        ("wait_ms.count", "== 7", True),
+        ("confirm_ms.p99", "<= 5", True),
+    ],
+)
+def test_a_time_between_two_clocks_has_to_hold_however_wrong_they_are(metric: str, text: str, *, held: bool) -> None:
+    spread = {"p50": 5.0, "p99": 5.0, "count": 7}
+    figures = {
+        "wait_ms": {"p99": 490.0, "count": 7},
+        "end_to_end_ms": {"p50": 40.0},
+        "confirm_ms": spread,
+        "phases": [{"name": "first", "wait_ms": spread}],
+        "clock_uncertainty_ms": 20.0,
+    }
+    check = parse_expectation(metric, text, KNOWN, "test").check(figures)
+    assert check.held is held
+    between = metric.rpartition(".")[0].endswith(("wait_ms", "end_to_end_ms")) and not metric.endswith("count")
+    assert check.uncertainty == (20.0 if between else None)
+    one_clock = parse_expectation(metric, text, KNOWN, "test").check(figures | {"clock_uncertainty_ms": None})
+    assert one_clock.uncertainty is None
