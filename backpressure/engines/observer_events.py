@@ -97,7 +97,8 @@ class EventWatch:
 
     def _observe_blocked(self, watch: _ProducerWatch, report: ProducerReport) -> None:
         if report.blocked and not watch.blocked:
-            self._tell(EventKind.BLOCKED, f"the broker blocks {report.id}: an alarm, memory or disk")
+            why = "an alarm (memory or disk), or on Kafka an outage"
+            self._tell(EventKind.BLOCKED, f"the broker blocks {report.id}: {why}")
         elif watch.blocked and not report.blocked:
             self._tell(EventKind.UNBLOCKED, f"{report.id} may publish again")
         watch.blocked = report.blocked

@@ -68,8 +68,10 @@ default.replication.factor={copies}
 min.insync.replicas={least}
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor={copies}
-broker.session.timeout.ms=3000
+broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
+controller.quorum.fetch.timeout.ms=1000
+controller.quorum.election.timeout.ms=500
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=4194304
 """

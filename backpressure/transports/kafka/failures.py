@@ -37,6 +37,7 @@ REFUSED = frozenset(
 )
 _LOGIN_FAILED = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}  # noqa: SLF001 -- see above
 _HOW_TO_LOG_IN = "the user and password are part of the URL: kafka://user:password@host:9092"
+_BROKER_GIVEN_UP = -137  # KafkaError._DESTROY_BROKER, which older clients do not name
 _AWAY = frozenset(
     {
         KafkaError._TRANSPORT,  # noqa: SLF001 -- see above
@@ -45,12 +46,18 @@ _AWAY = frozenset(
         KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001 -- see above
         KafkaError._WAIT_COORD,  # noqa: SLF001 -- see above
         KafkaError._DESTROY,  # noqa: SLF001 -- see above
+        _BROKER_GIVEN_UP,
         KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.NOT_COORDINATOR,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
     }
 )
 _CAUSES = {

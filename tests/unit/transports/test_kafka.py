@@ -134,6 +134,9 @@ def test_topics_keep_records_forever_unless_a_lifetime_is_set() -> None:
         (KafkaError.UNKNOWN_TOPIC_OR_PART, QueueNotFoundError),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, AccessRefusedError),
         (KafkaError._TRANSPORT, NotConnectedError),
+        (KafkaError.NETWORK_EXCEPTION, NotConnectedError),
+        (KafkaError.OFFSET_NOT_AVAILABLE, NotConnectedError),  # of a new leader
+        (-137, NotConnectedError),  # librdkafka gave up the broker
         (KafkaError.POLICY_VIOLATION, TransportError),
     ],
 )
