@@ -270,7 +270,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerState:
-    """The broker as its management API describes it."""
+    """The broker as its management API describes it; ``statistics_off``: it keeps no statistics."""
 
     product: str = ""
     version: str = ""
@@ -278,6 +278,7 @@ class BrokerState:
     memory_limit_bytes: int | None = None
     memory_alarm: bool = False
     disk_alarm: bool = False
+    statistics_off: bool = False
     connections: tuple[Connection, ...] = ()
     consumers: tuple[Client, ...] = ()
 

@@ -61,6 +61,14 @@ def _no_management(seen: Snapshot) -> Iterator[str]:
             )
 
 
+def _no_statistics(seen: Snapshot) -> Iterator[str]:
+    if seen.broker is not None and seen.broker.statistics_off:
+        yield (
+            "The broker keeps no statistics (management_agent.disable_metrics_collector or management.disable_stats): "
+            "rates, prefetch and waits stay unknown. Depths are counted all the same."
+        )
+
+
 def _blocked(seen: Snapshot) -> Iterator[str]:
     names = ", ".join(producer.id for producer in seen.producers if producer.blocked)
     if not names:
@@ -290,4 +298,5 @@ _RULES: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     _dead_letters,
     _strangers,
     _no_management,
+    _no_statistics,
 )

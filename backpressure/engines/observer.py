@@ -270,8 +270,8 @@ class Observer:
                     overview,
                     await _seen_by_all(management.nodes()),
                     await management.connections(),
-                    await management.consumers(),
-                    await management.channels() if self._asked else (),
+                    () if overview.statistics_off else await management.consumers(),
+                    await management.channels() if self._asked and not overview.statistics_off else (),
                 )
                 self._sources["management"] = Source("management", ok=True)
             except PaceError as error:

@@ -302,6 +302,7 @@ def broker_state(
         memory_limit_bytes=fullest.memory_limit_bytes if fullest else None,
         memory_alarm=any(node.memory_alarm for node in nodes),
         disk_alarm=any(node.disk_alarm for node in nodes),
+        statistics_off=overview.statistics_off,
         connections=tuple(
             Connection(
                 name=connection.client_name or connection.name,

@@ -148,8 +148,8 @@ class ManagementClient:
         return await self._get("/api/nodes", list[NodeInfo])
 
     async def queues(self) -> list[QueueInfo]:
-        """Return all queues of the virtual host."""
-        return await self._get(f"/api/queues/{self._virtual_host}", list[QueueInfo])
+        """Return all queues of the virtual host, with what they hold also where the broker keeps no statistics."""
+        return await self._get(f"/api/queues/{self._virtual_host}?enable_queue_totals=true", list[QueueInfo])
 
     async def queue(self, name: str) -> QueueInfo:
         """Return one queue; raises `QueueNotFoundError`."""

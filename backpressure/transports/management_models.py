@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "BindingInfo",
@@ -30,6 +39,14 @@ def _at(*path: str) -> Any:
 
 class _Info(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        """Leave out what is null: a broker without statistics reports much as that."""
+        if not isinstance(document, dict):
+            return document
+        return {key: value for key, value in document.items() if value is not None}
 
 
 class Overview(_Info):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from contextlib import suppress
 from math import inf
 
 from backpressure.core.evidence import ConsumerTerms, QueueStatistics
@@ -176,8 +175,13 @@ class _HeldByConsumers:
         settled = self._terms is not None and self._terms.count == self._consumers
         if now - self._terms_at < (_TERMS_EVERY_S if settled else _TERMS_AGAIN_S):
             return
-        with suppress(AccessRefusedError):
+        try:
             consumers = [each for each in await management.consumers() if each.queue == self._queue]
+        except BrokerUnavailableError:
+            raise
+        except TransportError:  # no rights, or the broker has its statistics disabled; the counts are no worse for it
+            self._terms = None
+        else:
             self._terms = terms_of(consumers)
         self._terms_at = time.monotonic()
         self._terms_at += _COST * (self._terms_at - now)

@@ -106,6 +106,12 @@ def test_a_memory_alarm_and_a_full_disk_are_distinguished(snapshot: Make) -> Non
     assert "disk is full" in only(snapshot(producers=producers, broker=BrokerState(disk_alarm=True)))
 
 
+def test_a_broker_that_keeps_no_statistics_is_not_told_to_enable_a_plugin(snapshot: Make) -> None:
+    sentence = only(snapshot(broker=BrokerState(statistics_off=True)))
+    assert "keeps no statistics (management_agent.disable_metrics_collector" in sentence
+    assert "rates, prefetch and waits stay unknown" in sentence
+
+
 def test_refused_messages_have_three_ways_out(snapshot: Make) -> None:
     free = (replace(snapshot().producers[0], strategy="rate_limited"),)
     sentence = only(snapshot(producers=free, rates=Rates(nacked_per_s=900.0)))

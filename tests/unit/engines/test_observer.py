@@ -567,6 +567,27 @@ def test_a_user_who_may_see_queues_only_sees_them() -> None:
     Bench(QueuesOnly()).run(story)
 
 
+def test_a_broker_without_statistics_tells_its_queues_all_the_same() -> None:
+    async def story(bench: Bench) -> None:
+        seen = await bench.until(lambda s: s.broker is not None)
+        assert seen.broker is not None
+        assert seen.broker.statistics_off
+        assert (seen.queues["other.queue"].ready, seen.queues["other.queue"].acked_per_s) == (3, None)
+        assert all(source.ok for source in seen.sources if source.name == "management")
+
+    class Disabled(FakeManagement):
+        async def overview(self) -> Overview:
+            return Overview(version="3.10.8", statistics_off=True)
+
+        async def consumers(self) -> list[ConsumerInfo]:
+            raise TransportError("Stats in management UI are disabled on this node")
+
+        async def channels(self) -> list[ChannelInfo]:
+            raise TransportError("Stats in management UI are disabled on this node")
+
+    Bench(Disabled(), queues="other.queue").run(story)
+
+
 def test_a_monitor_that_must_not_create_the_exchange_for_reports_shows_the_queues_and_listens_later() -> None:
     async def story(bench: Bench) -> None:
         bench.broker.readings["work.queue"] = QueueReading(ready=1, unacked=None, consumers=0)

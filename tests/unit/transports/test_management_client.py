@@ -50,7 +50,7 @@ def test_erlangs_empty_list_stands_for_an_empty_object() -> None:
 
 
 def test_what_a_broker_does_not_report_is_zero() -> None:
-    young = QueueInfo.model_validate({"name": "q", "policy": None})
+    young = QueueInfo.model_validate({"name": "q", "policy": None, "exclusive": None, "messages_ready": None})
     assert (young.messages, young.publish_rate, young.published, young.policy) == (0, 0, 0, "")
 
 

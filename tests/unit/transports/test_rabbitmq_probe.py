@@ -158,8 +158,12 @@ def test_without_an_api_the_reading_says_so() -> None:
     assert "no management API is known; give broker.management_url" in held.added_to(DECLARED).missing
 
 
-def test_who_may_not_list_consumers_gets_the_counts() -> None:
-    reading, _ = asked({"messages_ready": 5, "messages_unacknowledged": 7}, AccessRefusedError("http://b", "no"))
+@pytest.mark.parametrize(
+    "refusal",
+    [AccessRefusedError("http://b", "no"), TransportError("Stats in management UI are disabled on this node")],
+)
+def test_who_may_not_list_consumers_gets_the_counts(refusal: TransportError) -> None:
+    reading, _ = asked({"messages_ready": 5, "messages_unacknowledged": 7}, refusal)
     assert reading.statistics is not None
     assert (reading.terms, reading.missing) == (None, "")
 
