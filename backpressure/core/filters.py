@@ -104,7 +104,7 @@ class RateEstimator:
 
     def scale(self, factor: float) -> None:
         """Multiply the rate by ``factor``, and forget the change detector's history."""
-        if self.rate is not None:
+        if self.rate is not None and factor != 1:
             self._begin(self.events, self.events / (self.rate * factor))
 
     def add(self, events: float, exposure_s: float) -> bool:
@@ -140,6 +140,8 @@ class RateEstimator:
         if events <= 0 or exposure_s <= 0:
             return False
         expected = (self.rate or 0.0) * exposure_s
+        if self.bounded:
+            return self._raise_bound(events, exposure_s)
         if events - expected < _BEYOND_DOUBT * sqrt(self.dispersion * expected + 1):
             return False
         self._begin(events, exposure_s)

@@ -122,6 +122,41 @@ def test_a_cold_start_costs_little_more_than_the_time_until_the_second_count(
         assert waits[int(0.99 * len(waits))] <= 0.4, seed
 
 
+@pytest.mark.parametrize(("distribution", "lost_s"), [("fixed", 2.2), ("exponential", 2.5)])
+def test_a_cold_start_with_rare_counts_costs_little_more_than_the_time_until_the_first(
+    lab: Any, distribution: str, lost_s: float
+) -> None:
+    """Half of the capacity until the first commit, which is 2.5 s away on average: 1.25 s."""
+    lost, waits_s = [], []
+    for seed in range(1, 9):
+        workers = strangers(distribution, acks="commit")
+        plant = lab.plant(seed, workers=workers, network=NOTHING)
+        plant.run(5 * 0.618 * seed % 5)  # the first commit comes at any time
+        lab.join(plant, "pace")
+        plant.run(20)
+        lost.append(20 - plant.queue.busy_s)
+        waits_s.append(sorted(plant.queue.waits_s)[int(0.99 * len(plant.queue.waits_s))])
+    assert sum(lost) / len(lost) <= lost_s
+    assert sum(waits_s) / len(waits_s) <= 1.5
+
+
+@pytest.mark.parametrize(("acks", "network"), [("commit", NOTHING), ("each", FRESH)])
+def test_first_messages_that_are_confirmed_late_and_all_at_once_are_no_fast_consumer(
+    lab: Any, acks: str, network: Network
+) -> None:
+    """A client that connects, or looks for its topic, takes its time over the first ones."""
+    for seed in range(1, 4):
+        workers = strangers("exponential", acks=acks, commit_interval_s=0.1)
+        plant = lab.plant(seed, workers=workers, network=replace(network, confirm_latency_s=0.8))
+        lab.join(plant, "pace")
+        plant.run(0.8)
+        plant.network = network
+        plant.run(9)
+        waits = sorted(plant.queue.waits_s)
+        assert waits[int(0.99 * len(waits))] <= 0.8, seed
+        assert plant.now - plant.queue.busy_s <= 0.6, seed
+
+
 def after_a_step(lab: Any, before: float, after: float, network: Network, *, within_s: float) -> Plant:
     plant: Plant = lab.plant(1, workers=strangers("fixed", before), network=network)
     lab.join(plant, "pace")
@@ -133,6 +168,7 @@ def after_a_step(lab: Any, before: float, after: float, network: Network, *, wit
 
 def test_late_commits_find_the_rate_within_fifteen_seconds_whatever_the_luck(lab: Any) -> None:
     """A burst before a count has to be long enough to tell, and a few counts without surprise are no fixed service."""
+    used, waits_s = [], []
     for seed in range(1, 9):
         plant = lab.plant(seed, workers=strangers("exponential", acks="commit"), network=NOTHING)
         lab.join(plant, "pace")
@@ -140,8 +176,12 @@ def test_late_commits_find_the_rate_within_fifteen_seconds_whatever_the_luck(lab
         seen, busy_s = len(plant.queue.waits_s), plant.queue.busy_s
         plant.run(45)
         waits = sorted(plant.queue.waits_s[seen:])
-        assert (plant.queue.busy_s - busy_s) / 45 >= 0.97, seed
-        assert waits[int(0.99 * len(waits))] <= 1.5, seed
+        used.append((plant.queue.busy_s - busy_s) / 45)
+        waits_s.append(waits[int(0.99 * len(waits))])
+    assert min(used) >= 0.95
+    assert max(waits_s) <= 2
+    assert sum(used) / len(used) >= 0.98
+    assert sum(waits_s) / len(waits_s) <= 1.2
 
 
 @pytest.mark.parametrize(("network", "age_s"), [(FRESH, 0.1), (EVERY_S, 1.0), (EVERY_5_S, 5.0)])

@@ -104,6 +104,8 @@ class Bottleneck:
         self.late = False
         self._low_path = inf
         self._counted_at = -inf
+        self._confirmed_after_s = 0.0
+        self._raised_by = 1.0
 
     @property
     def rate_per_s(self) -> float | None:
@@ -130,9 +132,13 @@ class Bottleneck:
         """Whether an empty queue is a reason to doubt the rate: not when the consumers are seen to be idle."""
         return not self.measured or self._seen_load >= _BUSY * self._load
 
-    def raise_rate(self, factor: float) -> None:
-        """Multiply the estimate by ``factor``: the queue stays empty at the present one."""
+    def raise_rate(self, factor: float, *, until_counted: bool = False) -> None:
+        """Multiply the estimate by ``factor``: the queue stays empty at the present one.
+
+        ``until_counted``: the next count is to tell the rate without this.
+        """
         self._estimator.scale(factor)
+        self._raised_by = factor if until_counted else 1.0
         self.spare = 0.0
         if self.measured:
             self._load *= factor
@@ -152,6 +158,7 @@ class Bottleneck:
         self._rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         self.way_s = signals.confirm_latency_min_s or 0.0
+        self._confirmed_after_s = max(self._confirmed_after_s, signals.confirm_latency_s or 0.0)
         new = self.queue.read(signals, now)
         interrupted = signals.blocked or signals.consumers == 0
         if interrupted:
@@ -237,10 +244,7 @@ class Bottleneck:
             # At the start, and where few messages depart, counts say nothing about their variance; service times do.
             self._estimator.expect(signals.service_cv2, min(count.departed, _SERVICE_SAMPLES))
         if count.source == "probe":
-            if saturated:
-                changed = self._estimator.add(events, span_s)
-            else:
-                changed = self._estimator.add_lower_bound(events, max(span_s, _LEAST_SIGHT_S * max(1, self._workers)))
+            changed = (self._estimator.add if saturated else self._add_lower_bound)(events, span_s)
         else:
             if not self._stalled:
                 self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
@@ -267,6 +271,8 @@ class Bottleneck:
     def _learn_from_count(self, count: _Count, signals: Signals, now: float) -> None:
         """Learn from what has left between two exact counts of the backlog."""
         before, self._before = self._before, count
+        self._estimator.scale(1 / self._raised_by)
+        self._raised_by = 1.0
         backlog = float(self.queue.reading)
         low = min(self._low_depth, self._low_path)
         self._low_depth = self._low_path = backlog
@@ -284,17 +290,24 @@ class Bottleneck:
         if late and was_idle and not signals.backlog_doubt_s:
             burst, burst_s = self.queue.busiest(self.queue.read_at - span_s, _LEAST_BURST_S)
             if self._estimator.restart(burst, burst_s * workers):
+                self._estimator.bounded = self.idle_counts > 0  # all of the burst was done
                 self._changed_at = now
                 return
         if low > workers + doubt or (signals.ready or 0) > 0:
             changed = self._estimator.add(events, exposure_s)
         else:
-            changed = self._estimator.add_lower_bound(events, max(exposure_s, _LEAST_SIGHT_S * workers))
+            changed = self._add_lower_bound(events, exposure_s)
         if changed and late and rate and self._estimator.rate and 0 < self._estimator.rate < rate:
             part = self._estimator.rate / rate
             self._estimator.scale(max(0.05, 1 - (1 - part) / part * log(1 / (1 - part))) / part)
         if changed or rate is None:
             self._changed_at = now
+
+    def _add_lower_bound(self, events: float, exposure_s: float) -> bool:
+        """What was confirmed late may have arrived, and left, as much earlier."""
+        workers = max(1, self._workers)
+        earlier_s, self._confirmed_after_s = 2 * self._confirmed_after_s, 0.0  # twice the mean
+        return self._estimator.add_lower_bound(events, max(exposure_s, _LEAST_SIGHT_S * workers) + earlier_s * workers)
 
     def _watch_idle(self, backlog: float, workers: int, span_s: float, *, late: bool) -> None:
         """Note how many of the consumers a count found at work; each message is with one of them, if they are few."""

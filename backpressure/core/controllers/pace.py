@@ -27,6 +27,7 @@ _SPARE = 0.3
 _IDLE_AGE_S = 2.0
 _BURSTS = (1.5, 3.0)
 _BURST = 0.2
+_TRUST = 1.5  # times what is proven
 _LONG_BURSTS = (1.25, 1.5)
 _MOST_UNSEEN = 1000
 _FILLED_IN_S = 1.0
@@ -104,6 +105,7 @@ class PaceLaw:
         self._confirms = ConfirmLatencyTracker()
         self._held = 0.0
         self._seen_sent = 0
+        self._seen_left = 0.0
         self._trial = _DepthTrial()
 
     def update(self, signals: Signals, now: float) -> Decision:
@@ -247,7 +249,8 @@ class PaceLaw:
         if signals.backlog_doubt_s:
             return _LONG_BURSTS[min(self._bottleneck.idle_counts, len(_LONG_BURSTS)) - 1]
         known = self._bottleneck.rate_per_s is not None
-        return _BURSTS[min(self._bottleneck.idle_counts, len(_BURSTS)) - 1] if known else _BURSTS[-1]
+        factor = _BURSTS[min(self._bottleneck.idle_counts, len(_BURSTS)) - 1] if known else _BURSTS[-1]
+        return factor / self._raised_by  # of what is proven
 
     def _grow_as_counted(self, signals: Signals, now: float, loop_s: float) -> bool:
         """Raise the estimate when counts show consumers idle, by what they could do more.
@@ -255,7 +258,9 @@ class PaceLaw:
         It is a question: without a newer count soon the answer is no.
         """
         bottleneck = self._bottleneck
-        if bottleneck.starting and not bottleneck.late:
+        if bottleneck.late:
+            return self._trust_the_first_count(signals, now)
+        if bottleneck.starting:
             return self._probe_more(signals, now, loop_s)
         if signals.application_limited or now - self._raised_at < 2 * loop_s:
             return False
@@ -282,13 +287,29 @@ class PaceLaw:
         bottleneck, queue = self._bottleneck, self._bottleneck.queue
         busy = max(0.0, queue.reading - 1) / max(1, signals.consumers or 1)  # one message may just have come
         seen = queue.read_at >= self._raised_at + self._config.tick_s / 2 and signals.backlog_age_s <= loop_s
-        if signals.application_limited or not seen or not signals.consumers or busy > 1 - _SPARE:
+        left = queue.left_by(queue.read_at, queue.reading)
+        if signals.application_limited or not seen or left <= self._seen_left or busy > 1 - _SPARE:
             return False
-        self._raised_at = now
+        self._raised_at, self._seen_left = now, left
         if self._start_per_s * signals.share < _MOST_BEYOND_DEMAND * min(signals.demand_per_s, _FASTEST_PER_S):
             self._start_per_s *= min(2.0, 1 / busy) if busy else 2.0
         bottleneck.spare = 0.0
         return bottleneck.rate_per_s is not None
+
+    def _trust_the_first_count(self, signals: Signals, now: float) -> bool:
+        """At the start, take a rare count that found consumers idle for more than the lower bound it is.
+
+        They can do half as much again, as a rule, and until the next count nothing else could tell.
+        """
+        bottleneck = self._bottleneck
+        if bottleneck.queue.read_at > self._raised_at:
+            self._raised_by = 1.0
+        proven = bottleneck.starting and bottleneck.idle_counts > 0 and bottleneck.rate_per_s is not None
+        if not proven or signals.application_limited or self._raised_at > -inf:
+            return False
+        self._raised_at, self._raised_by = now, _TRUST
+        bottleneck.raise_rate(_TRUST, until_counted=True)
+        return True
 
     def _watch_refusals(self, signals: Signals, now: float, loop_s: float, elapsed_s: float) -> None:
         """After a nack the queue's bound is below the setpoint: cut the rate once, and aim lower for a while."""
