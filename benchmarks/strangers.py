@@ -49,6 +49,7 @@ PLAIN = Path(__file__).parent / "clients" / "plain_consumers.py"
 PERF_TEST = Path(__file__).parents[1] / ".perf-test"
 RECORD = struct.Struct("<qqq")  # sent, began, ended, as a plain consumer writes them
 RATE = 100.0
+START = 50.0  # the law's rate of a cold start
 FILL = 300
 WARM_S = 10.0
 UNLIMITED = 0
@@ -83,9 +84,27 @@ class Cell:
             return (0.98, None, 250) if self.commit_ms == 100 else (0.97, None, 1500)
         return (0.98, 100, 400) if 0 < self.prefetch <= 20 else (0.97, 300, 1000)
 
+    def counted_every_s(self, by_broker_s: float) -> float:
+        """How often is counted what is left: ``by_broker_s``, or by each commit; 0: whenever asked."""
+        return (self.commit_ms or 5000) / 1000 if self.client == "kafka" else by_broker_s
+
+    def start_bound(self, rate_per_s: float, counted_every_s: float, seconds: float) -> float:
+        """The utilisation that theory allows with a cold start, if no consumer is to wait longer than the p99 goal.
+
+        See docs/pace-law.md: until the first count no more goes out than the start rate, until the second no more than
+        consumers that can do just that have then done, and what they may have to wait for.
+        """
+        every_s, part = self.counted_every_s(counted_every_s), min(1.0, START / rate_per_s)
+        if 0 < self.prefetch <= START:
+            every_s = 0.0  # what does not fit is ready, and seen at once
+        lost_s = (1 - part) * (every_s / 2 + _AGE_S)
+        if every_s:
+            lost_s += max(0.0, 1 - part * (1 + self.goal[2] / 1000 / every_s)) * every_s
+        return 1 - lost_s / seconds
+
     def bound_ms(self, rate_per_s: float, counted_every_s: float) -> float:
         """The p99 wait that theory allows at this capacity, where the broker counts so often; 0: whenever asked."""
-        every_s = (self.commit_ms or 5000) / 1000 if self.client == "kafka" else counted_every_s
+        every_s = self.counted_every_s(counted_every_s)
         cv2 = 1.0 if self.service == "exponential" else 0.0
         bound_s = wait_bound_s(rate_per_s, cv2, _AGE_S, utilisation=self.goal[0], counted_every_s=every_s)
         return 1000 * bound_s
@@ -419,7 +438,7 @@ def table(title: str, heads: str) -> None:
 
 def rates(bench: Bench, cells: Sequence[Cell], title: str) -> None:
     """Print utilisation and wait of each cell, the cold start included and without it."""
-    heads = "consumer|service|msg/s ÷ 100|of possible|p50 ms|p99 ms|deepest|goal|met|p99 bound"
+    heads = "consumer|service|msg/s ÷ 100|of possible|p50 ms|p99 ms|deepest|goal|met|utilisation bound|p99 bound"
     table(title, f"{heads}|from {WARM_S:.0f} s on: of possible|p50 ms|p99 ms")
     for cell, found in zip(cells, bench.measure(cells), strict=True):
         end_s = bench.seconds - 0.5
@@ -432,8 +451,10 @@ def rates(bench: Bench, cells: Sequence[Cell], title: str) -> None:
         figures = f"{nominal:.3f} | {possible:.3f} | {quantile(waits, 0.5):.0f} | {quantile(waits, 0.99):.0f}"
         after = f"{later:.3f} | {quantile(settled, 0.5):.0f} | {quantile(settled, 0.99):.0f}"
         deep = found.deepest(0, end_s)
-        bound_ms = cell.bound_ms(1 / (1 / RATE + found.cost_s), bench.counted_every_s)
-        judged = f"{wanted} | {'yes' if met else 'no'} | {bound_ms:.0f}"
+        rate_per_s = 1 / (1 / RATE + found.cost_s)
+        bound_ms = cell.bound_ms(rate_per_s, bench.counted_every_s)
+        most = cell.start_bound(rate_per_s, bench.counted_every_s, end_s)
+        judged = f"{wanted} | {'yes' if met else 'no'} | {most:.3f} | {bound_ms:.0f}"
         print(f"| {cell.title} | {cell.service} | {figures} | {deep} | {judged} | {after} |")
 
 
