@@ -183,3 +183,12 @@ class tracing:
     enabled = False                        # record traces; no cost while off
     endpoint = "http://localhost:4318"     # OTLP/HTTP collector, e.g. Jaeger; /v1/traces is appended
     sample_ratio = 1.0                     # share of messages that are traced; the producer decides for each
+
+
+class agent:
+    """Processes of a run on other machines (`pace agent`): what an agent and the runs that it takes part in share."""
+
+    token = ""                             # secret of at least 16 characters that an agent and its runs share; it is never sent
+    group = "pace"                         # a run looks for agents of its group only
+    name = ""                              # how a run calls the agent; empty: the name of its host
+    patience_s = 10.0                      # s · an agent or a run that gives no sign of life for this long is lost to the other

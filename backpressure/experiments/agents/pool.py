@@ -35,6 +35,7 @@ from backpressure.experiments.agents.orders import orders_for
 from backpressure.experiments.events import AgentNoted, Event
 from backpressure.experiments.roles import RoleName
 from backpressure.experiments.rundir import RunDirectory
+from backpressure.program import printable
 from backpressure.settings import AgentSettings, BrokerSettings, Settings
 from backpressure.transports.rabbitmq.mailbox import Mailbox
 from backpressure.version import __version__
@@ -263,7 +264,7 @@ class AgentPool:
 
     def _found(self, here: Mapping[str, Any]) -> None:
         """An agent has answered."""
-        agent, name = str(here["agent"]), str(here["name"])
+        agent, name, host = str(here["agent"]), printable(str(here["name"])), printable(str(here["host"]))
         if here["version"] != __version__:
             self._refuse(name, f"it has pace {here['version']}, this run {__version__}")
             return
@@ -278,7 +279,7 @@ class AgentPool:
             member = self._members[agent] = _Member(
                 agent,
                 f"{name}#{taken + 1}" if taken else name,
-                str(here["host"]),
+                host,
                 Conversation(seal, self._here, address("agent", agent)),
                 Liveness(self._terms.settings.patience_s, time.monotonic()),
                 self._flush,

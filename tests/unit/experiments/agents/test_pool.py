@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -22,6 +23,7 @@ from backpressure.experiments.agents.conversation import exchange_of
 from backpressure.experiments.agents.pool import AgentPool, AgentTerms, RemoteProcess
 from backpressure.experiments.events import AgentNoted, Event
 from backpressure.experiments.rundir import RunDirectory, create
+from backpressure.experiments.supervisor import Supervisor
 from backpressure.settings import BrokerSettings, Settings
 
 OWN = replaced(Settings(), {"agent.token": "a token that only tests know", "agent.name": "web"})
@@ -286,6 +288,38 @@ def test_a_journal_that_does_not_come_back_whole_fails_the_run(play: Callable[..
             assert not run.pool.is_complete("consumer-1")
         assert run.directory.journal("consumer-1").read_bytes() == b"x" * 64
         assert run.failures[0].startswith("the journal of consumer-1 did not come back whole from web")
+
+    play(story)
+
+
+def test_a_supervisor_watches_a_process_on_an_agent_as_one_of_its_own(play: Callable[..., None]) -> None:
+    async def story(run: Run, agent: Agent) -> None:
+        ready: list[str] = []
+        ended: list[tuple[str, int | None]] = []
+        async with run.pool:
+            await run.pool.recruit()
+            (member,) = run.pool._members.values()
+            async with Supervisor(
+                run.directory,
+                lambda _role, process_id, _pid: ready.append(process_id),
+                lambda process_id, code: ended.append((process_id, code)),
+            ) as supervisor:
+                process = member.processes["consumer-1"] = RemoteProcess("consumer-1", member)
+                run.pool._processes["consumer-1"] = process
+                starting = supervisor.start_elsewhere("consumer", "consumer-1", process, process.announcement())
+                assert agent._part is not None
+                agent._part.conversation.say("ready", id="consumer-1", pid=7)
+                child = await starting
+                assert (child.pid, child.alive, child.api_url) == (7, True, "http://consumer-1.agents")
+                log = b"started\nout of luck\n"
+                agent._part.conversation.say("piece", log, id="consumer-1", file="log")
+                nothing = hashlib.sha256().hexdigest()
+                agent._part.conversation.say("ended", id="consumer-1", code=7, size=0, digest=nothing)
+                with pytest.raises(ExperimentError, match=r"consumer-1 ended with exit code 7(?s:.*)out of luck"):
+                    await supervisor.failure
+                assert not child.alive
+        assert ready == ["consumer-1"]
+        assert ended == [("consumer-1", 7)]
 
     play(story)
 
