@@ -143,7 +143,7 @@ class AioPikaClient:
         """See `AsyncClient.close`."""
         if self._own is not None:
             own, self._own = self._own, None
-            self._connection = self._channel = self._exchange = None  # another opening begins anew
+            self._connection = self._channel = self._exchange = None  # opening again starts from nothing
             await own.close()
         elif self._own_channel and self._channel is not None and not self._channel.is_closed:
             await self._channel.close()

@@ -247,7 +247,7 @@ class BlockingPikaCallbackClient(_ConfirmingChannel):
             self._thread.join(_CLOSE_S)
             if not self._thread.is_alive():
                 self._loop.close()
-            self._thread = self._connection = self._channel = None  # another opening begins anew
+            self._thread = self._connection = self._channel = None  # opening again starts from nothing
 
 
 def _parameters(url: str) -> list[Any]:

@@ -102,7 +102,7 @@ const BAD = new Set(["nacked", "blocked", "breached", "vanished", "source_lost"]
 const GOOD = new Set(["unblocked", "recovered", "nacks_over", "source_back"]);
 const mood = (kind) => (BAD.has(kind) ? "bad" : GOOD.has(kind) ? "good" : "");
 
-let newest = ""; // the events are listed anew only when there are others
+let newest = ""; // the events are listed again only when there are others
 
 function showEvents(events) {
   const last = events[events.length - 1];

@@ -78,7 +78,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.written = bytearray()
-        self.paused = self.closed = False
+        self.paused = self.closed = self.full = False
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -122,6 +122,7 @@ class Story:
         limits = HoldLimits(messages=self.random.choice((1, 3, 10)))
         self.view = View("/", Topology(), limits=limits, ignored_exchange="pace.feedback")
         self.listener = Listener(ListenAddress("127.0.0.1", 0), BrokerSettings(), self.view)
+        self.dry_run = self.random.random() < 0.2
         self.queues = [self._paced(name) for name in QUEUES[:2]]
         self.client, self.wire = _ClientSide(self.listener), Wire()
         self.client.connection_made(self.wire)  # type: ignore[arg-type]
@@ -136,10 +137,11 @@ class Story:
         self.confirming: dict[int, int] = {}
         self.closed = False
         self._frames = Splitter()
-        self._answers = Splitter()
 
     def _paced(self, name: str) -> PacedQueue:
-        queue = PacedQueue(name, self.loop.clock, burst_s=0.01, dry_run=False, engaged=True, wake=self.listener.wake)
+        queue = PacedQueue(
+            name, self.loop.clock, burst_s=0.01, dry_run=self.dry_run, engaged=True, wake=self.listener.wake
+        )
         self.view.pace(queue)
         return queue
 
@@ -152,13 +154,25 @@ class Story:
                 self._change_pace()
             if self.random.random() < 0.03:
                 self._close_some_channel()
+            if self.random.random() < 0.1:
+                self._fill_or_empty(self.side, self.upstream)
+            if self.random.random() < 0.1:
+                self._fill_or_empty(self.client, self.wire)
             self.loop.pass_time(self.random.choice((0.0, 0.001, 0.05, 0.3)))
             self._serve()
+        for end, wire in ((self.side, self.upstream), (self.client, self.wire)):
+            if wire.full:
+                self._fill_or_empty(end, wire)
         for queue in self.queues:
             queue.apply(Decision(200.0, "the end", None))
         for _ in range(200):
             self.loop.pass_time(0.05)
             self._serve()
+
+    def _fill_or_empty(self, end: Any, wire: Wire) -> None:
+        """Tell one end of the proxy that its socket takes no more for now, or that it does again."""
+        wire.full = not wire.full
+        (end.pause_writing if wire.full else end.resume_writing)()
 
     # --- the client -------------------------------------------------------------------------------------------------
 
@@ -235,6 +249,8 @@ class Story:
             # Behind it comes what the client had sent before it learnt that: the broker ignores it.
 
     def _serve(self, *, answers: bool = True) -> None:
+        if self.upstream.full:
+            return
         data, frames = self._frames.feed(self.upstream.take())
         for kind, number, start, end in frames:
             assert not self.closed, "a frame behind connection.close"
@@ -287,6 +303,7 @@ def test_whatever_happens_nothing_stays_behind_in_the_proxy(first: int, monkeypa
         told = f"seed {seed}"
         assert story.closed, f"{told}: connection.close did not arrive"
         assert not story.client.relay.holds, told
+        assert not story.upstream.paused, f"{told}: the broker is not read any more"
         assert not story.wire.paused, f"{told}: the client is not read any more"
         assert [queue.outbox.in_flight.count for queue in story.queues] == [0, 0], told
         for number, parts in story.sent.items():
