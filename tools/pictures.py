@@ -1,9 +1,9 @@
 """Makes the pictures of the documentation from real runs: ``python tools/pictures.py [KIND …]``; all without a kind.
 
 *loop*: a broker, a consumer, a producer and a monitor run for half a minute, with a slow-down of the consumer, for the
-live page and the monitor's cards. *run*: ``pace run recovery`` gives the terminal and the report. *comparison*: ``pace
-compare``. *classroom*: its lessons are played, each for a picture of its lab. It needs Chromium. A picture of a page is
-a WebP file, one of a terminal an SVG file.
+live page and the cards of the monitor. *ui*: the page of ``pace ui`` in the last phase of a run. *run*: ``pace run`` of
+`recovery` gives the terminal and the report. *comparison*: ``pace compare``. *classroom*: its lessons are played, each
+for a picture of its lab. It needs Chromium. A picture of a page is a WebP file, one of a terminal an SVG file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ PICTURES = ROOT / "docs" / "pictures"
 PACE = (sys.executable, "-m", "backpressure")
 COLUMNS = 100
 LESSONS = 10
-READY_S = 60.0
+READY_S = 120.0
 THEME = TerminalTheme(
     (24, 27, 31), (222, 226, 230), [(36, 41, 46), (235, 87, 87), (63, 185, 80), (210, 153, 34)] + [(160, 168, 178)] * 4
 )
@@ -88,6 +90,26 @@ def picture_the_loop(page: Any, folder: Path) -> None:
         save("monitor.svg", svg(f"$ pace monitor --once\n{cards}"))
 
 
+def picture_the_page_of_runs(page: Any, folder: Path) -> None:
+    """Start a run of `recovery` from the page of `pace ui`, and take it when the consumer has been back for a while."""
+    command = [*PACE, "ui", "--port", "0", "--runs", "runs"]
+    with subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"ui: (\S+)", process.stdout.readline())
+            assert found is not None
+            page.resize(1200, 1180)
+            page.prefer("light")
+            page.open(found[1])
+            until(page, "Boolean(document.getElementById('about')?.textContent)")
+            page.run("document.getElementById('start').requestSubmit()")
+            until(page, "document.querySelector('#phases [aria-current]')?.textContent.startsWith('recovery') === true")
+            time.sleep(20)
+            save("ui.webp", page.picture())
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
 def picture_a_run(page: Any, folder: Path) -> None:
     """Run the scenario `recovery`, and take its last lines on the terminal, and its report."""
     text = output("run", "recovery", "--runs", str(folder / "runs"))
@@ -136,6 +158,15 @@ def play(page: Any, file: Path, lesson: int, *, steps: int | None = None) -> Non
         page.run(f"document.querySelectorAll('#steps button')[{step}].click()")
         time.sleep(pause_s)
     page.run("document.querySelector('#run').click()")
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait until ``condition`` holds in the page."""
+    deadline = time.monotonic() + READY_S
+    while not page.run(condition):
+        if time.monotonic() > deadline:
+            sys.exit(f"it never came true in the page: {condition}")
+        time.sleep(0.2)
 
 
 @contextmanager
@@ -219,6 +250,7 @@ def save(name: str, content: bytes | str) -> None:
 
 KINDS = {
     "loop": picture_the_loop,
+    "ui": picture_the_page_of_runs,
     "run": picture_a_run,
     "comparison": picture_a_comparison,
     "classroom": picture_the_classroom,

@@ -23,7 +23,7 @@ from backpressure.settings import Settings
 __all__ = ["status"]
 
 _PATIENCE_S = 5.0
-_HEAD = "time      state      size ready   memory  offered  allowed   refused |   done  wait p99  law"
+HEAD = "time      state      size ready   memory  offered  allowed   refused |   done  wait p99  law"
 
 
 @click.command()
@@ -72,7 +72,7 @@ def status(
 
 
 def _watch(settings: Settings, roles: list[str], every: float, count: int | None) -> None:
-    click.echo(_HEAD)
+    click.echo(HEAD)
     looks = 0
     while count is None or looks < count:
         if looks:

@@ -204,7 +204,11 @@ class Driver:
         """What can be told now."""
         elapsed_s = time.monotonic() - self._phase_began if self._state.phase is not None else 0.0
         share = self._share_done(self.latest) if self.latest and self._state.state == "running" else None
-        return self._state.model_copy(update={"elapsed_s": elapsed_s, "share": share, "notes": list(self._notes)})
+        known: dict[str, Any] = {"elapsed_s": elapsed_s, "share": share, "notes": list(self._notes)}
+        if self._runner and self._runner.stage:  # what holds now: phases change settings too
+            settings = self._runner.stage.fleet.settings
+            known |= {"settings": _adjustable(settings), "strategy": settings.producer.strategy}
+        return self._state.model_copy(update=known)
 
     # --- what the run tells (`Watcher`) -------------------------------------------------------------------------------
 
@@ -216,9 +220,7 @@ class Driver:
         """The phase with this index begins."""
         self._phase_began, self._share_done = time.monotonic(), share_done
         state = "running" if self._state.state == "starting" else self._state.state
-        stage = self._runner.stage if self._runner else None
-        known = {"settings": _adjustable(stage.fleet.settings)} if stage else {}
-        self._set(state=state, phase=index, **known)
+        self._set(state=state, phase=index)
 
     def sampled(self, snapshot: Snapshot) -> None:
         """Keep the newest view."""

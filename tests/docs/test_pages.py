@@ -14,6 +14,7 @@ import pytest
 
 from backpressure.catalogue import find_field
 from backpressure.cli.commands import pace
+from backpressure.cli.process_status import HEAD
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, PortTakenError, PreconditionFailedError
 from backpressure.experiments.roles import ROLE_KEYS, ROLES
 
@@ -23,6 +24,7 @@ PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = {"fast_producer.py": "producer", "slow_consumer.py": "consumer", "monitor.py": "monitor"}
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 SHELL_BLOCK = re.compile(r"^```(?:sh|bash|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEXT_BLOCK = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`((?:(?:\.venv/bin/)?(?:pace|python)|make) [^`\n]+)`(?!`)")
 PLACEHOLDER = re.compile(r"[A-Z…]{2,}|…")
 
@@ -116,6 +118,17 @@ def test_the_commands_of_the_readme_are_found() -> None:
     programs = [words[0].removeprefix(".venv/bin/") for words in commands(ROOT / "README.md")]
     assert programs.count("python") == len(SCRIPTS)
     assert {"make", "pace"} < set(programs)
+
+
+def test_the_lines_of_status_in_the_labs_are_those_that_the_command_prints() -> None:
+    blocks = [block for page in PAGES for block in TEXT_BLOCK.findall(page.read_text(encoding="utf-8"))]
+    shown = [block.splitlines() for block in blocks if block.startswith("time ")]
+    assert len(shown) >= 8
+    for head, *lines in shown:
+        assert head == HEAD
+        rows = [line for line in lines if re.match(r"\d\d:\d\d:\d\d  ", line)]
+        assert rows
+        assert [row for row in rows if row.index(" | ") != HEAD.index(" | ")] == []
 
 
 def test_the_architecture_names_every_layer() -> None:

@@ -32,10 +32,10 @@ def render_history(series: Sequence[Series], folder: Path, *, command: str) -> s
     """Return the page, to be written into ``folder``; ``command`` makes it again."""
     runs = sum(len(one.runs) for one in series)
     broken = sum(any(judged.broke for judged in one.runs) for one in series)
-    sentence = f"{broken} of {len(series)} became worse at some run" if broken else "nothing became worse"
+    sentence = f"{broken} of {len(series)} became worse at one of its runs" if broken else "nothing became worse"
     parts = {
         "style": styles(),
-        "facts": escape(f"{runs} runs of {len(series)} combinations of scenario, law and broker"),
+        "facts": f"runs: {runs} · combinations of scenario, law and broker: {len(series)}",
         "sentence": prose(f"{sentence}."),
         "series": "".join(_section(one, folder) for one in reversed(series)),
         "command": escape(command),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backpressure.config import replaced
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments.brokers import BrokerChoice
 from backpressure.experiments.faults import FAULTS
@@ -54,7 +55,7 @@ class FakeRunner:
         FakeRunner.last = self
         self.directory, self.watcher, self.command, self.ready_for = directory, watcher, command, ready_for
         self.scenario, self.choice = scenario, choice
-        self.fleet = FakeFleet()
+        self.fleet = FakeFleet(replaced(scenario.settings, {"consumer.rate": 100.0}))
         self.told: list[str] = []
         self.stage: Any = None
         self.injected: list[Any] = []
@@ -122,6 +123,17 @@ async def under_way(driver: Driver, **options: Any) -> FakeRunner:
     driver.start("recovery", **options)
     await until(driver, lambda: driver.state.state == "running")
     return FakeRunner.last
+
+
+def test_the_settings_that_are_told_are_those_of_the_present_phase(play: Play) -> None:
+    async def story(driver: Driver) -> None:
+        runner = await under_way(driver)
+        assert (driver.state.settings["consumer.count"], driver.state.strategy) == (1, "pace")
+        later = {"consumer.count": 3, "producer.strategy": "aimd"}
+        runner.fleet.settings = replaced(runner.fleet.settings, later)  # after the phase has been announced
+        assert (driver.state.settings["consumer.count"], driver.state.strategy) == (3, "aimd")
+
+    play(story)
 
 
 def test_a_run_goes_from_start_to_verdict_and_every_change_is_told(play: Play) -> None:
