@@ -51,8 +51,8 @@ _ENOUGH_PORTS = 2000
 _FREE_PORT_TRIES = 100
 _STARTS = 3
 _PORT_LOST = re.compile(r"eaddrinuse|address already in use|in use by another", re.IGNORECASE)
-_READY_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 240.0  # a start takes ten seconds of processor time, which on a busy machine is minutes
+_STOP_TIMEOUT_S = 240.0
 _POLL_S = 0.2
 _WATCH_S = 0.5
 
