@@ -27,6 +27,7 @@ _SETTLED_S = 1.0
 _SETTLED_RARE_S = 2.0  # what was done in the second before
 _SERVICE_SAMPLES = 20
 _LATE_S = 0.6
+_LEAST_LATE_S = 1.0  # before rare counts, less would decide too much
 _LEAST_BURST_S = 0.15
 _MEMORY_COUNTS = 6.0
 _SPARE_MEMORY_S = 0.4
@@ -106,6 +107,7 @@ class Bottleneck:
         self._counted_at = -inf
         self._confirmed_after_s = 0.0
         self._raised_by = 1.0
+        self._began_at = inf
 
     @property
     def rate_per_s(self) -> float | None:
@@ -158,6 +160,8 @@ class Bottleneck:
         self._rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         self.way_s = signals.confirm_latency_min_s or 0.0
+        if self._began_at == inf and signals.confirmed_total + signals.in_flight > 0:
+            self._began_at = now
         self._confirmed_after_s = max(self._confirmed_after_s, signals.confirm_latency_s or 0.0)
         new = self.queue.read(signals, now)
         interrupted = signals.blocked or signals.consumers == 0
@@ -281,6 +285,10 @@ class Bottleneck:
         rate, was_idle = self._estimator.rate, self.idle_counts > 0
         if before is None or before.source != count.source or count.clock_s <= before.clock_s:
             self._watch_idle(backlog - doubt, workers, 0.0, late=late)
+            since_s = self.queue.read_at - self._began_at
+            if self._estimator.rate is None and since_s >= (_LEAST_LATE_S if late else 0):
+                # The first count of all: of what was sent since the start, so much has left, whatever was there before.
+                self._add_lower_bound(max(0.0, count.departed), since_s * workers)
             return
         events, exposure_s = max(0.0, count.departed - before.departed), count.clock_s - before.clock_s
         span_s = exposure_s / workers

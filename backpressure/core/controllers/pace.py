@@ -248,8 +248,8 @@ class PaceLaw:
         """Return by how much the rate grows in a burst."""
         if signals.backlog_doubt_s:
             return _LONG_BURSTS[min(self._bottleneck.idle_counts, len(_LONG_BURSTS)) - 1]
-        known = self._bottleneck.rate_per_s is not None
-        factor = _BURSTS[min(self._bottleneck.idle_counts, len(_BURSTS)) - 1] if known else _BURSTS[-1]
+        idle_counts = len(_BURSTS) if self._bottleneck.starting else self._bottleneck.idle_counts
+        factor = _BURSTS[min(idle_counts, len(_BURSTS)) - 1]
         return factor / self._raised_by  # of what is proven
 
     def _grow_as_counted(self, signals: Signals, now: float, loop_s: float) -> bool:
