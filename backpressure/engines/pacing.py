@@ -130,6 +130,7 @@ class Pacing:
         feedback: FeedbackBus,
         report: Callable[[], ProducerReport],
         ask_for_reports: Callable[[int | None], None] = lambda _: None,
+        obeyed: Callable[[], bool] = lambda: True,
     ) -> None:
         """Wire the loop; nothing connects yet.
 
@@ -142,6 +143,7 @@ class Pacing:
             feedback: brings the reports of all others, and takes this producer's.
             report: returns what is reported of this producer.
             ask_for_reports: tells consumers how often to report, in milliseconds; None: as often as usual.
+            obeyed: whether what the law decides is applied now; otherwise that nobody consumes is not worth a line.
         """
         self.reading: QueueReading | None = None
         self.decision = Decision(inf, "starting")
@@ -156,6 +158,7 @@ class Pacing:
         self._feedback = feedback
         self._report = report
         self._ask_for_reports = ask_for_reports
+        self._obeyed = obeyed
         self._full = Fullness()
         self._report_at = -inf
         self._report_every_s = settings.feedback.interval_ms / 1000
@@ -354,7 +357,7 @@ class Pacing:
             if self._told_unconsumed:
                 self._told_unconsumed = False
                 log.info("%s is consumed", queue)
-        elif self.signals.consumers == 0 and not self._told_unconsumed:
+        elif self.signals.consumers == 0 and not self._told_unconsumed and self._obeyed():
             self._unconsumed_since = now if self._unconsumed_since is None else self._unconsumed_since
             if now - self._unconsumed_since > _TELL_AFTER_S:
                 self._told_unconsumed = True

@@ -342,6 +342,7 @@ class ProxyEngine:
             probe=self._shared_probe,
             feedback=bus,
             report=lambda: self.producer_report(name),
+            obeyed=lambda: queue.holds,
         )
         self.loops[name] = PacedLoop(queue, pacing, bus, settings, found, active_at=self._clock.now())
         return queue

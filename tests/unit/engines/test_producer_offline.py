@@ -76,3 +76,15 @@ def test_that_nobody_consumes_is_said_once_and_so_is_the_end_of_it(caplog: pytes
     first, second = told(caplog)
     assert first.startswith("nobody consumes work.queue: the law pace allows ")
     assert second == "work.queue is consumed"
+
+
+def test_that_nobody_consumes_is_not_worth_a_line_where_the_law_is_not_obeyed(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        broker, settings = RecordingBroker(), settings_of()
+        async with producing(settings, broker) as (engine, _):
+            engine._pacing._obeyed = lambda: False
+            await asyncio.sleep(10)
+
+    caplog.set_level(logging.INFO)
+    run_virtually(story())
+    assert told(caplog) == []
