@@ -15,6 +15,7 @@
 //   capacity_per_s, processed_per_s
 //   dead_letters_per_s, dead_letters         into the dead-letter queue, and in it
 
+import { make, putText } from "./elements.js";
 import { UNKNOWN, amount, duration, rate } from "./numbers.js";
 import { meaningOf } from "./words.js";
 
@@ -29,7 +30,8 @@ export class FlowPicture {
     this.widths = {}; // in CSS pixels, as drawn
     this.top = 0; // the rate that is WIDEST wide
     this.most = 0; // the level at the rim of a queue without a bound
-    this.picture = make("div", { className: "flow", role: "img" }, ...this.#parts());
+    this.picture = make("div", { className: "flow" }, ...this.#parts());
+    this.picture.setAttribute("role", "img");
     this.rows = make("tbody");
     const caption = make("caption", { textContent: "The same as a table" });
     this.words = make("details", { className: "flow-words" }, make("summary", { textContent: "as a table" }),
@@ -106,15 +108,15 @@ export class FlowPicture {
       this.#widen(`${name}-stream`, this.#width(perS));
       this.#widen(`${name}-limit`, this.#width(limits[name] ?? 0));
       const limit = name === "processed" && (known.capacity_per_s ?? null) !== null ? ` of ${rate(known.capacity_per_s)}` : "";
-      put(this.parts[`${name}-rate`], rate(perS) + limit);
+      putText(this.parts[`${name}-rate`], rate(perS) + limit);
     }
     const refused = known.refused_per_s ?? 0;
     this.parts.refused.hidden = refused <= 0;
     this.#widen("refused", this.#width(refused));
-    put(this.parts["refused-rate"], `${rate(refused)} refused`);
+    putText(this.parts["refused-rate"], `${rate(refused)} refused`);
     const returned = known.returned_per_s ?? 0;
     this.parts.returned.hidden = returned <= 0;
-    put(this.parts.returned, `↓ ${rate(returned)} returned`);
+    putText(this.parts.returned, `↓ ${rate(returned)} returned`);
     this.parts.exchange.hidden = known.exchange === false;
   }
 
@@ -128,14 +130,14 @@ export class FlowPicture {
     parts.law.classList.toggle("blocked", blocked);
     const open = blocked ? 0 : allowed === null ? WIDEST : this.#width(Math.min(allowed, this.top));
     this.#widen("valve", open);
-    put(parts["allowed-rate"], blocked ? "blocked by the broker" : allowed === null ? "no limit" : `allows ${rate(allowed)}`);
+    putText(parts["allowed-rate"], blocked ? "blocked by the broker" : allowed === null ? "no limit" : `allows ${rate(allowed)}`);
     const held = offered !== null && allowed !== null && offered - allowed > 0.05 * offered;
     parts.law.classList.toggle("holds", held && !blocked);
-    put(parts.reason, law ? `${law.name}: ${law.reason}` : "");
-    put(parts["producers-count"], producers.count === null ? "" : `× ${amount(producers.count)}`);
+    putText(parts.reason, law ? `${law.name}: ${law.reason}` : "");
+    putText(parts["producers-count"], producers.count === null ? "" : `× ${amount(producers.count)}`);
     parts.producers.classList.toggle("blocked", blocked);
     const state = blocked ? `${producers.blocked === producers.count ? "" : `${producers.blocked} `}blocked` : producers.paused ? `${producers.paused === producers.count ? "" : `${producers.paused} `}paused` : "";
-    put(parts["producers-state"], state);
+    putText(parts["producers-state"], state);
   }
 
   #queue({ queue, wait_p50_s: p50 = null, wait_p99_s: p99 = null }) {
@@ -153,9 +155,9 @@ export class FlowPicture {
     parts.tank.classList.toggle("high", share > 0.5 && bound !== null);
     parts.tank.classList.toggle("full", share >= 0.98 && bound !== null);
     cells(parts["ready-cells"], ready !== null && ready <= CELLS ? ready : 0);
-    put(parts["ready-count"], ready === null ? UNKNOWN : `${amount(ready)} ready`);
-    put(parts.bound, bound === null ? "" : `bound ${amount(bound)}${queue.overflow ? `, ${queue.overflow}` : ""}`);
-    put(parts.wait, p50 === null && p99 === null ? "" : `wait ${duration(p50)}, p99 ${duration(p99)}`);
+    putText(parts["ready-count"], ready === null ? UNKNOWN : `${amount(ready)} ready`);
+    putText(parts.bound, bound === null ? "" : `bound ${amount(bound)}${queue.overflow ? `, ${queue.overflow}` : ""}`);
+    putText(parts.wait, p50 === null && p99 === null ? "" : `wait ${duration(p50)}, p99 ${duration(p99)}`);
     parts.queue.title = queue?.name ?? "";
   }
 
@@ -163,14 +165,14 @@ export class FlowPicture {
     const { parts } = this;
     const unacked = queue?.unacked ?? null;
     cells(parts["unacked-cells"], Math.min(unacked ?? 0, CELLS), (unacked ?? 0) > CELLS);
-    put(parts["unacked-count"], unacked === null ? "" : `${amount(unacked)} in hand`);
+    putText(parts["unacked-count"], unacked === null ? "" : `${amount(unacked)} in hand`);
     const count = consumers?.count ?? null;
     const paused = consumers?.paused ? `, ${consumers.paused === count ? "" : `${consumers.paused} `}paused` : "";
-    put(parts["consumers-count"], count === null ? UNKNOWN : count === 0 ? "none" : `× ${amount(count)}${paused}`);
+    putText(parts["consumers-count"], count === null ? UNKNOWN : count === 0 ? "none" : `× ${amount(count)}${paused}`);
     parts.consumers.classList.toggle("gone", count === 0 || Boolean(paused));
     parts.dead.hidden = !dead && !deadPerS;
     parts.dead.classList.toggle("falling", deadPerS > 0);
-    put(parts["dead-count"], `${amount(dead)} dead letters${deadPerS > 0 ? `, ${rate(deadPerS)}` : ""}`);
+    putText(parts["dead-count"], `${amount(dead)} dead letters${deadPerS > 0 ? `, ${rate(deadPerS)}` : ""}`);
   }
 }
 
@@ -221,18 +223,6 @@ export function flowOf(now) {
     capacity_per_s: now.bottleneck_per_s, processed_per_s: rates.processed_per_s ?? work?.acked_per_s ?? null,
     dead_letters_per_s: now.queues[now.dead_letter_queue]?.published_per_s ?? rates.dead_lettered_per_s, dead_letters: now.dead_letters,
   };
-}
-
-function make(tag, properties = {}, ...children) {
-  const { role, ...rest } = properties;
-  const made = Object.assign(document.createElement(tag), rest);
-  if (role) made.setAttribute("role", role);
-  made.append(...children);
-  return made;
-}
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text; // what stays is not laid out again
 }
 
 function cells(element, count, more = false) {

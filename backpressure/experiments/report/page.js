@@ -1,11 +1,11 @@
 // Draws a run's timeline: the flow picture at one moment, and the charts, which choose the moment.
 
 import { Charts, indexAt } from "./charts.js";
+import { element } from "./elements.js";
 import { FlowPicture } from "./flow.js";
 import { amount, duration, rate } from "./numbers.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const element = (id) => document.getElementById(id);
 const seconds = (t) => `${t.toFixed(t < 100 && t % 1 ? 1 : 0)} s`;
 const REPLAY_S = 20; // however long the run was
 

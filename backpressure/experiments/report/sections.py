@@ -45,7 +45,7 @@ __all__ = [
 _MOST_NOTES = 500
 _HERE = Path(__file__).parent
 _SHEETS = ("theme.css", "flow.css", "charts.css")
-_MODULES = ("numbers.js", "words.js", "flow.js", "charts.js")  # each after those that it imports
+_MODULES = ("elements.js", "numbers.js", "words.js", "flow.js", "charts.js")  # each after those that it imports
 _INSEPARABLE = re.compile(r"(?<=\d) (?=\d{3}\b|ms\b|s\b|%|msg/s|MB\b)")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _HUES = ("orange", "grey", "blue", "violet", "green")
