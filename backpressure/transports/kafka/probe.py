@@ -121,6 +121,13 @@ class LagReader:
         self._consumer.close()
 
     def _ask(self) -> list[PartitionLag]:
+        try:
+            return self._lags()
+        finally:
+            while self._consumer.poll(0) is not None:
+                pass  # librdkafka keeps every failed attempt to connect until somebody listens
+
+    def _lags(self) -> list[PartitionLag]:
         now = time.monotonic()
         if now - self._partitions[0] > _PARTITIONS_KNOWN_FOR_S:
             self._partitions = now, self._numbers()
@@ -277,6 +284,7 @@ class KafkaProbe:
         broker, and says nothing while one of them is away.
         """
         try:
+            self._requests.client.poll(0)  # as in `LagReader`
             found = self._requests.client.list_groups(group, timeout=_MEMBERS_WITHIN_S)
         except (KafkaException, TransportError):
             return False, None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError
 
 from backpressure.errors import (
     AccessRefusedError,
@@ -22,10 +24,11 @@ from backpressure.errors import (
 from backpressure.settings import BrokerSettings, QueueSettings, Settings
 from backpressure.transports.base import Cause
 from backpressure.transports.factory import connect
+from backpressure.transports.kafka import probe
 from backpressure.transports.kafka.admin import topics_of
 from backpressure.transports.kafka.client import client_configuration
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of, refusal_of
-from backpressure.transports.kafka.probe import PartitionLag, Progress
+from backpressure.transports.kafka.probe import LagReader, PartitionLag, Progress
 from backpressure.transports.kafka.publisher import Routes
 from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.release import api_versions_request, release_of
@@ -126,6 +129,25 @@ def test_topics_keep_records_forever_unless_a_lifetime_is_set() -> None:
     _, mortal, audit = topics_of(QueueSettings(message_ttl_ms=500, auditing=True))
     assert mortal.configuration["retention.ms"] == "500"
     assert audit.configuration["retention.ms"] == "-1"
+
+
+def test_what_librdkafka_has_to_say_about_an_outage_is_heard_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[KafkaError] = []
+
+    def consumer(configuration: dict[str, Any]) -> Consumer:
+        return Consumer(configuration | {"error_cb": heard.append})
+
+    async def story(url: str) -> None:
+        reader = LagReader(BrokerSettings(url=url, connect_timeout_s=0.5), "me", "work")
+        with pytest.raises(NotConnectedError):
+            await reader.read()
+        assert heard
+        reader.close()
+
+    monkeypatch.setattr(probe, "Consumer", consumer)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        asyncio.run(story(f"kafka://127.0.0.1:{closed.getsockname()[1]}"))
 
 
 @pytest.mark.parametrize(
