@@ -259,18 +259,13 @@ class Bottleneck:
             changed = self._estimator.add(told * events, told * exposure_s)
         if changed:
             self._changed_at, self.idle = now, 0.0
-        elif count.source == "reports" and not self._stalled:
-            self._watch_waste(max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0, span_s, now)
-
-    def _watch_waste(self, idle: float, span_s: float, now: float) -> None:
-        """Learn which part of the consumers' time is without work although enough is queued."""
-        settled_s = now - self._changed_at - (_SETTLED_RARE_S if self._rare else _SETTLED_S)
-        if settled_s > 0:
-            passed_s = span_s / max(1, self._workers)
-            weight = 1 - exp(-passed_s / _IDLE_MEMORY_S)
-            if self._rare:  # so many consumers tell at once what one tells in seconds
-                weight = max(weight, passed_s / max(passed_s, settled_s))
-            self.idle += weight * (idle - self.idle)
+        elif (
+            count.source == "reports"
+            and not self._stalled
+            and now - self._changed_at > (_SETTLED_RARE_S if self._rare else _SETTLED_S)
+        ):
+            idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
+            self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
 
     def _learn_from_count(self, count: _Count, signals: Signals, now: float) -> None:
         """Learn from what has left between two exact counts of the backlog."""

@@ -10,7 +10,6 @@ from math import inf, sqrt
 import pytest
 
 from backpressure.core.controllers import LawConfig, create
-from backpressure.core.controllers.bottleneck import Bottleneck
 from backpressure.core.controllers.pace import inverse_loss
 from backpressure.core.signals import Law, SignalQuality, Signals
 
@@ -272,19 +271,3 @@ def test_what_a_fleet_reports_counts_for_what_it_tells_not_for_what_it_stands(st
     settled = estimates[50:]
     assert min(settled) >= 0.9 * 2000
     assert max(settled) <= 1.1 * 2000
-
-
-def test_a_fleet_that_is_idle_in_part_is_seen_to_be_within_a_second(steady: Steady) -> None:
-    """One consumer may be idle by chance; of 200 the tenth that has no work is known as soon as they have reported."""
-    bottleneck = Bottleneck(0.5, 0.1)
-    idle = []
-    for tick in range(1, 40):
-        observed_s = 20.0 * tick
-        signals = steady(
-            observed_s, depth=0, unacked=400, departed_total=round(9 * observed_s), busy_total_s=0.9 * observed_s,
-            told_total_s=observed_s / 6.4, consumers=200, report_interval_s=6.4, backlog=400, backlog_age_s=0.0,
-        )  # fmt: skip
-        bottleneck.update(signals, tick / 10, stalled=False)
-        idle.append(bottleneck.idle)
-    assert idle[15] == 0.0  # it waits until the fleet has settled
-    assert idle[30] == pytest.approx(0.1, abs=0.02)
