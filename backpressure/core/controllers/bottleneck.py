@@ -68,6 +68,7 @@ class Bottleneck:
         age_s, departed_age_s: smoothed age of the readings, and of what is known about departures.
         way_s: how long a message takes to the broker and a report from there, at least.
         fresh: whether any signal is recent enough to use.
+        rare: whether it is a fleet, whose consumers report rarely.
         measured: whether capacity is visible even while starved.
         empty_since: when the queue was first found empty in a row, or None.
         counted: whether the last evidence was an exact count of everything in the system.
@@ -90,7 +91,7 @@ class Bottleneck:
         self._seen_load = 0.0
         self._changed_at = -inf
         self._stalled = False
-        self._rare = False
+        self.rare = False
         self.queue = DepthObserver(report_interval_s)
         self.age_s = 0.0
         self.departed_age_s = 0.0
@@ -157,7 +158,7 @@ class Bottleneck:
         """
         self._stalled = stalled
         self._workers = 1 if signals.consumers is None else signals.consumers
-        self._rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
+        self.rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         self.way_s = signals.confirm_latency_min_s or 0.0
         if self._began_at == inf and signals.confirmed_total + signals.in_flight > 0:
@@ -216,7 +217,7 @@ class Bottleneck:
                 self._learn(count, signals, now)
 
     def _note_reading(self, signals: Signals) -> None:
-        counted = self.counted or (self._rare and signals.backlog is not None)
+        counted = self.counted or (self.rare and signals.backlog is not None)
         depth, ready = signals.backlog if counted else signals.depth, signals.ready or 0
         depth = depth or 0
         self._low_ready = min(self._low_ready, ready)
@@ -254,7 +255,7 @@ class Bottleneck:
                 self._watch_load(worked_s / span_s, span_s / max(1, self._workers), saturated=saturated and events > 0)
             saturated = saturated and not self._stalled
             told = (count.told_s - before.told_s) / span_s
-            self._estimator.memory_s = _MEMORY_S * (max(1, self._workers) * told if self._rare else 1.0)
+            self._estimator.memory_s = _MEMORY_S * (max(1, self._workers) * told if self.rare else 1.0)
             exposure_s = span_s if saturated else min(span_s, worked_s / self._load)
             changed = self._estimator.add(told * events, told * exposure_s)
         if changed:
@@ -262,7 +263,7 @@ class Bottleneck:
         elif (
             count.source == "reports"
             and not self._stalled
-            and now - self._changed_at > (_SETTLED_RARE_S if self._rare else _SETTLED_S)
+            and now - self._changed_at > (_SETTLED_RARE_S if self.rare else _SETTLED_S)
         ):
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)

@@ -22,6 +22,8 @@ _HALF_LIFE_S = 0.5
 _IDLE_ALLOWED = 0.01
 _IDLE_GAIN = 2.0
 _EXTRA_MEMORY_S = 10.0
+_AGREED_PER_S = 0.3
+_DISAGREED = 0.5
 _CAP_RECOVERY_PER_S = 0.1
 _SPARE = 0.3
 _IDLE_AGE_S = 2.0
@@ -67,7 +69,9 @@ class PaceLaw:
     Silent consumers get messages in turn, however long each takes; so n of them have 4φ(n − 1) more.
 
     x grows while consumers are idle more than 1 % of the time although enough is queued: part of the depth is useless
-    to them then (spread unevenly over their prefetch, or waiting for a retry). It fades in 10 s.
+    to them then (spread unevenly over their prefetch, or waiting for a retry). It fades in 10 s. In a fleet
+    each producer sees that at its own time, so x also follows what the others keep queued; otherwise the one with the
+    largest x would send most.
 
     Window: at most share·q* + 2·rate·L + 1 messages may be unconfirmed, L the usual confirm latency: when the broker
     stalls, no more is sent than the consumers use up meanwhile. What they could not do for lack of messages does not
@@ -187,6 +191,10 @@ class PaceLaw:
     def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:
         surplus = max(0.0, self._bottleneck.idle - _IDLE_ALLOWED)
         self._extra += elapsed_s * (_IDLE_GAIN * surplus * rate_per_s - self._extra / _EXTRA_MEMORY_S)
+        depth, most = self._bottleneck.queue.depth, _DISAGREED * self._held
+        if self._bottleneck.rare and depth is not None:
+            self._extra += elapsed_s * _AGREED_PER_S * max(-most, min(most, depth - self._held))
+            self._extra = max(0.0, self._extra)
 
     def _grow(self, signals: Signals, now: float, loop_s: float) -> bool:
         """Double the estimate when the queue stays empty; return whether it did."""

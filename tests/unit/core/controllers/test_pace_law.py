@@ -271,3 +271,21 @@ def test_what_a_fleet_reports_counts_for_what_it_tells_not_for_what_it_stands(st
     settled = estimates[50:]
     assert min(settled) >= 0.9 * 2000
     assert max(settled) <= 1.1 * 2000
+
+
+def test_producers_of_a_fleet_agree_on_how_much_they_queue(steady: Steady) -> None:
+    """Who has seen idle consumers queues more than who has not, and would send all the more: each follows what is."""
+    law = create("pace", LawConfig())
+    rates = []
+    for tick in range(1, 300):
+        observed_s = 20.0 * tick
+        decision = law.update(
+            steady(
+                observed_s, depth=800, departed_total=round(10 * observed_s), told_total_s=observed_s / 6.4,
+                consumers=200, report_interval_s=6.4, confirmed_total=200 * tick + 800, backlog=800, backlog_age_s=0.0,
+            ),
+            tick / 10,
+        )  # fmt: skip
+        rates.append(decision.rate_per_s)
+    assert max(rates[10:20]) <= 0.3 * 2000
+    assert rates[-1] >= 0.5 * 2000
