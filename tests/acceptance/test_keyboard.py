@@ -78,6 +78,7 @@ def test_a_run_is_started_steered_stopped_and_compared_by_keyboard(
     chromium.resize(1100, 900)
     chromium.open(served.says(r"ui: (\S+)")[1])
     wait_until(lambda: text(chromium, "about"), "the scenarios are known")
+    wait_until(lambda: text(chromium, "state") == "no run", "a run can be started")
     assert_all_can_be_reached(chromium)
     tab_to(chromium, "a to the runs")
     chromium.press("Enter")
