@@ -37,7 +37,12 @@ _INSTALLATIONS = (
     "/opt/homebrew/opt/rabbitmq/sbin",
     "/usr/local/opt/rabbitmq/sbin",
 )
-_SCRIPT = '"$1" -address 127.0.0.1 & "$2"'  # $1: epmd, $2: rabbitmq-server
+# $1: epmd, $2: rabbitmq-server. A node that finds no port mapper yet starts another one, which outlives it.
+_SCRIPT = """"$1" -address 127.0.0.1 &
+tries=100
+while [ $tries -gt 0 ] && ! "$1" -names >/dev/null 2>&1; do tries=$((tries - 1)); sleep 0.1; done
+"$2"
+"""
 _MEMBER_SCRIPT = '"$2"'
 DISK_LIMIT = "50MB"
 """How much room the disk must have, or else the node raises its alarm."""

@@ -82,3 +82,18 @@ def test_debian_13s_rabbitmq_has_every_program_that_a_node_runs_also_where_it_wa
     source = Path(inspect.getfile(PrivateNode)).read_text("utf-8")
     for program in ("rabbitmq-server", "epmd", *re.findall(r'self\._tool\("([\w-]+)"', source)):
         assert os.access(tmp_path / "rabbitmq/sbin" / program, os.X_OK)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script for a POSIX shell")
+def test_a_node_starts_when_its_port_mapper_answers_and_so_starts_no_other(tmp_path: Path) -> None:
+    """The mapper here answers from the third question on."""
+    programs = {
+        "epmd": 'if [ "$1" != -names ]; then exit; fi\necho asked >>log\n[ "$(grep -c asked log)" -ge 3 ]',
+        "server": "echo started >>log",
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    command = ["sh", "-c", rabbitmq_node._SCRIPT, "sh", tmp_path / "epmd", tmp_path / "server"]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=30)
+    assert (tmp_path / "log").read_text(encoding="utf-8").split() == ["asked"] * 3 + ["started"]
