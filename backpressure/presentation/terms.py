@@ -69,7 +69,7 @@ TERMS: Mapping[str, Term] = {
     "lost": Term(
         "lost",
         "found nowhere, though the broker had confirmed them to a producer, or to a consumer that dead-lettered them",
-        _UNREAD,
+        f"{_UNREAD}, or the end of a journal was lost with an agent",
     ),
     "dead_lettered": Term(
         "dead-lettered",
