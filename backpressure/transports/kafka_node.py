@@ -58,7 +58,8 @@ process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{internal_advertised}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{reached.internal},\
+CONTROLLER://127.0.0.1:{reached.controller}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=INTERNAL
 controller.listener.names=CONTROLLER
@@ -219,7 +220,7 @@ class PrivateKafka(PrivateProcess):
             voters=",".join(f"{number}@127.0.0.1:{at.controller}" for number, at in enumerate(voter.reached, start=1)),
             port=port,
             internal=self.listening.internal,
-            internal_advertised=voter.reached[voter.number - 1].internal,
+            reached=voter.reached[voter.number - 1],
             controller=self.listening.controller,
             advertised=self.advertised_port or port,
             data=self._directory / "data",

@@ -33,7 +33,14 @@ from backpressure.transports.kafka.publisher import Routes
 from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.release import api_versions_request, release_of
 from backpressure.transports.kafka.settled import Mark
-from backpressure.transports.kafka_node import KafkaMissingError, find_kafka, private_kafka
+from backpressure.transports.kafka_node import (
+    InnerPorts,
+    KafkaMissingError,
+    KafkaVoter,
+    PrivateKafka,
+    find_kafka,
+    private_kafka,
+)
 
 ADDRESS = "kafka://broker.example:9092"
 
@@ -293,3 +300,14 @@ def test_a_topic_that_begins_again_has_made_no_progress() -> None:
     progress.rate_per_s(1000, now=0.0)
     assert progress.rate_per_s(5, now=0.1) == 0
     assert progress.rate_per_s(15, now=0.2) == pytest.approx(100)
+
+
+def test_a_broker_behind_a_proxy_tells_the_others_no_way_around_it() -> None:
+    voter = KafkaVoter(2, "id", InnerPorts(1, 2), [InnerPorts(11, 12), InnerPorts(13, 14)])
+    broker = PrivateKafka(0, None, voter)
+    lines = broker._configuration().splitlines()
+    broker._remove()
+    told = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert told["advertised.listeners"].endswith(",INTERNAL://127.0.0.1:13,CONTROLLER://127.0.0.1:14")
+    assert told["listeners"].endswith(",INTERNAL://127.0.0.1:1,CONTROLLER://127.0.0.1:2")
+    assert told["controller.quorum.voters"] == "1@127.0.0.1:12,2@127.0.0.1:14"
