@@ -155,7 +155,10 @@ def soak(broker: str, seconds: float, restart_every_s: float, folder: Path) -> b
         finally:
             running.terminate()
             running.wait()
-    [summary_file] = folder.glob("*/summary.json")
+    summary_file = next(folder.glob("*/summary.json"), None)
+    if summary_file is None:
+        print(f"\n{broker}: the run was ended\n{(folder / 'output').read_text('utf-8', errors='replace')[-2000:]}")
+        return False
     summary = json.loads(summary_file.read_text("utf-8"))
     samples = [json.loads(line) for line in (summary_file.parent / "samples.jsonl").read_text("utf-8").splitlines()]
     late = [(s["t_s"], s["tick_lateness_ms"]) for s in samples if s.get("tick_lateness_ms") is not None]
