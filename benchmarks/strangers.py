@@ -235,7 +235,8 @@ class Bench(ABC):
             done: Callable[[], int] = lambda: len(watch.at_ns)  # noqa: E731 -- short, and of one of two kinds
             say = None
         else:
-            options = ("--service", cell.service, "--prefetch", str(cell.prefetch), "--commit-ms", str(cell.commit_ms))
+            options: tuple[str, ...] = ("--service", cell.service, "--prefetch", str(cell.prefetch))
+            options += ("--commit-ms", str(cell.commit_ms))
             options += ("--auto-ack",) if cell.auto_ack else ()
             command = [sys.executable, str(PLAIN), *self.stranger(cell, name, out), *options]
             consumer = stack.enter_context(child(command, stdin=subprocess.PIPE))
