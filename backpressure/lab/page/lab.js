@@ -1,6 +1,6 @@
 // The lab's page: buttons that post, and the results once a second. Text from messages is set as text, never as HTML.
 
-import { element, put, switchTheme } from "/assets/elements.js";
+import { element, make, put, switchTheme } from "/assets/elements.js";
 import { duration } from "/assets/numbers.js";
 
 const EVERY_MS = 1000;

@@ -24,7 +24,10 @@ GROUP = "workers"
 
 @contextmanager
 def consuming(kafka: Any, topic: str, expected: int) -> Iterator[list[bytes]]:
-    """Consume in a group of its own, as most programs do: commits by the library, every 100 ms."""
+    """Consume in a group of its own, as most programs do: commits by the library, every 100 ms.
+
+    The consumer stays in its group until the end, so that the group has one member whenever it is asked for.
+    """
     servers = kafka.url.removeprefix("kafka://")
     consumer = confluent_kafka.Consumer(
         {
@@ -35,7 +38,7 @@ def consuming(kafka: Any, topic: str, expected: int) -> Iterator[list[bytes]]:
         }
     )
     bodies: list[bytes] = []
-    ready, stop = threading.Event(), threading.Event()
+    ready, complete, stop = threading.Event(), threading.Event(), threading.Event()
 
     def consume() -> None:
         consumer.subscribe([topic], on_assign=lambda *_: ready.set())
@@ -44,7 +47,7 @@ def consuming(kafka: Any, topic: str, expected: int) -> Iterator[list[bytes]]:
             if message is not None and message.error() is None:
                 bodies.append(message.value() or b"")
                 if len(bodies) == expected:
-                    break
+                    complete.set()
         consumer.close()
 
     thread = threading.Thread(target=consume)
@@ -52,7 +55,7 @@ def consuming(kafka: Any, topic: str, expected: int) -> Iterator[list[bytes]]:
     try:
         assert ready.wait(30)
         yield bodies
-        thread.join(30)
+        complete.wait(30)
     finally:
         stop.set()
         thread.join()
