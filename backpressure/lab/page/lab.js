@@ -79,12 +79,12 @@ function showBoard(id, { address, missing, board }) {
 function showTasks({ tasks, workers }) {
   element("tasks").querySelector(".counts").textContent =
     `${tasks.submitted} submitted, ${tasks.completed} done${dropped(tasks.dropped)}`;
-  table(element("workers"), ["worker", "pid", "state", ""], workers.map((worker) => [
+  table(element("workers"), ["worker", "pid", "state", "action"], workers.map((worker) => [
     worker.worker, String(worker.pid),
     worker.state === "ended" ? `ended (${worker.exit_code < 0 ? `signal ${-worker.exit_code}` : `exit code ${worker.exit_code}`})` : worker.state,
     worker.state === "running" ? button("Kill", "POST", `/tasks/workers/${encodeURIComponent(worker.worker)}/kill`) : "",
   ]));
-  table(element("results"), ["task", "complexity", "worker", "waited", "took", ""], tasks.results.toReversed().map((result) => [
+  table(element("results"), ["task", "complexity", "worker", "waited", "took", "result"], tasks.results.toReversed().map((result) => [
     `${result.type} ${result.data}`, String(result.complexity), result.worker,
     took(result.waited_s), took(result.processing_time_s), result.redelivered ? "second attempt" : "",
   ]));
