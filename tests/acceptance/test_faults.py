@@ -93,9 +93,9 @@ def write(tmp_path: Path, fault: str, storm_s: float, after_s: float = 3) -> str
     return str(path)
 
 
-def pace_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pace_run(tmp_path: Path, *arguments: str, timeout_s: float = 110) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110
+        [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=timeout_s
     )
 
 
@@ -202,6 +202,7 @@ def test_a_fault_is_undone_when_the_run_is_interrupted(tmp_path: Path, fault: st
 
 @pytest.mark.rabbitmq
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"nacks"} - OF_NODES))
 def test_a_private_rabbitmq_node_can_be_disturbed_too(
     tmp_path: Path, fault: str, go_without: Callable[[str, str], NoReturn]
@@ -210,7 +211,7 @@ def test_a_private_rabbitmq_node_can_be_disturbed_too(
         go_without("rabbitmq", "rabbitmq-server is not installed")
     storm_s, after_s = (25, 15) if fault.startswith("broker") else (10, 3)  # a node takes its time to come back
     scenario = write(tmp_path, fault + SHORT.get(fault, ""), storm_s, after_s)
-    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq")
+    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq", timeout_s=290)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)
