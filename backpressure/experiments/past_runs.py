@@ -236,8 +236,7 @@ class Baseline:
         runs = ", ".join(f"{count} {'run' if count == 1 else 'runs'} of {kind}" for kind, count in kinds.items())
         began = sorted(run.started_at.replace("T", " ")[:19] for run in self.runs if run.started_at)
         when = f", {began[0]}{f' to {began[-1]}' if began[-1] != began[0] else ''}" if began else ""
-        rest = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
-        return f"{runs}{when}{f'; left out: {rest}' if rest else ''}"
+        return f"{runs}{when}{f'; left out: {_counted(self.left_out)}' if self.left_out else ''}"
 
 
 def _kind(run: Summary) -> str:
@@ -272,10 +271,13 @@ def baseline(paths: Sequence[Path], scenario: str, law: str, option: str) -> Bas
         found += [run for run, reason in zip(runs, reasons, strict=True) if not reason]
         left_out.update(reason for reason in reasons if reason)
     if paths and not named and not found:
-        rest = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        allowed = f"holds no run of {scenario} under the law {law} that passed ({rest})"
+        allowed = f"holds no run of {scenario} under the law {law} that passed ({_counted(left_out)})"
         raise ConfigError(option, str(paths[0]), allowed)
     return Baseline(named, found, left_out, option)
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
 
 
 def _unfit(run: Summary, law: str) -> str:
