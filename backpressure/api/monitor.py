@@ -104,7 +104,8 @@ class LiveFeed:
         """Show each ``snapshot``, if there is one, and what ``advise`` says about it."""
         self._snapshot = snapshot
         self._advise = advise
-        self._points: deque[dict[str, Any]] = deque(maxlen=round(_KEPT_S / _INTERVAL_S))
+        # As text: half the memory of dictionaries, and it does not scatter what lives for 15 minutes over the heap.
+        self._points: deque[str] = deque(maxlen=round(_KEPT_S / _INTERVAL_S))
         self._subscribers: set[asyncio.Queue[Item | None]] = set()
         self._closed = False
 
@@ -120,7 +121,7 @@ class LiveFeed:
         if seen is None:
             return
         latest = point(seen)
-        self._points.append(latest)
+        self._points.append(_json(latest))
         if not self._subscribers:
             return
         now = plain(seen)
@@ -153,7 +154,7 @@ class LiveFeed:
         subscriber: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=_BEHIND)
         self._subscribers.add(subscriber)
         try:
-            yield ("history", _json(list(self._points)))
+            yield ("history", f"[{','.join(self._points)}]")
             while not self._closed and (item := await subscriber.get()) is not None:
                 yield item
         finally:
