@@ -39,9 +39,8 @@ import httpx
 import pika
 import psutil
 
-from backpressure.amqp.frames import ACK, DELIVER, FRAME_METHOD, PROTOCOL_HEADER, PUBLISH
+from backpressure.amqp.frames import ACK, DELIVER, FRAME_METHOD, PROTOCOL_HEADER, PUBLISH, Splitter
 from backpressure.core.limiters import ConfirmWindow
-from backpressure.proxy.splitter import Splitter
 from backpressure.transports.rabbitmq_node import private_node
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import click
 
 from backpressure.catalogue import allowed
 from backpressure.cli.commands import pace
-from backpressure.environment import as_environment
+from backpressure.config import as_environment
 from backpressure.settings import Settings
 
 _CONFIGURATION = """\

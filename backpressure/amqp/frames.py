@@ -1,4 +1,4 @@
-"""AMQP 0-9-1 frames: a byte stream to frames, and frames to bytes.
+"""AMQP 0-9-1 frames: a byte stream to frames, and frames to bytes; for a proxy, a byte stream to whole frames.
 
 Three outcomes of reading are distinct: a frame, more bytes needed, and bytes that are not AMQP (`DecodeError`).
 Must not know: what is in a frame, sessions, sockets.
@@ -33,6 +33,8 @@ __all__ = [
     "DecodeError",
     "Frame",
     "FrameReader",
+    "Frames",
+    "Splitter",
     "bad_syntax",
     "bad_text",
     "content_frames",
@@ -56,10 +58,14 @@ PUBLISH, RETURN, DELIVER, GET_OK, ACK, REJECT, NACK = (BASIC << 16 | number for 
 """The methods that come with every message: class and method number, as they begin the payload of a method frame."""
 
 _HEAD = struct.Struct(">BHI")
+_HEAD_SIZE = 7
+_LARGEST_WHOLE = 1 << 20  # of a splitter, until the peers have agreed
 _KNOWN_TYPES = frozenset((FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT))
 
 Frame = tuple[int, int, bytes]
 """Type, channel number, payload."""
+Frames = list[tuple[int, int, int, int]]
+"""Type and channel of each frame, and its first and last position (exclusive) in the piece of the stream."""
 
 
 class DecodeError(ValueError):
@@ -186,3 +192,73 @@ def content_frames(channel: int, header: bytes, body: bytes, frame_max: int) -> 
         piece = body[start : start + room]
         parts += (_HEAD.pack(FRAME_BODY, channel, len(piece)), piece, FRAME_END)
     return b"".join(parts)
+
+
+class Splitter:
+    """Splits one direction of one connection into whole frames, without decoding or copying what is in them.
+
+    The result of `feed` is a piece of the stream and the positions of the frames in it, so that any run of frames can
+    be forwarded as one slice. Bytes that are not AMQP are forwarded too: the other side answers them, and closes.
+
+    Attributes:
+        largest_payload: bytes of the largest payload there can be, to be set when the peers have agreed.
+        opaque: the stream is not AMQP, or a frame is too large: from here on it is only forwarded.
+    """
+
+    __slots__ = ("_held", "_pieces", "_wanted", "largest_payload", "opaque")
+
+    def __init__(self) -> None:
+        self.opaque = False
+        self.largest_payload = _LARGEST_WHOLE
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._wanted = _HEAD_SIZE
+
+    def rest(self) -> bytes:
+        """Return the beginning of a frame whose rest has not arrived; it is not kept any longer."""
+        rest = b"".join(self._pieces)
+        self._pieces.clear()
+        self._held, self._wanted = 0, _HEAD_SIZE
+        return rest
+
+    def feed(self, data: bytes) -> tuple[bytes, Frames]:
+        """Take what arrived; return what can be forwarded now, and the frames in it.
+
+        An incomplete frame is kept for the next call. Once the stream is `opaque`, everything is returned, and the part
+        after the last frame is not split.
+        """
+        if self._pieces:
+            self._pieces.append(data)
+            self._held += len(data)
+            if self._held < self._wanted and not self.opaque:
+                return b"", []
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        frames: Frames = []
+        if self.opaque:
+            self._held = 0
+            return data, frames
+        at, size = 0, len(data)
+        unpack, known, largest = _HEAD.unpack_from, _KNOWN_TYPES, self.largest_payload
+        while size - at >= _HEAD_SIZE:
+            kind, channel, length = unpack(data, at)
+            end = at + length + FRAME_OVERHEAD
+            if kind not in known or length > largest:
+                self.opaque = True
+                self._held = 0
+                return data, frames
+            if end > size:
+                break
+            if data[end - 1] != FRAME_END_OCTET:
+                self.opaque = True
+                self._held = 0
+                return data, frames
+            frames.append((kind, channel, at, end))
+            at = end
+        self._held = size - at
+        if not self._held:
+            self._wanted = _HEAD_SIZE
+            return data, frames
+        self._pieces.append(data[at:] if at else data)
+        self._wanted = length + FRAME_OVERHEAD if self._held >= _HEAD_SIZE else _HEAD_SIZE
+        return data[:at], frames

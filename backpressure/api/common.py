@@ -19,8 +19,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from starlette.routing import Match, Route
 
-from backpressure.api.pages import serve_reference
-from backpressure.api.serving import BodyLimit
+from backpressure.api.serving import BodyLimit, serve_reference
 from backpressure.catalogue import find_field, former_name_notices
 from backpressure.errors import (
     ConfigError,

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from backpressure.api.common import create_app, serve_basics
 from backpressure.api.monitor_control import serve_control
-from backpressure.api.pages import Page
+from backpressure.api.serving import Page
 from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Snapshot, Threshold
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose
 

@@ -4,6 +4,8 @@ A token comes as ``Authorization: Bearer <token>`` from programs, and as the pas
 browsers, which ask for it themselves. A browser also adds it to requests that pages of other sites
 trigger, so requests that change anything are refused when they come from another origin. Without a token, only requests
 to this machine's own names are answered.
+
+Pages, and the files they load, have headers that let a browser load nothing else.
 """
 
 from __future__ import annotations
@@ -15,27 +17,105 @@ import errno
 import hmac
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backpressure.core.addresses import bracketed, is_from_other_site, is_loopback, names_this_machine
 from backpressure.errors import ConfigError, PortTakenError
+from backpressure.presentation import installed_file
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request, Response
+    from fastapi import Request, Response
     from pydantic import SecretStr
 
     Next = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["MAX_BODY_BYTES", "ApiServer", "BodyLimit"]
+__all__ = ["MAX_BODY_BYTES", "ApiServer", "BodyLimit", "Page", "security_headers", "serve_reference"]
 
 _STOP_TIMEOUT_S = 3
+_REFERENCE = """<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>{title}</title>
+  <link rel="icon" href="data:,">
+  <link rel="stylesheet" href="/docs/swagger-ui.css">
+  <script src="/docs/swagger-ui-bundle.js" defer></script>
+  <script src="/docs/reference.js" defer></script>
+</head>
+<body><div id="reference"></div></body>
+</html>
+"""
+MAX_BODY_BYTES = 8 << 20
+_TOO_LARGE = f"at most {MAX_BODY_BYTES} bytes"
+
+
+def security_headers(*, styles: str = "'self'") -> dict[str, str]:
+    """Return headers that allow no other origin: neither to load from, nor to embed the page."""
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'self'; style-src {styles}; img-src 'self' data:; "
+            "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+
+
+class Page:
+    """``index.html``, and below ``/assets`` all files by their names."""
+
+    def __init__(self, app: FastAPI, assets: Mapping[str, Path], *, styles: str = "'self'") -> None:
+        """Serve ``assets`` from ``app``; ``styles`` is where styles may come from (Content Security Policy)."""
+        self._index = assets["index.html"]
+        self._headers = security_headers(styles=styles)
+
+        @app.get("/assets/{name}", include_in_schema=False)
+        async def asset(name: str) -> FileResponse:
+            return _answer(assets, name, self._headers)
+
+    def answer(self, **headers: str) -> FileResponse:
+        """Return the page itself, with further ``headers``."""
+        return FileResponse(self._index, headers=self._headers | headers)
+
+
+def serve_reference(app: FastAPI) -> None:
+    """Add ``GET /docs``: Swagger UI with every operation of ``app``, from its OpenAPI document.
+
+    FastAPI's own page loads Swagger UI from another server: it is blank without a network, and runs foreign code with
+    access to the controls. This one takes the files from the installed package fastapi-swagger, without importing it.
+    """
+    headers = security_headers()
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> HTMLResponse:
+        return HTMLResponse(_REFERENCE.format(title=escape(app.title)), headers=headers)
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def file(name: str) -> FileResponse:
+        return _answer(_reference_files(), name, headers)
+
+
+def _reference_files() -> Mapping[str, Path]:
+    files = {"reference.js": Path(__file__).with_name("reference.js")}
+    scripts = ("swagger-ui.css", "swagger-ui-bundle.js")
+    return files | {name: installed_file("fastapi_swagger", f"resources/{name}") for name in scripts}
+
+
+def _answer(files: Mapping[str, Path], name: str, headers: Mapping[str, str]) -> FileResponse:
+    if name not in files:
+        raise HTTPException(404, f"no file {name!r}")
+    return FileResponse(files[name], headers={**headers, "Cache-Control": "max-age=3600"})
 
 
 class _QuietServer(uvicorn.Server):
@@ -169,10 +249,6 @@ def _given_token(authorization: str) -> bytes:
     except ValueError:
         return b""
     return password
-
-
-MAX_BODY_BYTES = 8 << 20
-_TOO_LARGE = f"at most {MAX_BODY_BYTES} bytes"
 
 
 class BodyLimit:

@@ -1,7 +1,7 @@
 """The part of RabbitMQ's management HTTP API that monitors and clean-up use.
 
-Lives here: finding the handler of a request, basic auth, connections and faults. The parts `management_topology`,
-`management_messages` and `management_node` bring their own routes; HTTP itself is in `web`.
+Lives here: finding the handler of a request, basic auth, connections and faults, messages to publish or to look at. The
+parts `management_topology` and `management_node` bring their own routes; HTTP itself is in `web`.
 Must not know: AMQP frames.
 """
 
@@ -14,12 +14,22 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
+from backpressure.amqp.field_tables import decode_table, encode_table, short_string
+from backpressure.amqp.properties import LAYOUT, Properties
 from backpressure.broker import management_documents as documents
 from backpressure.broker.faults import FaultSettings
-from backpressure.broker.management_messages import MessagesApi
 from backpressure.broker.management_node import NodeApi
-from backpressure.broker.management_requests import HttpError, json_object, not_found, shaped
+from backpressure.broker.management_requests import (
+    HttpError,
+    bad_request,
+    json_object,
+    name_of,
+    not_found,
+    shaped,
+    text_of,
+)
 from backpressure.broker.management_topology import TopologyApi
+from backpressure.broker.publishing import compose
 from backpressure.broker.replies import AmqpRefusal
 from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
@@ -27,12 +37,18 @@ from backpressure.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from backpressure.broker.entries import Entry
     from backpressure.broker.handshake import SessionConfig
     from backpressure.broker.management_requests import Route
+    from backpressure.broker.queue import Queue
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
 __all__ = ["ManagementApi"]
+
+_PUBLISH_KEYS = ("properties", "routing_key", "payload", "payload_encoding")
+_GET_KEYS = ("ackmode", "count", "encoding")
+_ACK_MODES = ("ack_requeue_true", "ack_requeue_false", "reject_requeue_true", "reject_requeue_false")
 
 
 class ManagementApi:
@@ -54,7 +70,7 @@ class ManagementApi:
         routes: list[Route] = [
             *self.node.routes(),
             *TopologyApi(vhost).routes(),
-            *MessagesApi(vhost).routes(),
+            *_MessagesApi(vhost).routes(),
             ("GET", "(vhosts/%2[Ff]/)?connections", self._listed(lambda s: [documents.connection_document(s)])),
             ("GET", "connections/(?P<name>[^/]+)", self._connection),
             ("DELETE", "connections/(?P<name>[^/]+)", self._close_connection),
@@ -161,3 +177,121 @@ def _answer(result: Any) -> Answer:
     if isinstance(result, Answer):
         return result
     return Answer(HTTPStatus.NO_CONTENT if result is None else HTTPStatus.OK, result)
+
+
+class _MessagesApi:
+    """Publishes a message to an exchange, looks at or takes some from a queue: to try things out, and for tools."""
+
+    def __init__(self, vhost: VirtualHost) -> None:
+        """The virtual host whose exchanges and queues these are."""
+        self._vhost = vhost
+
+    def routes(self) -> list[Route]:
+        """Everything that this part answers."""
+        return [
+            ("POST", "exchanges/%2[Ff]/(?P<name>[^/]+)/publish", self._publish),
+            ("POST", "queues/%2[Ff]/(?P<name>[^/]+)/get", self._get),
+        ]
+
+    def _publish(self, name: str, body: bytes, **_: Any) -> Any:
+        document = json_object(body, required=_PUBLISH_KEYS)
+        exchange = self._vhost.exchange("" if name == "amq.default" else name)
+        payload = _decoded(text_of(document, "payload"), document["payload_encoding"])
+        properties = Properties(len(payload), _encoded_properties(document["properties"]))
+        message = compose(exchange.name, name_of(text_of(document, "routing_key")), properties, payload)
+        queues = self._vhost.route(exchange, message)
+        self._vhost.counters.totals["publish"] += 1
+        exchange.counters.totals["publish_in"] += 1
+        exchange.counters.totals["publish_out"] += len(queues)
+        self._vhost.publish(queues, message)
+        return {"routed": bool(queues)}
+
+    def _get(self, name: str, body: bytes, **_: Any) -> Any:
+        document = json_object(body, required=_GET_KEYS)
+        mode, count = document["ackmode"], document["count"]
+        if mode not in _ACK_MODES:
+            raise bad_request(f"ackmode: one of {', '.join(_ACK_MODES)}")
+        if not isinstance(count, int) or document["encoding"] not in ("auto", "base64"):
+            raise bad_request("count: a whole number; encoding: auto or base64")
+        queue, found = self._vhost.queue(name), []
+        entries: list[Entry] = []
+        while len(entries) < max(count, 1) and (entry := queue.take()) is not None:
+            entries.append(entry)
+            queue.counters.totals["get"] += 1
+            found.append(_document(queue, entry, document))
+        if mode.endswith("requeue_true"):
+            queue.requeue(entries)
+        for entry in entries if mode.endswith("requeue_false") else ():
+            if mode.startswith("ack"):
+                queue.settle(entry)
+            else:
+                queue.discard(entry)
+        return found
+
+
+def _document(queue: Queue, entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:
+    message = entry.message
+    limit = asked.get("truncate")
+    shown = message.body[:limit] if isinstance(limit, int) and limit >= 0 else message.body
+    try:
+        text = None if asked["encoding"] == "base64" else shown.decode()
+    except UnicodeDecodeError:
+        text = None
+    return {
+        "payload_bytes": len(message.body),
+        "redelivered": entry.redelivered,
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "message_count": len(queue),
+        "properties": _decoded_properties(message.properties()) or [],
+        "payload": base64.b64encode(shown).decode() if text is None else text,
+        "payload_encoding": "base64" if text is None else "string",
+    }
+
+
+def _decoded(payload: str, encoding: object) -> bytes:
+    if encoding == "string":
+        return payload.encode()
+    if encoding != "base64":
+        raise bad_request(f"unsupported_encoding: {encoding!r}")
+    try:
+        return base64.b64decode(payload, validate=True)
+    except ValueError as cause:
+        raise bad_request("not_base64") from cause
+
+
+def _encoded_properties(document: object) -> dict[str, bytes]:
+    if not isinstance(document, dict):
+        if document == []:
+            return {}
+        raise bad_request("properties: must be an object")
+    sizes = {name: size for name, _, size in LAYOUT}
+    unknown = document.keys() - sizes.keys()
+    if unknown:
+        raise bad_request(f"properties: {', '.join(sorted(unknown))} is none")
+    try:
+        return {name: _encoded(name, value, sizes[name]) for name, value in document.items()}
+    except (TypeError, ValueError, OverflowError, AttributeError) as cause:
+        raise bad_request(f"properties: {cause}") from cause
+
+
+def _encoded(name: str, value: Any, size: int | None) -> bytes:
+    if name == "headers":
+        return encode_table(value)
+    if size is None:
+        return short_string(value)
+    octets: bytes = value.to_bytes(size, "big")
+    return octets
+
+
+def _decoded_properties(properties: Properties) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, _, size in LAYOUT:
+        raw = properties.raw.get(name)
+        if raw is None:
+            continue
+        if name == "headers":
+            found[name] = decode_table(raw)
+        else:
+            found[name] = properties.text(name) if size is None else properties.number(name)
+    return found

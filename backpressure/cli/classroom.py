@@ -46,8 +46,7 @@ async def _serve(place: str, port: int, *, opened: bool) -> None:
     from fastapi import Response
 
     from backpressure.api.common import create_app  # FastAPI is imported only where something is served
-    from backpressure.api.pages import Page
-    from backpressure.api.serving import ApiServer
+    from backpressure.api.serving import ApiServer, Page
 
     app = create_app("Pace Matching: classroom", "A simulation of the loop; it runs in the browser.")
     page = Page(app, assets())

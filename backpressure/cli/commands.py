@@ -23,7 +23,7 @@ _COMMANDS = {
     "ui": ("ui:ui", "Drive runs from a page: start, watch, disturb, stop, compare."),
     "scenarios": ("shipped:scenarios", "List the scenarios that ship, or print one."),
     "report": ("report:report", "Analyse a recorded run again, or show two side by side."),
-    "history": ("history:history", "List the runs of a folder, and say what broke them."),
+    "history": ("report:history", "List the runs of a folder, and say what broke them."),
     "compare": ("compare:compare", "Rank the control laws on one scenario."),
     "find-rate": ("find_rate:find_rate", "Find the highest offered load at which all expectations hold."),
     "simulate": ("simulate:simulate", "Run a scenario in virtual time, without a broker."),

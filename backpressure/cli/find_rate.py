@@ -18,9 +18,9 @@ from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
 from backpressure.experiments.brokers import BrokerChoice, check_broker, parse_choice
-from backpressure.experiments.limit_search import Search
 from backpressure.experiments.limits import (
     Limit,
+    Search,
     Trial,
     Variation,
     Vary,

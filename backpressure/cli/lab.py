@@ -13,15 +13,13 @@ from backpressure.cli import options
 from backpressure.cli.local_brokers import discovered_for_lab
 from backpressure.cli.options import setting
 from backpressure.cli.process import run_engine, settings_from
-from backpressure.config import replaced
+from backpressure.config import PREFIX, as_environment, replaced
 from backpressure.engines.clock import Clock
-from backpressure.environment import PREFIX, as_environment
 from backpressure.errors import ConfigError
 from backpressure.lab.pubsub import PubSub
 from backpressure.lab.queues import queue_named
 from backpressure.lab.service import Board, Lab
-from backpressure.lab.tasks import Tasks, WorkerPool
-from backpressure.lab.worker import TaskWorker
+from backpressure.lab.tasks import Tasks, TaskWorker, WorkerPool
 from backpressure.settings import Settings
 from backpressure.telemetry.own_process import announce
 from backpressure.transports.base import Transport

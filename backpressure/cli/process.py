@@ -17,8 +17,7 @@ import click
 
 from backpressure.cli.options import overrides
 from backpressure.cli.status_lines import telling
-from backpressure.config import load
-from backpressure.environment import without_injected
+from backpressure.config import load, without_injected
 from backpressure.errors import MissingExtraError, PortTakenError
 from backpressure.extras import lacks
 from backpressure.program import INTERRUPTED, on_stop_signals

@@ -16,7 +16,7 @@ from backpressure.cli.process import run_engine, serving, settings_from
 from backpressure.cli.status_lines import ProducerLine, tells_progress
 from backpressure.core.reports import ProducerReport
 from backpressure.engines.clock import Clock
-from backpressure.engines.payload_source import PayloadSource
+from backpressure.engines.payloads import PayloadSource
 from backpressure.engines.producer import ProducerEngine
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.journal_file import JournalWriter

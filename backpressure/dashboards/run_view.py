@@ -19,8 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
-from backpressure.dashboards.cards_loop import Card
-from backpressure.dashboards.trail import CURVES, Trail
+from backpressure.dashboards.cards_loop import CURVES, Card, Trail
 from backpressure.presentation.numbers import amount, duration, figure, percent
 from backpressure.presentation.terms import label
 from backpressure.program import printable

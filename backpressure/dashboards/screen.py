@@ -24,10 +24,9 @@ from rich.text import Text
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
 from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queues
-from backpressure.dashboards.cards_loop import Card, flow_card, header, law_card, small_flow_card
+from backpressure.dashboards.cards_loop import Card, Trail, flow_card, header, law_card, small_flow_card
 from backpressure.dashboards.cards_queues import queue_cards
 from backpressure.dashboards.lines import StatusLines
-from backpressure.dashboards.trail import Trail
 from backpressure.presentation.terminal import new_console
 from backpressure.program import printable
 

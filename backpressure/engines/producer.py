@@ -19,9 +19,9 @@ from backpressure.core.reports import ProducerReport
 from backpressure.core.signals import Decision
 from backpressure.derived import law_config, own_limit_per_s, retries
 from backpressure.engines.clock import Clock
-from backpressure.engines.composer import Outgoing, Settlement
+from backpressure.engines.outbox import Outgoing, Settlement
 from backpressure.engines.pacing import Pacing
-from backpressure.engines.payload_source import PayloadSource
+from backpressure.engines.payloads import PayloadSource
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError, RefusedError
 from backpressure.laws import create

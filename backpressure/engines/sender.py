@@ -17,10 +17,8 @@ from backpressure.core.limiters import TokenBucket
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision
 from backpressure.engines.clock import Clock, Waker
-from backpressure.engines.composer import Composer, Outgoing
-from backpressure.engines.outbox import Outbox
-from backpressure.engines.payload_source import PayloadSource
-from backpressure.engines.payloads import profile_of, recorded_times_s
+from backpressure.engines.outbox import Composer, Outbox, Outgoing
+from backpressure.engines.payloads import PayloadSource, profile_of, recorded_times_s
 from backpressure.engines.topology import QueueKeeper
 from backpressure.errors import NotConnectedError
 from backpressure.settings import Settings

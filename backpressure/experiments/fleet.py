@@ -14,10 +14,9 @@ from typing import Any, Self, cast
 
 import httpx
 
-from backpressure.config import replaced
+from backpressure.config import as_environment, replaced
 from backpressure.core.addresses import BrokerAddress
 from backpressure.engines.payloads import profile_of
-from backpressure.environment import as_environment
 from backpressure.errors import ConfigError, ExperimentError
 from backpressure.experiments.agents.pool import AgentPool, ElsewhereTransport
 from backpressure.experiments.events import LoadChanged

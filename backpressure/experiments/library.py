@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backpressure.derived import law_config
-from backpressure.engines.payload_source import PayloadSource
-from backpressure.engines.payloads import Payloads, profile_of, recorded_times_s
+from backpressure.engines.payloads import Payloads, PayloadSource, profile_of, recorded_times_s
 from backpressure.engines.work import load_handler
 from backpressure.errors import ConfigError
 from backpressure.experiments.document import merge, parse, parse_assignment

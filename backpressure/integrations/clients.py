@@ -17,9 +17,9 @@ __all__ = ["BLOCKING_CLIENTS", "CLIENTS", "AsyncClient", "BlockingClient", "clie
 CLIENTS = {
     "aio_pika": "aio_pika_client:AioPikaClient",
     "aiokafka": "aiokafka_client:AioKafkaClient",
-    "pika.channel": "pika_callback_client:PikaCallbackClient",
-    "pika.adapters.asyncio_connection": "pika_callback_client:PikaCallbackClient",
-    "pika.adapters.select_connection": "pika_callback_client:PikaCallbackClient",
+    "pika.channel": "pika_clients:PikaCallbackClient",
+    "pika.adapters.asyncio_connection": "pika_clients:PikaCallbackClient",
+    "pika.adapters.select_connection": "pika_clients:PikaCallbackClient",
     "confluent_kafka": "confluent_client:ConfluentClient",
     "cimpl": "confluent_client:ConfluentClient",
     "amqp": "aio_pika_client:AioPikaClient",
@@ -28,13 +28,13 @@ CLIENTS = {
 """Which class sends for an object of which module, or for a URL of which scheme, in a task."""
 
 BLOCKING_CLIENTS = {
-    "pika.adapters.blocking_connection": "pika_blocking_client:PikaBlockingClient",
-    "pika.channel": "pika_callback_client:BlockingPikaCallbackClient",
-    "pika.adapters.asyncio_connection": "pika_callback_client:BlockingPikaCallbackClient",
-    "pika.adapters.select_connection": "pika_callback_client:BlockingPikaCallbackClient",
+    "pika.adapters.blocking_connection": "pika_clients:PikaBlockingClient",
+    "pika.channel": "pika_clients:BlockingPikaCallbackClient",
+    "pika.adapters.asyncio_connection": "pika_clients:BlockingPikaCallbackClient",
+    "pika.adapters.select_connection": "pika_clients:BlockingPikaCallbackClient",
     "confluent_kafka": "confluent_client:BlockingConfluentClient",
     "cimpl": "confluent_client:BlockingConfluentClient",
-    "amqp": "pika_callback_client:BlockingPikaCallbackClient",
+    "amqp": "pika_clients:BlockingPikaCallbackClient",
     "kafka": "confluent_client:BlockingConfluentClient",
 }
 """The same in a thread."""

@@ -13,7 +13,7 @@ if lacks("dramatiq"):
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from backpressure.integrations.paced_queues import PacedQueues, working_on
-from backpressure.integrations.pika_callback_client import address
+from backpressure.integrations.pika_clients import address
 
 __all__ = ["DramatiqPace", "EnqueueRefusedError"]
 

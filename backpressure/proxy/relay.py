@@ -18,10 +18,9 @@ from functools import partial
 
 from pamqp import commands
 
-from backpressure.amqp.frames import FRAME_METHOD, HEARTBEAT, PROTOCOL_HEADER, DecodeError
+from backpressure.amqp.frames import FRAME_METHOD, HEARTBEAT, PROTOCOL_HEADER, DecodeError, Splitter
 from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.proxy.relay_channel import RelayChannel
-from backpressure.proxy.splitter import Splitter
 from backpressure.proxy.view import View
 
 __all__ = ["Relay", "foreign_protocol", "refusal"]

@@ -29,8 +29,7 @@ from backpressure.amqp.frames import (
 )
 from backpressure.amqp.methods import ACCESS_REQUEST, decode_method, method_frame
 from backpressure.core.limiters import ConfirmWindow
-from backpressure.proxy.lane import ChannelLane, Forward, HeldItem
-from backpressure.proxy.paced_queue import PacedQueue
+from backpressure.proxy.paced_queue import ChannelLane, Forward, HeldItem, PacedQueue
 from backpressure.proxy.view import View
 from backpressure.proxy.watching import Delivered, Departures, WatchedConsumer
 

@@ -19,13 +19,13 @@ from pydantic import BaseModel, Field
 
 from backpressure.api.common import RequestBody, create_app
 from backpressure.api.monitor import LiveFeed, streaming
-from backpressure.api.pages import Page
+from backpressure.api.serving import Page
 from backpressure.core.controllers import LAWS
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
 from backpressure.experiments.faults import FAULTS
 from backpressure.experiments.past_runs import past_runs
-from backpressure.experiments.report.two_runs import write_comparison
+from backpressure.experiments.report.comparison_page import write_comparison
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.ui.driver import ADJUSTABLE, Driver, RunState
 

@@ -14,8 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backpressure.catalogue import allowed, find_field, render
-from backpressure.config import load, replaced
-from backpressure.environment import as_environment
+from backpressure.config import as_environment, load, replaced
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 

@@ -24,9 +24,8 @@ from typing import Any
 
 import httpx
 
-from backpressure.config import replaced
+from backpressure.config import as_environment, replaced
 from backpressure.core.journal import RECORD_BYTES
-from backpressure.environment import as_environment
 from backpressure.errors import ConfigError, ExperimentError, PaceError
 from backpressure.experiments.agents.conversation import (
     EVERY_AGENT,

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from backpressure.experiments.comparison import ORACLE, Comparison, Spread, Standing
+from backpressure.experiments.analysis import summarise
+from backpressure.experiments.comparison import ORACLE, TOO_LONG, Comparison, Spread, Standing, oracles, rank
 from backpressure.experiments.recording import Recording
-from backpressure.experiments.regression import Difference
-from backpressure.experiments.report import trade_off
+from backpressure.experiments.regression import Difference, differences, versus
+from backpressure.experiments.report import capacities, thinned, trade_off
 from backpressure.experiments.report.sections import (
     asset,
     beside,
@@ -25,12 +28,12 @@ from backpressure.experiments.report.sections import (
     styles,
     table,
 )
-from backpressure.experiments.report.series import capacities, thinned
+from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Held, MessageTotals, Summary, find_metric
 from backpressure.presentation.numbers import figure, percent
 from backpressure.presentation.terms import label, metric_name, quantity
 
-__all__ = ["render_laws", "render_runs", "run_label", "side_by_side"]
+__all__ = ["SideBySide", "render_laws", "render_runs", "run_label", "side_by_side", "write_comparison"]
 
 _MOST_POINTS = 600
 _COLUMNS = (
@@ -47,6 +50,9 @@ _COLUMNS = (
     "lost",
     "producer CPU s",
 )
+_DIRECTIONS = {"better": ("ok", "✔ better"), "worse": ("bad", "✘ worse"), "same": ("", ""), "unknown": ("warn", "?")}
+_VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad"}
+_SEVERAL = "The runs differ in what could be achieved: each is held against the oracle of its own scenario"
 
 
 def render_laws(comparison: Comparison, recordings: Mapping[str, Recording], *, description: str, command: str) -> str:
@@ -241,10 +247,6 @@ def _delta(difference: Difference) -> str:
     return f'<span class="{style}">{sign} {change}</span>' if style else change
 
 
-_DIRECTIONS = {"better": ("ok", "✔ better"), "worse": ("bad", "✘ worse"), "same": ("", ""), "unknown": ("warn", "?")}
-_VERDICT = {"passed": "ok", "failed": "bad", "interrupted": "bad", "error": "bad"}
-
-
 def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
     """Return a row for each expectation of any run, with what each run measured."""
     checks = [(run, {(held.metric, demand(held)): held for held in run.expectations}) for run in runs]
@@ -262,3 +264,46 @@ def _measured(run: Summary, held: Held | None) -> str:
     if held is None:
         return "not expected"
     return f"{mark(held, run)} {figure(held.value)}{beside(held, run)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """A page about two runs, A and B: where it is, what it says in a sentence, and the runs' summaries."""
+
+    page: Path
+    sentence: str
+    summaries: Mapping[str, Summary]
+
+
+def write_comparison(directory: RunDirectory, other: RunDirectory, command: str) -> SideBySide:
+    """Write the page of both runs into the first; ``command`` makes it again. Raises `ConfigError` if one is no run."""
+    runs = dict(zip("AB", (directory, other), strict=True))
+    recordings = {name: run.recording() for name, run in runs.items()}
+    summaries = {name: summarise(recording) for name, recording in recordings.items()}
+    found = differences([summaries["A"]], [summaries["B"]]) if all(run.phases for run in summaries.values()) else []
+    sentence = versus(found) if found else "nothing was measured in one of them"
+    page = render_runs(
+        _compared(runs, summaries).model_copy(update={"sentence": f"{sentence}."}),
+        recordings,
+        summaries,
+        found,
+        command=command,
+    )
+    target = directory.path / "compare.html"
+    directory.write_page(target.name, page)
+    return SideBySide(target, sentence, summaries)
+
+
+def _compared(runs: dict[str, RunDirectory], summaries: dict[str, Summary]) -> Comparison:
+    """Rank the runs, each against what was achievable in it: they may be of different scenarios."""
+    own = {name: oracles([run.scenario()]) for name, run in runs.items()}
+    figures = [found.model_copy(update={"scenario": ""}) for best in own.values() for found in best]
+    known, shared = len(figures) == len(runs), all(best == figures[0] for best in figures)
+    return rank(
+        " and ".join(dict.fromkeys(summary.scenario for summary in summaries.values())),
+        " and ".join(dict.fromkeys(summary.broker for summary in summaries.values())),
+        {name: [summary] for name, summary in summaries.items()},
+        figures[:1] if known and shared else [],
+        own=own,
+        oracle_note="" if known and shared else _SEVERAL if known else TOO_LONG,
+    )

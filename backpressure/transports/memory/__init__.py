@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import Settings
 from backpressure.transports.deaths import dead_letter
-from backpressure.transports.memory.admin import MemoryAdmin, MemoryFeedback, MemoryProbe
-from backpressure.transports.memory.endpoints import MemoryPublisher, MemorySubscriber
+from backpressure.transports.memory.endpoints import (
+    MemoryAdmin,
+    MemoryFeedback,
+    MemoryProbe,
+    MemoryPublisher,
+    MemorySubscriber,
+)
 from backpressure.transports.memory.memory_broker import MemoryBroker
 
 __all__ = ["MemoryBroker", "MemoryTransport"]

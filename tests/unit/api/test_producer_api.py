@@ -16,8 +16,7 @@ from calling import IDLE, calling, producer_api, routes
 from stage import WORK, LateTransport, RecordingBroker, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
-from backpressure.api.producer import producer_app
-from backpressure.api.producer_models import Purged, Unsent
+from backpressure.api.producer import Purged, Unsent, producer_app
 from backpressure.api.serving import MAX_BODY_BYTES
 from backpressure.api.status import ProducerStatus, State
 from backpressure.catalogue import find_field
@@ -28,7 +27,7 @@ from backpressure.errors import NotConnectedError, TransportError, UnsupportedEr
 from backpressure.settings import LIVE, QueueSettings, Settings
 from backpressure.transports.base import Cause, Refusal
 from backpressure.transports.memory import MemoryTransport
-from backpressure.transports.memory.admin import MemoryAdmin
+from backpressure.transports.memory.endpoints import MemoryAdmin
 
 
 def test_every_endpoint_is_there_and_documented() -> None:

@@ -22,8 +22,8 @@ from backpressure.core.snapshot import (
     Source,
     Threshold,
 )
+from backpressure.dashboards.cards_loop import Trail
 from backpressure.dashboards.screen import Cards
-from backpressure.dashboards.trail import Trail
 from backpressure.presentation.terminal import PALETTE
 
 Make = Callable[..., Snapshot]

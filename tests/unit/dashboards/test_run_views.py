@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from backpressure.core.snapshot import Event, EventKind, Snapshot, Totals
+from backpressure.dashboards.cards_loop import sparkline
 from backpressure.dashboards.lines import RunLines
 from backpressure.dashboards.run_view import RunLive, progress_bar, verdict
-from backpressure.dashboards.trail import sparkline
 
 Make = Callable[..., Snapshot]
 

@@ -17,7 +17,7 @@ from backpressure.core.reports import REPORT_HEADER, ConsumerReport, decode
 from backpressure.engines.tally import Consumed
 from backpressure.errors import NotConnectedError
 from backpressure.transports.memory import MemoryTransport
-from backpressure.transports.memory.admin import MemoryProbe
+from backpressure.transports.memory.endpoints import MemoryProbe
 
 UNBOUNDED = {"queue__max_length": None}
 

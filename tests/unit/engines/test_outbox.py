@@ -13,8 +13,7 @@ from stage import Records, ours
 
 from backpressure.core.journal import Outcome, ProducerRecord
 from backpressure.engines.clock import Clock
-from backpressure.engines.composer import Outgoing
-from backpressure.engines.outbox import Outbox
+from backpressure.engines.outbox import Outbox, Outgoing
 from backpressure.transports.base import Cause, Refusal
 
 NACK_PAUSE_S = 0.5

@@ -12,7 +12,7 @@ from virtual_time import run_virtually
 
 from backpressure.config import replaced
 from backpressure.core.message import parse_message_id
-from backpressure.engines.payload_source import Made, PayloadSource
+from backpressure.engines.payloads import Made, PayloadSource
 from backpressure.errors import ConfigError, PaceError
 from backpressure.settings import Settings
 

@@ -13,7 +13,7 @@ from backpressure.config import replaced
 from backpressure.core.fields import MessageField
 from backpressure.core.message import Message
 from backpressure.core.templates import Draw
-from backpressure.engines.composer import Composer
+from backpressure.engines.outbox import Composer
 from backpressure.engines.payloads import Payloads, profile_of, recorded_times_s
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings

@@ -13,12 +13,12 @@ from virtual_time import run_virtually
 from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.core.message import MAX_SESSION, HeaderValue, Message, Metadata
-from backpressure.engines.composer import Settlement
+from backpressure.engines.outbox import Settlement
 from backpressure.engines.producer import ProducerEngine
 from backpressure.errors import ConfigError, NotConnectedError, RefusedError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.memory import MemoryTransport
-from backpressure.transports.memory.admin import MemoryAdmin
+from backpressure.transports.memory.endpoints import MemoryAdmin
 
 FREE = {"producer__strategy": "unbounded", "queue__max_length": None}
 IDLE = {**FREE, "producer__start_paused": True}

@@ -14,8 +14,16 @@ from backpressure.cli.commands import pace
 from backpressure.errors import ConfigError
 from backpressure.experiments import library
 from backpressure.experiments.analysis import summarise
-from backpressure.experiments.limit_search import Search, failing_share_below
-from backpressure.experiments.limits import Limit, Variation, Vary, find_limit, parse_demand, sentence_of
+from backpressure.experiments.limits import (
+    Limit,
+    Search,
+    Variation,
+    Vary,
+    failing_share_below,
+    find_limit,
+    parse_demand,
+    sentence_of,
+)
 from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.simulate import simulate
 from backpressure.experiments.summary import Summary

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from backpressure.experiments.recording import Sample
+from backpressure.experiments.report import thinned
 from backpressure.experiments.report.comparison_page import side_by_side
 from backpressure.experiments.report.sections import expectations, header
-from backpressure.experiments.report.series import thinned
 from backpressure.experiments.summary import Depth, Held, MessageTotals, Percentiles, Summary, Verdict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from backpressure.integrations.turns import Turns
+from backpressure.integrations.limiter import Turns
 
 
 def test_tasks_get_their_turn_in_the_order_in_which_they_came() -> None:

@@ -18,7 +18,7 @@ from virtual_time import run_virtually
 from backpressure.errors import NotConnectedError, PreconditionFailedError
 from backpressure.lab.app import assets, lab_app
 from backpressure.lab.pubsub import PubSub
-from backpressure.transports.memory.admin import MemoryAdmin
+from backpressure.transports.memory.endpoints import MemoryAdmin
 
 NOTE = {"message": "Hello", "timestamp": "2023-01-01T12:00:00", "source": "test_client"}
 

@@ -13,7 +13,7 @@ from backpressure.errors import BrokerUnavailableError, PaceError, TransportErro
 from backpressure.lab.messages import LabNote
 from backpressure.lab.pubsub import PubSub
 from backpressure.transports.memory import MemoryTransport
-from backpressure.transports.memory.admin import MemoryAdmin
+from backpressure.transports.memory.endpoints import MemoryAdmin
 
 
 async def turns() -> None:

@@ -13,8 +13,7 @@ from virtual_time import VirtualClock, run_virtually
 from backpressure.core.message import Message
 from backpressure.errors import BrokerUnavailableError, QueueNotFoundError
 from backpressure.lab.messages import Task, TaskResult
-from backpressure.lab.tasks import Tasks, WorkerPool
-from backpressure.lab.worker import TaskWorker
+from backpressure.lab.tasks import Tasks, TaskWorker, WorkerPool
 from backpressure.transports.memory import MemoryTransport
 
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from pamqp import commands
 
-from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, frame
+from backpressure.amqp.frames import FRAME_BODY, FRAME_HEADER, Splitter, frame
 from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.core.signals import Decision
 from backpressure.proxy.paced_queue import PacedQueue
 from backpressure.proxy.relay import Relay
 from backpressure.proxy.routing import Topology
-from backpressure.proxy.splitter import Splitter
 from backpressure.proxy.view import HoldLimits, View
 
 

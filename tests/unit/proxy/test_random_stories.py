@@ -18,13 +18,12 @@ import pytest
 from pamqp import commands
 from proxy_staging import FakeTime, publish
 
-from backpressure.amqp.frames import FRAME_METHOD
+from backpressure.amqp.frames import FRAME_METHOD, Splitter
 from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.core.signals import Decision
 from backpressure.proxy.listener import ListenAddress, Listener, _BrokerSide, _ClientSide
 from backpressure.proxy.paced_queue import PacedQueue
 from backpressure.proxy.routing import Topology
-from backpressure.proxy.splitter import Splitter
 from backpressure.proxy.view import HoldLimits, View
 from backpressure.settings import BrokerSettings
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy_staging import publish
 
-from backpressure.amqp.frames import HEARTBEAT, frame
-from backpressure.proxy.splitter import Splitter
+from backpressure.amqp.frames import HEARTBEAT, Splitter, frame
 
 STREAM = publish("orders", b"a" * 300) + HEARTBEAT + publish("orders", b"", channel=2)
 

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from backpressure.api.proxy import PROXY_METRICS
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.signals import SignalQuality
@@ -27,7 +28,6 @@ from backpressure.core.snapshot import (
     Totals,
 )
 from backpressure.integrations.paced_metrics import METRICS as LIMITER_METRICS
-from backpressure.proxy.proxy_metrics import PROXY_METRICS
 from backpressure.telemetry.metrics import (
     CONSUMER_METRICS,
     HTTP_REQUEST_DURATION,

@@ -13,7 +13,7 @@ from backpressure.errors import PreconditionFailedError, TransportError
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.management_models import PolicyInfo
 from backpressure.transports.queue_declarations import advised
-from backpressure.transports.rabbitmq import queue_bound
+from backpressure.transports.rabbitmq import admin
 
 
 def advice(name: str, argument: str, received: str, current: str, **queue: object) -> list[str]:
@@ -94,8 +94,8 @@ class YoungNode:
 def test_processes_on_a_young_cluster_agree_on_how_the_bound_is_held(
     monkeypatch: pytest.MonkeyPatch, hosts: str, failures: int, possible: bool
 ) -> None:
-    monkeypatch.setattr(queue_bound, "_AGAIN_AFTER_S", 0.0)
-    bound = queue_bound.BoundPolicy(BrokerSettings(host=hosts))
+    monkeypatch.setattr(admin, "_AGAIN_AFTER_S", 0.0)
+    bound = admin.BoundPolicy(BrokerSettings(host=hosts))
     monkeypatch.setattr(bound, "_management", YoungNode(failures))
     assert asyncio.run(bound.is_possible("work", "c")) is possible
 
@@ -104,6 +104,6 @@ def test_processes_on_a_young_cluster_agree_on_how_the_bound_is_held(
 def test_the_nodes_of_a_cluster_may_have_names_of_their_own(
     monkeypatch: pytest.MonkeyPatch, hosts: str, possible: bool
 ) -> None:
-    bound = queue_bound.BoundPolicy(BrokerSettings(host=hosts))
+    bound = admin.BoundPolicy(BrokerSettings(host=hosts))
     monkeypatch.setattr(bound, "_management", YoungNode(0))
     assert asyncio.run(bound.is_possible("work", "another")) is possible

@@ -9,8 +9,8 @@ import pytest
 
 from backpressure.settings import Settings
 from backpressure.transports.http_client import HttpAnswer, NoAnswerError
-from backpressure.transports.rabbitmq import live_counters
-from backpressure.transports.rabbitmq.live_counters import LiveCounters, unacked_of
+from backpressure.transports.rabbitmq import probe
+from backpressure.transports.rabbitmq.probe import LiveCounters, unacked_of
 
 METRICS = """\
 # TYPE rabbitmq_detailed_channel_messages_acked_total counter
@@ -71,7 +71,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(live_counters, "time", clock)
+    monkeypatch.setattr(probe, "time", clock)
     return clock
 
 
