@@ -20,19 +20,6 @@ from backpressure.errors import ConfigError
 from backpressure.knobs import Section, knob
 from backpressure.settings import FORMER_PARAMETERS, Settings
 
-__all__ = [
-    "Given",
-    "allowed",
-    "changes_with_present_names",
-    "each",
-    "find_field",
-    "find_section",
-    "former_name_notices",
-    "render",
-    "value_of",
-    "with_present_names",
-]
-
 _HEADER = '''\
 """Every knob of the experiment: value, unit, reason.
 

@@ -13,17 +13,6 @@ from backpressure.core.schedule import RetryPolicy
 from backpressure.core.signals import Law
 from backpressure.settings import ProducerSettings, QueueSettings, Settings
 
-__all__ = [
-    "METADATA_BYTES",
-    "body_of",
-    "bound_of_strategy",
-    "law_config",
-    "message_bytes",
-    "own_limit_per_s",
-    "retries",
-    "retry_policy",
-]
-
 METADATA_BYTES = 240
 """Roughly what the properties and headers of one of our messages take."""
 

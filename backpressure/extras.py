@@ -11,8 +11,6 @@ from importlib.util import find_spec
 
 from backpressure.errors import MissingExtraError
 
-__all__ = ["EXTRAS", "lacks", "require"]
-
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "bench": ("fastapi", "fastapi_swagger", "httpx", "rich", "starlette", "uvicorn"),
     "kafka": ("confluent_kafka",),

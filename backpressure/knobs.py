@@ -13,22 +13,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from backpressure.core.addresses import BrokerAddress, plain_host, server_list
 
-__all__ = [
-    "MOST_NAME_OCTETS",
-    "BrokerUrl",
-    "Host",
-    "Hosts",
-    "KafkaUrl",
-    "Name",
-    "Port",
-    "Prefetch",
-    "Rate",
-    "Section",
-    "http_url",
-    "knob",
-    "octets",
-]
-
 
 def knob(default: Any, unit: str, reason: str, *, word: str = "", **limits: Any) -> Any:
     """Declare a setting: its default, its unit ("" for none), a description in one line, and pydantic's limits.

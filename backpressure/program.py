@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-__all__ = [
-    "INTERRUPTED",
-    "check_output",
-    "interrupted_code",
-    "interruptible",
-    "on_stop_signals",
-    "prepare",
-    "printable",
-    "printable_lines",
-    "require_posix",
-    "run",
-]
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C if there was nothing to clean up: 128 + SIGINT, as in shells."""
 

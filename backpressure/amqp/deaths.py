@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from backpressure.amqp.field_tables import RawTable
     from backpressure.amqp.properties import Properties
 
-__all__ = ["deaths_of", "forget_deaths", "is_cycle", "record_death"]
-
 _ENDS = ("first", "last")
 _PARTS = ("reason", "queue", "exchange")
 

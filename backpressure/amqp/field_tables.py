@@ -17,27 +17,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-__all__ = [
-    "MAX_DEPTH",
-    "FieldTable",
-    "Long",
-    "RawTable",
-    "Table",
-    "Timestamp",
-    "check_table",
-    "decode_table",
-    "decode_value",
-    "encode_table",
-    "encode_value",
-    "join_table",
-    "join_tables",
-    "octets_of",
-    "short_string",
-    "split_array",
-    "split_table",
-    "value_end",
-]
-
 MAX_DEPTH = 220
 """Tables and arrays nested more deeply are refused, because readers are recursive."""
 

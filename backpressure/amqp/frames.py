@@ -11,37 +11,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-__all__ = [
-    "ACK",
-    "BASIC",
-    "DELIVER",
-    "FRAME_BODY",
-    "FRAME_END",
-    "FRAME_END_OCTET",
-    "FRAME_HEADER",
-    "FRAME_HEARTBEAT",
-    "FRAME_METHOD",
-    "FRAME_MIN_SIZE",
-    "FRAME_OVERHEAD",
-    "GET_OK",
-    "HEARTBEAT",
-    "NACK",
-    "PROTOCOL_HEADER",
-    "PUBLISH",
-    "REJECT",
-    "RETURN",
-    "DecodeError",
-    "Frame",
-    "FrameReader",
-    "Frames",
-    "Splitter",
-    "bad_syntax",
-    "bad_text",
-    "content_frames",
-    "frame",
-    "unknown_method",
-]
-
 FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT = 1, 2, 3, 8
 FRAME_END = b"\xce"
 FRAME_END_OCTET = FRAME_END[0]

@@ -32,8 +32,6 @@ from backpressure.amqp.frames import (
 from backpressure.amqp.properties import FLAGS, UNREADABLE, read_properties, read_value
 from backpressure.core.message import HeaderValue, Message
 
-__all__ = ["NEEDS_MORE", "NOT_OURS", "Incoming", "OnConfirm", "OnMessage", "OnReturn", "message_from"]
-
 NEEDS_MORE = -1
 NOT_OURS = -2
 

@@ -38,25 +38,6 @@ from backpressure.amqp.frames import (
     unknown_method,
 )
 
-__all__ = [
-    "ACCESS_REQUEST",
-    "PublishMethod",
-    "access_request_ok",
-    "confirm_frame",
-    "decode_method",
-    "deliver_frame",
-    "deliver_prefix",
-    "encode_method",
-    "get_ok_frame",
-    "method_frame",
-    "method_index",
-    "queue_declare_ok",
-    "read_acknowledgement",
-    "read_publish",
-    "read_short",
-    "return_frame",
-]
-
 ACCESS_REQUEST = 0x001E000A
 """``access.request`` of AMQP 0-8: class and method number. ``pamqp`` does not know it."""
 

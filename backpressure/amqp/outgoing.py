@@ -17,8 +17,6 @@ from backpressure.amqp.frames import BASIC, FRAME_METHOD, FRAME_OVERHEAD, PUBLIS
 from backpressure.amqp.properties import FLAGS
 from backpressure.core.message import HeaderValue, Message
 
-__all__ = ["publish_frames"]
-
 _CONTENT = struct.Struct(">HHQH")  # class, weight, size of the body, flags
 _SHORT_INTEGER = struct.Struct(">ci")
 _INTEGER = struct.Struct(">cq")

@@ -32,18 +32,6 @@ from backpressure.amqp.field_tables import (
 )
 from backpressure.amqp.frames import BASIC
 
-__all__ = [
-    "BASIC_HEADER",
-    "FLAGS",
-    "LAYOUT",
-    "UNREADABLE",
-    "Properties",
-    "header_class",
-    "read_properties",
-    "read_table",
-    "read_value",
-]
-
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
 _HEADER, _HEADER_AND_FLAGS = struct.Struct(">HHQ"), struct.Struct(">HHQH")
 BASIC_HEADER = struct.pack(">HH", BASIC, 0)

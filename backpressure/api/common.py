@@ -33,18 +33,6 @@ from backpressure.settings import LIVE, Settings, is_live
 from backpressure.telemetry.metrics import CONTENT_TYPE, RequestMetrics, expose
 from backpressure.version import __version__
 
-__all__ = [
-    "WHOLE",
-    "Change",
-    "Changed",
-    "RequestBody",
-    "checked_live",
-    "create_app",
-    "named_as_sent",
-    "public_settings",
-    "serve_basics",
-]
-
 log = logging.getLogger(__name__)
 
 _METHODS = frozenset(HTTPMethod)

@@ -24,9 +24,6 @@ from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 from backpressure.telemetry.metrics import consumer_registry
 
-__all__ = ["SlowedDown", "consumer_app"]
-
-
 _SETTINGS = {
     "processing_time_ms": "consumer.rate",
     "rate": "consumer.rate",

@@ -28,8 +28,6 @@ from backpressure.api.serving import Page
 from backpressure.core.snapshot import BrokerState, ProcessState, QueueState, Snapshot, Threshold
 from backpressure.telemetry.metrics import CONTENT_TYPE, expose
 
-__all__ = ["LiveFeed", "monitor_app", "plain", "point", "streaming"]
-
 _NO_TOKEN = SecretStr("")
 
 

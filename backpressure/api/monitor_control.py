@@ -25,8 +25,6 @@ from backpressure.core.controllers import LAWS
 from backpressure.core.reports import ConsumerReport, Report
 from backpressure.core.snapshot import Snapshot
 
-__all__ = ["serve_control"]
-
 _TIMEOUT_S = 10.0  # changing the queue's bound can take the broker seconds
 _LOOK_TIMEOUT_S = 1.0
 

@@ -31,8 +31,6 @@ from backpressure.settings import QueueSettings
 from backpressure.telemetry.metrics import producer_registry
 from backpressure.transports.base import Cause
 
-__all__ = ["producer_app"]
-
 _MOST_AT_ONCE = 10_000  # so that the answer takes a few seconds at most
 _MOST_ID_BYTES = 255  # a short string of AMQP 0-9-1
 _SETTINGS = {

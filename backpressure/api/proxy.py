@@ -19,8 +19,6 @@ from backpressure.proxy.engine import PacedLoop, ProxyEngine
 from backpressure.proxy.watching import QueueTally, WatchedConsumer
 from backpressure.telemetry.metrics import Family, FamilyCollector, single
 
-__all__ = ["PROXY_METRICS", "proxy_app", "proxy_registry"]
-
 _FIELDS = {"strategy": "producer.strategy", "target_wait_ms": "control.target_wait_ms"}
 _MOST_CONSUMERS = 100
 _Value = float | Histogram | None

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     Next = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["MAX_BODY_BYTES", "ApiServer", "BodyLimit", "Page", "security_headers", "serve_reference"]
-
 _STOP_TIMEOUT_S = 3
 _REFERENCE = """<!doctype html>
 <html lang="en">

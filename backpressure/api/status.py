@@ -14,8 +14,6 @@ from backpressure.core.signals import SignalQuality
 from backpressure.engines.consumer import ConsumerEngine
 from backpressure.engines.producer import ProducerEngine
 
-__all__ = ["ConsumerStatus", "ProducerStatus", "State"]
-
 _Quality = Literal["reported", "counted", "late", "blind"]
 _QUALITIES: dict[SignalQuality, _Quality] = {
     SignalQuality.REPORTED: "reported",

@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
-__all__ = ["Channel"]
-
 Handler = Callable[["Channel", Any], None]
 
 _HANDLERS: dict[type[base.Frame], Handler] = {}

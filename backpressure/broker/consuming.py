@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
-__all__ = ["Consumer", "Consuming", "Prefetch"]
-
 
 class Prefetch:
     """The number of unacknowledged deliveries that a consumer or a channel may hold; 0 means no limit."""

@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from backpressure.broker.exchange import Exchange
     from backpressure.broker.queue import Queue
 
-__all__ = [
-    "DEPRECATED",
-    "check_binding_arguments",
-    "check_consumer_arguments",
-    "check_exchange_arguments",
-    "check_queue_arguments",
-    "parse_denied",
-    "same_exchange",
-    "same_queue",
-    "type_name",
-    "with_queue_type",
-]
-
 DEPRECATED = ("global_qos", "transient_nonexcl_queues")
 """Features that RabbitMQ still permits in 4.0 and denies since 4.3, under the names it has for them."""
 _COUNTS = (

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-__all__ = ["QuietAcceptErrors", "listen", "peer_has_closed", "room_for_connections"]
-
 _QUEUED = 1024
 _ACCEPTED_PER_TURN = 32
 _RESERVE = MAX_CONNECTIONS + 2 * 3 * _ACCEPTED_PER_TURN + 64

@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import RawTable
 
-__all__ = [
-    "ENTRY_COST_BYTES",
-    "Backlog",
-    "DeadLetter",
-    "Entry",
-    "PriorityBacklog",
-    "QueuedMessage",
-    "QuorumBacklog",
-    "keys_in",
-    "texts_in",
-]
-
 ENTRY_COST_BYTES = 400
 """Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""
 _HIGHEST_NORMAL = 4

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from backpressure.broker.policy import Policy
     from backpressure.broker.queue import Queue
 
-__all__ = ["REPLY_TO", "TYPES", "Binding", "DirectReplies", "Exchange", "ReplyConsumer"]
-
 _REMEMBERED_KEYS = 4096
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from backpressure.broker.meters import MemoryAlarm
     from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["Connected", "FaultSettings", "Faults"]
-
 _LARGEST = 1e9
 
 

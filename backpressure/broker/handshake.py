@@ -22,19 +22,6 @@ from backpressure.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "PRODUCT",
-    "RABBITMQ_VERSION",
-    "SessionConfig",
-    "can",
-    "check_open",
-    "check_tune",
-    "log_in",
-    "parse_user",
-    "start",
-    "tune",
-]
-
 PRODUCT = "Pace Matching embedded broker"
 RABBITMQ_VERSION = "4.0.5"
 """The RabbitMQ whose behaviour this broker has. Clients decide by product and version what they may expect."""

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["ManagementApi"]
-
 _PUBLISH_KEYS = ("properties", "routing_key", "payload", "payload_encoding")
 _GET_KEYS = ("ackmode", "count", "encoding")
 _ACK_MODES = ("ack_requeue_true", "ack_requeue_false", "reject_requeue_true", "reject_requeue_false")

@@ -29,20 +29,6 @@ if TYPE_CHECKING:
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = [
-    "NODE",
-    "binding_document",
-    "binding_documents",
-    "channel_documents",
-    "connection_document",
-    "consumer_documents",
-    "exchange_document",
-    "node_document",
-    "overview",
-    "properties_key",
-    "queue_document",
-]
-
 NODE = "embedded@localhost"
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from backpressure.broker.session import Session
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["NodeApi"]
-
 _OK = {"status": "ok"}
 _SINGLE = {**_OK, "reason": "single node cluster"}
 _ALL = {"configure": ".*", "write": ".*", "read": ".*"}

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[..., Any]
 
-__all__ = [
-    "HttpError",
-    "Route",
-    "arguments_of",
-    "flag_of",
-    "json_object",
-    "name_of",
-    "not_found",
-    "shaped",
-    "text_of",
-]
-
 _PAGE_SIZE, _LARGEST_PAGE = 100, 500
 
 Route = tuple[str, str, "Handler"]

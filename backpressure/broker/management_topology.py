@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from backpressure.broker.queue import Queue
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["TopologyApi", "export_definitions", "import_definitions", "load_definitions"]
-
 _QUEUE = "queues/%2[Ff]/(?P<name>[^/]+)"
 _EXCHANGE = "exchanges/%2[Ff]/(?P<name>[^/]+)"
 _BINDINGS = "bindings/%2[Ff]/e/(?P<source>[^/]+)/(?P<kind>[qe])/(?P<destination>[^/]+)"

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Counters", "MemoryAlarm"]
-
 WINDOW_S = 5.0
 """Rates are averages over about this time; RabbitMQ's management plugin samples every 5 s too."""
 CLEAR_BELOW = 0.95

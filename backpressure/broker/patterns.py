@@ -16,8 +16,6 @@ from re import _constants as c  # type: ignore[attr-defined]  # private; a test 
 from re import _parser as parser  # type: ignore[attr-defined]  # as above
 from typing import Any
 
-__all__ = ["Pattern", "PatternError"]
-
 LONGEST_NAME = 255
 CHEAP = LONGEST_NAME**2 * 16
 """Python's matcher is used for patterns with at most this many ways through them."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from backpressure.broker.queue import Queue
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["Confirming", "Peer", "Routed", "Settled", "Settling", "Transaction"]
-
 
 class Confirming(Protocol):
     """A channel with confirms to send."""

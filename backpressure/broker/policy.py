@@ -18,22 +18,6 @@ if TYPE_CHECKING:
 
     from backpressure.amqp.field_tables import Table
 
-__all__ = [
-    "DEAD_LETTER_STRATEGIES",
-    "LEADER_LOCATORS",
-    "MAX_NAME_OCTETS",
-    "MAX_TTL_MS",
-    "OVERFLOWS",
-    "QUEUE_MODES",
-    "QUEUE_TYPES",
-    "QUEUE_VERSIONS",
-    "ApplyTo",
-    "Limits",
-    "Policy",
-    "is_name",
-    "matching",
-]
-
 MAX_TTL_MS = 315_360_000_000
 """Ten years, as in RabbitMQ."""
 MAX_NAME_OCTETS = 255

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from backpressure.broker.peer import Peer
     from backpressure.broker.queue import Queue
 
-__all__ = ["Publishing", "compose"]
-
 SMALL_MESSAGE_BYTES = 4096
 """A larger message counts as memory from its header on, before its body has arrived."""
 _REPLY_TO = short_string(REPLY_TO)

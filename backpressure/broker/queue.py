@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from backpressure.broker.policy import Policy
     from backpressure.broker.timers import Timer, Timers
 
-__all__ = ["Journal", "Queue", "QueueHost", "Rotation", "Taker"]
-
 
 class Taker(Protocol):
     """A consumer, as seen by its queue."""

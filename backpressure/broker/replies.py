@@ -7,24 +7,6 @@ Must not know: who raises them, how they are sent.
 
 from __future__ import annotations
 
-__all__ = [
-    "AmqpRefusal",
-    "ChannelRefusal",
-    "ConnectionRefusal",
-    "access_refused",
-    "channel_error",
-    "command_invalid",
-    "denied_feature",
-    "inequivalent",
-    "no_exchange",
-    "no_queue",
-    "not_allowed",
-    "not_implemented",
-    "precondition_failed",
-    "resource_locked",
-    "unexpected_frame",
-]
-
 
 class AmqpRefusal(Exception):  # noqa: N818 - AMQP speaks of replies, and a refusal is not our error
     """A refusal with its reply code, its text and the method that caused it."""

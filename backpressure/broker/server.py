@@ -34,8 +34,6 @@ from backpressure.errors import ConfigError, PortTakenError
 from backpressure.program import on_stop_signals
 from backpressure.version import __version__
 
-__all__ = ["Announcement", "BrokerConfig", "Server", "TlsConfig", "serve"]
-
 WRITE_HIGH_WATER_BYTES = 256 * 1024
 SHUTDOWN_GRACE_S = 1.0
 SAMPLE_PERIOD_S = 1.0

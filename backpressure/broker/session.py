@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from backpressure.broker.timers import Timer
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["CLOSE_TIMEOUT_S", "Session", "SessionState"]
-
 OUTPUT_LIMIT_BYTES = 256 * 1024
 """With this much unsent output, deliveries to a session stop and its requests wait."""
 HANDSHAKE_TIMEOUT_S = 10.0

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from backpressure.broker.vhost import VirtualHost
 
-__all__ = ["LogDamage", "Store", "StoreError", "find_damage"]
-
 SCHEMA_VERSION = 3
 _SCHEMA = f"""
 BEGIN;

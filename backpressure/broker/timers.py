@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Timer", "Timers"]
-
 _TOLERATED = 64
 """The number of cancelled timers that are not worth removing."""
 

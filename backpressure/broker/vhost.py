@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from backpressure.broker.entries import QueuedMessage
     from backpressure.broker.policy import ApplyTo
 
-__all__ = ["VirtualHost"]
-
 _BUILT_IN = (
     ("", "direct"),
     ("amq.direct", "direct"),

@@ -22,8 +22,6 @@ from backpressure.core.addresses import is_from_other_site, names_this_machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MAX_CONNECTIONS", "Answer", "WebServer", "end_output"]
-
 MAX_BODY_BYTES = 8 << 20
 MAX_CONNECTIONS = 64
 """One more closes the connection that was silent the longest, so that idle clients do not lock others out."""

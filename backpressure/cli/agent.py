@@ -13,8 +13,6 @@ from backpressure.errors import ConfigError
 from backpressure.experiments.agents.agent import Agent
 from backpressure.settings import Settings
 
-__all__ = ["agent"]
-
 
 @click.command()
 @setting(

@@ -23,8 +23,6 @@ from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.transports.private_process import MOST_NODES, PrivateNodes, PrivateProcess
 from backpressure.transports.rabbitmq_cluster import private_cluster
 
-__all__ = ["broker"]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 Private = PrivateProcess | PrivateNodes[Any]
 

@@ -19,8 +19,6 @@ from backpressure.errors import ConfigError
 from backpressure.presentation.terminal import new_console
 from backpressure.program import printable_lines
 
-__all__ = ["check"]
-
 _WORDS = {
     CheckOutcome.PASSED: "[green]passed[/]",
     CheckOutcome.FAILED: "[red]failed[/]",

@@ -14,8 +14,6 @@ from backpressure.cli.process import run_engine
 from backpressure.dashboards.classroom import LESSONS, assets, standalone
 from backpressure.errors import ConfigError
 
-__all__ = ["classroom"]
-
 
 @click.command()
 @click.argument("lesson", type=click.IntRange(0, LESSONS), default=0)

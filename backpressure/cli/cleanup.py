@@ -15,8 +15,6 @@ from backpressure.settings import Settings
 from backpressure.transports.factory import connect
 from backpressure.transports.management_client import ManagementClient
 
-__all__ = ["cleanup", "ours_on_kafka"]
-
 _BUILT_IN = "amq."
 _RUNNING = (
     "feedback-"  # start of a connection name of every running program; it publishes feedback even if nothing is bound

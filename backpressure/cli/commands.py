@@ -13,8 +13,6 @@ from backpressure.errors import MissingExtraError, PaceError
 from backpressure.extras import lacks, require
 from backpressure.version import __version__
 
-__all__ = ["Failure", "PaceGroup", "load", "pace"]
-
 log = logging.getLogger(__name__)
 
 _COMMANDS = {

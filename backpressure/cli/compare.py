@@ -31,8 +31,6 @@ from backpressure.experiments.summary import Summary
 from backpressure.presentation.numbers import figure
 from backpressure.presentation.terminal import new_console
 
-__all__ = ["compare"]
-
 _TRIAL_S = 0.5
 _PIPED_WIDTH = 110
 

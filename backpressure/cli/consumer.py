@@ -27,8 +27,6 @@ from backpressure.telemetry.own_process import announce
 from backpressure.telemetry.tracing import tracing
 from backpressure.transports.factory import connect
 
-__all__ = ["consume", "consumer"]
-
 
 @click.command()
 @options.connection

@@ -33,8 +33,6 @@ from backpressure.transports.kafka_node import OLDEST_JAVA, find_kafka, java_rel
 from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
-__all__ = ["doctor"]
-
 _TIMEOUT_S = 5.0
 _MOST_NAMES = 3
 

@@ -34,8 +34,6 @@ from backpressure.experiments.simulate import simulate
 from backpressure.presentation.numbers import figure, percent
 from backpressure.presentation.terminal import new_console
 
-__all__ = ["find_rate"]
-
 _NEAR = 1.1  # on a broker, the next value tried is this much easier
 _BROKER_CONFIRMATIONS = 2
 

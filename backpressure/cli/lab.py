@@ -26,8 +26,6 @@ from backpressure.transports.base import Transport
 from backpressure.transports.factory import connect
 from backpressure.transports.rabbitmq import RabbitMQTransport
 
-__all__ = ["lab", "worker"]
-
 
 @click.command()
 @options.connection

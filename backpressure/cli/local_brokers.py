@@ -24,8 +24,6 @@ import psutil
 from backpressure.core.addresses import BrokerAddress
 from backpressure.settings import BrokerSettings, Settings
 
-__all__ = ["LocalBroker", "answers", "discovered", "discovered_for_lab", "listed", "state_directory"]
-
 log = logging.getLogger(__name__)
 
 _CONNECT_S = 0.3

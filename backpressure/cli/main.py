@@ -6,8 +6,6 @@ It imports nothing at module level: a program takes up to half a second to load,
 import os
 import sys
 
-__all__ = ["main", "run_script"]
-
 _EXPERIMENTS = {"run", "compare", "simulate"}  # an interrupted experiment has failed
 _FAILED = 3  # "could not run or finish"
 _INTERRUPTED = 130

@@ -30,8 +30,6 @@ from backpressure.telemetry.own_process import announce
 from backpressure.transports.factory import connect
 from backpressure.transports.management_client import ManagementClient
 
-__all__ = ["monitor", "watch"]
-
 Look = Callable[[Callable[[], Snapshot], asyncio.Event], Awaitable[object]]
 """Shows snapshots until the event is set."""
 

@@ -17,32 +17,11 @@ from pydantic import SecretStr
 
 from backpressure.catalogue import find_field
 
-__all__ = [
-    "FiniteRange",
-    "SettingOption",
-    "assignments",
-    "broker_choice",
-    "connection",
-    "control_api",
-    "login",
-    "logs",
-    "management_url",
-    "no_wait",
-    "overrides",
-    "queue",
-    "quiet",
-    "runs_folder",
-    "setting",
-    "strategy",
-    "switch",
-    "url",
-]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 Assign = Callable[[Any], Mapping[str, Any]]
 
 
-class Decorator(Protocol):
+class _Decorator(Protocol):
     """Adds an option to a command."""
 
     def __call__(self, command: Command, /) -> Command: ...
@@ -86,7 +65,7 @@ def setting(
     assign: Assign | None = None,
     help: str | None = None,  # noqa: A002 - click's own name for it
     **attributes: Any,
-) -> Decorator:
+) -> _Decorator:
     """Return a decorator that adds an option for the setting ``key``.
 
     Args:
@@ -121,13 +100,13 @@ def overrides(context: click.Context) -> dict[str, Any]:
     return result
 
 
-def switch(flag: str, changes: Mapping[str, Any], help: str | None = None) -> Decorator:  # noqa: A002 - as above
+def switch(flag: str, changes: Mapping[str, Any], help: str | None = None) -> _Decorator:  # noqa: A002 - as above
     """Return a decorator that adds an option without a value; given, it makes the ``changes`` (by dotted key)."""
     key = next(iter(changes))
     return setting(flag, key=key, assign=lambda _: changes, help=help, is_flag=True, flag_value=True)
 
 
-def _together(*options: Decorator) -> Decorator:
+def _together(*options: _Decorator) -> _Decorator:
     """Return a decorator that adds several options, which the help lists in this order."""
 
     def decorate(command: Command) -> Command:
@@ -214,7 +193,7 @@ queue = _together(
 )
 
 
-def control_api(port_key: str) -> Decorator:
+def control_api(port_key: str) -> _Decorator:
     """Return a decorator that adds ``--api-port``, for the setting ``port_key``, and ``--no-api``."""
     return _together(
         setting("--api-port", key=port_key, help="Port of the control API; 0: any free one"),

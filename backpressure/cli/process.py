@@ -24,8 +24,6 @@ from backpressure.program import INTERRUPTED, on_stop_signals
 from backpressure.settings import ApiSettings, LogSettings, Settings
 from backpressure.telemetry import logs
 
-__all__ = ["Engine", "run_engine", "serving", "settings_from"]
-
 log = logging.getLogger(__name__)
 
 _YOUNG_OBJECTS = 10_000  # messages in flight can be that many objects, none of them garbage

@@ -20,8 +20,6 @@ from backpressure.errors import PaceError, TransportError
 from backpressure.program import check_output, printable
 from backpressure.settings import Settings
 
-__all__ = ["status"]
-
 _PATIENCE_S = 5.0
 HEAD = "time      state      size ready   memory  offered  allowed   refused |   done  wait p99  law"
 

@@ -24,8 +24,6 @@ from backpressure.telemetry.own_process import announce
 from backpressure.telemetry.tracing import tracing
 from backpressure.transports.factory import connect
 
-__all__ = ["produce", "producer"]
-
 
 @click.command()
 @options.connection

@@ -24,8 +24,6 @@ from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.own_process import announce
 from backpressure.transports.factory import connect
 
-__all__ = ["proxy"]
-
 
 @click.command()
 @click.option(

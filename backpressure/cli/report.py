@@ -20,7 +20,6 @@ from backpressure.experiments.rundir import RunDirectory
 from backpressure.presentation.numbers import figure, percent
 from backpressure.presentation.terminal import new_console
 
-__all__ = ["history", "report"]
 _PIPED_WIDTH = 100
 _COLOURS = {"passed": "green", "failed": "red", "interrupted": "yellow", "error": "red"}
 

@@ -41,8 +41,6 @@ from backpressure.experiments.scenario import Scenario
 from backpressure.experiments.summary import Summary
 from backpressure.presentation.terminal import new_console
 
-__all__ = ["run"]
-
 
 @click.command()
 @click.argument("scenario", default=library.DEFAULT_SCENARIO)

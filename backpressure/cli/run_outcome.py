@@ -27,17 +27,6 @@ from backpressure.presentation.numbers import UNKNOWN
 from backpressure.presentation.terminal import new_console
 from backpressure.presentation.terms import metric_name, quantity
 
-__all__ = [
-    "EXIT_CODES",
-    "Judgement",
-    "RealRuns",
-    "command_line",
-    "compared_cells",
-    "from_here",
-    "print_compared",
-    "print_outcome",
-]
-
 EXIT_CODES: Mapping[Verdict, int] = {"passed": 0, "failed": 1, "interrupted": 3, "error": 3}
 """How a command that judges a run ends."""
 

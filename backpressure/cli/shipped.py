@@ -11,8 +11,6 @@ from backpressure.errors import ConfigError
 from backpressure.laws import describe, law_names
 from backpressure.program import check_output
 
-__all__ = ["init", "laws", "scenarios"]
-
 
 @click.group(invoke_without_command=True)
 @click.pass_context

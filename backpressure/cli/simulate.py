@@ -22,8 +22,6 @@ from backpressure.experiments.simulate import simulate as simulate_scenario
 from backpressure.experiments.summary import Summary
 from backpressure.version import __version__
 
-__all__ = ["simulate"]
-
 
 @click.command()
 @click.argument("scenario", default=library.DEFAULT_SCENARIO)

@@ -21,8 +21,6 @@ from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.program import printable
 from backpressure.settings import ConsumerSettings, ProducerSettings
 
-__all__ = ["ConsumerLine", "ProducerLine", "telling", "tells_progress"]
-
 _EVERY_S = 5.0
 _CLOCK_WIDTH = 10
 _PROBE_PER_S = 0.05  # below that the consumers have stopped: a wait is not to be expected, but unknown

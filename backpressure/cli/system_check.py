@@ -18,8 +18,6 @@ from typing import Any, Self
 
 import httpx
 
-__all__ = ["CheckOutcome", "CheckPlan", "CheckResult", "SystemCheck"]
-
 _BATCH = 10
 _LOOK_EVERY_S = 0.2
 _PRODUCED, _CONSUMED = "messages_produced_total", "messages_consumed_total"

@@ -22,8 +22,6 @@ from backpressure.ui.driver import Driver
 if TYPE_CHECKING:
     from backpressure.api.monitor import LiveFeed
 
-__all__ = ["ui"]
-
 _TELL_S = 1.0
 
 

@@ -20,8 +20,6 @@ from backpressure.experiments.summary import Held, PhaseSummary, Summary
 from backpressure.presentation.numbers import figure
 from backpressure.presentation.terms import label
 
-__all__ = ["JUnitFile", "MarkdownFile", "VerdictFile", "junit_error", "markdown_error", "to_junit", "to_markdown"]
-
 
 class VerdictFile(ABC):
     """Tells how a run ended, whatever happens."""

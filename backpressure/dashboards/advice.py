@@ -15,8 +15,6 @@ from backpressure.core.snapshot import Outlook, QueueState, Snapshot
 from backpressure.dashboards.cards_queues import clock_after
 from backpressure.presentation.numbers import amount, duration, percent, rate
 
-__all__ = ["advise"]
-
 _GROWING = 1.05  # a smaller difference between in and out is noise
 _FULL = 0.999
 _MOST_TOLD = 3  # queues

@@ -17,8 +17,6 @@ from backpressure.dashboards.cards_loop import Card, severity
 from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
 from backpressure.program import printable
 
-__all__ = ["RowCard", "connections", "consumers", "events", "processes", "queues"]
-
 _T = TypeVar("_T")
 Cell = str | tuple[str, str]
 """A text, or a text and its style."""

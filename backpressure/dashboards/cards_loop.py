@@ -20,20 +20,6 @@ from backpressure.core.snapshot import Snapshot, Threshold
 from backpressure.presentation.numbers import UNKNOWN, amount, binary_bytes, duration, percent, rate
 from backpressure.program import printable
 
-__all__ = [
-    "CURVES",
-    "Card",
-    "Labelled",
-    "Trail",
-    "facts",
-    "flow_card",
-    "header",
-    "law_card",
-    "severity",
-    "small_flow_card",
-    "sparkline",
-]
-
 _BARS = "▁▂▃▄▅▆▇█"
 _CELLS = 300
 

@@ -14,8 +14,6 @@ from backpressure.dashboards.cards_loop import Card, Labelled, facts, severity
 from backpressure.presentation.numbers import UNKNOWN, amount, duration, percent, rate
 from backpressure.program import printable
 
-__all__ = ["clock_after", "expected_wait", "heading", "queue_cards", "terms"]
-
 _MOST_CARDS = 3  # more are rows of a table
 _CARD_LINES = 7
 _DAY_S = 86_400

@@ -27,8 +27,6 @@ from backpressure.errors import PaceError, WindowUnavailableError
 from backpressure.presentation.numbers import UNKNOWN, amount, duration
 from backpressure.program import printable
 
-__all__ = ["MessageFeed", "WindowLink", "opened_window"]
-
 _REFRESH_S = 0.2
 _RATE_SPAN = 6  # updates: rates are those of the last second
 _PREVIEW_BYTES = 120

@@ -15,8 +15,6 @@ from backpressure.presentation.numbers import amount, duration, rate
 from backpressure.presentation.terms import label
 from backpressure.program import printable
 
-__all__ = ["EventLines", "RunLines", "StatusLines", "log_events"]
-
 _EVERY_S = 2.0
 
 

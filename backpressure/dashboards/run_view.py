@@ -24,8 +24,6 @@ from backpressure.presentation.numbers import amount, duration, figure, percent
 from backpressure.presentation.terms import label
 from backpressure.program import printable
 
-__all__ = ["RunLive", "progress_bar", "verdict"]
-
 _CELL_S = 0.5  # one column of a sparkline
 _REDRAW_S = 0.2
 _EVENTS = 4

@@ -30,8 +30,6 @@ from backpressure.dashboards.lines import StatusLines
 from backpressure.presentation.terminal import new_console
 from backpressure.program import printable
 
-__all__ = ["Cards", "print_frame", "show"]
-
 _WIDE = 150
 _FRAME_LINES = 2  # upper and lower border
 _LOW = 36  # lines

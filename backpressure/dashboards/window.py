@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 if TYPE_CHECKING:
     import tkinter as tk
 
-__all__ = ["MOST_ROWS", "ConsumerWindow", "main"]
-
 MOST_ROWS = 500
 _LOOK_MS = 50
 _BEHIND = 4  # updates that may wait; beyond that the pipe fills and the consumer skips some

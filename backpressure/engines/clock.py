@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-__all__ = ["Clock", "Waker"]
-
 
 class Clock:
     """Reads time for everything outside the core."""

@@ -16,8 +16,6 @@ from backpressure.errors import AccessRefusedError, RefusedError, TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import FULL, Cause, Publisher, Refusal, Transport
 
-__all__ = ["ATTEMPTS_HEADER", "REASON_HEADER", "ConfirmingPublisher", "DeadLetters"]
-
 _MOST_IN_FLIGHT = 1000
 
 

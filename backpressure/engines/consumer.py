@@ -26,8 +26,6 @@ from backpressure.telemetry.own_process import ProcessCost
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import QueueProbe, Transport
 
-__all__ = ["ConsumerEngine", "OtherConsumers"]
-
 log = logging.getLogger(__name__)
 
 _RECENT_S = 10.0

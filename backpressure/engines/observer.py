@@ -44,8 +44,6 @@ from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Transport
 from backpressure.transports.management_models import NodeInfo, QueueInfo
 
-__all__ = ["Observer"]
-
 log = logging.getLogger(__name__)
 
 # About as often as RabbitMQ gathers its statistics (each 5 s), and before an idle connection to it is closed.

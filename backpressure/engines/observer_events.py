@@ -16,8 +16,6 @@ from backpressure.core.reports import ProducerReport
 from backpressure.core.snapshot import Event, EventKind, Glance, Source, Threshold
 from backpressure.engines.rates import ProcessKey, key_of
 
-__all__ = ["EventWatch"]
-
 _KEPT = 500
 _CALM_S = 1.0
 _CUT = 0.6

@@ -24,8 +24,6 @@ from backpressure.engines.observer_view import Listing, Reading
 from backpressure.transports.base import QueueReading
 from backpressure.transports.management_models import QueueInfo
 
-__all__ = ["QueueTrend", "QueueWatch", "StepRate"]
-
 _MOST_PROBED = 50  # a pattern may match thousands; the others are as fresh as the management API
 _WINDOWS_S = (8.0, 15.0, 30.0, 60.0)
 _APART_S = 0.9  # counts that are closer together say nothing new

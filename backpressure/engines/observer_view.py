@@ -35,27 +35,6 @@ from backpressure.transports.management_models import (
     QueueInfo,
 )
 
-__all__ = [
-    "CONSUMER_COUNTERS",
-    "PRODUCER_COUNTERS",
-    "Consumers",
-    "Listing",
-    "ManagementReader",
-    "Producers",
-    "Reading",
-    "all_report",
-    "bottleneck_per_s",
-    "broker_state",
-    "listed_queues",
-    "of_queue",
-    "process_state",
-    "queue_states",
-    "rates",
-    "recorded",
-    "thresholds",
-    "unacked_now",
-]
-
 _COUNTERS = {spec.name for spec in fields(Totals)}
 PRODUCER_COUNTERS = tuple(spec.name for spec in fields(ProducerReport) if spec.name in _COUNTERS)
 CONSUMER_COUNTERS = tuple(spec.name for spec in fields(ConsumerReport) if spec.name in _COUNTERS)

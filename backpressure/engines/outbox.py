@@ -28,8 +28,6 @@ from backpressure.telemetry.journal_file import IdJournal, JournalWriter
 from backpressure.telemetry.tracing import SendSpan
 from backpressure.transports.base import FULL, Cause, Refusal
 
-__all__ = ["Composer", "Outbox", "Outgoing", "Settlement"]
-
 
 @dataclass(frozen=True, slots=True)
 class Settlement:

@@ -37,8 +37,6 @@ from backpressure.laws import create
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading
 
-__all__ = ["Paceable", "Pacing"]
-
 log = logging.getLogger(__name__)
 
 _LAST_ANSWER_WITHIN_S = 1.0

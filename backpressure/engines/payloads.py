@@ -23,7 +23,6 @@ from backpressure.engines.work import load_function
 from backpressure.errors import ConfigError, PaceError
 from backpressure.settings import Settings
 
-__all__ = ["Made", "Payload", "PayloadSource", "Payloads", "profile_of", "recorded_times_s"]
 Made = tuple[bytes, dict[str, HeaderValue]]
 """Body and headers of a message."""
 

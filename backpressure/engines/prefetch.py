@@ -25,8 +25,6 @@ from backpressure.core.reports import ConsumerReport
 from backpressure.settings import ConsumerSettings
 from backpressure.transports.base import Subscriber
 
-__all__ = ["PrefetchControl", "PrefetchSizer"]
-
 _LARGEST = 65_535  # the field is 16 bits wide (AMQP 0-9-1, basic.qos)
 _SPARE = 2  # the one in work, and one against jitter
 _SIGMAS = 2.0

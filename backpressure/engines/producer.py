@@ -31,8 +31,6 @@ from backpressure.telemetry.own_process import ProcessCost
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import QueueReading, Transport
 
-__all__ = ["ProducerEngine", "Submissions"]
-
 
 class ProducerEngine:
     """One producer process. `run` it until its limit is reached or `stop` is called.

@@ -14,8 +14,6 @@ from typing import Generic, TypeVar
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, completed
 
-__all__ = ["RATE_WINDOW_S", "WAIT_WINDOW_S", "ProcessKey", "ReportSeries", "Roster", "Span", "key_of"]
-
 RATE_WINDOW_S = 1.0
 WAIT_WINDOW_S = 2.0
 _OVERTAKEN_WITHIN_S = 2.0

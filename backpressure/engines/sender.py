@@ -26,8 +26,6 @@ from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import FULL, Cause, Refusal, Transport
 
-__all__ = ["Sender"]
-
 log = logging.getLogger(__name__)
 
 _SAY_REFUSED_EVERY_S = 30.0

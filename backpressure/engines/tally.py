@@ -13,8 +13,6 @@ from backpressure.engines.clock import Clock
 from backpressure.engines.work import Work
 from backpressure.telemetry.journal_file import JournalWriter
 
-__all__ = ["Consumed", "Job", "Tally"]
-
 
 @dataclass(slots=True, eq=False)
 class Job:

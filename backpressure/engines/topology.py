@@ -27,8 +27,6 @@ from backpressure.settings import QueueSettings
 from backpressure.transports.base import FoundQueue, QueueAdmin, Transport
 from backpressure.transports.queue_declarations import advised
 
-__all__ = ["QueueKeeper"]
-
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0

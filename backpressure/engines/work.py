@@ -16,17 +16,6 @@ from backpressure.engines.clock import Clock
 from backpressure.errors import ConfigError
 from backpressure.settings import ConsumerSettings
 
-__all__ = [
-    "HandledWork",
-    "Handler",
-    "SimulatedFailureError",
-    "SimulatedWork",
-    "Work",
-    "Worker",
-    "load_function",
-    "load_handler",
-]
-
 _CRC_RANGE = 1 << 32
 _WORTH_SLEEPING_S = 0.002  # shorter waits cost much in the event loop: those works end a little early, none starts late
 

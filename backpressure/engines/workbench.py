@@ -29,8 +29,6 @@ from backpressure.settings import Settings
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import Transport
 
-__all__ = ["Workbench"]
-
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.1  # look this often without being woken

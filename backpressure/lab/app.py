@@ -22,8 +22,6 @@ from backpressure.lab.service import Board, BoardView, Lab
 from backpressure.lab.tasks import Tasks, TasksView, WorkerView
 from backpressure.presentation import SHARED
 
-__all__ = ["assets", "lab_app"]
-
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Word = Annotated[str, Field(max_length=200)]
 SubscriberId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]

@@ -13,8 +13,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from backpressure.core.message import Delivery, Message, Metadata
 
-__all__ = ["MOST_CHARACTERS", "MOST_COMPLEX", "LabNote", "ReceivedNote", "Task", "TaskResult"]
-
 MOST_CHARACTERS = 10_000
 """The longest text that is kept: a limit on the number of messages alone would not limit the memory."""
 

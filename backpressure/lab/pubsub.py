@@ -14,8 +14,6 @@ from backpressure.lab.queues import LabReceiver, LabSender, NewestItems, fanout_
 from backpressure.settings import LabSettings
 from backpressure.transports.base import ExchangeTransport
 
-__all__ = ["PubSub", "Published", "SubscriberMessages", "SubscriberView"]
-
 
 @dataclass(frozen=True, slots=True)
 class Published:

@@ -17,8 +17,6 @@ from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import LabSettings, QueueSettings
 from backpressure.transports.base import QueueAdmin, Subscriber, Transport
 
-__all__ = ["LabReceiver", "LabSender", "NewestItems", "fanout_name", "opened", "queue_named", "subscriber_queue"]
-
 Admin = TypeVar("Admin", bound=QueueAdmin)
 
 _PATIENCE_S = 10.0

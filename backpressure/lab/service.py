@@ -18,8 +18,6 @@ from backpressure.lab.tasks import Tasks
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import Transport
 
-__all__ = ["Board", "BoardView", "Lab"]
-
 _KNOWN_FOR_S = 1.0  # each check opens a connection: at most one a second
 _LOOK_TIMEOUT_S = 2.0
 

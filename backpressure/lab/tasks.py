@@ -25,8 +25,6 @@ from backpressure.lab.queues import LabReceiver, LabSender, NewestItems, opened,
 from backpressure.settings import LabSettings
 from backpressure.transports.base import Transport
 
-__all__ = ["TaskWorker", "Tasks", "TasksView", "WorkerPool", "WorkerView"]
-
 log = logging.getLogger(__name__)
 
 TASKS, RESULTS = "tasks", "results"

@@ -10,8 +10,6 @@ from pathlib import Path
 from backpressure.errors import MissingExtraError
 from backpressure.extras import require
 
-__all__ = ["SHARED", "inlined", "installed_file"]
-
 require("bench", "output in colours")
 
 SHARED: Mapping[str, Path] = {

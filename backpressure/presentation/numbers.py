@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from math import isinf
 
-__all__ = ["UNKNOWN", "amount", "binary_bytes", "duration", "figure", "percent", "rate"]
-
 UNKNOWN = "–"
 
 

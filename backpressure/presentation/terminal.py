@@ -12,8 +12,6 @@ from typing import Any, Final
 from rich.console import Console
 from rich.theme import Theme
 
-__all__ = ["PALETTE", "new_console"]
-
 _COLOURS = {
     "red": "color(196)",
     "yellow": "color(130)",

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from backpressure.presentation.numbers import UNKNOWN, figure
 
-__all__ = ["TERMS", "Term", "figure_of", "label", "leaf_of", "metric_name", "quantity"]
-
 _LATENCIES = ("wait_ms", "end_to_end_ms", "confirm_ms", "signal_age_ms", "tick_lateness_ms")
 
 

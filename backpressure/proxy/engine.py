@@ -45,8 +45,6 @@ from backpressure.telemetry.own_process import ProcessCost
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
 from backpressure.transports.management_client import ManagementClient
 
-__all__ = ["PacedLoop", "ProxyConfig", "ProxyEngine"]
-
 log = logging.getLogger("backpressure")
 
 _LOOK_EVERY_S = 5.0

@@ -29,8 +29,6 @@ from backpressure.proxy.view import View
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Server, Servers, tls_context
 
-__all__ = ["ListenAddress", "Listener"]
-
 log = logging.getLogger("backpressure")
 
 _WRITE_HIGH_WATER_BYTES = 128 * 1024

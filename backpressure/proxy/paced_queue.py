@@ -19,8 +19,6 @@ from backpressure.core.message import MAX_SESSION
 from backpressure.core.signals import Decision
 from backpressure.proxy.watching import Departures
 
-__all__ = ["Answers", "ChannelLane", "Forward", "HeldItem", "PacedQueue", "TimeSource"]
-
 _UNLIMITED = 1 << 62
 Forward = Callable[[list[bytes]], None]
 Sent = Callable[["HeldItem", float], None]

@@ -23,8 +23,6 @@ from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.proxy.relay_channel import RelayChannel
 from backpressure.proxy.view import View
 
-__all__ = ["Relay", "foreign_protocol", "refusal"]
-
 _METHOD = struct.Struct(">I")
 _HEADER_SIZE = len(PROTOCOL_HEADER)
 _TELL_AFTER_S = 1.0

@@ -33,8 +33,6 @@ from backpressure.proxy.paced_queue import ChannelLane, Forward, HeldItem, Paced
 from backpressure.proxy.view import View
 from backpressure.proxy.watching import Delivered, Departures, WatchedConsumer
 
-__all__ = ["RelayChannel"]
-
 _PUBLISH = PUBLISH.to_bytes(4, "big")
 _TAG = struct.Struct(">QB")
 _BODY_SIZE = struct.Struct(">Q")

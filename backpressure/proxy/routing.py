@@ -14,8 +14,6 @@ from itertools import chain
 
 from pamqp import base, commands
 
-__all__ = ["KnownBinding", "Topology", "topic_matches"]
-
 _PREDECLARED = {
     "amq.direct": "direct",
     "amq.fanout": "fanout",

@@ -14,8 +14,6 @@ from backpressure.proxy.paced_queue import PacedQueue
 from backpressure.proxy.routing import Topology
 from backpressure.proxy.watching import Departures, QueueTally, WatchedConsumer
 
-__all__ = ["HoldLimits", "View"]
-
 _MOST_ROUTES = 10_000
 _MOST_TALLIES = 1000
 _MOST_FOUND = 100

@@ -21,8 +21,6 @@ from statistics import median
 
 from backpressure.core.histogram import Histogram
 
-__all__ = ["Delivered", "Departures", "QueueTally", "WatchedConsumer"]
-
 _MOST_WORKERS = 1000
 _SAME_TIME_S = 1.0
 _RATIOS, _IDLE_TIMES = 15, 5  # that many messages, after that many idle times, say something

@@ -16,8 +16,6 @@ from backpressure.core.fields import MessageField
 from backpressure.core.journal import RECORD_BYTES, ConsumerRecord, ProducerRecord
 from backpressure.core.message import Message
 
-__all__ = ["IdJournal", "JournalWriter"]
-
 _STEP_BYTES = 1 << 20
 
 

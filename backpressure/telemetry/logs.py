@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from backpressure.program import printable_lines
 from backpressure.settings import LogSettings
 
-__all__ = ["configure", "for_machines"]
-
 _BURST = 5
 _WINDOW_S = 10.0
 _MOST_KINDS = 1000

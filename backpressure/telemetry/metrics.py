@@ -21,21 +21,6 @@ from prometheus_client.registry import Collector
 from backpressure.core.histogram import BUCKETS_PER_OCTAVE, Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport
 
-__all__ = [
-    "CONSUMER_METRICS",
-    "CONTENT_TYPE",
-    "HTTP_REQUEST_DURATION",
-    "PRODUCER_METRICS",
-    "Family",
-    "FamilyCollector",
-    "RequestMetrics",
-    "consumer_registry",
-    "durations",
-    "expose",
-    "producer_registry",
-    "single",
-]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 S = TypeVar("S")

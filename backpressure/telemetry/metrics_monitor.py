@@ -27,8 +27,6 @@ from backpressure.core.snapshot import (
 from backpressure.telemetry.metrics import Family, FamilyCollector, Sample, durations, single
 from backpressure.telemetry.own_process import ProcessCost
 
-__all__ = ["MONITOR_COST_METRICS", "MONITOR_METRICS", "monitor_registry"]
-
 _STAGES = tuple(spec.name for spec in fields(Totals) if spec.name != "blocked_events")
 _PRODUCED = {spec.name for spec in fields(ProducerReport)}
 _MOST_PROCESSES = 64  # reports with ever new names must not add labels without limit

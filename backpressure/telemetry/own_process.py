@@ -9,8 +9,6 @@ from typing import Any
 
 import psutil
 
-__all__ = ["ProcessCost", "announce"]
-
 _FRESH_S = 1.0
 
 

@@ -14,8 +14,6 @@ from backpressure.core.message import Delivery, Destination, Message, Metadata
 from backpressure.extras import require
 from backpressure.settings import Settings
 
-__all__ = ["ProcessSpan", "SendSpan", "Tracer", "tracing"]
-
 
 class SendSpan(Protocol):
     """A message on its way to the broker."""

@@ -33,8 +33,6 @@ from backpressure.core.message import Delivery, Destination, HeaderValue, Messag
 from backpressure.settings import Settings
 from backpressure.version import __version__
 
-__all__ = ["OpenTelemetryTracer"]
-
 _EXPORT_TIMEOUT_S = 5.0
 _EXPORT_EVERY_MS = 1000.0
 _READ_HEADER = TraceContextTextMapPropagator()

@@ -8,8 +8,6 @@ from pathlib import Path
 from backpressure.extras import require
 from backpressure.presentation import SHARED
 
-__all__ = ["assets"]
-
 require("bench", "pace ui")
 
 _PAGE = Path(__file__).parent / "page"

@@ -33,8 +33,6 @@ from backpressure.experiments.runner import Runner, ShareDone
 from backpressure.experiments.scenario import Scenario
 from backpressure.settings import Settings
 
-__all__ = ["ADJUSTABLE", "Driver", "PhasePlan", "RunState"]
-
 ADJUSTABLE = frozenset(
     {"producer.rate", "producer.strategy", "producer.count", "consumer.rate", "consumer.count", "consumer.prefetch"}
 )

@@ -29,8 +29,6 @@ from backpressure.experiments.report.comparison_page import write_comparison
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.ui.driver import ADJUSTABLE, Driver, RunState
 
-__all__ = ["ui_app"]
-
 _RUNS_SHOWN = 50
 _REPORT_HEADERS = {
     "Content-Security-Policy": (

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from backpressure.presentation import SHARED, inlined
 
-__all__ = ["LESSONS", "assets", "standalone"]
-
 _HERE = Path(__file__).parent
 _MODULES = (
     *("elements.js", "numbers.js", "words.js", "charts.js", "flow.js"),

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from backpressure.presentation import SHARED
 
-__all__ = ["assets"]
-
 _HERE = Path(__file__).parent
 
 
