@@ -247,13 +247,16 @@ def test_a_cluster_goes_on_without_the_node_that_leads_the_queue(
 ) -> None:
     if is_here() is None:
         go_without(broker, "it is not installed")
-    scenario = write(tmp_path, f"{fault}:for_s={1 if fault == 'leader-kill' else 5}", storm_s=20)
+    scenario = write(tmp_path, f"{fault}:for_s={1 if fault == 'leader-kill' else 10}", storm_s=20)
     done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)
     notes = [event["text"] for event in events_of(tmp_path) if event["kind"] == "note"]
     assert any(re.fullmatch(r"node \d leads work\.queue, elected \d+\.\d\d s later", note) for note in notes)
+    if fault == "partition":  # nobody has waited for the node that was cut off
+        logs = (run_folder(tmp_path) / "logs").glob("*-1.log")
+        assert any("the cluster has fenced broker" in log.read_text() for log in logs)
     processes = json.loads((run_folder(tmp_path) / "summary.json").read_text())["processes"]
     assert len({process["pid"] for process in processes if process["role"] == "broker"}) == broker_processes
 

@@ -11,13 +11,15 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as Record
 
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.admin import Topic, create_topics
 from backpressure.transports.kafka.client import KafkaLink, KafkaRequests, client_configuration
+from backpressure.transports.kafka.fenced import FencedBrokers
 from backpressure.transports.kafka.records import topic_name
 
 __all__ = ["KafkaFeedback"]
@@ -27,7 +29,7 @@ _POLL_S = 0.1
 _BATCH = 100
 _FLUSH_S = 1.0
 _RETENTION = {"retention.ms": "60000", "segment.ms": "60000"}
-_SENDING = {"acks": 1, "linger.ms": 0, "message.timeout.ms": 1000, "queue.buffering.max.messages": 1000}
+_SENDING = {"acks": "all", "linger.ms": 0, "message.timeout.ms": 1000, "queue.buffering.max.messages": 1000}
 
 
 class KafkaFeedback:
@@ -40,6 +42,8 @@ class KafkaFeedback:
         self._requests = KafkaRequests(broker, outage, name)
         self._link = KafkaLink(broker, outage, on_up=self._after_outage)
         self._configuration = client_configuration(broker, name) | {"error_cb": self._link.on_error}
+        self._fenced = FencedBrokers(broker)
+        self._reports_open = self._reported = False
         self._timeout_s = broker.connect_timeout_s
         self._polling = threading.Thread(target=self._poll_until_stopped, name=name, daemon=True)
         self._on_report: Callable[[bytes], None] | None = None
@@ -60,7 +64,7 @@ class KafkaFeedback:
             return
         await self._create_topic()
         producer = Producer(self._configuration | _SENDING)
-        await self._link.dial(producer)
+        self._fenced.learn(await self._link.dial(producer))
         if on_report is not None:
             consumer = Consumer(self._configuration | {"group.id": "none", "enable.auto.commit": False})
             await asyncio.to_thread(self._listen_from_now, consumer)
@@ -78,9 +82,10 @@ class KafkaFeedback:
         if self._producer is None or self._stopped or self._link.down:
             return False
         try:
-            self._producer.produce(self._topic, payload, partition=0)
+            self._producer.produce(self._topic, payload, partition=0, on_delivery=self._on_delivery)
         except (BufferError, KafkaException):
             return False
+        self._reports_open = True
         return True
 
     async def stop(self) -> None:
@@ -103,27 +108,38 @@ class KafkaFeedback:
     def _poll_until_stopped(self) -> None:
         assert self._producer is not None
         while not self._stopped:
+            heard = False
             if self._consumer is None:
                 self._producer.poll(_POLL_S)
             else:
-                self._hear(self._consumer)
+                heard = self._hear(self._consumer)
                 self._producer.poll(0)
+            heard = heard and not self._reports_open
+            waiting = self._reports_open or self._consumer is not None
+            self._fenced.watch(answered=heard or self._reported, waiting=waiting)
+            self._reported = False
             if self._link.down:
                 self._link.look_again(self._producer)
         self._producer.flush(_FLUSH_S)
         if self._consumer is not None:
             self._consumer.close()
 
-    def _hear(self, consumer: Consumer) -> None:
+    def _hear(self, consumer: Consumer) -> bool:
+        """Pass on the reports that have arrived; return whether there were any."""
         if self._behind:
             self._behind = False
             consumer.assign([TopicPartition(self._topic, 0, OFFSET_END)])
         if (first := consumer.poll(_POLL_S)) is None:
-            return
+            return False
         records = [first, *consumer.consume(_BATCH, timeout=0)]
         reports = [value for record in records if record.error() is None and (value := record.value()) is not None]
         if reports:
             self._loop.call_soon_threadsafe(self._report, reports)
+        return bool(reports)
+
+    def _on_delivery(self, error: KafkaError | None, _record: Record) -> None:
+        if error is None:
+            self._reports_open, self._reported = False, True
 
     def _report(self, reports: Sequence[bytes]) -> None:
         assert self._on_report is not None

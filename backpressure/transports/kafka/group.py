@@ -28,6 +28,7 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Outage, pauses
 from backpressure.transports.kafka.client import KafkaLink, client_configuration
 from backpressure.transports.kafka.failures import MISSING, REFUSED, kafka_error
+from backpressure.transports.kafka.fenced import FencedBrokers
 from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark
 
@@ -99,6 +100,8 @@ class GroupMember:
             | _OPTIONS
             | {"group.id": group_id(queue), "error_cb": self._link.on_error, "on_commit": self._on_commit}
         )
+        self._fenced = FencedBrokers(broker)
+        self._commits_open = self._committed = False
         self._polling = threading.Thread(target=self._run, name=name, daemon=True)
         self._stopped = False
         self._fetched = 0
@@ -114,6 +117,7 @@ class GroupMember:
         metadata = await self._link.dial(self._consumer)
         if self._topic not in metadata.topics:
             raise QueueNotFoundError(self._queue)
+        self._fenced.learn(metadata)
         self._polling.start()
 
     def took(self, weight: int) -> None:
@@ -152,6 +156,9 @@ class GroupMember:
             if record is not None:
                 self._hand_over([record, *self._consumer.consume(_BATCH, timeout=0)])
             self._send_commits()
+            got = record is not None and not self._commits_open
+            self._fenced.watch(answered=got or self._committed, waiting=self._commits_open or not self._halted)
+            self._committed = False
             if self._missing:
                 self._look_for_topic()
             if self._link.down:
@@ -206,6 +213,7 @@ class GroupMember:
         if commits:
             with suppress(KafkaException):  # the partition was revoked: what is not committed will be delivered again
                 self._consumer.commit(offsets=self._offsets(commits), asynchronous=True)
+                self._commits_open = True
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with suppress(KafkaException):  # then it begins at the committed offsets without their metadata
@@ -241,6 +249,8 @@ class GroupMember:
         return commits
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+        if error is None:
+            self._commits_open, self._committed = False, True
         if error is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._listener.on_commit_failed)
 

@@ -34,6 +34,7 @@ from backpressure.transports.base import QueueReading
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.client import KafkaRequests, client_configuration
 from backpressure.transports.kafka.failures import kafka_error
+from backpressure.transports.kafka.fenced import FencedBrokers
 from backpressure.transports.kafka.group import POLL_S
 from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.settled import Mark
@@ -99,6 +100,9 @@ class LagReader:
         self._address = broker.address()
         self._timeout_s = broker.connect_timeout_s
         self._consumer = Consumer(client_configuration(broker, name) | {"group.id": group or group_id(queue)})
+        self._fenced = FencedBrokers(broker)
+        self._told: list[tuple[int, int]] = []
+        self._moved = False
         self._asking: asyncio.Future[list[PartitionLag]] | None = None
         self._partitions: tuple[float, list[int]] = (0.0, [])
         self._beginnings: tuple[float, dict[int, int]] = (0.0, {})
@@ -108,6 +112,8 @@ class LagReader:
 
         Calls during a request share its answer, so a broker that is away blocks one thread at most.
         """
+        self._fenced.watch(answered=self._moved, waiting=True)
+        self._moved = False
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(asyncio.to_thread(self._ask))
             self._asking.add_done_callback(_take_note)
@@ -141,11 +147,16 @@ class LagReader:
         except KafkaException:
             self._partitions, self._beginnings = (0.0, []), (0.0, {})
             raise
+        told = [(ends[place.partition], place.offset) for place in committed]
+        self._moved |= told != self._told  # a broker that was cut off tells the same again and again
+        self._told = told
         _, beginnings = self._beginnings
         return [_lag(place, beginnings[place.partition], ends[place.partition]) for place in committed]
 
     def _numbers(self) -> list[int]:
-        topic = self._consumer.list_topics(self._topic, timeout=self._timeout_s).topics[self._topic]
+        metadata = self._consumer.list_topics(self._topic, timeout=self._timeout_s)
+        self._fenced.learn(metadata)
+        topic = metadata.topics[self._topic]
         if topic.error is not None:
             raise QueueNotFoundError(self._queue)
         return sorted(topic.partitions)

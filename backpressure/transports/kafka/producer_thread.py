@@ -18,6 +18,7 @@ from confluent_kafka import Message as Record
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.client import KafkaLink, client_configuration
+from backpressure.transports.kafka.fenced import FencedBrokers
 
 __all__ = ["ProducerThread", "Report", "Spread"]
 
@@ -84,6 +85,7 @@ class ProducerThread:
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(client_configuration(broker, name) | _OPTIONS | {"error_cb": self._on_error})
         self._polling = threading.Thread(target=self._poll_until_closed, name=name, daemon=True)
+        self._fenced = FencedBrokers(broker)
         self._spread = Spread()
         self._look_at = time.monotonic() + _PARTITIONS_KNOWN_FOR_S
         self._closed = False
@@ -93,6 +95,7 @@ class ProducerThread:
         metadata = await self._link.dial(self._producer)
         for name, topic in metadata.topics.items():
             self._spread.learn(name, topic.partitions)
+        self._fenced.learn(metadata)
         self._polling.start()
 
     def send(self, tag: int, topic: str, content: Mapping[str, Any]) -> None:
@@ -114,7 +117,7 @@ class ProducerThread:
     def _poll_until_closed(self) -> None:
         while not self._closed:
             self._producer.poll(_POLL_S)
-            self._hand_over()
+            self._fenced.watch(answered=self._hand_over(), waiting=len(self._producer) > 0)
             if self._link.down:
                 self._link.look_again(self._producer)
             elif time.monotonic() >= self._look_at:
@@ -130,10 +133,12 @@ class ProducerThread:
                     self._loop.call_soon_threadsafe(self._spread.learn, topic, found.partitions)
         self._look_at = time.monotonic() + _PARTITIONS_KNOWN_FOR_S
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> bool:
+        """Hand over the reports; return whether there were any."""
         batch = [self._reports.popleft() for _ in range(len(self._reports))]
         if batch and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_reports, batch)
+        return bool(batch)
 
     def _on_delivery(self, tag: int, error: KafkaError | None, _record: Record) -> None:
         self._reports.append((tag, error))

@@ -1,0 +1,30 @@
+"""Connections to a broker are ended behind the back of whoever has them, and no others."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from backpressure.transports.kafka.fenced import disconnect
+
+pytestmark = [pytest.mark.kafka, pytest.mark.parametrize("kind", ["kafka"])]
+
+
+def test_only_the_connections_to_one_server_end() -> None:
+    with ExitStack() as stack:
+        one, other = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        server, elsewhere = one.getsockname(), other.getsockname()
+        ours = [stack.enter_context(socket.create_connection(server)) for _ in range(2)]
+        theirs = stack.enter_context(socket.create_connection(elsewhere))
+        accepted = stack.enter_context(other.accept()[0])
+        assert disconnect(("localhost", server[1])) == 2
+        assert [connection.recv(1) for connection in ours] == [b"", b""]
+        theirs.sendall(b"x")
+        assert accepted.recv(1) == b"x"
+        assert one.accept()[0].close() is None  # it listens still
+
+
+def test_a_server_whose_name_is_unknown_has_no_connections() -> None:
+    assert disconnect(("no.such.host.invalid", 9092)) == 0

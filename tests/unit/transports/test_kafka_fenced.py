@@ -1,0 +1,78 @@
+"""When a waiting client looks for brokers that were cut off, and which it finds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from backpressure.settings import BrokerSettings
+from backpressure.transports.kafka import fenced as module
+from backpressure.transports.kafka.fenced import FencedBrokers, fenced
+
+ONE, TWO, THREE = (1, ("a", 9092)), (2, ("b", 9092)), (3, ("c", 9092))
+ALL = dict([ONE, TWO, THREE])
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({1: ALL, 2: ALL, 3: ALL}, []),
+        ({1: ALL, 2: dict([TWO, THREE]), 3: dict([TWO, THREE])}, [1]),
+        ({1: ALL, 2: dict([TWO, THREE])}, [1]),  # one broker does not answer
+        ({1: ALL, 2: dict([TWO, THREE]), 3: ALL}, []),  # the others disagree
+        ({1: dict([ONE])}, [2, 3]),  # only one answers, and it has lost the others
+        ({}, []),
+        ({1: ALL, 2: {2: TWO[1], 3: THREE[1], 4: ONE[1]}, 3: {2: TWO[1], 3: THREE[1], 4: ONE[1]}}, []),  # a new number
+    ],
+)
+def test_a_broker_that_most_of_the_others_do_not_list_is_fenced(told: dict[int, Any], expected: list[int]) -> None:
+    assert fenced(ALL, told) == expected
+
+
+class Waiting:
+    """A client that waits, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, brokers: dict[int, Any] = ALL) -> None:
+        self.now = 1000.0
+        self.looks: list[float] = []
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=self._thread))
+        self._watched = FencedBrokers(BrokerSettings(url="kafka://a"))
+        listed = {number: SimpleNamespace(host=host, port=port) for number, (host, port) in brokers.items()}
+        self._watched.learn(SimpleNamespace(brokers=listed))  # type: ignore[arg-type]  # all that is read of it
+
+    def _thread(self, **_: object) -> Any:
+        return SimpleNamespace(start=lambda: self.looks.append(round(self.now - 1000, 1)), is_alive=lambda: False)
+
+    def passes(self, seconds: float, *, answered: bool = False, waiting: bool = True) -> list[float]:
+        """Return when it looked."""
+        for _ in range(round(seconds / 0.1)):
+            self.now += 0.1
+            self._watched.watch(answered=answered, waiting=waiting)
+        return self.looks
+
+
+def test_who_waits_looks_after_a_second_and_then_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Waiting(monkeypatch).passes(200)
+    pauses = [round(after - before, 1) for before, after in pairwise(looks)]
+    assert looks[0] == 1
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 1
+    assert 30 <= pauses[-1] < 31
+
+
+def test_an_answer_or_nothing_to_wait_for_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Waiting(monkeypatch)
+    client.passes(0.9)
+    client.passes(0.1, answered=True)
+    client.passes(0.9)
+    client.passes(0.1, waiting=False)
+    assert client.passes(0.9) == []
+    assert client.passes(0.2) == [3]
+
+
+def test_where_there_is_one_broker_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Waiting(monkeypatch, dict([ONE])).passes(60) == []
