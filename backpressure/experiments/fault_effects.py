@@ -84,7 +84,14 @@ class Injection:
     def __init__(self, fault: Fault, stage: Stage) -> None:
         """``fault`` is done to ``stage``."""
         self._over = asyncio.Event()
+        self._began_ns: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(fault, stage), name=fault.name)
+
+    async def in_effect(self) -> int | None:
+        """Return when it took effect, in nanoseconds, once it has; None: it failed, which `undo` raises."""
+        either: set[asyncio.Future[Any]] = {self._began_ns, self._task}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return self._began_ns.result() if self._began_ns.done() else None
 
     async def until_over(self) -> None:
         """Return when it is undone, or has failed."""
@@ -98,7 +105,8 @@ class Injection:
 
     async def _hold(self, fault: Fault, stage: Stage) -> None:
         async with EFFECTS[type(fault)](fault, stage):
-            stage.record(FaultBegan(at_ns=stage.clock.wall_ns(), name=fault.name))
+            self._began_ns.set_result(stage.clock.wall_ns())
+            stage.record(FaultBegan(at_ns=self._began_ns.result(), name=fault.name))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(fault.for_s):
                     await self._over.wait()

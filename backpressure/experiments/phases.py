@@ -1,7 +1,8 @@
 """Goes through the phases of a scenario on the run's clock.
 
 The boundaries are computed from the start of the first phase, so delays do not add up. What a phase changes is applied
-after it has begun.
+after it has begun. The time of a phase with a fault counts from when that has taken effect, and the time of one that
+waits for something from when its changes are in force: what a slow broker leaves of it would be judged as the whole.
 """
 
 from __future__ import annotations
@@ -114,14 +115,18 @@ class Conductor:
 
         It can be met only after ``changing`` is over: an empty queue says nothing before the producers have stopped.
         """
-        end_ns = begin_ns + round(phase.duration_s * 1e9)
+        begins_at_once = phase.until is None and phase.fault is None
+        since_ns, changed_ns = 0, begin_ns
+        if not begins_at_once:
+            await asyncio.wait({changing})
+            changed_ns = self._clock.wall_ns()
+        in_effect_ns = None if self._injection is None or begins_at_once else await self._injection.in_effect()
+        end_ns = (in_effect_ns or changed_ns) + round(phase.duration_s * 1e9)
         if phase.until is None:
             await asyncio.sleep((end_ns - self._clock.wall_ns()) / 1e9)
             return end_ns, None
-        since_ns = changed_ns = 0
         while (now_ns := self._clock.wall_ns()) < end_ns:
-            changed_ns = changed_ns or (now_ns if changing.done() else 0)
-            if not changed_ns or not self._is_reached(phase.until, changed_ns):
+            if not self._is_reached(phase.until, changed_ns):
                 since_ns = 0
             elif not since_ns:
                 since_ns = now_ns

@@ -58,8 +58,8 @@ class Phase:
     """A part of the run with constant settings.
 
     ``changes`` are the dotted keys that differ from the phase before. With ``until`` the phase ends when that condition
-    is met, after ``duration_s`` at the latest; without, it lasts exactly ``duration_s``. ``fault`` is injected at its
-    beginning and undone at its end.
+    is met, at the latest ``duration_s`` after its changes are in force; without, it lasts exactly ``duration_s``. A
+    ``fault`` is injected at its beginning and undone at its end; its time counts from when that has taken effect.
     """
 
     name: str

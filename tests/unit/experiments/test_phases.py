@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from math import inf, sqrt
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -18,6 +20,8 @@ from backpressure.config import replaced
 from backpressure.core.journal import Outcome
 from backpressure.core.snapshot import Event, EventKind, Quantiles, QueueState, Rates, Snapshot, Totals
 from backpressure.experiments.events import LoadChanged
+from backpressure.experiments.fault_effects import EFFECTS, Stage
+from backpressure.experiments.faults import Fault
 from backpressure.experiments.phases import Conductor, is_reached, share_done
 from backpressure.experiments.recording import Recorder, Sample, StrangersSeen
 from backpressure.experiments.rundir import create
@@ -179,15 +183,16 @@ def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_
     class Fleet:
         due = 0
 
-        def __init__(self) -> None:
-            self.scaled = asyncio.Event()
-            self.looks = 0
+        looks = 0
 
         async def configure(self, phase: Phase, _begin_ns: int) -> Settings:
             return phase.settings
 
         async def scale(self, _: Settings) -> None:
-            await self.scaled.wait()
+            for _ in range(8):
+                clock.wall_ns()
+                await asyncio.sleep(0)
+            assert self.looks == 0
 
         def load(self, at_ns: int) -> LoadChanged:
             return LoadChanged(at_ns=at_ns, capacity_per_s=1, demand_per_s=1)
@@ -200,11 +205,8 @@ def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_
         now_ns = BEGIN_NS
 
         def wall_ns(self) -> int:
-            """Half a second passes each time; the changes take the first four."""
+            """Half a second passes each time; the changes take the first four seconds."""
             self.now_ns += 500_000_000
-            if self.now_ns > BEGIN_NS + 4e9 and not fleet.scaled.is_set():
-                assert fleet.looks == 0
-                fleet.scaled.set()
             return self.now_ns
 
     async def scene() -> int:
@@ -217,6 +219,57 @@ def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_
     clock, fleet = Clock(), Fleet()
     ended_ns = asyncio.run(scene())
     assert BEGIN_NS + 4e9 < ended_ns < BEGIN_NS + 60e9
+
+
+def test_the_time_of_a_phase_counts_from_when_its_fault_has_taken_effect(
+    bare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A phase of two seconds with a fault that takes four seconds to begin: it must not be over before."""
+
+    class Late(Fault):
+        name: ClassVar[str] = "late"
+
+    @asynccontextmanager
+    async def begin_late(_fault: Fault, _stage: Stage) -> AsyncIterator[None]:
+        for _ in range(8):
+            clock.wall_ns()
+            await asyncio.sleep(0)
+        yield
+
+    class Fleet:
+        due = 0
+
+        async def configure(self, phase: Phase, _begin_ns: int) -> Settings:
+            return phase.settings
+
+        async def scale(self, _: Settings) -> None:
+            pass
+
+        def load(self, at_ns: int) -> LoadChanged:
+            return LoadChanged(at_ns=at_ns, capacity_per_s=1, demand_per_s=1)
+
+        def snapshot(self) -> Snapshot:
+            return cast("Snapshot", bare(queues=queue(5, age_s=0.0), totals=Totals(), at_ns=clock.now_ns))
+
+    class Clock:
+        now_ns = BEGIN_NS
+
+        def wall_ns(self) -> int:
+            self.now_ns += 500_000_000
+            return self.now_ns
+
+    async def scene() -> int:
+        directory = create(tmp_path, "x", datetime.now(UTC))
+        stage = SimpleNamespace(clock=clock, fleet=fleet, happened=lambda _: None, record=lambda _: None)
+        async with Conductor(
+            directory, cast("Any", stage), cast("Any", None), cast("Any", fleet), "work.queue"
+        ) as conductor:
+            phase = Phase("broken", 2.0, "drained", Settings(), {}, fault=Late())
+            return await conductor.go_through(phase, BEGIN_NS, first=False)
+
+    clock, fleet = Clock(), Fleet()
+    monkeypatch.setitem(EFFECTS, Late, begin_late)
+    assert asyncio.run(scene()) >= BEGIN_NS + 6e9
 
 
 @pytest.mark.parametrize(
