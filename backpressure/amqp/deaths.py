@@ -6,10 +6,11 @@ Must not know: queues, exchanges, routing. Source: RabbitMQ 4.0, ``mc``, and wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from backpressure.amqp.field_tables import (
     Long,
+    RawTable,
     Timestamp,
     decode_value,
     encode_value,
@@ -17,12 +18,7 @@ from backpressure.amqp.field_tables import (
     split_array,
     split_table,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from backpressure.amqp.field_tables import RawTable
-    from backpressure.amqp.properties import Properties
+from backpressure.amqp.properties import Properties
 
 _ENDS = ("first", "last")
 _PARTS = ("reason", "queue", "exchange")

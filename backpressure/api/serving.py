@@ -20,11 +20,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
+from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,11 +34,7 @@ from backpressure.core.addresses import bracketed, is_from_other_site, is_loopba
 from backpressure.errors import ConfigError, PortTakenError
 from backpressure.presentation import installed_file
 
-if TYPE_CHECKING:
-    from fastapi import Request, Response
-    from pydantic import SecretStr
-
-    Next = Callable[[Request], Awaitable[Response]]
+Next = Callable[[Request], Awaitable[Response]]
 
 _STOP_TIMEOUT_S = 3
 _REFERENCE = """<!doctype html>
@@ -58,11 +55,11 @@ MAX_BODY_BYTES = 8 << 20
 _TOO_LARGE = f"at most {MAX_BODY_BYTES} bytes"
 
 
-def security_headers(*, styles: str = "'self'") -> dict[str, str]:
+def security_headers() -> dict[str, str]:
     """Return headers that allow no other origin: neither to load from, nor to embed the page."""
     return {
         "Content-Security-Policy": (
-            f"default-src 'self'; style-src {styles}; img-src 'self' data:; "
+            "default-src 'self'; style-src 'self'; img-src 'self' data:; "
             "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
         ),
         "X-Content-Type-Options": "nosniff",
@@ -73,10 +70,10 @@ def security_headers(*, styles: str = "'self'") -> dict[str, str]:
 class Page:
     """``index.html``, and below ``/assets`` all files by their names."""
 
-    def __init__(self, app: FastAPI, assets: Mapping[str, Path], *, styles: str = "'self'") -> None:
-        """Serve ``assets`` from ``app``; ``styles`` is where styles may come from (Content Security Policy)."""
+    def __init__(self, app: FastAPI, assets: Mapping[str, Path]) -> None:
+        """Serve ``assets`` from ``app``."""
         self._index = assets["index.html"]
-        self._headers = security_headers(styles=styles)
+        self._headers = security_headers()
 
         @app.get("/assets/{name}", include_in_schema=False)
         async def asset(name: str) -> FileResponse:

@@ -21,15 +21,13 @@ _QUALITIES: dict[SignalQuality, _Quality] = {
     SignalQuality.LATE: "late",
     SignalQuality.BLIND: "blind",
 }
-_PRODUCER_TOTALS = ("offered", "published", "confirmed", "nacked", "rejected", "returned", "republished")
-_CONSUMER_TOTALS = (
-    *("delivered", "processed", "failed", "retried", "dead_lettered", "redelivered", "duplicates", "out_of_order"),
-)
 _PROCESS: dict[str, Any] = {"pid": 4711, "memory_mb": 66.2, "cpu_percent": 12.5, "cpu_s": 3.4}
 _WAIT: dict[str, Any] = {"p50": 21.5, "p99": 64.0}
 _CONFIG: dict[str, Any] = {"producer": {"rate": 1000.0, "strategy": "pace"}}
-_PRODUCED: dict[str, Any] = dict.fromkeys(_PRODUCER_TOTALS, 0) | {"offered": 4000, "published": 420, "confirmed": 418}
-_CONSUMED: dict[str, Any] = dict.fromkeys(_CONSUMER_TOTALS, 0) | {"delivered": 403, "processed": 400}
+
+
+def _example(totals: type[BaseModel], **counted: int) -> Any:
+    return dict.fromkeys(totals.model_fields, 0) | counted
 
 
 class State(BaseModel):
@@ -113,7 +111,7 @@ class ProducerStatus(BaseModel):
                     },
                     "process": _PROCESS,
                     "rates": {"offered_per_s": 1000.0, "allowed_per_s": 101.3, "bottleneck_per_s": 100.2},
-                    "totals": _PRODUCED,
+                    "totals": _example(ProducerTotals, offered=4000, published=420, confirmed=418),
                     "in_flight": 2,
                     "tick_lateness_ms": {"p50": 0.2, "p99": 1.5},
                     "strategy": "pace",
@@ -165,7 +163,7 @@ class ProducerStatus(BaseModel):
                 allowed_per_s=_finite(report.pacing_rate_per_s),
                 bottleneck_per_s=engine.decision.bottleneck_per_s,
             ),
-            totals=ProducerTotals(**{name: getattr(report, name) for name in _PRODUCER_TOTALS}),
+            totals=ProducerTotals.model_validate(report, from_attributes=True),
             in_flight=report.in_flight,
             tick_lateness_ms=Lateness(**_percentiles_ms(report.tick_lateness)),
             strategy=report.strategy,
@@ -230,7 +228,7 @@ class ConsumerStatus(BaseModel):
                     "queue": {"name": "work.queue", "held": 3, "prefetch": 4},
                     "process": _PROCESS,
                     "rates": {"capacity_per_s": 100.0, "slow_down_factor": 1.0},
-                    "totals": _CONSUMED,
+                    "totals": _example(ConsumerTotals, delivered=403, processed=400),
                     "queue_wait_ms": _WAIT,
                     "queue_wait_recent_ms": _WAIT | {"window_s": 10.0},
                     "api_url": "http://127.0.0.1:8001",
@@ -262,7 +260,7 @@ class ConsumerStatus(BaseModel):
             queue=HeldStatus(name=report.queue, held=report.held, prefetch=report.prefetch),
             process=ProcessStatus.of(report, engine.cpu_percent),
             rates=ConsumerRates(capacity_per_s=report.capacity_per_s, slow_down_factor=engine.slow_down_factor),
-            totals=ConsumerTotals(**{name: getattr(report, name) for name in _CONSUMER_TOTALS}),
+            totals=ConsumerTotals.model_validate(report, from_attributes=True),
             queue_wait_ms=Wait(**_percentiles_ms(report.queue_wait)),
             queue_wait_recent_ms=RecentWait(**_percentiles_ms(recent.of(report.queue_wait)), window_s=recent.window_s),
             api_url=report.api_url,

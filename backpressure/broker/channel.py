@@ -7,9 +7,9 @@ Must not know: how bytes become frames, how the connection was opened.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pamqp import commands
+from pamqp import base, commands
 
 from backpressure.amqp.frames import (
     ACK,
@@ -33,8 +33,9 @@ from backpressure.broker.consuming import Consumer, Consuming
 from backpressure.broker.declarations import check_consumer_arguments
 from backpressure.broker.exchange import REPLY_TO
 from backpressure.broker.meters import Counters
-from backpressure.broker.peer import Transaction
+from backpressure.broker.peer import Peer, Transaction
 from backpressure.broker.publishing import Publishing
+from backpressure.broker.queue import Queue
 from backpressure.broker.replies import (
     ChannelRefusal,
     ConnectionRefusal,
@@ -46,12 +47,6 @@ from backpressure.broker.replies import (
     not_implemented,
     precondition_failed,
 )
-
-if TYPE_CHECKING:
-    from pamqp import base
-
-    from backpressure.broker.peer import Peer
-    from backpressure.broker.queue import Queue
 
 Handler = Callable[["Channel", Any], None]
 

@@ -6,25 +6,19 @@ Must not know: how frames are read, how a queue orders its messages.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from pamqp import commands
 
-from backpressure.amqp.field_tables import Long, encode_value
+from backpressure.amqp.field_tables import Long, Table, encode_value
 from backpressure.amqp.frames import content_frames
 from backpressure.amqp.methods import deliver_frame, deliver_prefix, get_ok_frame, method_frame
+from backpressure.broker.entries import Entry, QueuedMessage
 from backpressure.broker.exchange import ReplyConsumer
-from backpressure.broker.peer import Settled, Settling, Transaction
+from backpressure.broker.meters import Counters
+from backpressure.broker.peer import Peer, Settled, Settling, Transaction
+from backpressure.broker.queue import Queue
 from backpressure.broker.replies import precondition_failed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from backpressure.amqp.field_tables import Table
-    from backpressure.broker.entries import Entry, QueuedMessage
-    from backpressure.broker.meters import Counters
-    from backpressure.broker.peer import Peer
-    from backpressure.broker.queue import Queue
 
 
 class Prefetch:

@@ -5,9 +5,10 @@ Must not know: channels, frames, where queues and exchanges are stored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from backpressure.amqp.field_tables import FieldTable, encode_value, join_table, octets_of, split_table
+from backpressure.amqp.field_tables import FieldTable, Table, encode_value, join_table, octets_of, split_table
+from backpressure.broker.exchange import Exchange
 from backpressure.broker.policy import (
     DEAD_LETTER_STRATEGIES,
     LEADER_LOCATORS,
@@ -18,15 +19,9 @@ from backpressure.broker.policy import (
     QUEUE_VERSIONS,
     is_name,
 )
+from backpressure.broker.queue import Queue
 from backpressure.broker.replies import inequivalent, precondition_failed, resource_locked
 from backpressure.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from backpressure.amqp.field_tables import Table
-    from backpressure.broker.exchange import Exchange
-    from backpressure.broker.queue import Queue
 
 DEPRECATED = ("global_qos", "transient_nonexcl_queues")
 """Features that RabbitMQ still permits in 4.0 and denies since 4.3, under the names it has for them."""

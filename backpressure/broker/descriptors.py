@@ -12,14 +12,12 @@ import contextlib
 import errno
 import select
 import socket
+import ssl
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from backpressure.broker.web import MAX_CONNECTIONS
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
 
 _QUEUED = 1024
 _ACCEPTED_PER_TURN = 32

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from backpressure.amqp.deaths import deaths_of, forget_deaths, is_cycle, record_death
-from backpressure.amqp.field_tables import short_string, split_array
+from backpressure.amqp.field_tables import RawTable, short_string, split_array
 from backpressure.amqp.properties import Properties
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from backpressure.amqp.field_tables import RawTable
 
 ENTRY_COST_BYTES = 400
 """Memory of an entry and its message besides their content, measured for small messages on CPython 3.11."""

@@ -7,20 +7,15 @@ Must not know: how queues work, channels, frames.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
 
-from backpressure.amqp.field_tables import decode_value, octets_of, short_string, split_table
+from backpressure.amqp.field_tables import Table, decode_value, octets_of, short_string, split_table
+from backpressure.broker.entries import QueuedMessage
 from backpressure.broker.meters import Counters
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from backpressure.amqp.field_tables import Table
-    from backpressure.broker.entries import QueuedMessage
-    from backpressure.broker.policy import Policy
-    from backpressure.broker.queue import Queue
+from backpressure.broker.policy import Policy
+from backpressure.broker.queue import Queue
 
 _REMEMBERED_KEYS = 4096
 

@@ -6,16 +6,13 @@ Must not know: HTTP, sockets, random numbers. A share of publishes is refused ev
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, MutableSet
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from backpressure.broker.meters import MemoryAlarm
+from backpressure.broker.timers import Timer, Timers
 from backpressure.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableSet
-
-    from backpressure.broker.meters import MemoryAlarm
-    from backpressure.broker.timers import Timer, Timers
 
 _LARGEST = 1e9
 

@@ -6,9 +6,9 @@ refusal that RabbitMQ gives. Must not know: bytes, channels, queues.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pamqp import commands
 
@@ -18,9 +18,6 @@ from backpressure.broker.replies import ConnectionRefusal, not_allowed
 from backpressure.core.addresses import is_loopback
 from backpressure.errors import ConfigError
 from backpressure.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PRODUCT = "Pace Matching embedded broker"
 RABBITMQ_VERSION = "4.0.5"

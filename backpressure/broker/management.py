@@ -10,17 +10,21 @@ from __future__ import annotations
 import base64
 import hmac
 import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from backpressure.amqp.field_tables import decode_table, encode_table, short_string
 from backpressure.amqp.properties import LAYOUT, Properties
 from backpressure.broker import management_documents as documents
+from backpressure.broker.entries import Entry
 from backpressure.broker.faults import FaultSettings
+from backpressure.broker.handshake import SessionConfig
 from backpressure.broker.management_node import NodeApi
 from backpressure.broker.management_requests import (
     HttpError,
+    Route,
     bad_request,
     json_object,
     name_of,
@@ -30,19 +34,12 @@ from backpressure.broker.management_requests import (
 )
 from backpressure.broker.management_topology import TopologyApi
 from backpressure.broker.publishing import compose
+from backpressure.broker.queue import Queue
 from backpressure.broker.replies import AmqpRefusal
+from backpressure.broker.session import Session
+from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
-
-    from backpressure.broker.entries import Entry
-    from backpressure.broker.handshake import SessionConfig
-    from backpressure.broker.management_requests import Route
-    from backpressure.broker.queue import Queue
-    from backpressure.broker.session import Session
-    from backpressure.broker.vhost import VirtualHost
 
 _PUBLISH_KEYS = ("properties", "routing_key", "payload", "payload_encoding")
 _GET_KEYS = ("ackmode", "count", "encoding")

@@ -9,25 +9,19 @@ import base64
 import os
 import sys
 import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from backpressure.amqp.field_tables import Table
+from backpressure.broker.channel import Channel
 from backpressure.broker.entries import ENTRY_COST_BYTES
-from backpressure.broker.exchange import Exchange
+from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.handshake import PRODUCT
-from backpressure.broker.session import SessionState
+from backpressure.broker.queue import Queue
+from backpressure.broker.session import Session, SessionState
+from backpressure.broker.vhost import VirtualHost
 from backpressure.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from backpressure.amqp.field_tables import Table
-    from backpressure.broker.channel import Channel
-    from backpressure.broker.exchange import Binding
-    from backpressure.broker.queue import Queue
-    from backpressure.broker.session import Session
-    from backpressure.broker.vhost import VirtualHost
 
 NODE = "embedded@localhost"
 

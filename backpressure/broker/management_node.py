@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable, Collection
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backpressure.broker import management_documents as documents
-from backpressure.broker.management_requests import bad_request, json_object, not_found, shaped, text_of
+from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.management_requests import Route, bad_request, json_object, not_found, shaped, text_of
 from backpressure.broker.management_topology import export_definitions, import_definitions
+from backpressure.broker.session import Session
+from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import Answer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from backpressure.broker.handshake import SessionConfig
-    from backpressure.broker.management_requests import Route
-    from backpressure.broker.session import Session
-    from backpressure.broker.vhost import VirtualHost
 
 _OK = {"status": "ok"}
 _SINGLE = {**_OK, "reason": "single node cluster"}

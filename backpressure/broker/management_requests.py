@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backpressure.amqp.field_tables import encode_table
 from backpressure.broker.policy import is_name
 from backpressure.broker.web import Answer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    Handler = Callable[..., Any]
+Handler = Callable[..., Any]
 
 _PAGE_SIZE, _LARGEST_PAGE = 100, 500
 

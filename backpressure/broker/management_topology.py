@@ -6,14 +6,17 @@ Must not know: HTTP, who the client is.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from backpressure.broker import management_documents as documents
-from backpressure.broker.exchange import Exchange
+from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.management_requests import (
     HttpError,
+    Route,
     arguments_of,
     flag_of,
     json_object,
@@ -23,18 +26,11 @@ from backpressure.broker.management_requests import (
     text_of,
 )
 from backpressure.broker.policy import Policy
+from backpressure.broker.queue import Queue
 from backpressure.broker.replies import AmqpRefusal, access_refused
+from backpressure.broker.vhost import VirtualHost
 from backpressure.broker.web import Answer
 from backpressure.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from backpressure.broker.exchange import Binding
-    from backpressure.broker.management_requests import Route
-    from backpressure.broker.queue import Queue
-    from backpressure.broker.vhost import VirtualHost
 
 _QUEUE = "queues/%2[Ff]/(?P<name>[^/]+)"
 _EXCHANGE = "exchanges/%2[Ff]/(?P<name>[^/]+)"

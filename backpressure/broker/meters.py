@@ -8,10 +8,7 @@ what is counted, the clock, how publishers are blocked.
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 WINDOW_S = 5.0
 """Rates are averages over about this time; RabbitMQ's management plugin samples every 5 s too."""

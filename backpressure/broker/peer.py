@@ -6,17 +6,15 @@ a delivery is made of, how a message is enqueued or settled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from backpressure.broker.entries import QueuedMessage
-    from backpressure.broker.exchange import Exchange
-    from backpressure.broker.handshake import SessionConfig
-    from backpressure.broker.queue import Queue
-    from backpressure.broker.vhost import VirtualHost
+from backpressure.broker.entries import QueuedMessage
+from backpressure.broker.exchange import Exchange
+from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.queue import Queue
+from backpressure.broker.vhost import VirtualHost
 
 
 class Confirming(Protocol):

@@ -7,16 +7,13 @@ Must not know: queues, exchanges, HTTP.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeGuard, cast
+from typing import Literal, TypeGuard, cast
 
+from backpressure.amqp.field_tables import Table
 from backpressure.broker.patterns import Pattern, PatternError
 from backpressure.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from backpressure.amqp.field_tables import Table
 
 MAX_TTL_MS = 315_360_000_000
 """Ten years, as in RabbitMQ."""

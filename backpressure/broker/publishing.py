@@ -6,17 +6,21 @@ Must not know: how frames are read, what a queue does with a message.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from backpressure.amqp.field_tables import short_string
 from backpressure.amqp.frames import BASIC, PUBLISH, bad_syntax, content_frames
 from backpressure.amqp.methods import PublishMethod, confirm_frame, read_publish, return_frame
 from backpressure.amqp.properties import BASIC_HEADER, Properties, header_class
+from backpressure.broker.consuming import Consuming
 from backpressure.broker.declarations import type_name
 from backpressure.broker.entries import QueuedMessage, keys_in
-from backpressure.broker.exchange import REPLY_TO
-from backpressure.broker.peer import Routed, Transaction
+from backpressure.broker.exchange import REPLY_TO, Exchange
+from backpressure.broker.meters import Counters
+from backpressure.broker.peer import Peer, Routed, Transaction
 from backpressure.broker.policy import MAX_TTL_MS
+from backpressure.broker.queue import Queue
 from backpressure.broker.replies import (
     ConnectionRefusal,
     access_refused,
@@ -24,15 +28,6 @@ from backpressure.broker.replies import (
     precondition_failed,
     unexpected_frame,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from backpressure.broker.consuming import Consuming
-    from backpressure.broker.exchange import Exchange
-    from backpressure.broker.meters import Counters
-    from backpressure.broker.peer import Peer
-    from backpressure.broker.queue import Queue
 
 SMALL_MESSAGE_BYTES = 4096
 """A larger message counts as memory from its header on, before its body has arrived."""

@@ -6,20 +6,14 @@ Must not know: frames, channels, sockets, the clock (its host has the time).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
-from backpressure.broker.entries import Backlog, Entry, PriorityBacklog, QuorumBacklog
-from backpressure.broker.meters import Counters
-from backpressure.broker.policy import Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from backpressure.amqp.field_tables import Table
-    from backpressure.broker.entries import QueuedMessage
-    from backpressure.broker.meters import MemoryAlarm
-    from backpressure.broker.policy import Policy
-    from backpressure.broker.timers import Timer, Timers
+from backpressure.amqp.field_tables import Table
+from backpressure.broker.entries import Backlog, Entry, PriorityBacklog, QueuedMessage, QuorumBacklog
+from backpressure.broker.meters import Counters, MemoryAlarm
+from backpressure.broker.policy import Limits, Policy
+from backpressure.broker.timers import Timer, Timers
 
 
 class Taker(Protocol):

@@ -9,9 +9,10 @@ connection (``closed``), before which the last output must still be sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pamqp import commands
 
@@ -27,20 +28,16 @@ from backpressure.amqp.frames import (
 from backpressure.amqp.methods import decode_method, method_frame
 from backpressure.broker import handshake
 from backpressure.broker.channel import Channel
+from backpressure.broker.handshake import SessionConfig
+from backpressure.broker.peer import Confirming
 from backpressure.broker.replies import (
     ConnectionRefusal,
     channel_error,
     command_invalid,
     not_allowed,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from backpressure.broker.handshake import SessionConfig
-    from backpressure.broker.peer import Confirming
-    from backpressure.broker.timers import Timer
-    from backpressure.broker.vhost import VirtualHost
+from backpressure.broker.timers import Timer
+from backpressure.broker.vhost import VirtualHost
 
 OUTPUT_LIMIT_BYTES = 256 * 1024
 """With this much unsent output, deliveries to a session stop and its requests wait."""

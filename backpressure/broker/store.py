@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from backpressure.amqp.field_tables import FieldTable, encode_value, octets_of
@@ -26,13 +28,8 @@ from backpressure.broker.exchange import Binding, Exchange
 from backpressure.broker.policy import Policy
 from backpressure.broker.queue import Queue
 from backpressure.broker.replies import AmqpRefusal
+from backpressure.broker.vhost import VirtualHost
 from backpressure.errors import ConfigError, PaceError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from backpressure.broker.vhost import VirtualHost
 
 SCHEMA_VERSION = 3
 _SCHEMA = f"""

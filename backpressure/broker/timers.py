@@ -6,11 +6,8 @@ Must not know: asyncio, what the callbacks do.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _TOLERATED = 64
 """The number of cancelled timers that are not worth removing."""

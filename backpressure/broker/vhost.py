@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
+from backpressure.amqp.field_tables import Table
 from backpressure.broker import declarations
-from backpressure.broker.entries import DeadLetter
+from backpressure.broker.entries import DeadLetter, QueuedMessage
 from backpressure.broker.exchange import TYPES, Binding, DirectReplies, Exchange
 from backpressure.broker.faults import Connected, Faults
 from backpressure.broker.meters import Counters, MemoryAlarm
-from backpressure.broker.policy import QUEUE_TYPES, Policy, matching
+from backpressure.broker.policy import QUEUE_TYPES, ApplyTo, Policy, matching
 from backpressure.broker.queue import Journal, Queue
 from backpressure.broker.replies import (
     access_refused,
@@ -28,13 +30,6 @@ from backpressure.broker.replies import (
 )
 from backpressure.broker.timers import Timers
 from backpressure.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from backpressure.amqp.field_tables import Table
-    from backpressure.broker.entries import QueuedMessage
-    from backpressure.broker.policy import ApplyTo
 
 _BUILT_IN = (
     ("", "direct"),

@@ -11,16 +11,14 @@ import json
 import math
 import traceback
 from base64 import b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import h11
 
 from backpressure.core.addresses import is_from_other_site, names_this_machine
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 MAX_BODY_BYTES = 8 << 20
 MAX_CONNECTIONS = 64

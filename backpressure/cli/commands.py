@@ -44,23 +44,8 @@ _COMMANDS = {
 _HIDDEN = {"lab-worker": ("lab:worker", "")}
 """The same for commands that only other commands start."""
 
-_BENCH = {
-    "agent",
-    "run",
-    "ui",
-    "scenarios",
-    "report",
-    "compare",
-    "find-rate",
-    "history",
-    "simulate",
-    "monitor",
-    "lab",
-    "lab-worker",
-    "classroom",
-    "doctor",
-    "check",
-}
+_CORE = {"producer", "consumer", "status", "proxy", "broker", "init", "laws", "cleanup"}
+_BENCH = (_COMMANDS | _HIDDEN).keys() - _CORE
 """Commands that need the extra `bench`: runner, reports, dashboards, HTTP."""
 
 

@@ -92,19 +92,7 @@ class PrivateProcess(ABC):
         """Whether this broker answers; an open port may belong to another process. May block for a while."""
 
     def __enter__(self) -> Self:
-        for starts_left in reversed(range(_STARTS)):
-            try:
-                self._begin()
-                deadline = time.monotonic() + _READY_TIMEOUT_S
-                while not self._is_ready():
-                    self._check(deadline)
-                    time.sleep(_POLL_S)
-                break
-            except BaseException as error:
-                self._remove()
-                if not starts_left or not isinstance(error, _PortLostError):
-                    raise
-        return self
+        return asyncio.run(self.__aenter__())
 
     def __exit__(self, *_error: object) -> None:
         self._remove()

@@ -13,7 +13,7 @@ import pytest
 
 from backpressure.api.consumer import consumer_app
 from backpressure.api.producer import producer_app
-from backpressure.cli.system_check import CheckOutcome, CheckPlan, SystemCheck
+from backpressure.cli.check import CheckOutcome, CheckPlan, SystemCheck
 from backpressure.config import replaced
 from backpressure.engines.clock import Clock
 from backpressure.engines.consumer import ConsumerEngine

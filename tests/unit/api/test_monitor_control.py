@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
-from backpressure.api.monitor_control import serve_control
+from backpressure.api.monitor import serve_control
 from backpressure.api.serving import ApiServer
 from backpressure.core.controllers import LAWS
 from backpressure.core.reports import ConsumerReport, ProducerReport

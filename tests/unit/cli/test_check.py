@@ -11,8 +11,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from backpressure.cli.check import CheckOutcome, CheckPlan, CheckResult, SystemCheck
 from backpressure.cli.commands import pace
-from backpressure.cli.system_check import CheckOutcome, CheckPlan, CheckResult, SystemCheck
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -238,7 +238,7 @@ def test_consumer_and_monitor_are_sought_beside_the_producer(
         plans.append(plan)
         return {CheckOutcome.PASSED}
 
-    monkeypatch.setattr("backpressure.cli.check._shown", note)
+    monkeypatch.setattr("backpressure.cli.check._show", note)
     assert CliRunner().invoke(pace, ["check", *flags]).exit_code == 0
     assert [(plan.producer_url, plan.consumer_url, plan.monitor_url) for plan in plans] == [urls]
 
