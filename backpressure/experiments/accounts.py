@@ -14,8 +14,6 @@ from itertools import pairwise
 from backpressure.core.journal import ConsumerRecord, Outcome, ProducerRecord
 from backpressure.core.ledger import Ledger, OrderTracker
 
-__all__ = ["PARTS", "Accounts", "Band", "ConfirmTimes", "Durations", "LatencyBreakdown", "Stays"]
-
 _NEVER_NS = (1 << 63) - 1
 
 

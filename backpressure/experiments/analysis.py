@@ -30,8 +30,6 @@ from backpressure.experiments.summary import (
     Verdict,
 )
 
-__all__ = ["Growth", "count", "final_load", "percentiles", "percentiles_over_time", "settle_s", "summarise"]
-
 _NS = 1_000_000_000
 _WINDOW_S = 1.0
 _STEP_S = 0.1

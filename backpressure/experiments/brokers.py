@@ -37,18 +37,6 @@ from backpressure.transports.private_process import MOST_NODES, PrivateProcess, 
 from backpressure.transports.rabbitmq_cluster import private_cluster
 from backpressure.transports.rabbitmq_node import PrivateNode, private_node
 
-__all__ = [
-    "BrokerChoice",
-    "BrokerOperator",
-    "EmbeddedOperator",
-    "RabbitMQOperator",
-    "RunBroker",
-    "check_broker",
-    "open_broker",
-    "parse_choice",
-    "watching",
-]
-
 _POLL_S = 0.1
 
 _CLUSTERS = ("rabbitmq", "kafka")

@@ -27,8 +27,6 @@ from backpressure.transports.rabbitmq_node import DISK_LIMIT, PrivateNode
 if TYPE_CHECKING:
     from backpressure.transports.kafka.client import CopiesReader
 
-__all__ = ["ClusterOperator", "KafkaBrokers", "RabbitMQCluster"]
-
 _POLL_S = 0.1
 _IN_SYNC_S = 60.0
 _ELECTED_S = 30.0

@@ -20,8 +20,6 @@ from backpressure.experiments.simulate import accounts_of, service_times, worker
 from backpressure.experiments.summary import Summary, SummaryModel
 from backpressure.presentation.numbers import duration, percent
 
-__all__ = ["ORACLE", "TOO_LONG", "Comparison", "Spread", "Standing", "oracle", "oracles", "rank"]
-
 Spread = tuple[float, float]
 """The least and the most of several runs."""
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from backpressure.errors import ConfigError
 
-__all__ = ["dotted", "merge", "parse", "parse_assignment", "to_toml"]
-
 
 def parse(text: str, source: str) -> dict[str, Any]:
     """Return the document in ``text``; raises `ConfigError` naming ``source`` and the line when it is not TOML."""

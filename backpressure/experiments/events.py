@@ -6,24 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-__all__ = [
-    "AgentNoted",
-    "Event",
-    "FaultBegan",
-    "FaultEnded",
-    "LoadChanged",
-    "Note",
-    "Outcome",
-    "OutcomesRead",
-    "PhaseBegan",
-    "PhaseEnded",
-    "ProcessEnded",
-    "ProcessStarted",
-    "RunEnded",
-    "StrangersCounted",
-    "read_event",
-]
-
 Outcome = Literal["finished", "interrupted", "error"]
 _LATEST_NS = (1 << 63) - 1
 

@@ -51,8 +51,6 @@ from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
 
-__all__ = ["EFFECTS", "Effect", "Injection", "Stage"]
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:

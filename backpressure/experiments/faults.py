@@ -15,38 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backpressure.errors import ConfigError
 
-__all__ = [
-    "FAULTS",
-    "BrokerHang",
-    "BrokerKill",
-    "BrokerRestart",
-    "ClockJump",
-    "ConsumerChurn",
-    "ConsumerKill",
-    "ConsumerSlow",
-    "ConsumerStop",
-    "DiskAlarm",
-    "Fault",
-    "LeaderKill",
-    "MemoryAlarmFault",
-    "Nacks",
-    "NetworkBandwidth",
-    "NetworkCut",
-    "NetworkDelay",
-    "NetworkFault",
-    "NetworkHalfOpen",
-    "NodeFault",
-    "NodeKill",
-    "NodeRestart",
-    "Partition",
-    "Poison",
-    "ProcessKill",
-    "ProcessingFailures",
-    "ProducerKill",
-    "check",
-    "parse",
-]
-
 _YEAR_S = 31_536_000
 
 

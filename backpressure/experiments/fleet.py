@@ -26,8 +26,6 @@ from backpressure.experiments.scenario import Phase, Scenario, load_of, process_
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.settings import Settings
 
-__all__ = ["Fleet", "ProcessControl"]
-
 _SECTIONS: dict[RoleName, tuple[str, ...]] = {
     "producer": ("producer", "control", "queue"),
     "consumer": ("consumer", "retry"),

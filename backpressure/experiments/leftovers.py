@@ -14,8 +14,6 @@ from backpressure.errors import BrokerUnavailableError, ExperimentError, NotConn
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import QueueAdmin, Transport
 
-__all__ = ["check_unused", "dead_letter_state", "read_leftovers", "read_own_leftovers"]
-
 _REQUEUE_S = 0.25
 _POLL_S = 0.1
 _MOST_HELD = 65_535  # the largest prefetch in AMQP

@@ -16,8 +16,6 @@ from backpressure.experiments.document import merge, parse, parse_assignment
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.laws import create
 
-__all__ = ["DEFAULT_SCENARIO", "check_programs", "load", "read", "shipped"]
-
 Defaults = Callable[[Scenario], Iterable[tuple[str, Any]]]
 DEFAULT_SCENARIO = "recovery"
 

@@ -17,18 +17,6 @@ from backpressure.experiments.document import merge
 from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.summary import Summary, SummaryModel
 
-__all__ = [
-    "Limit",
-    "Search",
-    "Trial",
-    "Variation",
-    "Vary",
-    "failing_share_below",
-    "find_limit",
-    "parse_demand",
-    "sentence_of",
-    "value_text",
-]
 Vary = Literal["rate", "consumers", "prefetch"]
 LimitVerdict = Literal["found", "always", "never", "confirmed", "interrupted"]
 _DEMAND = re.compile(r"\s*([\w.-]+?)\s*((?:[<>=!]|between\s).*?)\s*")

@@ -20,18 +20,6 @@ from backpressure.core.fields import MessageField, time_ns
 from backpressure.errors import ConfigError
 from backpressure.knobs import Section, knob
 
-__all__ = [
-    "LedgerSettings",
-    "OutcomeSource",
-    "Sighting",
-    "line_of",
-    "read_ledger",
-    "read_line",
-    "sightings_in",
-    "size_of",
-    "tail_of",
-]
-
 _SOURCE = re.compile(r"queue:.+|file:.+|https?://[^/\s]+.*")
 _SOURCES = "expected queue:NAME, file:PATH or http://…"
 

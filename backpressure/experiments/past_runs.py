@@ -22,8 +22,6 @@ from backpressure.experiments.document import dotted, parse
 from backpressure.experiments.regression import Difference, differences, told
 from backpressure.experiments.summary import Summary
 
-__all__ = ["Baseline", "PastRun", "Series", "baseline", "past_runs", "series_of"]
-
 _SUMMARY = "summary.json"
 _MOST_BEFORE = 5
 _FINISHED = {"passed", "failed"}

@@ -21,8 +21,6 @@ from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.scenario import Phase, Until
 from backpressure.transports.base import QueueAdmin
 
-__all__ = ["Conductor", "DoneElsewhere", "is_reached", "share_done"]
-
 _POLL_S = 0.05
 _SETTLING_NS = 300_000_000
 Outcomes = Callable[[str], Counter[Outcome]]

@@ -19,19 +19,6 @@ from backpressure.experiments.roles import ROLES
 from backpressure.experiments.strangers import Knowledge
 from backpressure.experiments.summary import Expectation
 
-__all__ = [
-    "CostMeters",
-    "RecordedAgent",
-    "RecordedFault",
-    "RecordedPhase",
-    "RecordedProcess",
-    "Recorder",
-    "Recording",
-    "Sample",
-    "StrangersSeen",
-    "nanoseconds",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class StrangersSeen:

@@ -16,8 +16,6 @@ from backpressure.errors import ConfigError
 from backpressure.experiments.summary import Summary, find_metric
 from backpressure.presentation.terms import metric_name, quantity
 
-__all__ = ["USUAL_CHANGE", "Difference", "Direction", "differences", "parse_share", "told", "versus"]
-
 USUAL_CHANGE = 0.10
 """A difference up to this share is not called one."""
 

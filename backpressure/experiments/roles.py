@@ -22,8 +22,6 @@ from backpressure.errors import ConfigError
 from backpressure.knobs import Section, knob
 from backpressure.settings import QueueSettings
 
-__all__ = ["ROLES", "ROLE_KEYS", "RoleName", "RoleSettings", "environment_of", "filled_in", "placeholders", "read_role"]
-
 RoleName = Literal["consumer", "producer"]
 ROLES: tuple[RoleName, ...] = ("consumer", "producer")
 

@@ -61,8 +61,6 @@ from backpressure.experiments.scenario import Scenario, build
 from backpressure.experiments.strangers import SENT_AT, Knowledge, SentTimes, StrangerAccounts, knowledge_of
 from backpressure.experiments.summary import Summary
 
-__all__ = ["LEFTOVER_STATES", "RunDirectory", "RunFacts", "create"]
-
 Line = TypeVar("Line")
 Record = TypeVar("Record", ProducerRecord, ConsumerRecord)
 

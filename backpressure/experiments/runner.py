@@ -63,8 +63,6 @@ from backpressure.transports.base import BrokerIdentity, QueueAdmin, QueueProbe,
 from backpressure.transports.factory import connect
 from backpressure.version import __version__
 
-__all__ = ["TOO_SOON", "Runner", "ShareDone", "Watcher"]
-
 Result = TypeVar("Result")
 
 TOO_SOON = "interrupted before the first phase had begun: nothing was measured"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import sqrt
 from types import NoneType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -29,12 +29,10 @@ from backpressure.experiments.faults import Fault
 from backpressure.experiments.faults import parse as parse_fault
 from backpressure.experiments.outcomes import LedgerSettings, read_ledger
 from backpressure.experiments.roles import ROLE_KEYS, ROLES, RoleName, RoleSettings, read_role
-from backpressure.experiments.simulated_strangers import StrangerSettings
 from backpressure.experiments.summary import Expectation, metric_paths, parse_expectation
+from backpressure.knobs import Section, knob
 from backpressure.laws import create
 from backpressure.settings import LIVE, ConsumerSettings, Settings, is_live
-
-__all__ = ["Phase", "Scenario", "Until", "build", "load_of", "process_seed", "service"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +49,32 @@ _LIVE = LIVE["producer"] | LIVE["consumer"] | {"producer.count", "consumer.count
 """What a phase may change: what the control APIs, the supervisor and the broker can change in a running system."""
 _THROWN_AWAY = {"discarded", "rejected", "dropped", "returned"}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+class StrangerSettings(Section):
+    """Which consumers report nothing, how they take messages, and what the broker tells instead (in simulations)."""
+
+    count: Annotated[int, Field(ge=0)] | Literal["all"] = knob(
+        0, "consumers", "how many of the consumers report nothing", word="all"
+    )
+    prefetch: int = knob(
+        0, "messages", "maximum number of unacknowledged messages of each; 0: unlimited", ge=0, le=65535
+    )
+    acks: Literal["each", "auto", "commit"] = knob(
+        "each",
+        "",
+        "each: a message when its work is done; auto: on delivery, so that prefetch limits nothing; commit: as Kafka's "
+        "consumers do, everything at intervals",
+    )
+    commit_interval_ms: float = knob(5000.0, "ms", "time between two commits", gt=0, le=600_000)
+    evidence: Literal["ready", "fresh", "ticks", "collected"] = knob(
+        "ready",
+        "",
+        "what the broker tells besides ready messages: nothing more; fresh: unacknowledged ones of the same moment; "
+        "ticks: counts that it makes every statistics_interval_ms; collected: copies of them that are as old again",
+    )
+    statistics_interval_ms: float = knob(5000.0, "ms", "time between two counts of the statistics", gt=0, le=600_000)
+    consumer_list: bool = knob(True, "", "the management API tells prefetch and acknowledgement mode")
 
 
 @dataclass(frozen=True, slots=True)

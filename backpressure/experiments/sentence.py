@@ -13,8 +13,6 @@ from backpressure.experiments.summary import Held, PhaseSummary, Summary
 from backpressure.presentation.numbers import figure
 from backpressure.presentation.terms import figure_of, leaf_of, metric_name, quantity
 
-__all__ = ["sentence"]
-
 _MOST_CLAUSES = 3
 _SERIOUS = ("lost", "reached", "wait_ms", "end_to_end_ms", "utilisation", "settle_s")
 _THROWN_AWAY = ("discarded", "rejected", "dropped", "returned")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from backpressure.config import replaced
 from backpressure.core.ledger import LedgerTotals
-from backpressure.core.plant import Failures, Network, Plant, PlantSample, QueueBound, Workers, WorkQueue
+from backpressure.core.plant import Failures, Network, Plant, PlantSample, QueueBound, Strangers, Workers, WorkQueue
 from backpressure.core.profiles import Profile
 from backpressure.core.signals import Law
 from backpressure.derived import law_config, retry_policy
@@ -26,14 +26,11 @@ from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import LoadChanged
 from backpressure.experiments.faults import Fault
 from backpressure.experiments.recording import RecordedFault, RecordedPhase, Recording, Sample, nanoseconds
-from backpressure.experiments.scenario import Phase, Scenario, Until, load_of, process_seed, service
+from backpressure.experiments.scenario import Phase, Scenario, StrangerSettings, Until, load_of, process_seed, service
 from backpressure.experiments.simulated_faults import check_simulated, simulated
 from backpressure.experiments.simulated_producers import SimulatedProducers
-from backpressure.experiments.simulated_strangers import before_strangers, seen_by
 from backpressure.laws import create
 from backpressure.settings import Settings
-
-__all__ = ["accounts_of", "samples_of", "service_times", "simulate", "workers_of"]
 
 _CHECK_S = 0.1
 _TELL_S = 0.5
@@ -95,9 +92,9 @@ class _Simulation:
         self.plant = Plant(
             random.Random(seed).random,  # noqa: S311 - losses and phases, not secrets
             service=service_times(seed),
-            workers=before_strangers(workers_of(settings), scenario.strangers),
+            workers=_with_strangers(workers_of(settings), scenario.strangers),
             queue=QueueBound(max_length=settings.queue.max_length, overflow=_overflow(settings)),
-            network=seen_by(
+            network=_seen_by(
                 Network(report_interval_s=settings.feedback.interval_ms / 1000, timeout_s=settings.feedback.timeout_s),
                 scenario.strangers,
             ),
@@ -199,7 +196,7 @@ class _Simulation:
     def man(self) -> None:
         """See `SimulatedStage.man`."""
         workers = workers_of(self.settings, _ROUND_TRIP_S + 2 * self.plant.network.way_s)
-        self.plant.set_workers(before_strangers(workers, self._scenario.strangers))
+        self.plant.set_workers(_with_strangers(workers, self._scenario.strangers))
 
     def fail(self, changes: Mapping[str, float]) -> None:
         """See `SimulatedStage.fail`."""
@@ -343,3 +340,31 @@ def samples_of(samples: list[PlantSample]) -> Iterator[Sample]:
             nacked_total=sample.nacked,
             signal_age_ms=sample.signal_age_s and sample.signal_age_s * 1000,
         )
+
+
+def _with_strangers(workers: Workers, settings: StrangerSettings) -> Workers:
+    """Return ``workers`` with those that report nothing."""
+    count = workers.count if settings.count == "all" else min(settings.count, workers.count)
+    if not settings.count:
+        return workers
+    strangers = Strangers(
+        count=count,
+        prefetch=settings.prefetch,
+        acks=settings.acks,
+        commit_interval_s=settings.commit_interval_ms / 1000,
+    )
+    return replace(workers, strangers=strangers)
+
+
+def _seen_by(network: Network, settings: StrangerSettings) -> Network:
+    """Return ``network`` with what the broker tells."""
+    if not settings.count:
+        return network
+    late = settings.evidence in {"ticks", "collected"}
+    return replace(
+        network,
+        totals=settings.evidence == "fresh",
+        statistics_interval_s=settings.statistics_interval_ms / 1000 if late else 0.0,
+        collected=settings.evidence == "collected",
+        consumer_list=settings.consumer_list and settings.acks != "commit",
+    )

@@ -39,8 +39,6 @@ from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.connecting import pauses
 
-__all__ = ["SimulatedStage", "check_simulated", "reconnected_after_s", "simulated"]
-
 
 class SimulatedStage(Protocol):
     """What faults can reach in a simulated run."""

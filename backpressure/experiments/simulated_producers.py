@@ -17,8 +17,6 @@ from backpressure.experiments.recording import RecordedProcess, nanoseconds
 from backpressure.experiments.scenario import Phase, process_seed
 from backpressure.settings import Settings
 
-__all__ = ["MODELLED_PRODUCERS", "Killed", "SimulatedProducers"]
-
 MODELLED_PRODUCERS = 16
 """More producers than this are modelled as groups of equal ones, each with the weight of its members."""
 

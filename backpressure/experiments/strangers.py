@@ -17,8 +17,6 @@ from backpressure.experiments.accounts import Accounts
 from backpressure.experiments.events import OutcomesRead, StrangersCounted
 from backpressure.experiments.outcomes import LedgerSettings, OutcomeSource, Sighting
 
-__all__ = ["LEFT_AT", "SENT_AT", "Knowledge", "SentTimes", "StrangerAccounts", "knowledge_of"]
-
 LEFT_AT = {"left_in_queue": -1, "dead_lettered": -2, "dropped": -3}
 SENT_AT = -4
 """In the first column of ``outcomes.tsv``, in place of a source: ids that the queues still held, and ids sent."""

@@ -17,23 +17,6 @@ from pydantic import BaseModel, ConfigDict
 
 from backpressure.errors import ConfigError
 
-__all__ = [
-    "AgentSummary",
-    "Depth",
-    "Expectation",
-    "Held",
-    "MessageTotals",
-    "Percentiles",
-    "PhaseSummary",
-    "ProcessSummary",
-    "Summary",
-    "SummaryModel",
-    "Verdict",
-    "find_metric",
-    "metric_paths",
-    "parse_expectation",
-]
-
 Verdict = Literal["passed", "failed", "interrupted", "error"]
 
 

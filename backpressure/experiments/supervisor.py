@@ -28,8 +28,6 @@ from backpressure.errors import ExperimentError
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.program import printable
 
-__all__ = ["STOP_ORDER", "BoundedLog", "Child", "ChildProcess", "Supervisor"]
-
 STOP_ORDER = ("producer", "consumer", "monitor", "proxy", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02

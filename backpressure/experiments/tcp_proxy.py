@@ -14,8 +14,6 @@ from typing import Self
 
 from backpressure.core.addresses import BrokerAddress
 
-__all__ = ["Proxy"]
-
 _DEFAULT_PORT = 5672
 _CHUNK_BYTES = 65_536
 _CHUNKS_ON_THE_WAY = 1000

@@ -32,9 +32,8 @@ from backpressure.experiments.recording import StrangersSeen
 from backpressure.experiments.strangers import LEFT_AT, SENT_AT
 from backpressure.settings import Settings
 from backpressure.transports.base import QueueProbe, Subscriber, Transport
-from backpressure.transports.management_client import ManagementClient, QueueInfo
-
-__all__ = ["SeenElsewhere", "StrangerCounts", "Witness", "done_by_strangers"]
+from backpressure.transports.management_client import ManagementClient
+from backpressure.transports.management_models import QueueInfo
 
 _POLL_S = 0.2
 _QUIET_S = 0.6

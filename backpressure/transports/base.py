@@ -17,25 +17,6 @@ from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatis
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import QueueSettings
 
-__all__ = [
-    "FULL",
-    "BrokerIdentity",
-    "Cause",
-    "ExchangeAdmin",
-    "ExchangeTransport",
-    "FeedbackBus",
-    "FoundQueue",
-    "Publisher",
-    "PublisherListener",
-    "QueueAdmin",
-    "QueueProbe",
-    "QueueReading",
-    "Refusal",
-    "Subscriber",
-    "SubscriberListener",
-    "Transport",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class BrokerIdentity:

@@ -13,8 +13,6 @@ from typing import TypeVar
 from backpressure.errors import BrokerUnavailableError, ConfigError, TransportError
 from backpressure.settings import BrokerSettings
 
-__all__ = ["Outage", "Server", "Servers", "pauses", "tls_context"]
-
 _log = logging.getLogger("backpressure")
 
 Server = tuple[str, int]

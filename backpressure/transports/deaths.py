@@ -8,8 +8,6 @@ from dataclasses import replace
 
 from backpressure.core.message import HeaderValue, Message
 
-__all__ = ["dead_letter", "death_headers"]
-
 
 def dead_letter(
     message: Message,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from backpressure.settings import Settings
 from backpressure.transports.base import Transport
 
-__all__ = ["connect"]
-
 
 def connect(settings: Settings) -> Transport:
     """Return the transport for ``settings.broker``; it connects when a product of it starts.

@@ -23,8 +23,6 @@ from urllib.parse import urlsplit
 
 import h11
 
-__all__ = ["HttpAnswer", "HttpClient", "NoAnswerError"]
-
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[..., Awaitable[Streams]]
 

@@ -36,21 +36,6 @@ from backpressure.transports.management_models import (
     QueueTotalsPage,
 )
 
-__all__ = [
-    "BindingInfo",
-    "ChannelInfo",
-    "ConnectionInfo",
-    "ConsumerInfo",
-    "ExchangeInfo",
-    "ManagementClient",
-    "NodeInfo",
-    "Overview",
-    "PolicyInfo",
-    "QueueInfo",
-    "QueueTotals",
-    "management_url",
-]
-
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _GUESSED = {"amqp": ("http", 15672), "amqps": ("https", 15671)}
 _HEAD_START_S = 1.5

@@ -15,19 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = [
-    "BindingInfo",
-    "ChannelInfo",
-    "ConnectionInfo",
-    "ConsumerInfo",
-    "ExchangeInfo",
-    "NodeInfo",
-    "Overview",
-    "PolicyInfo",
-    "QueueInfo",
-    "QueueTotals",
-]
-
 # Erlang has one empty value for lists and objects, so the API reports [] for an empty object.
 _Object = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
 _Text = Annotated[str, BeforeValidator(lambda value: value or "")]

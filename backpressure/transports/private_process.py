@@ -31,8 +31,6 @@ from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import ConfigError, PortTakenError, TransportError
 from backpressure.program import require_posix
 
-__all__ = ["MOST_NODES", "PREFIX", "PrivateNodes", "PrivateProcess", "ReservedPorts"]
-
 MOST_NODES = 7
 """How many nodes a private cluster may have: each costs memory and processor time of this machine."""
 PREFIX = "pace-"

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from backpressure.errors import ConfigError, PreconditionFailedError
 from backpressure.settings import QueueSettings
 
-__all__ = ["QueueDeclaration", "advised", "bound_policy", "queue_declarations"]
-
 
 @dataclass(frozen=True, slots=True)
 class QueueDeclaration:

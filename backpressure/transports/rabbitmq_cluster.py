@@ -24,8 +24,6 @@ from backpressure.transports.rabbitmq_node import (
     port_mapper,
 )
 
-__all__ = ["QUORUM_MEMBERS", "PrivateCluster", "private_cluster"]
-
 QUORUM_MEMBERS = 3
 """How many members RabbitMQ gives a quorum queue, if there are as many nodes."""
 _MAJORITY = 3  # of fewer nodes none has a majority when one is cut off

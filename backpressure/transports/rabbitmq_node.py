@@ -21,16 +21,6 @@ from urllib.request import ProxyHandler, Request, build_opener
 from backpressure.errors import TransportError
 from backpressure.transports.private_process import PrivateProcess
 
-__all__ = [
-    "DISK_LIMIT",
-    "ClusterMember",
-    "PrivateNode",
-    "RabbitMQMissingError",
-    "find_rabbitmq",
-    "port_mapper",
-    "private_node",
-]
-
 _INSTALLATIONS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin",
     "/opt/rabbitmq*/sbin",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from backpressure.experiments.analysis import percentiles_over_time, summarise
@@ -18,7 +19,6 @@ from backpressure.experiments.report import sections
 from backpressure.experiments.rundir import RunDirectory, RunFacts
 from backpressure.experiments.summary import Percentiles, PhaseSummary, Summary
 
-__all__ = ["capacities", "chart_data", "conclude", "render", "thinned"]
 _MOST_POINTS = 1500
 _MOST_NOTES = 500
 
@@ -51,7 +51,7 @@ def render(
     """Return the page; ``description`` is the scenario's summary of itself."""
     data = json.dumps(chart_data(recording, summary.phases, notes), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
-        "title": sections.escape(f"{summary.scenario}: {summary.verdict}"),
+        "title": escape(f"{summary.scenario}: {summary.verdict}"),
         "style": sections.styles(),
         "header": sections.header(summary, description),
         "expectations": sections.expectations(summary),

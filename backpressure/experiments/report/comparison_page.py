@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from backpressure.experiments.report.sections import (
     asset,
     beside,
     demand,
-    escape,
     fill,
     mark,
     prose,
@@ -32,8 +32,6 @@ from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Held, MessageTotals, Summary, find_metric
 from backpressure.presentation.numbers import figure, percent
 from backpressure.presentation.terms import label, metric_name, quantity
-
-__all__ = ["SideBySide", "render_laws", "render_runs", "run_label", "side_by_side", "write_comparison"]
 
 _MOST_POINTS = 600
 _COLUMNS = (

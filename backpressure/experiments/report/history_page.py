@@ -16,8 +16,6 @@ from backpressure.experiments.summary import Summary
 from backpressure.presentation.numbers import figure, percent
 from backpressure.presentation.terms import label
 
-__all__ = ["render_history"]
-
 _WIDTH, _HEIGHT = 240.0, 64.0
 _MARGIN = 6.0
 _TRENDS: Sequence[tuple[str, str, Callable[[Summary], float | None]]] = (

@@ -18,30 +18,6 @@ from backpressure.presentation import SHARED, inlined
 from backpressure.presentation.numbers import figure
 from backpressure.presentation.terms import TERMS, label
 
-__all__ = [
-    "asset",
-    "beside",
-    "demand",
-    "escape",
-    "expectations",
-    "fill",
-    "header",
-    "latency_breakdown",
-    "ledger",
-    "mark",
-    "notes",
-    "phases",
-    "processes",
-    "prose",
-    "scripts",
-    "scrolling",
-    "setup",
-    "styles",
-    "table",
-    "tiles",
-    "within",
-]
-
 _MOST_NOTES = 500
 _HERE = Path(__file__).parent
 _SHEETS = ("theme.css", "flow.css", "charts.css")

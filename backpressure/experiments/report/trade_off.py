@@ -14,8 +14,6 @@ from math import ceil, cos, floor, log10, pi, sin
 from backpressure.experiments.comparison import Comparison, Spread, Standing
 from backpressure.presentation.numbers import duration, percent
 
-__all__ = ["Box", "Placed", "placed", "svg"]
-
 WIDTH, HEIGHT = 760.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 20.0, 14.0, 44.0
 _LEAST_MS = 0.1  # the axis is logarithmic

@@ -14,7 +14,6 @@ from backpressure.transports.memory.memory_broker import MemoryBroker, MemoryEnt
 from backpressure.transports.queue_declarations import bound_policy, queue_declarations
 from backpressure.version import __version__
 
-__all__ = ["MemoryAdmin", "MemoryFeedback", "MemoryProbe", "MemoryPublisher", "MemorySubscriber"]
 _RETRY_S = 0.05
 
 

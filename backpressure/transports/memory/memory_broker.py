@@ -17,8 +17,6 @@ from backpressure.core.message import Message
 from backpressure.errors import PreconditionFailedError, QueueNotFoundError
 from backpressure.transports.deaths import dead_letter
 
-__all__ = ["MemoryBroker", "MemoryClient", "MemoryConsumer", "MemoryEntry", "MemoryQueue"]
-
 
 @dataclass(slots=True)
 class MemoryEntry:

@@ -19,8 +19,6 @@ from backpressure.transports.rabbitmq.probe import RabbitMQProbe
 from backpressure.transports.rabbitmq.publisher import RabbitMQPublisher, dead_letter_header
 from backpressure.transports.rabbitmq.subscriber import RabbitMQSubscriber
 
-__all__ = ["RabbitMQTransport"]
-
 
 class RabbitMQTransport:
     """All products for one broker."""

@@ -25,13 +25,12 @@ from backpressure.errors import (
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity, FoundQueue
 from backpressure.transports.connecting import Outage
-from backpressure.transports.management_client import ManagementClient, PolicyInfo, QueueInfo
+from backpressure.transports.management_client import ManagementClient
+from backpressure.transports.management_models import PolicyInfo, QueueInfo
 from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, queue_declarations
 from backpressure.transports.rabbitmq.failures import request_error
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
 from backpressure.transports.rabbitmq.wire import read_elsewhere
-
-__all__ = ["BOUND_ARGUMENTS", "BoundPolicy", "RabbitMQAdmin"]
 
 _TIMEOUT_S = 120.0  # purging or deleting millions of messages takes a while
 _DRAIN_PREFETCH = 1000

@@ -21,8 +21,6 @@ from backpressure.errors import (
     UnsupportedError,
 )
 
-__all__ = ["dial_error", "lost_error", "request_error"]
-
 _ACCESS_REFUSED, _NOT_FOUND, _LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
 _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.IncompatibleProtocolError, "what listens there does not speak AMQP 0-9-1"),

@@ -28,8 +28,6 @@ from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 
-__all__ = ["Creates", "RabbitMQFeedback"]
-
 _log = logging.getLogger("backpressure")
 _LISTENER_QUEUE_LENGTH = 1000
 _STALE_BYTES = 65_536  # if more than this is unsent, the broker does not read, and a report would arrive too late

@@ -24,8 +24,6 @@ from backpressure.transports.connecting import Outage, Server, Servers, pauses, 
 from backpressure.transports.rabbitmq.failures import dial_error, lost_error, request_error
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection
 
-__all__ = ["RabbitMQLink", "RabbitMQRequests", "SetUpAgain", "connection_parameters", "login"]
-
 # With another server to go to, a host that gives no sign of life is left after two seconds instead of minutes.
 _SWITCH_SOON = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1, "TCP_USER_TIMEOUT": 1500}
 _FAREWELL_S = 0.5

@@ -17,8 +17,6 @@ from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 
-__all__ = ["Mailbox"]
-
 _FULL_BYTES = 1 << 20
 
 

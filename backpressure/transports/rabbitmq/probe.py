@@ -27,10 +27,9 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.base import QueueReading
 from backpressure.transports.connecting import Outage
 from backpressure.transports.http_client import HttpClient, NoAnswerError
-from backpressure.transports.management_client import ConsumerInfo, ManagementClient, QueueTotals
+from backpressure.transports.management_client import ManagementClient
+from backpressure.transports.management_models import ConsumerInfo, QueueTotals
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
-
-__all__ = ["LiveCounters", "RabbitMQProbe", "terms_of", "unacked_of"]
 
 _PATIENCE_S = 0.05  # what arrives later is used in the next reading
 _COST = 20  # who answers is asked again after this many times as long as the answers take

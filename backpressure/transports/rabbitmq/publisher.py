@@ -28,8 +28,6 @@ from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireConnection
 
-__all__ = ["ConfirmWatch", "RabbitMQPublisher", "dead_letter_header"]
-
 _USER_ID_HEADER = b"x-pace-user-id"
 _LOOK_EVERY_S = 0.5
 _PATIENCE_S = 3.0

@@ -24,8 +24,6 @@ from backpressure.core.addresses import BrokerAddress
 from backpressure.core.reports import ConsumerReport, encode
 from backpressure.errors import ConfigError
 
-__all__ = ["Reporter"]
-
 _log = logging.getLogger("backpressure")
 _ACCESS_REFUSED = 403
 _RETRY_S = 1.0

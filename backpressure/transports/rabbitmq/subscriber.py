@@ -29,8 +29,6 @@ from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink, SetUpAgain
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
 
-__all__ = ["RabbitMQSubscriber", "Unsettled"]
-
 _NOT_IMPLEMENTED, _INTERNAL_ERROR = 540, 541
 
 

@@ -19,8 +19,6 @@ from pika.frame import decode_frame
 from backpressure.amqp.frames import FRAME_OVERHEAD
 from backpressure.amqp.incoming import NEEDS_MORE, NOT_OURS, Incoming
 
-__all__ = ["WireChannel", "WireConnection", "read_elsewhere"]
-
 _T = TypeVar("_T")
 
 # pika logs each step of a failure as an error with traceback; `link` says the same in one line. To see pika's lines,

@@ -20,7 +20,8 @@ from backpressure.engines.consumer import ConsumerEngine
 from backpressure.errors import AccessRefusedError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.factory import connect
-from backpressure.transports.management_client import ManagementClient, PolicyInfo
+from backpressure.transports.management_client import ManagementClient
+from backpressure.transports.management_models import PolicyInfo
 
 Play = Callable[..., None]
 

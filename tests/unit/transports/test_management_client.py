@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
-from backpressure.transports.management_client import ConnectionInfo, ManagementClient, QueueInfo, management_url
+from backpressure.transports.management_client import ManagementClient, management_url
+from backpressure.transports.management_models import ConnectionInfo, QueueInfo
 
 
 @pytest.mark.parametrize(

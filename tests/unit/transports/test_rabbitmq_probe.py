@@ -12,7 +12,7 @@ import pytest
 from backpressure.core.evidence import ConsumerTerms
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
 from backpressure.transports.base import QueueReading
-from backpressure.transports.management_client import ConsumerInfo, QueueTotals
+from backpressure.transports.management_models import ConsumerInfo, QueueTotals
 from backpressure.transports.rabbitmq.probe import LiveCounters, _HeldByConsumers, terms_of
 
 DECLARED = QueueReading(ready=5, unacked=None, consumers=1)
