@@ -45,6 +45,16 @@ class Timeline:
                 best = (last - total - backlog, end - moment)
         return best
 
+    def between(self, start: float, end: float) -> list[tuple[float, float]]:
+        """Return the points after ``start`` and before ``end``, and the one at ``end``."""
+        points = [(end, self.at(end))] if end > start else []
+        for moment, total in reversed(self._points):
+            if moment <= start:
+                break
+            if moment < end:
+                points.append((moment, total))
+        return points[::-1]
+
     def at(self, moment: float) -> float:
         """Return the total at ``moment``, interpolated; outside the remembered time, the nearest end."""
         later = self._points[-1]

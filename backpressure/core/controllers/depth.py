@@ -17,6 +17,7 @@ _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
 _OVERDUE = 1.5
+_NEAR_S = 0.02  # on a way that is not longer, few messages are under way
 _HISTORY_S = 40.0
 _COUNTS = 6
 _SHIFTS = 10  # either way
@@ -141,6 +142,10 @@ class DepthObserver:
             self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
         if age_s > _OVERDUE * self._interval_s:  # a report is missing: its consumer may have stopped
             age_s = min(age_s, _SILENCE * self._usual_age_s)
+        way_s = signals.confirm_latency_min_s or 0.0
+        if way_s > _NEAR_S and self._offset is not None:
+            self._count_far(signals.departed_total or 0, age_s, way_s, rate_per_s, now, busy=busy, stalled=stalled)
+            return
         gone = (signals.departed_total or 0) + rate_per_s * age_s
         if self._offset is None:
             self._offset = gone - self._sent.at(now) + (self.reading if self.read_at > -inf else signals.unacked or 0)
@@ -149,6 +154,33 @@ class DepthObserver:
             self._track(self.reading - counted, 2.0 + 2.0 * rate_per_s * age_s, steady=self.reading >= busy)
         self._tracked_at = self.read_at
         self.depth = max(0.0, self._sent.at(now) - gone + self._offset)
+
+    def _count_far(
+        self, departed: int, age_s: float, way_s: float, rate_per_s: float, now: float, *, busy: float, stalled: bool
+    ) -> None:
+        """Compute the depth that a message meets which is sent now, and learn c.
+
+        A report has been on its way as long as a message will be. So the depth is that of its moment, with all that
+        was on its way then, and has been sent since, coming and going until this message arrives. Nothing goes while
+        nothing is there. A reading is of half a way ago, and of messages that are half a way from the consumers.
+        """
+        assert self._offset is not None
+        start = now - age_s - way_s
+        begun = self._sent.at(start - way_s) - departed
+        if self.read_at > self._tracked_at and not stalled:
+            counted = self._flow(begun + self._offset, start, self.read_at + way_s / 2, way_s, rate_per_s)
+            possible = 2.0 + 2.0 * rate_per_s * (age_s + 2 * way_s)
+            self._track(self.reading - counted, possible, steady=self.reading >= busy)
+        self._tracked_at = self.read_at
+        self.depth = self._flow(begun + self._offset, start, now + way_s, way_s, rate_per_s)
+
+    def _flow(self, depth: float, start: float, until: float, way_s: float, rate_per_s: float) -> float:
+        """Return the depth ``until`` then, if it was ``depth`` at ``start``: what was sent arrives ``way_s`` later."""
+        depth, sent, at = max(0.0, depth), self._sent.at(start - way_s), start
+        for moment, total in self._sent.between(start - way_s, until - way_s):
+            depth = max(0.0, depth + total - sent - rate_per_s * (moment + way_s - at))
+            sent, at = total, moment + way_s
+        return depth
 
     def _track(self, error: float, possible: float, *, steady: bool) -> None:
         """Correct c by the error of a reading; ``possible`` is how much of it may be due to the age of the reading."""

@@ -39,6 +39,7 @@ _TRIAL_RARELY_S = 64.0
 _TRIAL_SHORTEST_S = 1.0
 _TRIAL_LONGEST_S = 5.0
 _TRIAL_EVENTS = 50.0
+_WAYS = 2  # of a report, and then of a message
 
 
 class PaceLaw:
@@ -46,7 +47,7 @@ class PaceLaw:
 
     Formula, with μ̂ the bottleneck rate, φ the dispersion of its departures, f unreported arrivals, a the age of the
     readings, b that of departures, w the way to the broker and back, s the messages in work, x extra: K =
-    gain/(tick + a); T = b + w + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L
+    gain/(tick + a); T = b + 2w + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L
     the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)),
     within floor and ceiling.
 
@@ -161,7 +162,8 @@ class PaceLaw:
 
     def _probing_per_s(self, signals: Signals) -> float:
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
-        room += self._start_per_s * self._bottleneck.way_s  # nothing can be known of what is on its way
+        # Nothing can be known of what is on its way, and of what was when the last report was made.
+        room += self._start_per_s * _WAYS * self._bottleneck.way_s
         room -= self._bottleneck.queue.depth or 0.0
         late = signals.quality <= SignalQuality.LATE and signals.consumers != 0
         if late and not signals.ready and not signals.missing:
@@ -178,7 +180,8 @@ class PaceLaw:
     def _setpoint(self, rate_per_s: float) -> float:
         tick_s, bottleneck = self._config.tick_s, self._bottleneck
         step = min(1.0, self._gain / (tick_s + bottleneck.age_s) * tick_s)
-        blind_s = bottleneck.departed_age_s + bottleneck.way_s + tick_s / (step * (2 - step))
+        ways = 1 if bottleneck.counted else _WAYS
+        blind_s = bottleneck.departed_age_s + ways * bottleneck.way_s + tick_s / (step * (2 - step))
         passing = rate_per_s * blind_s
         sigma = sqrt(bottleneck.variance(blind_s) if bottleneck.counted else bottleneck.dispersion * passing)
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle

@@ -4,6 +4,7 @@
 import { Bottleneck, DepartureMeter } from "./estimators.js";
 
 const TICK_S = 0.1;
+const WAYS = 2; // of a report, and then of a message
 const decision = (ratePerS, reason, window = null, bottleneckPerS = null) => ({ ratePerS, reason, window, bottleneckPerS });
 
 class Unbounded {
@@ -161,7 +162,7 @@ class Pace {
 
   find(signals) {
     const probes = (2 * this.startPerS) / this.beganPerS;
-    const onTheWay = this.startPerS * this.wayS;
+    const onTheWay = this.startPerS * WAYS * this.wayS;
     const room = this.bottleneck.servers + probes + onTheWay - (this.bottleneck.queue.depth ?? 0);
     this.totalPerS = Math.max(0, Math.min(this.startPerS, room / TICK_S));
     return this.decide(signals, "finding the bottleneck");
@@ -175,7 +176,7 @@ class Pace {
   setpoint(ratePerS) {
     const { bottleneck } = this;
     const step = Math.min(1, (this.gain / (TICK_S + bottleneck.ageS)) * TICK_S);
-    const passing = ratePerS * (bottleneck.departedAgeS + this.wayS + TICK_S / (step * (2 - step)));
+    const passing = ratePerS * (bottleneck.departedAgeS + WAYS * this.wayS + TICK_S / (step * (2 - step)));
     const sigma = Math.sqrt(bottleneck.dispersion * passing);
     const spread = sigma > 0 ? inverseLoss((this.idle * passing) / sigma) * sigma : 0;
     return Math.min(this.cap, bottleneck.servers + Math.max(this.targetS * ratePerS, spread) + this.extra);
