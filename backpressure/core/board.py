@@ -274,7 +274,7 @@ class SignalBoard:
 
         It is what the last commit had left and what has come since, less what has been done since.
         """
-        count, moment_s = self._counts.latest
+        count, moment_s = self._counts.known(now)
         heard = self._present(now)
         if count is None or not heard or self._departures is None or not self._departed_known(now):
             return None
@@ -308,14 +308,14 @@ class SignalBoard:
         counts = self._counts
         interval_s = sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0
         self.rarely_told = interval_s > _RECENTS_FROM_S
-        backlog, counted_at = (None, -inf) if counts.auto_ack else counts.latest
+        backlog, counted_at = (None, -inf) if counts.auto_ack else counts.known(now)
         departed_age_s = sum(now - c.heard_at for c in heard) / len(heard) if reporting and heard else inf
         if reporting and not (self.rarely_told and now - counted_at < departed_age_s):
             backlog, counted_at = None, -inf  # the reports know better
         quality, missing = self._quality(now, reporting=reporting)
         return Signals(
             ready=self._ready,
-            unacked=self._unacked(heard, reporting=reporting),
+            unacked=self._unacked(heard, now, reporting=reporting),
             depth_age_s=now - self._read_at,
             backlog=backlog,
             backlog_age_s=now - counted_at,
@@ -457,10 +457,13 @@ class SignalBoard:
             heard = heard[len(heard) - self._probed_consumers :]
         return heard
 
-    def _unacked(self, heard: list[_Consumer], *, reporting: bool) -> int | None:
+    def _unacked(self, heard: list[_Consumer], now: float, *, reporting: bool) -> int | None:
         if self._probed_unacked is not None:
             return self._probed_unacked
-        return sum(consumer.held() for consumer in heard) + round(self._hidden) if reporting and heard else None
+        if not (reporting and heard):
+            return None
+        hidden = 0 if self._counts.known(now)[0] is None else round(self._hidden)
+        return sum(consumer.held() for consumer in heard) + hidden
 
     def _working(self, heard: list[_Consumer], now: float) -> int | None:
         """Return how many consumers can work: not paused, reported lately, at most as many as the broker counts."""

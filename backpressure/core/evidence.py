@@ -20,6 +20,7 @@ _USUAL_INTERVAL_S = 5.0  # RabbitMQ's and Kafka's default
 _GAPS = 8
 _LATE = 1.15
 _FRESH_S = 1.0
+_OFTEN_S = 0.5
 _INTERVALS_MISSED = 3
 _LONGEST_INTERVAL_S = 30.0
 _HISTORY_S = 60.0
@@ -164,6 +165,8 @@ class BacklogCounts:
 
     def on_reading(self, ready: int | None, unacked: int | None, consumers: int | None, now: float) -> None:
         """Take in what is ready now, and perhaps unacked, counted together."""
+        if consumers != self._consumers:
+            self._full = None  # others may hold more, or less
         self._consumers = consumers
         if ready is None:
             return
@@ -245,6 +248,17 @@ class BacklogCounts:
         if (age_s := now - moment_s) > max(_INTERVALS_MISSED * self.interval_s, _GRACE_S):
             return SignalQuality.BLIND, f"{_UNKNOWN}: the broker's last count is {age_s:.0f} s old; {_LET_REPORT}"
         return SignalQuality.LATE if self.interval_s > _FRESH_S else SignalQuality.COUNTED, ""
+
+    def known(self, now: float) -> tuple[int | None, float]:
+        """Return the newest count and its moment, unless it is so old that nothing can be concluded from it."""
+        if now - self.latest[1] > max(_INTERVALS_MISSED * self.interval_s, _LONGEST_INTERVAL_S):
+            return None, -inf
+        return self.latest
+
+    @property
+    def changing(self) -> bool:
+        """Whether the broker's own counts are made about as often as they are read."""
+        return 0 < self.interval_s <= _OFTEN_S
 
     def _count(self, count: int, moment_s: float) -> None:
         if moment_s > self.latest[1]:

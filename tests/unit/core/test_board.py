@@ -428,6 +428,29 @@ def test_what_waits_in_a_client_library_is_seen_beside_the_reports_that_do_not_k
     assert board.has_guests is not bool(CONSUMER.rss_bytes)
 
 
+def test_a_count_from_before_the_reports_is_not_taken_for_the_backlog_when_they_stop() -> None:
+    board = SignalBoard(1)
+    board.on_reading(100, 20, 1, 0.0)
+    for tick in range(1, 600):
+        board.on_report(consumer(tick / 10, tick), tick / 10)
+        board.on_reading(0, None, 1, tick / 10)
+    for tick in range(600, 640):  # the management API does not answer any more
+        board.on_reading(0, None, 1, tick / 10)
+    signals = board.signals(OWN, 64.0)
+    assert (signals.departed_total, signals.backlog, signals.depth) == (None, None, 0)
+
+
+def test_what_waits_in_a_client_library_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
+    board = SignalBoard(1)
+    for tick in range(500):
+        now = tick / 10
+        board.on_report(consumer(now, tick, held=1, prefetch=20), now)
+        board.on_reading(0, None, 1, now)
+        if now < 3:
+            board.on_statistics(QueueStatistics(ready=0, unacked=17, arrived_s=now, fresh=True))
+    assert board.signals(OWN, 50.0).unacked == 1
+
+
 def test_what_consumers_hold_before_their_first_reports_after_an_outage_is_not_hidden() -> None:
     for rss_bytes in (0, 1):
         board = SignalBoard(1)

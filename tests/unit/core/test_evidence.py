@@ -140,3 +140,21 @@ def test_a_queue_that_was_empty_before_anything_was_sent_is_empty() -> None:
     full = BacklogCounts()
     full.on_statistics(statistics(0, 7, 3.0))
     assert full.latest[0] is None
+
+
+def test_nothing_is_concluded_from_a_count_that_is_much_older_than_the_next_one_should_be() -> None:
+    counts = BacklogCounts()
+    counts.on_statistics(statistics(0, 9, 10.0, fresh=True))
+    assert counts.known(39.0) == (9, 10.0)
+    assert counts.known(41.0) == (None, -inf)
+
+
+def test_what_consumers_were_seen_to_hold_says_nothing_about_those_that_come_after_them() -> None:
+    counts = BacklogCounts()
+    counts.on_reading(0, None, 1, 0.0)
+    counts.on_statistics(statistics(6, 250, 1.0, fresh=True))
+    assert counts.held_at_most == 250
+    for consumers, now in ((0, 2.0), (1, 3.0)):
+        counts.on_reading(3, None, consumers, now)
+    assert counts.held_at_most is None
+    assert counts.latest == (256, 1.0)
