@@ -230,6 +230,14 @@ class SignalBoard:
         turns = ceil(producers / _ASK_EACH_TICK) * (1 if urgent else _ASK_RARELY)
         return (urgent or self.has_guests) and reading % turns == 0
 
+    @property
+    def wants_readings_between(self) -> bool:
+        """Whether to read the queue once more between two ticks: its counts change about as often, at other moments.
+
+        When a count was made is only known to within the time between two readings.
+        """
+        return self.has_strangers and self._counts.changing
+
     def on_reading(
         self, ready: int | None, unacked: int | None, consumers: int | None, now: float, *, missing: str | None = None
     ) -> None:

@@ -72,8 +72,8 @@ class Steps:
     """Finds out when a value was counted that is told many times and counted rarely, at even intervals.
 
     A value that changes between two answers was counted between them. One that does not change when the next count is
-    due was counted again and found the same. The interval is the shortest of the last ones between two changes: in a
-    longer one, a count found no change.
+    due was counted again and found the same. The interval is the mean of the shortest of the last ones between two
+    changes, as far as only the moments of the answers make them differ: in a longer one, a count found no change.
 
     Attributes:
         interval_s: how far apart the counts are.
@@ -100,7 +100,9 @@ class Steps:
             self._value, self._moment_s = value, arrived_s - gap_s / 2
             if self._changed_s is not None:
                 self._gaps.append(self._moment_s - self._changed_s)
-                self.interval_s = min(self._gaps)
+                least_s = min(self._gaps)
+                longest_s = least_s + 1.5 * min(gap_s, least_s)
+                self.interval_s = fmean(each_s for each_s in self._gaps if each_s <= longest_s)
             self._changed_s, self._known = self._moment_s, True
         # Until it has changed once, nothing tells when in each interval it is counted: assume the beginning.
         due_s = (_LATE if self._changed_s is not None else 2.0) * self.interval_s + gap_s

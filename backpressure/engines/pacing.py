@@ -217,6 +217,9 @@ class Pacing:
         """Wait about a tick; a consumer's report near its end ends it."""
         tick_s = self._settings.control.tick_ms / 1000
         earliest, latest = decision_window(started, tick_s, self.signals.feedback_age_s)
+        if self._board.wants_readings_between:
+            await asyncio.sleep(max(0.0, started + tick_s / 2 - self._clock.now()))
+            await self._answer(tick_s / 4)
         await asyncio.sleep(max(0.0, earliest - self._clock.now()))
         late_s = self._clock.now() - earliest
         self._heard.clear()

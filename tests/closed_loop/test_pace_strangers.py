@@ -47,8 +47,8 @@ def settled(lab: Any, workers: Workers, network: Network, *, after_s: float = 30
 def test_fresh_counts_are_as_good_as_reports_whatever_the_prefetch(lab: Any, prefetch: int, distribution: str) -> None:
     utilisation, p50_s, p99_s = settled(lab, strangers(distribution, prefetch=prefetch), FRESH, after_s=5.0)
     assert utilisation >= 0.99
-    assert p50_s <= 0.12
-    assert p99_s <= 0.4
+    assert p50_s <= 0.11
+    assert p99_s <= 0.27
 
 
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
@@ -69,13 +69,29 @@ def test_counts_every_second_keep_the_wait_below_half_a_second(lab: Any, distrib
     assert p99_s <= 0.5
 
 
-@pytest.mark.parametrize(("interval_s", "utilisation", "p99_s"), [(5.0, 0.97, 1.5), (0.1, 0.98, 0.45)])
+@pytest.mark.parametrize(("interval_s", "utilisation", "p99_s"), [(5.0, 0.97, 1.5), (0.1, 0.98, 0.3)])
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
 def test_commits_are_enough(lab: Any, distribution: str, interval_s: float, utilisation: float, p99_s: float) -> None:
     workers = strangers(distribution, acks="commit", commit_interval_s=interval_s)
     used, _, wait_s = settled(lab, workers, NOTHING)
     assert used >= utilisation
     assert wait_s <= p99_s
+
+
+@pytest.mark.parametrize(("acks", "network"), [("each", FRESH), ("commit", NOTHING)], ids=["fresh counts", "commits"])
+def test_a_queue_that_was_empty_by_chance_is_not_taken_for_faster_consumers_for_long(
+    lab: Any, acks: str, network: Network
+) -> None:
+    for seed in range(1, 5):
+        workers = strangers("exponential", acks=acks, commit_interval_s=0.1)
+        plant = lab.plant(seed, workers=workers, network=network)
+        producer = lab.join(plant, "pace")
+        plant.run(5)
+        raised = 0
+        for _ in range(400):
+            plant.run(0.1)
+            raised = raised + 1 if producer.decision.bottleneck_per_s > 135 else 0
+            assert raised <= 5, (seed, plant.now)
 
 
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])

@@ -73,7 +73,9 @@ class Bottleneck:
         empty_since: when the queue was first found empty in a row, or None.
         counted: whether the last evidence was an exact count of everything in the system.
         spare: part of the consumers that were idle at the last counts, each of them seen; 0 unless ``counted``.
+        changed_at: when counts last showed that the rate is another.
         late: whether exact counts are seconds apart.
+        dated: whether they are less apart, but made at moments that have to be inferred.
         idle_counts: late counts in a row that found consumers idle.
         idle: smoothed part of the consumers' time without work although more was queued than they had in work; 0 where
         unknown, and while less is offered than may be sent: the producer cannot keep them busy then.
@@ -89,7 +91,7 @@ class Bottleneck:
         self._low_depth = 0.0
         self._load = 1.0
         self._seen_load = 0.0
-        self._changed_at = -inf
+        self.changed_at = -inf
         self._stalled = False
         self.rare = False
         self.queue = DepthObserver(report_interval_s)
@@ -104,6 +106,7 @@ class Bottleneck:
         self.spare = 0.0
         self.idle_counts = 0
         self.late = False
+        self.dated = False
         self._low_path = inf
         self._counted_at = -inf
         self._confirmed_after_s = 0.0
@@ -169,6 +172,7 @@ class Bottleneck:
         if interrupted:
             self._before = None  # an interrupted loop says nothing about the rate: continue from the next count
         self.counted = signals.departed_total is None and signals.backlog is not None
+        self.dated = self.counted and 0 < signals.count_interval_s <= _LATE_S
         if new:
             self._note_reading(signals)
         reporting = signals.departed_total is not None and signals.feedback_age_s <= self._stale_s
@@ -243,7 +247,7 @@ class Bottleneck:
         saturated = self._low_ready > 0 or (self._workers == 1 and self._load <= 1.0 and self._low_depth > 1)
         self._low_ready, self._low_depth = signals.ready or 0, signals.depth or 0
         if self._estimator.rate is None:
-            self._changed_at = now
+            self.changed_at = now
         few = count.departed < _SERVICE_SAMPLES or (self._estimator.rate or 0.0) * span_s < 1
         if few and signals.service_cv2 is not None:
             # At the start, and where few messages depart, counts say nothing about their variance; service times do.
@@ -259,11 +263,11 @@ class Bottleneck:
             exposure_s = span_s if saturated else min(span_s, worked_s / self._load)
             changed = self._estimator.add(told * events, told * exposure_s)
         if changed:
-            self._changed_at, self.idle = now, 0.0
+            self.changed_at, self.idle = now, 0.0
         elif (
             count.source == "reports"
             and not self._stalled
-            and now - self._changed_at > (_SETTLED_RARE_S if self.rare else _SETTLED_S)
+            and now - self.changed_at > (_SETTLED_RARE_S if self.rare else _SETTLED_S)
         ):
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
@@ -295,7 +299,7 @@ class Bottleneck:
             burst, burst_s = self.queue.busiest(self.queue.read_at - span_s, _LEAST_BURST_S)
             if self._estimator.restart(burst, burst_s * workers):
                 self._estimator.bounded = self.idle_counts > 0  # all of the burst was done
-                self._changed_at = now
+                self.changed_at = now
                 return
         if low > workers + doubt or (signals.ready or 0) > 0:
             changed = self._estimator.add(events, exposure_s)
@@ -305,7 +309,7 @@ class Bottleneck:
             part = self._estimator.rate / rate
             self._estimator.scale(max(0.05, 1 - (1 - part) / part * log(1 / (1 - part))) / part)
         if changed or rate is None:
-            self._changed_at = now
+            self.changed_at = now
 
     def _add_lower_bound(self, events: float, exposure_s: float) -> bool:
         """What was confirmed late may have arrived, and left, as much earlier."""

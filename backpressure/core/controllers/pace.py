@@ -5,6 +5,7 @@ With what it knows about confirms, and the queue wait that no law can avoid (der
 
 from __future__ import annotations
 
+from collections import deque
 from math import ceil, erfc, exp, inf, pi, sqrt
 
 from backpressure.core.controllers.bottleneck import Bottleneck
@@ -40,6 +41,9 @@ _TRIAL_SHORTEST_S = 1.0
 _TRIAL_LONGEST_S = 5.0
 _TRIAL_EVENTS = 50.0
 _WAYS = 2  # of a report, and then of a message
+_DATED = 3.0
+_EFFECT_MEMORY_S = 3.0
+_EFFECT_SAMPLES = 10.0
 
 
 class PaceLaw:
@@ -59,8 +63,8 @@ class PaceLaw:
       then keeps about one message queued as a probe, so that their return shows without sending anything.
     - *starved: growing*: the queue stays empty and no signal explains it. μ̂ doubles, at most once in two loop times
       (in three when the consumers report that they are busy), and never while application-limited. Where the broker
-      counts what silent consumers hold, it grows by what idle consumers could do more; where it counts rarely, a burst
-      goes out just before the next count, which tells how much of it they did.
+      counts what silent consumers hold, it grows by what idle consumers could do more, until messages wait again; where
+      it counts rarely, a burst goes out just before the next count, which tells how much of it they did.
     - *blocked* by the broker: estimators frozen. *Refused* (a nack): half the rate for two loop times, once, and q* is
       kept below the depth at which it happened, growing back by a tenth a second.
     - *blind*: what consumers hold, or when they finish it, is not known, and 1000 messages were sent without any sign
@@ -138,7 +142,7 @@ class PaceLaw:
         self._trial.update(bottleneck, signals, self._held)
         setpoint = self._held = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
-        correction = self._gain / loop_s * (setpoint - depth)
+        correction = self._gain_per_s * (setpoint - depth)
         self._total_per_s = max(0.0, rate - bottleneck.queue.unreported_per_s + correction)
         if bottleneck.counted and bottleneck.starting and not bottleneck.late:
             self._total_per_s = max(self._total_per_s, self._probing_per_s(signals))
@@ -179,17 +183,24 @@ class PaceLaw:
 
     def _setpoint(self, rate_per_s: float) -> float:
         tick_s, bottleneck = self._config.tick_s, self._bottleneck
-        step = min(1.0, self._gain / (tick_s + bottleneck.age_s) * tick_s)
+        step = min(1.0, self._gain_per_s * tick_s)
         ways = 1 if bottleneck.counted else _WAYS
         blind_s = bottleneck.departed_age_s + ways * bottleneck.way_s + tick_s / (step * (2 - step))
         passing = rate_per_s * blind_s
         sigma = sqrt(bottleneck.variance(blind_s) if bottleneck.counted else bottleneck.dispersion * passing)
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
+        idle *= _DATED if bottleneck.dated else 1
         spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
         wanted = bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
         if bottleneck.counted:
             wanted += _UNEVEN * bottleneck.dispersion * (bottleneck.servers - 1)
         return min(self._cap, wanted + self._trial.depth)
+
+    @property
+    def _gain_per_s(self) -> float:
+        """What part of the queue's error is corrected in a second: where counts are exact, age is no reason to wait."""
+        exact = self._bottleneck.counted and not self._bottleneck.late
+        return self._gain / (self._config.tick_s + (0.0 if exact else self._bottleneck.age_s))
 
     def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:
         surplus = max(0.0, self._bottleneck.idle - _IDLE_ALLOWED)
@@ -273,11 +284,9 @@ class PaceLaw:
             return self._trust_the_first_count(signals, now)
         if bottleneck.starting:
             return self._probe_more(signals, now, loop_s)
+        self._answer_growth(now, loop_s)
         if signals.application_limited or now - self._raised_at < 2 * loop_s:
             return False
-        if self._raised_by > 1 and bottleneck.queue.read_at <= self._raised_at:
-            bottleneck.raise_rate(1 / self._raised_by)
-            self._raised_by = 1.0
         if bottleneck.spare < _SPARE or signals.backlog_age_s > loop_s:
             return False
         self._raised_at = now
@@ -289,6 +298,20 @@ class PaceLaw:
             bottleneck.raise_rate(factor)
             self._raised_by = factor
         return True
+
+    def _answer_growth(self, now: float, loop_s: float) -> None:
+        """Take back what was added to the estimate, if messages wait now, or no newer count has come for long.
+
+        If consumers are in fact faster, what leaves now says so.
+        """
+        bottleneck, queue = self._bottleneck, self._bottleneck.queue
+        if self._raised_by == 1 or bottleneck.changed_at >= self._raised_at:
+            self._raised_by = 1.0
+            return
+        newer = queue.read_at > self._raised_at
+        if (newer and queue.reading > bottleneck.servers) or (not newer and now - self._raised_at >= 2 * loop_s):
+            bottleneck.raise_rate(1 / self._raised_by)
+            self._raised_by = 1.0
 
     def _probe_more(self, signals: Signals, now: float, loop_s: float) -> bool:
         """At the start, let twice as many messages go if a count shows that those before did not keep consumers busy.
@@ -337,7 +360,8 @@ class _DepthTrial:
     A consumer may hand what it holds to threads or processes of its own. Then more leaves the deeper the queue is, up
     to what it has in work when all are busy. So now and then, once departures are even, the queue is twice as deep for
     a moment: if clearly more leaves, the depth stays and the next trial follows at once, or else the next comes later.
-    What is kept is given up again in quarters, where that costs no departures.
+    What is kept is given up again in quarters, where that costs no departures. Where the depth varies anyway, as before
+    irregular consumers, and no more leaves when it is deeper, there is nothing to try.
 
     Attributes:
         depth: messages in addition to those in work if each consumer works on one.
@@ -352,12 +376,14 @@ class _DepthTrial:
         self._usual_per_s = 0.0
         self._step = 0.0
         self._down = False
+        self._effect = _DepthEffect()
 
     def update(self, bottleneck: Bottleneck, signals: Signals, held: float) -> None:
         """Begin, watch or judge a trial; ``held`` is the setpoint at the last tick."""
         rate, queue = bottleneck.rate_per_s, bottleneck.queue
         at = queue.read_at
         left = (at, queue.left_by(at, queue.reading))
+        self._effect.see(at, left[1], queue.reading)
         if not bottleneck.counted or bottleneck.late or signals.application_limited or not rate or not held:
             self.depth, self._stage, self._since = self._kept, 0, left
             return
@@ -367,6 +393,9 @@ class _DepthTrial:
             return
         per_s = (left[1] - self._since[1]) / elapsed_s
         self._since = left
+        if self._stage == 0 and not self._kept and self._effect.none:
+            self._pause_s = min(_TRIAL_RARELY_S, 2 * self._pause_s)
+            return
         self._stage = (self._stage + 1) % 4
         if self._stage == 2:
             self._usual_per_s = per_s
@@ -386,6 +415,43 @@ class _DepthTrial:
             self._down = self._pause_s >= _TRIAL_RARELY_S and not self._down
             self._pause_s = min(_TRIAL_RARELY_S, 2 * self._pause_s)
         self.depth = self._kept
+
+
+class _DepthEffect:
+    """Whether more leaves when the queue is deeper, as far as it varies by itself: a regression, discounted over 3 s.
+
+    What leaves between two counts is held against the depth at the count before both: the error of a count is in what
+    left before and after it.
+    """
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[float, float, float]] = deque(maxlen=3)
+        self._sums = [0.0] * 6
+
+    def see(self, at: float, left: float, depth: float) -> None:
+        """Take in a count, if it is new."""
+        if self._counts and at <= self._counts[-1][0]:
+            return
+        self._counts.append((at, left, depth))
+        if len(self._counts) == 3:
+            (_, _, x), (start, before, _), _ = self._counts
+            span_s = at - start
+            y, keep = (left - before) / span_s, exp(-span_s / _EFFECT_MEMORY_S)
+            new = (1.0, x, y, x * x, x * y, y * y)
+            self._sums = [keep * total + one for total, one in zip(self._sums, new, strict=True)]
+
+    @property
+    def none(self) -> bool:
+        """Whether it is beyond doubt that what leaves grows by less than half as much as the depth."""
+        n, x, y, xx, xy, yy = self._sums
+        if n < _EFFECT_SAMPLES:
+            return False
+        spread, slope_sum = xx / n - (x / n) ** 2, xy / n - x * y / n**2
+        if spread <= 0 or x <= 0:
+            return False
+        slope = slope_sum / spread
+        rest = max(0.0, yy / n - (y / n) ** 2 - slope * slope_sum)
+        return slope + 2 * sqrt(rest / n / spread) < y / x / 2
 
 
 _MEMORY_S = 1.0

@@ -309,8 +309,9 @@ class Plant:
         self._look_at_statistics()
         for producer in self.producers:
             if self.network.probe and self.now >= producer.next_reading_s:
-                producer.next_reading_s = max(producer.next_reading_s, self.now - self.network.probe_interval_s)
-                producer.next_reading_s += max(self.network.probe_interval_s, 2 * self.network.way_s)
+                interval_s = self.network.probe_interval_s / (2 if producer.board.wants_readings_between else 1)
+                producer.next_reading_s = max(producer.next_reading_s, self.now - interval_s)
+                producer.next_reading_s += max(interval_s, 2 * self.network.way_s)
                 producer.readings += 1
                 self._answer(self._reading(producer.board))
                 if producer.board.rarely_told and producer.board.wants_counts(producer.readings, len(self.producers)):

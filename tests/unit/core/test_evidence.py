@@ -35,6 +35,17 @@ def test_a_value_that_is_counted_for_each_answer_is_fresh() -> None:
     assert moments[39] == pytest.approx(3.9, abs=0.25)
 
 
+def test_the_interval_of_counts_about_as_frequent_as_the_answers_is_their_mean() -> None:
+    """Answers every 52 ms find a change after two of them, as a rule, and sometimes after one."""
+    steps = Steps()
+    for n in range(400):
+        now = 0.052 * n
+        moment_s = steps.see(int(now / 0.1003), now)
+        if n > 40:
+            assert moment_s == pytest.approx(int(now / 0.1003) * 0.1003, abs=0.03)
+            assert steps.interval_s == pytest.approx(0.1, abs=0.01)
+
+
 def statistics(ready: int, unacked: int, at_s: float, **how: bool) -> QueueStatistics:
     return QueueStatistics(ready=ready, unacked=unacked, arrived_s=at_s, **how)
 

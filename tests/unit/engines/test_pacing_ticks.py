@@ -10,6 +10,7 @@ import pytest
 from stage import WORK, RecordingBroker, consuming, producing, settings_of
 from virtual_time import run_virtually, stall
 
+from backpressure.core.evidence import OffsetReading
 from backpressure.core.reports import ProducerReport, decode
 from backpressure.core.signals import SignalQuality
 from backpressure.errors import NotConnectedError
@@ -153,6 +154,43 @@ def test_a_producer_that_cannot_reach_the_broker_takes_no_empty_queue_for_fast_c
     limited, rate_per_s = run_virtually(story())
     assert limited
     assert rate_per_s < 300  # the consumer's 100 and what an empty queue asks for
+
+
+class CommittingTransport(MemoryTransport):
+    """A transport whose probe tells offsets, which a group of others commits every ``commit_s``."""
+
+    def __init__(self, *parts: Any, commit_s: float) -> None:
+        super().__init__(*parts)
+        self.commit_s = commit_s
+        self.asked_at: list[float] = []
+
+    def probe(self) -> Any:
+        near = super().probe()
+
+        async def committed(queue: str, *, exactly: bool = False) -> QueueReading:
+            assert queue == WORK
+            now = asyncio.get_running_loop().time()
+            self.asked_at.append(now)
+            done = int(now / self.commit_s)
+            offsets = OffsetReading(ends=(done + 5,), committed=(done,), arrived_s=now)
+            return QueueReading(ready=5, unacked=None, consumers=1, offsets=offsets)
+
+        near.read = committed  # type: ignore[method-assign]
+        return near
+
+
+@pytest.mark.parametrize(("commit_s", "readings"), [(0.1, 200), (5.0, 100)])
+def test_offsets_that_change_about_as_often_as_it_decides_are_read_twice_as_often(
+    commit_s: float, readings: int
+) -> None:
+    async def story() -> int:
+        settings, broker = settings_of(), RecordingBroker()
+        transport = CommittingTransport(settings, broker, commit_s=commit_s)
+        async with producing(settings, broker, transport=transport):
+            await asyncio.sleep(20)
+        return sum(at_s > transport.asked_at[-1] - 10 for at_s in transport.asked_at)
+
+    assert run_virtually(story()) == pytest.approx(readings, rel=0.1)
 
 
 class BusyTransport(MemoryTransport):
