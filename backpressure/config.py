@@ -38,18 +38,6 @@ from backpressure.derived import bound_of_strategy
 from backpressure.errors import ConfigError
 from backpressure.settings import Settings
 
-__all__ = [
-    "NESTED",
-    "PREFIX",
-    "as_environment",
-    "dotenv",
-    "from_common_names",
-    "from_environment",
-    "load",
-    "replaced",
-    "without_injected",
-]
-
 PREFIX = "PACE_"
 NESTED = "__"
 

@@ -24,8 +24,6 @@ from backpressure.errors import ConfigError, NotConnectedError, RefusedError, Un
 from backpressure.integrations.clients import several_servers
 from backpressure.transports.connecting import Server, Servers
 
-__all__ = ["AioPikaClient"]
-
 _WITHIN_S = 10.0
 _PORTS = {"amqp": 5672, "amqps": 5671}
 

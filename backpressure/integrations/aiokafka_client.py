@@ -26,8 +26,6 @@ from aiokafka.errors import (
 from backpressure.core.addresses import BrokerAddress, bracketed
 from backpressure.errors import ConfigError, NotConnectedError, TransportError, UncarriableError, UnroutableError
 
-__all__ = ["AioKafkaClient"]
-
 _PORT = 9092
 _ANSWER_MS = 10_000  # a topic that is not there is looked for so long
 

@@ -12,8 +12,6 @@ from typing import Any, Protocol
 from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import ConfigError
 
-__all__ = ["BLOCKING_CLIENTS", "CLIENTS", "AsyncClient", "BlockingClient", "client_class", "several_servers"]
-
 CLIENTS = {
     "aio_pika": "aio_pika_client:AioPikaClient",
     "aiokafka": "aiokafka_client:AioKafkaClient",

@@ -26,8 +26,6 @@ from backpressure.errors import UnroutableError as Unroutable
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 
-__all__ = ["BlockingConfluentClient", "ConfluentClient"]
-
 _POLL_S = 0.1
 _FLUSH_S = 10.0
 _CONNECT_S = 10.0

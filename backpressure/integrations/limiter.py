@@ -29,7 +29,6 @@ from backpressure.integrations.watcher import QueueWatcher
 from backpressure.laws import create
 from backpressure.transports.base import QueueReading
 
-__all__ = ["Limiter", "PaceStatus", "Turns"]
 _SHORTEST_SLEEP_S = 0.002  # messages allowed within this go out together
 _LONGEST_SLEEP_S = 0.05  # a higher rate is noticed after this
 

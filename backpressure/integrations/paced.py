@@ -25,8 +25,6 @@ from backpressure.errors import NotConnectedError, PaceError, RefusedError, Unco
 from backpressure.integrations.clients import BLOCKING_CLIENTS, CLIENTS, AsyncClient, BlockingClient, client_class
 from backpressure.integrations.limiter import Limiter, PaceStatus
 
-__all__ = ["Paced", "SyncPaced"]
-
 _AGAIN = RetryPolicy(max_attempts=1 << 31, backoff_min_s=0.1, backoff_max_s=2.0, jitter=0.5)
 """A refused message is sent again, until the time is over: a full queue has room again soon."""
 

@@ -24,8 +24,6 @@ from backpressure.core.addresses import bracketed
 from backpressure.errors import ConfigError, NotConnectedError, PaceError, RefusedError, UnroutableError
 from backpressure.integrations.clients import several_servers
 
-__all__ = ["BlockingPikaCallbackClient", "PikaBlockingClient", "PikaCallbackClient", "address", "persistent"]
-
 _OPEN_S = 10.0
 _ANSWERS_WITHIN_S = 1.5  # of several servers, one that takes longer is passed over
 _CLOSE_S = 5.0

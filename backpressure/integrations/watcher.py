@@ -28,8 +28,6 @@ from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
 from backpressure.transports.factory import connect
 
-__all__ = ["QueueWatcher", "Reporting", "Watched"]
-
 _log = logging.getLogger("backpressure")
 _TICK_S = 0.1
 _UNEVEN_FROM_S = 0.35
