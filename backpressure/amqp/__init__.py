@@ -1,11 +1,9 @@
 """AMQP 0-9-1 as octets, without I/O: used by the embedded broker and by the RabbitMQ transport.
 
-- ``frames``: a byte stream to frames, and back; the error for octets that are not AMQP
-- ``methods``: the arguments of a method, in the payload of its frame
-- ``message_methods``: the methods that come with every message, as a broker reads and writes them
+- ``frames``: a byte stream to frames, and back, or to whole frames; the error for octets that are not AMQP
+- ``methods``: the arguments of a method, in the payload of its frame, quicker for those that come with every message
 - ``properties``: the property list of a content header, kept in its octets
 - ``field_tables``: tables of named values, as declarations and headers have them
-- ``reading``: properties and headers of a received message as Python values
 - ``deaths``: the history of a dead letter
 - ``outgoing``, ``incoming``: what a client writes and reads with every message
 

@@ -12,7 +12,7 @@ from math import isinf
 
 from backpressure.core.controllers import traits
 from backpressure.core.snapshot import Outlook, QueueState, Snapshot
-from backpressure.dashboards.cards_queues import clock_after
+from backpressure.dashboards.cards_lists import clock_after
 from backpressure.presentation.numbers import amount, duration, percent, rate
 
 _GROWING = 1.05  # a smaller difference between in and out is noise

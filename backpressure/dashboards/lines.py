@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from backpressure.core.snapshot import Event, Glance, Outlook, QueueState, Snapshot, Source
-from backpressure.dashboards.cards_queues import expected_wait, heading
+from backpressure.dashboards.cards_lists import expected_wait, heading
 from backpressure.presentation.numbers import amount, duration, rate
 from backpressure.presentation.terms import label
 from backpressure.program import printable

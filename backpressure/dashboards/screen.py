@@ -23,9 +23,8 @@ from rich.text import Text
 
 from backpressure.core.snapshot import Snapshot
 from backpressure.dashboards.advice import advise
-from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queues
+from backpressure.dashboards.cards_lists import RowCard, connections, consumers, events, processes, queue_cards, queues
 from backpressure.dashboards.cards_loop import Card, Trail, flow_card, header, law_card, small_flow_card
-from backpressure.dashboards.cards_queues import queue_cards
 from backpressure.dashboards.lines import StatusLines
 from backpressure.presentation.terminal import new_console
 from backpressure.program import printable

@@ -17,36 +17,10 @@ from itertools import count
 from typing import Any
 
 from backpressure.engines.clock import Clock
+from backpressure.experiments import faults
 from backpressure.experiments.brokers import BrokerOperator, EmbeddedOperator
 from backpressure.experiments.cluster import ClusterOperator, RabbitMQCluster
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded, Note
-from backpressure.experiments.faults import (
-    BrokerHang,
-    BrokerKill,
-    BrokerRestart,
-    ClockJump,
-    ConsumerChurn,
-    ConsumerKill,
-    ConsumerSlow,
-    ConsumerStop,
-    DiskAlarm,
-    Fault,
-    LeaderKill,
-    MemoryAlarmFault,
-    Nacks,
-    NetworkBandwidth,
-    NetworkCut,
-    NetworkDelay,
-    NetworkFault,
-    NetworkHalfOpen,
-    NodeKill,
-    NodeRestart,
-    Partition,
-    Poison,
-    ProcessingFailures,
-    ProcessKill,
-    ProducerKill,
-)
 from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
@@ -79,7 +53,7 @@ class Stage:
 class Injection:
     """A fault at work; it begins at once."""
 
-    def __init__(self, fault: Fault, stage: Stage) -> None:
+    def __init__(self, fault: faults.Fault, stage: Stage) -> None:
         """``fault`` is done to ``stage``."""
         self._over = asyncio.Event()
         self._began_ns: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -101,7 +75,7 @@ class Injection:
         await asyncio.wait({self._task})
         self._task.result()
 
-    async def _hold(self, fault: Fault, stage: Stage) -> None:
+    async def _hold(self, fault: faults.Fault, stage: Stage) -> None:
         async with EFFECTS[type(fault)](fault, stage):
             self._began_ns.set_result(stage.clock.wall_ns())
             stage.record(FaultBegan(at_ns=self._began_ns.result(), name=fault.name))
@@ -115,7 +89,7 @@ class Injection:
 
 
 @asynccontextmanager
-async def _process_kill(fault: ProcessKill, stage: Stage) -> AsyncIterator[None]:
+async def _process_kill(fault: faults.ProcessKill, stage: Stage) -> AsyncIterator[None]:
     killed = stage.supervisor.of(fault.role)[: fault.count]
     await stage.supervisor.kill_now(killed)
     for child in killed:
@@ -126,7 +100,7 @@ async def _process_kill(fault: ProcessKill, stage: Stage) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _consumer_stop(fault: ConsumerStop, stage: Stage) -> AsyncIterator[None]:
+async def _consumer_stop(fault: faults.ConsumerStop, stage: Stage) -> AsyncIterator[None]:
     hung = stage.supervisor.of("consumer")[: fault.count]
     try:
         for child in hung:
@@ -140,7 +114,7 @@ async def _consumer_stop(fault: ConsumerStop, stage: Stage) -> AsyncIterator[Non
 
 
 @asynccontextmanager
-async def _consumer_slow(fault: ConsumerSlow, stage: Stage) -> AsyncIterator[None]:
+async def _consumer_slow(fault: faults.ConsumerSlow, stage: Stage) -> AsyncIterator[None]:
     slow = stage.supervisor.of("consumer")[: fault.count]
     turns = asyncio.create_task(_in_turns(slow, fault, stage.supervisor), name="consumer-slow")
     try:
@@ -157,7 +131,7 @@ async def _consumer_slow(fault: ConsumerSlow, stage: Stage) -> AsyncIterator[Non
             stage.happened(f"{child.id} runs all the time again")
 
 
-async def _in_turns(children: Sequence[Child], fault: ConsumerSlow, supervisor: Supervisor) -> None:
+async def _in_turns(children: Sequence[Child], fault: faults.ConsumerSlow, supervisor: Supervisor) -> None:
     """Stop and continue ``children`` on an ideal timeline, until cancelled."""
     loop = asyncio.get_running_loop()
     period_s, begin = fault.period_ms / 1000, loop.time()
@@ -171,7 +145,7 @@ async def _in_turns(children: Sequence[Child], fault: ConsumerSlow, supervisor: 
 
 
 @asynccontextmanager
-async def _consumer_churn(fault: ConsumerChurn, stage: Stage) -> AsyncIterator[None]:
+async def _consumer_churn(fault: faults.ConsumerChurn, stage: Stage) -> AsyncIterator[None]:
     over = asyncio.Event()
     churning = asyncio.create_task(_churn(fault, stage, over), name="consumer churn")
     try:
@@ -181,7 +155,7 @@ async def _consumer_churn(fault: ConsumerChurn, stage: Stage) -> AsyncIterator[N
         await churning
 
 
-async def _churn(fault: ConsumerChurn, stage: Stage, over: asyncio.Event) -> None:
+async def _churn(fault: faults.ConsumerChurn, stage: Stage, over: asyncio.Event) -> None:
     """Exchange the oldest consumer again and again; whoever has left is replaced before it ends."""
     while not over.is_set():
         leaving = stage.supervisor.of("consumer")[:1]
@@ -194,7 +168,7 @@ async def _churn(fault: ConsumerChurn, stage: Stage, over: asyncio.Event) -> Non
 
 
 @asynccontextmanager
-async def _poison(fault: Poison, stage: Stage) -> AsyncIterator[None]:
+async def _poison(fault: faults.Poison, stage: Stage) -> AsyncIterator[None]:
     async with stage.fleet.overriding({"consumer.poison_rate": fault.share}):
         stage.happened(f"{fault.share:.0%} of the messages are poison")
         yield
@@ -202,7 +176,7 @@ async def _poison(fault: Poison, stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _processing_failures(fault: ProcessingFailures, stage: Stage) -> AsyncIterator[None]:
+async def _processing_failures(fault: faults.ProcessingFailures, stage: Stage) -> AsyncIterator[None]:
     async with stage.fleet.overriding({"consumer.failure_rate": fault.share}):
         stage.happened(f"{fault.share:.0%} of the attempts fail")
         yield
@@ -210,7 +184,7 @@ async def _processing_failures(fault: ProcessingFailures, stage: Stage) -> Async
 
 
 @asynccontextmanager
-async def _clock_jump(fault: ClockJump, stage: Stage) -> AsyncIterator[None]:
+async def _clock_jump(fault: faults.ClockJump, stage: Stage) -> AsyncIterator[None]:
     try:
         stage.fleet.move_clock(fault.role, fault.by_s)
         stage.happened(f"the wall clock of every {fault.role} jumps by {fault.by_s:+g} s")
@@ -224,7 +198,7 @@ async def _clock_jump(fault: ClockJump, stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _broker_restart(_: BrokerRestart, stage: Stage) -> AsyncIterator[None]:
+async def _broker_restart(_: faults.BrokerRestart, stage: Stage) -> AsyncIterator[None]:
     assert stage.operator is not None
     try:
         await stage.operator.stop()
@@ -236,7 +210,7 @@ async def _broker_restart(_: BrokerRestart, stage: Stage) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _broker_kill(_: BrokerKill, stage: Stage) -> AsyncIterator[None]:
+async def _broker_kill(_: faults.BrokerKill, stage: Stage) -> AsyncIterator[None]:
     assert stage.operator is not None
     try:
         await stage.operator.kill()
@@ -248,7 +222,7 @@ async def _broker_kill(_: BrokerKill, stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _broker_hang(_: BrokerHang, stage: Stage) -> AsyncIterator[None]:
+async def _broker_hang(_: faults.BrokerHang, stage: Stage) -> AsyncIterator[None]:
     assert stage.operator is not None
     try:
         stage.operator.suspend()
@@ -260,7 +234,7 @@ async def _broker_hang(_: BrokerHang, stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _memory_alarm(_: MemoryAlarmFault, stage: Stage) -> AsyncIterator[None]:
+async def _memory_alarm(_: faults.MemoryAlarmFault, stage: Stage) -> AsyncIterator[None]:
     assert stage.operator is not None
     try:
         await stage.operator.set_alarm(raised=True)
@@ -272,7 +246,7 @@ async def _memory_alarm(_: MemoryAlarmFault, stage: Stage) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def _nacks(fault: Nacks, stage: Stage) -> AsyncIterator[None]:
+async def _nacks(fault: faults.Nacks, stage: Stage) -> AsyncIterator[None]:
     assert isinstance(stage.operator, EmbeddedOperator)
     try:
         await stage.operator.misbehave(nack_share=fault.share)
@@ -287,9 +261,9 @@ async def _nacks(fault: Nacks, stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _node_kill(fault: NodeKill | LeaderKill, stage: Stage) -> AsyncIterator[None]:
+async def _node_kill(fault: faults.NodeKill | faults.LeaderKill, stage: Stage) -> AsyncIterator[None]:
     cluster = _cluster(stage)
-    node = await cluster.choose("leader" if isinstance(fault, LeaderKill) else fault.node, stage.queue)
+    node = await cluster.choose("leader" if isinstance(fault, faults.LeaderKill) else fault.node, stage.queue)
     number, led = cluster.number(node), await _leads(cluster, node, stage.queue)
     since = time.time()
     try:
@@ -303,7 +277,7 @@ async def _node_kill(fault: NodeKill | LeaderKill, stage: Stage) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _node_restart(_: NodeRestart, stage: Stage) -> AsyncIterator[None]:
+async def _node_restart(_: faults.NodeRestart, stage: Stage) -> AsyncIterator[None]:
     """Begin, and go through all nodes even when the phase ends before: half an upgrade is none."""
     upgrading = asyncio.create_task(_upgrade(_cluster(stage), stage), name="rolling upgrade")
     try:
@@ -326,7 +300,7 @@ async def _upgrade(cluster: ClusterOperator[Any], stage: Stage) -> None:
 
 
 @asynccontextmanager
-async def _partition(fault: Partition, stage: Stage) -> AsyncIterator[None]:
+async def _partition(fault: faults.Partition, stage: Stage) -> AsyncIterator[None]:
     cluster = _cluster(stage)
     node = await cluster.choose(fault.node, stage.queue)
     number, led = cluster.number(node), await _leads(cluster, node, stage.queue)
@@ -343,7 +317,7 @@ async def _partition(fault: Partition, stage: Stage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _disk_alarm(fault: DiskAlarm, stage: Stage) -> AsyncIterator[None]:
+async def _disk_alarm(fault: faults.DiskAlarm, stage: Stage) -> AsyncIterator[None]:
     cluster = _cluster(stage)
     assert isinstance(cluster, RabbitMQCluster)
     node = await cluster.choose(fault.node, stage.queue)
@@ -396,7 +370,7 @@ async def _telling_election(
 
 
 @asynccontextmanager
-async def _network(fault: NetworkFault, stage: Stage) -> AsyncIterator[None]:
+async def _network(fault: faults.NetworkFault, stage: Stage) -> AsyncIterator[None]:
     assert stage.proxy is not None
     try:
         stage.happened(f"network: {await _disturb(stage.proxy, fault)}")
@@ -406,16 +380,16 @@ async def _network(fault: NetworkFault, stage: Stage) -> AsyncIterator[None]:
         stage.happened("network whole again")
 
 
-async def _disturb(proxy: Proxy, fault: NetworkFault) -> str:
+async def _disturb(proxy: Proxy, fault: faults.NetworkFault) -> str:
     """Do it and say what was done."""
     match fault:
-        case NetworkDelay():
+        case faults.NetworkDelay():
             proxy.delay_s = fault.ms / 1000
             return f"{fault.ms:g} ms slower each way"
-        case NetworkBandwidth():
+        case faults.NetworkBandwidth():
             proxy.bytes_per_s = fault.kb_per_s * 1000
             return f"{fault.kb_per_s:g} kB/s at most"
-        case NetworkHalfOpen():
+        case faults.NetworkHalfOpen():
             proxy.half_open()
             return "half open"
         case _:
@@ -426,27 +400,27 @@ async def _disturb(proxy: Proxy, fault: NetworkFault) -> str:
 Effect = Callable[[Any, Stage], AbstractAsyncContextManager[None]]
 """Does a fault of its kind to a stage, and undoes it on leaving. Raises `PaceError` when either is impossible."""
 
-EFFECTS: dict[type[Fault], Effect] = {
-    ConsumerKill: _process_kill,
-    ConsumerStop: _consumer_stop,
-    ConsumerSlow: _consumer_slow,
-    ConsumerChurn: _consumer_churn,
-    ProducerKill: _process_kill,
-    BrokerRestart: _broker_restart,
-    BrokerKill: _broker_kill,
-    BrokerHang: _broker_hang,
-    MemoryAlarmFault: _memory_alarm,
-    NodeKill: _node_kill,
-    LeaderKill: _node_kill,
-    NodeRestart: _node_restart,
-    Partition: _partition,
-    DiskAlarm: _disk_alarm,
-    Nacks: _nacks,
-    NetworkCut: _network,
-    NetworkHalfOpen: _network,
-    NetworkDelay: _network,
-    NetworkBandwidth: _network,
-    Poison: _poison,
-    ProcessingFailures: _processing_failures,
-    ClockJump: _clock_jump,
+EFFECTS: dict[type[faults.Fault], Effect] = {
+    faults.ConsumerKill: _process_kill,
+    faults.ConsumerStop: _consumer_stop,
+    faults.ConsumerSlow: _consumer_slow,
+    faults.ConsumerChurn: _consumer_churn,
+    faults.ProducerKill: _process_kill,
+    faults.BrokerRestart: _broker_restart,
+    faults.BrokerKill: _broker_kill,
+    faults.BrokerHang: _broker_hang,
+    faults.MemoryAlarmFault: _memory_alarm,
+    faults.NodeKill: _node_kill,
+    faults.LeaderKill: _node_kill,
+    faults.NodeRestart: _node_restart,
+    faults.Partition: _partition,
+    faults.DiskAlarm: _disk_alarm,
+    faults.Nacks: _nacks,
+    faults.NetworkCut: _network,
+    faults.NetworkHalfOpen: _network,
+    faults.NetworkDelay: _network,
+    faults.NetworkBandwidth: _network,
+    faults.Poison: _poison,
+    faults.ProcessingFailures: _processing_failures,
+    faults.ClockJump: _clock_jump,
 }

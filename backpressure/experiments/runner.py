@@ -34,18 +34,9 @@ from backpressure.errors import (
     PlatformError,
     QueueNotFoundError,
 )
+from backpressure.experiments import events
 from backpressure.experiments.agents.pool import AgentPool
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
-from backpressure.experiments.events import (
-    Event,
-    Note,
-    Outcome,
-    OutcomesRead,
-    ProcessEnded,
-    ProcessStarted,
-    RunEnded,
-    StrangersCounted,
-)
 from backpressure.experiments.fault_effects import Injection, Stage
 from backpressure.experiments.faults import Fault, Partition
 from backpressure.experiments.fleet import Fleet, ProcessControl
@@ -145,7 +136,7 @@ class Runner:
         self._elsewhere = SeenElsewhere()
         self._agents: AgentPool | None = None
 
-    def conduct(self) -> Outcome:
+    def conduct(self) -> events.Outcome:
         """Conduct the run and return how it ended, "finished" or "interrupted"; raises `PaceError`.
 
         The first SIGINT, SIGTERM or SIGHUP ends it cleanly, a second one at once. These signals are blocked until
@@ -159,11 +150,11 @@ class Runner:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    async def run(self, *, until_signalled: bool = False) -> Outcome:
+    async def run(self, *, until_signalled: bool = False) -> events.Outcome:
         """Conduct the run in a loop that is already there; `interrupt` ends it, and so do signals if they are to."""
         self._interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._main = asyncio.current_task()
-        outcome: Outcome = "error"
+        outcome: events.Outcome = "error"
         reason = ""
         try:
             async with Supervisor(
@@ -179,16 +170,16 @@ class Runner:
             if not self._directory.has_begun:
                 raise ExperimentError(TOO_SOON) from None
         finally:
-            self._record(RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
+            self._record(events.RunEnded(at_ns=self._clock.wall_ns(), outcome=outcome, reason=reason))
         return outcome
 
-    async def _conduct(self) -> Outcome:
+    async def _conduct(self) -> events.Outcome:
         async with AsyncExitStack() as stack:
             try:
                 run = await self._unless_interrupted(self._prepare(stack))
             except _InterruptedError:
                 raise ExperimentError(TOO_SOON) from None
-            outcome: Outcome = "finished"
+            outcome: events.Outcome = "finished"
             try:
                 await self._unless_interrupted(self._measure(run))
             except _InterruptedError:
@@ -440,9 +431,9 @@ class Runner:
             await run.witness.stop()
         if self._scenario.strange:
             problems = run.witness.problems if run.witness is not None else {}
-            self._record(OutcomesRead(at_ns=self._clock.wall_ns(), problems=problems, foreign=foreign))
+            self._record(events.OutcomesRead(at_ns=self._clock.wall_ns(), problems=problems, foreign=foreign))
 
-    def _counted(self, run: _Run, counted: StrangersCounted) -> StrangersCounted:
+    def _counted(self, run: _Run, counted: events.StrangersCounted) -> events.StrangersCounted:
         """Return what was counted, by the proxy where all programs that are not ours are behind it."""
         if not self._scenario.proxy or "consumer" not in self._scenario.strange:
             return counted
@@ -459,10 +450,10 @@ class Runner:
         )
 
     def _tell(self, text: str) -> None:
-        self._record(Note(at_ns=self._clock.wall_ns(), text=text))
+        self._record(events.Note(at_ns=self._clock.wall_ns(), text=text))
         self._watcher.noted(text)
 
-    def _record(self, event: Event) -> None:
+    def _record(self, event: events.Event) -> None:
         with self._failing():
             self._directory.append_event(event)
 
@@ -478,13 +469,13 @@ class Runner:
         agent = self._agents.agent_of(process_id) if self._agents is not None else ""
         if not agent:
             self._pids[process_id] = pid
-        self._record(ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid, agent=agent))
+        self._record(events.ProcessStarted(at_ns=self._clock.wall_ns(), role=role, id=process_id, pid=pid, agent=agent))
         self._load()
 
     def _process_ended(self, process_id: str, code: int | None) -> None:
         self._pids.pop(process_id, None)
         complete = self._agents is None or self._agents.is_complete(process_id)
-        self._record(ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code, complete=complete))
+        self._record(events.ProcessEnded(at_ns=self._clock.wall_ns(), id=process_id, code=code, complete=complete))
         self._load()
 
     async def _unless_interrupted(self, work: Coroutine[Any, Any, Result]) -> Result:

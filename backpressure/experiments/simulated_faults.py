@@ -15,26 +15,7 @@ from typing import Any, Protocol
 from backpressure.core.plant import Plant
 from backpressure.derived import message_bytes
 from backpressure.errors import ConfigError
-from backpressure.experiments.faults import (
-    BrokerHang,
-    BrokerKill,
-    BrokerRestart,
-    ClockJump,
-    ConsumerKill,
-    ConsumerSlow,
-    ConsumerStop,
-    Fault,
-    MemoryAlarmFault,
-    Nacks,
-    NetworkBandwidth,
-    NetworkCut,
-    NetworkDelay,
-    NetworkHalfOpen,
-    NodeFault,
-    Poison,
-    ProcessingFailures,
-    ProducerKill,
-)
+from backpressure.experiments import faults
 from backpressure.experiments.simulated_producers import SimulatedProducers
 from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.connecting import pauses
@@ -60,15 +41,15 @@ class SimulatedStage(Protocol):
 _Model = Callable[[Any, SimulatedStage], AbstractContextManager[None]]
 
 
-def simulated(fault: Fault, stage: SimulatedStage) -> AbstractContextManager[None]:
+def simulated(fault: faults.Fault, stage: SimulatedStage) -> AbstractContextManager[None]:
     """Apply ``fault`` to ``stage``; leaving the context undoes it."""
     return _MODELS[type(fault)](fault, stage)
 
 
-def check_simulated(faults: Iterable[Fault]) -> None:
+def check_simulated(injected: Iterable[faults.Fault]) -> None:
     """Raise `ConfigError` for a fault that no simulation has."""
-    for fault in faults:
-        if isinstance(fault, NodeFault):
+    for fault in injected:
+        if isinstance(fault, faults.NodeFault):
             allowed = "a simulated broker has no nodes: run it, pace run --broker rabbitmq:3"
             raise ConfigError("fault", fault.name, allowed)
         if not fault.has_model:
@@ -86,7 +67,7 @@ def reconnected_after_s(outage_s: float, broker: BrokerSettings) -> float:
 
 
 @contextmanager
-def _consumer_kill(fault: ConsumerKill, stage: SimulatedStage) -> Iterator[None]:
+def _consumer_kill(fault: faults.ConsumerKill, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.queue.kill(fault.count, stage.plant.now)
     stage.load_changed()
     yield
@@ -95,7 +76,7 @@ def _consumer_kill(fault: ConsumerKill, stage: SimulatedStage) -> Iterator[None]
 
 
 @contextmanager
-def _consumer_stop(fault: ConsumerStop, stage: SimulatedStage) -> Iterator[None]:
+def _consumer_stop(fault: faults.ConsumerStop, stage: SimulatedStage) -> Iterator[None]:
     hung = stage.plant.queue.hang(fault.count)
     stage.load_changed()
     yield
@@ -104,7 +85,7 @@ def _consumer_stop(fault: ConsumerStop, stage: SimulatedStage) -> Iterator[None]
 
 
 @contextmanager
-def _consumer_slow(fault: ConsumerSlow, stage: SimulatedStage) -> Iterator[None]:
+def _consumer_slow(fault: faults.ConsumerSlow, stage: SimulatedStage) -> Iterator[None]:
     slow = stage.plant.queue.slow(fault.count, fault.share)
     stage.load_changed()
     yield
@@ -114,7 +95,7 @@ def _consumer_slow(fault: ConsumerSlow, stage: SimulatedStage) -> Iterator[None]
 
 
 @contextmanager
-def _producer_kill(fault: ProducerKill, stage: SimulatedStage) -> Iterator[None]:
+def _producer_kill(fault: faults.ProducerKill, stage: SimulatedStage) -> Iterator[None]:
     killed = stage.producers.kill(fault.count)
     stage.load_changed()
     yield
@@ -123,7 +104,7 @@ def _producer_kill(fault: ProducerKill, stage: SimulatedStage) -> Iterator[None]
 
 
 @contextmanager
-def _outage(_: BrokerRestart | BrokerKill | NetworkCut, stage: SimulatedStage) -> Iterator[None]:
+def _outage(_: faults.BrokerRestart | faults.BrokerKill | faults.NetworkCut, stage: SimulatedStage) -> Iterator[None]:
     began_s = stage.plant.now
     stage.plant.cut()
     yield
@@ -131,14 +112,14 @@ def _outage(_: BrokerRestart | BrokerKill | NetworkCut, stage: SimulatedStage) -
 
 
 @contextmanager
-def _broker_hang(_: BrokerHang, stage: SimulatedStage) -> Iterator[None]:
+def _broker_hang(_: faults.BrokerHang, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.stand_still()
     yield
     stage.plant.go_on()
 
 
 @contextmanager
-def _half_open(_: NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
+def _half_open(_: faults.NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.cut(noticed=False)
     yield
     stage.plant.connect(
@@ -147,21 +128,21 @@ def _half_open(_: NetworkHalfOpen, stage: SimulatedStage) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_alarm(_: MemoryAlarmFault, stage: SimulatedStage) -> Iterator[None]:
+def _memory_alarm(_: faults.MemoryAlarmFault, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.set_queue(replace(stage.plant.queue.bound, blocked=True))
     yield
     stage.plant.set_queue(replace(stage.plant.queue.bound, blocked=False))
 
 
 @contextmanager
-def _nacks(fault: Nacks, stage: SimulatedStage) -> Iterator[None]:
+def _nacks(fault: faults.Nacks, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.set_queue(replace(stage.plant.queue.bound, refused_share=fault.share))
     yield
     stage.plant.set_queue(replace(stage.plant.queue.bound, refused_share=0.0))
 
 
 @contextmanager
-def _network_delay(fault: NetworkDelay, stage: SimulatedStage) -> Iterator[None]:
+def _network_delay(fault: faults.NetworkDelay, stage: SimulatedStage) -> Iterator[None]:
     stage.plant.network = replace(stage.plant.network, way_s=fault.ms / 1000)
     stage.man()
     yield
@@ -170,7 +151,7 @@ def _network_delay(fault: NetworkDelay, stage: SimulatedStage) -> Iterator[None]
 
 
 @contextmanager
-def _network_bandwidth(fault: NetworkBandwidth, stage: SimulatedStage) -> Iterator[None]:
+def _network_bandwidth(fault: faults.NetworkBandwidth, stage: SimulatedStage) -> Iterator[None]:
     carried_per_s = 1000 * fault.kb_per_s / message_bytes(stage.settings.producer)
     stage.plant.network = replace(stage.plant.network, carried_per_s=carried_per_s)
     yield
@@ -178,33 +159,33 @@ def _network_bandwidth(fault: NetworkBandwidth, stage: SimulatedStage) -> Iterat
 
 
 @contextmanager
-def _failing(fault: Poison | ProcessingFailures, stage: SimulatedStage) -> Iterator[None]:
-    kind = "poison_rate" if isinstance(fault, Poison) else "failure_rate"
+def _failing(fault: faults.Poison | faults.ProcessingFailures, stage: SimulatedStage) -> Iterator[None]:
+    kind = "poison_rate" if isinstance(fault, faults.Poison) else "failure_rate"
     stage.fail({f"consumer.{kind}": fault.share})
     yield
     stage.fail({})
 
 
 @contextmanager
-def _clock_jump(_: ClockJump, __: SimulatedStage) -> Iterator[None]:
+def _clock_jump(_: faults.ClockJump, __: SimulatedStage) -> Iterator[None]:
     yield  # virtual time has no wall clock
 
 
-_MODELS: Mapping[type[Fault], _Model] = {
-    ConsumerKill: _consumer_kill,
-    ConsumerStop: _consumer_stop,
-    ConsumerSlow: _consumer_slow,
-    ProducerKill: _producer_kill,
-    BrokerRestart: _outage,
-    BrokerKill: _outage,
-    BrokerHang: _broker_hang,
-    MemoryAlarmFault: _memory_alarm,
-    Nacks: _nacks,
-    NetworkCut: _outage,
-    NetworkHalfOpen: _half_open,
-    NetworkDelay: _network_delay,
-    NetworkBandwidth: _network_bandwidth,
-    Poison: _failing,
-    ProcessingFailures: _failing,
-    ClockJump: _clock_jump,
+_MODELS: Mapping[type[faults.Fault], _Model] = {
+    faults.ConsumerKill: _consumer_kill,
+    faults.ConsumerStop: _consumer_stop,
+    faults.ConsumerSlow: _consumer_slow,
+    faults.ProducerKill: _producer_kill,
+    faults.BrokerRestart: _outage,
+    faults.BrokerKill: _outage,
+    faults.BrokerHang: _broker_hang,
+    faults.MemoryAlarmFault: _memory_alarm,
+    faults.Nacks: _nacks,
+    faults.NetworkCut: _outage,
+    faults.NetworkHalfOpen: _half_open,
+    faults.NetworkDelay: _network_delay,
+    faults.NetworkBandwidth: _network_bandwidth,
+    faults.Poison: _failing,
+    faults.ProcessingFailures: _failing,
+    faults.ClockJump: _clock_jump,
 }

@@ -20,21 +20,9 @@ from pydantic import TypeAdapter
 from backpressure.core.addresses import BrokerAddress, bracketed
 from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports import management_models as models
 from backpressure.transports.connecting import Servers, tls_context
 from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
-from backpressure.transports.management_models import (
-    BindingInfo,
-    ChannelInfo,
-    ConnectionInfo,
-    ConsumerInfo,
-    ExchangeInfo,
-    NodeInfo,
-    Overview,
-    PolicyInfo,
-    QueueInfo,
-    QueueTotals,
-    QueueTotalsPage,
-)
 
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 _GUESSED = {"amqp": ("http", 15672), "amqps": ("https", 15671)}
@@ -124,61 +112,63 @@ class ManagementClient:
         for http in self._http.values():
             await http.close()
 
-    async def overview(self) -> Overview:
+    async def overview(self) -> models.Overview:
         """Return the broker's name, version and totals."""
-        return await self._get("/api/overview", Overview)
+        return await self._get("/api/overview", models.Overview)
 
-    async def nodes(self) -> list[NodeInfo]:
+    async def nodes(self) -> list[models.NodeInfo]:
         """Return the nodes of the cluster."""
-        return await self._get("/api/nodes", list[NodeInfo])
+        return await self._get("/api/nodes", list[models.NodeInfo])
 
-    async def queues(self) -> list[QueueInfo]:
+    async def queues(self) -> list[models.QueueInfo]:
         """Return all queues of the virtual host, with what they hold also where the broker keeps no statistics."""
-        return await self._get(f"/api/queues/{self._virtual_host}?enable_queue_totals=true", list[QueueInfo])
+        return await self._get(f"/api/queues/{self._virtual_host}?enable_queue_totals=true", list[models.QueueInfo])
 
-    async def queue(self, name: str) -> QueueInfo:
+    async def queue(self, name: str) -> models.QueueInfo:
         """Return one queue; raises `QueueNotFoundError`."""
-        return await self._of_queue(name, self._get(f"/api/queues/{self._virtual_host}/{_path(name)}", QueueInfo))
+        return await self._of_queue(
+            name, self._get(f"/api/queues/{self._virtual_host}/{_path(name)}", models.QueueInfo)
+        )
 
-    async def totals(self, name: str) -> QueueTotals:
+    async def totals(self, name: str) -> models.QueueTotals:
         """Return what one queue holds, ready and unacked of one moment; raises `QueueNotFoundError`.
 
         It costs one request to the queue's process. RabbitMQ before 3.13 asks every queue of the virtual host.
         """
         path = f"/api/queues/{self._virtual_host}"
-        found = await self._of_queue(name, self._get(f"{path}/{_path(name)}?{_TOTALS}", QueueTotals))
+        found = await self._of_queue(name, self._get(f"{path}/{_path(name)}?{_TOTALS}", models.QueueTotals))
         if found.ready is not None:
             return found
         pattern = _path(f"^{re.escape(name)}$")
         asked = f"{_TOTALS}&columns={_TOTALS_COLUMNS}&page=1&page_size=1&use_regex=true&name={pattern}"
-        listed = await self._get(f"{path}?{asked}", QueueTotalsPage)
+        listed = await self._get(f"{path}?{asked}", models.QueueTotalsPage)
         return next(iter(listed.items), found)
 
-    async def connections(self) -> list[ConnectionInfo]:
+    async def connections(self) -> list[models.ConnectionInfo]:
         """Return all connections."""
-        return await self._get("/api/connections", list[ConnectionInfo])
+        return await self._get("/api/connections", list[models.ConnectionInfo])
 
-    async def channels(self) -> list[ChannelInfo]:
+    async def channels(self) -> list[models.ChannelInfo]:
         """Return all channels."""
-        return await self._get("/api/channels", list[ChannelInfo])
+        return await self._get("/api/channels", list[models.ChannelInfo])
 
-    async def consumers(self) -> list[ConsumerInfo]:
+    async def consumers(self) -> list[models.ConsumerInfo]:
         """Return all consumers of the virtual host."""
-        return await self._get(f"/api/consumers/{self._virtual_host}", list[ConsumerInfo])
+        return await self._get(f"/api/consumers/{self._virtual_host}", list[models.ConsumerInfo])
 
-    async def exchanges(self) -> list[ExchangeInfo]:
+    async def exchanges(self) -> list[models.ExchangeInfo]:
         """Return all exchanges of the virtual host, the broker's own included."""
-        return await self._get(f"/api/exchanges/{self._virtual_host}", list[ExchangeInfo])
+        return await self._get(f"/api/exchanges/{self._virtual_host}", list[models.ExchangeInfo])
 
-    async def bindings(self) -> list[BindingInfo]:
+    async def bindings(self) -> list[models.BindingInfo]:
         """Return all bindings of the virtual host."""
-        return await self._get(f"/api/bindings/{self._virtual_host}", list[BindingInfo])
+        return await self._get(f"/api/bindings/{self._virtual_host}", list[models.BindingInfo])
 
-    async def policies(self) -> list[PolicyInfo]:
+    async def policies(self) -> list[models.PolicyInfo]:
         """Return all policies of the virtual host."""
-        return await self._get(f"/api/policies/{self._virtual_host}", list[PolicyInfo])
+        return await self._get(f"/api/policies/{self._virtual_host}", list[models.PolicyInfo])
 
-    async def set_policy(self, policy: PolicyInfo) -> None:
+    async def set_policy(self, policy: models.PolicyInfo) -> None:
         """Create or replace a policy; queues follow within moments."""
         document = policy.model_dump(exclude={"name", "apply_to"}) | {"apply-to": policy.apply_to}
         await self._request("PUT", f"/api/policies/{self._virtual_host}/{_path(policy.name)}", document)

@@ -16,18 +16,7 @@ from backpressure.experiments.analysis import summarise
 from backpressure.experiments.comparison import ORACLE, TOO_LONG, Comparison, Spread, Standing, oracles, rank
 from backpressure.experiments.recording import Recording
 from backpressure.experiments.regression import Difference, differences, versus
-from backpressure.experiments.report import capacities, thinned, trade_off
-from backpressure.experiments.report.sections import (
-    asset,
-    beside,
-    demand,
-    fill,
-    mark,
-    prose,
-    scripts,
-    styles,
-    table,
-)
+from backpressure.experiments.report import capacities, sections, thinned, trade_off
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.experiments.summary import Held, MessageTotals, Summary, find_metric
 from backpressure.presentation.numbers import figure, percent
@@ -121,12 +110,12 @@ def _page(
     capacities: Mapping[str, Recording],
     runs: str = "",
 ) -> str:
-    return fill(
-        asset("comparison.html"),
+    return sections.fill(
+        sections.asset("comparison.html"),
         {name: escape(text) for name, text in parts.items()}
         | {
-            "style": styles(),
-            "sentence": prose(comparison.sentence),
+            "style": sections.styles(),
+            "sentence": sections.prose(comparison.sentence),
             "trade_off": trade_off.svg(comparison)
             or "<p>Nothing to compare: capacity used or queue wait was not measured.</p>",
             "runs": f"<section><h2>Runs</h2>{runs}</section>" if runs else "",
@@ -134,14 +123,14 @@ def _page(
             "data": json.dumps(_data(comparison, recordings, capacities), separators=(",", ":")).replace(
                 "<", "\\u003c"
             ),
-            "script": scripts("comparison.js"),
+            "script": sections.scripts("comparison.js"),
         },
     )
 
 
 def _table(comparison: Comparison) -> str:
     rows = [_row(standing) for standing in (*comparison.standings, comparison.oracle)]
-    return table(_COLUMNS, rows)
+    return sections.table(_COLUMNS, rows)
 
 
 def _row(standing: Standing) -> list[str]:
@@ -231,7 +220,7 @@ def side_by_side(summaries: Mapping[str, Summary], found: Sequence[Difference] =
     heads = ["", *(escape(name) for name in summaries), "difference"]
     rows = [*facts, *figures, *_expectations(runs), *totals]
     whole = [[*row, *([""] * (len(heads) - len(row)))][: len(heads) if found else len(heads) - 1] for row in rows]
-    return f'<div class="side">{table(heads if found else heads[:-1], whole)}</div>'
+    return f'<div class="side">{sections.table(heads if found else heads[:-1], whole)}</div>'
 
 
 def _place(metric: str) -> str:
@@ -247,7 +236,7 @@ def _delta(difference: Difference) -> str:
 
 def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
     """Return a row for each expectation of any run, with what each run measured."""
-    checks = [(run, {(held.metric, demand(held)): held for held in run.expectations}) for run in runs]
+    checks = [(run, {(held.metric, sections.demand(held)): held for held in run.expectations}) for run in runs]
     rows = dict.fromkeys(key for _, found in checks for key in found)
     return [
         [
@@ -261,7 +250,7 @@ def _expectations(runs: Iterable[Summary]) -> list[list[str]]:
 def _measured(run: Summary, held: Held | None) -> str:
     if held is None:
         return "not expected"
-    return f"{mark(held, run)} {figure(held.value)}{beside(held, run)}"
+    return f"{sections.mark(held, run)} {figure(held.value)}{sections.beside(held, run)}"
 
 
 @dataclass(frozen=True, slots=True)
