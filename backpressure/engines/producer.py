@@ -7,6 +7,7 @@ driven and stopped together, and here others ask: for messages of their own, for
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -30,6 +31,10 @@ from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.own_process import ProcessCost
 from backpressure.telemetry.tracing import Tracer
 from backpressure.transports.base import QueueReading, Transport
+
+log = logging.getLogger(__name__)
+
+_BLOCKED_PATIENCE_S = 2.0  # a broker that takes nothing, or is away, hardly answers within the rest of the patience
 
 
 class ProducerEngine:
@@ -128,15 +133,20 @@ class ProducerEngine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await self._pacing.read_queue_anew()  # the closing line says what is in the queue now
+        if not len(sender.outbox.in_flight):  # else the broker answers nothing
+            await self._pacing.read_queue_anew()  # the closing line says what is in the queue now
         if self._source is not None and self._source.failure is not None:
             raise self._source.failure
 
     async def _settle_open(self) -> None:
-        """Send nothing new; wait a while for the broker to answer for what is in flight."""
-        deadline = self._clock.now() + self.settings.producer.drain_timeout_s
-        while len(self._sender.outbox.in_flight) and self._clock.now() < deadline:
-            await self._sender.waker.wait(min(0.05, self.settings.producer.drain_timeout_s))
+        """Send nothing new; wait a while for the broker to answer for what is in flight, less while it blocks."""
+        begun, patience_s = self._clock.now(), self.settings.producer.drain_timeout_s
+        while len(self._sender.outbox.in_flight):
+            if self._clock.now() >= begun + min(
+                patience_s, _BLOCKED_PATIENCE_S if self._sender.blocked else patience_s
+            ):
+                return
+            await self._sender.waker.wait(min(0.05, patience_s))
 
     def stop(self) -> None:
         """Ask `run` to end."""
@@ -147,6 +157,8 @@ class ProducerEngine:
         """Journal what stayed open, send the last report, close the connections."""
         self._sender.stopping = True  # nothing requested from now on would ever be sent
         self._sender.outbox.abandon()
+        if unsettled := self._sender.outbox.unsettled:
+            log.warning("%d messages had no answer of the broker at the end: they may have arrived or not", unsettled)
         self._pacing.report(last=True)
         await self._sender.stop()
         await self._pacing.stop()

@@ -33,7 +33,7 @@ __all__ = ["FencedBrokers", "Server", "disconnect", "fenced"]
 
 _STALLED_AFTER_S = 1.0
 _FIRST_PAUSE_S = 0.5
-_GROWTH = 1.5
+_GROWTH = 1.25
 _PAUSE_AT_MOST_S = 30.0
 _ANSWER_WITHIN_S = 1.0
 _MOST_ASKED = 3

@@ -41,6 +41,7 @@ _BATCH = 100
 _FULL, _LOW = 200, 100  # fetched but not delivered; a message counts once for each 64 KiB
 _ASK_S = 5.0
 _WIND_DOWN_S = 2.0
+_LEAVE_WITHIN_S = 4.0
 _LOOK_EVERY_S = 0.2
 _OPTIONS = {
     "enable.auto.commit": False,
@@ -107,7 +108,10 @@ class GroupMember:
         self._fetched = 0
         self._taken = 0
         self._room = threading.Event()
-        self._to_commit: deque[Mapping[int, Commit]] = deque()
+        self._to_commit: deque[tuple[Mapping[int, Commit], int]] = deque()
+        self._sent: deque[int] = deque()
+        self.committed = 0
+        """How many of the settled messages the broker knows of; see `commit`."""
         self._halted = False
         self._missing = False
         self._look_at = 0.0
@@ -126,16 +130,20 @@ class GroupMember:
         if self._fetched - self._taken <= _LOW:
             self._room.set()
 
-    def commit(self, commits: Mapping[int, Commit]) -> None:
-        """Send these commits soon, without waiting for the answer."""
-        self._to_commit.append(commits)
+    def commit(self, commits: Mapping[int, Commit], settled: int) -> None:
+        """Send these commits soon, without waiting for the answer; ``settled`` messages in all are known with them."""
+        self._to_commit.append((commits, settled))
 
-    async def stop(self) -> None:
-        """Hand back all partitions, commit, leave the group."""
+    async def stop(self) -> bool:
+        """Hand back all partitions, commit, leave the group; return whether the broker answered in time.
+
+        Where it did not, the thread is left behind: closing a consumer waits for the broker for as long as that takes.
+        """
         self._stopped = True
         self._room.set()
         if self._polling.ident is not None:
-            await asyncio.to_thread(self._polling.join)
+            await asyncio.to_thread(self._polling.join, _LEAVE_WITHIN_S)
+        return not self._polling.is_alive()
 
     def _run(self) -> None:
         try:
@@ -208,12 +216,15 @@ class GroupMember:
 
     def _send_commits(self) -> None:
         commits: dict[int, Commit] = {}
+        settled = 0
         while self._to_commit:
-            commits |= self._to_commit.popleft()
+            later, settled = self._to_commit.popleft()
+            commits |= later
         if commits:
             with suppress(KafkaException):  # the partition was revoked: what is not committed will be delivered again
                 self._consumer.commit(offsets=self._offsets(commits), asynchronous=True)
                 self._commits_open = True
+                self._sent.append(settled)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with suppress(KafkaException):  # then it begins at the committed offsets without their metadata
@@ -244,13 +255,14 @@ class GroupMember:
         self._loop.call_soon_threadsafe(lambda: answer.set_result(self._listener.hand_back(numbers)))
         commits = answer.result(_ASK_S)
         for _ in range(len(self._to_commit)):  # pending commits of these partitions are older
-            earlier = self._to_commit.popleft()
-            self._to_commit.append({number: earlier[number] for number in earlier if number not in numbers})
+            earlier, settled = self._to_commit.popleft()
+            self._to_commit.append(({number: earlier[number] for number in earlier if number not in numbers}, settled))
         return commits
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+        settled = self._sent.popleft() if self._sent else self.committed
         if error is None:
-            self._commits_open, self._committed = False, True
+            self._commits_open, self._committed, self.committed = False, True, settled
         if error is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._listener.on_commit_failed)
 
@@ -326,11 +338,11 @@ class Membership:
         self._rejoining = asyncio.create_task(self._rejoin(), name=f"rejoin {self._name}")
         return True
 
-    async def stop(self) -> None:
-        """Leave the group."""
+    async def stop(self) -> bool:
+        """Leave the group; return whether the broker answered in time."""
         if self._rejoining is not None:
             self._rejoining.cancel()
-        await self.member.stop()
+        return await self.member.stop()
 
     async def _rejoin(self) -> None:
         while True:

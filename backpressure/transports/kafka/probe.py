@@ -48,6 +48,7 @@ _CONSUMERS_KNOWN_FOR_S = 0.5
 _COUNT_STAYS_TRUE_S = 5.0
 _MEMBERS_WITHIN_S = 1.0
 _PATIENCE_S = 0.2
+_ANSWER_WITHIN_S = 2.0  # each of a reading's requests; a later answer would tell of another time
 _RATE_WINDOW_S = 0.5
 _TOLD_AFTER_S = (COMMIT_AFTER_S + POLL_S) / 2
 """The mean time from settling a message to its commit."""
@@ -98,7 +99,7 @@ class LagReader:
         self._queue = queue
         self._topic = topic_name(queue)
         self._address = broker.address()
-        self._timeout_s = broker.connect_timeout_s
+        self._timeout_s = min(broker.connect_timeout_s, _ANSWER_WITHIN_S)
         self._consumer = Consumer(client_configuration(broker, name) | {"group.id": group or group_id(queue)})
         self._fenced = FencedBrokers(broker)
         self._told: list[tuple[int, int]] = []

@@ -25,6 +25,7 @@ from backpressure.transports.kafka.records import content_of, topic_name
 
 __all__ = ["KafkaPublisher", "Routes"]
 
+_FLUSH_S = 1.0  # who stops has waited for confirms before
 _NO_ROUTE = "NO_ROUTE (312)"  # the same text as with AMQP
 
 
@@ -110,7 +111,7 @@ class KafkaPublisher:
             self._renewal.cancel()
         sender, self._sender = self._sender, None
         if sender is not None:
-            await asyncio.to_thread(sender.close, self._broker.connect_timeout_s)
+            await asyncio.to_thread(sender.close, _FLUSH_S)
             self._forget()
 
     async def _connect(self) -> None:

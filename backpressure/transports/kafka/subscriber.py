@@ -74,6 +74,7 @@ class KafkaSubscriber:
         self._going: set[int] = set()
         self._gone: Future[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._settled = 0  # by this member
         self._changed: set[int] = set()
         self._commit_timer: asyncio.TimerHandle | None = None
 
@@ -130,8 +131,13 @@ class KafkaSubscriber:
         self._paused = self._stopping = True
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=self._broker.connect_timeout_s)
-        if self._queue:
-            await self._membership.stop()
+        if self._queue and not await self._membership.stop():
+            _log.warning(
+                "the broker at %s does not answer: it was not told that %d messages were settled, and may deliver them "
+                "again",
+                self._broker.address(),
+                self._settled - self._membership.member.committed,
+            )
         if self._commit_timer is not None:
             self._commit_timer.cancel()
         self._held.clear()
@@ -205,6 +211,7 @@ class KafkaSubscriber:
         partitions = set(self._partitions)
         self._partitions.clear()
         self._going.clear()
+        self._settled = 0
         self._drop(partitions)
         if not self._stopping and self._membership.died(error):
             self._listener.on_lost(error)
@@ -242,6 +249,7 @@ class KafkaSubscriber:
         )
 
     def _settle(self, entry: _Entry) -> None:
+        self._settled += 1
         self._partitions[entry.partition][1].settle(entry.record.offset() or 0)
         self._commit_soon(entry.partition)
 
@@ -306,7 +314,8 @@ class KafkaSubscriber:
         self._commit_timer = None
         commits = {number: self._partitions[number][1].commit(held=True) for number in self._changed}
         self._changed.clear()
-        self._membership.member.commit({number: commit for number, commit in commits.items() if commit is not None})
+        known = {number: commit for number, commit in commits.items() if commit is not None}
+        self._membership.member.commit(known, self._settled)
 
 
 class DeadLetterTopic:

@@ -183,6 +183,24 @@ def test_an_outage_blocks_the_publisher_and_costs_no_message(play: Play, caplog:
         play(story)
 
 
+def test_a_consumer_whose_broker_is_away_ends_and_says_what_is_not_known_there(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Any) -> None:
+        await bench.publish(*NUMBERS[:3])
+        subscriber, consumed = await bench.subscriber()
+        await bench.until(lambda: len(consumed.deliveries) == 3)
+        await bench.proxy.leave()
+        assert subscriber.ack(consumed.deliveries[1], multiple=True)
+        async with asyncio.timeout(30):  # closing its client would take for ever
+            await subscriber.stop()
+        assert "that 2 messages were settled" in caplog.text
+        await bench.proxy.listen()
+        assert NUMBERS[2] in await bench.contents()
+
+    play(story)
+
+
 def test_after_a_fatal_error_a_new_producer_begins_with_tag_one(play: Play) -> None:
     async def story(bench: Any) -> None:
         publisher, log = await bench.publisher()

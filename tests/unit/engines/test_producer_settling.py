@@ -308,13 +308,18 @@ def test_on_stop_it_waits_for_the_confirms_that_are_due_and_sends_nothing_new() 
     assert {record.outcome for record in records} == {Outcome.CONFIRMED}
 
 
-def test_messages_without_an_answer_within_the_drain_time_are_journaled_as_unsettled() -> None:
+@pytest.mark.parametrize(("blocked", "expected_s"), [(False, 5), (True, 2)])
+def test_messages_without_an_answer_within_the_drain_time_are_journaled_as_unsettled(
+    blocked: bool, expected_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
     async def story() -> tuple[int, Records, float]:
         broker, records, loop = RecordingBroker(), Records(), asyncio.get_running_loop()
-        settings = settings_of(**FREE, producer__drain_timeout_s=2)
+        settings = settings_of(**FREE, producer__drain_timeout_s=5)
         late = LateTransport(settings, broker, late_s=1000)
         async with producing(settings, broker, transport=late, journal=records) as (engine, running):
             await asyncio.sleep(0.5)
+            if blocked:
+                engine._sender.on_blocked("an alarm")
             engine.stop()
             stopped_at = loop.time()
             await running
@@ -322,8 +327,9 @@ def test_messages_without_an_answer_within_the_drain_time_are_journaled_as_unset
         return len(broker.arrivals), records, took_s
 
     sent, records, took_s = run_virtually(story())
-    assert took_s == pytest.approx(2, abs=0.1)
+    assert took_s == pytest.approx(expected_s, abs=0.1)
     assert [record.outcome for record in records] == [Outcome.UNSETTLED] * sent
+    assert f"{sent} messages had no answer of the broker at the end" in caplog.text
 
 
 def test_the_queues_are_created_again_when_the_broker_comes_back_without_them_and_nothing_is_returned() -> None:

@@ -27,8 +27,9 @@ class FakeMember:
     async def start(self) -> None:
         """Nothing to connect to."""
 
-    async def stop(self) -> None:
+    async def stop(self) -> bool:
         """Nothing to leave."""
+        return True
 
 
 @pytest.fixture(autouse=True)
