@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -19,10 +20,11 @@ from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import httpx
+import psutil
 
 from backpressure.config import as_environment, replaced
 from backpressure.core.journal import RECORD_BYTES
@@ -54,6 +56,15 @@ _FEED_S = 0.5
 _LOG_BYTES = 1 << 20
 _FAREWELL_S = 30.0
 _ID = re.compile(r"[a-z]+-\d+")
+_FOLDER = "pace-agent"
+
+
+def remove_left_over() -> None:
+    """Remove the folders of agents that were killed; each has the number of its process in its name."""
+    for folder in Path(gettempdir()).glob(f"{_FOLDER}-*-*"):
+        number = folder.name.removeprefix(f"{_FOLDER}-").partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)  # it may belong to another user
 
 
 class Agent:
@@ -87,6 +98,7 @@ class Agent:
 
     async def start(self) -> None:
         """Return when connected to the broker; raises `TransportError`."""
+        await asyncio.to_thread(remove_left_over)
         await self._mailbox.start()
 
     async def run(self) -> None:
@@ -190,7 +202,7 @@ class _Part:
 
     async def play(self) -> str:
         """Do what the run says until it is over, and return why it is; nothing is left behind."""
-        with TemporaryDirectory(prefix="pace-agent-") as folder:
+        with TemporaryDirectory(prefix=f"{_FOLDER}-{os.getpid()}-") as folder:
             self._directory = create(Path(folder), "run", datetime.now(UTC))
             async with (
                 Supervisor(self._directory, self._ready, self._ended, _log.info) as self._supervisor,
