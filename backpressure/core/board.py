@@ -59,6 +59,7 @@ class OwnState:
     application_limited: bool = False
     confirm_latency_s: float | None = None
     confirm_latency_min_s: float | None = None
+    way_s: float | None = None
     blocked: bool = False
     weight: float = 1.0
 
@@ -353,6 +354,7 @@ class SignalBoard:
             returned_total=own.returned,
             confirm_latency_s=own.confirm_latency_s,
             confirm_latency_min_s=own.confirm_latency_min_s,
+            way_s=own.way_s,
             blocked=own.blocked,
             producers=1 + len(rivals),
             share=share,

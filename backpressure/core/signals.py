@@ -62,6 +62,7 @@ class Signals:
         nacked_total, returned_total: its own, ever.
         confirm_latency_s: recent mean time from sent to confirmed, or None; confirm_latency_min_s: the smallest of the
         last seconds.
+        way_s: how long the way to the broker and back takes, if that is known otherwise than by confirms.
         blocked: the broker has told it to stop (``connection.blocked``).
     The others:
         producers: producers alive, this one included (at least 1).
@@ -99,6 +100,7 @@ class Signals:
     returned_total: int = 0
     confirm_latency_s: float | None = None
     confirm_latency_min_s: float | None = None
+    way_s: float | None = None
     blocked: bool = False
     producers: int = 1
     share: float = 1.0
@@ -109,6 +111,11 @@ class Signals:
         if self.ready is None:
             return self.backlog
         return max(self.ready + (self.unacked or 0), self.backlog or 0)
+
+    @property
+    def there_and_back_s(self) -> float:
+        """How long the way to the broker and back takes, as far as it is known."""
+        return (self.confirm_latency_min_s or 0.0) if self.way_s is None else self.way_s
 
     @property
     def age_s(self) -> float:

@@ -43,6 +43,7 @@ _LAST_ANSWER_WITHIN_S = 1.0
 _TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
+_SHORTEST_READING_WITHIN_S = 0.5
 
 
 class Window(Protocol):
@@ -163,6 +164,7 @@ class Pacing:
         self._board = SignalBoard(sender.session, settings.feedback.timeout_s)
         self._latencies = (0, 0.0)  # how many confirms there were at the last tick, and the sum of their latencies
         self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
+        self._round_trips_s = RecentValues(_SHORTEST_READING_WITHIN_S)
         self._consumer_seen = False
         self._heard = asyncio.Event()
         self._refused: set[str] = set()
@@ -334,6 +336,8 @@ class Pacing:
             self._board.on_offsets(reading.offsets, reading.consumers)
             return
         read_at = (asked_at + now) / 2  # the broker looked about half way
+        if not exactly and not reading.lag_by_partition:  # one question and its answer
+            self._round_trips_s.add(now - asked_at, now)
         missing = reading.missing if exactly else None
         self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at, missing=missing)
         if reading.statistics is not None:
@@ -371,7 +375,7 @@ class Pacing:
     def _own_state(self) -> OwnState:
         sender, box = self._sender, self._sender.outbox
         recent_s = self._recent_latency_s()
-        least_s = self._latencies_s.least(inf)
+        least_s, way_s = self._latencies_s.least(inf), self._round_trips_s.least(inf)
         return OwnState(
             confirmed=box.confirmed,
             nacked=box.nacked - self._nacked_before,
@@ -382,6 +386,7 @@ class Pacing:
             application_limited=sender.take_application_limited(),
             confirm_latency_s=recent_s,
             confirm_latency_min_s=least_s if least_s < inf else None,
+            way_s=way_s if way_s < inf else None,
             blocked=sender.blocked,
             weight=self._settings.producer.weight,
         )

@@ -163,7 +163,7 @@ class Bottleneck:
         self._workers = 1 if signals.consumers is None else signals.consumers
         self.rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
-        self.way_s = signals.confirm_latency_min_s or 0.0
+        self.way_s = signals.there_and_back_s
         if self._began_at == inf and signals.confirmed_total + signals.in_flight > 0:
             self._began_at = now
         self._confirmed_after_s = max(self._confirmed_after_s, signals.confirm_latency_s or 0.0)

@@ -17,7 +17,7 @@ _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
 _OVERDUE = 1.5
-_NEAR_S = 0.02  # on a way that is not longer, few messages are under way
+_NEAR_S = 0.03  # on a way that is not longer, few messages are under way
 _HISTORY_S = 40.0
 _COUNTS = 6
 _SHIFTS = 10  # either way
@@ -63,7 +63,7 @@ class DepthObserver:
     def read(self, signals: Signals, now: float) -> bool:
         """Record what has been sent, and the reading if it is new; return whether it was."""
         self._sent.record(now, signals.confirmed_total + signals.in_flight)
-        self._arrived_at = max(self._arrived_at, now - (signals.confirm_latency_min_s or 0.0) / 2)
+        self._arrived_at = max(self._arrived_at, now - signals.there_and_back_s / 2)
         self._arrived.record(self._arrived_at, signals.confirmed_total)
         reading, read_at = signals.depth, now - signals.depth_age_s
         if signals.backlog is not None:
@@ -142,7 +142,7 @@ class DepthObserver:
             self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
         if age_s > _OVERDUE * self._interval_s:  # a report is missing: its consumer may have stopped
             age_s = min(age_s, _SILENCE * self._usual_age_s)
-        way_s = signals.confirm_latency_min_s or 0.0
+        way_s = signals.there_and_back_s
         if way_s > _NEAR_S and self._offset is not None:
             self._count_far(signals.departed_total or 0, age_s, way_s, rate_per_s, now, busy=busy, stalled=stalled)
             return

@@ -76,6 +76,16 @@ def test_a_probe_that_answers_late_is_still_heard() -> None:
     assert ready <= 60
 
 
+def test_the_way_to_the_broker_is_known_before_anything_is_sent() -> None:
+    async def story() -> float | None:
+        settings, broker = settings_of(producer__rate=0.01), RecordingBroker()
+        async with producing(settings, broker, transport=FarTransport(settings, broker)) as (engine, _):
+            await asyncio.sleep(2)
+            return engine._pacing.signals.way_s
+
+    assert run_virtually(story()) == pytest.approx(0.12)
+
+
 def test_with_one_consumer_each_decision_follows_its_report_at_once() -> None:
     ages_s = [report.signal_age_s for report in ticks(consumers=1)[20:-1]]
     assert max(age_s for age_s in ages_s if age_s is not None) < 0.01
