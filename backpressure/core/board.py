@@ -16,20 +16,22 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import ceil, inf
-from typing import Generic, TypeVar
+from math import ceil, inf, isfinite
+from typing import Generic, NamedTuple, TypeVar
 
 from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.filters import Timeline
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
-from backpressure.core.sharing import ShareTrim, fair_share
+from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
 from backpressure.core.signals import SignalQuality, Signals
+from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
 
 __all__ = ["OwnState", "SignalBoard"]
 
 _SERVICE_WINDOW_S = 2.0
 _SERVICE_SAMPLES = 20
 _RATE_WINDOW_S = 1.0
+_OFTEN_S = 0.2  # a process that reports more rarely is one of a fleet
 _RECENTS_FROM_S = 0.5  # if a process reports as rarely as this, what it did in the last second counts
 _REPORTS_MISSED = 2.5  # a process of a fleet is gone after so many of its own intervals
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
@@ -47,7 +49,8 @@ _ASK_RARELY = 5  # ticks
 class OwnState:
     """The own producer at this moment: totals since it started, and what its limiter and schedule say.
 
-    ``weight`` is its share against other producers; the other names mean what they mean in `Signals`.
+    ``weight`` is its share against other producers, ``pace_per_s`` what its law has allowed until now; the other names
+    mean what they mean in `Signals`.
     """
 
     confirmed: int = 0
@@ -62,6 +65,7 @@ class OwnState:
     way_s: float | None = None
     blocked: bool = False
     weight: float = 1.0
+    pace_per_s: float = inf
 
 
 R = TypeVar("R", ProducerReport, ConsumerReport)
@@ -162,11 +166,59 @@ class _Consumer(_Process[ConsumerReport]):
         )
 
 
+class _Totals(NamedTuple):
+    """What the board adds up: departures with the consumer-seconds behind them, and what the others have sent."""
+
+    departed: float = 0.0
+    observed_s: float = 0.0
+    busy_s: float = 0.0
+    told_s: float = 0.0
+    others_confirmed: float = 0.0
+
+    def after(self, start: _Totals, now: _Totals, then: _Totals) -> _Totals:
+        """Return ``start`` and what has been added from ``then`` to ``now``.
+
+        No total falls, but what others have sent: that was estimated.
+        """
+        added = _Totals._make(mine + new - old for mine, new, old in zip(start, now, then, strict=True))
+        return _Totals._make(map(max, self, added))._replace(others_confirmed=added.others_confirmed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """What is known of all others at one moment, by their reports or by a sum of these.
+
+    Attributes:
+        consumers, working: how many consumers report, and how many of them work.
+        held: what they hold.
+        interval_s: how often each of them reports.
+        age_s, newest_s: mean age of their counters, and age of the newest report.
+        served: mean and squared coefficient of variation of service times.
+        confirmed: messages confirmed to all producers.
+        producers: how many, the own one included.
+        share: the own one's part.
+        comparable: whether what it has sent can be compared with what all have.
+    """
+
+    consumers: int
+    working: int | None
+    held: int
+    interval_s: float
+    age_s: float
+    newest_s: float
+    served: tuple[float | None, float | None]
+    confirmed: int
+    producers: int
+    share: float
+    comparable: bool
+
+
 class SignalBoard:
     """Collects reports and readings, and turns them into `Signals`; one board per law.
 
     Attributes:
         rarely_told: whether consumers report so rarely that what they hold is better asked of the broker.
+        fleet: who hears all reports if processes are many.
     """
 
     def __init__(self, session: int, timeout_s: float = 2.0) -> None:
@@ -180,11 +232,14 @@ class SignalBoard:
         self._fresh_s = timeout_s / 4
         self._producers: dict[int, _Producer] = {}
         self._consumers: dict[tuple[str, int, str, str], _Consumer] = {}
-        self._others_confirmed = 0
-        self._departed = 0.0
-        self._observed_s = 0.0
-        self._busy_s = 0.0
-        self._told_s = 0.0
+        self._totals = _Totals()
+        self._led: FleetSum | None = None
+        self._led_at = -inf
+        self._marks: dict[int, tuple[_Totals, _Totals]] = {}  # of each who sums: its totals, and what ours were then
+        self._group: _Group | None = None
+        self._own = OwnState()
+        self._statistics: QueueStatistics | None = None
+        self.fleet = FleetRole(session)
         self._served: deque[tuple[float, int, float, float]] = deque([(-inf, 0, 0.0, 0.0)])
         self._flow: deque[tuple[float, int]] = deque()
         self._ready: int | None = None
@@ -199,6 +254,8 @@ class SignalBoard:
         self._departures: Timeline | None = None  # of a topic's consumers
         self.rarely_told = False
         self._own_confirmed = Timeline(_OWN_HISTORY_S)
+        self._own_paced = Timeline(_OWN_HISTORY_S)  # as its law allowed: a count of whole messages is too coarse
+        self._paced = (-inf, 0.0)
         self._missing = ""
 
     def on_report(self, report: Report, now: float) -> None:
@@ -207,9 +264,70 @@ class SignalBoard:
         if isinstance(report, ConsumerReport):
             self._on_consumer(report, now)
             if self._departures is not None:
-                self._departures.record(now, self._departed)
+                self._departures.record(now, self._totals.departed)
         elif report.session != self._session:
             self._on_producer(report, now)
+
+    def on_sum(self, told: FleetSum, now: float) -> bool:
+        """Take in what another producer has summed, and arrived at ``now``; return whether this producer goes by it."""
+        if told.session == self._session:
+            return False
+        self.fleet.on_sum(told, now)
+        others = told.confirmed - self._own.confirmed
+        theirs = _Totals(told.departed, told.observed_s, told.busy_s, told.told_s, others)
+        leader = self.fleet.leader
+        if leader is told:
+            before, ours = self._marks.get(told.session, (theirs, self._totals))
+            self._totals = self._totals.after(ours, theirs, before)
+            self._led, self._led_at, self._heard_at = told, now, now
+            if isfinite(told.counted_age_s):
+                counted_s = now - told.counted_age_s
+                ready, unacked = told.counted_ready, told.counted_unacked
+                self._counts.on_statistics(
+                    QueueStatistics(ready=ready, unacked=unacked, arrived_s=counted_s, fresh=True)
+                )
+        self._marks[told.session] = theirs, self._totals
+        return leader is told
+
+    def due_sum(self, queue: str, now: float) -> FleetSum | None:
+        """Return what to tell all producers, or None: it is not due, or others do; ask right after `signals`."""
+        group, next_s = self._group, self.fleet.next_sum_s(now)
+        if next_s is None or group is None:
+            return None
+        level = self._level(now)
+        counted, totals = self._statistics, self._totals
+        mean_s, cv2 = group.served
+        first, second = self.fleet.seats[0], self.fleet.seats[-1]
+        return FleetSum(
+            queue=queue,
+            session=self._session,
+            first=first,
+            second=second,
+            at_ns=max(0, int(now * 1e9)),
+            confirmed=group.confirmed,
+            departed=totals.departed,
+            observed_s=totals.observed_s,
+            busy_s=totals.busy_s,
+            told_s=totals.told_s,
+            reporting=group.consumers,
+            working=group.working or 0,
+            held=group.held,
+            producers=group.producers,
+            counted_ready=counted.ready if counted else 0,
+            counted_unacked=counted.unacked if counted else 0,
+            counted_age_s=now - counted.arrived_s if counted else inf,
+            departed_age_s=group.age_s,
+            newest_s=group.newest_s,
+            interval_s=group.interval_s,
+            service_mean_s=mean_s or 0.0,
+            service_cv2=cv2 or 0.0,
+            flow_per_s=level.total_per_s,
+            left_per_s=max(0.0, level.left_per_s),
+            weights=level.weights,
+            next_s=next_s,
+            report_s=self.fleet.report_every_s or 0.0,
+            guests=self.has_guests,
+        )
 
     @property
     def has_strangers(self) -> bool:
@@ -219,6 +337,8 @@ class SignalBoard:
     @property
     def has_guests(self) -> bool:
         """Whether a consumer of another program reports: its client library may hold messages it does not know of."""
+        if self._led is not None:
+            return self._led.guests
         return any(not consumer.latest.rss_bytes for consumer in self._consumers.values())
 
     def wants_counts(self, reading: int, producers: int) -> bool:
@@ -227,6 +347,10 @@ class SignalBoard:
         It costs the broker more: many producers ask in turn, and where all consumers report it is less urgent. Those of
         a fleet report so rarely that the broker knows better.
         """
+        if self._led is not None and not self.has_strangers:
+            return False  # who sums tells it
+        if self.fleet.adds_up:
+            producers = SEATS
         urgent = self.has_strangers or self.rarely_told
         turns = ceil(producers / _ASK_EACH_TICK) * (1 if urgent else _ASK_RARELY)
         return (urgent or self.has_guests) and reading % turns == 0
@@ -250,6 +374,8 @@ class SignalBoard:
         self._missing = self._missing if missing is None else missing
         self._counts.on_reading(ready, unacked, consumers, now)
         known = sum(not consumer.silent(now, self._timeout_s) for consumer in self._consumers.values())
+        if self._led is not None:
+            known = self._led.reporting
         if consumers is None or consumers <= known:
             self._strangers_since = None
         elif self._strangers_since is None:
@@ -262,6 +388,7 @@ class SignalBoard:
         consumers are back before their reports: what they hold is not hidden then.
         """
         self._counts.on_statistics(statistics)
+        self._statistics = statistics if statistics.fresh else None
         if statistics.fresh and not self.rarely_told and self.has_guests and not self.has_strangers:
             hidden = statistics.unacked - sum(one.held() for one in self._present(statistics.arrived_s))
             self._hidden += _HIDDEN_WEIGHT * (max(0, hidden) - self._hidden)
@@ -275,7 +402,7 @@ class SignalBoard:
         self._counts.on_offsets(offsets)
         if self._departures is None:
             self._departures = Timeline(_COMMITS_S)
-            self._departures.record(offsets.arrived_s, self._departed)
+            self._departures.record(offsets.arrived_s, self._totals.departed)
         self.on_reading(self._ready_by_reports(offsets.arrived_s), None, consumers, offsets.arrived_s)
 
     def _ready_by_reports(self, now: float) -> int | None:
@@ -295,36 +422,23 @@ class SignalBoard:
 
     def signals(self, own: OwnState, now: float) -> Signals:
         """Return the loop as it is known at ``now``."""
+        self._record_own(own, now)
         self._forget(now)
-        # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
-        rivals = [p for p in self._producers.values() if not p.silent(self._heard_at, self._fresh_s)]
-        confirmed = own.confirmed + self._others_confirmed + round(self._sent_since(rivals, own, now))
-        share = fair_share(
-            own.weight,
-            self._flow_per_s(confirmed, now),
-            [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
-        )
-        alone = not rivals or own.application_limited or own.blocked
-        rare = [rival.latest for rival in rivals if rival.latest.interval_s > _RECENTS_FROM_S]
-        alone = alone or bool(rare)  # what rivals sent since is a guess, too coarse to compare with
-        # Who joins a fleet has heard few of it yet, but any report tells how many there are.
-        known = 1 + len(rivals)
-        share *= known / max([known, *(report.producers for report in rare)])
-        share = min(1.0, share * self._trim.update(share, own.confirmed, confirmed, now, comparable=not alone))
+        self._choose_source(now)
+        self._group = group = self._by_reports(own, now) if self._led is None else self._by_sum(self._led, own, now)
         reporting = self._departed_known(now)
-        heard = self._present(now)
-        mean_s, cv2 = self._service_statistics()
-        counts = self._counts
-        interval_s = sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0
-        self.rarely_told = interval_s > _RECENTS_FROM_S
+        counts, totals = self._counts, self._totals
+        self.rarely_told = group.interval_s > _RECENTS_FROM_S
         backlog, counted_at = (None, -inf) if counts.auto_ack else counts.known(now)
-        departed_age_s = sum(now - c.heard_at for c in heard) / len(heard) if reporting and heard else inf
+        departed_age_s = group.age_s if reporting else inf
         if reporting and not (self.rarely_told and now - counted_at < departed_age_s):
             backlog, counted_at = None, -inf  # the reports know better
         quality, missing = self._quality(now, reporting=reporting)
+        alone = not group.comparable
+        share = group.share * self._trim.update(group.share, own.confirmed, group.confirmed, now, comparable=not alone)
         return Signals(
             ready=self._ready,
-            unacked=self._unacked(heard, now, reporting=reporting),
+            unacked=self._unacked(group, reporting=reporting),
             depth_age_s=now - self._read_at,
             backlog=backlog,
             backlog_age_s=now - counted_at,
@@ -335,17 +449,17 @@ class SignalBoard:
             held_at_most=counts.held_at_most,
             quality=quality,
             missing=missing,
-            confirmed_total=confirmed,
-            departed_total=round(self._departed) if reporting else None,
-            observed_total_s=self._observed_s if reporting else None,
-            busy_total_s=self._busy_s if reporting else None,
-            told_total_s=self._told_s if reporting else None,
-            report_interval_s=interval_s,
+            confirmed_total=group.confirmed,
+            departed_total=round(totals.departed) if reporting else None,
+            observed_total_s=totals.observed_s if reporting else None,
+            busy_total_s=totals.busy_s if reporting else None,
+            told_total_s=totals.told_s if reporting else None,
+            report_interval_s=group.interval_s,
             departed_age_s=departed_age_s,
-            feedback_age_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
-            consumers=self._working(heard, now),
-            service_mean_s=mean_s,
-            service_cv2=cv2,
+            feedback_age_s=group.newest_s,
+            consumers=group.working,
+            service_mean_s=group.served[0],
+            service_cv2=group.served[1],
             demand_per_s=own.demand_per_s,
             application_limited=own.application_limited,
             in_flight=own.in_flight,
@@ -356,9 +470,116 @@ class SignalBoard:
             confirm_latency_min_s=own.confirm_latency_min_s,
             way_s=own.way_s,
             blocked=own.blocked,
-            producers=1 + len(rivals),
-            share=share,
+            producers=group.producers,
+            share=min(1.0, share),
         )
+
+    def _record_own(self, own: OwnState, now: float) -> None:
+        self._own_confirmed.record(now, own.confirmed)
+        at, paced = self._paced
+        if own.pace_per_s > _FASTEST_PER_S or own.application_limited or own.blocked:
+            paced += own.confirmed - self._own.confirmed
+        elif at > -inf:
+            paced += own.pace_per_s * (now - at)
+        self._own_paced.record(now, paced)
+        self._own, self._paced = own, (now, paced)
+
+    def _choose_source(self, now: float) -> None:
+        """Go by reports or by sums of others from now on."""
+        heard = [producer.latest for producer in self._rivals()]
+        knowing = [report.session for report in heard if report.knows_sums]
+        consumers = sum(not consumer.silent(now, self._timeout_s) for consumer in self._consumers.values())
+        listened = self.fleet.listens
+        self.fleet.update(FleetSize(consumers, 1 + len(heard), len(heard) - len(knowing)), knowing, now)
+        if self.fleet.listens and not listened:
+            self._consumers, self._producers = {}, {}  # what they did meanwhile is in the sums
+        leader = self.fleet.leader
+        if leader is None:
+            self._led = None
+            if not self.fleet.report_every_s:
+                self._marks.clear()
+        elif self._led is None:
+            self._led, self._led_at = leader, now
+
+    def _rivals(self) -> list[_Producer]:
+        # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
+        return [p for p in self._producers.values() if not p.silent(self._heard_at, self._fresh_s)]
+
+    def _by_reports(self, own: OwnState, now: float) -> _Group:
+        rivals = self._rivals()
+        confirmed = own.confirmed + round(self._totals.others_confirmed) + round(self._sent_since(rivals, own, now))
+        share = fair_share(
+            own.weight,
+            self._flow_per_s(confirmed, now),
+            [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
+        )
+        alone = not rivals or own.application_limited or own.blocked
+        rare = [rival.latest for rival in rivals if rival.latest.interval_s > _RECENTS_FROM_S]
+        every_s = self.fleet.report_every_s
+        coarse = bool(rare) if every_s is None else every_s > _RECENTS_FROM_S  # what rivals sent since is a guess then
+        alone = alone or coarse
+        # Who joins a fleet has heard few of it yet, but any report tells how many there are.
+        known = 1 + len(rivals)
+        share *= known / max([known, *(report.producers for report in rare)])
+        heard = self._present(now)
+        hidden = 0 if self._counts.known(now)[0] is None else round(self._hidden)
+        return _Group(
+            consumers=len(heard),
+            working=self._working(heard, now),
+            held=sum(consumer.held() for consumer in heard) + hidden,
+            interval_s=sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0,
+            age_s=sum(now - c.heard_at for c in heard) / len(heard) if heard else inf,
+            newest_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
+            served=self._service_statistics(),
+            confirmed=confirmed,
+            producers=known,
+            share=share,
+            comparable=not alone,
+        )
+
+    def _by_sum(self, told: FleetSum, own: OwnState, now: float) -> _Group:
+        """What is not told of the time since the sum is as it was, and others send as this producer does."""
+        age_s = now - self._led_at
+        level = Level(told.flow_per_s, told.left_per_s, told.weights)
+        share = level.share(own.weight, self._need_per_s(own, now))
+        steady = told.flow_per_s - told.left_per_s
+        limited = own.application_limited or own.blocked
+        if limited:
+            since = told.flow_per_s * (1 - share) * age_s
+        else:
+            own_since = self._paced[1] - self._own_paced.at(self._led_at)
+            since = own_since * max(0.0, told.weights / own.weight - 1) + steady * age_s
+        probed = self._probed_consumers
+        working = told.working
+        if probed is not None:
+            working = min(probed, working + max(0, probed - told.reporting))
+        return _Group(
+            consumers=told.reporting,
+            working=working,
+            held=told.held,
+            interval_s=told.interval_s,
+            age_s=told.departed_age_s + age_s,
+            newest_s=told.newest_s + max(0.0, age_s - told.next_s),
+            served=(told.service_mean_s or None, told.service_cv2 if told.service_mean_s else None),
+            confirmed=own.confirmed + round(self._totals.others_confirmed + since),
+            producers=told.producers,
+            share=share,
+            comparable=not limited and told.report_s <= _RECENTS_FROM_S,
+        )
+
+    def _need_per_s(self, own: OwnState, now: float) -> float:
+        """Return what the own producer can use."""
+        if not own.application_limited and not own.blocked:
+            return own.demand_per_s
+        sent = own.confirmed - self._own_confirmed.at(now - _RATE_WINDOW_S)
+        return min(own.demand_per_s, sent / _RATE_WINDOW_S)
+
+    def _level(self, now: float) -> Level:
+        """Return how the common rate is divided among all producers."""
+        members = [(rival.latest.weight, rival.need_per_s()) for rival in self._rivals()]
+        members.append((self._own.weight, self._need_per_s(self._own, now)))
+        (start, first), (end, last) = self._flow[0], self._flow[-1]
+        return water_level((last - first) / (end - start) if end > start else 0.0, members)
 
     def _sent_since(self, rivals: list[_Producer], own: OwnState, now: float) -> float:
         """Estimate how many messages others have sent since their last reports.
@@ -366,13 +587,13 @@ class SignalBoard:
         In a fleet these are seconds old. Then what the own producer has sent since tells more: the others' laws see the
         same queue.
         """
-        self._own_confirmed.record(now, own.confirmed)
-        sent = 0.0
+        sent, fleet = 0.0, self.fleet.report_every_s is not None
         for rival in rivals:
-            if rival.latest.interval_s <= _RECENTS_FROM_S or own.application_limited or not rival.limited_by_law():
+            often = rival.latest.interval_s <= _RECENTS_FROM_S and not fleet
+            if often or own.application_limited or not rival.limited_by_law():
                 sent += rival.sent_since(now)
             else:
-                since = own.confirmed - self._own_confirmed.at(rival.heard_at)
+                since = self._paced[1] - self._own_paced.at(rival.heard_at)
                 sent += since * rival.latest.weight / own.weight
         return sent
 
@@ -385,7 +606,7 @@ class SignalBoard:
         before = known.take(report, now, self._timeout_s)
         if before is None:
             return
-        self._others_confirmed += report.confirmed - before.confirmed
+        self._add(others_confirmed=report.confirmed - before.confirmed)
         known.history.append((at_s, report.confirmed))
         while len(known.history) > 1 and at_s - known.history[1][0] >= _RATE_WINDOW_S:
             known.history.popleft()
@@ -396,10 +617,8 @@ class SignalBoard:
         if known is None:
             self._consumers[key] = _Consumer(report, now, most_prefetch=report.prefetch)
             if report.interval_s > _RECENTS_FROM_S and report.recent <= _FASTEST_PER_S * report.recent_s:
-                self._departed += report.recent  # the next report is far away
-                self._observed_s += report.recent_s
-                self._told_s += report.recent_s
-                self._busy_s += min(report.recent_busy_s, _MOST_WORKERS * report.recent_s)
+                busy_s = min(report.recent_busy_s, _MOST_WORKERS * report.recent_s)
+                self._add(report.recent, report.recent_s, busy_s, report.recent_s)  # the next report is far away
             return
         before = known.take(report, now, self._timeout_s)
         if before is None:
@@ -408,20 +627,15 @@ class SignalBoard:
         elapsed_s = (report.at_ns - before.at_ns) / 1e9
         if (
             0 < report.recent_s < elapsed_s
-            and elapsed_s > _RECENTS_FROM_S
+            and report.interval_s > _OFTEN_S
             and report.recent_busy_s <= _MOST_WORKERS * report.recent_s
         ):
             # A process of a fleet reports rarely: what it did lately says more than the average since its last report.
             weight = elapsed_s / report.recent_s
-            self._departed += weight * report.recent
-            self._observed_s += elapsed_s
-            self._told_s += report.recent_s
-            self._busy_s += weight * report.recent_busy_s
+            self._add(weight * report.recent, elapsed_s, weight * report.recent_busy_s, report.recent_s)
         else:
-            self._departed += report.processed + report.dead_lettered - before.processed - before.dead_lettered
-            self._observed_s += elapsed_s
-            self._told_s += elapsed_s
-            self._busy_s += report.busy_s - before.busy_s
+            departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
+            self._add(departed, elapsed_s, report.busy_s - before.busy_s, elapsed_s)
         served_s = report.service_sum_s - before.service_sum_s
         served_s2 = report.service_sum_s2 - before.service_sum_s2
         if not report.service_sum_s2 or served_s2 > 1.01 * served_s**2 + 1e-6:
@@ -441,6 +655,25 @@ class SignalBoard:
         ):
             self._served.popleft()
 
+    def _add(
+        self,
+        departed: float = 0.0,
+        observed_s: float = 0.0,
+        busy_s: float = 0.0,
+        told_s: float = 0.0,
+        others_confirmed: float = 0.0,
+    ) -> None:
+        """Add what a report tells, unless it is in a sum of others as well."""
+        if self._led is None:
+            before = self._totals
+            self._totals = _Totals(
+                before.departed + departed,
+                before.observed_s + observed_s,
+                before.busy_s + busy_s,
+                before.told_s + told_s,
+                before.others_confirmed + others_confirmed,
+            )
+
     def _forget(self, now: float) -> None:
         self._producers = {
             key: rival for key, rival in self._producers.items() if not rival.silent(now, self._timeout_s)
@@ -451,7 +684,8 @@ class SignalBoard:
     def _departed_known(self, now: float) -> bool:
         """Whether reports cover everything that leaves the queue; unknown consumers get time to report first."""
         settled = self._strangers_since is not None and now - self._strangers_since > self._timeout_s / 2
-        return bool(self._consumers) and not settled
+        heard = bool(self._consumers) if self._led is None else self._led.reporting > 0
+        return heard and not settled
 
     def _quality(self, now: float, *, reporting: bool) -> tuple[SignalQuality, str]:
         if reporting or not self._probed_consumers or not self.has_strangers:
@@ -467,13 +701,10 @@ class SignalBoard:
             heard = heard[len(heard) - self._probed_consumers :]
         return heard
 
-    def _unacked(self, heard: list[_Consumer], now: float, *, reporting: bool) -> int | None:
+    def _unacked(self, group: _Group, *, reporting: bool) -> int | None:
         if self._probed_unacked is not None:
             return self._probed_unacked
-        if not (reporting and heard):
-            return None
-        hidden = 0 if self._counts.known(now)[0] is None else round(self._hidden)
-        return sum(consumer.held() for consumer in heard) + hidden
+        return group.held if reporting and group.consumers else None
 
     def _working(self, heard: list[_Consumer], now: float) -> int | None:
         """Return how many consumers can work: not paused, reported lately, at most as many as the broker counts."""

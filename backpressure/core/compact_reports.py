@@ -30,18 +30,22 @@ class Layout:
         real: names of the numbers with a fraction that follow.
         flags: names of the bits of the last octet, from the lowest on.
         optional: names of the numbers that may be unknown: the next bits say so.
+        more: names of the bits after these.
         names: of everything in it.
     """
 
-    __slots__ = ("flags", "names", "optional", "real", "role", "struct", "whole")
+    __slots__ = ("flags", "more", "names", "optional", "real", "role", "struct", "whole")
 
-    def __init__(self, role: bytes, whole: dict[str, str], real: dict[str, str], flags: str, optional: str) -> None:
+    def __init__(
+        self, role: bytes, whole: dict[str, str], real: dict[str, str], flags: str, optional: str, more: str = ""
+    ) -> None:
         """``whole`` and ``real`` map a name to its `struct` format."""
         self.role = role
         self.whole, self.real = tuple(whole), tuple(real)
         self.flags = tuple(flags.split())
         self.optional = tuple(optional.split())
-        self.names = {*_TEXTS, *whole, *real, *self.flags}
+        self.more = tuple(more.split())
+        self.names = {*_TEXTS, *whole, *real, *self.flags, *self.more}
         self.struct = Struct(">" + "".join(whole.values()) + "".join(real.values()) + "B")
 
 
@@ -73,6 +77,7 @@ PRODUCER = Layout(
     },
     flags="application_limited blocked",
     optional="bottleneck_per_s signal_age_s tick_lateness_s",
+    more="knows_sums",
 )  # fmt: skip
 
 
@@ -85,6 +90,7 @@ def pack(layout: Layout, report: object, tail: bytes) -> bytes | None:
         real = [getattr(report, name) or 0.0 for name in layout.real]
         states = [*(getattr(report, name) for name in layout.flags)]
         states += [getattr(report, name) is None for name in layout.optional]
+        states += (getattr(report, name) for name in layout.more)
         flags = sum(1 << bit for bit, state in enumerate(states) if state)
         numbers = layout.struct.pack(*whole, *real, flags)
     except (error, ValueError, OverflowError):
@@ -119,6 +125,10 @@ def unpack(layout: Layout, data: bytes) -> tuple[dict[str, object], int]:
         flags >>= 1
     if flags:
         content.update((name, None) for bit, name in enumerate(layout.optional) if flags >> bit & 1)
+    flags >>= len(layout.optional)
+    for name in layout.more:
+        content[name] = bool(flags & 1)
+        flags >>= 1
     return content, numbers_at + layout.struct.size
 
 

@@ -138,6 +138,7 @@ class Pacer:
             application_limited=not self._held_up,
             blocked=self.blocked,
             weight=self._weight,
+            pace_per_s=self.decision.rate_per_s,
         )
         self._limited = not self._held_up
         self._held_up = False

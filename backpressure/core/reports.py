@@ -23,6 +23,7 @@ from backpressure.errors import FeedbackError
 
 __all__ = [
     "FEEDBACK_VERSION",
+    "MOST_DELIVERIES_PER_S",
     "REPORT_HEADER",
     "ConsumerReport",
     "Fullness",
@@ -36,6 +37,7 @@ __all__ = [
     "encode_compact",
     "report_interval_s",
     "sender_of",
+    "sooner_s",
     "ticks_per_report",
     "told_interval_s",
     "uneven_s",
@@ -60,8 +62,8 @@ class ProducerReport:
     has none. ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it had none.
     ``signal_quality`` is how good that view was (`SignalQuality`).
     ``tick_lateness`` is how much later than due each tick of the control loop began; ``tick_lateness_s`` the last one.
-    ``interval_s`` is the time until its next report, 0: not known; ``producers`` how many it knows, itself included. A
-    ``brief`` report lacks distributions and texts.
+    ``interval_s`` is the time until its next report, 0: not known; ``producers`` how many it knows, itself included.
+    ``knows_sums``: it need not hear all reports of a large fleet. A ``brief`` report lacks distributions and texts.
     """
 
     id: str
@@ -100,6 +102,7 @@ class ProducerReport:
     api_url: str = ""
     interval_s: float = 0.0
     producers: int = 0
+    knows_sums: bool = False
     brief: bool = False
 
 
@@ -338,23 +341,33 @@ def _histogram(value: Any) -> Histogram:
 
 
 _LATELY_S = 1.0
+_SHORTEST_LATELY_S = 0.2
 _FULL_EVERY_S = 1.0
 
 
 class Lately:
-    """What a consumer did in the last second: if reports are rare, it says more than the average between two."""
+    """What a consumer did lately: if reports are rare, it says more than the average between two.
+
+    That is the last second, or half the time between two reports, if that is shorter.
+    """
 
     def __init__(self) -> None:
         self._counts: deque[tuple[int, int, float]] = deque()
 
-    def added(self, report: ConsumerReport) -> ConsumerReport:
-        """Return ``report`` with what was done lately; call it several times a second."""
+    def added(self, report: ConsumerReport, interval_s: float = 0.0) -> ConsumerReport:
+        """Return ``report`` with what was done lately; call it several times a second.
+
+        ``interval_s`` is how often it reports.
+        """
+        span_s = min(_LATELY_S, max(_SHORTEST_LATELY_S, interval_s / 2)) if interval_s else _LATELY_S
         departed = report.processed + report.dead_lettered
         counts = self._counts
         counts.append((report.at_ns, departed, report.busy_s))
         while len(counts) > 1 and report.at_ns - counts[1][0] >= _LATELY_S * 1e9:
             counts.popleft()
-        at_ns, before, busy_s = counts[0]
+        at_ns, before, busy_s = next(
+            (count for count in reversed(counts) if report.at_ns - count[0] >= 0.99e9 * span_s), counts[0]
+        )
         report.recent_s = (report.at_ns - at_ns) / 1e9
         report.recent, report.recent_busy_s = departed - before, max(0.0, report.busy_s - busy_s)
         return report
@@ -377,8 +390,9 @@ class Fullness:
 REPORT_HEADER = "report_ms"
 """The header of a message that tells consumers how often to report, in milliseconds; absent: as often as usual."""
 
-_MOST_DELIVERIES_PER_S = 2000
+MOST_DELIVERIES_PER_S = 2000
 _LONGEST_INTERVAL_MS = 600_000
+_LATEST_REPORT = 1.5  # intervals
 _EARLIEST = 0.9
 _LATEST = 1.2
 _TALKATIVE = 6
@@ -404,14 +418,15 @@ def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> 
 
 
 def report_interval_s(consumers: int, producers: int, usual_s: float) -> float:
-    """Return how often each process of a fleet reports: all reports of a queue cost a bounded number of deliveries.
+    """Return how often each process of a fleet reports if everybody hears everybody.
 
     Every producer, and a monitor, receives every report. So with N processes and P producers an interval of T costs
     N·(P + 1)/T deliveries a second; T is the usual interval as long as these are at most 2 000. Producers hear all and
     so agree on T. They tell it to consumers, which hear nothing, in a header of their messages (`REPORT_HEADER`). There
-    is no coordinator: each producer says what it sees, and the latest word counts.
+    is no coordinator: each producer says what it sees, and the latest word counts. In a large fleet few producers add
+    up for all instead (`backpressure.core.sums`).
     """
-    return max(usual_s, (consumers + producers) * (producers + 1) / _MOST_DELIVERIES_PER_S)
+    return max(usual_s, (consumers + producers) * (producers + 1) / MOST_DELIVERIES_PER_S)
 
 
 def told_interval_s(value: object) -> float | None:
@@ -424,7 +439,15 @@ def uneven_s(interval_s: float, chance: float, *, first: bool) -> float:
 
     Not all must report at once, and those that began together must not be silent together after the first report.
     """
-    return interval_s * (chance + (0.0 if first else 0.5))
+    return interval_s * (chance + (0.0 if first else _LATEST_REPORT - 1))
+
+
+def sooner_s(due_s: float, interval_s: float, chance: float) -> float:
+    """Return in how many seconds to report that was to follow in ``due_s``, now that the interval is ``interval_s``.
+
+    If it has become much shorter, the next report of each process comes between now and an interval from now.
+    """
+    return due_s if due_s <= _LATEST_REPORT * interval_s else uneven_s(interval_s, chance, first=True)
 
 
 def ticks_per_report(producers: int, tick_s: float, timeout_s: float) -> int:

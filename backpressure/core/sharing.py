@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
 
-__all__ = ["ShareTrim", "fair_share"]
+__all__ = ["Level", "ShareTrim", "fair_share", "water_level"]
 
 _WINDOW_S = 1.0
 _GAIN_PER_S = 0.3
@@ -72,21 +74,48 @@ class ShareTrim:
         return self.factor
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How a common rate of ``total_per_s`` is divided: ``left_per_s`` among those of ``weights`` who can use more."""
+
+    total_per_s: float
+    left_per_s: float
+    weights: float
+
+    def share(self, weight: float, need_per_s: float) -> float:
+        """Return the part (0 … 1] of one of them, which may use more than its ``need_per_s`` so far."""
+        left, weights = self.left_per_s, self.weights
+        if need_per_s * weights < left * weight or not weights:  # it was one of those that need less
+            left, weights = left + need_per_s, weights + weight
+        return min(1.0, weight / weights * (left / self.total_per_s if self.total_per_s > 0 else 1.0))
+
+
+def water_level(total_per_s: float, members: Iterable[tuple[float, float]]) -> Level:
+    """Return how a common rate is divided, max-min fair by weight ("water-filling").
+
+    ``members`` are, of each producer, its weight and what it can use (msg/s). Those that need less than their part keep
+    what they need and no more; the rest is divided by weight among those that could use more.
+    """
+    members = sorted(members, key=lambda member: member[1] / member[0])
+    left = total_per_s
+    weights = sum(weight for weight, _ in members)
+    for weight, need in members:
+        if need * weights >= left * weight:
+            break
+        left -= need
+        weights -= weight
+    else:
+        weights = 0.0
+    return Level(total_per_s, left, weights)
+
+
 def fair_share(weight: float, total_per_s: float, rivals: Iterable[tuple[float, float]]) -> float:
-    """Return this producer's part (0 … 1] of a common rate: max-min fair by weight ("water-filling").
+    """Return this producer's part (0 … 1] of a common rate, of which it could use all.
 
     Args:
         weight: its own weight, more than 0.
         total_per_s: the common rate to be divided.
-        rivals: of each other producer its weight and what it can use (msg/s). Those that need less than their part keep
-            what they need and no more; the rest is divided by weight among those that could use more.
+        rivals: of each other producer its weight and what it can use (msg/s).
     """
-    rivals = sorted(rivals, key=lambda rival: rival[1] / rival[0])
-    left = total_per_s
-    weights = weight + sum(rival_weight for rival_weight, _ in rivals)
-    for rival_weight, need in rivals:
-        if need * weights >= left * rival_weight:
-            break
-        left -= need
-        weights -= rival_weight
-    return weight / weights * (left / total_per_s if total_per_s > 0 else 1.0)
+    level = water_level(total_per_s, [*rivals, (weight, inf)])
+    return weight / level.weights * (level.left_per_s / total_per_s if total_per_s > 0 else 1.0)

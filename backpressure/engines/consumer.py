@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import inf
 
 from backpressure.core.histogram import RecentHistogram
-from backpressure.core.reports import ConsumerReport, Fullness, Lately, encode_compact, uneven_s
+from backpressure.core.reports import ConsumerReport, Fullness, Lately, encode_compact, sooner_s, uneven_s
 from backpressure.engines.clock import Clock
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
@@ -80,6 +80,7 @@ class ConsumerEngine:
         self._lately = Lately()
         self._report_at = -inf
         self._reported_paused = False
+        self._reported_work = False
         self._clock = clock
         self._on_progress = on_progress
         self._on_consumed = on_consumed
@@ -262,7 +263,7 @@ class ConsumerEngine:
     async def _report_forever(self) -> None:
         prefetch = self._bench.prefetch
         while True:
-            report = self._lately.added(self.report())
+            report = self._lately.added(self.report(), self._bench.report_every_s or 0.0)
             self._bench.make_room()
             now = self._clock.now()
             prefetch.tick(report, now)
@@ -280,12 +281,14 @@ class ConsumerEngine:
         usual_s = self.settings.feedback.interval_ms / 1000
         interval_s = max(usual_s, self._bench.report_every_s or 0.0)
         if interval_s > usual_s:
-            if now < self._report_at and report.paused is self._reported_paused:
+            self._report_at = now + sooner_s(self._report_at - now, interval_s, random.random())  # noqa: S311 - it is no secret
+            first_done = bool(report.processed) and not self._reported_work
+            if now < self._report_at and report.paused is self._reported_paused and not first_done:
                 return
             first = self._report_at == -inf
             interval_s = uneven_s(interval_s, random.random(), first=first)  # noqa: S311 - it is no secret
             self._report_at = now + interval_s
-        self._reported_paused = report.paused
+        self._reported_paused, self._reported_work = report.paused, bool(report.processed)
         report.interval_s = interval_s
         self._feedback.send(encode_compact(report, brief=self._full.brief(now, interval_s)))
 

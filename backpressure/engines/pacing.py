@@ -26,10 +26,12 @@ from backpressure.core.reports import (
     decode,
     encode_compact,
     report_interval_s,
+    sooner_s,
     ticks_per_report,
     uneven_s,
 )
 from backpressure.core.signals import Decision, Law, Signals
+from backpressure.core.sums import decode_sum, encode_sum, is_sum
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
 from backpressure.errors import FeedbackError, TransportError
@@ -188,6 +190,7 @@ class Pacing:
         for number in itertools.count():
             started = self._clock.now()
             await self._tick()
+            self._add_up_if_due()
             self._report_if_due(number)
             await self._next_tick(started)
 
@@ -195,7 +198,19 @@ class Pacing:
     def fleet_interval_s(self) -> float:
         """How often each process of this queue reports."""
         usual_s = self._settings.feedback.interval_ms / 1000
+        told_s = self._board.fleet.report_every_s
+        if told_s is not None:
+            return max(usual_s, told_s)
         return report_interval_s(self.signals.consumers or 0, self.signals.producers, usual_s)
+
+    def _add_up_if_due(self) -> None:
+        """Tell all producers of a large fleet what all reports add up to, if this is one of those who hear them."""
+        fleet, feedback = self._board.fleet, self._feedback
+        fleet.possible = feedback.carries_sums
+        feedback.listen(reports=fleet.listens, sums=fleet.hears_sums)
+        told = self._board.due_sum(self._settings.queue.work, self._clock.now())
+        if told is not None:
+            feedback.send(encode_sum(told), is_sum=True)
 
     def _report_if_due(self, tick: int) -> None:
         settings, signals, now = self._settings, self.signals, self._clock.now()
@@ -207,6 +222,8 @@ class Pacing:
             self._report_every_s = between * tick_s
             due = tick % between == 0
         else:
+            chance = random.random()  # noqa: S311 - it is no secret
+            self._report_at = now + sooner_s(self._report_at - now, fleet_s, chance)
             due = now >= self._report_at
             if due:
                 first = self._report_at == -inf
@@ -260,12 +277,23 @@ class Pacing:
     def report(self, *, last: bool = False) -> None:
         """Send the producer's counters to everybody; the ``last`` report is a full one."""
         interval_s = self._report_every_s
-        report = replace(self._report(), interval_s=interval_s, producers=self.signals.producers)
+        report = replace(
+            self._report(),
+            interval_s=interval_s,
+            producers=self.signals.producers,
+            knows_sums=self._board.fleet.possible,
+        )
         brief = self._full.brief(self._clock.now(), interval_s) and not last
         self._feedback.send(encode_compact(report, brief=brief))
 
     def _on_report(self, payload: bytes) -> None:
+        now = self._clock.now()
         try:
+            if is_sum(payload):
+                told = decode_sum(payload)
+                if told.queue == self._settings.queue.work and self._board.on_sum(told, now):
+                    self._heard.set()
+                return
             report = decode(payload, histograms=False)
         except FeedbackError as error:
             if str(error) not in self._refused and len(self._refused) < _MOST_REFUSALS_TOLD:
@@ -273,7 +301,7 @@ class Pacing:
                 log.warning("ignoring reports like this one: %s", error)
             return
         if report.queue == self._settings.queue.work:
-            self._board.on_report(report, self._clock.now())
+            self._board.on_report(report, now)
             if isinstance(report, ConsumerReport):
                 self._heard.set()
 
@@ -389,6 +417,7 @@ class Pacing:
             way_s=way_s if way_s < inf else None,
             blocked=sender.blocked,
             weight=self._settings.producer.weight,
+            pace_per_s=self.decision.rate_per_s,
         )
 
     def _recent_latency_s(self) -> float | None:

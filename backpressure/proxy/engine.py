@@ -100,9 +100,17 @@ class _QueueBus:
         """See `FeedbackBus.blocked`."""
         return self._bus.blocked
 
-    def send(self, payload: bytes) -> bool:
+    @property
+    def carries_sums(self) -> bool:
+        """See `FeedbackBus.carries_sums`: one bus serves several queues, whose reports are all heard."""
+        return False
+
+    def listen(self, *, reports: bool, sums: bool) -> None:
+        """See `FeedbackBus.listen`."""
+
+    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
         """See `FeedbackBus.send`."""
-        return self._speaks() and self._bus.send(payload)
+        return self._speaks() and self._bus.send(payload, is_sum=is_sum)
 
     async def stop(self) -> None:
         """Leave it to its owner."""

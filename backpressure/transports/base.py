@@ -205,8 +205,18 @@ class FeedbackBus(Protocol):
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
         """Connect; ``on_report`` is called with every report of every process, this one included."""
 
-    def send(self, payload: bytes) -> bool:
-        """Publish one report, or drop it (False) when there is no open, unblocked channel."""
+    @property
+    def carries_sums(self) -> bool:
+        """Whether it has a way for sums (`backpressure.core.sums`) beside the one for reports."""
+
+    def listen(self, *, reports: bool, sums: bool) -> None:
+        """From soon on hear reports, sums or both; a bus that is not asked hears reports alone."""
+
+    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
+        """Publish one report, or drop it (False) when there is no open, unblocked channel.
+
+        A sum goes to those alone who hear sums.
+        """
 
     async def stop(self) -> None:
         """Close."""

@@ -24,8 +24,9 @@ _BUSY = 0.9
 _RARE_S = 0.5
 _IDLE_MEMORY_S = 5.0
 _SETTLED_S = 1.0
-_SETTLED_RARE_S = 2.0  # what was done in the second before
+_MOST_LATE_S = 1.0  # reports of a fleet tell what was done in half an interval before, or a second
 _SERVICE_SAMPLES = 20
+_SERVICE_SAMPLES_EACH = 5  # in a fleet
 _LATE_S = 0.6
 _LEAST_LATE_S = 1.0  # before rare counts, less would decide too much
 _LEAST_BURST_S = 0.15
@@ -248,10 +249,11 @@ class Bottleneck:
         self._low_ready, self._low_depth = signals.ready or 0, signals.depth or 0
         if self._estimator.rate is None:
             self.changed_at = now
-        few = count.departed < _SERVICE_SAMPLES or (self._estimator.rate or 0.0) * span_s < 1
+        samples = _SERVICE_SAMPLES_EACH * self._workers if self.rare else _SERVICE_SAMPLES
+        few = count.departed < samples or (self._estimator.rate or 0.0) * span_s < 1
         if few and signals.service_cv2 is not None:
             # At the start, and where few messages depart, counts say nothing about their variance; service times do.
-            self._estimator.expect(signals.service_cv2, min(count.departed, _SERVICE_SAMPLES))
+            self._estimator.expect(signals.service_cv2, min(count.departed, samples))
         if count.source == "probe":
             changed = (self._estimator.add if saturated else self._add_lower_bound)(events, span_s)
         else:
@@ -267,7 +269,8 @@ class Bottleneck:
         elif (
             count.source == "reports"
             and not self._stalled
-            and now - self.changed_at > (_SETTLED_RARE_S if self.rare else _SETTLED_S)
+            and now - self.changed_at
+            > _SETTLED_S + (min(_MOST_LATE_S, signals.report_interval_s / 2) if self.rare else 0)
         ):
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
             self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)

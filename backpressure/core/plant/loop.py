@@ -22,8 +22,9 @@ from backpressure.core.plant.broker_view import LateCounts, offsets_of, terms_of
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.sources import PlantProducer, Way
 from backpressure.core.plant.stations import Workers
-from backpressure.core.reports import Report, report_interval_s, ticks_per_report, uneven_s
+from backpressure.core.reports import Report, report_interval_s, sooner_s, ticks_per_report, uneven_s
 from backpressure.core.signals import Law
+from backpressure.core.sums import FleetSum
 
 __all__ = ["STEP_S", "Plant", "PlantSample"]
 
@@ -105,13 +106,14 @@ class Plant:
         self._step_s = step_s
         self._steps = 0
         self._sessions = 0
-        self._reports: list[tuple[float, int, Report]] = []
+        self._reports: list[tuple[float, int, Report | FleetSum]] = []
         self._answers: list[tuple[float, int, Callable[[], None]]] = []
         self._counts: LateCounts | None = None
         self._next_poll_s = 0.0
         self._next_look_s = 0.0
         self._posted = 0
         self._reported: set[object] = set()  # who has reported at all
+        self._worked: set[object] = set()  # who has done a message
         self._rejected = 0
         self._nacked = 0
         self._offered = 0.0
@@ -255,10 +257,17 @@ class Plant:
         usual_s = self.network.report_interval_s
         reporting = sum(consumer.stranger is None for consumer in self.queue.consumers)
         fleet_s = report_interval_s(reporting, len(self.producers), usual_s)
+        if self.producers:  # consumers go by the producer whose message came last
+            told_s = self.producers[self._steps % len(self.producers)].board.fleet.report_every_s
+            fleet_s = min(fleet_s, told_s or fleet_s)
+        between = ticks_per_report(len(self.producers), self._tick_s, self.network.timeout_s)
         for producer in self.producers:
+            every_s = producer.board.fleet.report_every_s
+            if every_s is not None:  # it may have become shorter since the last report
+                producer.next_report_s = self._sooner(producer.next_report_s, every_s)
             if self.now >= producer.next_report_s:
-                between = ticks_per_report(len(self.producers), self._tick_s, self.network.timeout_s)
-                interval_s = self._spread(max(between * usual_s, fleet_s), first=producer not in self._reported)
+                every_s = producer.board.fleet.report_every_s or max(between * usual_s, fleet_s)
+                interval_s = self._spread(every_s, first=producer not in self._reported)
                 self._reported.add(producer)
                 producer.next_report_s += interval_s
                 made = producer.report(self.now, blocked=self.queue.bound.blocked)
@@ -279,15 +288,25 @@ class Plant:
         for consumer in self.queue.consumers:
             if consumer.hung or consumer.stranger is not None:
                 continue
+            if fleet_s > usual_s:
+                consumer.next_report_s = self._sooner(consumer.next_report_s, fleet_s)
             if look:
-                consumer.report(self.now, self.queue.workers.prefetch, paused=paused)  # notes what it does
+                made = consumer.report(self.now, self.queue.workers.prefetch, paused=paused)  # notes what it does
+                if made.processed and consumer not in self._worked:
+                    self._worked.add(consumer)
+                    consumer.next_report_s = self.now  # the first message is done
             if self.now >= consumer.next_report_s:
                 late_s = max(0.0, self.now - consumer.next_report_s)
                 interval_s = self._spread(fleet_s, first=consumer not in self._reported)
                 self._reported.add(consumer)
                 consumer.next_report_s = self.now + interval_s - min(late_s, self._step_s)
-                told = consumer.report(self.now, self.queue.workers.prefetch, paused=paused)
+                told = consumer.report(self.now, self.queue.workers.prefetch, paused=paused, interval_s=fleet_s)
                 self._post(replace(told, interval_s=interval_s))
+
+    def _sooner(self, due_at: float, interval_s: float) -> float:
+        """Return when to report if the interval may have become shorter since the last report."""
+        due_s = due_at - self.now
+        return due_at if due_s <= interval_s else self.now + sooner_s(due_s, interval_s, self._uniform())
 
     def _spread(self, interval_s: float, *, first: bool) -> float:
         """Return the time to the next report."""
@@ -295,7 +314,7 @@ class Plant:
             return interval_s
         return uneven_s(interval_s, self._uniform(), first=first)
 
-    def _post(self, report: Report) -> None:
+    def _post(self, report: Report | FleetSum) -> None:
         if self.network.report_loss == 0 or self._uniform() >= self.network.report_loss:
             self._posted += 1
             due_s = self.now + self.network.report_delay_s + 2 * self.network.way_s
@@ -364,6 +383,8 @@ class Plant:
             if self.now >= producer.next_tick_s:
                 least_s = self.network.confirmed_after_s
                 producer.decide(self.now, self._tick_s, confirm_latency_min_s=least_s, blocked=self.queue.bound.blocked)
+                if (told := producer.board.due_sum("plant", self.now)) is not None:
+                    self._post(told)
 
     def _sample(self) -> None:
         self._offered += sum(p.demand_per_s for p in self.producers if not p.random) * (self.now - self._sampled_s)

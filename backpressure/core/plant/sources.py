@@ -14,6 +14,7 @@ from backpressure.core.plant.network import Line, Network
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decision_window
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
+from backpressure.core.sums import FleetSum
 
 __all__ = ["PlantProducer", "Way"]
 
@@ -25,6 +26,7 @@ class PlantProducer:
         demand_per_s: what its schedule offers; may be changed at any time.
         limit: it stops after this many messages; 0: never.
         decision: the law's last one.
+        heard: reports and sums that came to it.
         signal_age_s: how old its view of the consumers was then; None: it had none.
         arrived, nacked, rejected: messages the queue took, refused, and that were given up after a refusal.
         in_flight: messages on their way, or whose confirm is; confirm_window: the most that may be.
@@ -56,6 +58,8 @@ class PlantProducer:
         self.rejected = 0
         self.in_flight = 0
         self.board = SignalBoard(session, timeout_s)
+        self.board.fleet.possible = True
+        self.heard = 0
         self.next_tick_s = 0.0
         self.next_report_s = 0.0
         self._not_before_s = 0.0
@@ -114,10 +118,19 @@ class PlantProducer:
             self._bucket.drain(now)
         self.next_report_s = max(self.next_report_s, now)
 
-    def hear(self, report: Report, now: float) -> None:
-        """Take in a report; after a consumer's report near the end of a tick the law decides at once."""
-        self.board.on_report(report, now)
-        if isinstance(report, ConsumerReport) and now >= self._not_before_s:
+    def hear(self, report: Report | FleetSum, now: float) -> None:
+        """Take in a report or a sum; after a consumer's report near the end of a tick the law decides at once."""
+        fleet = self.board.fleet
+        heard = fleet.hears_sums if isinstance(report, FleetSum) else fleet.listens
+        self.heard += heard
+        if not heard:
+            return
+        if isinstance(report, FleetSum):
+            news = self.board.on_sum(report, now)
+        else:
+            self.board.on_report(report, now)
+            news = isinstance(report, ConsumerReport)
+        if news and now >= self._not_before_s:
             self.next_tick_s = now
 
     def decide(self, now: float, tick_s: float, *, confirm_latency_min_s: float, blocked: bool) -> None:
@@ -132,6 +145,7 @@ class PlantProducer:
             confirm_latency_min_s=confirm_latency_min_s,
             blocked=blocked,
             weight=self._weight,
+            pace_per_s=self.decision.rate_per_s,
         )
         signals = self.board.signals(own, now)
         self.signal_age_s = signals.age_s if isfinite(signals.age_s) else None
@@ -247,6 +261,7 @@ class PlantProducer:
             reason=self.decision.reason,
             bottleneck_per_s=self.decision.bottleneck_per_s,
             signal_age_s=self.signal_age_s,
+            knows_sums=True,
             rss_bytes=0,
             cpu_s=0.0,
         )

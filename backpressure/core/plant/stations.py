@@ -212,8 +212,8 @@ class PlantConsumer:
             del self.held[int(begun)]
         self.ghosts = min(self.ghosts, int(self.busy))
 
-    def report(self, now: float, prefetch: int, *, paused: bool) -> ConsumerReport:
-        """Return the counters now."""
+    def report(self, now: float, prefetch: int, *, paused: bool, interval_s: float = 0.0) -> ConsumerReport:
+        """Return the counters now; it reports every ``interval_s``."""
         working_s = max(0.0, now - (self.done_s - self.service_s)) if self.busy else 0.0
         on_the_way = sum(isinstance(message, PlantMessage) and message.there_s > now for message in self.held)
         held = self.unsettled + self.ghosts - on_the_way
@@ -241,4 +241,4 @@ class PlantConsumer:
             rss_bytes=0,
             cpu_s=0.0,
         )
-        return self._lately.added(made)
+        return self._lately.added(made, interval_s)

@@ -77,7 +77,15 @@ class KafkaFeedback:
         """See `FeedbackBus.blocked`; Kafka has no alarm."""
         return False
 
-    def send(self, payload: bytes) -> bool:
+    @property
+    def carries_sums(self) -> bool:
+        """See `FeedbackBus.carries_sums`; there is one topic, which every listener reads as a whole."""
+        return False
+
+    def listen(self, *, reports: bool, sums: bool) -> None:
+        """See `FeedbackBus.listen`; all is heard."""
+
+    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:  # noqa: ARG002 - nobody makes one
         """See `FeedbackBus.send`."""
         if self._producer is None or self._stopped or self._link.down:
             return False

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from backpressure.core.message import Delivery, Message
+from backpressure.core.sums import SUMS_SUFFIX
 from backpressure.errors import ExchangeNotFoundError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import BrokerIdentity, FoundQueue, PublisherListener, QueueReading, SubscriberListener
@@ -349,6 +350,7 @@ class MemoryFeedback:
     def __init__(self, broker: MemoryBroker, exchange: str) -> None:
         self._broker = broker
         self._listeners = broker.listeners.setdefault(exchange, [])
+        self._of_sums = broker.listeners.setdefault(f"{exchange}{SUMS_SUFFIX}", [])
         self._on_report: Callable[[bytes], None] | None = None
         self._started = False
 
@@ -364,16 +366,29 @@ class MemoryFeedback:
         """See `FeedbackBus.blocked`."""
         return bool(self._broker.alarm)
 
-    def send(self, payload: bytes) -> bool:
+    @property
+    def carries_sums(self) -> bool:
+        """See `FeedbackBus.carries_sums`."""
+        return True
+
+    def listen(self, *, reports: bool, sums: bool) -> None:
+        """See `FeedbackBus.listen`."""
+        if self._on_report is not None and self._started:
+            for wanted, listeners in ((reports, self._listeners), (sums, self._of_sums)):
+                if wanted and self._on_report not in listeners:
+                    listeners.append(self._on_report)
+                elif not wanted and self._on_report in listeners:
+                    listeners.remove(self._on_report)
+
+    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
         """See `FeedbackBus.send`."""
         if not self._started or self._broker.alarm:
             return False
-        for listener in self._listeners:
+        for listener in self._of_sums if is_sum else self._listeners:
             asyncio.get_running_loop().call_soon(listener, payload)
         return True
 
     async def stop(self) -> None:
         """Stop listening and sending."""
+        self.listen(reports=False, sums=False)
         self._started = False
-        if self._on_report in self._listeners:
-            self._listeners.remove(self._on_report)

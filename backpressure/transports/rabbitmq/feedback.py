@@ -6,6 +6,8 @@ that must not stop acknowledgements and probing. Each listener has a short queue
 A user may lack rights. The exchange need not be created when it exists. A process that may not create a queue gets no
 reports, and one that may not publish sends none; each is logged once, and the process works without.
 
+Sums of reports (`backpressure.core.sums`) have an exchange of their own, made by the first one who wants to hear them.
+
 Beside a queue that somebody else has declared nothing is left behind: an exchange that is not there is created by the
 first listener, and the broker deletes it when the last one has left. A process that only sends looks for it until then,
 and so does a listener that must not create anything.
@@ -22,6 +24,7 @@ from enum import Enum
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from backpressure.core.message import Message
+from backpressure.core.sums import SUMS_SUFFIX
 from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Outage
@@ -56,6 +59,11 @@ class RabbitMQFeedback:
         self._connection: WireConnection | None = None
         self._channel: WireChannel | None = None
         self._refused: set[str] = set()
+        self._sums = f"{exchange}{SUMS_SUFFIX}"
+        self._wanted = {exchange: True, self._sums: False}
+        self._bound: dict[str, bool] = {}
+        self._ears: tuple[WireConnection, WireChannel, str] | None = None  # what it hears with
+        self._binding: asyncio.Task[None] | None = None
 
     async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
         """See `FeedbackBus.start`."""
@@ -67,28 +75,44 @@ class RabbitMQFeedback:
         """See `FeedbackBus.blocked`."""
         return self._connection is not None and self._connection.blocked
 
-    def send(self, payload: bytes) -> bool:
+    @property
+    def carries_sums(self) -> bool:
+        """See `FeedbackBus.carries_sums`."""
+        return "heard as sums" not in self._refused
+
+    def listen(self, *, reports: bool, sums: bool) -> None:
+        """See `FeedbackBus.listen`."""
+        self._wanted = {self._exchange: reports, self._sums: sums and self.carries_sums}
+        if self._ears is not None and self._wanted != self._bound and self._binding is None:
+            self._binding = asyncio.create_task(self._bind(*self._ears), name="bind feedback")
+            self._binding.add_done_callback(self._on_bound)
+
+    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
         """See `FeedbackBus.send`."""
         connection, channel = self._connection, self._channel
         if connection is None or channel is None or not channel.is_open:
             return False
         if connection.blocked or connection.write_buffer_bytes > _STALE_BYTES:
             return False
-        channel.raw.basic_publish(self._exchange, "", payload)
+        if is_sum and not self._bound.get(self._sums):
+            return False
+        channel.raw.basic_publish(self._sums if is_sum else self._exchange, "", payload)
         return True
 
     async def stop(self) -> None:
         """Close."""
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in (self._looking, self._binding):
+            if task is not None:
+                task.cancel()
         await self._link.stop()
 
     async def _set_up(self, connection: WireConnection) -> None:
         if self._looking is not None:
             self._looking.cancel()
-        if await self._exists(connection):
+        self._ears, self._bound = None, {}
+        if await self._exists(connection, self._exchange):
             await self._join(connection)
-        elif await self._create(connection):
+        elif await self._create(connection, self._exchange):
             await self._join(connection)
             if self._creates is Creates.TEMPORARY and "heard" in self._refused:
                 await self._take_back(connection)
@@ -109,24 +133,24 @@ class RabbitMQFeedback:
     async def _join_when_there(self, connection: WireConnection) -> None:
         pause_s = _LOOK_AFTER_S
         try:
-            while not await self._exists(connection):  # the broker tells nobody
+            while not await self._exists(connection, self._exchange):  # the broker tells nobody
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LOOK_EVERY_S)
             await self._join(connection)
         except (AMQPError, TransportError) as error:  # the connection is lost, or as good as: set up another one
             connection.fail(error)
 
-    async def _create(self, connection: WireConnection) -> bool:
+    async def _create(self, connection: WireConnection, exchange: str) -> bool:
         """Create the exchange; return False where that is not for us, or only for a listener."""
         temporary = self._creates is Creates.TEMPORARY
         if self._creates is Creates.NOTHING or (temporary and self._on_report is None):
             return False
         channel = await connection.open_channel(vital=False)
         try:
-            await channel.call(
-                "exchange_declare", exchange=self._exchange, exchange_type="fanout", auto_delete=temporary
-            )
+            await channel.call("exchange_declare", exchange=exchange, exchange_type="fanout", auto_delete=temporary)
         except ChannelClosedByBroker as error:
+            if error.reply_code == _ACCESS_REFUSED and exchange == self._sums:
+                return False
             if error.reply_code != _ACCESS_REFUSED or not temporary:
                 raise
             self._say_refused("heard or sent", error)
@@ -134,10 +158,10 @@ class RabbitMQFeedback:
         await channel.close()
         return True
 
-    async def _exists(self, connection: WireConnection) -> bool:
+    async def _exists(self, connection: WireConnection, exchange: str) -> bool:
         channel = await connection.open_channel(vital=False)
         try:
-            await channel.call("exchange_declare", exchange=self._exchange, passive=True)
+            await channel.call("exchange_declare", exchange=exchange, passive=True)
         except ChannelClosedByBroker:
             return False
         await channel.close()
@@ -153,7 +177,7 @@ class RabbitMQFeedback:
                 auto_delete=True,
                 arguments={"x-max-length": _LISTENER_QUEUE_LENGTH},  # drop-head is the default
             )
-            await channel.call("queue_bind", queue=declared.queue, exchange=self._exchange)
+            await self._bind(connection, channel, declared.queue)
             connection.incoming.deliver_to(channel.raw.channel_number, self._on_message)
             await channel.call("basic_consume", queue=declared.queue, on_message_callback=read_elsewhere, auto_ack=True)
         except ChannelClosedByBroker as error:
@@ -162,6 +186,30 @@ class RabbitMQFeedback:
             self._say_refused("heard", error)
         else:
             connection.depend_on(channel)
+            self._ears = connection, channel, declared.queue
+
+    async def _bind(self, connection: WireConnection, channel: WireChannel, queue: str) -> None:
+        """Bind the queue to the exchanges that are wanted, and to no others."""
+        for exchange in (self._sums, self._exchange):
+            wanted = self._wanted[exchange]
+            if self._bound.get(exchange, False) == wanted:
+                continue
+            if wanted and exchange == self._sums and not await self._make_sums(connection):
+                continue
+            await channel.call("queue_bind" if wanted else "queue_unbind", queue=queue, exchange=exchange)
+            self._bound[exchange] = wanted
+
+    async def _make_sums(self, connection: WireConnection) -> bool:
+        """Create the exchange for sums, unless it is there; return False where that is not for us."""
+        if await self._exists(connection, self._sums) or await self._create(connection, self._sums):
+            return True
+        self._refused.add("heard as sums")  # a user without the right: it hears all reports, as older programs do
+        return False
+
+    def _on_bound(self, task: asyncio.Task[None]) -> None:
+        self._binding = None
+        if not task.cancelled() and (error := task.exception()) is not None and self._ears is not None:
+            self._ears[0].fail(error)  # set up another connection
 
     async def _take_back(self, connection: WireConnection) -> None:
         """Remove the exchange that we created and may not listen to: the broker deletes it when a listener leaves."""

@@ -84,3 +84,43 @@ def test_what_silent_consumers_hold_is_counted_now_together_with_what_is_ready(p
         assert (terms.count, terms.auto_ack) == (1, 0)
 
     play(story)
+
+
+@pytest.mark.parametrize("kind", ["memory", "embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def test_sums_go_to_those_alone_who_hear_them_and_reports_may_be_left_out(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        both: list[bytes] = []
+        alone: list[bytes] = []
+        reports: list[bytes] = []
+        adder = await bench.started(bench.transport.feedback(), both.append)
+        member = await bench.started(bench.transport.feedback(), alone.append)
+        await bench.started(bench.transport.feedback(), reports.append)
+        assert adder.carries_sums
+        adder.listen(reports=True, sums=True)
+        member.listen(reports=False, sums=True)
+        await bench.until(lambda: adder.send(b"sum", is_sum=True) and b"sum" in both and b"sum" in alone)
+        await bench.until(lambda: adder.send(b"report") and b"report" in reports)
+        alone.clear()
+        assert adder.send(b"report")
+        assert adder.send(b"sum", is_sum=True)
+        await bench.until(lambda: b"sum" in alone)
+        assert b"report" not in alone
+        assert b"sum" not in reports
+        member.listen(reports=True, sums=False)
+        await bench.until(lambda: adder.send(b"again") and b"again" in alone)
+
+    play(story)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("kind", ["rabbitmq"])
+def test_a_user_who_may_not_make_the_exchange_for_sums_hears_reports(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        heard: list[bytes] = []
+        bus = await bench.started(bench.transport.feedback(), heard.append)
+        bus._sums = "amq.not.for.us"  # the broker refuses names that begin like this
+        bus.listen(reports=True, sums=True)
+        await bench.until(lambda: not bus.carries_sums)
+        await bench.until(lambda: bus.send(b"report") and b"report" in heard)
+
+    play(story)
