@@ -78,7 +78,9 @@ def dotenv(path: Path) -> dict[str, str]:
 def without_injected(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return ``variables`` without those that an orchestrator injects, and the prefixes of its services.
 
-    A name with a double underscore is always one of our settings.
+    Kubernetes and Docker links describe every service to every container in variables named after it. For a service
+    called ``rabbitmq`` or ``pace-broker`` these names look like settings. A name with a double underscore is always one
+    of our settings.
     """
     services = sorted(
         {

@@ -2,7 +2,7 @@
 
 It guarantees that the producer loses no message: each is in exactly one place (waiting, in flight, or settled), is kept
 until the broker has answered for it, and is sent again with its old id after a nack or a lost connection. The outbox
-counts, writes the journal, and knows nothing about rates.
+counts, writes the journal, and knows nothing about rates. A `Composer` makes what it keeps.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ class Outgoing:
 
 
 class Composer:
-    """Numbers messages from 0 within its session; ``settings`` may be exchanged at any time."""
+    """Composes messages (sender, id, number, body), each with what is kept about it until it is settled.
+
+    It numbers them from 0 within its session; ``settings`` may be exchanged at any time.
+    """
 
     def __init__(self, settings: Settings, session: int, *, retries: bool) -> None:
         """``session`` identifies this producer process in every message id; ``retries``: see `use`."""

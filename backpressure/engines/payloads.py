@@ -1,6 +1,7 @@
 """What generated messages look like: body, headers and properties, from templates, samples or recorded messages.
 
-Everything about a message follows from the seed and its number, so a run can be repeated.
+Everything about a message follows from the seed and its number, so a run can be repeated. A `PayloadSource` takes them
+from a function of the user's instead, called ahead of the sender, which never waits for it.
 """
 
 from __future__ import annotations
