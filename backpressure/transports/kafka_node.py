@@ -27,20 +27,6 @@ from backpressure.core.addresses import BrokerAddress
 from backpressure.errors import TransportError
 from backpressure.transports.private_process import PREFIX, PrivateNodes, PrivateProcess, ReservedPorts
 
-__all__ = [
-    "InnerPorts",
-    "KafkaMissingError",
-    "PrivateKafka",
-    "PrivateKafkaCluster",
-    "Relayed",
-    "find_kafka",
-    "inner_ports",
-    "java_release",
-    "left_over",
-    "private_kafka",
-    "private_kafka_cluster",
-]
-
 OLDEST_JAVA = 17
 _MOST_COPIES = 3
 _JOINED_WITHIN_S = 60.0

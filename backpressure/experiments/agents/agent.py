@@ -48,8 +48,6 @@ from backpressure.settings import Settings
 from backpressure.transports.rabbitmq.mailbox import Mailbox
 from backpressure.version import __version__
 
-__all__ = ["Agent", "JournalFeed"]
-
 _log = logging.getLogger("backpressure")
 _TICK_S = 0.05
 _FEED_S = 0.5

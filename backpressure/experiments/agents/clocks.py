@@ -11,8 +11,6 @@ fast. The middle is the best estimate, and half the width bounds its error: no a
 
 from __future__ import annotations
 
-__all__ = ["DRIFT", "ClockComparison"]
-
 DRIFT = 100e-6
 """By how much two clocks may run apart: more than two crystals, or two clocks that NTP keeps, differ as a rule."""
 

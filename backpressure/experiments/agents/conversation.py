@@ -22,19 +22,6 @@ from typing import Any, Literal, NamedTuple, Self
 from backpressure.errors import ConfigError
 from backpressure.settings import AgentSettings
 
-__all__ = [
-    "EVERY_AGENT",
-    "PIECE_BYTES",
-    "WINDOW_BYTES",
-    "Conversation",
-    "Liveness",
-    "Said",
-    "Seal",
-    "address",
-    "exchange_of",
-    "seal_of",
-]
-
 EVERY_AGENT = "agents"
 """The address of all agents of a group."""
 _LEAST_TOKEN_CHARACTERS = 16

@@ -17,8 +17,6 @@ from backpressure.errors import ConfigError
 from backpressure.experiments.roles import RoleName
 from backpressure.settings import Settings
 
-__all__ = ["API_PATHS", "SIGNALS", "check_orders", "ordered", "orders_for"]
-
 SIGNALS = frozenset({"SIGTERM", "SIGKILL", "SIGSTOP", "SIGCONT"})
 API_PATHS = frozenset({"/admin/resume", "/admin/config"})
 

@@ -40,8 +40,6 @@ from backpressure.settings import AgentSettings, BrokerSettings, Settings
 from backpressure.transports.rabbitmq.mailbox import Mailbox
 from backpressure.version import __version__
 
-__all__ = ["AgentPool", "AgentTerms", "ElsewhereTransport", "RemoteProcess"]
-
 _log = logging.getLogger("backpressure")
 _TICK_S = 0.05
 _BEAT_S = 0.5

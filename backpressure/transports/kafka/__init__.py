@@ -26,8 +26,6 @@ from backpressure.transports.kafka.publisher import KafkaPublisher, Routes
 from backpressure.transports.kafka.records import dead_letter, group_id, topic_name
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
 
-__all__ = ["KafkaTransport"]
-
 
 class KafkaTransport:
     """All products for one cluster."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import ConfigResource, NewTopic
 
 from backpressure.core.message import Delivery
@@ -18,20 +19,28 @@ from backpressure.errors import PreconditionFailedError, QueueNotFoundError, Tra
 from backpressure.settings import BrokerSettings, QueueSettings
 from backpressure.transports.base import BrokerIdentity, FoundQueue
 from backpressure.transports.connecting import Outage
-from backpressure.transports.kafka.client import KafkaRequests
-from backpressure.transports.kafka.drain import drain
+from backpressure.transports.kafka.client import KafkaRequests, client_configuration
 from backpressure.transports.kafka.failures import kafka_error
-from backpressure.transports.kafka.probe import LagReader
-from backpressure.transports.kafka.records import GROUPS, group_id, topic_name
+from backpressure.transports.kafka.group import SESSION_TIMEOUT_S
+from backpressure.transports.kafka.probe import LagReader, PartitionLag
+from backpressure.transports.kafka.records import GROUPS, group_id, message_from, topic_name
 from backpressure.transports.kafka.release import broker_release
-
-__all__ = ["KafkaAdmin", "Topic", "create_topics", "topics_of"]
+from backpressure.transports.kafka.settled import PartitionProgress
 
 _VISIBLE_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.05
 _FOR_EVER = {"retention.ms": "-1"}  # retention would delete messages before they are processed
 _log = logging.getLogger("backpressure")
 _GONE_WITHIN_S = 10.0
+_BATCH = 500
+_POLL_S = 0.05
+_CLAIM_WITHIN_S = 2 * SESSION_TIMEOUT_S  # a killed consumer stays in the group until its session ends
+_CLAIM_EVERY_S = 0.25
+_STILL_THERE = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,3 +249,92 @@ def _say_unbounded(queue: str, *bounds: int | None) -> None:
 
 def _differs(topic: Topic, argument: str, wanted: str, current: str) -> PreconditionFailedError:
     return PreconditionFailedError(topic.name, argument, f"{wanted} was requested, but the topic has {current}")
+
+
+async def drain(broker: BrokerSettings, name: str, queue: str) -> AsyncIterator[Delivery]:
+    """Yield every unsettled message, and settle it when the next one is requested; see `QueueAdmin.drain`.
+
+    Others can commit for a group only when it has no members: raises `TransportError` when its consumers do not leave.
+    """
+    reader = LagReader(broker, name, queue)
+    try:
+        lags = await reader.read()
+    finally:
+        await asyncio.to_thread(reader.close)
+    topic = topic_name(queue)
+    consumer = Consumer(
+        client_configuration(broker, name)
+        | {"group.id": group_id(queue), "enable.auto.commit": False, "enable.partition.eof": True}
+    )
+    drained = _Drained(consumer, topic, lags)
+    try:
+        await drained.claim(broker.address(), queue)
+        consumer.assign([TopicPartition(topic, each.partition, each.start) for each in lags])
+        left = {each.partition for each in lags}
+        while left:
+            for record in await asyncio.to_thread(consumer.consume, _BATCH, _POLL_S):
+                number, error = record.partition() or 0, record.error()
+                if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own codes begin so
+                    left.discard(number)
+                    continue
+                if error is not None:
+                    raise kafka_error(error, broker.address(), queue)
+                left.add(number)
+                offset = record.offset() or 0
+                progress = drained.progress[number]
+                if not progress.receive(offset):
+                    continue
+                yield Delivery(
+                    message_from(record),
+                    tag=offset,
+                    epoch=0,
+                    redelivered=progress.deliver(offset),
+                    routing_key=topic,
+                    received_ns=time.monotonic_ns(),
+                )
+                progress.settle(offset)
+    finally:
+        await asyncio.to_thread(drained.close)
+
+
+class _Drained:
+    """How far a drain has got."""
+
+    def __init__(self, consumer: Consumer, topic: str, lags: list[PartitionLag]) -> None:
+        self.progress = {each.partition: PartitionProgress(each.mark) for each in lags}
+        self._consumer = consumer
+        self._topic = topic
+        self._lags = lags
+
+    async def claim(self, address: str, queue: str) -> None:
+        """Commit the current offsets again, until the group allows it."""
+        places = [
+            TopicPartition(self._topic, each.partition, each.start, str(each.mark) if each.mark else "")
+            for each in self._lags
+        ]
+        deadline = time.monotonic() + _CLAIM_WITHIN_S
+        while True:
+            try:
+                await asyncio.to_thread(self._consumer.commit, offsets=places, asynchronous=False)
+            except KafkaException as error:
+                if error.args[0].code() not in _STILL_THERE:
+                    raise kafka_error(error.args[0], address, queue) from error
+            else:
+                return
+            if time.monotonic() > deadline:
+                raise TransportError(f"{queue!r} cannot be drained while it has consumers: stop them first")
+            await asyncio.sleep(_CLAIM_EVERY_S)
+
+    def close(self) -> None:
+        """Commit what was taken and leave."""
+        commits = {number: progress.commit(held=False) for number, progress in self.progress.items()}
+        places = [
+            TopicPartition(self._topic, number, commit.offset, commit.metadata)
+            for number, commit in commits.items()
+            if commit is not None
+        ]
+        try:
+            if places:
+                self._consumer.commit(offsets=places, asynchronous=False)
+        finally:
+            self._consumer.close()

@@ -32,17 +32,6 @@ from backpressure.transports.connecting import Outage, pauses, tls_context
 from backpressure.transports.kafka.failures import dial_error, kafka_error, reason_of
 from backpressure.transports.kafka.records import topic_name
 
-__all__ = [
-    "Copies",
-    "CopiesReader",
-    "KafkaLink",
-    "KafkaRequests",
-    "PolledClient",
-    "broker_count",
-    "client_configuration",
-    "cluster_id",
-]
-
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _REFRESH_METADATA_MS = 1000  # how soon a topic is noticed that is deleted or created again
 _LOOK_S = 0.5

@@ -15,8 +15,6 @@ from backpressure.errors import (
 )
 from backpressure.transports.base import Cause, Refusal
 
-__all__ = ["MISSING", "REFUSED", "dial_error", "kafka_error", "reason_of", "refusal_of"]
-
 MISSING = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,

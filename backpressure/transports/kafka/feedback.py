@@ -22,8 +22,6 @@ from backpressure.transports.kafka.client import KafkaLink, KafkaRequests, clien
 from backpressure.transports.kafka.fenced import FencedBrokers
 from backpressure.transports.kafka.records import topic_name
 
-__all__ = ["KafkaFeedback"]
-
 _log = logging.getLogger("backpressure")
 _POLL_S = 0.1
 _BATCH = 100

@@ -29,8 +29,6 @@ from confluent_kafka.admin import AdminClient, ClusterMetadata
 from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 
-__all__ = ["FencedBrokers", "Server", "disconnect", "fenced"]
-
 _STALLED_AFTER_S = 1.0
 _FIRST_PAUSE_S = 0.5
 _GROWTH = 1.25

@@ -32,8 +32,6 @@ from backpressure.transports.kafka.fenced import FencedBrokers
 from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark
 
-__all__ = ["POLL_S", "SESSION_TIMEOUT_S", "GroupListener", "GroupMember", "Membership", "weight_of"]
-
 SESSION_TIMEOUT_S = 6.0
 """A member that was killed keeps its partitions for this long: the shortest that brokers allow by default."""
 POLL_S = 0.02  # a commit waits for the end of a poll, because only the polling thread may use the consumer

@@ -40,8 +40,6 @@ from backpressure.transports.kafka.records import group_id, topic_name
 from backpressure.transports.kafka.settled import Mark
 from backpressure.transports.kafka.subscriber import COMMIT_AFTER_S
 
-__all__ = ["KafkaProbe", "LagReader", "PartitionLag", "Progress"]
-
 _PARTITIONS_KNOWN_FOR_S = 5.0
 _BEGINNINGS_KNOWN_FOR_S = 1.0  # only a purge or retention changes them
 _CONSUMERS_KNOWN_FOR_S = 0.5

@@ -21,8 +21,6 @@ from confluent_kafka import Message as Record
 from backpressure.core.message import Delivery, HeaderValue, Message
 from backpressure.transports.deaths import death_headers
 
-__all__ = ["GROUPS", "Headers", "content_of", "dead_letter", "group_id", "headers_of", "message_from", "topic_name"]
-
 GROUPS = "pace."
 """What the names of our groups begin with; those of the topics of a run as well."""
 

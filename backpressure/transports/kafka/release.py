@@ -14,8 +14,6 @@ from bisect import bisect_right
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import tls_context
 
-__all__ = ["api_versions_request", "broker_release", "release_of"]
-
 _API_VERSIONS, _VERSION = 18, 3
 _RELEASES = {1: "3.0", 2: "3.1", 3: "3.2", 4: "3.3", 8: "3.4", 9: "3.5", 12: "3.6", 15: "3.7", 20: "3.8", 21: "3.9"} | {
     22: "4.0",

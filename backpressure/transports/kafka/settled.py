@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Commit", "Mark", "PartitionProgress"]
-
 _MOST_METADATA_BYTES = 4000  # brokers allow 4096 unless told otherwise (offset.metadata.max.bytes)
 
 

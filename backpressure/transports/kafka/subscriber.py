@@ -29,9 +29,6 @@ from backpressure.transports.kafka.group import Membership, weight_of
 from backpressure.transports.kafka.records import content_of, dead_letter, message_from, topic_name
 from backpressure.transports.kafka.settled import Commit, Mark, PartitionProgress
 
-__all__ = ["COMMIT_AFTER_S", "DeadLetterTopic", "KafkaSubscriber"]
-
-
 _log = logging.getLogger("backpressure")
 COMMIT_AFTER_S = 0.05  # half the age of a probe's reading; each commit costs the broker a millisecond
 _COMMIT_AGAIN_S = 0.2

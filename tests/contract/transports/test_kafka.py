@@ -418,7 +418,7 @@ def test_a_foreign_record_is_delivered_with_its_headers_as_bytes_and_its_own_tim
 
 
 def test_a_drain_waits_for_consumers_to_leave(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backpressure.transports.kafka.drain._CLAIM_WITHIN_S", 0.5)
+    monkeypatch.setattr("backpressure.transports.kafka.admin._CLAIM_WITHIN_S", 0.5)
 
     async def story(bench: Any) -> None:
         await bench.publish(b"1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backpressure.transports.kafka.producer_thread import Spread
+from backpressure.transports.kafka.publisher import Spread
 
 
 def dealt(spread: Spread, count: int, topic: str = "work") -> list[int | None]:
