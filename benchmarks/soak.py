@@ -103,7 +103,8 @@ def _role(process: psutil.Process) -> str | None:
     for role in ("producer", "consumer", "monitor", "run"):
         if line[1:4] == ["-m", "backpressure", role]:
             return role
-    if "backpressure.broker" in line or "beam" in process.name() or process.name() == "java":
+    node = "beam" in process.name() and "boot" in line  # and not rabbitmqctl, which is a program in Erlang too
+    if "backpressure.broker" in line or node or process.name() == "java":
         return "broker"
     return None
 

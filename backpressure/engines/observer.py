@@ -181,7 +181,7 @@ class Observer:
             unreadable_reports=self._unreadable,
             token_needed=bool(self._settings.api.token.get_secret_value()),
             dead_letter_queue="" if self._asked else self._settings.queue.dead_letter,
-            asked=tuple(watched) if self._asked else (),
+            asked=(tuple(watched) or self._queues.asked) if self._asked else (),  # a pattern may match nothing
             absent=self._queues.absent(self._listing, listable=self._transport.bounds_queues),
         )
 

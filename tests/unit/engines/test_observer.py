@@ -11,6 +11,7 @@ import pytest
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, encode
 from backpressure.core.snapshot import EventKind, Glance, Snapshot
+from backpressure.dashboards.cards_lists import queues
 from backpressure.engines.observer import Observer
 from backpressure.errors import (
     AccessRefusedError,
@@ -525,6 +526,17 @@ def test_patterns_stand_for_the_queues_that_match_and_what_is_absent_is_said_why
     management = FakeManagement()
     management.listed = [QueueInfo(name=name) for name in ("orders.us", "orders.eu", "borders.eu")]
     Bench(management, queues="ordres, none.*, orders.*").run(story)
+
+
+def test_a_pattern_that_matches_nothing_shows_nothing_instead_of_every_queue() -> None:
+    async def story(bench: Bench) -> None:
+        seen = await bench.until(lambda s: bool(s.queues) and "none.*" in s.absent)
+        assert seen.asked == ("none.*",)
+        assert not queues(seen).rows
+
+    management = FakeManagement()
+    management.listed = [QueueInfo(name="orders.eu", messages_ready=9, messages_unacknowledged=0, consumers=0)]
+    Bench(management, queues="none.*").run(story)
 
 
 def test_without_a_management_api_a_pattern_cannot_be_resolved_and_rates_are_unknown() -> None:
