@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -92,6 +93,26 @@ def test_a_queue_that_was_empty_by_chance_is_not_taken_for_faster_consumers_for_
             plant.run(0.1)
             raised = raised + 1 if producer.decision.bottleneck_per_s > 135 else 0
             assert raised <= 5, (seed, plant.now)
+
+
+def test_a_regular_consumer_on_a_busy_machine_has_enough_to_do(lab: Any) -> None:
+    """It stops for up to a tenth of a second, about once a second, and then works off what has come."""
+    used, possible = 0.0, 0.0
+    for seed in range(10, 16):
+        chance = random.Random(seed)
+        working = strangers("fixed", prefetch=10)
+        plant = lab.plant(seed, workers=working, network=FRESH)
+        lab.join(plant, "pace")
+        plant.run(5)
+        busy_s, capacity = plant.queue.busy_s, plant.capacity
+        while plant.now < 45:
+            plant.run(chance.expovariate(1.0))
+            plant.set_workers(replace(working, state="frozen"))
+            plant.run(0.1 * chance.random())
+            plant.set_workers(working)
+        used += plant.queue.busy_s - busy_s
+        possible += (plant.capacity - capacity) / 100
+    assert used / possible >= 0.9985
 
 
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])

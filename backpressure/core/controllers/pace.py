@@ -42,6 +42,7 @@ _TRIAL_LONGEST_S = 5.0
 _TRIAL_EVENTS = 50.0
 _WAYS = 2  # of a report, and then of a message
 _DATED = 3.0
+_UNSEEN = 1.5  # whether silent consumers are idle now and then is not seen
 _EFFECT_MEMORY_S = 3.0
 _EFFECT_SAMPLES = 10.0
 
@@ -191,7 +192,8 @@ class PaceLaw:
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
         idle *= _DATED if bottleneck.dated else 1
         spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
-        wanted = bottleneck.servers + max(self._config.target_wait_s * rate_per_s, spread) + self._extra
+        least = self._config.target_wait_s * rate_per_s * (_UNSEEN if bottleneck.counted else 1.0)
+        wanted = bottleneck.servers + max(least, spread) + self._extra
         if bottleneck.counted:
             wanted += _UNEVEN * bottleneck.dispersion * (bottleneck.servers - 1)
         return min(self._cap, wanted + self._trial.depth)
