@@ -2,9 +2,15 @@
 
 First the octets of a report and the time to decode it, compact and as JSON. Then, on a private RabbitMQ, what a message
 costs: the processor time of the broker, one producer and one consumer at a steady rate, divided by the messages. Then
-stand-ins: as many listeners as there are producers (and one monitor) hear the reports that the whole fleet sends at its
-own interval, through the real feedback bus and decoder. The output is deliveries and processor time a second, of the
-broker and of all listeners together, and their part of what the fleet's messages cost (``--messages`` a second).
+stand-ins that only listen: two producers and a monitor that hear all reports, and all producers as they hear sums, get
+what the whole fleet sends at its own intervals, through the real feedback bus and decoder. The output is deliveries and
+processor time a second, of the broker and of all listeners together, and their part of what the fleet's messages cost
+(``--messages`` a second).
+
+``--pace`` runs stand-ins that keep pace instead: the engines of all producers and consumers, each with connections of
+its own, in ``--processes`` processes of each role, for ``--rate`` messages a second of all consumers together. The
+output is utilisation, wait, Jain's index and deliveries in ``--seconds`` after ``--warm`` seconds, and then after all
+consumers have become five times slower; before it the same of five producers and five consumers.
 """
 
 from __future__ import annotations
@@ -17,15 +23,24 @@ import sys
 import tempfile
 import time
 import timeit
+from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
 
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import read_records
-from backpressure.core.reports import ConsumerReport, Report, decode, encode, encode_compact, report_interval_s
+from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode, encode_compact
+from backpressure.core.sums import SEATS, FleetSize, FleetSum, decode_sum, encode_sum, is_sum
+from backpressure.engines.clock import Clock
+from backpressure.engines.consumer import ConsumerEngine
+from backpressure.engines.producer import ProducerEngine
 from backpressure.settings import Settings
+from backpressure.transports.base import FeedbackBus, Transport
 from backpressure.transports.factory import connect
 from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
 
@@ -55,34 +70,57 @@ def show_codec() -> None:
     ):
         best_s = min(timeit.repeat(lambda data=data: decode(data, histograms=False), number=2000, repeat=10)) / 2000
         print(f"{name:<24}{len(data):>8}{best_s * 1e6:>12.1f}")
+    data = encode_sum(sample_sum())
+    best_s = min(timeit.repeat(lambda: decode_sum(data), number=2000, repeat=10)) / 2000
+    print(f"{'sum':<24}{len(data):>8}{best_s * 1e6:>12.1f}")
+
+
+def sample_sum() -> FleetSum:
+    return FleetSum(
+        queue="orders", session=1, first=1, second=2, at_ns=time.time_ns(), confirmed=10**9, departed=1e9,
+        observed_s=1e6, busy_s=1e6, told_s=1e6, reporting=200, working=200, held=600, producers=50, counted_ready=40,
+        counted_unacked=600, counted_age_s=0.05, departed_age_s=0.25, newest_s=0.01, interval_s=0.55,
+        service_mean_s=0.1, service_cv2=1.0, flow_per_s=2000.0, left_per_s=2000.0, weights=50.0, next_s=0.1,
+        report_s=0.55,
+    )  # fmt: skip
 
 
 async def hear_fleet(url: str, pid: int, consumers: int, producers: int, seconds: float) -> tuple[int, float, float]:
     """Return deliveries, and seconds of processor time of the broker and of this process."""
     settings = Settings.model_validate({"broker": {"url": url}})
-    heard: list[Report] = []
+    heard: list[Report | FleetSum] = []
 
     def on_report(payload: bytes) -> None:
-        heard[:] = [decode(payload, histograms=False)]
+        heard[:] = [decode_sum(payload) if is_sum(payload) else decode(payload, histograms=False)]
         nonlocal deliveries
         deliveries += 1
 
     deliveries = 0
+    report_s, sum_s = FleetSize(consumers, producers).intervals_s(USUAL_S)
     async with AsyncExitStack() as stack:
-        for listening in (*([True] * (producers + 1)), False):
+        for number in range(producers + 1):
             bus = connect(settings).feedback()
             stack.push_async_callback(bus.stop)
-            await bus.start(on_report if listening else None)
-        every_s = report_interval_s(consumers, producers, USUAL_S) / (consumers + producers)
+            await bus.start(on_report)
+            bus.listen(reports=number <= SEATS, sums=number < producers)  # the last one to hear reports is a monitor
+        speaker = connect(settings).feedback()
+        stack.push_async_callback(speaker.stop)
+        await speaker.start(lambda _payload: None)
+        speaker.listen(reports=False, sums=True)
+        every_s = report_s / (consumers + producers)
+        sums_every_s = sum_s / 1.25  # those of the second one too
         broker, us = psutil.Process(pid), psutil.Process()
         await asyncio.sleep(2)
         deliveries, before = 0, [sum(process.cpu_times()[:2]) for process in (broker, us)]
         begun = time.monotonic()
-        number = 0
+        number = sums = 0
         while (now := time.monotonic()) - begun < seconds:
             while begun + number * every_s <= now:
-                bus.send(encode_compact(sample(number), brief=number % FULL_EVERY != 0))
+                speaker.send(encode_compact(sample(number), brief=number % FULL_EVERY != 0))
                 number += 1
+            while begun + sums * sums_every_s <= now:
+                speaker.send(encode_sum(sample_sum()), is_sum=True)
+                sums += 1
             await asyncio.sleep(min(0.02, every_s))
         await asyncio.sleep(0.5)
         spent = [sum(process.cpu_times()[:2]) for process in (broker, us)]
@@ -122,16 +160,164 @@ def message_cost_us(url: str, broker_pid: int, broker_idle: float, seconds: floa
     return 1e6 * (after_s - before_s - broker_idle * span_s) / sent, sent / span_s
 
 
+class Counting:
+    """A transport whose feedback buses count what they hear."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+        self.heard = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def feedback(self) -> FeedbackBus:
+        """Return a bus as the transport has, that counts."""
+        bus = self._inner.feedback()
+        start = bus.start
+
+        async def counting(on_report: Callable[[bytes], None] | None = None) -> None:
+            def count(payload: bytes) -> None:
+                self.heard += 1
+                if on_report is not None:
+                    on_report(payload)
+
+            await start(count if on_report is not None else None)
+
+        bus.start = counting
+        return bus
+
+
+def stand_in(url: str, role: str, names: list[int], rate: float, line: Connection) -> None:
+    """Run the engines of several processes of one role; tell counts whenever asked, and slow down on demand."""
+    asyncio.run(_stand_in(url, role, names, rate, line))
+
+
+async def _stand_in(url: str, role: str, names: list[int], rate: float, line: Connection) -> None:
+    clock, engines, transports = Clock(), [], []
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            settings = Settings.model_validate(
+                {
+                    "broker": {"url": url},
+                    "producer": {"rate": rate, "producer_id": f"producer-{name}"},
+                    "consumer": {"rate": rate, "name": f"consumer-{name}", "prefetch": 3},
+                    "process": {"seed": name + 1},
+                }
+            )
+            transports.append(Counting(connect(settings)))
+            make = ProducerEngine if role == "producer" else ConsumerEngine
+            engines.append(make(transports[-1], settings, clock))
+            await engines[-1].start()
+            group.create_task(engines[-1].run())
+        line.send("started")
+        orders: asyncio.Queue[object] = asyncio.Queue()
+        asyncio.get_running_loop().add_reader(line.fileno(), lambda: orders.put_nowait(line.recv()))
+        while (order := await orders.get()) != "stop":
+            if order == "counts":
+                line.send((*_told(engines), sum(transport.heard for transport in transports)))
+            else:
+                for engine in engines:
+                    engine.slow_down(order)
+        for engine in engines:
+            engine.stop()
+    for engine in engines:
+        await engine.close()
+
+
+def _told(engines: list[ProducerEngine] | list[ConsumerEngine]) -> tuple[list[int], Counter[int]]:
+    """Return what each has done, and the waits of all."""
+    done, waits = [], Counter()
+    for engine in engines:
+        report = engine.report()
+        done.append(report.confirmed if isinstance(report, ProducerReport) else report.processed)
+        if isinstance(report, ConsumerReport):
+            waits.update(report.queue_wait.counts)
+    return done, waits
+
+
+class Fleet:
+    """Stand-ins of both roles, in a few processes."""
+
+    def __init__(self, url: str, consumers: int, producers: int, args: argparse.Namespace) -> None:
+        self.lines: dict[str, list[Connection]] = {"consumer": [], "producer": []}
+        self._children = []
+        rates = {"consumer": args.rate / consumers, "producer": 5 * args.rate / producers}
+        for role, count in (("consumer", consumers), ("producer", producers)):
+            parts = min(count, args.processes)
+            for part in range(parts):
+                ours, theirs = Pipe()
+                names = list(range(part, count, parts))
+                child = Process(target=stand_in, args=(url, role, names, rates[role], theirs), daemon=True)
+                child.start()
+                self._children.append(child)
+                self.lines[role].append(ours)
+            for line in self.lines[role]:
+                line.recv()
+
+    def counts(self, role: str) -> tuple[list[int], Counter[int], int]:
+        """Return what each of a role has done, all waits, and how many reports and sums they heard."""
+        for line in self.lines[role]:
+            line.send("counts")
+        answers = [line.recv() for line in self.lines[role]]
+        waits: Counter[int] = Counter()
+        for _, told, _ in answers:
+            waits.update(told)
+        return [one for done, _, _ in answers for one in done], waits, sum(heard for _, _, heard in answers)
+
+    def stop(self) -> None:
+        """End all."""
+        for line in [*self.lines["producer"], *self.lines["consumer"]]:
+            line.send("stop")
+        for child in self._children:
+            child.join(20)
+            child.kill()
+
+
+def keep_pace(url: str, consumers: int, producers: int, args: argparse.Namespace) -> None:
+    """Run a fleet of stand-ins and print how well it kept pace."""
+    fleet = Fleet(url, consumers, producers, args)
+    time.sleep(args.warm)
+    print(f"{consumers} consumers, {producers} producers, {args.rate:.0f} msg/s")
+    for factor in (1, 5):
+        if factor > 1:
+            for line in fleet.lines["consumer"]:
+                line.send(factor)
+        begun = time.monotonic()
+        done, waited, _ = fleet.counts("consumer")
+        sent, _, heard = fleet.counts("producer")
+        time.sleep(args.seconds)
+        done_then, waited_then, _ = fleet.counts("consumer")
+        sent_then, _, heard_then = fleet.counts("producer")
+        span_s = time.monotonic() - begun
+        used = (sum(done_then) - sum(done)) * factor / span_s / args.rate
+        waits = Histogram(dict(waited_then - waited), 0.0)
+        shares = [new - old for new, old in zip(sent_then, sent, strict=True)]
+        jain = sum(shares) ** 2 / len(shares) / max(1, sum(share * share for share in shares))
+        print(f"  {'after a fall to a fifth: ' if factor > 1 else ''}used {used:.3f}, "
+              f"wait p50 {1e3 * waits.quantile_s(0.5):.0f}, p99 {1e3 * waits.quantile_s(0.99):.0f} ms, "
+              f"Jain {jain:.4f}, {(heard_then - heard) / span_s:.0f} deliveries/s", flush=True)  # fmt: skip
+    fleet.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--consumers", type=int, default=200)
     parser.add_argument("--producers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--messages", type=float, default=20_000.0, help="a second, of the whole fleet")
+    parser.add_argument("--pace", action="store_true", help="stand-ins that keep pace, instead of the cost")
+    parser.add_argument("--rate", type=float, default=500.0, help="messages a second of all consumers together")
+    parser.add_argument("--warm", type=float, default=15.0)
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     show_codec()
     if find_rabbitmq() is None:
         print("rabbitmq-server is not installed: no fleet")
+        return
+    if args.pace:
+        for consumers, producers in ((5, 5), (args.consumers, args.producers)):
+            with private_node() as node:
+                keep_pace(node.url, consumers, producers, args)
         return
     with private_node() as node:
         idle = psutil.Process(node.pid)
@@ -143,9 +329,12 @@ def main() -> None:
             hear_fleet(node.url, node.pid, args.consumers, args.producers, args.seconds)
         )
     span_s = args.seconds + 0.5
-    interval_s = report_interval_s(args.consumers, args.producers, USUAL_S)
+    interval_s, sum_s = FleetSize(args.consumers, args.producers).intervals_s(USUAL_S)
     all_s = max(0.0, broker_s / span_s - idle_share) + ours_s / span_s
-    print(f"{args.consumers} consumers, {args.producers} producers: each reports every {interval_s:.2f} s")
+    print(
+        f"{args.consumers} consumers, {args.producers} producers: "
+        f"a report every {interval_s:.2f} s, a sum every {sum_s:.1f} s"
+    )
     print(f"{deliveries / args.seconds:.0f} deliveries/s (ten a second each would be "
           f"{(args.consumers + args.producers) * (args.producers + 1) / USUAL_S:.0f})")  # fmt: skip
     print(f"processor: broker {broker_s / span_s:.3f} ({idle_share:.3f} idle), listeners {ours_s / span_s:.3f} cores")
