@@ -567,6 +567,11 @@ class SignalBoard:
             comparable=not limited and told.report_s <= _RECENTS_FROM_S,
         )
 
+    def _paced_since(self, moment: float, now: float) -> float:
+        """Return what the own producer was allowed to send since; before what is remembered, as much as after."""
+        sent, begins_at = self._paced[1] - self._own_paced.at(moment), self._own_paced.begins_at
+        return sent if moment >= begins_at or now <= begins_at else sent * (now - moment) / (now - begins_at)
+
     def _need_per_s(self, own: OwnState, now: float) -> float:
         """Return what the own producer can use."""
         if not own.application_limited and not own.blocked:
@@ -593,7 +598,7 @@ class SignalBoard:
             if often or own.application_limited or not rival.limited_by_law():
                 sent += rival.sent_since(now)
             else:
-                since = self._paced[1] - self._own_paced.at(rival.heard_at)
+                since = self._paced_since(rival.heard_at, now)
                 sent += since * rival.latest.weight / own.weight
         return sent
 

@@ -33,6 +33,11 @@ class Timeline:
         while len(self._points) > 2 and at - self._points[1][0] >= self._span_s:
             self._points.popleft()
 
+    @property
+    def begins_at(self) -> float:
+        """The earliest moment that it remembers."""
+        return self._points[0][0]
+
     def busiest(self, start: float, end: float, backlog: float, least_s: float) -> tuple[float, float]:
         """Return (count, seconds) of that end of ``start`` to ``end`` in which most came a second beyond ``backlog``.
 

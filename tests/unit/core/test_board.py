@@ -509,3 +509,14 @@ def test_reports_tell_what_consumers_of_a_topic_have_done_since_their_last_commi
         100 * now, abs=11
     )  # the moment of a commit is known to a tick
     assert board.signals(OWN, now).depth_age_s == 0
+
+
+def test_what_others_have_sent_since_reports_older_than_all_it_remembers_is_not_underestimated() -> None:
+    board = SignalBoard(session=1)
+    rival = {"session": 2, "interval_s": 60.0, "pacing_rate_per_s": 10.0, "usable_rate_per_s": 100.0, "weight": 1.0}
+    board.on_report(producer(0.0, **rival, application_limited=False, confirmed=0), 0.0)
+    for tick in range(601):
+        now = tick / 10
+        board.on_report(producer(now, session=1), now)
+        signals = board.signals(OwnState(confirmed=int(10 * now), pace_per_s=10.0, demand_per_s=100.0), now)
+    assert signals.confirmed_total == pytest.approx(1200, abs=15)
