@@ -12,16 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-__all__ = [
-    "BrokerAddress",
-    "bracketed",
-    "is_from_other_site",
-    "is_loopback",
-    "names_this_machine",
-    "plain_host",
-    "server_list",
-]
-
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 _SERVER = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::([0-9]{0,5}))?")
 _MOST_PORT = 65535

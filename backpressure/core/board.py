@@ -26,8 +26,6 @@ from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
 from backpressure.core.signals import SignalQuality, Signals
 from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
 
-__all__ = ["OwnState", "SignalBoard"]
-
 _SERVICE_WINDOW_S = 2.0
 _SERVICE_SAMPLES = 20
 _RATE_WINDOW_S = 1.0

@@ -10,8 +10,6 @@ from __future__ import annotations
 from math import inf
 from struct import Struct, error
 
-__all__ = ["COMPACT_VERSION", "CONSUMER", "PRODUCER", "Layout", "pack", "sender_in", "unpack"]
-
 COMPACT_VERSION = 3
 
 _LARGEST = float(1 << 63)

@@ -14,8 +14,6 @@ from statistics import fmean
 from backpressure.core.filters import Timeline
 from backpressure.core.signals import SignalQuality
 
-__all__ = ["BacklogCounts", "ConsumerTerms", "OffsetReading", "QueueStatistics", "Steps"]
-
 _USUAL_INTERVAL_S = 5.0  # RabbitMQ's and Kafka's default
 _GAPS = 8
 _LATE = 1.15

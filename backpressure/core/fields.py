@@ -11,8 +11,6 @@ from datetime import datetime
 
 from backpressure.core.message import Message
 
-__all__ = ["MessageField", "time_ns"]
-
 _PROPERTIES = ("message_id", "correlation_id")
 _EXPECTED = "expected message_id, correlation_id, header:NAME or json:KEY.KEY"
 

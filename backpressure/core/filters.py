@@ -10,8 +10,6 @@ from math import exp, inf, sqrt
 
 from backpressure.core.signals import Signals
 
-__all__ = ["DepartureMeter", "RateEstimator", "Timeline"]
-
 _QUANTUM = 0.25  # variance of counting whole events over a window that begins and ends anywhere
 _DRIFT = 0.5  # CUSUM ignores half a standard deviation: the optimum against shifts of one (Page 1954)
 _BEYOND_DOUBT = 2.5  # standard deviations

@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from math import ceil, log2
 
-__all__ = ["BUCKETS_PER_OCTAVE", "MAX_BUCKET", "Histogram", "RecentHistogram", "RecentValues"]
-
 BUCKETS_PER_OCTAVE = 16
 _OCTAVES = 44
 MAX_BUCKET = _OCTAVES * BUCKETS_PER_OCTAVE

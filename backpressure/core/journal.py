@@ -16,8 +16,6 @@ from struct import Struct
 
 from backpressure.core.message import value
 
-__all__ = ["RECORD_BYTES", "ConsumerRecord", "Outcome", "ProducerRecord", "count_outcomes", "read_records"]
-
 _FORMAT = Struct("<BBHIQQqqqqq")  # kind, outcome, flags, attempts, session, sequence, five times
 RECORD_BYTES = _FORMAT.size
 _OUTCOME_AT = 1

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from enum import Enum
 from heapq import merge
 
-__all__ = ["IdSet", "Ledger", "LedgerTotals", "Order", "OrderTracker"]
-
 _PAGE_BYTES = 1024
 _PAGE_BITS = _PAGE_BYTES * 8
 _FULL = (1 << _PAGE_BITS) - 1

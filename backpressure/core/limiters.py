@@ -9,8 +9,6 @@ from collections import OrderedDict
 from math import inf
 from typing import Generic, TypeVar
 
-__all__ = ["ConfirmWindow", "TokenBucket"]
-
 
 class TokenBucket:
     """Accrues ``rate_per_s`` tokens a second, and holds one plus ``burst_s`` seconds' worth of them.

@@ -18,20 +18,6 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TypeVar, dataclass_transform
 
-__all__ = [
-    "MAX_PROCESSING_TIME_S",
-    "MAX_SEQUENCE",
-    "MAX_SESSION",
-    "Delivery",
-    "Destination",
-    "HeaderValue",
-    "Message",
-    "Metadata",
-    "message_id",
-    "parse_message_id",
-    "value",
-]
-
 T = TypeVar("T")
 
 

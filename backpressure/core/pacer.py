@@ -15,8 +15,6 @@ from backpressure.core.limiters import TokenBucket
 from backpressure.core.reports import ProducerReport, Report, decode, encode, report_interval_s, ticks_per_report
 from backpressure.core.signals import Decision, Law
 
-__all__ = ["Pacer"]
-
 _FIRST_RATE_PER_S = 1.0
 _TIMEOUT_S = 2.0  # a silent process is gone then
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 
-__all__ = ["Bursts", "Day", "Profile", "RateTable", "parse_profile", "read_rates"]
-
 _STEP_S = 0.1
 _HOURS = (22, 15, 11, 9, 9, 12, 22, 42, 66, 82, 90, 94, 96, 92, 88, 86, 88, 94, 100, 98, 86, 68, 48, 32)
 """Percent of the busiest hour, for each hour of a day: a quiet night, a plateau, an evening peak."""

@@ -21,28 +21,6 @@ from backpressure.core.compact_reports import COMPACT_VERSION, CONSUMER, PRODUCE
 from backpressure.core.histogram import MAX_BUCKET, Histogram
 from backpressure.errors import FeedbackError
 
-__all__ = [
-    "FEEDBACK_VERSION",
-    "MOST_DELIVERIES_PER_S",
-    "REPORT_HEADER",
-    "ConsumerReport",
-    "Fullness",
-    "Lately",
-    "ProducerReport",
-    "Report",
-    "completed",
-    "decision_window",
-    "decode",
-    "encode",
-    "encode_compact",
-    "report_interval_s",
-    "sender_of",
-    "sooner_s",
-    "ticks_per_report",
-    "told_interval_s",
-    "uneven_s",
-]
-
 FEEDBACK_VERSION = 2
 
 _LARGEST = 1 << 63

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-__all__ = ["ArrivalSchedule", "RetryPolicy", "ServiceSchedule"]
-
 
 class ArrivalSchedule:
     """The offered load: arrival times at ``rate_per_s``, kept until they are taken or there is no more room.

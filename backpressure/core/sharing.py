@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
-__all__ = ["Level", "ShareTrim", "fair_share", "water_level"]
-
 _WINDOW_S = 1.0
 _GAIN_PER_S = 0.3
 _LEAK_PER_S = 0.05

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Decision", "Law", "SignalQuality", "Signals"]
-
 
 class SignalQuality(IntEnum):
     """How well it is known what is in the system.

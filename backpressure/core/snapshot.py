@@ -13,25 +13,6 @@ from enum import StrEnum
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport
 
-__all__ = [
-    "BrokerState",
-    "Client",
-    "Connection",
-    "Event",
-    "EventKind",
-    "Glance",
-    "Outlook",
-    "Overall",
-    "ProcessState",
-    "Quantiles",
-    "QueueState",
-    "Rates",
-    "Snapshot",
-    "Source",
-    "Threshold",
-    "Totals",
-]
-
 
 class EventKind(StrEnum):
     """What a back-pressure event is about."""

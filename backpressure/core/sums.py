@@ -20,8 +20,6 @@ from backpressure.core.compact_reports import COMPACT_VERSION
 from backpressure.core.reports import MOST_DELIVERIES_PER_S, report_interval_s
 from backpressure.errors import FeedbackError
 
-__all__ = ["SEATS", "SUMS_SUFFIX", "FleetRole", "FleetSize", "FleetSum", "decode_sum", "encode_sum", "is_sum"]
-
 SEATS = 2
 SUMS_SUFFIX = ".sums"
 """What the name of the exchange for sums has behind that of the exchange for reports."""

@@ -20,8 +20,6 @@ from itertools import accumulate
 from math import exp, log
 from statistics import NormalDist
 
-__all__ = ["Draw", "Filler", "Template", "chosen_by_share"]
-
 _FIELD = re.compile(r"\{\{([a-z_]+(?::[^{}]*)?)\}\}|\{([a-z_]+)(?::([^{}#]*))?(?:#([^{}]*))?\}")
 _LARGEST = 1 << 24
 _TEXT = b"abcdefghijklmnopqrstuvwxyz      ABCDEFGHIJKLMNOPQRSTUVWXYZ01234567"

@@ -31,6 +31,14 @@ SHARED_NAMES = {
 }
 """Names that several modules have because they mean the same."""
 
+LISTED = {
+    "__init__", "errors", "laws", "settings", "testing", "version",
+    *(f"integrations/{name}" for name in ("celery_app", "kombu_producer", "paced_metrics", "paced_queues")),
+    *(f"integrations/{name}_middleware" for name in ("dramatiq", "faststream", "taskiq")),
+    "core/controllers/__init__", "core/plant/__init__", "transports/memory/__init__",
+}  # fmt: skip
+"""The modules that list their names: users import from them, or they pass on names of others."""
+
 
 def test_no_class_name_is_defined_twice() -> None:
     found = defaultdict(list)
@@ -53,6 +61,15 @@ def test_modules_of_one_name_mean_the_same() -> None:
     for path in sorted(PACKAGE.rglob("*.py")):
         found[path.stem].append(path.relative_to(PACKAGE).as_posix())
     assert {name: places for name, places in found.items() if len(places) > 1 and name not in SHARED_NAMES} == {}
+
+
+def test_only_modules_that_users_import_from_list_their_names() -> None:
+    listing = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"^__all__ = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert listing == LISTED
 
 
 def test_every_contract_test_that_a_broker_leaves_out_exists() -> None:

@@ -13,8 +13,6 @@ from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.filters import RateEstimator
 from backpressure.core.signals import SignalQuality, Signals
 
-__all__ = ["Bottleneck"]
-
 _MEMORY_S = 1.5
 _MEMORY_EVENTS = 20.0
 _ALARM = 5.0

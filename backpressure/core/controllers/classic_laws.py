@@ -11,8 +11,6 @@ from backpressure.core.controllers.registry import LawConfig, LawTraits, Paramet
 from backpressure.core.filters import DepartureMeter
 from backpressure.core.signals import Decision, Signals
 
-__all__ = ["BoundedLaw", "PidLaw", "RateLimitedLaw", "ThresholdLaw", "UnboundedLaw"]
-
 
 class UnboundedLaw:
     """No control: the offered load goes out as it comes, and the queue takes what the consumer does not.

@@ -10,8 +10,6 @@ from statistics import pvariance
 from backpressure.core.filters import Timeline
 from backpressure.core.signals import Signals
 
-__all__ = ["DepthObserver"]
-
 _TRACKING_S = 0.5
 _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02

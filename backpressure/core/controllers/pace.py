@@ -12,8 +12,6 @@ from backpressure.core.controllers.bottleneck import Bottleneck
 from backpressure.core.controllers.registry import LawConfig, Parameter
 from backpressure.core.signals import Decision, SignalQuality, Signals
 
-__all__ = ["ConfirmLatencyTracker", "PaceLaw", "inverse_loss", "wait_bound_s"]
-
 _FLOOR_PER_S = 1.0
 _PROBES = 2.0
 _MOST_BEYOND_DEMAND = 4.0

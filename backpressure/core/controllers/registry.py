@@ -14,19 +14,6 @@ from typing import Literal
 from backpressure.core.signals import Law
 from backpressure.errors import ConfigError
 
-__all__ = [
-    "LAWS",
-    "LawConfig",
-    "LawDescription",
-    "LawTraits",
-    "Parameter",
-    "create",
-    "describe",
-    "limit_of",
-    "traits",
-    "traits_of",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LawTraits:

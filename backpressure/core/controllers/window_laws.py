@@ -14,8 +14,6 @@ from backpressure.core.controllers.registry import LawConfig, Parameter
 from backpressure.core.filters import DepartureMeter
 from backpressure.core.signals import Decision, Signals
 
-__all__ = ["AimdLaw", "Gradient2Law", "InSystem", "InSystemMeter", "VegasLaw"]
-
 
 @dataclass(frozen=True, slots=True)
 class InSystem:

@@ -15,8 +15,6 @@ from math import log
 from backpressure.core.plant.network import Network
 from backpressure.core.plant.stations import Failures, PlantConsumer, PlantMessage, Workers, remembered
 
-__all__ = ["Workshop"]
-
 _DONE, _AGAIN, _ACKED = range(3)
 """What happens to a consumer: its work ends, another attempt is due, the broker has its acknowledgement."""
 

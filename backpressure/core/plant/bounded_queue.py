@@ -14,8 +14,6 @@ from typing import Literal
 from backpressure.core.plant.attempts import Workshop
 from backpressure.core.plant.stations import PlantConsumer, PlantMessage, Workers, remembered
 
-__all__ = ["QueueBound", "WorkQueue"]
-
 _APART = 0.618  # of an interval: consumers do not commit together
 
 

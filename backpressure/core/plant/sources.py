@@ -16,8 +16,6 @@ from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
 from backpressure.core.sums import FleetSum
 
-__all__ = ["PlantProducer", "Way"]
-
 
 class PlantProducer:
     """One producer, and what it has done so far.

@@ -12,8 +12,6 @@ from backpressure.core.plant.network import Line
 from backpressure.core.reports import ConsumerReport, Lately
 from backpressure.core.schedule import RetryPolicy
 
-__all__ = ["Acks", "Failures", "PlantConsumer", "PlantMessage", "Strangers", "Workers", "remembered"]
-
 Acks = Literal["each", "auto", "commit"]
 
 
