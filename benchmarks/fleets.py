@@ -10,7 +10,8 @@ processor time a second, of the broker and of all listeners together, and their 
 ``--pace`` runs stand-ins that keep pace instead: the engines of all producers and consumers, each with connections of
 its own, in ``--processes`` processes of each role, for ``--rate`` messages a second of all consumers together. The
 output is utilisation, wait, Jain's index and deliveries in ``--seconds`` after ``--warm`` seconds, and then after all
-consumers have become five times slower; before it the same of five producers and five consumers.
+consumers have become five times slower; before it the same of five producers and five consumers. ``--model`` does this
+in virtual time, for fixed and exponential service (``--model --rate 2000``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -26,14 +28,18 @@ import timeit
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import fmean
 
 import psutil
 
+from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import read_records
+from backpressure.core.plant import Plant, Workers
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode, encode_compact
 from backpressure.core.sums import SEATS, FleetSize, FleetSum, decode_sum, encode_sum, is_sum
 from backpressure.engines.clock import Clock
@@ -299,6 +305,44 @@ def keep_pace(url: str, consumers: int, producers: int, args: argparse.Namespace
     fleet.stop()
 
 
+PHASES = (
+    ("first 5 s", 5.0, 1.0),
+    ("next 8 s", 8.0, 1.0),
+    ("6 s after a fall to a fifth", 6.0, 0.2),
+    ("5 s back", 5.0, 1.0),
+)
+
+
+def simulate(consumers: int, producers: int, rate: float, distribution: str, seeds: int) -> None:
+    """Print how well a fleet keeps pace in the model; means over ``seeds``."""
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name, _, _ in PHASES}
+    for seed in range(1, seeds + 1):
+        workers = Workers(count=consumers, rate_per_s=rate / consumers, distribution=distribution)
+        plant = Plant(random.Random(seed).random, workers=workers, step_s=0.01)
+        fleet = [plant.add_producer(create("pace", LawConfig()), 10 * rate / producers) for _ in range(producers)]
+        for name, seconds, factor in PHASES:
+            plant.set_workers(replace(workers, rate_per_s=workers.rate_per_s * factor))
+            busy_s, served = plant.queue.busy_s, len(plant.queue.waits_s)
+            sent, heard = [each.arrived for each in fleet], sum(each.heard for each in fleet)
+            plant.run(seconds)
+            waits = sorted(plant.queue.waits_s[served:])
+            shares = [each.arrived - before for each, before in zip(fleet, sent, strict=True)]
+            rows[name].append(
+                (
+                    (plant.queue.busy_s - busy_s) / consumers / seconds,
+                    1e3 * waits[len(waits) // 2],
+                    1e3 * waits[int(0.99 * len(waits))],
+                    sum(shares) ** 2 / len(shares) / sum(share * share for share in shares),
+                    (sum(each.heard for each in fleet) - heard) / seconds,
+                )
+            )
+    print(f"{consumers} consumers, {producers} producers, {rate:.0f} msg/s, {distribution} service")
+    for name, runs in rows.items():
+        used, half, most, jain, told = map(fmean, zip(*runs, strict=True))
+        print(f"  {name:<28}used {used:.4f}, wait p50 {half:.0f}, p99 {most:.0f} ms, Jain {jain:.4f},"
+              f" {told:.0f} deliveries/s")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--consumers", type=int, default=200)
@@ -309,7 +353,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second of all consumers together")
     parser.add_argument("--warm", type=float, default=15.0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--model", action="store_true", help="the same in the model, in virtual time")
+    parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
+    if args.model:
+        for distribution in ("fixed", "exponential"):
+            for consumers, producers in ((5, 5), (args.consumers, args.producers)):
+                simulate(consumers, producers, args.rate, distribution, args.seeds)
+        return
     show_codec()
     if find_rabbitmq() is None:
         print("rabbitmq-server is not installed: no fleet")
