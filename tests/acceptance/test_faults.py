@@ -229,6 +229,7 @@ def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("broker", "is_here", "fault", "broker_processes"),
     [
@@ -248,7 +249,7 @@ def test_a_cluster_goes_on_without_the_node_that_leads_the_queue(
     if is_here() is None:
         go_without(broker, "it is not installed")
     scenario = write(tmp_path, f"{fault}:for_s={1 if fault == 'leader-kill' else 10}", storm_s=20)
-    done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3")
+    done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3", timeout_s=290)  # three nodes start slowly
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)

@@ -87,11 +87,11 @@ class KafkaFeedback:
         """See `FeedbackBus.send`."""
         if self._producer is None or self._stopped or self._link.down:
             return False
+        self._reports_open = True
         try:
             self._producer.produce(self._topic, payload, partition=0, on_delivery=self._on_delivery)
         except (BufferError, KafkaException):
             return False
-        self._reports_open = True
         return True
 
     async def stop(self) -> None:
