@@ -302,7 +302,7 @@ class SignalBoard:
             first=first,
             second=second,
             at_ns=max(0, int(now * 1e9)),
-            confirmed=group.confirmed,
+            confirmed=max(0, group.confirmed),
             departed=totals.departed,
             observed_s=totals.observed_s,
             busy_s=totals.busy_s,
@@ -582,7 +582,8 @@ class SignalBoard:
         members = [(rival.latest.weight, rival.need_per_s()) for rival in self._rivals()]
         members.append((self._own.weight, self._need_per_s(self._own, now)))
         (start, first), (end, last) = self._flow[0], self._flow[-1]
-        return water_level((last - first) / (end - start) if end > start else 0.0, members)
+        flow_per_s = (last - first) / (end - start) if end > start else 0.0
+        return water_level(max(0.0, flow_per_s), members)  # an estimate that is corrected may fall
 
     def _sent_since(self, rivals: list[_Producer], own: OwnState, now: float) -> float:
         """Estimate how many messages others have sent since their last reports.

@@ -12,6 +12,7 @@ from backpressure.core.evidence import OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
 from backpressure.core.signals import Signals
+from backpressure.core.sums import decode_sum, encode_sum
 
 OWN = OwnState(confirmed=10, demand_per_s=1000.0)
 
@@ -520,3 +521,22 @@ def test_what_others_have_sent_since_reports_older_than_all_it_remembers_is_not_
         board.on_report(producer(now, session=1), now)
         signals = board.signals(OwnState(confirmed=int(10 * now), pace_per_s=10.0, demand_per_s=100.0), now)
     assert signals.confirmed_total == pytest.approx(1200, abs=15)
+
+
+def test_a_sum_can_be_told_when_the_estimate_of_what_others_send_has_been_corrected_downwards() -> None:
+    board = SignalBoard(session=1)
+    board.fleet.possible = True
+    told = []
+    for tick in range(12):
+        now = tick / 10
+        for number in range(30):
+            board.on_report(replace(consumer(now, tick), id=f"consumer-{number}"), now)
+        for session in range(2, 40):
+            board.on_report(producer(now, session=session, knows_sums=True, confirmed=10 * tick), now)
+        board._flow.append((now, 1000 - 10 * tick))
+        board.signals(OwnState(), now)
+        board._flow[-1] = (now, board._flow[0][1] - 1)
+        if (one := board.due_sum("orders", now)) is not None:
+            told.append(decode_sum(encode_sum(one)))
+    assert told
+    assert all(one.flow_per_s == 0 for one in told)
