@@ -545,8 +545,8 @@ class SignalBoard:
         if limited:
             since = told.flow_per_s * (1 - share) * age_s
         else:
-            own_since = self._paced[1] - self._own_paced.at(self._led_at)
-            since = own_since * max(0.0, told.weights / own.weight - 1) + steady * age_s
+            others_weigh = max(0.0, told.weights / own.weight - 1)
+            since = self._paced_since(self._led_at, now) * others_weigh + steady * age_s
         probed = self._probed_consumers
         working = told.working
         if probed is not None:

@@ -142,9 +142,8 @@ class ProducerEngine:
         """Send nothing new; wait a while for the broker to answer for what is in flight, less while it blocks."""
         begun, patience_s = self._clock.now(), self.settings.producer.drain_timeout_s
         while len(self._sender.outbox.in_flight):
-            if self._clock.now() >= begun + min(
-                patience_s, _BLOCKED_PATIENCE_S if self._sender.blocked else patience_s
-            ):
+            most_s = min(patience_s, _BLOCKED_PATIENCE_S) if self._sender.blocked else patience_s
+            if self._clock.now() >= begun + most_s:
                 return
             await self._sender.waker.wait(min(0.05, patience_s))
 

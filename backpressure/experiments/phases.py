@@ -113,16 +113,17 @@ class Conductor:
 
         It can be met only after ``changing`` is over: an empty queue says nothing before the producers have stopped.
         """
-        begins_at_once = phase.until is None and phase.fault is None
-        since_ns, changed_ns = 0, begin_ns
-        if not begins_at_once:
+        counts_ns = changed_ns = begin_ns
+        if phase.until is not None or phase.fault is not None:
             await asyncio.wait({changing})
-            changed_ns = self._clock.wall_ns()
-        in_effect_ns = None if self._injection is None or begins_at_once else await self._injection.in_effect()
-        end_ns = (in_effect_ns or changed_ns) + round(phase.duration_s * 1e9)
+            counts_ns = changed_ns = self._clock.wall_ns()
+            if self._injection is not None:
+                counts_ns = await self._injection.in_effect() or changed_ns
+        end_ns = counts_ns + round(phase.duration_s * 1e9)
         if phase.until is None:
             await asyncio.sleep((end_ns - self._clock.wall_ns()) / 1e9)
             return end_ns, None
+        since_ns = 0
         while (now_ns := self._clock.wall_ns()) < end_ns:
             if not self._is_reached(phase.until, changed_ns):
                 since_ns = 0

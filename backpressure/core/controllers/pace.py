@@ -39,7 +39,7 @@ _TRIAL_SHORTEST_S = 1.0
 _TRIAL_LONGEST_S = 5.0
 _TRIAL_EVENTS = 50.0
 _WAYS = 2  # of a report, and then of a message
-_DATED = 3.0
+_DATED = 3.0  # more may be lost where the moments of counts are inferred, or the queue would have to hide their error
 _UNSEEN = 1.5  # whether silent consumers are idle now and then is not seen
 _EFFECT_MEMORY_S = 3.0
 _EFFECT_SAMPLES = 10.0
@@ -52,7 +52,8 @@ class PaceLaw:
     readings, b that of departures, w the way to the broker and back, s the messages in work, x extra: K =
     gain/(tick + a); T = b + 2w + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L
     the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)),
-    within floor and ceiling.
+    within floor and ceiling. Where the broker counts what silent consumers hold, w is in T once, target_wait is 1.5
+    times as long and idle grows with T; counts less than 0.6 s apart need no a in K, and have three times the idle.
 
     Regimes:
     - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than

@@ -177,47 +177,68 @@ def test_what_others_consume_ends_a_phase_once_all_is_done_and_the_queue_is_empt
     assert share_done("consumed", snapshot, DUE, lambda _: done) == (None if done is None else done / DUE)
 
 
-def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_path: Path) -> None:
-    """The queue is empty all the time, but the producers that the phase stops send until they are stopped."""
+class SteppingClock:
+    """Half a second passes each time it is read."""
 
-    class Fleet:
-        due = 0
+    now_ns = BEGIN_NS
 
-        looks = 0
+    def wall_ns(self) -> int:
+        self.now_ns += 500_000_000
+        return self.now_ns
 
-        async def configure(self, phase: Phase, _begin_ns: int) -> Settings:
-            return phase.settings
+    async def four_seconds(self) -> None:
+        for _ in range(8):
+            self.wall_ns()
+            await asyncio.sleep(0)
 
-        async def scale(self, _: Settings) -> None:
-            for _ in range(8):
-                clock.wall_ns()
-                await asyncio.sleep(0)
+
+class FakeFleet:
+    """As many messages are in the queue as ``depth``; what changes is in force at once, or ``late``."""
+
+    due = 0
+    looks = 0
+
+    def __init__(self, clock: SteppingClock, bare: Any, depth: int, *, late: bool = False) -> None:
+        self._clock = clock
+        self._bare = bare
+        self._depth = depth
+        self._late = late
+
+    async def configure(self, phase: Phase, _begin_ns: int) -> Settings:
+        return phase.settings
+
+    async def scale(self, _: Settings) -> None:
+        if self._late:
+            await self._clock.four_seconds()
             assert self.looks == 0
 
-        def load(self, at_ns: int) -> LoadChanged:
-            return LoadChanged(at_ns=at_ns, capacity_per_s=1, demand_per_s=1)
+    def load(self, at_ns: int) -> LoadChanged:
+        return LoadChanged(at_ns=at_ns, capacity_per_s=1, demand_per_s=1)
 
-        def snapshot(self) -> Snapshot:
-            self.looks += 1
-            return cast("Snapshot", bare(queues=queue(0, age_s=0.0), at_ns=clock.now_ns))
+    def snapshot(self) -> Snapshot:
+        self.looks += 1
+        return cast("Snapshot", self._bare(queues=queue(self._depth, age_s=0.0), at_ns=self._clock.now_ns))
 
-    class Clock:
-        now_ns = BEGIN_NS
 
-        def wall_ns(self) -> int:
-            """Half a second passes each time; the changes take the first four seconds."""
-            self.now_ns += 500_000_000
-            return self.now_ns
+def played(phase: Phase, clock: SteppingClock, fleet: FakeFleet, folder: Path) -> int:
+    """Return when the phase ended."""
 
     async def scene() -> int:
-        directory = create(tmp_path, "x", datetime.now(UTC))
-        stage = SimpleNamespace(clock=clock, fleet=fleet, happened=lambda _: None)
-        conductor = Conductor(directory, cast("Any", stage), cast("Any", None), cast("Any", fleet), "work.queue")
-        phase = Phase("drain", 60.0, "drained", Settings(), {})
-        return await conductor.go_through(phase, BEGIN_NS, first=False)
+        directory = create(folder, "x", datetime.now(UTC))
+        stage = SimpleNamespace(clock=clock, fleet=fleet, happened=lambda _: None, record=lambda _: None)
+        async with Conductor(
+            directory, cast("Any", stage), cast("Any", None), cast("Any", fleet), "work.queue"
+        ) as conductor:
+            return await conductor.go_through(phase, BEGIN_NS, first=False)
 
-    clock, fleet = Clock(), Fleet()
-    ended_ns = asyncio.run(scene())
+    return asyncio.run(scene())
+
+
+def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_path: Path) -> None:
+    """The queue is empty all the time, but the producers that the phase stops send until they are stopped."""
+    clock = SteppingClock()
+    fleet = FakeFleet(clock, bare, 0, late=True)
+    ended_ns = played(Phase("drain", 60.0, "drained", Settings(), {}), clock, fleet, tmp_path)
     assert BEGIN_NS + 4e9 < ended_ns < BEGIN_NS + 60e9
 
 
@@ -231,45 +252,13 @@ def test_the_time_of_a_phase_counts_from_when_its_fault_has_taken_effect(
 
     @asynccontextmanager
     async def begin_late(_fault: Fault, _stage: Stage) -> AsyncIterator[None]:
-        for _ in range(8):
-            clock.wall_ns()
-            await asyncio.sleep(0)
+        await clock.four_seconds()
         yield
 
-    class Fleet:
-        due = 0
-
-        async def configure(self, phase: Phase, _begin_ns: int) -> Settings:
-            return phase.settings
-
-        async def scale(self, _: Settings) -> None:
-            pass
-
-        def load(self, at_ns: int) -> LoadChanged:
-            return LoadChanged(at_ns=at_ns, capacity_per_s=1, demand_per_s=1)
-
-        def snapshot(self) -> Snapshot:
-            return cast("Snapshot", bare(queues=queue(5, age_s=0.0), totals=Totals(), at_ns=clock.now_ns))
-
-    class Clock:
-        now_ns = BEGIN_NS
-
-        def wall_ns(self) -> int:
-            self.now_ns += 500_000_000
-            return self.now_ns
-
-    async def scene() -> int:
-        directory = create(tmp_path, "x", datetime.now(UTC))
-        stage = SimpleNamespace(clock=clock, fleet=fleet, happened=lambda _: None, record=lambda _: None)
-        async with Conductor(
-            directory, cast("Any", stage), cast("Any", None), cast("Any", fleet), "work.queue"
-        ) as conductor:
-            phase = Phase("broken", 2.0, "drained", Settings(), {}, fault=Late())
-            return await conductor.go_through(phase, BEGIN_NS, first=False)
-
-    clock, fleet = Clock(), Fleet()
+    clock = SteppingClock()
     monkeypatch.setitem(EFFECTS, Late, begin_late)
-    assert asyncio.run(scene()) >= BEGIN_NS + 6e9
+    phase = Phase("broken", 2.0, "drained", Settings(), {}, fault=Late())
+    assert played(phase, clock, FakeFleet(clock, bare, 5), tmp_path) >= BEGIN_NS + 6e9
 
 
 @pytest.mark.parametrize(
