@@ -1,16 +1,17 @@
-"""A private RabbitMQ cluster whose nodes fail: ``python benchmarks/clusters.py [SCENARIO …] --runs 20``.
+"""A private cluster whose nodes fail: ``python benchmarks/clusters.py [SCENARIO …] --broker rabbitmq --runs 20``.
 
 Each scenario is run so often, one run after another, and a table shows the smallest, the middle and the largest value:
 
 - *lost*, by the ledger: a run that lost a message ends with exit code 1;
 - *duplicates*, beside *open*: the most messages that were in flight or with the consumer while the fault was there;
-- *election*: how long after the fault the other nodes had a leader, by their logs (a node that hands over elects none);
+- *election*: how long after the fault the other nodes had a leader, by RabbitMQ's logs, or as soon as a Kafka broker
+  says so (a node that hands over elects none);
 - *pause*: the longest time without a confirm while the fault was there;
 - *settled*: how long after the fault the law was at the consumers' capacity again. A node that comes back takes half a
   core meanwhile, so on a busy machine this says more about the machine.
 
 ``--read FOLDER`` makes the table of runs that are there, also of others with one fault, and runs nothing. RABBITMQ_HOME
-names the RabbitMQ, if it is not the one that is installed.
+names the RabbitMQ, if it is not the one that is installed, and KAFKA_HOME the Kafka.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", default=SCENARIOS, help=f"default: {' '.join(SCENARIOS)}")
     parser.add_argument("--runs", type=int, default=1, help="of each scenario (default: %(default)s)")
+    parser.add_argument("--broker", choices=("rabbitmq", "kafka"), default="rabbitmq", help="default: %(default)s")
     parser.add_argument("--nodes", type=int, default=3, help="of the cluster (default: %(default)s)")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/clusters"), help="for the runs (default: %(default)s)"
@@ -126,7 +128,7 @@ def main() -> int:
             for scenario in options.scenarios:
                 print(f"{scenario}, {number + 1} of {options.runs} …", file=sys.stderr, flush=True)
                 command = [sys.executable, "-m", "backpressure", "run", scenario, "--quiet", "--runs", str(folder)]
-                subprocess.run([*command, "--broker", f"rabbitmq:{options.nodes}"], check=False)
+                subprocess.run([*command, "--broker", f"{options.broker}:{options.nodes}"], check=False)
                 began += 1
     outcomes = [outcome for run in sorted(set(folder.glob("*")) - earlier) if (outcome := Outcome.of(run)) is not None]
     print(table(outcomes))

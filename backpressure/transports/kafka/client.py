@@ -156,9 +156,14 @@ class KafkaLink:
         """Handle an error that librdkafka reports, in any thread."""
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 -- librdkafka's own codes begin so
             self._error = error
-        elif not self.down and self._loop is not None:
-            self.down = True
-            self._loop.call_soon_threadsafe(self._went_down)
+        else:
+            self._lost()
+
+    def on_silence(self) -> None:
+        """Handle that nobody answers, though librdkafka reports no error; in any thread."""
+        if not self.down:
+            self._error = None
+            self._lost()
 
     def look_again(self, client: PolledClient) -> None:
         """Check whether the broker is back; blocks for half a second at most. For the thread that polls ``client``."""
@@ -218,6 +223,11 @@ class KafkaLink:
                 writer.close()
                 return
         raise BrokerUnavailableError(self.address, _refusal(failure))
+
+    def _lost(self) -> None:
+        if not self.down and self._loop is not None:
+            self.down = True
+            self._loop.call_soon_threadsafe(self._went_down)
 
     def _went_down(self) -> None:
         reason = reason_of(self._error)

@@ -8,6 +8,9 @@ short time limit for requests would end this, and would end every slow request a
 So a client that has waited for a while asks the other brokers. When most of them do not list a broker any more, others
 lead its partitions, and this process closes its connections to that broker. librdkafka then asks another one, and
 sends there what was not answered. Nothing is duplicated: the producer is idempotent.
+
+When nobody answers, the brokers hang, or the network has lost them without ending the connections. That is an outage
+like any other, but librdkafka would take a minute to notice it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +48,9 @@ Server = tuple[str, int]
 class FencedBrokers:
     """Looks for fenced brokers while one client waits, after growing pauses, because an idle queue looks the same."""
 
-    def __init__(self, broker: BrokerSettings) -> None:
+    def __init__(self, broker: BrokerSettings, on_silence: Callable[[], None] | None = None) -> None:
+        """``on_silence`` is called, in any thread, when no broker that was asked answers and the client still waits."""
+        self._on_silence = on_silence
         self._configuration = client_configuration(broker, "fenced")
         self._servers: dict[int, Server] = {}
         self._waiting_since = time.monotonic()
@@ -67,19 +72,25 @@ class FencedBrokers:
         now = time.monotonic()
         if answered or not waiting:
             self._waiting_since, self._pause_s = now, _FIRST_PAUSE_S
-        elif now - self._waiting_since >= _STALLED_AFTER_S and now >= self._look_at and len(self._servers) > 1:
+        elif now - self._waiting_since >= _STALLED_AFTER_S and now >= self._look_at and self._worth_asking:
             self._look_at = now + self._pause_s
             self._pause_s = min(_GROWTH * self._pause_s, _PAUSE_AT_MOST_S)
             if self._looking is None or not self._looking.is_alive():
                 self._looking = threading.Thread(target=self._look, name="fenced brokers", daemon=True)
                 self._looking.start()
 
+    @property
+    def _worth_asking(self) -> bool:
+        return len(self._servers) > 1 or (len(self._servers) == 1 and self._on_silence is not None)
+
     def _look(self) -> None:
-        servers = dict(self._servers)
+        servers, waiting_since = dict(self._servers), self._waiting_since
         asked = random.sample(sorted(servers), min(len(servers), _MOST_ASKED))
         with ThreadPoolExecutor(len(asked)) as threads:
             answers = threads.map(self._ask, [servers[number] for number in asked])
             told = {number: answer for number, answer in zip(asked, answers, strict=True) if answer is not None}
+        if not told and self._on_silence is not None and waiting_since == self._waiting_since:
+            self._on_silence()
         for answer in told.values():
             self._servers |= answer
         lost = {number: disconnect(servers[number]) for number in fenced(servers, told)}

@@ -96,7 +96,7 @@ class ProducerThread:
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(client_configuration(broker, name) | _OPTIONS | {"error_cb": self._on_error})
         self._polling = threading.Thread(target=self._poll_until_closed, name=name, daemon=True)
-        self._fenced = FencedBrokers(broker)
+        self._fenced = FencedBrokers(broker, self._link.on_silence)
         self._spread = Spread()
         self._look_at = time.monotonic() + _PARTITIONS_KNOWN_FOR_S
         self._closed = False

@@ -183,6 +183,23 @@ def test_an_outage_blocks_the_publisher_and_costs_no_message(play: Play, caplog:
         play(story)
 
 
+def test_a_broker_that_hangs_blocks_the_publisher_until_it_goes_on(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        publisher, log = await bench.publisher()
+        bench.broker.suspend()
+        try:
+            bench.send(publisher, b"asked meanwhile")
+            await bench.until(lambda: log.count("blocked") == 1)
+        finally:
+            bench.broker.go_on()
+        await bench.until(lambda: log.count("unblocked") == 1 and log.confirmed == {1})
+        assert ("blocked", "no answer in time") in log.events
+        assert log.count("lost") == log.count("nacked") == 0
+        assert await bench.contents() == [b"asked meanwhile"]
+
+    play(story)
+
+
 def test_a_consumer_whose_broker_is_away_ends_and_says_what_is_not_known_there(
     play: Play, caplog: pytest.LogCaptureFixture
 ) -> None:

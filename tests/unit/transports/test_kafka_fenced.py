@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -35,17 +36,33 @@ def test_a_broker_that_most_of_the_others_do_not_list_is_fenced(told: dict[int, 
 class Waiting:
     """A client that waits, on a clock of its own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, brokers: dict[int, Any] = ALL) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        brokers: dict[int, Any] = ALL,
+        on_silence: Callable[[], None] | None = None,
+    ) -> None:
         self.now = 1000.0
         self.looks: list[float] = []
+        self.asks = False
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=self._thread))
-        self._watched = FencedBrokers(BrokerSettings(url="kafka://a"))
+        self._watched = FencedBrokers(BrokerSettings(url="kafka://a"), on_silence)
         listed = {number: SimpleNamespace(host=host, port=port) for number, (host, port) in brokers.items()}
         self._watched.learn(SimpleNamespace(brokers=listed))  # type: ignore[arg-type]  # all that is read of it
 
-    def _thread(self, **_: object) -> Any:
-        return SimpleNamespace(start=lambda: self.looks.append(round(self.now - 1000, 1)), is_alive=lambda: False)
+    def _thread(self, *, target: Callable[[], None], **_: object) -> Any:
+        def start() -> None:
+            self.looks.append(round(self.now - 1000, 1))
+            if self.asks:
+                target()
+
+        return SimpleNamespace(start=start, is_alive=lambda: False)
+
+    def hears(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], dict[int, Any] | None]) -> None:
+        """Get this answer from every broker that it asks."""
+        self.asks = True
+        monkeypatch.setattr(self._watched, "_ask", lambda _server: answer())
 
     def passes(self, seconds: float, *, answered: bool = False, waiting: bool = True) -> list[float]:
         """Return when it looked."""
@@ -76,3 +93,40 @@ def test_an_answer_or_nothing_to_wait_for_ends_the_looking(monkeypatch: pytest.M
 
 def test_where_there_is_one_broker_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Waiting(monkeypatch, dict([ONE])).passes(60) == []
+
+
+@pytest.mark.parametrize("brokers", [dict([ONE]), ALL])
+def test_that_nobody_answers_is_told(monkeypatch: pytest.MonkeyPatch, brokers: dict[int, Any]) -> None:
+    told: list[float] = []
+    client = Waiting(monkeypatch, brokers, on_silence=lambda: told.append(round(client.now - 1000, 1)))
+    client.hears(monkeypatch, lambda: None)
+    client.passes(0.9)
+    assert told == []
+    client.passes(0.1)
+    assert told == [1]
+
+
+@pytest.mark.parametrize("brokers", [dict([ONE]), ALL])
+def test_a_broker_that_answers_is_not_silent_however_long_the_client_waits(
+    monkeypatch: pytest.MonkeyPatch, brokers: dict[int, Any]
+) -> None:
+    told: list[bool] = []
+    client = Waiting(monkeypatch, brokers, on_silence=lambda: told.append(True))
+    client.hears(monkeypatch, lambda: brokers)
+    client.passes(60)
+    assert client.looks
+    assert told == []
+
+
+def test_an_answer_while_the_brokers_were_asked_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    client = Waiting(monkeypatch, on_silence=lambda: told.append(True))
+
+    def answered_late() -> None:
+        client.now += 1
+        client.passes(0.1, answered=True)
+
+    client.hears(monkeypatch, answered_late)
+    client.passes(1)
+    assert client.looks == [1]
+    assert told == []
