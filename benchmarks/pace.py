@@ -8,7 +8,7 @@ to other machines: above a few per cent the figures describe the machine, not th
 
 Tables: ``steps`` (capacity jumps), ``capacity`` (50 and 500 msg/s), ``fast`` (5000), ``stops`` (5 s without consumer),
 ``sharing`` (2 to 16 producers join and leave), ``weights`` (unequal shares), ``prefetch`` (automatic against 1, 100 and
-1000).
+1000), ``distance`` (everybody is 100 ms away from the broker).
 """
 
 from __future__ import annotations
@@ -38,6 +38,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Figures = dict[str, Any]
+
+WAY_MS = 100
+DISTANCE = f"""
+name = "distance"
+summary = "The broker is {WAY_MS} ms away from everybody, each way"
+producer.rate = 2000
+consumer.rate = 200
+[[phase]]
+name = "at-200"
+duration_s = 20
+fault = "network-delay:ms={WAY_MS}"
+[[phase]]
+name = "down-to-60"
+duration_s = 20
+consumer.rate = 60
+fault = "network-delay:ms={WAY_MS}"
+"""
 
 
 @dataclass(frozen=True)
@@ -289,7 +306,25 @@ def prefetch(bench: Bench) -> None:
             )
 
 
-TABLES = {act.__name__: act for act in (steps, capacity, fast, stops, sharing, weights, prefetch)}
+def distance(bench: Bench) -> None:
+    """200, then 60 msg/s, 100 ms from the broker, from a cold start; the way is in the waits, and not in the rest."""
+    table("distance", f"service|{COMMON}|p99 above the way ms|settled from cold s|settled after 3.3× down s|deepest")
+    with tempfile.TemporaryDirectory() as directory:
+        scenario = Path(directory) / "distance.toml"
+        scenario.write_text(DISTANCE)
+        for distribution in ("fixed", "exponential"):
+            runs = bench.run(str(scenario), f"consumer.distribution={distribution}")
+            row(
+                distribution,
+                *common(runs),
+                text(middle(runs, lambda run: run["wait_ms"]["p99"] - 2 * WAY_MS)),
+                text(middle(runs, lambda run: phase(run, "at-200")["settle_s"]), 1),
+                text(middle(runs, lambda run: phase(run, "down-to-60")["settle_s"]), 1),
+                text(middle(runs, lambda run: run["depth"]["max"])),
+            )
+
+
+TABLES = {act.__name__: act for act in (steps, capacity, fast, stops, sharing, weights, prefetch, distance)}
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
 
+_NOTICED_S = 1.0  # processes look at the queue ten times a second, and remember the quickest answer for half a second
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -55,6 +57,7 @@ class Injection:
 
     def __init__(self, fault: faults.Fault, stage: Stage) -> None:
         """``fault`` is done to ``stage``."""
+        self._fault = fault
         self._over = asyncio.Event()
         self._began_ns: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(fault, stage), name=fault.name)
@@ -64,6 +67,10 @@ class Injection:
         either: set[asyncio.Future[Any]] = {self._began_ns, self._task}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return self._began_ns.result() if self._began_ns.done() else None
+
+    def goes_on_as(self, later: faults.Fault | None) -> bool:
+        """Return whether it has not ended and need not be undone before a phase that asks for ``later``."""
+        return not self._task.done() and self._fault.goes_on_as(later)
 
     async def until_over(self) -> None:
         """Return when it is undone, or has failed."""
@@ -378,6 +385,16 @@ async def _network(fault: faults.NetworkFault, stage: Stage) -> AsyncIterator[No
     finally:
         await stage.proxy.mend()
         stage.happened("network whole again")
+
+
+async def slow_from_the_start(proxy: Proxy, fault: faults.Fault | None) -> None:
+    """Return when the network is as slow as the first phase asks for, and connected processes have had time to notice.
+
+    A producer that is far from its broker knows it when it begins; other faults happen to processes that are at work.
+    """
+    if isinstance(fault, faults.NetworkDelay | faults.NetworkBandwidth) and fault.for_s is None:
+        await _disturb(proxy, fault)
+        await asyncio.sleep(_NOTICED_S + 2 * proxy.delay_s)
 
 
 async def _disturb(proxy: Proxy, fault: faults.NetworkFault) -> str:

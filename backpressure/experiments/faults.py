@@ -29,6 +29,7 @@ class Fault(BaseModel):
         least_nodes: how many nodes the broker must have.
         has_model: whether a simulation can have it.
         moves_clocks: whether the processes under test must run on a wall clock that we can move.
+        lasting: whether it is a state, which goes on where the next phase asks for the same, and not an event.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +41,7 @@ class Fault(BaseModel):
     moves_clocks: ClassVar[bool] = False
     least_nodes: ClassVar[int] = 1
     has_model: ClassVar[bool] = True
+    lasting: ClassVar[bool] = False
 
     for_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds until it is undone; left out: when the phase ends"
@@ -47,6 +49,10 @@ class Fault(BaseModel):
 
     signals: ClassVar[str] = ""
     """The role whose processes get signals; "": none."""
+
+    def goes_on_as(self, later: Fault | None) -> bool:
+        """Return whether it need not be undone before the next phase, which asks for ``later``."""
+        return self.lasting and self.for_s is None and self == later
 
     def reaches_into(self, role: str) -> bool:  # noqa: ARG002 - for those that do
         """Return whether the processes of ``role`` have to be our own: they are told to behave differently."""
@@ -236,6 +242,7 @@ class NetworkFault(Fault):
 
     brokers: ClassVar[frozenset[str] | None] = frozenset({"embedded", "rabbitmq", "kafka", "external"})
     through_proxy: ClassVar[bool] = True
+    lasting: ClassVar[bool] = True
 
 
 class NetworkCut(NetworkFault):

@@ -90,7 +90,8 @@ class Conductor:
         self._inject_fault(phase)
 
     async def _apply(self, phase: Phase) -> None:
-        await self._undo_fault()
+        if self._injection is not None and not self._injection.goes_on_as(phase.fault):
+            await self._undo_fault()
         queue = phase.settings.queue
         if any(key.startswith("queue.") for key in phase.changes):
             await self._admin.set_bound(self._queue, max_length=queue.max_length, overflow=queue.overflow)
@@ -100,7 +101,7 @@ class Conductor:
         self._inject_fault(phase)
 
     def _inject_fault(self, phase: Phase) -> None:
-        if phase.fault is not None:
+        if phase.fault is not None and self._injection is None:
             self._injection = Injection(phase.fault, self._stage)
 
     async def _undo_fault(self) -> None:
@@ -118,7 +119,7 @@ class Conductor:
             await asyncio.wait({changing})
             counts_ns = changed_ns = self._clock.wall_ns()
             if self._injection is not None:
-                counts_ns = await self._injection.in_effect() or changed_ns
+                counts_ns = max(begin_ns, await self._injection.in_effect() or changed_ns)
         end_ns = counts_ns + round(phase.duration_s * 1e9)
         if phase.until is None:
             await asyncio.sleep((end_ns - self._clock.wall_ns()) / 1e9)

@@ -37,7 +37,7 @@ from backpressure.errors import (
 from backpressure.experiments import events
 from backpressure.experiments.agents.pool import AgentPool
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
-from backpressure.experiments.fault_effects import Injection, Stage
+from backpressure.experiments.fault_effects import Injection, Stage, slow_from_the_start
 from backpressure.experiments.faults import Fault, Partition
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
@@ -242,6 +242,8 @@ class Runner:
         witness, counts = await self._watch_strangers(stack, transport, settings)
         self._watcher.noted("starting: monitor, consumers, producers")
         await fleet.launch()
+        if proxy is not None:
+            await slow_from_the_start(proxy, self._scenario.phases[0].fault)
         stage = Stage(
             fleet=fleet,
             supervisor=self._supervisor,

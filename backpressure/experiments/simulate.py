@@ -108,6 +108,7 @@ class _Simulation:
         self._phases: list[RecordedPhase] = []
         self._faults: list[RecordedFault] = []
         self._injected = ExitStack()
+        self._fault: Fault | None = None
         self._undone_at_s = inf
         self._phase_ends_s = 0.0
         self._profile = Profile()
@@ -129,9 +130,10 @@ class _Simulation:
     # --- phases ---------------------------------------------------------------------------------------------------
 
     def _begin(self, phase: Phase) -> None:
-        self._undo_fault()
-        self.settings = settings = phase.settings
+        if self._fault is not None and not self._fault.goes_on_as(phase.fault):
+            self._undo_fault()
         first = not self._phases
+        self.settings = settings = phase.settings
         self.plant.set_queue(QueueBound(max_length=settings.queue.max_length, overflow=_overflow(settings)))
         if not first:
             self.man()
@@ -144,7 +146,7 @@ class _Simulation:
         self._loads.append(
             load_of(settings, self._now_ns, settings.consumer.count, settings.producer.count, share=self._share)
         )
-        if phase.fault is not None:
+        if phase.fault is not None and self._fault is None:
             self._inject(phase.fault)
 
     def _wait(self, phase: Phase) -> bool | None:
@@ -187,10 +189,12 @@ class _Simulation:
         began_ns = self._now_ns
         self._injected.callback(lambda: self._faults.append(RecordedFault(fault.name, began_ns, self._now_ns)))
         self._injected.enter_context(simulated(fault, self))
+        self._fault = fault
         self._undone_at_s = inf if fault.for_s is None else self.plant.now + fault.for_s
 
     def _undo_fault(self) -> None:
         self._injected.close()
+        self._fault = None
         self._undone_at_s = inf
 
     def man(self) -> None:

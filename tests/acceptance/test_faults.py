@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from backpressure.core.journal import ConsumerRecord, read_records
 from backpressure.experiments.faults import FAULTS, NodeFault
 from backpressure.transports.kafka_node import find_kafka
 from backpressure.transports.rabbitmq_node import find_rabbitmq
@@ -260,6 +261,39 @@ def test_a_cluster_goes_on_without_the_node_that_leads_the_queue(
         assert any("the cluster has fenced broker" in log.read_text() for log in logs)
     processes = json.loads((run_folder(tmp_path) / "summary.json").read_text())["processes"]
     assert len({process["pid"] for process in processes if process["role"] == "broker"}) == broker_processes
+
+
+FAR = """
+name = "far"
+[producer]
+rate = 100
+[consumer]
+rate = 400
+[[phase]]
+name = "fast"
+duration_s = 2
+fault = "network-delay:ms=80"
+[[phase]]
+name = "slow"
+duration_s = 2
+consumer.rate = 200
+fault = "network-delay:ms=80"
+[expect]
+lost = "== 0"
+"""
+
+
+def test_a_run_that_is_to_be_far_from_its_broker_is_from_the_first_message_on(tmp_path: Path) -> None:
+    (tmp_path / "far.toml").write_text(FAR)
+    done = pace_run(tmp_path, "far.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = [event for event in events_of(tmp_path) if event["kind"] in {"fault_began", "phase_ended", "fault_ended"}]
+    assert [event["kind"] for event in events][:2] == ["fault_began", "phase_ended"]  # and it goes on
+    end_ns = next(event["at_ns"] for event in reversed(events) if event["kind"] == "phase_ended")
+    for journal in (run_folder(tmp_path) / "journals").glob("consumer-*"):
+        received = [record for record in read_records(journal.read_bytes()) if isinstance(record, ConsumerRecord)]
+        assert received
+        assert all(record.received_ns - record.sent_ns > 150e6 for record in received if record.received_ns < end_ns)
 
 
 @pytest.mark.kafka

@@ -12,9 +12,19 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded
-from backpressure.experiments.fault_effects import EFFECTS, Injection, Stage
-from backpressure.experiments.faults import FAULTS, Fault, NodeFault, check, parse
+from backpressure.experiments.fault_effects import EFFECTS, Injection, Stage, slow_from_the_start
+from backpressure.experiments.faults import (
+    FAULTS,
+    Fault,
+    NetworkBandwidth,
+    NetworkCut,
+    NetworkDelay,
+    NodeFault,
+    check,
+    parse,
+)
 from backpressure.experiments.scenario import build
+from backpressure.experiments.tcp_proxy import Proxy
 
 DOCS = (Path(__file__).parents[3] / "docs" / "faults.md").read_text()
 
@@ -123,6 +133,25 @@ def test_what_goes_wrong_within_a_fault_is_raised_when_it_is_undone(events: list
             await Injection(Broken(), stage(events)).undo()
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("fault", "delay_s", "bytes_per_s"),
+    [
+        (NetworkDelay(ms=20), 0.02, 0),
+        (NetworkBandwidth(kb_per_s=3), 0, 3000),
+        (NetworkDelay(ms=20, for_s=1), 0, 0),
+        (NetworkCut(), 0, 0),
+        (None, 0, 0),
+    ],
+)
+def test_the_network_is_slow_before_a_run_begins_that_is_to_begin_so(
+    monkeypatch: pytest.MonkeyPatch, fault: Fault | None, delay_s: float, bytes_per_s: float
+) -> None:
+    monkeypatch.setattr("backpressure.experiments.fault_effects._NOTICED_S", 0)
+    proxy = Proxy("amqp://localhost")
+    asyncio.run(slow_from_the_start(proxy, fault))
+    assert (proxy.delay_s, proxy.bytes_per_s) == (delay_s, bytes_per_s)
 
 
 def test_every_fault_has_an_effect_on_a_run() -> None:

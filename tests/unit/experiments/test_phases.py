@@ -220,16 +220,19 @@ class FakeFleet:
         return cast("Snapshot", self._bare(queues=queue(self._depth, age_s=0.0), at_ns=self._clock.now_ns))
 
 
-def played(phase: Phase, clock: SteppingClock, fleet: FakeFleet, folder: Path) -> int:
-    """Return when the phase ended."""
+def played(phases: list[Phase], clock: SteppingClock, fleet: FakeFleet, folder: Path) -> int:
+    """Return when the last of these phases ended."""
 
     async def scene() -> int:
+        end_ns = BEGIN_NS
         directory = create(folder, "x", datetime.now(UTC))
         stage = SimpleNamespace(clock=clock, fleet=fleet, happened=lambda _: None, record=lambda _: None)
         async with Conductor(
             directory, cast("Any", stage), cast("Any", None), cast("Any", fleet), "work.queue"
         ) as conductor:
-            return await conductor.go_through(phase, BEGIN_NS, first=False)
+            for phase in phases:
+                end_ns = await conductor.go_through(phase, end_ns, first=False)
+        return end_ns
 
     return asyncio.run(scene())
 
@@ -238,7 +241,7 @@ def test_a_phase_does_not_end_while_its_changes_are_not_in_force(bare: Any, tmp_
     """The queue is empty all the time, but the producers that the phase stops send until they are stopped."""
     clock = SteppingClock()
     fleet = FakeFleet(clock, bare, 0, late=True)
-    ended_ns = played(Phase("drain", 60.0, "drained", Settings(), {}), clock, fleet, tmp_path)
+    ended_ns = played([Phase("drain", 60.0, "drained", Settings(), {})], clock, fleet, tmp_path)
     assert BEGIN_NS + 4e9 < ended_ns < BEGIN_NS + 60e9
 
 
@@ -258,7 +261,49 @@ def test_the_time_of_a_phase_counts_from_when_its_fault_has_taken_effect(
     clock = SteppingClock()
     monkeypatch.setitem(EFFECTS, Late, begin_late)
     phase = Phase("broken", 2.0, "drained", Settings(), {}, fault=Late())
-    assert played(phase, clock, FakeFleet(clock, bare, 5), tmp_path) >= BEGIN_NS + 6e9
+    assert played([phase], clock, FakeFleet(clock, bare, 5), tmp_path) >= BEGIN_NS + 6e9
+
+
+class Recurring(Fault):
+    """An event."""
+
+    name: ClassVar[str] = "recurring"
+
+
+class State(Fault):
+    """A state."""
+
+    name: ClassVar[str] = "state"
+    lasting: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("faults", "done"),
+    [
+        ([State(), State()], ["done", "undone"]),
+        ([Recurring(), Recurring()], ["done", "undone", "done", "undone"]),
+        ([State(for_s=9), State(for_s=9)], ["done", "undone", "done", "undone"]),
+        ([State(), State(for_s=9)], ["done", "undone", "done", "undone"]),
+        ([State(), None], ["done", "undone"]),
+    ],
+)
+def test_a_state_goes_on_where_the_next_phase_asks_for_the_same_and_an_event_happens_again(
+    bare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault | None], done: list[str]
+) -> None:
+    happened = []
+
+    @asynccontextmanager
+    async def happen(_fault: Fault, _stage: Stage) -> AsyncIterator[None]:
+        happened.append("done")
+        yield
+        happened.append("undone")
+
+    monkeypatch.setitem(EFFECTS, Recurring, happen)
+    monkeypatch.setitem(EFFECTS, State, happen)
+    clock = SteppingClock()
+    phases = [Phase(f"{n}", 4.0, "drained", Settings(), {}, fault=fault) for n, fault in enumerate(faults)]
+    played(phases, clock, FakeFleet(clock, bare, 5), tmp_path)
+    assert happened == done
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,21 @@ def test_a_law_finds_the_pace_behind_a_long_way() -> None:
     assert (after.utilisation or 0) > 0.95
 
 
+def test_a_long_way_stays_as_long_where_the_next_phase_has_it_too() -> None:
+    document = {
+        "name": "far",
+        "producer": {"rate": 500.0},
+        "consumer": {"rate": 100.0},
+        "phase": [
+            {"name": "quick", "duration_s": 10.0, "fault": "network-delay:ms=100"},
+            {"name": "slow", "duration_s": 10.0, "fault": "network-delay:ms=100", "consumer": {"rate": 50.0}},
+            {"name": "near", "duration_s": 5.0},
+        ],
+    }
+    recording = simulate(build(document, "test"))
+    assert [(fault.start_ns, fault.end_ns) for fault in recording.faults] == [(0, 20_000_000_000)]
+
+
 def test_a_date_that_jumps_changes_no_figure() -> None:
     jumped, calm = (summarise(play(fault)) for fault in ("clock-jump:by_s=3600", "memory-alarm:for_s=0.001"))
     assert jumped.totals.confirmed == pytest.approx(calm.totals.confirmed, abs=30)
