@@ -60,6 +60,7 @@ broker.heartbeat.interval.ms=500
 controller.quorum.fetch.timeout.ms=1000
 controller.quorum.election.timeout.ms=500
 group.initial.rebalance.delay.ms=0
+replica.fetch.backoff.ms=100
 log.cleaner.dedupe.buffer.size=4194304
 """
 

@@ -137,6 +137,21 @@ def test_what_a_mounted_file_holds_of_the_environment_changes_its_container_too(
     assert SERVICES["prometheus"]["environment"]["PACE_API__TOKEN"] == content
 
 
+def test_the_pages_name_services_and_profiles_that_exist_and_end_all_of_them() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in [ROOT / "Makefile", *(ROOT / "docs").rglob("*.md")])
+    commands = re.findall(
+        r"docker compose((?: --profile \S+)*) (up|down|ps|logs|kill|start|restart|exec)\b([^`\n#;)>]*)", pages
+    )
+    assert len(commands) > 15
+    profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", [])}
+    for options, verb, rest in commands:
+        chosen = re.findall(r"--profile '?([\w*-]+)", options)
+        assert set(chosen) <= {*profiles, "*"}, options
+        assert verb != "down" or chosen == ["*"], "a container of a profile would stay, and the network with it"
+        names = [word.partition("=")[0] for word in rest.split() if not re.match(r"-|\d", word)]
+        assert set(names[:1] if verb == "exec" else names) <= SERVICES.keys(), rest
+
+
 def test_nothing_is_mounted_over_a_folder_of_grafana() -> None:
     targets = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]
     assert [target for target in targets if target.startswith("/etc/grafana/provisioning")] == [

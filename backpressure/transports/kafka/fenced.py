@@ -6,8 +6,9 @@ for the cluster's metadata where it has sent something last, so from that broker
 short time limit for requests would end this, and would end every slow request as well.
 
 So a client that has waited for a while asks the other brokers. When most of them do not list a broker any more, others
-lead its partitions, and this process closes its connections to that broker. librdkafka then asks another one, and
-sends there what was not answered. Nothing is duplicated: the producer is idempotent.
+lead its partitions, and this process closes its connections to that broker, and those it opens within the next second:
+librdkafka would ask that broker again. Then it asks another one, and sends to the new leader what was not answered.
+Nothing is duplicated: the producer is idempotent.
 
 When nobody answers, the brokers hang, or the network has lost them without ending the connections. That is an outage
 like any other, but librdkafka would take a minute to notice it.
@@ -33,10 +34,11 @@ from backpressure.settings import BrokerSettings
 from backpressure.transports.kafka.client import client_configuration
 
 _STALLED_AFTER_S = 1.0
-_FIRST_PAUSE_S = 0.5
-_GROWTH = 1.25
-_PAUSE_AT_MOST_S = 30.0
+_PAUSES_S = (0.5, 30.0)
+_PAUSE = 0.1  # of the time it has waited
 _ANSWER_WITHIN_S = 1.0
+_KEPT_AWAY_S = 1.0
+_KEPT_AWAY_EVERY_S = 0.1
 _MOST_ASKED = 3
 _ANY_TOPIC = "__consumer_offsets"  # a broker lists the others with the topics that are asked for
 _OPEN_FILES = Path("/dev/fd")  # of this process, where the system is POSIX
@@ -54,7 +56,6 @@ class FencedBrokers:
         self._configuration = client_configuration(broker, "fenced")
         self._servers: dict[int, Server] = {}
         self._waiting_since = time.monotonic()
-        self._pause_s = _FIRST_PAUSE_S
         self._look_at = 0.0
         self._looking: threading.Thread | None = None
         self._told_of: set[int] = set()
@@ -71,10 +72,10 @@ class FencedBrokers:
         """
         now = time.monotonic()
         if answered or not waiting:
-            self._waiting_since, self._pause_s = now, _FIRST_PAUSE_S
+            self._waiting_since = self._look_at = now
         elif now - self._waiting_since >= _STALLED_AFTER_S and now >= self._look_at and self._worth_asking:
-            self._look_at = now + self._pause_s
-            self._pause_s = min(_GROWTH * self._pause_s, _PAUSE_AT_MOST_S)
+            shortest_s, longest_s = _PAUSES_S
+            self._look_at = now + min(max(shortest_s, _PAUSE * (now - self._waiting_since)), longest_s)
             if self._looking is None or not self._looking.is_alive():
                 self._looking = threading.Thread(target=self._look, name="fenced brokers", daemon=True)
                 self._looking.start()
@@ -99,6 +100,14 @@ class FencedBrokers:
                 "the cluster has fenced broker %d (%s:%d): closed the connections to it", number, *servers[number]
             )
         self._told_of = {*lost}
+        if any(lost.values()):
+            self._keep_away([servers[number] for number in lost])
+
+    def _keep_away(self, servers: Collection[Server]) -> None:
+        for _ in range(round(_KEPT_AWAY_S / _KEPT_AWAY_EVERY_S)):
+            time.sleep(_KEPT_AWAY_EVERY_S)
+            for server in servers:
+                disconnect(server)
 
     def _ask(self, server: Server) -> dict[int, Server] | None:
         """Return the brokers that the one at ``server`` lists."""

@@ -45,11 +45,14 @@ class Waiting:
         self.now = 1000.0
         self.looks: list[float] = []
         self.asks = False
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=self._thread))
         self._watched = FencedBrokers(BrokerSettings(url="kafka://a"), on_silence)
         listed = {number: SimpleNamespace(host=host, port=port) for number, (host, port) in brokers.items()}
         self._watched.learn(SimpleNamespace(brokers=listed))  # type: ignore[arg-type]  # all that is read of it
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
 
     def _thread(self, *, target: Callable[[], None], **_: object) -> Any:
         def start() -> None:
@@ -72,12 +75,13 @@ class Waiting:
         return self.looks
 
 
-def test_who_waits_looks_after_a_second_and_then_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Waiting(monkeypatch).passes(200)
+def test_who_waits_looks_after_a_second_twice_a_second_at_first_and_then_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = Waiting(monkeypatch).passes(600)
     pauses = [round(after - before, 1) for before, after in pairwise(looks)]
-    assert looks[0] == 1
+    assert looks[:9] == [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5]
     assert pauses == sorted(pauses)
-    assert pauses[0] < 1
     assert 30 <= pauses[-1] < 31
 
 
@@ -130,3 +134,26 @@ def test_an_answer_while_the_brokers_were_asked_is_one(monkeypatch: pytest.Monke
     client.passes(1)
     assert client.looks == [1]
     assert told == []
+
+
+def test_a_fenced_broker_is_kept_away_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[tuple[float, object]] = []
+    client = Waiting(monkeypatch)
+
+    def disconnect(server: object) -> int:
+        closed.append((round(client.now - 1000, 1), server))
+        return 1
+
+    monkeypatch.setattr(module, "disconnect", disconnect)
+    client.hears(monkeypatch, lambda: dict([TWO, THREE]))
+    client.passes(1)
+    assert {server for _, server in closed} == {ONE[1]}
+    assert [at for at, _ in closed] == [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2]
+
+
+def test_nobody_keeps_away_what_had_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Waiting(monkeypatch)
+    monkeypatch.setattr(module, "disconnect", lambda _server: 0)
+    client.hears(monkeypatch, lambda: dict([TWO, THREE]))
+    client.passes(3)
+    assert client.looks == [1, 1.5, 2, 2.5, 3]
