@@ -17,6 +17,7 @@ like any other, but librdkafka would take a minute to notice it.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 import threading
@@ -151,8 +152,18 @@ def disconnect(server: Server) -> int:
 
 def _shut_down(open_file: int, peers: Collection[tuple[object, ...]]) -> bool:
     """Shut ``open_file`` down if it is a connection to one of ``peers``; whoever uses it sees it end."""
-    with suppress(OSError), socket.fromfd(open_file, socket.AF_INET, socket.SOCK_STREAM) as connection:
+    with suppress(OSError), _connection(open_file) as connection:
         if connection.getpeername()[:2] in peers:  # raises for what is closed by now, or no connection
             connection.shutdown(socket.SHUT_RDWR)
             return True
     return False
+
+
+def _connection(open_file: int) -> socket.socket:
+    """Return another socket for ``open_file``; raises `OSError` where it is none, and leaves nothing open then."""
+    again = os.dup(open_file)
+    try:
+        return socket.socket(fileno=again)
+    except OSError:
+        os.close(again)
+        raise

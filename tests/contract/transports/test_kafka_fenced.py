@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
+import psutil
 import pytest
 
 from backpressure.transports.kafka.fenced import disconnect
@@ -28,3 +31,15 @@ def test_only_the_connections_to_one_server_end() -> None:
 
 def test_a_server_whose_name_is_unknown_has_no_connections() -> None:
     assert disconnect(("no.such.host.invalid", 9092)) == 0
+
+
+def test_looking_for_connections_leaves_nothing_open() -> None:
+    with ExitStack() as stack:
+        stack.enter_context(Path(os.devnull).open(encoding="utf-8"))
+        ours, theirs = socket.socketpair()
+        stack.enter_context(ours)
+        stack.enter_context(theirs)
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        before = psutil.Process().num_fds()
+        assert disconnect(server.getsockname()) == 0
+        assert psutil.Process().num_fds() == before
