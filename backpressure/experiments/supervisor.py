@@ -31,6 +31,7 @@ from backpressure.program import printable
 STOP_ORDER = ("producer", "consumer", "monitor", "proxy", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02
+_READY_S = 120.0  # a start takes a second of a processor, which many processes share
 _TAIL_LINES = 12
 _TAIL_COLUMNS = 400
 _LITTLE_BYTES = 1 << 20  # journals grow in such steps; a process without space for one is killed (SIGBUS)
@@ -201,7 +202,7 @@ class Supervisor:
         command: Sequence[str],
         variables: Mapping[str, str],
         *,
-        timeout_s: float = 30.0,
+        timeout_s: float = _READY_S,
     ) -> Child:
         """Start a child and return it once it has announced itself; raises `ExperimentError` when it does not."""
         log = self._directory.log(process_id)

@@ -28,7 +28,7 @@ from backpressure.transports.base import Transport
 log = logging.getLogger(__name__)
 
 TASKS, RESULTS = "tasks", "results"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0
 
 

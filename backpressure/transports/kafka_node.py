@@ -29,7 +29,7 @@ from backpressure.transports.private_process import PREFIX, PrivateNodes, Privat
 
 OLDEST_JAVA = 17
 _MOST_COPIES = 3
-_JOINED_WITHIN_S = 60.0
+_JOINED_WITHIN_S = 240.0
 _POLL_S = 0.2
 _PROPERTIES = "kafka.properties"
 

@@ -31,7 +31,7 @@ from chromium import Chromium, find_chromium
 from backpressure.transports.private_process import ReservedPorts
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @contextmanager

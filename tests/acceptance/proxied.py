@@ -20,7 +20,7 @@ import httpx
 import pika
 
 CAPACITY_PER_S = 100.0
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Broker:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def silent_network(port: int) -> Iterator[SilentNetwork]:
 
 
 def announced(path: Path, process: subprocess.Popen[Any]) -> Any:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert process.poll() is None, "it did not start"
         assert time.monotonic() < deadline, "it is not ready"
@@ -200,7 +200,7 @@ def announced(path: Path, process: subprocess.Popen[Any]) -> Any:
     return json.loads(path.read_text())
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
     deadline = time.monotonic() + timeout_s
     while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)

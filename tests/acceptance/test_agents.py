@@ -79,7 +79,7 @@ def children(script: Script) -> list[psutil.Process]:
 
 
 def names(broker: Broker, kind: str) -> list[str]:
-    answer = httpx.get(f"{broker.management_url}/api/{kind}", auth=("guest", "guest"), trust_env=False, timeout=30)
+    answer = httpx.get(f"{broker.management_url}/api/{kind}", auth=("guest", "guest"), trust_env=False, timeout=60)
     return [entry["name"] for entry in answer.raise_for_status().json()]
 
 

@@ -79,7 +79,9 @@ def test_a_rabbitmq_node_listens_on_the_ports_asked_for_and_ctrl_c_removes_it(
     node.says(
         f"RabbitMQ is ready on amqp://guest:guest@127.0.0.1:{port}/, management on http://127.0.0.1:{management_port};"
     )
-    overview = httpx.get(f"http://127.0.0.1:{management_port}/api/overview", auth=("guest", "guest"), trust_env=False)
+    overview = httpx.get(
+        f"http://127.0.0.1:{management_port}/api/overview", auth=("guest", "guest"), trust_env=False, timeout=60
+    )
     assert overview.json()["product_name"] == "RabbitMQ"
     assert len(_entries(tmp_path)) == 1
     administer = node.says("to administer it: (.*) COMMAND")[1]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def counter(address: str, name: str, **labels: str) -> float | None:
     """Return one sample of ``address``/metrics, or None when it is not there."""
-    text = httpx.get(f"{address}/metrics", trust_env=False).raise_for_status().text
+    text = httpx.get(f"{address}/metrics", trust_env=False, timeout=60).raise_for_status().text
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return next((sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)), None)
 
@@ -43,7 +43,7 @@ def test_every_counter_agrees_with_the_journals_and_survives_its_process(
         return counter(monitor, "pace_observed_messages_total", stage=stage)
 
     def send(messages: int) -> None:
-        answer = httpx.post(f"{producer}/produce", json={"count": messages}, timeout=30, trust_env=False)
+        answer = httpx.post(f"{producer}/produce", json={"count": messages}, timeout=60, trust_env=False)
         assert answer.json()["messages_produced"] == messages
 
     work = ("slow_consumer.py", "--api-port", "0", "--rate", "2000")

@@ -49,7 +49,7 @@ def judged(folder: Path, scenario: str, *assignments: str) -> tuple[int, Summary
     for assignment in ("phase.killed.duration_s=4", *assignments):
         command += ["--set", assignment]
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
     found = [*folder.glob("runs/*/summary.json")]
     assert found, ran.stderr
     return ran.returncode, Summary.model_validate(json.loads(found[0].read_bytes()))

@@ -94,7 +94,7 @@ def write(tmp_path: Path, fault: str, storm_s: float, after_s: float = 3) -> str
     return str(path)
 
 
-def pace_run(tmp_path: Path, *arguments: str, timeout_s: float = 110) -> subprocess.CompletedProcess[str]:
+def pace_run(tmp_path: Path, *arguments: str, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=timeout_s
     )
@@ -178,7 +178,7 @@ def test_a_date_that_jumps_leaves_no_trace_in_pace_waits_and_ledger(tmp_path: Pa
         time.sleep(1.5)  # the date that its server tells is a second old
         told = parsedate_to_datetime(httpx.get(apis[role] + "/health", trust_env=False, timeout=60).headers["date"])
         waits = httpx.get(apis["consumer"] + "/status", trust_env=False, timeout=60).json()["queue_wait_ms"]
-        output, _ = run.communicate(timeout=90)
+        output, _ = run.communicate(timeout=280)
     assert run.returncode == 0, output
     assert (told - datetime.now(UTC)).total_seconds() == pytest.approx(by_s, abs=30)  # it has jumped, for all others
     assert 0 < waits["p99"] < 20_000
@@ -194,7 +194,7 @@ def test_a_fault_is_undone_when_the_run_is_interrupted(tmp_path: Path, fault: st
         lines = iter(run.stdout.readline, "")
         assert any(re.search("hangs|killed|half open", line) for line in lines), "it ended before the fault began"
         run.send_signal(signal.SIGINT)
-        output, _ = run.communicate(timeout=90)
+        output, _ = run.communicate(timeout=280)
     assert run.returncode == 3, output
     assert totals_of(tmp_path)["lost"] == 0
     assert_undone(tmp_path, fault)
@@ -203,7 +203,7 @@ def test_a_fault_is_undone_when_the_run_is_interrupted(tmp_path: Path, fault: st
 
 @pytest.mark.rabbitmq
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"nacks"} - OF_NODES))
 def test_a_private_rabbitmq_node_can_be_disturbed_too(
     tmp_path: Path, fault: str, go_without: Callable[[str, str], NoReturn]
@@ -212,7 +212,7 @@ def test_a_private_rabbitmq_node_can_be_disturbed_too(
         go_without("rabbitmq", "rabbitmq-server is not installed")
     storm_s, after_s = (25, 15) if fault.startswith("broker") else (10, 3)  # a node takes its time to come back
     scenario = write(tmp_path, fault + SHORT.get(fault, ""), storm_s, after_s)
-    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq", timeout_s=290)
+    done = pace_run(tmp_path, scenario, "--broker", "rabbitmq", timeout_s=580)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)
@@ -230,7 +230,7 @@ def test_a_broker_of_others_is_not_disturbed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("broker", "is_here", "fault", "broker_processes"),
     [
@@ -250,7 +250,7 @@ def test_a_cluster_goes_on_without_the_node_that_leads_the_queue(
     if is_here() is None:
         go_without(broker, "it is not installed")
     scenario = write(tmp_path, f"{fault}:for_s={1 if fault == 'leader-kill' else 10}", storm_s=20)
-    done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3", timeout_s=290)  # three nodes start slowly
+    done = pace_run(tmp_path, scenario, "--broker", f"{broker}:3", timeout_s=580)  # three nodes start slowly
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undone(tmp_path, fault)
     assert_nothing_runs(tmp_path)

@@ -26,7 +26,7 @@ class Lab:
         quick = {"PACE_LAB__SECONDS_PER_COMPLEXITY": "0.05"}
         self.script = start("lab", "--api-port", "0", *flags, **quick | settings)
         self.url = self.script.says(r"^lab: (http://\S+)/ ")[1]
-        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=40)
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
     def post(self, path: str, content: Any = None, code: int = 200) -> Any:
         answer = self.client.post(path, json=content)
@@ -65,11 +65,15 @@ def is_running(pid: int) -> bool:
 def test_a_killed_workers_task_goes_to_another_and_no_worker_outlives_the_lab(
     start_lab: Callable[..., Lab], broker: Any, wait_until: WaitUntil
 ) -> None:
-    lab = start_lab("--url", broker.url, PACE_LAB__SECONDS_PER_COMPLEXITY="0.5")
-    workers = lab.post("/tasks/workers/start", {"num_workers": 2})["workers"]
+    lab = start_lab("--url", broker.url)
+    [first] = lab.post("/tasks/workers/start", {"num_workers": 1})["workers"]
+    os.kill(first["pid"], signal.SIGSTOP)  # it gets a task, and is not done with it before it is killed
+    task = {"complexity": 4, "type": "test"}
+    tasks = [lab.post("/tasks/submit", task | {"data": "first"})["task_id"]]
+    workers = lab.post("/tasks/workers/start", {"num_workers": 1})["workers"]
     pids = {worker["worker"]: worker["pid"] for worker in workers}
     assert len(set(pids.values())) == 2
-    tasks = [lab.post("/tasks/submit", {"complexity": 4, "data": str(n), "type": "test"})["task_id"] for n in range(2)]
+    tasks.append(lab.post("/tasks/submit", task | {"data": "second"})["task_id"])
     os.kill(pids["worker-1"], signal.SIGKILL)
     wait_until(lambda: lab.get("/tasks/results")["completed"] == 2, "both tasks are done")
     results = lab.get("/tasks/results")["results"]
@@ -109,12 +113,16 @@ def test_everything_works_on_a_real_connection(
     wait_until(lambda: lab.get("/pubsub/subscribers/one/messages")["received"] == 1, "the subscriber has its copy")
     queue = f"{tmp_path.name}.pubsub.two"
     assert broker.depth(queue) == 1
-    exchanges = httpx.get(f"{broker.management_url}/api/exchanges/%2F", auth=("guest", "guest"), trust_env=False).json()
+    exchanges = httpx.get(
+        f"{broker.management_url}/api/exchanges/%2F", auth=("guest", "guest"), trust_env=False, timeout=60
+    ).json()
     assert {one["type"] for one in exchanges if one["name"] == f"{tmp_path.name}.pubsub"} == {"fanout"}
     assert "not configured" in lab.post("/kafka/send", NOTE, code=503)["detail"]
     lab.script.signal(signal.SIGTERM)
     assert lab.script.ends() == 0
-    queues = httpx.get(f"{broker.management_url}/api/queues", auth=("guest", "guest"), trust_env=False).json()
+    queues = httpx.get(
+        f"{broker.management_url}/api/queues", auth=("guest", "guest"), trust_env=False, timeout=60
+    ).json()
     assert queue not in {one["name"] for one in queues}
 
 

@@ -31,7 +31,9 @@ def test_neither_payloads_nor_the_token_are_written_when_work_fails_and_the_queu
     url = producer.says(r"control API (http://\S+)")[1]
     body = {"id": "mine", "payload": PAYLOAD}
     for token in (TOKEN, "wrong"):
-        httpx.post(f"{url}/produce", json=body, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        httpx.post(
+            f"{url}/produce", json=body, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=60
+        )
     producer.says('"message": "the queue is full')
     for running in (producer, consumer):
         running.signal(signal.SIGTERM)

@@ -66,8 +66,8 @@ def hold(start: Any, free_port: int, tmp_path: Path, environment: dict[str, str]
         config = tmp_path / "schemathesis.toml"
         config.write_text(configuration(rules=HAVE_RULES[name], away=away), encoding="utf-8")
         command = [SCHEMATHESIS, "--config-file", str(config), "run", f"http://127.0.0.1:{free_port}/openapi.json"]
-        options = ["--checks", "all", "--wait-for-schema", "30", "--seed", "1", "--no-color"]
-        patience = ["--request-timeout", "60", "--max-response-time", "60"]  # how fast is not this test's business
+        options = ["--checks", "all", "--wait-for-schema", "120", "--seed", "1", "--no-color"]
+        patience = ["--request-timeout", "120", "--max-response-time", "120"]  # how fast is not this test's business
         done = subprocess.run(
             [*command, *options, *patience, *flags],
             cwd=tmp_path, env=environment, timeout=_TIMEOUT_S, capture_output=True, text=True, check=False,

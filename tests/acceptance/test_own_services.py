@@ -66,7 +66,7 @@ processed = "> 0"
 def pace_run(folder: Path, scenario: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "mine.toml").write_text(scenario)
     command = [*PACE, "run", "mine.toml", "--runs", "runs", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
 
 
 def summary_of(folder: Path) -> Summary:
@@ -201,7 +201,7 @@ def test_a_command_that_may_end_is_started_again(tmp_path: Path) -> None:
     connection.process_data_events(0.6)
     print("leaving")
     """)
-    ran = pace_run(tmp_path, commanded(tmp_path, program, 'on_exit = "restart"', duration_s=3))
+    ran = pace_run(tmp_path, commanded(tmp_path, program, 'on_exit = "restart"', duration_s=6))
     assert ran.returncode == 0, ran.stderr
     assert "consumer-1 ended with exit code 0 and is started again" in ran.stdout
     [log] = tmp_path.glob("runs/*/logs/consumer-2.log")
@@ -220,7 +220,7 @@ def test_a_producer_of_the_user_is_counted_by_the_broker_and_its_end_is_no_failu
     (tmp_path / "send.py").write_text(textwrap.dedent(program))
     scenario = (
         f'name = "sent"\n[producer]\ncommand = "{sys.executable} send.py {{url}} {{queue}}"\n'
-        '[consumer]\nrate = 500\n[[phase]]\nname = "one"\nduration_s = 3\n'
+        '[consumer]\nrate = 500\n[[phase]]\nname = "one"\nduration_s = 8\n'
         '[expect]\nprocessed = "== 50"\nconfirmed = "== 50"\n'
     )
     ran = pace_run(tmp_path, scenario)

@@ -69,7 +69,7 @@ def test_the_page_shows_the_loop_and_its_controls_change_it(
     chromium.run(f"{slow}.querySelector('input').value = '100', {slow}.requestSubmit()")
     wait_until(lambda: chromium.run(f"{slow}.{chosen}") == "1", "a rate that is set ends the slow-down, and it shows")
     elsewhere = {"settings": {"producer.strategy": "pid"}}
-    httpx.post(f"{control}/admin/config", json=elsewhere, trust_env=False).raise_for_status()
+    httpx.post(f"{control}/admin/config", json=elsewhere, trust_env=False, timeout=60).raise_for_status()
     wait_until(lambda: chromium.run(f"{alice}.{chosen}") == "pid", "a law that was chosen elsewhere shows")
     chromium.run(f"{alice}.querySelector('input').value = '77', {alice}.requestSubmit()")
     shows("offered", "of 77/s offered")
@@ -180,8 +180,8 @@ def test_the_flow_moves_in_one_step_and_only_where_it_is_seen_and_wanted(
     chromium: Chromium, start: Any, broker: Any, wait_until: Wait
 ) -> None:
     where = ("--url", broker.url, "--queue", "moving")
-    start("slow_consumer.py", *where)
-    start("fast_producer.py", *where)
+    start("slow_consumer.py", *where, "--no-api")
+    start("fast_producer.py", *where, "--no-api")
     monitor = start("monitor.py", "--url", broker.url, "--port", "0", "--no-ui", PACE_QUEUE__WORK="moving")
     chromium.resize(1100, 300)
     chromium.open(monitor.says(r"live page and metrics at (\S+)")[1])
@@ -232,7 +232,7 @@ def test_the_producers_own_reference_sends_what_its_forms_say(
     producer = start("fast_producer.py", "--url", broker.url, "--queue", "referred", "--api-port", "0")
     url = producer.says(r"control API (http://\S+)")[1]
     chromium.open(f"{url}/docs")
-    document = httpx.get(f"{url}/openapi.json").json()
+    document = httpx.get(f"{url}/openapi.json", timeout=60).json()
     operations = sum(len(methods) for methods in document["paths"].values())
     shown = "document.querySelectorAll('.opblock').length"
     wait_until(lambda: chromium.run(shown) == operations, "every operation is there")

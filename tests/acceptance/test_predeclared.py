@@ -31,7 +31,7 @@ def any_broker(request: pytest.FixtureRequest, go_without: Callable[[str, str], 
 
 def definitions(broker: Any) -> list[str]:
     """Return everything that somebody has declared on the broker, as the management API exports it."""
-    answer = httpx.get(f"{broker.management_url}/api/definitions", auth=("guest", "guest"), trust_env=False, timeout=30)
+    answer = httpx.get(f"{broker.management_url}/api/definitions", auth=("guest", "guest"), trust_env=False, timeout=60)
     parts = answer.raise_for_status().json()
     return sorted(str(entry) for part in ("queues", "exchanges", "bindings", "policies") for entry in parts[part])
 
@@ -127,10 +127,10 @@ def test_the_doctor_and_a_read_only_check_change_nothing(
     assert "orders exists, and is used as it is" in doctor.text
     assert definitions(any_broker) == before
     wait_until(lambda: depth(any_broker, orders) == 1, "the queue holds what it held")
-    answer = httpx.post(f"{url}/admin/config", json={"max_queue_size": 5}, trust_env=False, timeout=30)
+    answer = httpx.post(f"{url}/admin/config", json={"max_queue_size": 5}, trust_env=False, timeout=60)
     assert answer.status_code == 409
     assert "whoever declared it" in answer.json()["detail"]
-    assert httpx.post(f"{url}/admin/clear-queue", trust_env=False, timeout=30).status_code == 409
+    assert httpx.post(f"{url}/admin/clear-queue", trust_env=False, timeout=60).status_code == 409
 
 
 RUN = """
@@ -200,7 +200,7 @@ def test_a_monitor_shows_a_queue_of_others_and_creates_nothing(
     channel.basic_qos(prefetch_count=7)
     channel.basic_consume(orders, lambda *_: None)  # takes the message, and never acknowledges it
     api = f"{any_broker.management_url}/api/consumers"
-    wait_until(lambda: httpx.get(api, auth=("guest", "guest"), trust_env=False, timeout=30).json(), "it is listed")
+    wait_until(lambda: httpx.get(api, auth=("guest", "guest"), trust_env=False, timeout=60).json(), "it is listed")
     before = definitions(any_broker)
     where = ("--url", any_broker.url, "--host", any_broker.management_url)
     once = start("monitor.py", *where, "--once", "--queue", "orders*", "--queue", "ordres", COLUMNS="100")
@@ -221,11 +221,11 @@ def test_a_monitor_shows_a_queue_of_others_and_creates_nothing(
         return 'pace_queue_consumer_terms{ack="manual",prefetch="7",queue="orders"} 1.0' in metrics()
 
     def metrics() -> str:
-        return httpx.get(f"{url}metrics", trust_env=False, timeout=30).text
+        return httpx.get(f"{url}metrics", trust_env=False, timeout=60).text
 
     wait_until(told, "the metrics tell the consumer's terms")
     assert 'pace_queue_expected_wait_seconds{queue="orders"}' in metrics()
-    seen = httpx.get(f"{url}api/snapshot", trust_env=False, timeout=30).json()
+    seen = httpx.get(f"{url}api/snapshot", trust_env=False, timeout=60).json()
     assert seen["asked"] == ["orders"]
     assert seen["queues"]["orders"]["outlook"]["statistics_age_s"] > 0
     assert definitions(any_broker) == before

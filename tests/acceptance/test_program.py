@@ -238,10 +238,10 @@ def test_an_ipv6_broker_announces_urls_that_every_program_takes(host: str, start
     assert once.ends() == 0
     lab = start("lab", "--host", host, "--port", port, "--api-port", "0", PACE_API__HOST=host)
     served = lab.says(r"lab: (http://\[::1\]:\d+)/")[1]
-    assert httpx.get(f"{served}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{served}/health", trust_env=False, timeout=60).status_code == 200
     monitor = start("monitor.py", "--url", url, "--host", management_url, "--port", "0", PACE_MONITOR__HOST=host)
     served = monitor.says(r"live page and metrics at (http://\[::1\]:\d+)/")[1]
-    assert httpx.get(f"{served}/metrics", trust_env=False).status_code == 200
+    assert httpx.get(f"{served}/metrics", trust_env=False, timeout=60).status_code == 200
     for script in (lab, monitor, running):
         script.signal(signal.SIGTERM)
         assert script.ends() == 0
@@ -282,7 +282,7 @@ def test_ctrl_c_while_the_broker_does_not_answer_ends_without_a_word(
 ) -> None:
     port = () if program == "doctor" else ("--port" if program == "monitor.py" else "--api-port", "0")
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        mute.settimeout(30)
+        mute.settimeout(60)
         running = start(program, "--url", f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/", *port)
         connection, _ = mute.accept()
         with connection:

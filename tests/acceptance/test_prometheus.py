@@ -42,7 +42,7 @@ def promtool(go_without: Callable[[str, str], NoReturn]) -> Callable[..., str]:
 
     def run(*arguments: str, stdin: str = "") -> str:
         ended = subprocess.run(
-            ["promtool", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=30
+            ["promtool", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=60
         )
         said = ended.stdout + ended.stderr
         assert ended.returncode == 0, said
@@ -93,7 +93,7 @@ class Prometheus:
     """A running server, and the queries to it."""
 
     def __init__(self, port: int) -> None:
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=60)
 
     def query(self, expression: str) -> list[float]:
         """Return the values of an instant query that are numbers; raises `AssertionError` when it is not PromQL."""
@@ -139,7 +139,7 @@ def prometheus(
     finally:
         running.close()
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         log.close()
 
 
@@ -178,7 +178,7 @@ def test_every_program_speaks_prometheus_without_a_blemish(
 ) -> None:
     for address in experiment.values():
         answer = httpx.get(
-            f"http://{address}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False
+            f"http://{address}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=60
         ).raise_for_status()
         assert promtool("check", "metrics", stdin=answer.text) == ""
 
@@ -201,7 +201,7 @@ def test_the_queries_about_rabbitmq_name_what_its_plugin_measures(
         node.ctl("eval", f"application:set_env(rabbitmq_prometheus, tcp_config, {address}).")
         enable = [str(server.with_name("rabbitmq-plugins")), "-n", node.node_name, "enable", "rabbitmq_prometheus"]
         subprocess.run(enable, env=node._environment, check=True, capture_output=True, timeout=60)
-        text = httpx.get(f"http://127.0.0.1:{free_port}/metrics", trust_env=False).raise_for_status().text
+        text = httpx.get(f"http://127.0.0.1:{free_port}/metrics", trust_env=False, timeout=60).raise_for_status().text
     assert names
     assert names <= set(re.findall(r"^(\w+)", text, re.MULTILINE))
 

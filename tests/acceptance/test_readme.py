@@ -52,6 +52,6 @@ def test_every_line_that_readme_shows_is_printed_by_a_run(tmp_path: Path) -> Non
         scenario = scenario.replace(f"duration_s = {long}\n", f"duration_s = {short}\n")
     (tmp_path / "recovery.toml").write_text(scenario, "utf-8")
     command = [sys.executable, "-m", "backpressure", "run", "recovery.toml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280)
     printed = {shape(line) for line in done.stdout.splitlines()}
     assert [line for line in shown() if shape(line) not in printed] == [], done.stdout

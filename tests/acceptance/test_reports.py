@@ -28,7 +28,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     def pace(*arguments: str) -> None:
         command = [sys.executable, "-m", "backpressure", *arguments]
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=90
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280
         )
         assert done.returncode in {0, 1}, done.stdout + done.stderr
 

@@ -79,7 +79,7 @@ def write(tmp_path: Path, text: str) -> str:
 
 def pace_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110
+        [*PACE, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280
     )
 
 
@@ -197,7 +197,7 @@ def test_dead_letters_that_somebody_takes_from_their_queue_are_lost(tmp_path: Pa
     with running(tmp_path, scenario, *failing, *endless) as (process, _):
         port = json.loads((run_folder(tmp_path) / "announce" / "broker.json").read_text())["management_port"]
         queue = f"http://127.0.0.1:{port}/api/queues/%2F/work.queue.dlq"
-        with httpx.Client(auth=("guest", "guest"), trust_env=False) as client:
+        with httpx.Client(auth=("guest", "guest"), trust_env=False, timeout=60) as client:
             while client.get(queue).json()["messages"] < 50:
                 time.sleep(0.1)
             client.delete(f"{queue}/contents").raise_for_status()
@@ -225,7 +225,8 @@ def test_an_interrupted_run_writes_what_it_measured_and_leaves_no_process(
 
 
 def test_ctrl_c_twice_before_the_first_phase_ends_at_once_and_says_that_nothing_was_measured(tmp_path: Path) -> None:
-    command = [*PACE, "run", write(tmp_path, SCENARIO)]
+    never_ready = SCENARIO.replace("[consumer]\n", '[consumer]\ncommand = "sleep 600"\n')
+    command = [*PACE, "run", write(tmp_path, never_ready)]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -250,7 +251,7 @@ def test_a_reader_that_goes_away_spoils_neither_the_measurement_nor_the_exit_cod
     assert process.returncode == 0
     assert summary_of(tmp_path)["depth"]["max"] is not None
     samples = (run_folder(tmp_path) / "samples.jsonl").read_text().splitlines()
-    assert len(samples) > 50
+    assert json.loads(samples[-1])["t_s"] >= 5  # it went on to the end
 
 
 def test_a_run_that_was_killed_leaves_no_process_and_no_temporary_file_and_can_still_be_reported(
@@ -262,7 +263,7 @@ def test_a_run_that_was_killed_leaves_no_process_and_no_temporary_file_and_can_s
     on_disk = ("--set", "phase.back.fault=broker-restart")
     with running(tmp_path, write(tmp_path, SCENARIO), *on_disk, "--set", "phase.normal.duration_s=60") as (process, _):
         process.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all(is_gone(pid) for pid in children_of(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert all(is_gone(pid) for pid in children_of(tmp_path))
@@ -278,7 +279,7 @@ def test_a_process_that_dies_unexpectedly_ends_the_run_and_its_last_output_is_sh
     with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
         announced = json.loads((run_folder(tmp_path) / "announce" / "consumer-1.json").read_text())
         psutil.Process(announced["pid"]).kill()
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=280)
     assert process.returncode == 3, output
     assert "error: consumer-1 was killed by signal 9; its last output:" in output
     summary = summary_of(tmp_path)
@@ -290,7 +291,7 @@ def test_a_broker_that_dies_unasked_ends_the_run_and_says_so_in_the_report(tmp_p
     with running(tmp_path, write(tmp_path, SCENARIO), "--set", "phase.normal.duration_s=60") as (process, _):
         announced = json.loads((run_folder(tmp_path) / "announce" / "broker.json").read_text())
         psutil.Process(announced["pid"]).kill()
-        output, _ = process.communicate(timeout=110)
+        output, _ = process.communicate(timeout=280)
     assert process.returncode == 3, output
     assert "error: broker was killed by signal 9; its last output:" in output
     assert "broker was killed by signal 9" in (run_folder(tmp_path) / "report.html").read_text()
@@ -311,7 +312,7 @@ def test_a_rabbitmq_node_that_dies_unasked_ends_the_run_too(
         events = (run_folder(tmp_path) / "events.jsonl").read_text().splitlines()
         [node] = [event["pid"] for event in map(json.loads, events) if event.get("id") == "broker"]
         psutil.Process(node).kill()
-        output, _ = process.communicate(timeout=110)
+        output, _ = process.communicate(timeout=280)
     assert process.returncode == 3, output
     assert "error: the RabbitMQ node died, though no fault had killed it" in output
     assert "the RabbitMQ node died" in (run_folder(tmp_path) / "report.html").read_text()
@@ -324,7 +325,7 @@ def test_a_shared_broker_is_left_as_it_was_found_and_two_runs_at_once_do_not_mee
     ports = ["--port", "0", "--management-port", "0", "--announce", str(announce)]
     with subprocess.Popen([sys.executable, "-m", "backpressure.broker", *ports], cwd=tmp_path) as broker:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not announce.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             facts = json.loads(announce.read_text())
@@ -366,7 +367,7 @@ def test_the_same_balances_on_a_private_broker_of_another_kind(
 def _management(port: int, what: str) -> list[dict[str, Any]]:
     import httpx
 
-    response = httpx.get(f"http://127.0.0.1:{port}/api/{what}", auth=("guest", "guest"), trust_env=False)
+    response = httpx.get(f"http://127.0.0.1:{port}/api/{what}", auth=("guest", "guest"), trust_env=False, timeout=60)
     found: list[dict[str, Any]] = response.raise_for_status().json()
     return found
 

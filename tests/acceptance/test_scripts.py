@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +166,15 @@ def test_a_consumer_that_is_killed_loses_nothing(start: Any, broker: Any, wait_u
     producer = start(PRODUCER, *where, *FREE, "--count", "2000", PACE_PROCESS__JOURNAL_FILE=str(journals["sent"]))
     assert producer.ends() == 0
 
-    work = (*where, "--no-api", "--rate", "1500", "--prefetch", "100", "--progress-every", "200")
-    first = start(CONSUMER, *work, PACE_PROCESS__JOURNAL_FILE=str(journals["first"]))
+    work = (*where, "--no-api", "--prefetch", "100", "--progress-every", "50")
+    slowly = ("--rate", "100")  # it has work for twenty seconds: it is killed in the midst of it
+    first = start(CONSUMER, *work, *slowly, PACE_PROCESS__JOURNAL_FILE=str(journals["first"]))
     first.says(r"^consumed=\d+ held=")
     first.signal(signal.SIGKILL)
     assert first.ends() == -signal.SIGKILL
     assert broker.depth("q.killed") > 0
 
-    second = start(CONSUMER, *work, PACE_PROCESS__JOURNAL_FILE=str(journals["second"]))
+    second = start(CONSUMER, *work, "--rate", "2000", PACE_PROCESS__JOURNAL_FILE=str(journals["second"]))
     wait_until(lambda: broker.depth("q.killed") == 0, "the queue is empty")
     second.signal(signal.SIGTERM)
     assert second.ends() == 0
@@ -202,11 +203,14 @@ def test_a_second_consumer_moves_to_a_free_port_says_so_and_answers_there(start:
     where = ("--url", broker.url, "--queue", "q.second")
     first = start(CONSUMER, *where, "--name", "one")
     first.says(r"consumer one: takes .* control API http://")
-    second = start(CONSUMER, *where, "--name", "two")
-    moved = second.says(r"port 8001 on 127\.0\.0\.1 is taken.*this one listens on (\d+)")
-    url = second.says(r"consumer two: takes .* control API (http://\S+)")[1]
+    with ExitStack() as stack:
+        with suppress(OSError):  # where another program had the port, the first has moved, too: the other may end now
+            stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
+        second = start(CONSUMER, *where, "--name", "two")
+        moved = second.says(r"port 8001 on 127\.0\.0\.1 is taken.*this one listens on (\d+)")
+        url = second.says(r"consumer two: takes .* control API (http://\S+)")[1]
     assert url.endswith(f":{moved[1]}")
-    status = httpx.get(f"{url}/status", trust_env=False).json()
+    status = httpx.get(f"{url}/status", trust_env=False, timeout=60).json()
     assert (status["id"], status["api_url"]) == ("two", url)
 
 
@@ -216,7 +220,7 @@ def test_a_running_producer_can_be_asked_and_told_over_http(start: Any, broker: 
         PACE_PRODUCER__START_PAUSED="true", PACE_BROKER__MANAGEMENT_URL=broker.management_url,
     )  # fmt: skip
     url = producer.says(r"control API (http://\S+)")[1]
-    with httpx.Client(base_url=url, trust_env=False) as client:
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         assert client.get("/health").json()["status"] == "healthy"
         assert client.post("/produce", json={"id": "a", "payload": "x"}).json()["message_id"] == "a"
         assert client.post("/produce", json={"count": 500}).json()["messages_produced"] == 500

@@ -118,7 +118,7 @@ def test_a_request_to_produce_goes_on_in_the_trace_of_its_caller(
     producer.says("control API")
     for headers in ({"traceparent": f"00-{trace_id}-{span_id}-01"}, {"traceparent": f"00-{'0' * 32}-{span_id}-01"}, {}):
         answer = httpx.post(
-            f"http://127.0.0.1:{free_port}/produce", json={"payload": "x"}, headers=headers, trust_env=False
+            f"http://127.0.0.1:{free_port}/produce", json={"payload": "x"}, headers=headers, trust_env=False, timeout=60
         )
         assert answer.status_code == 200
     producer.signal(signal.SIGINT)

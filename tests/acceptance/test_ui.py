@@ -44,11 +44,13 @@ def test_runs_are_started_steered_disturbed_judged_and_compared_from_the_page(
     wait_until(lambda: text(chromium, "about"), "the scenarios are known")
     start_run(chromium, 60)
     wait_until(lambda: text(chromium, "state") == "running", "the run goes on")
-    refused = httpx.post(f"{url}api/run", json={"scenario": "normal"}, trust_env=False)
+    refused = httpx.post(f"{url}api/run", json={"scenario": "normal"}, trust_env=False, timeout=60)
     assert (refused.status_code, refused.json()["detail"]) == (
         409, "normal is under way: stop it first, or wait for its end",
     )  # fmt: skip
-    other = httpx.post(f"{url}api/run/stop", json={}, headers={"Origin": "http://evil.example"}, trust_env=False)
+    other = httpx.post(
+        f"{url}api/run/stop", json={}, headers={"Origin": "http://evil.example"}, trust_env=False, timeout=60
+    )
     assert other.status_code == 403
     set_value(chromium, "consumer.rate", 40)
     wait_until(lambda: "by hand: consumer.rate = 40" in text(chromium, "notes"), "the change is noted")
@@ -80,10 +82,10 @@ def test_ctrl_c_ends_a_run_that_is_under_way_and_leaves_no_process(
 ) -> None:
     served = start("ui", "--port", "0", "--runs", str(tmp_path / "runs"))
     url = served.says(r"ui: (\S+)")[1]
-    httpx.post(f"{url}api/run", json={"scenario": "recovery"}, trust_env=False).raise_for_status()
+    httpx.post(f"{url}api/run", json={"scenario": "recovery"}, trust_env=False, timeout=60).raise_for_status()
 
     def state() -> str:
-        return str(httpx.get(f"{url}api/run", trust_env=False).json()["state"])
+        return str(httpx.get(f"{url}api/run", trust_env=False, timeout=60).json()["state"])
 
     wait_until(lambda: state() == "running", "the run goes on")
     children = psutil.Process(served.pid).children(recursive=True)

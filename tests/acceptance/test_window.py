@@ -40,7 +40,7 @@ def display(tk: None) -> Iterator[str]:
             yield f":{announced.readline().strip()}"
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def update(*rows: list[str], paused: bool = False, notice: str = "") -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _embedded(directory: Path, *options: str) -> Iterator[EmbeddedBroker]:
     command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
     process = subprocess.Popen([*command, "--announce", str(announce), *options], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not announce.exists():
             assert process.poll() is None, "the embedded broker did not start"
             assert time.monotonic() < deadline, "the embedded broker is not ready"
@@ -45,7 +45,7 @@ def _embedded(directory: Path, *options: str) -> Iterator[EmbeddedBroker]:
         yield EmbeddedBroker(about["url"], f"http://{about['host']}:{about['management_port']}")
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def start_embedded() -> Iterator[Callable[[Path, int, int], subprocess.Popen[byt
         command = [sys.executable, "-m", "backpressure.broker", *ports, "--announce", str(announce)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         started.append(process)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not announce.exists():
             assert process.poll() is None, "the embedded broker did not start"
             assert time.monotonic() < deadline, "the embedded broker is not ready"

@@ -17,7 +17,7 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "backpressure.broker", "--port", "0", "--management-port", "0"]
     process = subprocess.Popen([*command, "--announce", str(announce)], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not announce.exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -25,4 +25,4 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield json.loads(announce.read_text())["url"]
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

@@ -55,10 +55,10 @@ def consuming(url: str, queue: str) -> Iterator[None]:
 
     thread = threading.Thread(target=consume)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     yield
     stop.set()
-    thread.join(20)
+    thread.join(60)
 
 
 def test_the_examples_print_what_the_page_says(broker_url: str) -> None:

@@ -108,7 +108,7 @@ class running(subprocess.Popen[bytes]):  # noqa: N801 - used as a function
 
     def __exit__(self, *_: object) -> None:
         self.terminate()
-        self.wait(timeout=20)
+        self.wait(timeout=60)
 
 
 def built(language: str, folder: Path, go_without: Callable[[str, str], NoReturn]) -> list[str]:
@@ -120,7 +120,7 @@ def built(language: str, folder: Path, go_without: Callable[[str, str], NoReturn
     (folder / name).write_text(EXAMPLES[language], "utf-8")
     (folder / "pom.xml").write_text(POM, "utf-8")
     for step in steps:
-        done = subprocess.run(step, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(step, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
         if done.returncode and step[1] == "build":
             pytest.fail(done.stderr)
         if done.returncode:

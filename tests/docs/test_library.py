@@ -54,9 +54,9 @@ def consuming(url: str, queue: str) -> Iterator[list[bytes]]:
 
     thread = threading.Thread(target=consume)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     yield bodies
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -176,7 +176,7 @@ def consuming_kafka(servers: str, topic: str, group: str) -> Iterator[list[bytes
     thread.start()
     try:
         yield bodies
-        thread.join(20)
+        thread.join(60)
     finally:
         enough.set()
         thread.join()
@@ -185,8 +185,8 @@ def consuming_kafka(servers: str, topic: str, group: str) -> Iterator[list[bytes
 def test_the_kafka_example_publishes_everything_that_the_group_then_consumes() -> None:
     cluster = confluent_kafka.Producer({"bootstrap.servers": "in-the-client", "test.mock.num.brokers": 1})
     cluster.produce("library.kafka", BODIES[0])  # makes the topic, of several partitions
-    cluster.flush(20)
-    [broker] = cluster.list_topics(timeout=20).brokers.values()
+    cluster.flush(60)
+    [broker] = cluster.list_topics(timeout=60).brokers.values()
     servers = f"{broker.host}:{broker.port}"
     with consuming_kafka(servers, "library.kafka", "library") as bodies:
         example("kafka")["publish"](servers, "library.kafka", "library", BODIES[1:])
@@ -251,7 +251,7 @@ def test_the_consumer_example_hands_every_message_to_the_handler(
 
 def publish_when_there(url: str) -> None:
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             channel = connection.channel()
             try:

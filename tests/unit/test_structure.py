@@ -80,3 +80,37 @@ def test_every_contract_test_that_a_broker_leaves_out_exists() -> None:
     }
     assert left_out - defined == set()
     assert left_out
+
+
+_LEAST_PATIENCE_S = 60
+_REQUEST = re.compile(r"httpx\.(get|post|put|delete|request|stream|Client|AsyncClient)")
+_AWAITS = re.compile(r"subprocess\.(run|check_output)|.*\.(communicate|wait|join)|asyncio\.timeout")
+
+
+def test_what_waits_for_other_processes_has_patience() -> None:
+    """On a busy machine a program of a second takes ten; httpx waits for five unless told otherwise."""
+    tests = PACKAGE.parent / "tests"
+    hasty = [
+        f"{path.relative_to(tests)}: {ast.unparse(node)}"
+        for folder in ("acceptance", "contract", "docs")
+        for path in sorted((tests / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (limit_s := _limit_of(node)) is not None and limit_s < _LEAST_PATIENCE_S
+    ]
+    assert hasty == ["contract/integrations/test_frameworks.py: process.communicate(timeout=15)"]  # then it is killed
+
+
+def _limit_of(node: ast.AST) -> float | None:
+    """Return how many seconds a call waits, or an expression of a deadline leaves; None for anything else."""
+    limits: list[ast.expr] = []
+    if isinstance(node, ast.Call):
+        called, named = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
+        if _REQUEST.fullmatch(called) and "transport" not in named:
+            limits = [named.get("timeout", ast.Constant(5))]
+        elif _AWAITS.fullmatch(called):
+            limits = [named["timeout"]] if "timeout" in named else node.args[:1]
+    elif isinstance(node, ast.BinOp) and ast.unparse(node.left) == "time.monotonic()":
+        limits = [node.right]
+    [limit] = limits or [None]
+    is_number = isinstance(limit, ast.Constant) and isinstance(limit.value, int | float)
+    return limit.value if is_number else None  # type: ignore[union-attr, return-value]

@@ -125,7 +125,7 @@ def running_proxy(directory: Path, broker_url: str, management_url: str, *option
         stdout=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not announcement.exists():
             assert process.poll() is None, "the proxy did not start"
             assert time.monotonic() < deadline, "the proxy is not ready"
@@ -136,11 +136,13 @@ def running_proxy(directory: Path, broker_url: str, management_url: str, *option
         assert process.poll() is None, "the proxy has ended by itself"
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def _found(kind: str, running: Any) -> BrokerUnderTest:
-    overview = httpx.get(f"{running.management_url}/api/overview", auth=("guest", "guest"), trust_env=False).json()
+    overview = httpx.get(
+        f"{running.management_url}/api/overview", auth=("guest", "guest"), trust_env=False, timeout=60
+    ).json()
     version = tuple(int(part) for part in overview["rabbitmq_version"].split(".")[:2])
     return BrokerUnderTest(kind, running.url, running.management_url, version)
 
@@ -149,7 +151,7 @@ def _found(kind: str, running: Any) -> BrokerUnderTest:
 def janitor(broker: BrokerUnderTest) -> Iterator[httpx.Client]:
     """The management API, to look and to clean up with."""
     with httpx.Client(
-        base_url=f"{broker.management_url}/api", auth=("guest", "guest"), trust_env=False, timeout=10
+        base_url=f"{broker.management_url}/api", auth=("guest", "guest"), trust_env=False, timeout=60
     ) as client:
         yield client
 
@@ -264,7 +266,7 @@ def collect() -> Callable[..., Any]:
 
     def _collect(channel: Any, inbox: Any, expected: int) -> Any:
         inboxes = inbox if inbox and isinstance(inbox[0], list) else [inbox]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while sum(map(len, inboxes)) < expected and time.monotonic() < deadline:
             channel.connection.process_data_events(time_limit=0.02)
         channel.connection.process_data_events(time_limit=0.03)
@@ -289,8 +291,8 @@ def subscribe() -> Callable[..., list[Any]]:
 def until() -> Callable[..., Any]:
     """Poll ``read`` until it returns ``expected``; the last reading, for the assertion."""
 
-    def _until(read: Callable[[], Any], expected: Any, timeout_s: float = 8.0) -> Any:
-        deadline = time.monotonic() + timeout_s
+    def _until(read: Callable[[], Any], expected: Any) -> Any:
+        deadline = time.monotonic() + 60
         while (found := read()) != expected and time.monotonic() < deadline:
             time.sleep(0.02)
         return found
@@ -302,7 +304,7 @@ class RawClient:
     """A plain AMQP client: it sends what it is given, and shows every frame that comes back."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=10)
+        self.socket = socket.create_connection(address, timeout=60)
         self._buffer = b""
 
     def send(self, *parts: Any, channel: int = 0) -> None:

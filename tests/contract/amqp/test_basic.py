@@ -526,7 +526,7 @@ def test_a_channel_wide_window_is_shared_among_the_queues(
 
     for queue in queues:
         consuming.basic_consume(queue, take, consumer_tag=queue)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while served.total() < count and time.monotonic() < deadline:
         connection.process_data_events(time_limit=0.05)
     assert served.total() == count

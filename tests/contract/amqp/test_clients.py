@@ -83,7 +83,7 @@ def tell_pika(url: str, names: Names) -> Told:
         told.returned = [message.method.reply_text for message in error.messages]
     told.ready = channel.queue_declare(names.queue, passive=True).method.message_count
     channel.basic_qos(prefetch_count=1)
-    for method, _, body in channel.consume(names.queue, inactivity_timeout=5):
+    for method, _, body in channel.consume(names.queue, inactivity_timeout=60):
         match decide(told, body.decode(), redelivered=method.redelivered):
             case "requeue":
                 channel.basic_nack(method.delivery_tag)
@@ -94,7 +94,7 @@ def tell_pika(url: str, names: Names) -> Told:
                 break
     channel.cancel()
     channel.basic_publish("", names.queue, b"4", pika.BasicProperties(expiration="20"))
-    for method, properties, _ in channel.consume(names.dead, auto_ack=True, inactivity_timeout=5):
+    for method, properties, _ in channel.consume(names.dead, auto_ack=True, inactivity_timeout=60):
         assert method, "the second death did not come"
         told.deaths.append(properties.headers["x-death"][0]["reason"])
         if len(told.deaths) == 2:
@@ -115,7 +115,7 @@ async def _pika_asyncio(url: str, names: Names) -> Told:
     async def answer(start: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         start(*arguments, callback=future.set_result, **options)
-        return await asyncio.wait_for(future, 5)
+        return await asyncio.wait_for(future, 60)
 
     connection = AsyncioConnection(
         pika.URLParameters(url),
@@ -123,7 +123,7 @@ async def _pika_asyncio(url: str, names: Names) -> Told:
         on_open_error_callback=lambda _connection, error: opened.set_exception(error),
         on_close_callback=lambda _connection, reason: closed.set_result(reason),
     )
-    await asyncio.wait_for(opened, 5)
+    await asyncio.wait_for(opened, 60)
     channel_opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     connection.channel(on_open_callback=channel_opened.set_result)
     channel = await channel_opened
@@ -166,16 +166,14 @@ async def _pika_asyncio(url: str, names: Names) -> Told:
     channel.basic_consume(names.dead, bury)
     await eventually(lambda: len(told.deaths) == 2)
     connection.close()
-    await asyncio.wait_for(closed, 5)
+    await asyncio.wait_for(closed, 60)
     return told
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise TimeoutError
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 -- pika calls back
+            await asyncio.sleep(0.01)
 
 
 def tell_aio_pika(url: str, names: Names) -> Told:
@@ -199,7 +197,7 @@ async def _aio_pika(url: str, names: Names) -> Told:
             told.returned.append(error.message.delivery.reply_text)
         passive = await channel.declare_queue(names.queue, passive=True)
         told.ready = passive.declaration_result.message_count or 0
-        async with queue.iterator(timeout=5) as deliveries:
+        async with queue.iterator(timeout=60) as deliveries:
             async for message in deliveries:
                 match decide(told, message.body.decode(), redelivered=bool(message.redelivered)):
                     case "requeue":
@@ -210,7 +208,7 @@ async def _aio_pika(url: str, names: Names) -> Told:
                         await message.reject(requeue=False)
                         break
         await channel.default_exchange.publish(aio_pika.Message(b"4", expiration=0.02), names.queue)
-        async with dead.iterator(timeout=5) as deliveries:
+        async with dead.iterator(timeout=60) as deliveries:
             async for message in deliveries:
                 deaths: Any = message.headers["x-death"]
                 told.deaths.append(deaths[0]["reason"])
@@ -264,7 +262,7 @@ def _text(body: Any) -> str:
 
 
 def _drain(connection: Any, done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not done() and time.monotonic() < deadline:
         with contextlib.suppress(TimeoutError):
             connection.drain_events(timeout=0.05)
@@ -312,7 +310,7 @@ def tell_amqpstorm(url: str, names: Names) -> Told:
 
 
 def _process(channel: Any, done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not done() and time.monotonic() < deadline:
         channel.process_data_events()
 

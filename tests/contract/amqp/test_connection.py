@@ -246,7 +246,7 @@ def test_a_name_that_is_not_utf8_costs_the_connection(raw_open: Any) -> None:
 def test_a_routing_key_that_is_not_utf8_is_taken_and_returned_in_its_octets(raw_open: Any) -> None:
     raw_open.send(latin1(0x003C0028, b"\0\0\x0aamq.fanout\x04caf\xe9\x01"))
     raw_open.send(b"\x02\x00\x01\0\0\0\x0e\x00\x3c\x00\x00" + bytes(8) + b"\0\0\xce")
-    raw_open.socket.settimeout(5)
+    raw_open.socket.settimeout(60)
     received = b""
     while not received.endswith(b"\0\0\xce"):
         received += raw_open.socket.recv(4096)

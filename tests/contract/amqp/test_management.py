@@ -62,13 +62,13 @@ def read(janitor: httpx.Client, until: Any) -> Any:
 
 
 def test_a_password_is_asked_for(broker: Any) -> None:
-    answer = httpx.get(f"{broker.management_url}/api/overview", trust_env=False)
+    answer = httpx.get(f"{broker.management_url}/api/overview", trust_env=False, timeout=60)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic ")
 
 
 def test_a_wrong_password_is_refused(broker: Any) -> None:
-    answer = httpx.get(f"{broker.management_url}/api/overview", auth=("guest", "wrong"), trust_env=False)
+    answer = httpx.get(f"{broker.management_url}/api/overview", auth=("guest", "wrong"), trust_env=False, timeout=60)
     assert answer.status_code == 401
     assert answer.json()["error"] == "not_authorized"
 
@@ -343,7 +343,7 @@ def test_a_policy_may_be_for_queues_of_one_type(
         return janitor.get(f"/queues/%2F/{queue}").json().get("policy") or None
 
     try:
-        assert until(applied, expected, timeout_s=20) == expected  # of quorum queues it is told every 5 s
+        assert until(applied, expected) == expected  # of quorum queues it is told every 5 s
     finally:
         janitor.delete("/policies/%2F/contract.typed")
 

@@ -39,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
         command = [*COMMAND, *ANY_PORTS, "--announce", str(announce), *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         processes.append(process)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not announce.exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
 def faults(embedded_broker: Any) -> Iterator[httpx.Client]:
     """The management API of the shared broker, which is healthy again after the test."""
     with httpx.Client(
-        base_url=f"{embedded_broker.management_url}/api", auth=("guest", "guest"), trust_env=False
+        base_url=f"{embedded_broker.management_url}/api", auth=("guest", "guest"), trust_env=False, timeout=60
     ) as client:
         yield client
         client.delete("/faults")
@@ -78,7 +78,7 @@ def test_the_announcement_says_where_the_broker_is(start: Any) -> None:
     assert about["pid"] == process.pid
     assert about["url"] == f"amqp://guest:guest@127.0.0.1:{about['port']}/"
     connect(about["url"]).close()
-    with httpx.Client(auth=("guest", "guest"), trust_env=False) as client:
+    with httpx.Client(auth=("guest", "guest"), trust_env=False, timeout=60) as client:
         answer = client.get(f"http://127.0.0.1:{about['management_port']}/api/overview")
     assert (answer.json()["product_name"], answer.json()["rabbitmq_version"]) == ("RabbitMQ", RABBITMQ_VERSION)
     assert answer.json()["implementation"] == "Pace Matching embedded broker"
@@ -126,6 +126,7 @@ def test_a_denied_kind_of_queue_ends_the_connection(start: Any) -> None:
         auth=("guest", "guest"),
         json={},
         trust_env=False,
+        timeout=60,
     )
     assert (answer.status_code, "`transient_nonexcl_queues`" in answer.text) == (400, True)
     with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match=r"541.*`transient_nonexcl_queues`"):
@@ -136,7 +137,10 @@ def test_a_user_of_ones_own_logs_in_to_both_ports(start: Any) -> None:
     _, about = start("--user", "ana:s3cret:word")
     connect(about["url"].replace("guest:guest", "ana:s3cret%3Aword")).close()
     answer = httpx.get(
-        f"http://127.0.0.1:{about['management_port']}/api/whoami", auth=("ana", "s3cret:word"), trust_env=False
+        f"http://127.0.0.1:{about['management_port']}/api/whoami",
+        auth=("ana", "s3cret:word"),
+        trust_env=False,
+        timeout=60,
     )
     assert answer.json()["name"] == "ana"
 
@@ -163,7 +167,7 @@ def test_both_ports_speak_tls_with_a_certificate(start: Any, certificate: tuple[
     channel.basic_publish("", queue, b"x" * 500_000)
     assert channel.basic_get(queue)[2] == b"x" * 500_000
     url = f"https://127.0.0.1:{about['management_tls_port']}/api"
-    with httpx.Client(auth=("guest", "guest"), verify=context, trust_env=False) as client:
+    with httpx.Client(auth=("guest", "guest"), verify=context, trust_env=False, timeout=60) as client:
         assert client.get(f"{url}/overview").json()["object_totals"]["connections"] == 1
         assert client.get(f"{url}/health/checks/protocol-listener/https").status_code == 200
         too_long = client.put(f"{url}/faults", content=bytes((8 << 20) + 1))
@@ -202,7 +206,10 @@ def test_the_topology_of_another_broker_is_taken_over_from_its_definitions(start
     channel.basic_publish("events", "order.placed", b"x")
     assert channel.queue_declare("orders", durable=True, arguments={"x-max-length": 3}).method.message_count == 1
     answer = httpx.get(
-        f"http://127.0.0.1:{about['management_port']}/api/policies", auth=("guest", "guest"), trust_env=False
+        f"http://127.0.0.1:{about['management_port']}/api/policies",
+        auth=("guest", "guest"),
+        trust_env=False,
+        timeout=60,
     )
     assert answer.json()[0]["definition"] == {"message-ttl": 60000}
     connection.close()
@@ -242,7 +249,7 @@ def test_a_signal_closes_the_connections_and_ends_the_broker_cleanly(start: Any,
     process.send_signal(number)
     with pytest.raises(ConnectionClosedByBroker, match=r"320.*CONNECTION_FORCED"):
         listen(connection)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert output.startswith(f"embedded broker ready on {about['url']}, management on http://127.0.0.1:")
     assert "for experiments on this machine only, nothing survives a restart" in output
@@ -379,7 +386,7 @@ def test_idle_connections_beyond_the_limit_on_open_files_lock_out_no_client(tmp_
     with said.open("w") as stderr, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr) as process:
         idle: list[socket.socket] = []
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not announce.exists():
                 assert process.poll() is None
                 assert time.monotonic() < deadline
@@ -389,7 +396,7 @@ def test_idle_connections_beyond_the_limit_on_open_files_lock_out_no_client(tmp_
             for port in (about["management_port"], about["port"]):
                 idle += [socket.create_connection(("127.0.0.1", port)) for _ in range(350)]
             client.process_data_events(time_limit=0.1)
-            with httpx.Client(auth=("guest", "guest"), trust_env=False) as http:
+            with httpx.Client(auth=("guest", "guest"), trust_env=False, timeout=60) as http:
                 overview = http.get(f"http://127.0.0.1:{about['management_port']}/api/overview").json()
             assert 1 < overview["object_totals"]["connections"] <= 80
             for connection in idle:

@@ -44,14 +44,14 @@ def publish(channel: BlockingChannel) -> Callable[..., None]:
 def fetch(channel: BlockingChannel, until: Any) -> Callable[[str], Any]:
     """Take a message as soon as there is one: a quorum queue takes messages back in the background."""
 
-    def _fetch(queue: str, *, timeout_s: float = 8.0) -> Any:
+    def _fetch(queue: str) -> Any:
         got: list[Any] = []
 
         def arrived() -> bool:
             got.append(channel.basic_get(queue))
             return got[-1][0] is not None
 
-        until(arrived, expected=True, timeout_s=timeout_s)
+        until(arrived, expected=True)
         return got[-1]
 
     return _fetch

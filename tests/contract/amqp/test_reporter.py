@@ -14,7 +14,7 @@ import pytest
 from backpressure import Reporter
 from backpressure.core.reports import ConsumerReport, decode
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -113,6 +113,7 @@ def test_closing_ends_the_thread_and_the_connection(broker: Any, queue: str, exc
     reporter.close()
     assert reporter._thread is not None
     assert not reporter._thread.is_alive()
+    time.sleep(0.5)
     while listener.next() is not None:  # those that were on their way
         pass
     time.sleep(0.5)

@@ -31,16 +31,16 @@ class Consumer:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
 
     def wait_for(self, expected: int) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(self.bodies) < expected and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _consume(self) -> None:
@@ -78,8 +78,8 @@ def cut(running: Any) -> Callable[[], None]:
 
     def _cut() -> None:
         address = f"{running.management_url}/api"
-        with httpx.Client(base_url=address, auth=("guest", "guest"), trust_env=False, timeout=10) as client:
-            deadline = time.monotonic() + 20
+        with httpx.Client(base_url=address, auth=("guest", "guest"), trust_env=False, timeout=60) as client:
+            deadline = time.monotonic() + 60
             while not (names := [each["name"] for each in client.get("/connections").json()]):
                 assert time.monotonic() < deadline, "the broker lists no connection"
                 time.sleep(0.1)
@@ -113,6 +113,6 @@ def topic(kafka: PrivateKafka) -> Iterator[str]:
     """A topic of two partitions."""
     admin = AdminClient({"bootstrap.servers": kafka.url.removeprefix("kafka://")})
     name = f"integrations.{next(_numbers)}"
-    admin.create_topics([NewTopic(name, 2, 1)])[name].result(20)
+    admin.create_topics([NewTopic(name, 2, 1)])[name].result(60)
     yield name
     admin.delete_topics([name])

@@ -80,7 +80,7 @@ def test_orders_on_kafka_are_sent_at_a_pace_and_the_work_on_them_is_reported(
 ) -> None:
     servers = kafka.url.removeprefix("kafka://")
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([NewTopic(client, 1, 1)])[client].result(20)
+    admin.create_topics([NewTopic(client, 1, 1)])[client].result(60)
     shutil.copy(EXAMPLES / "orders.py", tmp_path)
     code = (EXAMPLES / "faststream_kafka_orders.py").read_text("utf-8").replace('"orders"', f'"{client}"')
     code = code.replace("from faststream.kafka import", f"from faststream.{client} import")
@@ -137,7 +137,7 @@ def send_until_heard(
     for count in COUNTS:
         sent += count
         with running(command, environ | {"ORDERS_COUNT": str(count)}, folder) as sender:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while (heard.processed < sent or sender.poll() is None) and time.monotonic() < deadline:
                 listen()
                 assert worker.poll() is None, worker.stderr and worker.stderr.read().decode()[-2000:]

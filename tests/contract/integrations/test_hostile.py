@@ -45,7 +45,7 @@ class Restartable:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "backpressure.broker", *ports, *files], stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not announce.exists():
             assert self._process.poll() is None
             assert time.monotonic() < deadline
@@ -95,9 +95,9 @@ def consuming(url: str, expected: int) -> Iterator[list[bytes]]:
     thread = threading.Thread(target=consume)
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(60)
         yield bodies
-        thread.join(30)
+        thread.join(60)
     finally:
         stop.set()
         thread.join()
@@ -348,10 +348,10 @@ def test_a_process_that_was_forked_gets_connections_and_threads_of_its_own(broke
         paced.publish(b"parent 1")
 
         def child() -> bool:
-            paced.publish(b"child 1", timeout=30)
+            paced.publish(b"child 1", timeout=60)
             while not paced.status().watching:
                 time.sleep(0.01)
-            paced.publish(b"child 2", timeout=30)
+            paced.publish(b"child 2", timeout=60)
             paced.close()
             return True
 
@@ -369,7 +369,7 @@ def test_a_connection_that_was_given_is_not_shared_with_a_process_that_was_forke
         SyncPaced(connection, QUEUE) as paced,
     ):
         paced.publish(b"parent")
-        said = in_child(lambda: paced.publish(b"child", timeout=30))
+        said = in_child(lambda: paced.publish(b"child", timeout=60))
     assert "this process was forked after its connection was made" in str(said)
 
 
@@ -414,12 +414,12 @@ def test_a_limiter_serves_two_event_loops_and_a_thread_at_once(broker: Restartab
 
         async def send() -> None:
             for _ in range(20):
-                async with limiter.sending_async(30):
+                async with limiter.sending_async(60):
                     await asyncio.sleep(0)
 
         def send_blocking() -> None:
             for _ in range(20):
-                with limiter.sending(30):
+                with limiter.sending(60):
                     pass
 
         calls = [lambda: asyncio.run(send()), lambda: asyncio.run(send()), send_blocking]
@@ -471,7 +471,7 @@ def test_a_process_that_was_forked_gets_a_producer_of_its_own_on_kafka(kafka: An
         paced.publish(b"parent")
 
         def child() -> bool:
-            paced.publish(b"child", timeout=30)
+            paced.publish(b"child", timeout=60)
             return True
 
         assert in_child(child) is True

@@ -90,7 +90,7 @@ def a_connection_in_a_thread(url: str, stack: ExitStack) -> Any:
             connection.ioloop.stop()
 
     stack.callback(lambda: connection.ioloop.add_callback_threadsafe(end))
-    assert opened.wait(20)
+    assert opened.wait(60)
     return connection
 
 
@@ -164,7 +164,7 @@ def test_what_was_closed_can_be_opened_again(url: str, consumer: Any, client: Ca
             paced = Paced(await client(url, stack), consumer.queue)
             for body in BODIES[:2]:
                 async with paced:
-                    await paced.publish(body, timeout=20)
+                    await paced.publish(body, timeout=60)
 
     asyncio.run(story())
     consumer.wait_for(2)
@@ -177,7 +177,7 @@ def test_what_a_thread_closed_can_be_opened_again(url: str, consumer: Any, clien
         paced = SyncPaced(client(url, stack), consumer.queue)
         for body in BODIES[:2]:
             with paced:
-                paced.publish(body, timeout=20)
+                paced.publish(body, timeout=60)
     consumer.wait_for(2)
     assert consumer.bodies == BODIES[:2]
 

@@ -53,9 +53,9 @@ def consuming(kafka: Any, topic: str, expected: int) -> Iterator[list[bytes]]:
     thread = threading.Thread(target=consume)
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield bodies
-        complete.wait(30)
+        complete.wait(60)
     finally:
         stop.set()
         thread.join()
@@ -168,7 +168,7 @@ def test_what_was_closed_can_be_opened_again(kafka: Any, topic: str, client: Cal
             paced = Paced(await client(kafka, stack), topic, group=GROUP)
             for body in BODIES[:2]:
                 async with paced:
-                    await paced.publish(body, timeout=20)
+                    await paced.publish(body, timeout=60)
 
     with consuming(kafka, topic, 2) as bodies:
         asyncio.run(story())
@@ -201,8 +201,8 @@ def test_a_producer_that_was_given_is_asked_for_its_brokers_at_the_opening_only(
 def test_brokers_that_neither_make_topics_nor_describe_groups_are_paced_as_well() -> None:
     cluster = confluent_kafka.Producer({"bootstrap.servers": "in-the-client", "test.mock.num.brokers": 1})
     cluster.produce("orders", b"makes the topic")
-    cluster.flush(20)
+    cluster.flush(60)
     with SyncPaced(cluster, "orders", group=GROUP) as paced:
         while not paced.status().watching:
-            paced.publish(b"", timeout=20)
+            paced.publish(b"", timeout=60)
         assert paced.status().consumers is None

@@ -59,9 +59,9 @@ def test_a_task_publishes_at_the_other_server(
 
     async def story() -> None:
         async with Paced(url, QUEUE, law="unbounded") as paced:
-            await paced.publish(b"before", timeout=20)
+            await paced.publish(b"before", timeout=60)
             await asyncio.to_thread(servers.switch)
-            await asyncio.gather(*(paced.publish(b"after", timeout=20) for _ in range(3)))
+            await asyncio.gather(*(paced.publish(b"after", timeout=60) for _ in range(3)))
 
     asyncio.run(story())
     assert ready_at(ports[1]) == 3
@@ -72,10 +72,10 @@ def test_a_thread_publishes_at_the_other_server(
 ) -> None:
     servers = Servers(start_embedded, tmp_path, ports)
     with SyncPaced(url, QUEUE, law="unbounded") as paced:
-        paced.publish(b"before", timeout=20)
+        paced.publish(b"before", timeout=60)
         servers.switch()
         for _ in range(3):
-            paced.publish(b"after", timeout=20)
+            paced.publish(b"after", timeout=60)
     assert ready_at(ports[1]) == 3
 
 
@@ -92,7 +92,7 @@ def test_a_limiter_watches_the_queue_at_the_other_server(
 
 
 def watches(limiter: Limiter, consumers: int) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while limiter.status().consumers != consumers and time.monotonic() < deadline:
         time.sleep(0.01)
     return limiter.status().consumers == consumers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.memory import MemoryTransport
 from backpressure.transports.rabbitmq_node import PrivateNode
 
-_PATIENCE_S = 15.0
+_PATIENCE_S = 60.0
 
 
 class PublisherLog:
@@ -184,6 +185,13 @@ class Bench:
                 *((policy.name, policy.pattern, policy.definition) for policy in await management.policies()),
             ]
         return sorted(map(str, found))
+
+    async def unchanged(self, before: list[str]) -> None:
+        """Assert that the definitions are as they were; what was a connection's own may go a moment after it."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (now := await self.definitions()) != before and time.monotonic() < deadline:  # noqa: ASYNC110 -- it asks
+            await asyncio.sleep(0.05)
+        assert now == before
 
     async def delivered(self, log: SubscriberLog, count: int) -> None:
         """Wait until this many deliveries have come: a message that has left the queue may still be on its way."""

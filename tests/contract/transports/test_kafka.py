@@ -23,6 +23,7 @@ from backpressure.errors import (
 from backpressure.settings import Settings
 from backpressure.transports.base import Cause, QueueReading
 from backpressure.transports.factory import connect
+from backpressure.transports.kafka.group import _OPTIONS
 
 Play = Callable[..., None]
 
@@ -48,7 +49,7 @@ async def probe_of(bench: Any, group: str) -> Any:
 
 async def when(probe: Any, queue: str, condition: Callable[[QueueReading], bool]) -> QueueReading:
     """Read until it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition(reading := await probe.read(queue)):  # noqa: ASYNC110 -- the broker tells nobody
             await asyncio.sleep(0.05)
     return reading
@@ -149,12 +150,16 @@ def test_a_message_in_a_batch_that_is_too_large_may_try_again(play: Play) -> Non
     play(story)
 
 
-def test_an_outage_blocks_the_publisher_and_costs_no_message(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_blocks_the_publisher_and_costs_no_message(
+    play: Play, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An outage longer than the group's patience would be another story.
+    monkeypatch.setitem(_OPTIONS, "session.timeout.ms", 120_000)
+
     async def story(bench: Any) -> None:
         await bench.publish(*NUMBERS[:3])
         publisher, published = await bench.publisher()
         subscriber, consumed = await bench.subscriber()
-        # An outage longer than the group's patience, 6 s, would be another story.
         hasty = bench.settings.broker.model_copy(update={"connect_timeout_s": 1.0})
         probe = await bench.started(connect(bench.settings.model_copy(update={"broker": hasty})).probe())
         feedback = await bench.started(bench.transport.feedback())
@@ -209,7 +214,7 @@ def test_a_consumer_whose_broker_is_away_ends_and_says_what_is_not_known_there(
         await bench.until(lambda: len(consumed.deliveries) == 3)
         await bench.proxy.leave()
         assert subscriber.ack(consumed.deliveries[1], multiple=True)
-        async with asyncio.timeout(30):  # closing its client would take for ever
+        async with asyncio.timeout(60):  # closing its client would take for ever
             await subscriber.stop()
         assert "that 2 messages were settled" in caplog.text
         await bench.proxy.listen()
@@ -376,7 +381,7 @@ def test_a_foreign_consumers_lag_is_known_and_what_it_holds_is_not(play: Play) -
         await bench.publish(*NUMBERS)
         stranger = Consumer(foreign(bench, **{"group.id": f"pace.{bench.queue.work}", "auto.offset.reset": "earliest"}))
         stranger.subscribe([bench.queue.work])
-        taken = await asyncio.to_thread(stranger.consume, 4, 10)
+        taken = await asyncio.to_thread(stranger.consume, 4, 60)
         assert len(taken) == 4
         await asyncio.to_thread(stranger.commit, message=taken[-1], asynchronous=False)
         probe = await bench.started(bench.transport.probe())
@@ -392,7 +397,7 @@ def test_a_group_of_others_is_followed_by_its_commits(play: Play) -> None:
         await bench.publish(*NUMBERS)
         stranger = Consumer(foreign(bench, **{"group.id": "billing", "auto.offset.reset": "earliest"}))
         stranger.subscribe([bench.queue.work])
-        taken = await asyncio.to_thread(stranger.consume, 3, 10)
+        taken = await asyncio.to_thread(stranger.consume, 3, 60)
         await asyncio.to_thread(stranger.commit, message=taken[-1], asynchronous=False)
         reading = await (await probe_of(bench, "billing")).read(bench.queue.work)
         assert reading.offsets is not None
@@ -411,7 +416,7 @@ def test_a_group_of_others_without_a_commit_is_taken_to_begin_at_the_end(play: P
         assert (alone.ready, alone.consumers) == (10, 0)
         stranger = Consumer(foreign(bench, **{"group.id": "console-1", "enable.auto.commit": False}))
         stranger.subscribe([bench.queue.work])
-        await asyncio.to_thread(stranger.poll, 5)
+        await asyncio.to_thread(stranger.poll, 60)
         assert (await when(probe, bench.queue.work, lambda reading: reading.consumers == 1)).ready == 0
         await bench.publish(b"new")
         assert (await when(probe, bench.queue.work, lambda reading: reading.ready > 0)).ready == 1

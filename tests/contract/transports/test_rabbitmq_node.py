@@ -35,7 +35,7 @@ def test_a_killed_parent_takes_node_and_port_mapper_with_it(rabbitmq_node: Priva
         group = [process for process in psutil.Process(parent.pid).children(recursive=True) if process.is_running()]
         assert {"epmd", node.name()} <= {process.name() for process in group}
         parent.kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(_is_alive(process) for process in group):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -210,7 +210,7 @@ async def consumed(settings: Settings, messages: int) -> ConsumerEngine:
     engine = ConsumerEngine(connect(settings), replaced(settings, changes), Clock(), handler=failing)
     await engine.start()
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await engine.run()
     finally:
         await engine.close()

@@ -21,7 +21,7 @@ Start = Callable[..., Any]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 -- conditions of all kinds
             await asyncio.sleep(0.01)
 
@@ -100,7 +100,7 @@ def test_every_product_goes_on_at_the_other_server(
         await until(lambda: receiving.bodies == [b"before", b"after"])
         assert (await management.queue(queue.work)).name == queue.work
         await until(lambda: feedback.send(b"report") and bool(receiving.reports))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await admin.missing(queue)
             while (await probe.read(queue.work)).consumers != 1:  # noqa: ASYNC110 -- nobody is told
                 await asyncio.sleep(0.01)
