@@ -416,8 +416,10 @@ def test_a_group_of_others_without_a_commit_is_taken_to_begin_at_the_end(play: P
         assert (alone.ready, alone.consumers) == (10, 0)
         stranger = Consumer(foreign(bench, **{"group.id": "console-1", "enable.auto.commit": False}))
         stranger.subscribe([bench.queue.work])
-        await asyncio.to_thread(stranger.poll, 60)
-        assert (await when(probe, bench.queue.work, lambda reading: reading.consumers == 1)).ready == 0
+        async with asyncio.timeout(60):
+            while (reading := await probe.read(bench.queue.work)).consumers != 1:
+                await asyncio.to_thread(stranger.poll, 0.5)  # it joins the group while it is polled
+        assert reading.ready == 0
         await bench.publish(b"new")
         assert (await when(probe, bench.queue.work, lambda reading: reading.ready > 0)).ready == 1
         await asyncio.to_thread(stranger.close)
