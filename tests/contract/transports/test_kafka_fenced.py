@@ -12,7 +12,7 @@ import pytest
 
 from backpressure.transports.kafka.fenced import disconnect
 
-pytestmark = [pytest.mark.kafka, pytest.mark.parametrize("kind", ["kafka"])]
+pytestmark = pytest.mark.kafka
 
 
 def test_only_the_connections_to_one_server_end() -> None:
