@@ -139,6 +139,31 @@ def test_a_hanging_broker_costs_that_time_and_leaves_no_queue(lab: Any, rate_per
     assert late <= 5 + rate_per_s * (0.03 + 0.3 * still_s)  # what was sent meanwhile, and not what is sent in a second
 
 
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize("later_s", [0.0, 0.4, 1.0, 2.0])
+def test_consumers_that_come_back_later_than_producers_after_an_outage_are_busy_at_once(
+    lab: Any, distribution: str, later_s: float
+) -> None:
+    """As after a Kafka broker was cut off: each client finds the new leader at a time of its own."""
+    lost_s = []
+    for seed in range(1, 6):
+        workers = Workers(rate_per_s=200, prefetch=7, distribution=distribution)  # type: ignore[arg-type]  # a literal
+        plant = lab.plant(seed, workers=workers)
+        lab.join(plant, "pace", 300.0)
+        plant.run(10)
+        plant.cut()
+        plant.run(2.7)
+        plant.connect(0.0)
+        away = plant.queue.hang(1)
+        plant.run(later_s)
+        waiting, busy_s = len(plant.samples), plant.queue.busy_s
+        plant.queue.go_on(away, plant.now)
+        plant.run(3)
+        lost_s.append(3 - plant.queue.busy_s + busy_s)
+        assert deepest(plant, waiting) <= 75
+    assert median(lost_s) <= 0.1
+
+
 class Answering(Plant):
     """Its consumers know all that they hold; the broker tells what they hold whenever a producer wants to know."""
 
