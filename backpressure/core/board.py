@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from math import ceil, inf, isfinite
 from typing import Generic, NamedTuple, TypeVar
 
-from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics
+from backpressure.core.evidence import BacklogCounts, ConsumerTerms, LateCommits, OffsetReading, QueueStatistics
 from backpressure.core.filters import Timeline
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
@@ -249,6 +249,7 @@ class SignalBoard:
         self._strangers_since: float | None = None
         self._counts = BacklogCounts()
         self._hidden = 0.0
+        self._commits = LateCommits()
         self._departures: Timeline | None = None  # of a topic's consumers
         self.rarely_told = False
         self._own_confirmed = Timeline(_OWN_HISTORY_S)
@@ -362,12 +363,28 @@ class SignalBoard:
         return self.has_strangers and self._counts.changing
 
     def on_reading(
-        self, ready: int | None, unacked: int | None, consumers: int | None, now: float, *, missing: str | None = None
+        self,
+        ready: int | None,
+        unacked: int | None,
+        consumers: int | None,
+        now: float,
+        *,
+        missing: str | None = None,
+        left: int | None = None,
     ) -> None:
         """Take in a reading of the queue; a count is None where the broker does not tell it.
 
-        ``missing``: why it is not known what consumers hold, and what to do; None: this reading does not tell.
+        Args:
+            ready: messages that no consumer has.
+            unacked: messages that consumers have.
+            consumers: how many there are.
+            now: when it was read.
+            missing: why it is not known what consumers hold, and what to do; None: this reading does not tell.
+            left: how many had left the queue by the commits from which all this was computed, if it was. While
+                consumers report more, commits have stalled, and such a reading is of no use.
         """
+        if left is not None and self._commits.stalled(left, self._totals.departed, now):
+            ready = None
         self._ready, self._probed_unacked, self._probed_consumers, self._read_at = ready, unacked, consumers, now
         self._missing = self._missing if missing is None else missing
         self._counts.on_reading(ready, unacked, consumers, now)

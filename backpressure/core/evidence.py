@@ -44,6 +44,31 @@ class QueueStatistics:
     collected: bool = False
 
 
+class LateCommits:
+    """Notices that commits have stalled, by the consumers' reports.
+
+    The depth of a topic is what is behind its commits. While the broker that takes them hesitates, or another one
+    takes over, consumers go on, and their queue seems to grow.
+    """
+
+    def __init__(self) -> None:
+        self._left = -1
+        self._departed = self._told = 0.0
+        self._told_at = -inf
+
+    def stalled(self, left: int, departed: float, now: float) -> bool:
+        """Return whether more is done by reports, ``departed``, than by commits, ``left``; only growth counts.
+
+        A report may tell later than a commit that a message was done: one more is no sign. Consumers of which nothing
+        has been heard for a second may have stopped.
+        """
+        if left != self._left:
+            self._left, self._departed = left, departed
+        if departed != self._told:
+            self._told, self._told_at = departed, now
+        return departed - self._departed > 1 and now - self._told_at <= _FRESH_S
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerTerms:
     """On what terms ``count`` consumers get messages.

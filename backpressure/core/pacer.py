@@ -81,17 +81,26 @@ class Pacer:
         """Return whether it is time to ask the broker for the queue's depth and to pass it to `reading`."""
         return now >= self._next_reading_at
 
-    def reading(self, ready: int, consumers: int | None = None, *, unacked: int | None = None, now: float) -> Decision:
+    def reading(
+        self,
+        ready: int,
+        consumers: int | None = None,
+        *,
+        unacked: int | None = None,
+        left: int | None = None,
+        now: float,
+    ) -> Decision:
         """Take in the queue's depth and decide the pace.
 
         Args:
             ready: messages waiting in the queue, as a passive declare returns them (Kafka: the consumer group's lag).
             consumers: consumers of the queue, where the broker tells.
             unacked: messages delivered and unsettled, where the broker tells.
+            left: where ``ready`` is a lag, how many messages the group has committed; commits may stall.
             now: when the broker answered.
         """
         self._next_reading_at = now + self._tick_s
-        self._board.on_reading(ready, unacked, consumers, now, missing=self._missing)
+        self._board.on_reading(ready, unacked, consumers, now, missing=self._missing, left=left)
         return self.decide(now)
 
     @property

@@ -367,7 +367,8 @@ class Pacing:
         if not exactly and not reading.lag_by_partition:  # one question and its answer
             self._round_trips_s.add(now - asked_at, now)
         missing = reading.missing if exactly else None
-        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at, missing=missing)
+        left = reading.left if reading.lag_by_partition else None
+        self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at, missing=missing, left=left)
         if reading.statistics is not None:
             self._board.on_statistics(reading.statistics)
         if reading.terms is not None:

@@ -445,7 +445,8 @@ class Limiter:
                 return
             if reading.statistics is not None or reading.terms is not None or reading.missing:
                 self._pacer.counted(reading.statistics, reading.terms, reading.missing, now=now)
-            self._pacer.reading(reading.ready, reading.consumers, unacked=reading.unacked, now=now)
+            left = reading.left if reading.lag_by_partition else None
+            self._pacer.reading(reading.ready, reading.consumers, unacked=reading.unacked, left=left, now=now)
 
     def wants_counts(self, reading: int) -> bool:
         """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""

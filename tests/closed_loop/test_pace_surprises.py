@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -162,6 +163,52 @@ def test_consumers_that_come_back_later_than_producers_after_an_outage_are_busy_
         lost_s.append(3 - plant.queue.busy_s + busy_s)
         assert deepest(plant, waiting) <= 75
     assert median(lost_s) <= 0.1
+
+
+class HesitantCommits(Plant):
+    """Its queue is a topic whose commits are not taken while ``left``, what was committed before, is not None."""
+
+    left: int | None = None
+
+    def _reading(self, board: SignalBoard) -> Callable[[], None]:
+        queue = self.queue
+        left = queue.left if self.left is None else self.left
+        ready = len(queue.ready) + queue.left - left
+        return partial(board.on_reading, ready, queue.unacked, len(queue.consumers), self.now, left=left)
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+@pytest.mark.parametrize(("still_s", "later_s"), [(0.4, 0.3), (0.4, 1.0), (0.0, 0.5), (0.0, 3.0)])
+def test_commits_that_stall_do_not_look_like_a_growing_queue(distribution: str, still_s: float, later_s: float) -> None:
+    """As when a Kafka broker joins the others again, or the one that takes the commits is replaced."""
+    lost_s = []
+    for seed in range(1, 8):
+        workers = Workers(rate_per_s=200, prefetch=7, distribution=distribution)  # type: ignore[arg-type]  # a literal
+        plant = HesitantCommits(random.Random(seed).random, workers=workers)
+        plant.add_producer(create("pace", LawConfig()), 300.0)
+        plant.run(10)
+        plant.left = plant.queue.left
+        plant.stand_still()
+        plant.run(still_s)
+        plant.go_on()
+        busy_s = plant.queue.busy_s
+        plant.run(later_s)
+        plant.left = None
+        plant.run(2)
+        lost_s.append(later_s + 2 - plant.queue.busy_s + busy_s)
+    assert median(lost_s) <= 0.1 * (1 + later_s)
+
+
+def test_a_consumer_that_hangs_while_its_commits_stall_gets_no_more() -> None:
+    plant = HesitantCommits(random.Random(1).random, workers=Workers(rate_per_s=200, prefetch=7))
+    plant.add_producer(create("pace", LawConfig()), 300.0)
+    plant.run(10)
+    plant.left = plant.queue.left
+    plant.run(0.5)
+    before = len(plant.samples)
+    plant.queue.hang(1)
+    plant.run(5)
+    assert deepest(plant, before) <= 75
 
 
 class Answering(Plant):

@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from backpressure.core.evidence import BacklogCounts, ConsumerTerms, OffsetReading, QueueStatistics, Steps
+from backpressure.core.evidence import BacklogCounts, ConsumerTerms, LateCommits, OffsetReading, QueueStatistics, Steps
 from backpressure.core.signals import SignalQuality
 
 
@@ -169,3 +169,21 @@ def test_what_consumers_were_seen_to_hold_says_nothing_about_those_that_come_aft
         counts.on_reading(3, None, consumers, now)
     assert counts.held_at_most is None
     assert counts.latest == (256, 1.0)
+
+
+def test_commits_have_stalled_when_consumers_have_done_more_since_they_last_grew() -> None:
+    commits = LateCommits()
+    told = [(10, 8.0), (10, 9.0), (10, 10.0), (10, 30.0), (11, 31.0), (11, 31.0), (11, 33.0)]
+    stalled = [commits.stalled(*each, at / 10) for at, each in enumerate(told)]
+    assert stalled == [False, False, True, True, False, False, True]
+
+
+def test_consumers_that_do_nothing_are_no_sign_of_commits_that_have_stalled() -> None:
+    commits = LateCommits()
+    assert not any(commits.stalled(10, 8.0, at / 10) for at in range(20))
+
+
+def test_consumers_that_have_stopped_are_no_sign_any_more() -> None:
+    commits = LateCommits()
+    told = [commits.stalled(10, min(8.0 + at, 12.0), at / 10) for at in range(30)]
+    assert told == [at in range(2, 15) for at in range(30)]
