@@ -50,7 +50,9 @@ def expected_wait(outlook: Outlook) -> str:
     """Return how long a message sent now will wait."""
     if outlook.wait_s is None:
         return UNKNOWN
-    return "nothing leaves" if isinf(outlook.wait_s) else f"about {duration(outlook.wait_s)}"
+    if isinf(outlook.wait_s):
+        return "nothing leaves"
+    return f"{'at least' if outlook.hidden else 'about'} {duration(outlook.wait_s)}"
 
 
 def heading(outlook: Outlook, at_ns: int) -> str:
@@ -78,7 +80,7 @@ def _card(seen: Snapshot, queue: QueueState) -> Card:
     outlook = queue.outlook or Outlook()
     limit = next((threshold.limit for threshold in seen.thresholds if threshold.name == "depth"), float("inf"))
     sign, colour = severity(queue.depth, limit)
-    least = "" if queue.unacked is not None else "≥ "
+    least = "≥ " if queue.unacked is None or outlook.hidden else ""
     depth = facts(
         ("", f"{least}{amount(queue.depth)}", colour),
         ("ready", amount(queue.ready)),
@@ -280,7 +282,8 @@ def _prospects(queue: QueueState) -> tuple[Cell, Cell]:
     """Return the expected wait and the growth; the one without an end is worth a look."""
     outlook = queue.outlook or Outlook()
     growth = rate(outlook.growth_per_s)
-    wait: Cell = ("∞", "red") if isinf(outlook.wait_s or 0) else duration(outlook.wait_s)
+    least = "≥" if outlook.hidden and outlook.wait_s is not None else ""
+    wait: Cell = ("∞", "red") if isinf(outlook.wait_s or 0) else f"{least}{duration(outlook.wait_s)}"
     return wait, (f"+{growth}", "yellow") if (outlook.growth_per_s or 0) > 0 else growth
 
 

@@ -105,7 +105,7 @@ def _status(seen: Snapshot) -> str:
 
 def _of_queue(queue: QueueState, at_ns: int) -> str:
     outlook = queue.outlook or Outlook()
-    least = "" if queue.unacked is not None else "≥"
+    least = "≥" if queue.unacked is None or outlook.hidden else ""
     return (
         f"{printable(queue.name)} depth={least}{amount(queue.depth)} in={rate(queue.published_per_s)}"
         f" out={rate(queue.acked_per_s)} wait={expected_wait(outlook)} {heading(outlook, at_ns)}"

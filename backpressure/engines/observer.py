@@ -334,7 +334,9 @@ class Observer:
         fresh = reading is not None and (
             reading.left_per_s is not None or view.all_report(reading.queue, view.of_queue(consumers, queue.name))
         )
-        return self._queues.judged(queue, reading, listed, fresh=fresh)
+        clients = () if self._broker is None else self._broker.consumers
+        hidden = any(not client.ack_required for client in clients if client.queue == queue.name)
+        return self._queues.judged(queue, reading, listed, fresh=fresh, hidden=hidden)
 
     def _work_queues(self, now: float) -> set[str]:
         if self._asked:

@@ -249,7 +249,13 @@ class QueueWatch:
         self._unreadable = {name: why for name, why in self._unreadable.items() if name in self.asked}
 
     def judged(
-        self, queue: QueueState, reading: Reading | None, listed: QueueState | None, *, fresh: bool
+        self,
+        queue: QueueState,
+        reading: Reading | None,
+        listed: QueueState | None,
+        *,
+        fresh: bool,
+        hidden: bool = False,
     ) -> QueueState:
         """Return ``queue`` with its outlook.
 
@@ -258,6 +264,7 @@ class QueueWatch:
             reading: what the probe read; None: nothing yet.
             listed: what the management API tells; None: nothing.
             fresh: whether everything about it is known of this moment.
+            hidden: whether some of its consumers acknowledge automatically.
         """
         if queue.kind == "stream":
             return queue  # its length is no backlog: consumers take nothing out of it
@@ -267,7 +274,8 @@ class QueueWatch:
             backlog: int | None = queue.depth
         else:
             backlog = None if listed is None else listed.depth  # of one moment
-        return replace(queue, outlook=_outlook(queue, backlog, trend, trend.age_s if late else None))
+        outlook = _outlook(queue, backlog, trend, trend.age_s if late else None)
+        return replace(queue, outlook=replace(outlook, hidden=hidden))
 
 
 def _is_pattern(name: str) -> bool:

@@ -20,7 +20,8 @@ const age = (queue) => (queue.watched && queue.age_s > OLD_S ? `, ${duration(que
 
 // JSON has no infinity: a wait that is not known, of a queue that holds messages and that none leaves, has no end.
 const endless = (queue) => queue.outlook.wait_s === null && queue.acked_per_s === 0 && queue.depth > 0;
-const expectedWait = (queue) => (endless(queue) ? "∞" : duration(queue.outlook.wait_s));
+const atLeast = (outlook) => (outlook.hidden && outlook.wait_s !== null ? "≥ " : ""); // automatic ack: not all is counted
+const expectedWait = (queue) => (endless(queue) ? "∞" : atLeast(queue.outlook) + duration(queue.outlook.wait_s));
 const late = (outlook) => (outlook.statistics_age_s === null ? "" : `; statistics up to ${duration(outlook.statistics_age_s)} old`);
 
 function clockAfter(seconds) {

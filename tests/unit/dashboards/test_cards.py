@@ -282,6 +282,12 @@ def test_a_limit_that_is_near_or_breached_is_named_and_distinguished_without_col
     assert line.split("limits")[1].strip(" │") == "▲ broker memory 60 % of 80 %  ■ queue wait p99 2.0 s of 1.0 s"
 
 
+def test_a_queue_with_automatic_acknowledgement_holds_at_least_what_is_counted(strangers: Make) -> None:
+    text = frame(strangers(outlook=Outlook(growth_per_s=0.0, wait_s=0.02, hidden=True)), 80, 24)
+    assert "depth      ≥ 450" in text
+    assert "at least 20.0 ms  backlog ÷ rate out" in text
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60)])
 def test_a_queue_of_others_leaves_nothing_blank(strangers: Make, width: int, height: int) -> None:
     growing = Outlook(growth_per_s=20.0, wait_s=4.5, full_in_s=90_000.0, statistics_age_s=10.0)

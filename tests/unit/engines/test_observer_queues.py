@@ -71,6 +71,14 @@ def test_nothing_leaves_a_queue_whose_consumers_acknowledge_nothing() -> None:
     assert empty.wait_s == 0.0
 
 
+def test_what_is_counted_of_a_queue_with_automatic_acknowledgement_is_not_all() -> None:
+    watch = QueueWatch("orders")
+    for hidden in (True, False):
+        outlook = watch.judged(queue(), None, queue(), fresh=False, hidden=hidden).outlook
+        assert outlook is not None
+        assert outlook.hidden is hidden
+
+
 def test_an_even_queue_with_random_traffic_is_steady() -> None:
     rng = random.Random(15)
     trend, depth, told = QueueTrend(), 200, []
