@@ -194,7 +194,8 @@ async def _compare_queues(settings: Settings) -> Finding:
             await admin.start()
             queue = settings.queue
             if queue.predeclared:
-                await admin.look(queue.work, exchange=queue.exchange, dead_letter=queue.dead_letter)
+                keys = queue.bindings
+                await admin.look(queue.work, exchange=queue.exchange, keys=keys, dead_letter=queue.dead_letter)
                 return Finding("queues", Verdict.OK, f"{queue.work} exists, and is used as it is")
             missing = await admin.missing(queue)
     except (PaceError, TimeoutError) as error:

@@ -72,7 +72,7 @@ class Outlook:
             wait and none leaves.
         full_in_s, empty_in_s: when the queue reaches its bound, or is empty, at this rate; None: not heading there.
         statistics_age_s: how old unacked and rates may be; None: as fresh as the depth.
-        hidden: whether consumers acknowledge automatically: what they hold is in no count, so depth and wait are longer.
+        hidden: whether consumers acknowledge automatically: depth and wait lack what they hold.
     """
 
     growth_per_s: float | None = None

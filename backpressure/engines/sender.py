@@ -97,6 +97,7 @@ class Sender:
         self._limited = False
         self._held_by_law = False
         self._said_refused_at: dict[Cause, float] = {}
+        self._said_returned_at = -inf
 
     async def start(self) -> None:
         """Connect; raises `TransportError`."""
@@ -312,6 +313,11 @@ class Sender:
 
     def on_returned(self, message_id: str | None, reason: str) -> None:
         """No queue is bound for it."""
+        now, queue = self._clock.now(), self._settings.queue
+        if now - self._said_returned_at >= _SAY_REFUSED_EVERY_S:
+            self._said_returned_at = now
+            place = f"exchange {queue.exchange} (key {', '.join(queue.bindings)})" if queue.exchange else queue.work
+            log.warning("no queue takes what is published to %s, or some of it: it is returned (%s)", place, reason)
         self.outbox.mark_returned(message_id, reason)
 
     def on_blocked(self, reason: str) -> None:

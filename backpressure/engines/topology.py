@@ -124,7 +124,8 @@ class QueueKeeper:
         await admin.start()
         try:
             exchange = "" if self._for_consumer else queue.exchange
-            return await admin.look(queue.work, exchange=exchange, dead_letter=queue.dead_letter)
+            keys = queue.bindings
+            return await admin.look(queue.work, exchange=exchange, keys=keys, dead_letter=queue.dead_letter)
         except QueueNotFoundError as error:
             raise QueueNotFoundError(error.queue, _NOTHING_DECLARED.format("queue", "--queue")) from error
         except ExchangeNotFoundError as error:

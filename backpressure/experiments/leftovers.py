@@ -70,7 +70,8 @@ async def check_unused(transport: Transport, queue: QueueSettings, *, consumed: 
     admin, probe = transport.admin(), transport.probe()
     try:
         await admin.start()
-        await admin.look(queue.work, exchange=queue.exchange, dead_letter=queue.dead_letter)
+        keys = queue.bindings
+        await admin.look(queue.work, exchange=queue.exchange, keys=keys, dead_letter=queue.dead_letter)
         await probe.start()
         for name in (queue.work, queue.dead_letter):
             try:

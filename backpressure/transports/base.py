@@ -8,7 +8,7 @@ engine decides what to do about messages in flight.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -244,11 +244,11 @@ class QueueAdmin(Protocol):
         With ``keep_bound`` a work queue that another process creates meanwhile keeps the bound it has.
         """
 
-    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
+    async def look(self, queue: str, *, exchange: str, keys: Sequence[str], dead_letter: str) -> FoundQueue:
         """Return what is known of a queue that somebody else has declared; changes nothing.
 
         Raises `QueueNotFoundError`, `ExchangeNotFoundError` unless ``exchange`` is "", and `UnsupportedError` for a
-        queue that cannot be paced.
+        queue that cannot be paced, or that is known not to get what is published to ``exchange`` with one of ``keys``.
         """
 
     async def purge(self, queue: str) -> int:

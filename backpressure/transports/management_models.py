@@ -214,6 +214,7 @@ class ExchangeInfo(_Info):
     auto_delete: bool = False
     internal: bool = False
     arguments: _Object = {}
+    policy: str | None = None
 
 
 class BindingInfo(_Info):

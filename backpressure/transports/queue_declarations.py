@@ -11,9 +11,10 @@ Dead letters go through the default exchange, which every broker has and no user
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from backpressure.errors import ConfigError, PreconditionFailedError
+from backpressure.errors import ConfigError, PreconditionFailedError, UnsupportedError
 from backpressure.settings import QueueSettings
 
 
@@ -132,3 +133,13 @@ def _current(reply_text: str) -> str:
     """Return the value that the broker says is current, "none" for none, or "" where it does not tell."""
     found = re.search(r"(?:current is|the topic has) (?:the value )?(?:'([^']*)'|(\S+))", reply_text)
     return (found.group(1) or found.group(2) or "") if found else ""
+
+
+def not_reached(queue: str, exchange: str, key: str, bound: Sequence[str]) -> UnsupportedError:
+    """Return the error of a publisher whose messages do not come into the queue that it is to keep pace with."""
+    takes = ", ".join(map(repr, bound))
+    return UnsupportedError(
+        f"exchange {exchange!r} takes messages with the key {key!r} elsewhere, or nowhere, and not to {queue!r} "
+        f"({f'bound with {takes}' if bound else 'not bound to it'}), so its consumers cannot set their pace; check "
+        "--queue, --exchange and --routing-key"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -149,7 +149,14 @@ class KafkaAdmin:
             await self._check_retention(work)
         return names
 
-    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:  # noqa: ARG002 -- has none
+    async def look(
+        self,
+        queue: str,
+        *,
+        exchange: str,  # noqa: ARG002 -- has none
+        keys: Sequence[str],  # noqa: ARG002 -- all lead to the topic
+        dead_letter: str,
+    ) -> FoundQueue:
         """See `QueueAdmin.look`; a rejected record reaches another topic only through us."""
         await self._requests.partitions(queue)
         has_topic = bool(await self._partitions(topic_name(dead_letter)))

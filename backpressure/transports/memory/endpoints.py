@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from backpressure.core.message import Delivery, Message
 from backpressure.core.sums import SUMS_SUFFIX
@@ -12,7 +12,7 @@ from backpressure.errors import ExchangeNotFoundError, NotConnectedError, QueueN
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import BrokerIdentity, FoundQueue, PublisherListener, QueueReading, SubscriberListener
 from backpressure.transports.memory.memory_broker import MemoryBroker, MemoryEntry, MemoryQueue
-from backpressure.transports.queue_declarations import bound_policy, queue_declarations
+from backpressure.transports.queue_declarations import bound_policy, not_reached, queue_declarations
 from backpressure.version import __version__
 
 _RETRY_S = 0.05
@@ -266,11 +266,14 @@ class MemoryAdmin:
                 if declared.bound and binding not in bindings:
                     bindings.append(binding)
 
-    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
+    async def look(self, queue: str, *, exchange: str, keys: Sequence[str], dead_letter: str) -> FoundQueue:
         """See `QueueAdmin.look`."""
         arguments = self._broker.queue(queue).arguments
         if exchange and exchange not in self._broker.bindings:
             raise ExchangeNotFoundError(exchange)
+        bound = [pattern for pattern, name in self._broker.bindings.get(exchange, ()) if name == queue]
+        if exchange and (lost := set(keys) - set(bound)):
+            raise not_reached(queue, exchange, min(lost), bound)
         target, key = arguments.get("x-dead-letter-exchange"), arguments.get("x-dead-letter-routing-key")
         reachable = key in self._broker.queues if target == "" else bool(self._broker.bindings.get(str(target)))
         return FoundQueue(dead_letters=reachable, has_dead_letter_queue=dead_letter in self._broker.queues)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ from backpressure.transports.base import BrokerIdentity, FoundQueue
 from backpressure.transports.connecting import Outage
 from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.management_models import PolicyInfo, QueueInfo
-from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, queue_declarations
+from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, not_reached, queue_declarations
 from backpressure.transports.rabbitmq.failures import request_error
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
 from backpressure.transports.rabbitmq.wire import read_elsewhere
@@ -119,7 +119,7 @@ class RabbitMQAdmin:
             await self._declare_queues(declarations, absent)
         return absent, declarations
 
-    async def look(self, queue: str, *, exchange: str, dead_letter: str) -> FoundQueue:
+    async def look(self, queue: str, *, exchange: str, keys: Sequence[str], dead_letter: str) -> FoundQueue:
         """See `QueueAdmin.look`. AMQP tells only that a queue exists; its arguments are in the management API."""
         await self._requests.call("queue_declare", queue=queue, passive=True)
         if exchange:
@@ -127,6 +127,8 @@ class RabbitMQAdmin:
         has_queue = await self._exists("queue_declare", queue=dead_letter)
         try:
             dead_letters = await self._bound.dead_letters(queue, self._property("cluster_name"))
+            if exchange:
+                await self._bound.check_routes(exchange, keys, queue)
         except (UnsupportedError, NotConnectedError):
             raise
         except TransportError as error:  # no management API, not ours, or not for this user: work without
@@ -314,6 +316,22 @@ class BoundPolicy:
         sources = {(each.source, each.routing_key) for each in await self._management.bindings()}
         return any(source == exchange and (exchange or bound == key) for source, bound in sources)
 
+    async def check_routes(self, exchange: str, keys: Iterable[str], queue: str) -> None:
+        """Raise `UnsupportedError` if what is published to ``exchange`` is known not to come into ``queue``.
+
+        Where it may go on to other exchanges, nothing is known.
+        """
+        assert self._management is not None, "ask dead_letters() first"
+        about = next((each for each in await self._management.exchanges() if each.name == exchange), None)
+        bindings = [each for each in await self._management.bindings() if each.source == exchange]
+        goes_on = any(each.destination_type != "queue" for each in bindings)
+        if about is None or goes_on or about.policy or "alternate-exchange" in about.arguments:
+            return
+        bound = [each.routing_key for each in bindings if each.destination == queue]
+        for key in keys:
+            if not any(leads(about.type, pattern, key) for pattern in bound):
+                raise not_reached(queue, exchange, key, bound)
+
     async def put(self, queue: str, definition: dict[str, Any]) -> None:
         """Set the bound, or remove it when ``definition`` is empty."""
         assert self._management is not None, "ask is_possible() first"
@@ -360,6 +378,21 @@ def _matches(policy: PolicyInfo, queue: str) -> bool:
         return re.search(policy.pattern, queue) is not None
     except re.error:  # valid in Erlang but not in Python: it may match
         return True
+
+
+def leads(kind: str, pattern: str, key: str) -> bool:
+    """Return whether a binding takes messages with ``key``, or may: headers, and the exchanges of plugins."""
+    if kind == "topic":
+        return _topic(pattern.split("."), key.split("."))
+    return kind != "direct" or pattern == key
+
+
+def _topic(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_topic(pattern[1:], words[taken:]) for taken in range(len(words) + 1))
+    return bool(words) and pattern[0] in {"*", words[0]} and _topic(pattern[1:], words[1:])
 
 
 def _needs_management(queue: str, reason: str) -> UnsupportedError:

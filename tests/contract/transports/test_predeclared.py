@@ -60,6 +60,14 @@ class Owner:
         channel.queue_bind(queue, self.exchange, "order.*")
         connection.close()
 
+    def leads_through(self, exchange: str) -> None:
+        """Have a temporary exchange before the one that the queue is bound to."""
+        connection = BlockingConnection(URLParameters(self.bench.broker.url))
+        channel = connection.channel()
+        channel.exchange_declare(exchange, "fanout", durable=True, auto_delete=True)
+        channel.exchange_bind(self.exchange, exchange)
+        connection.close()
+
     def _remove(self, queue: str) -> None:
         """Clean up on a connection of its own: a story may have cut all that go through the proxy."""
         connection = BlockingConnection(URLParameters(self.bench.broker.url))
@@ -269,6 +277,42 @@ def test_what_is_not_there_is_named_and_not_created(play: Play) -> None:
         async with running(consumer(bench, settings)):  # a consumer needs no exchange
             pass
         await bench.unchanged(before)
+
+    play(story)
+
+
+@on_exchanges
+@pytest.mark.parametrize("key", ["invoice.new", "order"])
+def test_a_producer_whose_messages_would_not_come_into_the_queue_is_refused(play: Play, key: str) -> None:
+    """It would take what goes elsewhere for what consumers have done, and send ever more."""
+
+    async def story(bench: Any) -> None:
+        owner = Owner(bench)
+        await owner.declares()
+        before = await bench.definitions()
+        settings = owner.settings(queue__exchange=owner.exchange, queue__routing_key=key)
+        engine = producer(bench, settings)
+        with pytest.raises(
+            UnsupportedError, match=rf"key '{key}' elsewhere.*and not to '.*orders' \(bound with 'order"
+        ):
+            await engine.start()
+        await engine.close()
+        async with running(consumer(bench, settings)):  # a consumer publishes nothing
+            pass
+        assert await bench.definitions() == before
+
+    play(story)
+
+
+@on_amqp
+def test_where_messages_may_go_on_to_other_exchanges_nobody_is_refused(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        owner = Owner(bench)
+        await owner.declares()
+        await asyncio.to_thread(owner.leads_through, "invoices")
+        engine = producer(bench, owner.settings(queue__exchange="invoices", queue__routing_key="order.new"))
+        await engine.start()
+        await engine.close()
 
     play(story)
 

@@ -149,7 +149,7 @@ def test_a_users_own_law_says_whether_refusals_are_retried_and_its_own_limit(
     assert run_virtually(story()) == (rejected, usable)
 
 
-def test_what_no_queue_takes_is_counted_and_reported_as_returned() -> None:
+def test_what_no_queue_takes_is_counted_and_reported_as_returned(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> tuple[ProducerEngine, Records, list[Outcome], str]:
         broker, records = RecordingBroker(), Records()
         settings = settings_of(**FREE, producer__limit=50, producer__start_paused=True)
@@ -164,6 +164,7 @@ def test_what_no_queue_takes_is_counted_and_reported_as_returned() -> None:
     engine, _, outcomes, reason = run_virtually(story())
     report = engine.report()
     assert (report.returned, report.confirmed, report.published) == (51, 0, 51)
+    assert caplog.text.count("no queue takes what is published to exchange") == 1
     assert outcomes == [Outcome.RETURNED] * 51
     assert "312" in reason
 
