@@ -8,7 +8,8 @@ message until work on it begins; PerfTest's begins 10 ms before its acknowledgem
 
 Tables: ``pika`` (prefetch 1 to unlimited, both kinds of service), ``perftest``, ``steps`` (5× down, stop, 3× up),
 ``kafka`` (commits every 5 s and every 100 ms), ``kafka-steps``. The private RabbitMQ node is the one that is installed,
-or that RABBITMQ_HOME names.
+or that RABBITMQ_HOME names; with ``--nodes 3`` it is a cluster, whose producers know all nodes, and whose queues and
+consumers are spread over them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from backpressure.core.controllers.pace import wait_bound_s
 from backpressure.core.journal import read_records
 from backpressure.errors import TransportError
 from backpressure.transports.kafka_node import private_kafka
+from backpressure.transports.rabbitmq_cluster import private_cluster
 from backpressure.transports.rabbitmq_node import private_node
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ UNLIMITED = 0
 _AGE_S = 0.05  # of what is known when a law uses it
 _QUORUM_TICK_S = 5.0
 _STEADY_S = 5.0
+CONSUMED_AT = 1  # the node beside the one that leads the queue, where there are several
 STEPS = ((100.0, 25.0), (20.0, 20.0), (100.0, 25.0), (0.0, 10.0), (100.0, 25.0), (300.0, 25.0))
 
 
@@ -293,12 +296,13 @@ class Bench(ABC):
 
 
 class RabbitBench(Bench):
-    """A private node of RabbitMQ."""
+    """A private node of RabbitMQ, or several."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, node: Any) -> None:
         super().__init__(arguments, folder, node.url)
+        self._nodes = getattr(node, "nodes", [node])
         self._management_url = node.management_url
-        self._prometheus_url = node.prometheus_url
+        self._prometheus_url = self._nodes[0].prometheus_url
         rare = arguments.queue_type == "quorum" and not arguments.prometheus
         self.counted_every_s = _QUORUM_TICK_S if rare else 0.0
 
@@ -311,12 +315,12 @@ class RabbitBench(Bench):
     def create(self, name: str) -> None:
         """See `Bench.create`."""
         kind = {"x-queue-type": self._arguments.queue_type}
-        with closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:
+        with closing(pika.BlockingConnection(pika.URLParameters(self._at(name)))) as connection:
             connection.channel().queue_declare(name, durable=True, arguments=kind)
 
     def fill(self, name: str) -> None:
         """See `Bench.fill`."""
-        with closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:
+        with closing(pika.BlockingConnection(pika.URLParameters(self._at(name)))) as connection:
             channel = connection.channel()
             channel.confirm_delivery()
             for _ in range(FILL):
@@ -324,12 +328,16 @@ class RabbitBench(Bench):
 
     def watched(self) -> AckWatch:
         """See `Bench.watched`."""
-        parameters = pika.URLParameters(self.url)
+        parameters = pika.URLParameters(self._nodes[0].url)
         return AckWatch(parameters.host, parameters.port)
 
     def stranger(self, cell: Cell, name: str, out: Path) -> list[str]:
         """See `Bench.stranger`."""
-        return [cell.client, self.url, name, str(out)]
+        return [cell.client, self._at(name, CONSUMED_AT), name, str(out)]
+
+    def _at(self, name: str, offset: int = 0) -> str:
+        """Return the address of one node: queues are declared at one after the other."""
+        return str(self._nodes[(int(name.rpartition("-")[2]) + offset) % len(self._nodes)].url)
 
 
 class KafkaBench(Bench):
@@ -516,7 +524,20 @@ TABLES = {"pika": _pika, "perftest": _perf_test, "steps": _steps, "kafka": _kafk
 def about(arguments: argparse.Namespace) -> str:
     """Return what is special of this node and queue."""
     api = "no management API" if arguments.no_management else f"statistics every {arguments.statistics_ms} ms"
-    return f"{arguments.queue_type} queue, {api}" + (", rabbitmq_prometheus" if arguments.prometheus else "")
+    nodes = f" on {arguments.nodes} nodes" if arguments.nodes > 1 else ""
+    return f"{arguments.queue_type} queue{nodes}, {api}" + (", rabbitmq_prometheus" if arguments.prometheus else "")
+
+
+def opened(arguments: argparse.Namespace, stack: ExitStack) -> Any:
+    """Start the private node, or cluster."""
+    if arguments.nodes == 1:
+        return stack.enter_context(
+            private_node(statistics_interval_ms=arguments.statistics_ms, prometheus=arguments.prometheus)
+        )
+    cluster, loop = private_cluster(arguments.nodes), stack.enter_context(asyncio.Runner())
+    loop.run(cluster.__aenter__())
+    stack.callback(lambda: loop.run(cluster.__aexit__()))
+    return cluster
 
 
 def main() -> None:
@@ -536,10 +557,13 @@ def main() -> None:
     parser.add_argument("--queue-type", default="classic", help="classic or quorum (%(default)s)")
     parser.add_argument("--no-management", action="store_true", help="the producer knows no management API")
     parser.add_argument("--prometheus", action="store_true", help="the node has the plugin rabbitmq_prometheus")
+    parser.add_argument("--nodes", type=int, default=1, help="of RabbitMQ; of several, statistics are every second")
     parser.add_argument("--law", default="pace", help="strategy of the producer (%(default)s)")
     parser.add_argument("--set", dest="environment", action="append", default=[], metavar="PACE_…=VALUE")
     parser.add_argument("--log-level", default="ERROR", help="of the producer (%(default)s)")
     arguments = parser.parse_args()
+    if arguments.nodes > 1:
+        arguments.statistics_ms = 1000  # as private clusters have it
     if unknown := set(arguments.tables) - set(TABLES):
         parser.error(f"no such table: {', '.join(unknown)}")
     try:
@@ -548,10 +572,7 @@ def main() -> None:
                 if "kafka" in name:
                     bench: Bench = KafkaBench(arguments, Path(folder), stack.enter_context(private_kafka()))
                 else:
-                    node = stack.enter_context(
-                        private_node(statistics_interval_ms=arguments.statistics_ms, prometheus=arguments.prometheus)
-                    )
-                    bench = RabbitBench(arguments, Path(folder), node)
+                    bench = RabbitBench(arguments, Path(folder), opened(arguments, stack))
                 TABLES[name](bench, arguments)
     except TransportError as error:
         raise SystemExit(f"error: {error}") from None
