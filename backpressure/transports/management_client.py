@@ -116,6 +116,10 @@ class ManagementClient:
         """Return the broker's name, version and totals."""
         return await self._get("/api/overview", models.Overview)
 
+    async def cluster_name(self) -> str:
+        """Return what the cluster calls itself; before RabbitMQ 4 each node may have a name of its own."""
+        return (await self._get("/api/cluster-name", models.ClusterName)).name
+
     async def nodes(self) -> list[models.NodeInfo]:
         """Return the nodes of the cluster."""
         return await self._get("/api/nodes", list[models.NodeInfo])

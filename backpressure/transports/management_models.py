@@ -140,6 +140,12 @@ class QueueTotalsPage(_Info):
     items: list[QueueTotals]
 
 
+class ClusterName(_Info):
+    """What a cluster calls itself; clients are told the same at login."""
+
+    name: str = ""
+
+
 class ConnectionInfo(_Info):
     """One client connection; ``client_name`` is what the client calls itself."""
 

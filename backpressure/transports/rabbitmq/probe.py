@@ -14,7 +14,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Self
 from urllib.parse import quote, unquote
@@ -58,6 +58,7 @@ class RabbitMQProbe:
 
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._broker = broker
+        self._name = name
         self._requests = RabbitMQRequests(broker, outage, name, timeout_s=broker.connect_timeout_s, switches=True)
         self._management: ManagementClient | None = None
         self._held: dict[str, _HeldByConsumers] = {}
@@ -72,7 +73,8 @@ class RabbitMQProbe:
             return await self._declare(queue)
         if queue not in self._held:
             self._management = self._management or ManagementClient.of(self._broker)
-            self._held[queue] = _HeldByConsumers(self._management, queue, LiveCounters.of(self._broker, queue))
+            live = LiveCounters.of(self._broker, queue)
+            self._held[queue] = _HeldByConsumers(self._management, queue, live, self._is_ours)
         held = self._held[queue]
         held.ask()
         reading = await self._declare(queue)
@@ -87,6 +89,22 @@ class RabbitMQProbe:
             await self._management.close()
         await self._requests.link.stop()
 
+    async def _is_ours(self, management: ManagementClient) -> bool:
+        """Return whether the API is that of the broker we are connected to, as far as that can be told.
+
+        A queue of the same name elsewhere would tell counts that have nothing to do with this one. Nodes of one cluster
+        may have different names; then they know our connection, some seconds after it was made.
+        """
+        try:
+            ours = (self._requests.link.connection.server_properties or {}).get("cluster_name", "")
+            if not ours or len(self._broker.servers()) > 1 or await management.cluster_name() in {"", ours}:
+                return True
+            return any(each.client_name == self._name for each in await management.connections())
+        except (AccessRefusedError, BrokerUnavailableError):
+            raise
+        except TransportError:  # it does not tell its name
+            return True
+
     async def _declare(self, queue: str) -> QueueReading:
         reply = await self._requests.call("queue_declare", queue=queue, passive=True)
         return QueueReading(ready=reply.message_count, unacked=None, consumers=reply.consumer_count)
@@ -95,10 +113,18 @@ class RabbitMQProbe:
 class _HeldByConsumers:
     """What the management API tells of one queue's consumers: asked beside the passive declare, never waited for."""
 
-    def __init__(self, management: ManagementClient | None, queue: str, live: LiveCounters) -> None:
+    def __init__(
+        self,
+        management: ManagementClient | None,
+        queue: str,
+        live: LiveCounters,
+        is_ours: Callable[[ManagementClient], Awaitable[bool]],
+    ) -> None:
         self._management = management
         self._queue = queue
         self._live = live
+        self._is_ours = is_ours
+        self._known_as_ours = False
         self._live_unacked: tuple[int, float] | None = None
         self._live_at = -inf
         self._asking: asyncio.Task[None] | None = None
@@ -149,8 +175,12 @@ class _HeldByConsumers:
         await self._live.close()
 
     async def _ask(self, management: ManagementClient) -> None:
-        asked_at = time.monotonic()
         try:
+            self._known_as_ours = self._known_as_ours or await self._is_ours(management)
+            if not self._known_as_ours:
+                self._lose(f"the management API at {management.url} is another broker's; set broker.management_url")
+                return
+            asked_at = time.monotonic()
             totals = await management.totals(self._queue)
             answered_at = time.monotonic()
             self._took_s.append(answered_at - asked_at)

@@ -60,6 +60,10 @@ class Clock:
         return await self._api.totals(queue)
 
 
+async def is_ours(_: object) -> bool:
+    return True
+
+
 def consumer(prefetch: int = 20, *, queue: str = "q", ack: bool = True, active: bool = True) -> ConsumerInfo:
     return ConsumerInfo(consumer_tag="c", queue=queue, ack_required=ack, active=active, prefetch_count=prefetch)
 
@@ -68,7 +72,7 @@ def asked(totals: Any, consumers: Any = (), *, times: int = 1) -> tuple[QueueRea
     api = Api(totals, consumers if isinstance(consumers, Exception) else list(consumers))
 
     async def story() -> QueueReading:
-        held = _HeldByConsumers(api, "q", LiveCounters([], "/", "q"))  # type: ignore[arg-type]  # as much as it takes
+        held = _HeldByConsumers(api, "q", LiveCounters([], "/", "q"), is_ours)  # type: ignore[arg-type]  # as much as it takes
         for _ in range(times):
             held.ask()
             await held.answer()
@@ -123,7 +127,7 @@ def test_a_slow_first_answer_which_includes_connecting_does_not_keep_the_start_w
     monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
 
     async def story() -> list[bool]:
-        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"))  # type: ignore[arg-type]  # as much as it takes
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"), is_ours)  # type: ignore[arg-type]  # as much as it takes
         told = []
         for tick in range(1, 5):
             clock.now = max(clock.now, tick / 10)
@@ -135,13 +139,41 @@ def test_a_slow_first_answer_which_includes_connecting_does_not_keep_the_start_w
     assert asyncio.run(story()) == [True] * 4
 
 
+def test_an_api_that_is_another_brokers_is_not_believed_and_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue of this name may be there too: all that was sent here would seem to be done."""
+    api = Api({"messages_ready": 0, "messages_unacknowledged": 0}, [consumer()])
+    clock = Clock(api, [0.0])
+    answers = iter([False, True])
+
+    async def is_known_later(_: object) -> bool:
+        return next(answers)
+
+    monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
+
+    async def story() -> list[QueueReading]:
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"), is_known_later)  # type: ignore[arg-type]  # as much as it takes
+        readings = []
+        for later_s in (0.0, 1.0, 10.0):
+            clock.now += later_s
+            held.ask()
+            await held.answer()
+            readings.append(held.added_to(DECLARED))
+        return readings
+
+    first, soon, later = asyncio.run(story())
+    assert "http://broker.example:15672 is another broker's; set broker.management_url" in first.missing
+    assert (first.statistics, soon.statistics, api.asked) == (None, None, 1)
+    assert later.statistics is not None
+    assert later.missing == ""
+
+
 def test_an_api_whose_answers_are_slow_is_soon_asked_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     api = Api({"messages_ready": 5, "messages_unacknowledged": 7}, [consumer()])
     clock = Clock(api, (0.5,) * 100)
     monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
 
     async def story() -> None:
-        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"))  # type: ignore[arg-type]  # as much as it takes
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"), is_ours)  # type: ignore[arg-type]  # as much as it takes
         for tick in range(1, 600):
             clock.now = max(clock.now, tick / 10)
             held.ask()
@@ -152,7 +184,7 @@ def test_an_api_whose_answers_are_slow_is_soon_asked_rarely(monkeypatch: pytest.
 
 
 def test_without_an_api_the_reading_says_so() -> None:
-    held = _HeldByConsumers(None, "q", LiveCounters([], "/", "q"))
+    held = _HeldByConsumers(None, "q", LiveCounters([], "/", "q"), is_ours)
     held.ask()
     assert "no management API is known; give broker.management_url" in held.added_to(DECLARED).missing
 
