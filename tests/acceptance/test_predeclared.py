@@ -205,7 +205,7 @@ def test_a_monitor_shows_a_queue_of_others_and_creates_nothing(
     where = ("--url", any_broker.url, "--host", any_broker.management_url)
     once = start("monitor.py", *where, "--once", "--queue", "orders*", "--queue", "ordres", COLUMNS="100")
     assert once.ends() == 3, once.text
-    assert once.text.endswith("error: not shown: ordres\n")
+    assert "error: not shown: ordres" in once.text
     assert "orders (quorum)" in once.text or "orders (classic)" in once.text
     assert "1 with prefetch 7, manual ack" in once.text
     assert "ordres cannot be shown: queue 'ordres' does not exist. Is it orders?" in once.text
