@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from backpressure import program
+from backpressure.broker.command_line import OPTIONS, configuration
 from backpressure.cli import options
 from backpressure.cli.commands import PaceGroup
 from backpressure.cli.local_brokers import LocalBroker, listed
@@ -31,10 +32,11 @@ _unlisted = click.option(
 )
 
 
-def _port(flag: str, what: str, default: int = 0) -> Callable[[Command], Command]:
-    return click.option(
-        flag, type=click.IntRange(0, 65535), default=default, show_default=True, help=f"{what}; 0: a free one."
-    )
+_PORT = click.IntRange(0, 65535)
+
+
+def _port(flag: str, what: str) -> Callable[[Command], Command]:
+    return click.option(flag, type=_PORT, default=0, show_default=True, help=f"{what}; 0: a free one.")
 
 
 _nodes = click.option(
@@ -46,100 +48,31 @@ _nodes = click.option(
 )
 
 
+def _of_embedded(command: Command) -> Command:
+    """Add the options of the embedded broker."""
+    kinds: dict[str, Any] = {
+        "text": str,
+        "port": _PORT,
+        "count": click.IntRange(1),
+        "megabytes": options.FiniteRange(0, 1e9),
+        "file": click.Path(dir_okay=False, path_type=Path),
+        "folder": click.Path(file_okay=False, path_type=Path),
+    }
+    for option in reversed(OPTIONS):
+        how: dict[str, Any] = {"is_flag": True}
+        if option.kind != "switch":
+            how = {"type": kinds[option.kind], "metavar": option.metavar, "multiple": option.repeatable}
+            if not option.repeatable:
+                how |= {"default": option.default, "show_default": bool(option.default)}
+        command = click.option(option.flag, option.value_name, help=option.help, **how)(command)
+    return command
+
+
 @click.group(cls=PaceGroup, invoke_without_command=True)
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on; beyond loopback only for users of your own (--user).",
-)
-@_port("--port", "AMQP port", 5672)
-@_port("--management-port", "HTTP port", 15672)
-@click.option(
-    "--memory-limit-mb",
-    type=options.FiniteRange(0, 1e9),
-    default=0.0,
-    help="Threshold of the memory alarm; 0: 40 % of memory.",
-)
-@click.option(
-    "--announce",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write its addresses to this file when it is ready.",
-)
-@click.option(
-    "--max-connections",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    help="Maximum number of AMQP connections.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keep durable queues and persistent messages here; without it nothing survives a restart.",
-)
-@click.option(
-    "--fault",
-    "faults",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Start with a fault, e.g. nack_share=0.1 or memory_alarm=true (repeatable); see docs/embedded-broker.md.",
-)
-@click.option(
-    "--definitions",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Declare the queues, exchanges, bindings and policies in this file, as exported by RabbitMQ.",
-)
-@click.option(
-    "--tls-cert",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Listen with TLS too, with this certificate in PEM form.",
-)
-@click.option(
-    "--tls-key",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Its key; without this option it is in the certificate's file.",
-)
-@_port("--tls-port", "AMQP with TLS", 5671)
-@_port("--management-tls-port", "HTTPS", 15671)
-@click.option(
-    "--user",
-    "users",
-    multiple=True,
-    metavar="NAME:PASSWORD",
-    help="Another user than guest, beyond loopback instead of guest, for AMQP and the management API (repeatable).",
-)
-@click.option(
-    "--deny",
-    "denied",
-    multiple=True,
-    metavar="FEATURE",
-    help="Do not permit what RabbitMQ 4.3 denies: global_qos, transient_nonexcl_queues (repeatable).",
-)
-@click.option(
-    "--own-name",
-    is_flag=True,
-    help="Tell clients its own name and version instead of those of RabbitMQ 4.0, whose behaviour it has.",
-)
+@_of_embedded
 @_unlisted
 @click.pass_context
-def broker(
-    context: click.Context,
-    /,
-    *,
-    memory_limit_mb: float,
-    announce: Path | None,
-    faults: tuple[str, ...],
-    users: tuple[str, ...],
-    own_name: bool,
-    denied: tuple[str, ...],
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_port: int,
-    management_tls_port: int,
-    unlisted: bool,
-    **listening: Any,
-) -> None:
+def broker(context: click.Context, /, *, unlisted: bool, announce: Path | None, **given: Any) -> None:
     """Run the embedded AMQP 0-9-1 broker until Ctrl-C, for experiments on this machine.
 
     `pace broker rabbitmq` and `pace broker kafka` run a private RabbitMQ or Kafka instead, if it is installed. Other
@@ -148,19 +81,9 @@ def broker(
     if context.invoked_subcommand is not None:
         _refuse_options_of_embedded(context, context.invoked_subcommand)
         return
-    from backpressure.broker.declarations import parse_denied
-    from backpressure.broker.faults import FaultSettings, parse_fault
-    from backpressure.broker.handshake import SessionConfig, users_for
-    from backpressure.broker.server import Announcement, BrokerConfig, TlsConfig, serve
+    from backpressure.broker.server import Announcement, serve
 
-    config = BrokerConfig(
-        memory_limit_bytes=int(memory_limit_mb * 1_000_000),
-        faults=FaultSettings().updated(dict(map(parse_fault, faults))),
-        session=SessionConfig(users=users_for(str(listening["host"]), users), own_name=own_name),
-        denied=frozenset(map(parse_denied, denied)),
-        tls=TlsConfig(tls_cert, tls_key, tls_port, management_tls_port) if tls_cert else None,
-        **listening,
-    )
+    config = configuration(**given)
     with ExitStack() as stack:
 
         def on_ready(ready: Announcement) -> None:

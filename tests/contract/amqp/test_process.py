@@ -237,6 +237,16 @@ def test_definitions_that_cannot_be_used_say_why(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [("--port", "65536"), ("--max-connections", "0"), ("--memory-limit-mb", "nan")])
+def test_a_number_beyond_its_limits_is_a_usage_error(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*option])
+    assert ended.value.code == 2
+    assert f"argument {option[0]}: expected " in capsys.readouterr().err
+
+
 def test_a_user_without_a_password_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--user", "ana"]) == 2
     assert "NAME:PASSWORD" in capsys.readouterr().err
