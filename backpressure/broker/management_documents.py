@@ -96,9 +96,9 @@ def queue_document(vhost: VirtualHost, queue: Queue) -> Table:
     return document
 
 
-def exchange_document(vhost: VirtualHost, exchange: Exchange) -> Table:
-    """One element of ``GET /api/exchanges``."""
-    document: dict[str, object] = {
+def exchange_definition(exchange: Exchange) -> Table:
+    """What declares an exchange, as in exported definitions."""
+    return {
         "name": exchange.name,
         "vhost": "/",
         "type": exchange.kind,
@@ -106,6 +106,13 @@ def exchange_document(vhost: VirtualHost, exchange: Exchange) -> Table:
         "auto_delete": exchange.auto_delete,
         "internal": exchange.internal,
         "arguments": exchange.arguments,
+    }
+
+
+def exchange_document(vhost: VirtualHost, exchange: Exchange) -> Table:
+    """One element of ``GET /api/exchanges``."""
+    document: dict[str, object] = {
+        **exchange_definition(exchange),
         "policy": exchange.policy.name if exchange.policy else None,
     }
     stats = exchange.counters.report(vhost.now)

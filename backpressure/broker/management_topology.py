@@ -229,15 +229,7 @@ def export_definitions(vhost: VirtualHost) -> dict[str, Any]:
             if q.owner is None
         ],
         "exchanges": [
-            {
-                "name": exchange.name,
-                "vhost": "/",
-                "type": exchange.kind,
-                "durable": exchange.durable,
-                "auto_delete": exchange.auto_delete,
-                "internal": exchange.internal,
-                "arguments": exchange.arguments,
-            }
+            documents.exchange_definition(exchange)
             for exchange in vhost.exchanges.values()
             if exchange.name and not exchange.name.startswith("amq.")
         ],

@@ -264,7 +264,7 @@ class _Part:
         elif said.kind == "request":
             self._do(self._request(fields["id"], fields["path"], fields["changes"], fields["request"]))
         elif said.kind == "release":
-            self._say_what_is_due()
+            self.conversation.send_due(self._mailbox, time.monotonic())
             self._end("the run is over")
 
     def _signal(self, process_id: str, name: str) -> None:
@@ -348,15 +348,10 @@ class _Part:
     async def _pump(self) -> None:
         while not self._over.done():
             now = time.monotonic()
-            self._say_what_is_due()
+            self.conversation.send_due(self._mailbox, now)
             if self._liveness.is_lost(now, connected=self._mailbox.is_open):
                 self._end(f"the run gave no sign of life for {self._liveness.silent_s(now):.0f} s: it is over")
             await asyncio.sleep(_TICK_S)
-
-    def _say_what_is_due(self) -> None:
-        if self._mailbox.is_open:
-            for data in self.conversation.due(time.monotonic()):
-                self._mailbox.send(self.conversation.theirs, data)
 
     def _end(self, why: str) -> None:
         if not self._over.done():

@@ -17,7 +17,7 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from backpressure.errors import ConfigError
 from backpressure.settings import AgentSettings
@@ -107,6 +107,17 @@ class _Numbered:
     said: Said
 
 
+class Outlet(Protocol):
+    """What carries messages to addresses."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is sent now leaves."""
+
+    def send(self, address: str, data: bytes) -> bool:
+        """Send it; return whether that was possible."""
+
+
 class Conversation:
     """One side of the conversation between a run and an agent."""
 
@@ -166,6 +177,12 @@ class Conversation:
         if self._owes and not messages:
             messages.append(self.mention("ack"))
         return messages
+
+    def send_due(self, mailbox: Outlet, now: float) -> None:
+        """Send what is due, if it can leave now."""
+        if mailbox.is_open:
+            for data in self.due(now):
+                mailbox.send(self.theirs, data)
 
     def hear(self, data: bytes, now: float) -> Said | None:
         """Return what a message says, None if that was said before or is to come again.

@@ -120,7 +120,7 @@ class _Member:
     host: str
     conversation: Conversation
     liveness: Liveness
-    flush: Callable[[_Member], None]
+    mailbox: Mailbox
     state: Literal["hired", "joined", "lost"] = "hired"
     beat_at: float = 0.0
     clocks: ClockComparison = field(default_factory=ClockComparison)
@@ -140,7 +140,7 @@ class _Member:
     def tell(self, kind: str, **fields: Any) -> None:
         """Have it do something."""
         self.conversation.say(kind, **fields)
-        self.flush(self)
+        self.conversation.send_due(self.mailbox, time.monotonic())
 
 
 class AgentPool:
@@ -280,7 +280,7 @@ class AgentPool:
                 host,
                 Conversation(seal, self._here, address("agent", agent)),
                 Liveness(self._terms.settings.patience_s, time.monotonic()),
-                self._flush,
+                self._mailbox,
             )
         if member is not None and member.state == "hired":
             hire = {
@@ -437,18 +437,13 @@ class AgentPool:
                 self._fail(f"the journal of {process.id} did not come back whole from {process.agent.shown}")
             process.end(int(fields["code"]))
 
-    def _flush(self, member: _Member) -> None:
-        if self._mailbox.is_open:
-            for data in member.conversation.due(time.monotonic()):
-                self._mailbox.send(member.conversation.theirs, data)
-
     async def _keep_talking(self) -> None:
         while True:
             now, connected = time.monotonic(), self._mailbox.is_open
             for member in list(self._members.values()):
                 if member.state != "joined":
                     continue
-                self._flush(member)
+                member.conversation.send_due(self._mailbox, now)
                 if connected and (now - member.beat_at > _BEAT_S or member.clocks.samples < _COMPARED_BY):
                     member.beat_at = now
                     beat = member.conversation.mention("beat", sent=self._clock.wall_ns())
