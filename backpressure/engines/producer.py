@@ -1,7 +1,7 @@
 """The producer: a sender and the loop that paces it, for as long as there is something to send.
 
-What leaves when is the business of `Sender`; how fast it may leave is decided in `Pacing`. Here they are started,
-driven and stopped together, and here others ask: for messages of their own, for other settings, for the counters.
+`Sender` decides what leaves when, `Pacing` how fast it may leave. This module starts, drives and stops them, and serves
+requests: for single messages, for other settings, for the counters.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Paced(_PacedBase):
         """Send ``message`` when the consumers have room for it; return when the broker has taken it.
 
         A refused message is sent again, and so is one whose connection is lost. Cancelling is safe: a message that was
-        not sent takes nobody's place. (One whose confirm is on its way may have been taken.)
+        not sent delays no other. (One whose confirm is on its way may have been taken.)
 
         Args:
             message: the body, or a message of the client library (`aio_pika.Message`).

@@ -217,7 +217,7 @@ class AgentPool:
                 await asyncio.gather(self._pump, return_exceptions=True)
             await self._mailbox.stop()
 
-    # --- who takes part -----------------------------------------------------------------------------------------------
+    # --- membership --------------------------------------------------------------------------------------------------
 
     async def recruit(self) -> None:
         """Return when as many agents as needed have joined and their clocks were compared.

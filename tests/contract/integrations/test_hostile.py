@@ -239,7 +239,7 @@ def test_tasks_that_only_try_are_told_of_a_loss_once_and_send_again_later(broker
 # --- callers that give up -------------------------------------------------------------------------------------------
 
 
-def test_cancelled_publishes_leave_no_trace_and_take_nobodys_place(broker: Restartable) -> None:
+def test_cancelled_publishes_leave_no_trace_and_delay_no_other(broker: Restartable) -> None:
     async def story() -> None:
         async with Paced(broker.url, QUEUE, max_per_s=50) as paced:
             tasks = [asyncio.create_task(paced.publish(body)) for body in BODIES]

@@ -1,4 +1,4 @@
-"""Turns of threads and tasks: in the order in which they came, and nobody's place is lost."""
+"""Turns of threads and tasks: in the order in which they came, and no place is lost."""
 
 from __future__ import annotations
 
