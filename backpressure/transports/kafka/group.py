@@ -41,6 +41,7 @@ _ASK_S = 5.0
 _WIND_DOWN_S = 2.0
 _LEAVE_WITHIN_S = 4.0
 _LOOK_EVERY_S = 0.2
+_NEW_TOPIC_LOOKS = 10
 _OPTIONS = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
@@ -115,10 +116,18 @@ class GroupMember:
         self._look_at = 0.0
 
     async def start(self) -> None:
-        """Connect; raises `QueueNotFoundError` and whatever `KafkaLink.dial` does."""
+        """Connect; raises `QueueNotFoundError` and whatever `KafkaLink.dial` does.
+
+        A broker of a cluster may hear of a new topic a moment later than the one where it was declared.
+        """
         metadata = await self._link.dial(self._consumer)
-        if self._topic not in metadata.topics:
-            raise QueueNotFoundError(self._queue)
+        looks = _NEW_TOPIC_LOOKS if len(metadata.brokers) > 1 else 0
+        while self._topic not in metadata.topics:
+            if not looks:
+                raise QueueNotFoundError(self._queue)
+            looks -= 1
+            await asyncio.sleep(_LOOK_EVERY_S)
+            metadata = await self._link.dial(self._consumer)
         self._fenced.learn(metadata)
         self._polling.start()
 

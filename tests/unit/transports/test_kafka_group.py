@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from confluent_kafka import KafkaError
 from virtual_time import run_virtually
 
-from backpressure.errors import AccessRefusedError, NotConnectedError, TransportError
+from backpressure.errors import AccessRefusedError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.group import GroupMember, Membership
@@ -154,3 +157,55 @@ def test_what_the_polling_thread_is_refused_or_ends_by_reaches_the_loop(monkeypa
     refused, died = asyncio.run(story())
     assert isinstance(refused, AccessRefusedError)
     assert "cannot go on (ValueError('a bug'))" in str(died)
+
+
+class Dialled:
+    """Replaces `KafkaLink`: each dial returns the next metadata."""
+
+    told: list[Any]
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.on_error = None
+
+    async def dial(self, _client: object) -> Any:
+        return self.told.pop(0) if len(self.told) > 1 else self.told[0]
+
+
+def cluster(brokers: int, *topics: str) -> Any:
+    listed = {number: SimpleNamespace(host="a", port=number) for number in range(brokers)}
+    return SimpleNamespace(brokers=listed, topics=dict.fromkeys(topics))
+
+
+@pytest.fixture
+def member(monkeypatch: pytest.MonkeyPatch) -> Callable[[], GroupMember]:
+    monkeypatch.setattr("backpressure.transports.kafka.group.KafkaLink", Dialled)
+    monkeypatch.setattr("backpressure.transports.kafka.group.Consumer", lambda _configuration: None)
+    monkeypatch.setattr(
+        "backpressure.transports.kafka.group.threading", SimpleNamespace(Thread=MagicMock(), Event=MagicMock())
+    )
+    return lambda: GroupMember(BROKER, Outage("kafka://broker:9092"), "me", "work", MagicMock())
+
+
+def test_a_topic_that_a_broker_of_a_cluster_has_not_heard_of_yet_is_waited_for(
+    member: Callable[[], GroupMember],
+) -> None:
+    async def story() -> None:
+        Dialled.told = [cluster(3), cluster(3, "other"), cluster(3, "other", "work")]
+        await member().start()
+        assert len(Dialled.told) == 1
+
+    run_virtually(story())
+
+
+@pytest.mark.parametrize(("brokers", "most_s"), [(1, 0.0), (3, 3.0)])
+def test_a_topic_that_is_not_there_is_an_error_soon(
+    member: Callable[[], GroupMember], brokers: int, most_s: float
+) -> None:
+    async def story() -> float:
+        Dialled.told = [cluster(brokers, "other")]
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(QueueNotFoundError):
+            await member().start()
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtually(story()) <= most_s
