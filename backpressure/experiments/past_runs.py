@@ -54,7 +54,7 @@ class Judged:
     """A run against those before it.
 
     Attributes:
-        run: it.
+        run: the run itself.
         compared: its figures against the medians of the passed runs before; empty where there is none.
         usual: how many passed runs these were.
         broke: it became worse beyond noise, or failed after one that passed.

@@ -210,12 +210,12 @@ class FeedbackBus(Protocol):
         """Whether it has a way for sums (`backpressure.core.sums`) beside the one for reports."""
 
     def listen(self, *, reports: bool, sums: bool) -> None:
-        """From soon on hear reports, sums or both; a bus that is not asked hears reports alone."""
+        """Choose what is heard, from a moment later on: reports, sums or both. By default a bus hears reports."""
 
     def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
         """Publish one report, or drop it (False) when there is no open, unblocked channel.
 
-        A sum goes to those alone who hear sums.
+        A sum goes only to those that listen to sums.
         """
 
     async def stop(self) -> None:
