@@ -87,9 +87,9 @@ def left_behind(folder: Path) -> list[str]:
 def test_a_worker_that_is_killed_is_judged_by_what_it_has_done(tmp_path: Path, mode: str, code: int) -> None:
     (tmp_path / "worker.py").write_text(WORKER)
     ran = pace_run(tmp_path, SCENARIO.format(python=sys.executable, mode=mode))
+    assert ran.returncode == code, ran.stdout + ran.stderr
     summary = summary_of(tmp_path)
     totals = summary.totals
-    assert ran.returncode == code, ran.stdout + ran.stderr
     assert totals.lost is not None
     assert totals.processed
     assert totals.lost > 0 if mode == "auto" else totals.lost == 0
