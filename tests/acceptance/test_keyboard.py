@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import eventually
 from keyboard import assert_all_can_be_reached, here, tab_to
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def skip(chromium: Chromium) -> None:
     chromium.press("Tab")
     assert here(chromium).startswith("a to the ")
     chromium.press("Enter")
-    assert chromium.run("document.activeElement.id") == "main"
+    eventually(lambda: chromium.run("document.activeElement.id") == "main", "the header is skipped")
 
 
 def test_the_live_page_is_worked_by_keyboard(chromium: Chromium, start: Any, broker: Any, wait_until: Wait) -> None:
@@ -101,7 +102,7 @@ def test_a_run_is_started_steered_stopped_and_compared_by_keyboard(
     tab_to(chromium, "button Start")
     chromium.press("Enter")
     wait_until(lambda: text(chromium, "state") == "running", "the run goes on")
-    assert here(chromium) == "button Stop"  # the one that can be pressed now
+    wait_until(lambda: here(chromium) == "button Stop", "the keyboard is at what can be pressed now")
     tab_to(chromium, "input consumers can do")
     wait_until(lambda: chromium.run("document.activeElement.value"), "it shows the present rate")
     chromium.run("document.activeElement.select()")
@@ -142,11 +143,11 @@ def test_the_classroom_is_played_by_keyboard(chromium: Chromium, start: Any, tmp
     assert chromium.run(work) == "1.0 ms"
     tab_to(chromium, "button Stop the consumers")
     chromium.press(" ")
-    assert here(chromium) == "button Let the consumers return"
+    wait_until(lambda: here(chromium) == "button Let the consumers return", "the button says what it does next")
     chromium.press("Enter")
     tab_to(chromium, "button Pause", shift=True)
     chromium.press("Enter")
-    assert here(chromium) == "button Continue"
+    wait_until(lambda: here(chromium) == "button Continue", "it is paused")
     assert_all_can_be_reached(chromium)
     assert chromium.complaints == []
 
