@@ -8,6 +8,9 @@ When the round trip becomes longer in the middle of the work, it shows in anothe
 under way, so the prefetch is never used up again. But the consumer runs out of messages, and the one it then waits for
 was sent before the acknowledgement that made room for it: the time since is a round trip.
 
+Until either shows, it is what the broker's answers took when consuming began, if that is far more than on a machine of
+one's own: far away, the first messages would come in small groups, each a round trip after the one before.
+
 That is the least the prefetch can be. On a machine with other work to do, a process now and then does not run for tens
 of milliseconds, and a consumer that holds nothing then has lost that time. How long such stalls last shows in how late
 the process's own timers fire: the longest of the last seconds, twice (the broker is stalled too), is added. If the work
@@ -34,6 +37,7 @@ _ASIDE_STEP = 16  # room for failed messages grows in steps: each change costs a
 _MOST_ASIDE = 1024
 _RESIZE_EVERY_S = 1.0
 _ASSUMED_ROUND_TRIP_S = 0.005  # until it is measured
+_FAR_S = 0.03  # an answer after less may have waited for a processor
 _LEAST_CUSHION_S = 0.02  # timers of a quiet machine are a few milliseconds late
 _MOST_CUSHION_S = 0.2
 _UNPACED = 1000  # where the work takes no time: what a connection carries while an acknowledgement travels
@@ -101,12 +105,13 @@ class PrefetchControl:
         self._subscriber = subscriber
         self._settings = settings
         self._sizer = PrefetchSizer()
+        self._told_s = _ASSUMED_ROUND_TRIP_S
+        self._round_trips = RecentValues(_WINDOW_S)
         self._base = self._initial(settings)
         self._aside = 0
         self._starving_since: float | None = None
         self._settled_at: deque[float] = deque(maxlen=self.count)
         self._old_credit = 0  # messages that may still come because of an earlier, larger prefetch
-        self._round_trips = RecentValues(_WINDOW_S)
         self._measured = False
         self._stalls = RecentValues(_WINDOW_S)
         self._last: tuple[float, int, float] | None = None  # time, processed, Σ service
@@ -118,6 +123,10 @@ class PrefetchControl:
         """The prefetch in force: what work needs, and room for messages that wait for another attempt."""
         return min(_LARGEST, self._base + self._aside)
 
+    @property
+    def _round_trip_s(self) -> float:
+        return self._round_trips.least(self._told_s)
+
     def reconfigure(self, settings: ConsumerSettings) -> None:
         """Switch to other settings."""
         if settings.prefetch != self._settings.prefetch:
@@ -126,6 +135,12 @@ class PrefetchControl:
         elif settings.prefetch == "auto":
             self._change(max(self._base, self._initial(settings)), self._aside)  # about to be faster: do not starve
         self._settings = settings
+
+    def connected(self, round_trip_s: float | None) -> None:
+        """Consuming has begun; the broker has answered within ``round_trip_s``, if it is known."""
+        self._told_s = round_trip_s if round_trip_s and round_trip_s > _FAR_S else _ASSUMED_ROUND_TRIP_S
+        if self._settings.prefetch == "auto" and not self._measured:
+            self._change(max(self._base, self._initial(self._settings)), self._aside)
 
     def set_aside(self, waiting: int) -> None:
         """Make room for ``waiting`` messages between two attempts, so that they block no other."""
@@ -172,7 +187,7 @@ class PrefetchControl:
         service_s = (report.service_sum_s - service_sum_s) / done
         self._learn_variance(report)
         if service_s > 0:
-            round_trip_s = self._round_trips.least(_ASSUMED_ROUND_TRIP_S)
+            round_trip_s = self._round_trip_s
             base = self._sizer.update(
                 1 / service_s, round_trip_s, service_s, now, service_cv2=self._cv2, cushion_s=self._cushion_s()
             )
@@ -203,4 +218,4 @@ class PrefetchControl:
         if settings.mean_service_s <= 0:
             return _UNPACED
         rate_per_s = 1 / settings.mean_service_s
-        return ceil(rate_per_s * (_ASSUMED_ROUND_TRIP_S + _LEAST_CUSHION_S)) + 2
+        return min(_LARGEST, ceil(rate_per_s * (self._round_trip_s + _LEAST_CUSHION_S)) + _SPARE)

@@ -257,6 +257,7 @@ class Workbench:
     def on_ready(self) -> None:
         """Consuming has (again) begun."""
         self.connected = True
+        self.prefetch.connected(self._subscriber.round_trip_s)
         self.waker.wake()
 
     def on_delivery(self, delivery: Delivery) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -25,6 +25,7 @@ from backpressure.experiments.fleet import Fleet
 from backpressure.experiments.supervisor import Child, Supervisor
 from backpressure.experiments.tcp_proxy import Proxy
 
+_CONNECTS_OVER_MS = 250  # a producer needs some thirty questions and answers before it is ready
 _NOTICED_S = 1.0  # processes look at the queue ten times a second, and remember the quickest answer for half a second
 
 
@@ -387,13 +388,19 @@ async def _network(fault: faults.NetworkFault, stage: Stage) -> AsyncIterator[No
         stage.happened("network whole again")
 
 
-async def slow_from_the_start(proxy: Proxy, fault: faults.Fault | None) -> None:
-    """Return when the network is as slow as the first phase asks for, and connected processes have had time to notice.
+async def launch_over(proxy: Proxy, fault: faults.Fault | None, launch: Callable[[], Awaitable[None]]) -> None:
+    """Launch processes on a network that is as slow as the first phase asks for with ``fault``.
 
     A producer that is far from its broker knows it when it begins; other faults happen to processes that are at work.
+    Where connecting would take too long, the network is slow afterwards, and the processes get time to notice.
     """
-    if isinstance(fault, faults.NetworkDelay | faults.NetworkBandwidth) and fault.for_s is None:
-        await _disturb(proxy, fault)
+    slow = isinstance(fault, faults.NetworkDelay | faults.NetworkBandwidth) and fault.for_s is None
+    connects = isinstance(fault, faults.NetworkDelay) and fault.ms <= _CONNECTS_OVER_MS
+    if slow and connects:
+        await _disturb(proxy, fault)  # type: ignore[arg-type]  # slow says which it is
+    await launch()
+    if slow and not connects:
+        await _disturb(proxy, fault)  # type: ignore[arg-type]  # see above
         await asyncio.sleep(_NOTICED_S + 2 * proxy.delay_s)
 
 

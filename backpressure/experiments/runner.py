@@ -37,7 +37,7 @@ from backpressure.errors import (
 from backpressure.experiments import events
 from backpressure.experiments.agents.pool import AgentPool
 from backpressure.experiments.brokers import BrokerChoice, RunBroker, open_broker
-from backpressure.experiments.fault_effects import Injection, Stage, slow_from_the_start
+from backpressure.experiments.fault_effects import Injection, Stage, launch_over
 from backpressure.experiments.faults import Fault, Partition
 from backpressure.experiments.fleet import Fleet, ProcessControl
 from backpressure.experiments.leftovers import check_unused, read_leftovers, read_own_leftovers
@@ -241,9 +241,10 @@ class Runner:
             await fleet.launch_proxy(str(common.get("broker.url", broker.url)))
         witness, counts = await self._watch_strangers(stack, transport, settings)
         self._watcher.noted("starting: monitor, consumers, producers")
-        await fleet.launch()
-        if proxy is not None:
-            await slow_from_the_start(proxy, self._scenario.phases[0].fault)
+        if proxy is None:
+            await fleet.launch()
+        else:
+            await launch_over(proxy, self._scenario.phases[0].fault, fleet.launch)
         stage = Stage(
             fleet=fleet,
             supervisor=self._supervisor,

@@ -155,7 +155,13 @@ class SubscriberListener(Protocol):
 
 
 class Subscriber(Protocol):
-    """Consumes one queue with manual acknowledgements and a bounded prefetch."""
+    """Consumes one queue with manual acknowledgements and a bounded prefetch.
+
+    Attributes:
+        round_trip_s: within what time the broker answered when consuming began; None: not known.
+    """
+
+    round_trip_s: float | None
 
     async def start(self, listener: SubscriberListener, *, queue: str, prefetch: int) -> None:
         """Connect and consume; returns when ready. Raises as `Publisher.start` does."""

@@ -49,6 +49,8 @@ class _Entry:
 class KafkaSubscriber:
     """A `Subscriber` in the consumer group that stands for the queue."""
 
+    round_trip_s: float | None = None
+
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str, dead_letter: str) -> None:
         """``dead_letter`` is the queue for rejected messages."""
         self._broker = broker

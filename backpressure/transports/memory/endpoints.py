@@ -104,6 +104,8 @@ class MemoryPublisher:
 class MemorySubscriber:
     """A `Subscriber`."""
 
+    round_trip_s: float | None = None
+
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._listener: SubscriberListener

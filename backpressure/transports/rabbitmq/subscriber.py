@@ -81,6 +81,8 @@ class Unsettled:
 class RabbitMQSubscriber:
     """A `Subscriber` on a connection and a channel of its own."""
 
+    round_trip_s: float | None = None
+
     def __init__(self, broker: BrokerSettings, outage: Outage, name: str) -> None:
         self._link = RabbitMQLink(broker, name, outage, set_up=self._set_up, on_lost=self._on_lost)
         self._listener: SubscriberListener
@@ -158,7 +160,9 @@ class RabbitMQSubscriber:
         channel = await connection.open_channel(vital=True)
         channel.raw.add_on_cancel_callback(lambda _frame: connection.fail(QueueNotFoundError(self._queue)))
         try:
+            asked_at = time.monotonic()
             await channel.call("basic_qos", prefetch_count=self._prefetch, global_qos=self._limit_is_per_channel)
+            answered_at = time.monotonic()
             self._epoch += 1
             self._unsettled = Unsettled()
             self._channel = channel
@@ -167,6 +171,7 @@ class RabbitMQSubscriber:
             consuming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def on_consuming(_frame: Any) -> None:
+                self.round_trip_s = min(answered_at - asked_at, time.monotonic() - answered_at)
                 self._listener.on_ready()  # not after the await: deliveries may follow in the same read
                 consuming.set_result(None)
 

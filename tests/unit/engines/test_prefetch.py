@@ -21,6 +21,8 @@ DEEP = {"queue__max_length": None, "consumer__progress_every": 0}
 class Seat:
     """A subscriber that only remembers the prefetch it was given."""
 
+    round_trip_s: float | None = None
+
     def __init__(self) -> None:
         self.given: list[int] = []
 
@@ -168,6 +170,23 @@ def test_room_for_failed_messages_comes_in_steps_and_never_beyond_what_the_proto
     most = PrefetchControl(consumer(65_535).consumer, seat)
     most.set_aside(10**6)
     assert most.count == 65_535
+
+
+def test_far_from_the_broker_it_is_large_enough_before_the_first_message() -> None:
+    """It takes two round trips until one shows in the deliveries: a second, and the law takes the consumer for slow."""
+    seat = Seat()
+    control = PrefetchControl(consumer(rate=200).consumer, seat)
+    near = control.count
+    control.connected(0.02)  # on a machine with other work to do
+    assert seat.given == []
+    control.connected(0.2)
+    assert seat.given == [control.count]
+    assert 44 <= control.count <= 48
+    control.reconfigure(consumer(rate=400).consumer)
+    assert control.count >= 84
+    fixed = PrefetchControl(consumer(5).consumer, seat)
+    fixed.connected(0.2)
+    assert (near < 10, fixed.count) == (True, 5)
 
 
 @pytest.mark.parametrize("rate", [1.0, 100.0, 5000.0])

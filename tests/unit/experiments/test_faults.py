@@ -12,7 +12,7 @@ import pytest
 
 from backpressure.errors import ConfigError
 from backpressure.experiments.events import Event, FaultBegan, FaultEnded
-from backpressure.experiments.fault_effects import EFFECTS, Injection, Stage, slow_from_the_start
+from backpressure.experiments.fault_effects import EFFECTS, Injection, Stage, launch_over
 from backpressure.experiments.faults import (
     FAULTS,
     Fault,
@@ -136,22 +136,29 @@ def test_what_goes_wrong_within_a_fault_is_raised_when_it_is_undone(events: list
 
 
 @pytest.mark.parametrize(
-    ("fault", "delay_s", "bytes_per_s"),
+    ("fault", "before", "after"),
     [
-        (NetworkDelay(ms=20), 0.02, 0),
-        (NetworkBandwidth(kb_per_s=3), 0, 3000),
-        (NetworkDelay(ms=20, for_s=1), 0, 0),
-        (NetworkCut(), 0, 0),
-        (None, 0, 0),
+        (NetworkDelay(ms=20), (0.02, 0), (0.02, 0)),
+        (NetworkDelay(ms=1000), (0, 0), (1.0, 0)),  # over which they would connect for half a minute
+        (NetworkBandwidth(kb_per_s=3), (0, 0), (0, 3000)),
+        (NetworkDelay(ms=20, for_s=1), (0, 0), (0, 0)),
+        (NetworkCut(), (0, 0), (0, 0)),
+        (None, (0, 0), (0, 0)),
     ],
 )
 def test_the_network_is_slow_before_a_run_begins_that_is_to_begin_so(
-    monkeypatch: pytest.MonkeyPatch, fault: Fault | None, delay_s: float, bytes_per_s: float
+    monkeypatch: pytest.MonkeyPatch, fault: Fault | None, before: tuple[float, float], after: tuple[float, float]
 ) -> None:
-    monkeypatch.setattr("backpressure.experiments.fault_effects._NOTICED_S", 0)
+    monkeypatch.setattr("backpressure.experiments.fault_effects._NOTICED_S", -2)
     proxy = Proxy("amqp://localhost")
-    asyncio.run(slow_from_the_start(proxy, fault))
-    assert (proxy.delay_s, proxy.bytes_per_s) == (delay_s, bytes_per_s)
+    seen = []
+
+    async def launch() -> None:
+        seen.append((proxy.delay_s, proxy.bytes_per_s))
+
+    asyncio.run(launch_over(proxy, fault, launch))
+    assert seen == [before]
+    assert (proxy.delay_s, proxy.bytes_per_s) == after
 
 
 def test_every_fault_has_an_effect_on_a_run() -> None:
