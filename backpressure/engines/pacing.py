@@ -42,6 +42,7 @@ from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading
 log = logging.getLogger(__name__)
 
 _LAST_ANSWER_WITHIN_S = 1.0
+_NEAR = 0.25  # of a tick
 _TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
@@ -332,8 +333,13 @@ class Pacing:
         return replace(decision, rate_per_s=inf, window=None, reason=reason)
 
     async def read_queue(self) -> None:
-        """Read the depth; an answer that takes longer than a tick counts when it arrives."""
-        await self._answer(self._settings.control.tick_ms / 1000)
+        """Read the depth; an answer that takes longer than a tick counts when it arrives.
+
+        Far from the broker none is waited for where consumers report: what a report tells would be used a tick late.
+        """
+        tick_s = self._settings.control.tick_ms / 1000
+        near = self._round_trips_s.least(0.0) < _NEAR * tick_s
+        await self._answer(tick_s if near or self.signals.departed_total is None else 0.0)
 
     async def read_queue_anew(self) -> None:
         """Read the depth as it is from now on; an answer under way may be older."""
@@ -343,10 +349,14 @@ class Pacing:
 
     async def _answer(self, patience_s: float) -> None:
         """Wait for the answer under way, or ask; an answer that takes longer counts when it arrives."""
+        self._take_answer()
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(), name="probe")
         await asyncio.wait({self._asking}, timeout=patience_s)
-        if self._asking.done():
+        self._take_answer()
+
+    def _take_answer(self) -> None:
+        if self._asking is not None and self._asking.done():
             answered, self._asking = self._asking, None
             answered.result()
 

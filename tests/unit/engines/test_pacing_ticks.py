@@ -18,7 +18,7 @@ from backpressure.transports.base import QueueReading
 from backpressure.transports.memory import MemoryTransport
 
 
-def ticks(*, consumers: int, seconds: float = 20.0) -> list[ProducerReport]:
+def ticks(*, consumers: int, seconds: float = 20.0, far: bool = False) -> list[ProducerReport]:
     """Return what a producer reports at each tick, with this many consumers that began at other moments."""
 
     async def story() -> list[ProducerReport]:
@@ -32,7 +32,8 @@ def ticks(*, consumers: int, seconds: float = 20.0) -> list[ProducerReport]:
         feedback = MemoryTransport(settings, broker).feedback()
         await feedback.start(listen)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(producing(settings, broker))
+            transport = FarTransport(settings, broker) if far else None
+            await stack.enter_async_context(producing(settings, broker, transport=transport))
             for _ in range(consumers):
                 await asyncio.sleep(0.037)
                 await stack.enter_async_context(consuming(settings, broker))
@@ -86,8 +87,9 @@ def test_the_way_to_the_broker_is_known_before_anything_is_sent() -> None:
     assert run_virtually(story()) == pytest.approx(0.12)
 
 
-def test_with_one_consumer_each_decision_follows_its_report_at_once() -> None:
-    ages_s = [report.signal_age_s for report in ticks(consumers=1)[20:-1]]
+@pytest.mark.parametrize("far", [False, True])
+def test_with_one_consumer_each_decision_follows_its_report_at_once(far: bool) -> None:
+    ages_s = [report.signal_age_s for report in ticks(consumers=1, far=far)[20:-1]]
     assert max(age_s for age_s in ages_s if age_s is not None) < 0.01
     assert None not in ages_s
 
