@@ -109,6 +109,8 @@ def test_a_run_is_started_steered_stopped_and_compared_by_keyboard(
     chromium.type("40")
     chromium.press("Enter")
     wait_until(lambda: "by hand: consumer.rate = 40" in text(chromium, "notes"), "the rate is changed")
+    lines = "[...document.querySelectorAll('.time-chart .legend')].map((legend) => legend.childElementCount)"
+    wait_until(lambda: chromium.run(lines) == [5, 3, 3], "every line of the charts has its button")
     tab_to(chromium, "div Rates: time of the cursor")
     chromium.press("ArrowLeft")
     assert_all_can_be_reached(chromium)

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import isnan
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,10 +145,10 @@ def prometheus(
 
 
 def expressions(dashboard: Path) -> Iterator[tuple[str, str]]:
-    """Yield (panel, PromQL) of every query, with the window that Grafana would choose."""
+    """Yield (panel, PromQL) of every query, with a window that a busy machine fills."""
     for panel in json.loads(dashboard.read_text(encoding="utf-8"))["panels"]:
         for target in panel["targets"]:
-            yield panel["title"], target["expr"].replace("$__rate_interval", "10s")
+            yield panel["title"], target["expr"].replace("$__rate_interval", "30s")
 
 
 def test_every_query_of_dashboards_and_alerts_finds_data_in_a_running_experiment(
@@ -155,12 +156,17 @@ def test_every_query_of_dashboards_and_alerts_finds_data_in_a_running_experiment
 ) -> None:
     asked = [query for dashboard in DASHBOARDS for query in expressions(dashboard)]
 
+    empty: set[str] = set()
+
     def only_those_are_empty() -> bool:
-        empty = {panel for panel, query in asked if not prometheus.query(query)}
+        empty.clear()
+        empty.update(panel for panel, query in asked if not prometheus.query(query))
         return empty == set(EMPTY)
 
-    # A quantile over ten seconds is NaN where the machine was busy elsewhere for that long.
-    wait_until(only_those_are_empty, f"every panel has data but {', '.join(EMPTY)}")
+    # A quantile over half a minute is NaN where the machine was busy elsewhere for that long.
+    with suppress(AssertionError):
+        wait_until(only_those_are_empty, "every panel has data but some")
+    assert empty == set(EMPTY)
 
     rules = prometheus.rules()
     assert {rule["name"]: (rule["health"], rule.get("lastError")) for rule in rules} == dict.fromkeys(
