@@ -11,7 +11,10 @@ processor time a second, of the broker and of all listeners together, and their 
 its own, in ``--processes`` processes of each role, for ``--rate`` messages a second of all consumers together. The
 output is utilisation, wait, Jain's index and deliveries in ``--seconds`` after ``--warm`` seconds, and then after all
 consumers have become five times slower; before it the same of five producers and five consumers. ``--model`` does this
-in virtual time, for fixed and exponential service (``--model --rate 2000``).
+in virtual time, for fixed and exponential service, with a rise to three times the rate after the fall; and also for the
+same consumers before five producers, all reporting ten times a second without a bound (``--model --rate 2000``). A
+thousand producers begin one after the other: ``--model --rate 100000 --consumers 1000 --producers 1000 --join 20
+--prefetch 5 --service fixed --seeds 1``, a few minutes.
 """
 
 from __future__ import annotations
@@ -29,17 +32,23 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
+from math import inf
 from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean
+from typing import Literal, cast, get_args
+from unittest.mock import patch
 
 import psutil
 
+from backpressure.core import reports
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import read_records
 from backpressure.core.plant import Plant, Workers
+from backpressure.core.plant.sources import PlantProducer
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode, encode_compact
 from backpressure.core.sums import SEATS, FleetSize, FleetSum, decode_sum, encode_sum, is_sum
 from backpressure.engines.clock import Clock
@@ -74,7 +83,7 @@ def show_codec() -> None:
         ("compact, full", encode_compact(report)),
         ("JSON, full", encode(report)),
     ):
-        best_s = min(timeit.repeat(lambda data=data: decode(data, histograms=False), number=2000, repeat=10)) / 2000
+        best_s = min(timeit.repeat(partial(decode, data, histograms=False), number=2000, repeat=10)) / 2000
         print(f"{name:<24}{len(data):>8}{best_s * 1e6:>12.1f}")
     data = encode_sum(sample_sum())
     best_s = min(timeit.repeat(lambda: decode_sum(data), number=2000, repeat=10)) / 2000
@@ -86,8 +95,8 @@ def sample_sum() -> FleetSum:
         queue="orders", session=1, first=1, second=2, at_ns=time.time_ns(), confirmed=10**9, departed=1e9,
         observed_s=1e6, busy_s=1e6, told_s=1e6, reporting=200, working=200, held=600, producers=50, counted_ready=40,
         counted_unacked=600, counted_age_s=0.05, departed_age_s=0.25, newest_s=0.01, interval_s=0.55,
-        service_mean_s=0.1, service_cv2=1.0, flow_per_s=2000.0, left_per_s=2000.0, weights=50.0, next_s=0.1,
-        report_s=0.55,
+        service_mean_s=0.1, service_cv2=1.0, flow_per_s=2000.0, left_per_s=2000.0, weights=50.0,
+        bottleneck_per_s=2000.0, next_s=0.1, report_s=0.55,
     )  # fmt: skip
 
 
@@ -95,13 +104,13 @@ async def hear_fleet(url: str, pid: int, consumers: int, producers: int, seconds
     """Return deliveries, and seconds of processor time of the broker and of this process."""
     settings = Settings.model_validate({"broker": {"url": url}})
     heard: list[Report | FleetSum] = []
+    deliveries = 0
 
     def on_report(payload: bytes) -> None:
         heard[:] = [decode_sum(payload) if is_sum(payload) else decode(payload, histograms=False)]
         nonlocal deliveries
         deliveries += 1
 
-    deliveries = 0
     report_s, sum_s = FleetSize(consumers, producers).intervals_s(USUAL_S)
     async with AsyncExitStack() as stack:
         for number in range(producers + 1):
@@ -144,11 +153,11 @@ def message_cost_us(url: str, broker_pid: int, broker_idle: float, seconds: floa
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder, "producer.journal")
         environment = os.environ | {"PACE_CONFIG": "", "PACE_API__ENABLED": "false", "PACE_LOG__LEVEL": "ERROR"}
-        quiet = {"stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        consumer = subprocess.Popen([*program, "consumer", "--url", url, "--rate", "max"], env=environment, **quiet)
+        start = partial(subprocess.Popen[bytes], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        consumer = start([*program, "consumer", "--url", url, "--rate", "max"], env=environment)
         rate = ["--rate", str(MESSAGE_RATE), "--strategy", "bounded"]
         environment["PACE_PROCESS__JOURNAL_FILE"] = str(journal)
-        producer = subprocess.Popen([*program, "producer", "--url", url, *rate], env=environment, **quiet)
+        producer = start([*program, "producer", "--url", url, *rate], env=environment)
         try:
             time.sleep(WARM_S)
             processes = [psutil.Process(pid) for pid in (broker_pid, producer.pid, consumer.pid)]
@@ -189,7 +198,7 @@ class Counting:
 
             await start(count if on_report is not None else None)
 
-        bus.start = counting
+        setattr(bus, "start", counting)  # noqa: B010 - an instance may have another one
         return bus
 
 
@@ -199,7 +208,8 @@ def stand_in(url: str, role: str, names: list[int], rate: float, line: Connectio
 
 
 async def _stand_in(url: str, role: str, names: list[int], rate: float, line: Connection) -> None:
-    clock, engines, transports = Clock(), [], []
+    clock, transports = Clock(), []
+    engines: list[ProducerEngine | ConsumerEngine] = []
     async with asyncio.TaskGroup() as group:
         for name in names:
             settings = Settings.model_validate(
@@ -211,8 +221,9 @@ async def _stand_in(url: str, role: str, names: list[int], rate: float, line: Co
                 }
             )
             transports.append(Counting(connect(settings)))
+            transport = cast("Transport", transports[-1])
             make = ProducerEngine if role == "producer" else ConsumerEngine
-            engines.append(make(transports[-1], settings, clock))
+            engines.append(make(transport, settings, clock))
             await engines[-1].start()
             group.create_task(engines[-1].run())
         line.send("started")
@@ -223,16 +234,18 @@ async def _stand_in(url: str, role: str, names: list[int], rate: float, line: Co
                 line.send((*_told(engines), sum(transport.heard for transport in transports)))
             else:
                 for engine in engines:
-                    engine.slow_down(order)
+                    if isinstance(engine, ConsumerEngine) and isinstance(order, float):
+                        engine.slow_down(order)
         for engine in engines:
             engine.stop()
     for engine in engines:
         await engine.close()
 
 
-def _told(engines: list[ProducerEngine] | list[ConsumerEngine]) -> tuple[list[int], Counter[int]]:
+def _told(engines: list[ProducerEngine | ConsumerEngine]) -> tuple[list[int], Counter[int]]:
     """Return what each has done, and the waits of all."""
-    done, waits = [], Counter()
+    done: list[int] = []
+    waits: Counter[int] = Counter()
     for engine in engines:
         report = engine.report()
         done.append(report.confirmed if isinstance(report, ProducerReport) else report.processed)
@@ -284,7 +297,7 @@ def keep_pace(url: str, consumers: int, producers: int, args: argparse.Namespace
     fleet = Fleet(url, consumers, producers, args)
     time.sleep(args.warm)
     print(f"{consumers} consumers, {producers} producers, {args.rate:.0f} msg/s")
-    for factor in (1, 5):
+    for factor in (1.0, 5.0):
         if factor > 1:
             for line in fleet.lines["consumer"]:
                 line.send(factor)
@@ -300,7 +313,7 @@ def keep_pace(url: str, consumers: int, producers: int, args: argparse.Namespace
         shares = [new - old for new, old in zip(sent_then, sent, strict=True)]
         jain = sum(shares) ** 2 / len(shares) / max(1, sum(share * share for share in shares))
         print(f"  {'after a fall to a fifth: ' if factor > 1 else ''}used {used:.3f}, "
-              f"wait p50 {1e3 * waits.quantile_s(0.5):.0f}, p99 {1e3 * waits.quantile_s(0.99):.0f} ms, "
+              f"wait p50 {1e3 * (waits.quantile_s(0.5) or 0):.0f}, p99 {1e3 * (waits.quantile_s(0.99) or 0):.0f} ms, "
               f"Jain {jain:.4f}, {(heard_then - heard) / span_s:.0f} deliveries/s", flush=True)  # fmt: skip
     fleet.stop()
 
@@ -309,38 +322,76 @@ PHASES = (
     ("first 5 s", 5.0, 1.0),
     ("next 8 s", 8.0, 1.0),
     ("6 s after a fall to a fifth", 6.0, 0.2),
-    ("5 s back", 5.0, 1.0),
+    ("5 s after a rise to three times that", 5.0, 0.6),
 )
+Service = Literal["fixed", "exponential", "uniform"]
+FEW = 5
+JOINING = 10  # groups in which the producers of a large fleet begin
 
 
-def simulate(consumers: int, producers: int, rate: float, distribution: str, seeds: int) -> None:
-    """Print how well a fleet keeps pace in the model; means over ``seeds``."""
-    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name, _, _ in PHASES}
-    for seed in range(1, seeds + 1):
-        workers = Workers(count=consumers, rate_per_s=rate / consumers, distribution=distribution)
-        plant = Plant(random.Random(seed).random, workers=workers, step_s=0.01)
-        fleet = [plant.add_producer(create("pace", LawConfig()), 10 * rate / producers) for _ in range(producers)]
-        for name, seconds, factor in PHASES:
-            plant.set_workers(replace(workers, rate_per_s=workers.rate_per_s * factor))
-            busy_s, served = plant.queue.busy_s, len(plant.queue.waits_s)
-            sent, heard = [each.arrived for each in fleet], sum(each.heard for each in fleet)
-            plant.run(seconds)
-            waits = sorted(plant.queue.waits_s[served:])
-            shares = [each.arrived - before for each, before in zip(fleet, sent, strict=True)]
-            rows[name].append(
-                (
-                    (plant.queue.busy_s - busy_s) / consumers / seconds,
-                    1e3 * waits[len(waits) // 2],
-                    1e3 * waits[int(0.99 * len(waits))],
-                    sum(shares) ** 2 / len(shares) / sum(share * share for share in shares),
-                    (sum(each.heard for each in fleet) - heard) / seconds,
+def worked_s(plant: Plant) -> float:
+    """Return the consumer-seconds of work until now: the plant counts work when it begins."""
+    ahead = sum(consumer.done_s - plant.now for consumer in plant.queue.consumers if consumer.busy)
+    return plant.queue.busy_s - ahead
+
+
+def play(
+    consumers: int, producers: int, distribution: Service, seed: int, args: argparse.Namespace
+) -> list[list[float]]:
+    """Return of each phase: utilisation, p50 and p99 wait in ms, Jain's index, and deliveries a second."""
+    workers = Workers(
+        count=consumers, rate_per_s=args.rate / consumers, distribution=distribution, prefetch=args.prefetch
+    )
+    plant = Plant(random.Random(seed).random, workers=workers, step_s=0.01)
+    fleet: list[PlantProducer] = []
+    groups = JOINING if args.join else 1
+    for group in range(groups):
+        joining = len(range(group, producers, groups))
+        fleet += [plant.add_producer(create("pace", LawConfig()), 10 * args.rate / producers) for _ in range(joining)]
+        plant.run(args.join / groups)
+    told = []
+    for _, seconds, factor in PHASES:
+        plant.set_workers(replace(workers, rate_per_s=workers.rate_per_s * factor))
+        busy_s, served = worked_s(plant), len(plant.queue.waits_s)
+        sent, heard = [each.arrived for each in fleet], sum(each.heard for each in fleet)
+        plant.run(seconds)
+        waits = sorted(plant.queue.waits_s[served:])
+        shares = [each.arrived - before for each, before in zip(fleet, sent, strict=True)]
+        told.append(
+            [
+                (worked_s(plant) - busy_s) / consumers / seconds,
+                1e3 * waits[len(waits) // 2],
+                1e3 * waits[int(0.99 * len(waits))],
+                sum(shares) ** 2 / len(shares) / sum(share * share for share in shares),
+                (sum(each.heard for each in fleet) - heard) / seconds,
+            ]
+        )
+    return told
+
+
+def simulate(args: argparse.Namespace) -> None:
+    """Print how well a fleet keeps pace in the model, beside ten processes, and beside its consumers without a bound.
+
+    Figures are means over the seeds.
+    """
+    services: list[Service] = args.service
+    for distribution in services:
+        for consumers, producers, always in (
+            (FEW, FEW, False),
+            (args.consumers, FEW, True),
+            (args.consumers, args.producers, False),
+        ):
+            most = inf if always else reports.MOST_DELIVERIES_PER_S
+            with patch.object(reports, "MOST_DELIVERIES_PER_S", most):
+                runs = [play(consumers, producers, distribution, seed, args) for seed in range(1, args.seeds + 1)]
+            print(f"{consumers} consumers, {producers} producers, {args.rate:.0f} msg/s, {distribution} service"
+                  f"{', reports always ten times a second' if always else ''}")  # fmt: skip
+            for number, (name, _, _) in enumerate(PHASES):
+                used, half, most, jain, told = (
+                    fmean(column) for column in zip(*(run[number] for run in runs), strict=True)
                 )
-            )
-    print(f"{consumers} consumers, {producers} producers, {rate:.0f} msg/s, {distribution} service")
-    for name, runs in rows.items():
-        used, half, most, jain, told = map(fmean, zip(*runs, strict=True))
-        print(f"  {name:<28}used {used:.4f}, wait p50 {half:.0f}, p99 {most:.0f} ms, Jain {jain:.4f},"
-              f" {told:.0f} deliveries/s")  # fmt: skip
+                print(f"  {name:<37}used {used:.4f}, wait p50 {half:.0f}, p99 {most:.0f} ms, Jain {jain:.4f},"
+                      f" {told:.0f} deliveries/s", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -355,11 +406,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", action="store_true", help="the same in the model, in virtual time")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--service", nargs="+", choices=get_args(Service), default=["fixed", "exponential"], help="times in the model"
+    )
+    parser.add_argument("--prefetch", type=int, default=3, help="of each consumer in the model")
+    parser.add_argument("--join", type=float, default=0.0, help="seconds until the last producer begins in the model")
     args = parser.parse_args()
     if args.model:
-        for distribution in ("fixed", "exponential"):
-            for consumers, producers in ((5, 5), (args.consumers, args.producers)):
-                simulate(consumers, producers, args.rate, distribution, args.seeds)
+        simulate(args)
         return
     show_codec()
     if find_rabbitmq() is None:

@@ -41,6 +41,7 @@ _DONE_WINDOW_S = 1.0
 _OWN_HISTORY_S = 20.0
 _ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
 _ASK_RARELY = 5  # ticks
+_NEWS = 0.1  # an estimate that differs more from what was told is told at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +194,7 @@ class _Group:
         age_s, newest_s: mean age of their counters, and age of the newest report.
         served: mean and squared coefficient of variation of service times.
         confirmed: messages confirmed to all producers.
+        corrected: how much of that has corrected estimates of the time before.
         producers: how many, the own one included.
         share: the own one's part.
         comparable: whether what it has sent can be compared with what all have.
@@ -206,6 +208,7 @@ class _Group:
     newest_s: float
     served: tuple[float | None, float | None]
     confirmed: int
+    corrected: int
     producers: int
     share: float
     comparable: bool
@@ -235,6 +238,9 @@ class SignalBoard:
         self._led_at = -inf
         self._marks: dict[int, tuple[_Totals, _Totals]] = {}  # of each who sums: its totals, and what ours were then
         self._group: _Group | None = None
+        self._told_per_s = 0.0
+        self._corrected = 0.0
+        self._believed: tuple[FleetSum, float, float] | None = None  # the sum, when it came, what others had sent
         self._own = OwnState()
         self._statistics: QueueStatistics | None = None
         self.fleet = FleetRole(session)
@@ -288,11 +294,17 @@ class SignalBoard:
         self._marks[told.session] = theirs, self._totals
         return leader is told
 
-    def due_sum(self, queue: str, now: float) -> FleetSum | None:
-        """Return what to tell all producers, or None: it is not due, or others do; ask right after `signals`."""
-        group, next_s = self._group, self.fleet.next_sum_s(now)
+    def due_sum(self, queue: str, now: float, bottleneck_per_s: float | None) -> FleetSum | None:
+        """Return what to tell all producers, or None: it is not due, or others do; ask right after `signals`.
+
+        ``bottleneck_per_s`` is what the law takes the rate of all consumers for.
+        """
+        group, rate_per_s = self._group, bottleneck_per_s or 0.0
+        news = abs(rate_per_s - self._told_per_s) > _NEWS * max(rate_per_s, self._told_per_s)
+        next_s = self.fleet.next_sum_s(now, news=news)
         if next_s is None or group is None:
             return None
+        self._told_per_s = rate_per_s
         level = self._level(now)
         counted, totals = self._statistics, self._totals
         mean_s, cv2 = group.served
@@ -323,6 +335,7 @@ class SignalBoard:
             flow_per_s=level.total_per_s,
             left_per_s=max(0.0, level.left_per_s),
             weights=level.weights,
+            bottleneck_per_s=rate_per_s,
             next_s=next_s,
             report_s=self.fleet.report_every_s or 0.0,
             guests=self.has_guests,
@@ -465,11 +478,13 @@ class SignalBoard:
             quality=quality,
             missing=missing,
             confirmed_total=group.confirmed,
+            corrected_total=group.corrected,
             departed_total=round(totals.departed) if reporting else None,
             observed_total_s=totals.observed_s if reporting else None,
             busy_total_s=totals.busy_s if reporting else None,
             told_total_s=totals.told_s if reporting else None,
             report_interval_s=group.interval_s,
+            told_rate_per_s=(self._led.bottleneck_per_s or None) if self._led is not None else None,
             departed_age_s=departed_age_s,
             feedback_age_s=group.newest_s,
             consumers=group.working,
@@ -510,7 +525,7 @@ class SignalBoard:
             self._consumers, self._producers = {}, {}  # what they did meanwhile is in the sums
         leader = self.fleet.leader
         if leader is None:
-            self._led = None
+            self._led = self._believed = None
             if not self.fleet.report_every_s:
                 self._marks.clear()
         elif self._led is None:
@@ -547,6 +562,7 @@ class SignalBoard:
             newest_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
             served=self._service_statistics(),
             confirmed=confirmed,
+            corrected=round(self._corrected),
             producers=known,
             share=share,
             comparable=not alone,
@@ -555,15 +571,13 @@ class SignalBoard:
     def _by_sum(self, told: FleetSum, own: OwnState, now: float) -> _Group:
         """What is not told of the time since the sum is as it was, and others send as this producer does."""
         age_s = now - self._led_at
-        level = Level(told.flow_per_s, told.left_per_s, told.weights)
-        share = level.share(own.weight, self._need_per_s(own, now))
-        steady = told.flow_per_s - told.left_per_s
+        share = self._share_told(told, own, now)
         limited = own.application_limited or own.blocked
-        if limited:
-            since = told.flow_per_s * (1 - share) * age_s
-        else:
-            others_weigh = max(0.0, told.weights / own.weight - 1)
-            since = self._paced_since(self._led_at, now) * others_weigh + steady * age_s
+        others = self._totals.others_confirmed + self._others_since(told, self._led_at, own, now)
+        if self._believed is not None and self._believed[0] is not told:
+            before, before_at, others_before = self._believed
+            self._corrected += others - others_before - self._others_since(before, before_at, own, now)
+        self._believed = told, self._led_at, self._totals.others_confirmed
         probed = self._probed_consumers
         working = told.working
         if probed is not None:
@@ -576,11 +590,23 @@ class SignalBoard:
             age_s=told.departed_age_s + age_s,
             newest_s=told.newest_s + max(0.0, age_s - told.next_s),
             served=(told.service_mean_s or None, told.service_cv2 if told.service_mean_s else None),
-            confirmed=own.confirmed + round(self._totals.others_confirmed + since),
+            confirmed=own.confirmed + round(others),
+            corrected=round(self._corrected),
             producers=told.producers,
             share=share,
             comparable=not limited and told.report_s <= _RECENTS_FROM_S,
         )
+
+    def _share_told(self, told: FleetSum, own: OwnState, now: float) -> float:
+        return Level(told.flow_per_s, told.left_per_s, told.weights).share(own.weight, self._need_per_s(own, now))
+
+    def _others_since(self, told: FleetSum, told_at: float, own: OwnState, now: float) -> float:
+        """Estimate what others have sent since a sum that came then."""
+        age_s = now - told_at
+        if own.application_limited or own.blocked:
+            return told.flow_per_s * (1 - self._share_told(told, own, now)) * age_s
+        others_weigh = max(0.0, told.weights / own.weight - 1)
+        return self._paced_since(told_at, now) * others_weigh + (told.flow_per_s - told.left_per_s) * age_s
 
     def _paced_since(self, moment: float, now: float) -> float:
         """Return what the own producer was allowed to send since; before what is remembered, as much as after."""

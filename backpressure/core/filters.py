@@ -115,6 +115,12 @@ class RateEstimator:
         """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are."""
         self.dispersion = (dispersion * events + 1) / (events + 1)
 
+    def adopt(self, rate: float, exposure_s: float) -> None:
+        """Take ``rate`` for the cautious one, as if it were what was counted in ``exposure_s``."""
+        events = rate * exposure_s
+        self.rate = rate * (events + 2 * self.dispersion) / events
+        self.events, self._exposure_s = events, events / self.rate
+
     def scale(self, factor: float) -> None:
         """Multiply the rate by ``factor``, and forget the change detector's history."""
         if self.rate is not None and factor != 1:

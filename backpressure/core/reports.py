@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import MISSING, dataclass, field, fields, replace
-from math import inf
+from math import exp, inf, log
 from typing import Any
 
 from backpressure.core.compact_reports import COMPACT_VERSION, CONSUMER, PRODUCER, Layout, pack, sender_in, unpack
@@ -319,6 +319,13 @@ def _histogram(value: Any) -> Histogram:
 
 
 _LATELY_S = 1.0
+_USUAL_MEMORY_S = 10.0
+_CHANGED = 6.0
+_LEAST_DISPERSION = 0.05
+_FEW_SERVED = 5
+_MOST_PAID = 0.5
+EARLY_REPORTS = 2.0
+"""How many intervals early a consumer may be with its reports."""
 _SHORTEST_LATELY_S = 0.2
 _FULL_EVERY_S = 1.0
 
@@ -326,11 +333,24 @@ _FULL_EVERY_S = 1.0
 class Lately:
     """What a consumer did lately: if reports are rare, it says more than the average between two.
 
-    That is the last second, or half the time between two reports, if that is shorter.
+    That is the last second, or half the time between two reports, if that is shorter. When the consumer has become
+    faster or slower, it is no more than what it did since.
+
+    Formula: with n messages in B seconds of work before a moment of the last second, and e in b after it, one message
+    less different from what was expected, G = e·ln(e/b) + n·ln(n/B) − (e + n)·ln((e + n)/(b + B)) is the logarithm of
+    the likelihood ratio of two rates and one; it has changed if G > 6φ, φ being the dispersion of service times. The
+    moment is that of the largest G. The past is forgotten in 10 s of work.
+
+    Attributes:
+        changed: whether the last call of `added` found that it has become faster or slower.
     """
 
     def __init__(self) -> None:
         self._counts: deque[tuple[int, int, float]] = deque()
+        self._usual = 0.0, 0.0
+        self._served: tuple[int, float, float] | None = None
+        self._service = 0.0, 0.0, 0.0
+        self.changed = False
 
     def added(self, report: ConsumerReport, interval_s: float = 0.0) -> ConsumerReport:
         """Return ``report`` with what was done lately; call it several times a second.
@@ -342,13 +362,95 @@ class Lately:
         counts = self._counts
         counts.append((report.at_ns, departed, report.busy_s))
         while len(counts) > 1 and report.at_ns - counts[1][0] >= _LATELY_S * 1e9:
-            counts.popleft()
+            self._usual = _with_past(self._usual, counts.popleft(), counts[0])
+        self.changed = bool(interval_s) and self._has_changed(report)
         at_ns, before, busy_s = next(
             (count for count in reversed(counts) if report.at_ns - count[0] >= 0.99e9 * span_s), counts[0]
         )
         report.recent_s = (report.at_ns - at_ns) / 1e9
         report.recent, report.recent_busy_s = departed - before, max(0.0, report.busy_s - busy_s)
         return report
+
+    def _has_changed(self, report: ConsumerReport) -> bool:
+        """Find out whether it has become faster or slower within the last second; then forget what was before."""
+        dispersion = self._dispersion(report)
+        past, counts = self._usual, self._counts
+        most, changed_at, (_, done, busy_s) = _CHANGED, 0, counts[-1]
+        for number in range(len(counts) - 1):
+            if number:
+                past = _with_past(past, counts[number - 1], counts[number])
+            score = _difference(*past, done - counts[number][1], busy_s - counts[number][2]) / dispersion
+            if score > most:
+                most, changed_at = score, number
+        if most == _CHANGED:
+            return False
+        for _ in range(changed_at):
+            counts.popleft()
+        self._usual, self._service = (0.0, 0.0), (0.0, 0.0, 0.0)
+        return True
+
+    def _dispersion(self, report: ConsumerReport) -> float:
+        """Return the squared coefficient of variation of service times since the last change; 1 if it is not known."""
+        served = report.processed, report.service_sum_s, report.service_sum_s2
+        before, self._served = self._served or served, served
+        count, total_s, squares = (
+            sum_ + new - old for sum_, new, old in zip(self._service, served, before, strict=True)
+        )
+        self._service = count, total_s, squares
+        if count < _FEW_SERVED or total_s <= 0:
+            return 1.0
+        return max(_LEAST_DISPERSION, count * squares / total_s**2 - 1)
+
+
+def _with_past(
+    past: tuple[float, float], start: tuple[int, int, float], end: tuple[int, int, float]
+) -> tuple[float, float]:
+    """Return messages and seconds of work until ``end``, of which those until ``start`` are ``past``."""
+    worked_s = max(0.0, end[2] - start[2])
+    keep = exp(-worked_s / _USUAL_MEMORY_S)
+    return past[0] * keep + end[1] - start[1], past[1] * keep + worked_s
+
+
+def _difference(usual: float, usual_s: float, recent: float, recent_s: float) -> float:
+    """Return how much more likely two rates are than one, as a logarithm; see `Lately`."""
+    if usual <= 0 or usual_s <= 0 or recent_s <= 0:
+        return 0.0
+    expected = usual / usual_s * recent_s
+    if abs(recent - expected) <= 1:
+        return 0.0
+    recent += 1 if recent < expected else -1
+    both_per_s = (recent + usual) / (recent_s + usual_s)
+    return recent * log(recent / recent_s / both_per_s) + usual * log(usual / usual_s / both_per_s)
+
+
+class Early:
+    """Lets a process of a fleet speak before its turn, and later less often, so that on average it speaks no more.
+
+    What it is early by it owes, and the next intervals are up to half as long again until that is paid.
+    """
+
+    def __init__(self, most: float) -> None:
+        """It may owe ``most`` intervals."""
+        self._most = most
+        self._owed = self._paid = 0.0
+
+    def take(self, due_s: float, interval_s: float) -> bool:
+        """Return whether it may be early now, when its turn is ``due_s`` away; then this is its turn."""
+        owed = self._owed + max(0.0, due_s) / interval_s
+        if owed > self._most:
+            return False
+        self._owed = owed
+        return True
+
+    def longest_s(self, interval_s: float) -> float:
+        """Return how long this turn is, if turns are ``interval_s`` on average."""
+        return (1 + self._paid) * interval_s
+
+    def next_s(self, interval_s: float) -> float:
+        """Return how long to wait until the next turn."""
+        self._paid = min(_MOST_PAID, self._owed)
+        self._owed -= self._paid
+        return (1 + self._paid) * interval_s
 
 
 class Fullness:

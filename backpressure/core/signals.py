@@ -44,11 +44,13 @@ class Signals:
         quality: how well the backlog is known; ``missing`` says why it is not, and what to do.
         confirmed_total: messages confirmed to all producers (this one included) since this law started; what the others
         have sent since their last reports is estimated from their pace.
+        corrected_total: how much of it was added because estimates before were too low; negative: they were too high.
         departed_total: messages settled by all reporting consumers since then; None when none ever reported.
         observed_total_s, busy_total_s: consumer-seconds that ``departed_total`` covers, and how many of them were spent
         working. A quotient of differences of these totals is exact although reports arrive at different moments.
         told_total_s: of ``observed_total_s``, what reports told of; those of a fleet stand for the time between, too.
         report_interval_s: how often each consumer of a fleet reports; 0: as often as usual.
+        told_rate_per_s: the rate of all consumers together, as another producer has estimated it; None: nobody tells.
         departed_age_s: mean age of the counters that ``departed_total`` adds up.
         feedback_age_s: age of the freshest consumer report; infinite when none ever came.
         consumers: consumers alive, by report or else by the broker's count.
@@ -80,7 +82,9 @@ class Signals:
     quality: SignalQuality = SignalQuality.REPORTED
     missing: str = ""
     confirmed_total: int = 0
+    corrected_total: int = 0
     report_interval_s: float = 0.0
+    told_rate_per_s: float | None = None
     departed_total: int | None = None
     observed_total_s: float | None = None
     busy_total_s: float | None = None

@@ -17,7 +17,7 @@ from math import inf, sqrt
 from struct import Struct, error
 
 from backpressure.core.compact_reports import COMPACT_VERSION
-from backpressure.core.reports import MOST_DELIVERIES_PER_S, report_interval_s
+from backpressure.core.reports import MOST_DELIVERIES_PER_S, Early, report_interval_s
 from backpressure.errors import FeedbackError
 
 SEATS = 2
@@ -33,6 +33,7 @@ _SPARE = 4  # the second one sends one sum of so many
 _GRACE_S = 0.3
 _SETTLED = 2.0  # intervals, after which everybody has reported
 _USUAL_S = 0.1
+_EARLY_SUMS = 8.0  # intervals
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that takes three times as long to make
@@ -47,6 +48,8 @@ class FleetSum:
 
     ``producers`` share what all send, ``flow_per_s``: those with ``weights`` together are limited by their laws alone,
     and send ``left_per_s``. ``first`` and ``second`` are the sessions of those who send sums.
+
+    ``bottleneck_per_s`` is what the one who sends it takes the rate of all consumers for; 0: not known.
 
     ``counted_ready`` and ``counted_unacked`` are what the broker counted ``counted_age_s`` before; without such a
     count, the age is infinite. The next sum follows in ``next_s``. Every process reports every ``report_s``.
@@ -77,13 +80,14 @@ class FleetSum:
     flow_per_s: float
     left_per_s: float
     weights: float
+    bottleneck_per_s: float
     next_s: float
     report_s: float
     guests: bool = False
 
 
 _NAMES = tuple(spec.name for spec in fields(FleetSum))[1:]
-_FORMAT = Struct(">5Q4d6I11f?")
+_FORMAT = Struct(">5Q4d6I12f?")
 _ENDLESS = {"counted_age_s", "departed_age_s", "newest_s"}
 
 
@@ -170,6 +174,8 @@ class FleetRole:
         self._hears_since = inf
         self._sent_at = -inf
         self._sum_every_s = usual_s
+        self._early = Early(_EARLY_SUMS)
+        self._next_sum_s = 0.0
         self._large = False
         self.possible = False
         self.listens = True
@@ -235,11 +241,16 @@ class FleetRole:
             self._listens_since = now
         self.listens = listens
 
-    def next_sum_s(self, now: float) -> float | None:
-        """Return after how long the sum after this one is to be sent; None: none is due at ``now``."""
+    def next_sum_s(self, now: float, *, news: bool = False) -> float | None:
+        """Return after how long the sum after this one is to be sent; None: none is due at ``now``.
+
+        ``news``: what all others go by is not true any more; that is told at once by the first.
+        """
         first = self._session < min(self._heard, default=inf)
         every_s = self._sum_every_s * (1 if first else _SPARE)
-        if not self.adds_up or now < self._sent_at + every_s:
+        due_at = self._sent_at + min(self._next_sum_s or every_s, 1.5 * every_s)
+        if not self.adds_up or (now < due_at and not (news and first and self._early.take(due_at - now, every_s))):
             return None
-        self._sent_at = max(self._sent_at + every_s, now - every_s / 2)
-        return every_s
+        self._sent_at = max(due_at, now - every_s / 2) if now >= due_at else now
+        self._next_sum_s = self._early.next_s(every_s) if first else every_s
+        return self._next_sum_s

@@ -14,7 +14,16 @@ from collections.abc import Callable
 from math import inf
 
 from backpressure.core.histogram import RecentHistogram
-from backpressure.core.reports import ConsumerReport, Fullness, Lately, encode_compact, sooner_s, uneven_s
+from backpressure.core.reports import (
+    EARLY_REPORTS,
+    ConsumerReport,
+    Early,
+    Fullness,
+    Lately,
+    encode_compact,
+    sooner_s,
+    uneven_s,
+)
 from backpressure.engines.clock import Clock
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
@@ -78,6 +87,7 @@ class ConsumerEngine:
         self._feedback = transport.feedback()
         self._full = Fullness()
         self._lately = Lately()
+        self._early = Early(EARLY_REPORTS)
         self._report_at = -inf
         self._reported_paused = False
         self._reported_work = False
@@ -281,12 +291,14 @@ class ConsumerEngine:
         usual_s = self.settings.feedback.interval_ms / 1000
         interval_s = max(usual_s, self._bench.report_every_s or 0.0)
         if interval_s > usual_s:
-            self._report_at = now + sooner_s(self._report_at - now, interval_s, random.random())  # noqa: S311 - it is no secret
+            longest_s = self._early.longest_s(interval_s)
+            self._report_at = now + sooner_s(self._report_at - now, longest_s, random.random())  # noqa: S311 - it is no secret
             first_done = bool(report.processed) and not self._reported_work
-            if now < self._report_at and report.paused is self._reported_paused and not first_done:
+            due = now >= self._report_at or report.paused is not self._reported_paused or first_done
+            if not due and not (self._lately.changed and self._early.take(self._report_at - now, interval_s)):
                 return
             first = self._report_at == -inf
-            interval_s = uneven_s(interval_s, random.random(), first=first)  # noqa: S311 - it is no secret
+            interval_s = uneven_s(self._early.next_s(interval_s), random.random(), first=first)  # noqa: S311 - it is no secret
             self._report_at = now + interval_s
         self._reported_paused, self._reported_work = report.paused, bool(report.processed)
         report.interval_s = interval_s

@@ -77,3 +77,20 @@ def test_a_fleet_does_not_miss_those_who_added_up_for_it(lab: Lab) -> None:
         assert max(sample.depth for sample in plant.samples[-40:]) <= 150
         assert sum(each.board.fleet.listens for each in plant.producers) == 2
         assert plant.producers[0].board.fleet.adds_up
+
+
+def test_a_fleet_whose_sums_are_rare_follows_a_fall_and_a_rise_at_once(lab: Lab) -> None:
+    """Consumers that see the change report before their turn, and what is learnt from them is told without delay."""
+    consumers, capacity_per_s = 60, 6000.0
+    plant = lab.plant(1, workers=rate_of(consumers, capacity_per_s), step_s=0.02)
+    fleet = [lab.join(plant, "pace", demand_per_s=100.0) for _ in range(300)]
+    plant.run(7.0)
+    assert sum(each.board.fleet.listens for each in fleet) == 2
+    plant.set_workers(rate_of(consumers, capacity_per_s / 5))
+    plant.run(3.0)
+    deepest = max(sample.depth for sample in plant.samples[-30:])
+    plant.set_workers(rate_of(consumers, capacity_per_s / 5 * 3))
+    served = plant.samples[-1].processed
+    plant.run(3.0)
+    assert deepest <= 0.25 * capacity_per_s
+    assert plant.samples[-1].processed - served >= 0.85 * 3 * capacity_per_s / 5 * 3

@@ -111,6 +111,7 @@ class Bottleneck:
         self._confirmed_after_s = 0.0
         self._raised_by = 1.0
         self._began_at = inf
+        self._told = False
 
     @property
     def rate_per_s(self) -> float | None:
@@ -134,8 +135,11 @@ class Bottleneck:
 
     @property
     def may_be_faster(self) -> bool:
-        """Whether an empty queue is a reason to doubt the rate: not when the consumers are seen to be idle."""
-        return not self.measured or self._seen_load >= _BUSY * self._load
+        """Whether an empty queue is a reason to doubt the rate: not when the consumers are seen to be idle.
+
+        What another producer tells is for that one to doubt.
+        """
+        return not self._told and (not self.measured or self._seen_load >= _BUSY * self._load)
 
     def raise_rate(self, factor: float, *, until_counted: bool = False) -> None:
         """Multiply the estimate by ``factor``: the queue stays empty at the present one.
@@ -177,6 +181,9 @@ class Bottleneck:
         reporting = signals.departed_total is not None and signals.feedback_age_s <= self._stale_s
         if not interrupted:
             self._count(signals, now, reporting=reporting, new=new)
+        self._told = signals.told_rate_per_s is not None
+        if signals.told_rate_per_s and self._workers:
+            self._estimator.adopt(signals.told_rate_per_s / self._workers, _MEMORY_S * self._workers)
         rate_per_s = self.rate_per_s or 0.0
         if reporting and not rare:
             self.queue.count(signals, rate_per_s, now, busy=self.servers, stalled=stalled)
@@ -263,7 +270,8 @@ class Bottleneck:
             exposure_s = span_s if saturated else min(span_s, worked_s / self._load)
             changed = self._estimator.add(told * events, told * exposure_s)
         if changed:
-            self.changed_at, self.idle = now, 0.0
+            self.changed_at = now
+            self.idle *= self.rare  # how unevenly a fleet is served does not depend on its pace
         elif (
             count.source == "reports"
             and not self._stalled

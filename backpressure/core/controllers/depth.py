@@ -52,6 +52,7 @@ class DepthObserver:
         self._told: deque[tuple[float, float]] = deque(maxlen=_COUNTS)
         self._sent = Timeline(_HISTORY_S)
         self._arrived = Timeline(_HISTORY_S)
+        self._corrected = 0
         self._arrived_at = -inf
         self.reading = 0.0
         self._offset: float | None = None
@@ -60,9 +61,11 @@ class DepthObserver:
 
     def read(self, signals: Signals, now: float) -> bool:
         """Record what has been sent, and the reading if it is new; return whether it was."""
-        self._sent.record(now, signals.confirmed_total + signals.in_flight)
+        self._corrected = signals.corrected_total  # it was sent before, nobody knows when
+        confirmed = signals.confirmed_total - self._corrected
+        self._sent.record(now, confirmed + signals.in_flight)
         self._arrived_at = max(self._arrived_at, now - signals.there_and_back_s / 2)
-        self._arrived.record(self._arrived_at, signals.confirmed_total)
+        self._arrived.record(self._arrived_at, confirmed)
         reading, read_at = signals.depth, now - signals.depth_age_s
         if signals.backlog is not None:
             reading, read_at = signals.backlog, now - signals.backlog_age_s
@@ -141,10 +144,11 @@ class DepthObserver:
         if age_s > _OVERDUE * self._interval_s:  # a report is missing: its consumer may have stopped
             age_s = min(age_s, _SILENCE * self._usual_age_s)
         way_s = signals.there_and_back_s
+        departed = (signals.departed_total or 0) - self._corrected
         if way_s > _NEAR_S and self._offset is not None:
-            self._count_far(signals.departed_total or 0, age_s, way_s, rate_per_s, now, busy=busy, stalled=stalled)
+            self._count_far(departed, age_s, way_s, rate_per_s, now, busy=busy, stalled=stalled)
             return
-        gone = (signals.departed_total or 0) + rate_per_s * age_s
+        gone = departed + rate_per_s * age_s
         if self._offset is None:
             self._offset = gone - self._sent.at(now) + (self.reading if self.read_at > -inf else signals.unacked or 0)
         elif self.read_at > self._tracked_at and not stalled:

@@ -338,15 +338,17 @@ class Plant:
             if consumer.hung or consumer.stranger is not None:
                 continue
             if fleet_s > usual_s:
-                consumer.next_report_s = self._sooner(consumer.next_report_s, fleet_s)
+                consumer.next_report_s = self._sooner(consumer.next_report_s, consumer.early.longest_s(fleet_s))
             if look:
-                made = consumer.report(self.now, self.queue.workers.prefetch, paused=paused)  # notes what it does
+                made, changed = consumer.look(self.now, self.queue.workers.prefetch, paused=paused, interval_s=fleet_s)
                 if made.processed and consumer not in self._worked:
                     self._worked.add(consumer)
                     consumer.next_report_s = self.now  # the first message is done
+                elif changed and consumer.early.take(consumer.next_report_s - self.now, fleet_s):
+                    consumer.next_report_s = self.now
             if self.now >= consumer.next_report_s:
                 late_s = max(0.0, self.now - consumer.next_report_s)
-                interval_s = self._spread(fleet_s, first=consumer not in self._reported)
+                interval_s = self._spread(consumer.early.next_s(fleet_s), first=consumer not in self._reported)
                 self._reported.add(consumer)
                 consumer.next_report_s = self.now + interval_s - min(late_s, self._step_s)
                 told = consumer.report(self.now, self.queue.workers.prefetch, paused=paused, interval_s=fleet_s)
@@ -432,7 +434,7 @@ class Plant:
             if self.now >= producer.next_tick_s:
                 least_s = self.network.confirmed_after_s
                 producer.decide(self.now, self._tick_s, confirm_latency_min_s=least_s, blocked=self.queue.bound.blocked)
-                if (told := producer.board.due_sum("plant", self.now)) is not None:
+                if (told := producer.told(self.now)) is not None:
                     self._post(told)
 
     def _sample(self) -> None:

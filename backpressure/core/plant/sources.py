@@ -155,6 +155,10 @@ class PlantProducer:
         self._limited, self._held_back = True, False
         self._latencies_s, self._settled = 0.0, 0
 
+    def told(self, now: float) -> FleetSum | None:
+        """Return what it has to tell all producers of a large fleet; see `SignalBoard.due_sum`."""
+        return self.board.due_sum("plant", now, self.decision.bottleneck_per_s)
+
     def emit(self, start_s: float, end_s: float) -> list[float]:
         """Return when messages go out between ``start_s`` and ``end_s``."""
         if self._schedule is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Literal
 
 from backpressure.core.plant.network import Line
-from backpressure.core.reports import ConsumerReport, Lately
+from backpressure.core.reports import EARLY_REPORTS, ConsumerReport, Early, Lately
 from backpressure.core.schedule import RetryPolicy
 
 Acks = Literal["each", "auto", "commit"]
@@ -170,6 +171,7 @@ class PlantConsumer:
     service_sum_s: float = 0.0
     service_sum_s2: float = 0.0
     wasted_s: float = 0.0
+    early: Early = field(default_factory=partial(Early, EARLY_REPORTS))
     _lately: Lately = field(default_factory=Lately)
 
     @property
@@ -240,3 +242,8 @@ class PlantConsumer:
             cpu_s=0.0,
         )
         return self._lately.added(made, interval_s)
+
+    def look(self, now: float, prefetch: int, *, paused: bool, interval_s: float) -> tuple[ConsumerReport, bool]:
+        """Return the counters now, and whether it has become faster or slower."""
+        made = self.report(now, prefetch, paused=paused, interval_s=interval_s)
+        return made, self._lately.changed

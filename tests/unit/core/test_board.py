@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -12,7 +13,7 @@ from backpressure.core.evidence import OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
 from backpressure.core.signals import Signals
-from backpressure.core.sums import decode_sum, encode_sum
+from backpressure.core.sums import FleetSum, decode_sum, encode_sum
 
 OWN = OwnState(confirmed=10, demand_per_s=1000.0)
 
@@ -26,6 +27,13 @@ PRODUCER = ProducerReport(
     id="p", session=2, pid=2, host="h", at_ns=0, queue="q", offered=0, published=0, confirmed=0, nacked=0, rejected=0,
     returned=0, republished=0, in_flight=0, window=0, target_rate_per_s=1000.0, pacing_rate_per_s=0.0, weight=1.0,
     application_limited=False, blocked=False, blocked_events=0, strategy="pace", reason="", rss_bytes=0, cpu_s=0.0,
+)  # fmt: skip
+
+SUM = FleetSum(
+    queue="q", session=3, first=3, second=7, at_ns=0, confirmed=0, departed=0.0, observed_s=0.0, busy_s=0.0, told_s=0.0,
+    reporting=200, working=200, held=400, producers=50, counted_ready=1, counted_unacked=400, counted_age_s=0.05,
+    departed_age_s=1.0, newest_s=0.1, interval_s=2.0, service_mean_s=0.1, service_cv2=1.0, flow_per_s=500.0,
+    left_per_s=500.0, weights=50.0, bottleneck_per_s=1000.0, next_s=1.0, report_s=2.0,
 )  # fmt: skip
 
 
@@ -536,7 +544,25 @@ def test_a_sum_can_be_told_when_the_estimate_of_what_others_send_has_been_correc
         board._flow.append((now, 1000 - 10 * tick))
         board.signals(OwnState(), now)
         board._flow[-1] = (now, board._flow[0][1] - 1)
-        if (one := board.due_sum("orders", now)) is not None:
+        if (one := board.due_sum("orders", now, 100.0)) is not None:
             told.append(decode_sum(encode_sum(one)))
     assert told
     assert all(one.flow_per_s == 0 for one in told)
+
+
+def test_a_sum_that_corrects_what_others_have_sent_says_that_it_was_before() -> None:
+    """Otherwise it would seem to have come since the broker was last asked, and the queue to be that much longer."""
+    board = SignalBoard(session=9)
+    board.fleet.possible = True
+    seen = []
+    for tick in range(60):
+        now = tick / 10
+        if tick % 10 == 0:  # others send twice as much as this one takes them to do
+            board.on_sum(replace(SUM, at_ns=tick, confirmed=2000 * tick // 10), now)
+        own = OwnState(confirmed=int(10 * now), pace_per_s=10.0, demand_per_s=100.0)
+        signals = board.signals(own, now)
+        seen.append(signals.confirmed_total - signals.corrected_total)
+    steps = [after - before for before, after in pairwise(seen[20:])]
+    assert signals.confirmed_total > 9000
+    assert signals.told_rate_per_s == 1000.0
+    assert max(steps) - min(steps) <= 12

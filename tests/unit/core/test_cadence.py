@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 import pytest
 
-from backpressure.core.reports import decision_window, report_interval_s, ticks_per_report, told_interval_s, uneven_s
+from backpressure.core.reports import (
+    ConsumerReport,
+    Early,
+    Lately,
+    decision_window,
+    report_interval_s,
+    ticks_per_report,
+    told_interval_s,
+    uneven_s,
+)
 
 
 def test_a_decision_waits_a_little_for_the_next_report_where_reports_come() -> None:
@@ -48,3 +60,69 @@ def test_a_message_tells_consumers_how_often_to_report_if_it_makes_sense(
     value: object, interval_s: float | None
 ) -> None:
     assert told_interval_s(value) == interval_s
+
+
+def looks(service_s: Iterator[float], seconds: float) -> Iterator[ConsumerReport]:
+    """Look ten times a second at a consumer that always has work, which takes as long as it says when it begins."""
+    ends, begun, done, squares = 0.0, 0.0, 0, 0.0
+    for tick in range(1, round(10 * seconds)):
+        now = tick / 10
+        while ends <= now:
+            if ends:
+                done, squares = done + 1, squares + (ends - begun) ** 2
+            begun, ends = ends, ends + next(service_s)
+        yield ConsumerReport(
+            id="c", queue="q", at_ns=round(1e9 * now), processed=done, held=1, prefetch=3, busy_s=now,
+            service_sum_s=begun, service_sum_s2=squares,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "within_s"), [(0.05, 0.0167, 0.2), (0.02, 0.1, 0.3), (0.02, 2.0, 0.3)])
+def test_a_consumer_of_a_fleet_notices_soon_that_it_has_become_faster_or_slower(
+    before: float, after: float, within_s: float
+) -> None:
+    lately, begun, changes, told = Lately(), 0.0, [], []
+
+    def service_s() -> Iterator[float]:
+        nonlocal begun
+        while True:
+            taken_s = before if begun < 5 else after
+            begun += taken_s
+            yield taken_s
+
+    for look in looks(service_s(), 12.0):
+        report = lately.added(look, 4.0)
+        if lately.changed:
+            changes.append(report.at_ns / 1e9)
+            told.append((report.recent_s, report.recent))
+    assert len([at for at in changes if at < 5]) == 0
+    assert 5 < changes[0] <= 5 + before + within_s
+    recent_s, recent = told[0]
+    assert recent_s <= within_s + 0.1
+    assert abs(recent - recent_s / after) <= 2
+
+
+def test_irregular_work_is_seldom_taken_for_a_change() -> None:
+    draw, lately, changes = random.Random(7), Lately(), 0
+    service_s = iter(lambda: draw.expovariate(50.0), None)
+    for look in looks(service_s, 300.0):
+        lately.added(look, 4.0)
+        changes += lately.changed
+    assert changes <= 10
+
+
+def test_consumers_that_report_ten_times_a_second_look_for_no_change() -> None:
+    lately = Lately()
+    for look in looks(iter([0.05] * 100 + [0.5] * 100), 10.0):
+        lately.added(look)
+        assert not lately.changed
+
+
+def test_whoever_speaks_before_its_turn_speaks_no_more_often_in_the_long_run() -> None:
+    early, now, due_s, told = Early(2), 0.0, 1.0, 0
+    for step in range(10_000):
+        now = step / 10
+        if now >= due_s or early.take(due_s - now, 1.0):  # there is news all the time
+            told += 1
+            due_s = now + early.next_s(1.0)
+    assert told == pytest.approx(1000, rel=0.01)

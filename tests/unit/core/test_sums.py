@@ -15,7 +15,8 @@ SUM = FleetSum(
     queue="orders", session=3, first=3, second=7, at_ns=5, confirmed=100, departed=90.5, observed_s=9.0, busy_s=8.0,
     told_s=7.0, reporting=200, working=199, held=400, producers=50, counted_ready=1, counted_unacked=2,
     counted_age_s=inf, departed_age_s=0.25, newest_s=0.5, interval_s=0.5, service_mean_s=0.125, service_cv2=1.0,
-    flow_per_s=2000.0, left_per_s=1500.0, weights=48.0, next_s=0.125, report_s=0.5, guests=True,
+    flow_per_s=2000.0, left_per_s=1500.0, weights=48.0, bottleneck_per_s=2000.0, next_s=0.125, report_s=0.5,
+    guests=True,
 )  # fmt: skip
 
 
@@ -166,3 +167,31 @@ def test_without_a_way_for_sums_everybody_is_heard() -> None:
 
 def test_old_programs_that_hear_everybody_make_reports_rarer() -> None:
     assert FleetSize(200, 50, old_listeners=10).intervals_s(0.1)[0] > 3 * FLEET.intervals_s(0.1)[0]
+
+
+def test_news_is_told_at_once_and_on_average_no_more_sums_are_sent() -> None:
+    role = role_of(1)
+    size = FleetSize(1000, 1000)  # a sum every two seconds
+    sent = []
+    for tick in range(6000):
+        now = tick / 10
+        role.update(size, range(2, 1001), now)
+        if role.next_sum_s(now, news=tick >= 300) is not None:
+            sent.append(now)
+    calm_s, sum_s = 30.0, size.intervals_s(0.1)[1]
+    first = [at for at in sent if at >= calm_s]
+    assert first[0] == calm_s
+    assert first[7] <= calm_s + 1.0
+    assert len(first) <= (600 - calm_s) / sum_s + 10
+
+
+def test_the_second_of_those_who_send_sums_does_not_tell_news() -> None:
+    role = role_of(2)
+    for tick in range(100):
+        now = tick / 10
+        role.on_sum(replace(SUM, session=1, first=1, second=2, next_s=0.1), now)
+        role.update(FLEET, [1, *range(3, 51)], now)
+        role.next_sum_s(now, news=False)
+    assert role.adds_up
+    sent = [role.next_sum_s(9.9 + step / 1000, news=True) for step in range(1, 20)]
+    assert sent == [None] * 19
