@@ -34,7 +34,7 @@ class NodeApi:
         sessions: Callable[[], Collection[Session]],
         started_at_s: float,
     ) -> None:
-        """``sessions`` is who is connected, ``started_at_s`` on the event loop's clock."""
+        """``sessions`` returns the connected sessions; ``started_at_s`` is on the event loop's clock."""
         self._vhost = vhost
         self._config = config
         self._sessions = sessions

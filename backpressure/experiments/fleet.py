@@ -60,7 +60,7 @@ class Fleet:
             scenario: what is to run.
             consumers: returns how many consumers the work queue has now (None: unknown); for commands only.
             tell: is called with what is worth a line.
-            agents: who has the processes that are not to run here.
+            agents: has the processes that are to run on other machines.
         """
         self._supervisor = supervisor
         self._agents = agents

@@ -275,7 +275,7 @@ def _check_ledger(
 
 
 def _check_roles(part: Any, roles: Mapping[RoleName, RoleSettings], where: str, source: str) -> None:
-    """Refuse in a phase what says who plays a role, and what cannot be changed in a program that is not ours."""
+    """Refuse in a phase another program for a role, and what cannot be changed in a program that is not ours."""
     for role in ROLES:
         for key, value in getattr(part, role).items():
             if key in ROLE_KEYS:

@@ -56,14 +56,14 @@ class _Isolation:
         self._next: asyncio.Task[Collection[int]] | None = None
 
     async def cuts_off(self, connection: _ProxiedConnection) -> bool:
-        """Return whether one of its sides, and only one, is cut off; all who ask within a moment share the look."""
+        """Return whether one of its sides, and only one, is cut off; questions of the same moment share one look."""
         if self._next is None:
             self._next = asyncio.create_task(self._look())
         return (connection.target[1] in self._ports) != (connection.port in await asyncio.shield(self._next))
 
     async def _look(self) -> Collection[int]:
         await asyncio.sleep(_LOOK_AFTER_S)
-        self._next = None  # who connects from now on might not be seen
+        self._next = None  # connections made from now on might not be seen
         return await asyncio.to_thread(self._clients)
 
 
@@ -123,7 +123,7 @@ class Proxy:
                 connection.broker.transport.abort()
 
     async def isolate(self, ports: Collection[int], clients: Callable[[], Collection[int]]) -> None:
-        """Cut off who listens at ``ports`` and connects from the ports that ``clients`` tells: it reaches only itself.
+        """Cut off the program that listens at ``ports`` and connects from those in ``clients``: it reaches only itself.
 
         ``clients`` blocks for a moment. It is called now, and then a few times a second at most, while others connect.
         """

@@ -133,7 +133,7 @@ class AioPikaClient:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise NotConnectedError("the connection was lost") from None  # aiormq cancels who waits for a confirm
+            raise NotConnectedError("the connection was lost") from None  # aiormq cancels tasks that wait for a confirm
         if isinstance(answer, DeliveredMessage):
             raise self._unroutable()
 

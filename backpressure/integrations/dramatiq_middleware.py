@@ -45,7 +45,7 @@ class DramatiqPace(Middleware):
         limiter.confirmed()  # nobody tells a middleware that a message was not sent
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:  # noqa: ARG002 - as dramatiq calls it
-        """Remember who works here: it knows how many messages wait."""
+        """Remember the worker of this process: it knows how many messages wait."""
         self._worker = worker
 
     def before_process_message(self, broker: Any, message: Any) -> None:

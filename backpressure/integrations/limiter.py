@@ -1,7 +1,7 @@
 """Paces everything that a process sends to one queue, whatever it sends with.
 
-`Limiter` is `Pacer` made ready for threads, event loops and forks: who may send waits in line, and a thread of its own
-(`QueueWatcher`) reads the queue and exchanges reports. It does not know who sends: `Paced`, the middlewares of
+`Limiter` is `Pacer` made ready for threads, event loops and forks: callers wait in line, and a thread of its own
+(`QueueWatcher`) reads the queue and exchanges reports. It does not know its callers: `Paced`, the middlewares of
 frameworks, or a client of your own.
 """
 

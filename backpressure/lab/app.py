@@ -37,7 +37,7 @@ Id = Annotated[SubscriberId, InPath(examples=["subscriber-1"])]
 
 
 class MessageRequest(RequestBody):
-    """A message, when it was written, and by whom."""
+    """A message, the time it was written, and its source."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -286,7 +286,7 @@ class Driver:
 
 
 def _refuse_code(plan: Scenario) -> None:
-    """Raise `ConfigError` if ``plan`` runs code of the user's: who may drive runs may not name programs."""
+    """Raise `ConfigError` if ``plan`` runs code of the user's: those who drive runs may not name programs."""
     ours = "programs, handlers and laws of your own are named on the command line only: pace run"
     if plan.strange:
         raise ConfigError("settings", " and ".join(sorted(plan.strange)), ours)

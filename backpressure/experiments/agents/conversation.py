@@ -65,7 +65,7 @@ class Said(NamedTuple):
 
 
 class Seal:
-    """Proves that a message comes from somebody who knows the token, and for whom it is meant."""
+    """Proves that the sender of a message knows the token, and at which address the message is meant."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key

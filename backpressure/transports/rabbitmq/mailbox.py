@@ -1,7 +1,7 @@
 """Messages between programs of ours that have nothing but the broker in common: a direct exchange and a queue each.
 
 Nothing is left behind: each queue belongs to its connection, and the exchange goes with the last queue. A message for
-which there is no queue is dropped; who sends it has to expect an answer.
+which there is no queue is dropped; its sender has to wait for an answer.
 """
 
 from __future__ import annotations

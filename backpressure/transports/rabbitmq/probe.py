@@ -32,7 +32,7 @@ from backpressure.transports.management_models import ConsumerInfo, QueueTotals
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
 
 _PATIENCE_S = 0.05  # what arrives later is used in the next reading
-_COST = 20  # who answers is asked again after this many times as long as the answers take
+_COST = 20  # the pause before the next request, in times that the last answers took
 _AMQP_PORT, _PORT = 5672, 15692
 _LONGEST_S = 0.1  # with longer answers, the counters would be read too rarely
 _NODE_PATIENCE_S = 1.0

@@ -87,7 +87,7 @@ def test_during_an_alarm_nothing_can_be_sent_and_that_is_said(play: Play) -> Non
         for party in (one, two):
             await bench.started(party.box)
         async with bench.alarm():
-            one.box.send("agent.two", b"is it blocked?")  # the broker says so to who publishes
+            one.box.send("agent.two", b"is it blocked?")  # the broker tells those that publish
             await bench.until(lambda: not one.box.is_open)
             assert not one.box.send("agent.two", b"no")
         await bench.until(lambda: one.box.is_open)

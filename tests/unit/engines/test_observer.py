@@ -268,7 +268,7 @@ def test_rates_are_unknown_until_a_process_reports_and_zero_when_all_are_gone() 
         assert seen.totals.processed == 10
         assert seen.queue_wait_ever is not None
         assert seen.confirm_latency_ever is None
-        assert bench.observer.snapshot().queue_wait_ever is None  # who shows none pays for none
+        assert bench.observer.snapshot().queue_wait_ever is None  # a monitor that shows none does not compute it
 
     Bench().run(story)
 
