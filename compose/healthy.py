@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 
@@ -18,6 +19,9 @@ def main() -> str | None:
         request = Request(f"{url}/ready", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - our own program's address
         with urlopen(request, timeout=2) as answer:  # noqa: S310 - see above
             return None if answer.status == 200 else f"answered {answer.status}"
+    except HTTPError as error:
+        error.close()  # it is an answer, and may hold its connection
+        return f"not ready: {error}"
     except (OSError, ValueError) as error:
         return f"not ready: {error}"
 

@@ -97,6 +97,7 @@ def _ask(settings: Settings, role: str) -> dict[str, Any] | PaceError:
         with opener.open(request, timeout=_PATIENCE_S) as answer:
             content: dict[str, Any] = json.load(answer)
     except HTTPError as error:
+        error.close()  # it is an answer, and may hold its connection
         reason = "it wants another token (PACE_API__TOKEN)" if error.code == 401 else f"it answers {error.code}"
         return TransportError(f"no {role} to ask at {url}: {reason}")
     except (URLError, OSError, ValueError) as error:
