@@ -116,7 +116,7 @@ class Steps:
         """Return the moment at which ``value`` was counted; None: it is not known."""
         asked_s, self._asked_s = self._asked_s, arrived_s
         if asked_s is None:
-            self._value, self._moment_s = value, arrived_s - self.interval_s
+            self._value, self._moment_s = value, arrived_s - self.interval_s / 2
             return None
         gap_s = min(arrived_s - asked_s, self.interval_s)
         if value != self._value:
@@ -127,8 +127,8 @@ class Steps:
                 longest_s = least_s + 1.5 * min(gap_s, least_s)
                 self.interval_s = fmean(each_s for each_s in self._gaps if each_s <= longest_s)
             self._changed_s, self._known = self._moment_s, True
-        # Until it has changed once, nothing tells when in each interval it is counted: assume the beginning.
-        due_s = (_LATE if self._changed_s is not None else 2.0) * self.interval_s + gap_s
+        # Until it has changed once, nothing tells when in each interval it is counted: the middle is nearest as a rule.
+        due_s = (_LATE if self._changed_s is not None else 1.5) * self.interval_s + gap_s
         while arrived_s - self._moment_s > due_s:
             self._moment_s += self.interval_s
             self._known = True

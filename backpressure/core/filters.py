@@ -15,6 +15,10 @@ _DRIFT = 0.5  # CUSUM ignores half a standard deviation: the optimum against shi
 _BEYOND_DOUBT = 2.5  # standard deviations
 _DISPERSION_WEIGHT = 0.05
 _OUTLIER = 9.0  # squared standard deviations beyond which a sample says "change", not "noise"
+_EVEN = 0.05  # the dispersion of regular service, whose counts vary by the error of their moments
+_EVEN_ODDS = 0.05  # that service is regular, before anything is known
+_MOST_ODDS = 30.0  # one sample of another kind is to be enough against them
+_LEAST_ODDS = 0.002  # a few lucky samples are not
 
 
 class Timeline:
@@ -78,7 +82,9 @@ class RateEstimator:
     ``memory_events`` events, whichever is longer. Innovations z = (n − rate·x)/√(φ·rate·x + ¼) feed a two-sided CUSUM
     with drift ½; when it passes ``alarm``, N and X are replaced by what was counted since the sum last left zero,
     which is the maximum-likelihood time of the change. φ, the dispersion (variance ÷ mean of counts; 0 for fixed
-    service, 1 for exponential), is learnt from the innovations, each clipped at three standard deviations.
+    service, 1 for exponential), is learnt from the innovations, each clipped at three standard deviations. Where
+    samples are rare, service may also be regular (φ = 1/20): how likely that is follows from each innovation by Bayes'
+    rule, and φ is the mean of both. A change puts it in doubt again.
 
     Attributes:
         memory_s: how long it remembers, in seconds of exposure.
@@ -86,7 +92,6 @@ class RateEstimator:
         few_samples: samples are rare and long, so the first ones decide what the dispersion is.
         bounded: the rate rests on lower bounds alone: the process was starved whenever it was looked at.
         rate: events per unit of exposure, or None before the first sample with an event in it.
-        dispersion: φ.
     """
 
     def __init__(self, *, memory_s: float, memory_events: float, alarm: float) -> None:
@@ -100,9 +105,16 @@ class RateEstimator:
         self._fall = _Cusum()
         self._samples = 0
         self.rate: float | None = None
-        self.dispersion = 1.0
+        self._spread = 1.0
+        self._even_odds = 0.0
         self.few_samples = False
         self.bounded = False
+
+    @property
+    def dispersion(self) -> float:
+        """φ."""
+        even = self._even_odds / (1 + self._even_odds)
+        return self._spread + even * (min(_EVEN, self._spread) - self._spread)
 
     @property
     def cautious_rate(self) -> float:
@@ -113,7 +125,7 @@ class RateEstimator:
 
     def expect(self, dispersion: float, events: float) -> None:
         """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are."""
-        self.dispersion = (dispersion * events + 1) / (events + 1)
+        self._spread = (dispersion * events + 1) / (events + 1)
 
     def adopt(self, rate: float, exposure_s: float) -> None:
         """Take ``rate`` for the cautious one, as if it were what was counted in ``exposure_s``."""
@@ -146,6 +158,7 @@ class RateEstimator:
             if run.score > self._alarm:
                 # Without any event, half a one is the median of what may have been missed.
                 self._begin(max(0.5, run.events), run.exposure_s)
+                self._even_odds = min(self._even_odds, _EVEN_ODDS)
                 return True
         self._learn_dispersion(events - expected, spread)
         keep = exp(-exposure_s / max(self.memory_s, self._memory_events / self.rate))
@@ -197,11 +210,20 @@ class RateEstimator:
         if spread < 1:
             return  # an expected count below one says little about variance
         sample = max(0.0, error**2 - _QUANTUM) / spread
-        limit = min(_OUTLIER * max(self.dispersion, 0.05), _OUTLIER if self.few_samples else inf)
-        # The mean of a few squares is small as a rule, and seldom large: five samples of a variance of 1 come first.
-        weight = max(_DISPERSION_WEIGHT, 1 / (6 + self._samples)) if self.few_samples else _DISPERSION_WEIGHT
-        self._samples += self.few_samples
-        self.dispersion += weight * (min(sample, limit) - self.dispersion)
+        limit = min(_OUTLIER * max(self._spread, 0.05), _OUTLIER if self.few_samples else inf)
+        weight = _DISPERSION_WEIGHT
+        if self.few_samples:
+            self._judge_evenness(error**2, spread)
+            # The mean of a few squares is small as a rule, seldom large: five samples of a variance of 1 come first.
+            weight = max(weight, 1 / (6 + self._samples))
+            self._samples += 1
+        self._spread += weight * (min(sample, limit) - self._spread)
+
+    def _judge_evenness(self, square: float, spread: float) -> None:
+        """Update the odds of regular service by how likely an innovation is with it and without it."""
+        even, uneven = (min(_EVEN, self._spread) * spread + _QUANTUM, self._spread * spread + _QUANTUM)
+        likelier = sqrt(uneven / even) * exp(min(0.0, (1 / uneven - 1 / even) * square / 2))
+        self._even_odds = max(_LEAST_ODDS, min(_MOST_ODDS, (self._even_odds or _EVEN_ODDS) * likelier))
 
 
 class _Cusum:

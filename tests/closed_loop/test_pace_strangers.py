@@ -126,6 +126,38 @@ def test_a_small_prefetch_fills_up_at_the_start_so_that_rare_counts_are_not_wait
     assert p99_s <= 0.4
 
 
+@pytest.mark.parametrize(("prefetch", "p50_s"), [(20, 0.09), (0, 0.11)])
+def test_counts_every_five_seconds_soon_tell_that_service_is_regular(lab: Any, prefetch: int, p50_s: float) -> None:
+    utilisation, median_s, p99_s = settled(lab, strangers("fixed", prefetch=prefetch), EVERY_5_S, after_s=0.0)
+    assert utilisation >= 0.94
+    assert median_s <= p50_s
+    assert p99_s <= 1.3
+
+
+@pytest.mark.parametrize("prefetch", [20, 0])
+def test_rare_counts_do_not_take_the_short_queue_of_a_regular_consumer_for_none(lab: Any, prefetch: int) -> None:
+    """If they did, a burst of half a second would go out before the next one."""
+    utilisation, _, p99_s = settled(lab, strangers("fixed", prefetch=prefetch), EVERY_5_S)
+    assert utilisation >= 0.99
+    assert p99_s <= 0.2
+
+
+@pytest.mark.parametrize(("distribution", "lost_s"), [("fixed", 2.3), ("exponential", 2.5)])
+def test_a_first_count_that_finds_nothing_left_is_noticed_though_it_changes_nothing(
+    lab: Any, distribution: str, lost_s: float
+) -> None:
+    """The broker told of nothing before the start, too."""
+    lost = []
+    for seed in range(1, 9):
+        plant = lab.plant(seed, workers=strangers(distribution), network=EVERY_5_S)
+        plant.run(5 * 0.618 * seed % 5)  # the first count comes at any time
+        lab.join(plant, "pace")
+        plant.run(10)
+        lost.append(10 - plant.queue.busy_s)
+    assert sum(lost) / len(lost) <= lost_s
+    assert max(lost) <= 4.0
+
+
 class CountsComeLater(SignalBoard):
     """Hears what consumers hold when it first asks, and then not for a second: the broker, or the machine, is busy."""
 

@@ -129,6 +129,11 @@ class Bottleneck:
         return max(1.0, self._workers * max(1.0, self._load))
 
     @property
+    def hardly_any(self) -> float:
+        """How many messages besides those in work a rare count would take for none if it were made now."""
+        return self._hardly_any(self.departed_age_s)
+
+    @property
     def starting(self) -> bool:
         """Whether the consumers have had enough to do at no count so far."""
         return self._estimator.rate is None or self._estimator.bounded
@@ -330,7 +335,7 @@ class Bottleneck:
         """Note how many of the consumers a count found at work; each message is with one of them, if they are few."""
         self.late = late
         if late:
-            few = workers + _NOTHING * (self.rate_per_s or 0.0) * span_s
+            few = workers + self._hardly_any(span_s)
             self.idle_counts = self.idle_counts + 1 if backlog <= few else 0
             self.spare = 0.0
         else:
@@ -338,6 +343,9 @@ class Bottleneck:
             memory_s = max(_SPARE_MEMORY_S, _SPARE_EVENTS / max(self.rate_per_s or 0.0, 0.1))
             idle = 1 - max(0.0, min(1.0, backlog / workers))
             self.spare += (1 - exp(-min(span_s, _LONGEST_SIGHT_S) / memory_s)) * (idle - self.spare)
+
+    def _hardly_any(self, span_s: float) -> float:
+        return _NOTHING * (self.rate_per_s or 0.0) * span_s
 
     def _watch_load(self, load: float, span_s: float, *, saturated: bool) -> None:
         """Learn how much a consumer works per second when it has enough to do: <1 with overhead, >1 when concurrent."""

@@ -40,6 +40,7 @@ _TRIAL_LONGEST_S = 5.0
 _TRIAL_EVENTS = 50.0
 _WAYS = 2  # of a report, and then of a message
 _DATED = 3.0  # more may be lost where the moments of counts are inferred, or the queue would have to hide their error
+_UNDOUBTED = 1.5  # times what a rare count would take for nothing, so that it does not when all is well
 _UNSEEN = 1.5  # whether silent consumers are idle now and then is not seen
 _EFFECT_MEMORY_S = 3.0
 _EFFECT_SAMPLES = 10.0
@@ -53,7 +54,8 @@ class PaceLaw:
     gain/(tick + a); T = b + 2w + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L
     the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)),
     within floor and ceiling. Where the broker counts what silent consumers hold, w is in T once, target_wait is 1.5
-    times as long and idle grows with T; counts less than 0.6 s apart need no a in K, and have three times the idle.
+    times as long and idle grows with T. Rare counts take a few messages for none (1 % of what leaves between two): half
+    as many more are least queued by then. Counts less than 0.6 s apart need no a in K, and have three times the idle.
 
     Regimes:
     - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than
@@ -192,6 +194,8 @@ class PaceLaw:
         idle *= _DATED if bottleneck.dated else 1
         spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
         least = self._config.target_wait_s * rate_per_s * (_UNSEEN if bottleneck.counted else 1.0)
+        if bottleneck.late:
+            least += _UNDOUBTED * bottleneck.hardly_any
         wanted = bottleneck.servers + max(least, spread) + self._extra
         if bottleneck.counted:
             wanted += _UNEVEN * bottleneck.dispersion * (bottleneck.servers - 1)

@@ -99,6 +99,35 @@ def test_the_dispersion_distinguishes_even_from_random_service() -> None:
     assert uneven.dispersion == pytest.approx(1.0, abs=0.5)
 
 
+def test_rare_samples_tell_regular_from_random_service_after_a_few() -> None:
+    """Four counts of 5 s: where each is what was expected, random service would be a rare coincidence."""
+    even = estimator()
+    even.few_samples = True
+    for count in (500, 502, 499, 500, 501):
+        even.add(count, 5.0)
+    assert even.dispersion < 0.2
+    uneven = []
+    for seed in range(40):
+        rate = estimator()
+        rate.few_samples = True
+        counts = exponential_counts(seed, 100.0, 250)
+        for start in range(0, 250, 50):
+            rate.add(sum(counts[start : start + 50]), 5.0)
+        uneven.append(rate.dispersion)
+    assert sorted(uneven)[4] > 0.5  # nine of ten
+    assert sum(uneven) / len(uneven) == pytest.approx(1.0, abs=0.3)
+
+
+def test_one_rare_sample_of_another_kind_ends_the_belief_in_regular_service() -> None:
+    rate = estimator()
+    rate.few_samples = True
+    for _ in range(10):
+        rate.add(500, 5.0)
+    assert rate.dispersion < 0.1
+    rate.add(530, 5.0)
+    assert rate.dispersion > 0.25
+
+
 def test_a_lower_bound_never_lowers_the_rate() -> None:
     rate = estimator()
     rate.add(10, 0.1)
