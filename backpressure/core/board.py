@@ -36,6 +36,9 @@ _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence c
 _FASTEST_PER_S = 1e6  # more than any process does
 _MOST_WORKERS = 1000  # of one consumer
 _HIDDEN_WEIGHT = 0.3
+_ON_WAY_AT_MOST = 1.2  # counts and reports are of moments up to a report's interval apart
+_TICK_S = 0.1
+_FAR_S = 0.03  # on a way that is not longer, few messages are under way
 _COMMITS_S = 30.0  # commits are not further apart
 _DONE_WINDOW_S = 1.0
 _OWN_HISTORY_S = 20.0
@@ -144,6 +147,7 @@ class _Producer(_Process[ProducerReport]):
 @dataclass(slots=True)
 class _Consumer(_Process[ConsumerReport]):
     most_prefetch: int = 0
+    idle: bool = False  # between its last two reports
 
     def held(self) -> int:
         """Return what it holds, which cannot be more than it was ever allowed to (0: any number)."""
@@ -255,6 +259,8 @@ class SignalBoard:
         self._strangers_since: float | None = None
         self._counts = BacklogCounts()
         self._hidden = 0.0
+        self._way_s = self._on_way = 0.0
+        self._departed_at = (-inf, 0.0)  # when statistics came last, and what had departed then
         self._commits = LateCommits()
         self._departures: Timeline | None = None  # of a topic's consumers
         self.rarely_told = False
@@ -363,7 +369,7 @@ class SignalBoard:
             return False  # who sums tells it
         if self.fleet.adds_up:
             producers = SEATS
-        urgent = self.has_strangers or self.rarely_told
+        urgent = self.has_strangers or self.rarely_told or self._way_s > _FAR_S
         turns = ceil(producers / _ASK_EACH_TICK) * (1 if urgent else _ASK_RARELY)
         return (urgent or self.has_guests) and reading % turns == 0
 
@@ -412,14 +418,21 @@ class SignalBoard:
     def on_statistics(self, statistics: QueueStatistics) -> None:
         """Take in what the broker told of the queue at another moment than its reading.
 
-        Where all consumers report and some are guests, it shows what waits in their client libraries. After an outage
-        consumers are back before their reports: what they hold is not hidden then.
+        Where all consumers report and some are guests, it shows what waits in their client libraries. What is on its
+        way to them and back does not wait: they are taken to be as far away as this producer. After an outage consumers
+        are back before their reports: what they hold is not hidden then.
         """
         self._counts.on_statistics(statistics)
         self._statistics = statistics if statistics.fresh else None
         if statistics.fresh and not self.rarely_told and self.has_guests and not self.has_strangers:
-            hidden = statistics.unacked - sum(one.held() for one in self._present(statistics.arrived_s))
-            self._hidden += _HIDDEN_WEIGHT * (max(0, hidden) - self._hidden)
+            at, departed = self._departed_at
+            self._departed_at = (statistics.arrived_s, self._totals.departed)
+            per_s = max(0.0, self._totals.departed - departed) / max(_TICK_S, statistics.arrived_s - at)
+            on_way = self._way_s * per_s
+            self._on_way = max(on_way, self._on_way + _HIDDEN_WEIGHT * (on_way - self._on_way))
+            held = sum(one.held() for one in self._present(statistics.arrived_s))
+            hidden = max(0.0, statistics.unacked - held - _ON_WAY_AT_MOST * self._on_way)
+            self._hidden += _HIDDEN_WEIGHT * (hidden - self._hidden)
 
     def on_terms(self, terms: ConsumerTerms, now: float) -> None:
         """Take in on what terms consumers get messages, as it was told at ``now``."""
@@ -464,7 +477,7 @@ class SignalBoard:
         quality, missing = self._quality(now, reporting=reporting)
         alone = not group.comparable
         share = group.share * self._trim.update(group.share, own.confirmed, group.confirmed, now, comparable=not alone)
-        return Signals(
+        signals = Signals(
             ready=self._ready,
             unacked=self._unacked(group, reporting=reporting),
             depth_age_s=now - self._read_at,
@@ -503,6 +516,8 @@ class SignalBoard:
             producers=group.producers,
             share=min(1.0, share),
         )
+        self._way_s = signals.there_and_back_s
+        return signals
 
     def _record_own(self, own: OwnState, now: float) -> None:
         self._own_confirmed.record(now, own.confirmed)
@@ -552,7 +567,8 @@ class SignalBoard:
         known = 1 + len(rivals)
         share *= known / max([known, *(report.producers for report in rare)])
         heard = self._present(now)
-        hidden = 0 if self._counts.known(now)[0] is None else round(self._hidden)
+        idle = all(consumer.idle for consumer in heard)  # what they have not begun is not there yet
+        hidden = 0 if idle or self._counts.known(now)[0] is None else round(self._hidden)
         return _Group(
             consumers=len(heard),
             working=self._working(heard, now),
@@ -671,6 +687,7 @@ class SignalBoard:
         if before is None:
             return
         known.most_prefetch = max(known.most_prefetch, report.prefetch)
+        known.idle = report.busy_s <= before.busy_s and report.processed == before.processed
         elapsed_s = (report.at_ns - before.at_ns) / 1e9
         if (
             0 < report.recent_s < elapsed_s

@@ -11,12 +11,14 @@ from math import inf
 from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
+from backpressure.core.histogram import RecentValues
 from backpressure.core.limiters import TokenBucket
 from backpressure.core.reports import ProducerReport, Report, decode, encode, report_interval_s, ticks_per_report
 from backpressure.core.signals import Decision, Law
 
 _FIRST_RATE_PER_S = 1.0
 _TIMEOUT_S = 2.0  # a silent process is gone then
+_SHORTEST_WITHIN_S = 0.5
 
 
 class Pacer:
@@ -71,6 +73,8 @@ class Pacer:
         self._tick_s = tick_s
         self._next_reading_at = now
         self._sent = self._confirmed = self._nacked = self._lost = 0
+        self._round_trips_s = RecentValues(_SHORTEST_WITHIN_S)
+        self._patience_s = tick_s
         self._missing: str | None = None
         self._held_up = False
         self.blocked = False
@@ -89,6 +93,8 @@ class Pacer:
         unacked: int | None = None,
         left: int | None = None,
         now: float,
+        age_s: float = 0.0,
+        round_trip_s: float | None = None,
     ) -> Decision:
         """Take in the queue's depth and decide the pace.
 
@@ -97,11 +103,20 @@ class Pacer:
             consumers: consumers of the queue, where the broker tells.
             unacked: messages delivered and unsettled, where the broker tells.
             left: where ``ready`` is a lag, how many messages the group has committed; commits may stall.
-            now: when the broker answered.
+            now: the time.
+            age_s: how long ago the broker looked: since its answer, and half of what that took.
+            round_trip_s: how long the answer took; the pace allows for the way to a broker that is far. None: unknown.
         """
         self._next_reading_at = now + self._tick_s
-        self._board.on_reading(ready, unacked, consumers, now, missing=self._missing, left=left)
+        if round_trip_s is not None:
+            self._round_trips_s.add(round_trip_s, now)
+        self._board.on_reading(ready, unacked, consumers, now - age_s, missing=self._missing, left=left)
         return self.decide(now)
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for an answer of the broker before the next decision is made without it."""
+        return self._patience_s
 
     @property
     def has_strangers(self) -> bool:
@@ -137,12 +152,14 @@ class Pacer:
 
     def decide(self, now: float) -> Decision:
         """Decide the pace without a reading, if the broker does not answer: the law knows what old signals mean."""
+        way_s = self._round_trips_s.least(inf)
         own = OwnState(
             confirmed=self._confirmed,
             nacked=self._nacked,
             in_flight=self.in_flight,
             demand_per_s=self._demand_per_s,
             application_limited=not self._held_up,
+            way_s=way_s if way_s < inf else None,
             blocked=self.blocked,
             weight=self._weight,
             pace_per_s=self.decision.rate_per_s,
@@ -151,6 +168,7 @@ class Pacer:
         self._held_up = False
         signals = self._board.signals(own, now)
         self.producers, self._consumers = signals.producers, signals.consumers or 0
+        self._patience_s = signals.patience_s(self._tick_s)
         self.decision = self._law.update(signals, now)
         self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
         return self.decision

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
+_NEAR = 0.25  # of a tick
+
 
 class SignalQuality(IntEnum):
     """How well it is known what is in the system.
@@ -118,6 +120,14 @@ class Signals:
     def there_and_back_s(self) -> float:
         """How long the way to the broker and back takes, as far as it is known."""
         return (self.confirm_latency_min_s or 0.0) if self.way_s is None else self.way_s
+
+    def patience_s(self, tick_s: float) -> float:
+        """How long a decision waits for the next reading; one that takes longer counts when it arrives.
+
+        Far from the broker none is waited for where consumers report: what a report tells would be used a tick late.
+        """
+        near = (self.way_s or 0.0) < _NEAR * tick_s
+        return tick_s if near or self.departed_total is None else 0.0
 
     @property
     def age_s(self) -> float:

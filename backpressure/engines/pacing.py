@@ -42,7 +42,6 @@ from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading
 log = logging.getLogger(__name__)
 
 _LAST_ANSWER_WITHIN_S = 1.0
-_NEAR = 0.25  # of a tick
 _TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
 _SHORTEST_CONFIRM_WITHIN_S = 15.0  # a way to the broker that has become longer is the usual one after that
@@ -333,13 +332,8 @@ class Pacing:
         return replace(decision, rate_per_s=inf, window=None, reason=reason)
 
     async def read_queue(self) -> None:
-        """Read the depth; an answer that takes longer than a tick counts when it arrives.
-
-        Far from the broker none is waited for where consumers report: what a report tells would be used a tick late.
-        """
-        tick_s = self._settings.control.tick_ms / 1000
-        near = self._round_trips_s.least(0.0) < _NEAR * tick_s
-        await self._answer(tick_s if near or self.signals.departed_total is None else 0.0)
+        """Read the depth; an answer that takes longer than it is worth to wait for counts when it arrives."""
+        await self._answer(self.signals.patience_s(self._settings.control.tick_ms / 1000))
 
     async def read_queue_anew(self) -> None:
         """Read the depth as it is from now on; an answer under way may be older."""
@@ -374,8 +368,11 @@ class Pacing:
             self._board.on_offsets(reading.offsets, reading.consumers)
             return
         read_at = (asked_at + now) / 2  # the broker looked about half way
-        if not exactly and not reading.lag_by_partition:  # one question and its answer
-            self._round_trips_s.add(now - asked_at, now)
+        round_trip_s = reading.round_trip_s
+        if round_trip_s is None and not exactly and not reading.lag_by_partition:
+            round_trip_s = now - asked_at  # one question and its answer
+        if round_trip_s is not None:
+            self._round_trips_s.add(round_trip_s, now)
         missing = reading.missing if exactly else None
         left = reading.left if reading.lag_by_partition else None
         self._board.on_reading(reading.ready, reading.unacked, reading.consumers, read_at, missing=missing, left=left)

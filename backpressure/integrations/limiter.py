@@ -431,8 +431,13 @@ class Limiter:
         """How often to report; the more processes report, the less often each does."""
         return self._pacer.report_every_s
 
-    def take_reading(self, reading: QueueReading | None, *, blocked: bool) -> None:
-        """Decide the pace after a reading of the queue; None: there was no answer."""
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for a reading before the pace is decided without one."""
+        return self._pacer.patience_s
+
+    def take_reading(self, reading: QueueReading | None, *, blocked: bool, age_s: float = 0.0) -> None:
+        """Decide the pace after a reading of the queue of ``age_s`` ago; None: there was no answer."""
         now = self._clock()
         with self._lock:
             self._pacer.blocked = blocked
@@ -446,7 +451,15 @@ class Limiter:
             if reading.statistics is not None or reading.terms is not None or reading.missing:
                 self._pacer.counted(reading.statistics, reading.terms, reading.missing, now=now)
             left = reading.left if reading.lag_by_partition else None
-            self._pacer.reading(reading.ready, reading.consumers, unacked=reading.unacked, left=left, now=now)
+            self._pacer.reading(
+                reading.ready,
+                reading.consumers,
+                unacked=reading.unacked,
+                left=left,
+                now=now,
+                age_s=age_s,
+                round_trip_s=reading.round_trip_s,
+            )
 
     def wants_counts(self, reading: int) -> bool:
         """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""

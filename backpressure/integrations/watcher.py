@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar, Protocol, Self, cast
 
@@ -57,11 +58,31 @@ class Watched(Reporting, Protocol):
     def wants_counts(self, reading: int) -> bool:
         """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""
 
-    def take_reading(self, reading: QueueReading | None, *, blocked: bool) -> None:
-        """Take in a reading; None: the broker does not answer."""
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for a reading."""
+
+    def take_reading(self, reading: QueueReading | None, *, blocked: bool, age_s: float = 0.0) -> None:
+        """Take in a reading of ``age_s`` ago; None: the broker has not answered."""
 
     def take_report(self, report: Report) -> None:
         """Take in what another process reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A reading, and when the broker looked."""
+
+    reading: QueueReading
+    read_at: float
+
+    def completed_by(self, earlier: _Answer | None) -> _Answer:
+        """Return this with what only the ``earlier`` one told: what consumers hold is told when it is news."""
+        if earlier is None:
+            return self
+        now, before = self.reading, earlier.reading
+        statistics, terms = now.statistics or before.statistics, now.terms or before.terms
+        return replace(self, reading=replace(now, statistics=statistics, terms=terms))
 
 
 class QueueWatcher:
@@ -76,7 +97,7 @@ class QueueWatcher:
         self._listens = listens
         self._members: list[Reporting] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._asking: dict[int, asyncio.Task[QueueReading]] = {}
+        self._asking: dict[int, asyncio.Task[_Answer]] = {}
         self._heard: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
         self._unreadable: set[str] = set()
@@ -223,7 +244,12 @@ class QueueWatcher:
         report_at = -inf
         for number in itertools.count():
             started = time.monotonic()
-            member.take_reading(await self._read(member, number), blocked=self._feedback.blocked)
+            answer = await self._read(member, number)
+            blocked = self._feedback.blocked
+            if answer is None:
+                member.take_reading(None, blocked=blocked)
+            else:
+                member.take_reading(answer.reading, blocked=blocked, age_s=time.monotonic() - answer.read_at)
             if started >= report_at - _TICK_S / 2:
                 interval_s = member.report_every_s
                 if interval_s > _UNEVEN_FROM_S:
@@ -239,17 +265,32 @@ class QueueWatcher:
                 async with asyncio.timeout(max(0.0, latest - time.monotonic())):
                     await heard.wait()
 
-    async def _read(self, member: Watched, reading_number: int) -> QueueReading | None:
-        """Return the reading, or None: the broker does not answer within a tick, or has no such queue yet."""
-        number = id(member)
-        if number not in self._asking:
-            asked = self._probe.read(member.queue, exactly=member.wants_counts(reading_number))
-            self._asking[number] = asyncio.create_task(asked)
-        await asyncio.wait({self._asking[number]}, timeout=_TICK_S)
-        if not self._asking[number].done():
+    async def _read(self, member: Watched, reading_number: int) -> _Answer | None:
+        """Return the last answer to have come, or None: there is none since the last call, or no such queue yet.
+
+        An answer that takes longer than the member waits counts when it arrives.
+        """
+        late = self._answer(member)
+        if id(member) not in self._asking:
+            asked = self._ask(member.queue, exactly=member.wants_counts(reading_number))
+            self._asking[id(member)] = asyncio.create_task(asked)
+        await asyncio.wait({self._asking[id(member)]}, timeout=member.patience_s)
+        answer = self._answer(member)
+        return late if answer is None else answer.completed_by(late)
+
+    async def _ask(self, queue: str, *, exactly: bool) -> _Answer:
+        asked_at = time.monotonic()
+        reading = await self._probe.read(queue, exactly=exactly)
+        return _Answer(reading, (asked_at + time.monotonic()) / 2)  # the broker looked about half way
+
+    def _answer(self, member: Watched) -> _Answer | None:
+        """Return the answer that has come, if one has that is a reading."""
+        asking = self._asking.get(id(member))
+        if asking is None or not asking.done():
             return None
+        del self._asking[id(member)]
         try:
-            reading = self._asking.pop(number).result()
+            answer = asking.result()
         except (NotConnectedError, QueueNotFoundError):  # the one is said elsewhere, the other may come yet
             return None
         except TransportError as error:
@@ -258,7 +299,7 @@ class QueueWatcher:
                 _log.warning("%s is not paced for now: %s", member.queue, error)
             return None
         self._unreadable.discard(member.queue)
-        return reading
+        return answer
 
     def _on_report(self, payload: bytes) -> None:
         try:

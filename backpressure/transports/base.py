@@ -9,7 +9,7 @@ engine decides what to do about messages in flight.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class QueueReading:
 
     What was counted at other moments, where the consumers do not report: ``statistics``, ``offsets`` (Kafka: what they
     have committed), and on what ``terms`` consumers get messages. ``missing`` says why what consumers hold is not
-    known, and what to do.
+    known, and what to do. ``round_trip_s``: how long the broker took to answer one question, where that is known.
     """
 
     ready: int
@@ -49,6 +49,7 @@ class QueueReading:
     offsets: OffsetReading | None = None
     terms: ConsumerTerms | None = None
     missing: str = ""
+    round_trip_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,17 @@ def test_fresh_counts_are_as_good_as_reports_whatever_the_prefetch(lab: Any, pre
     assert p99_s <= 0.27
 
 
+@pytest.mark.parametrize(("way_s", "used", "most_s"), [(0.1, 0.92, 0.5), (0.025, 0.97, 0.3)])
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_what_is_on_its_way_to_a_consumer_that_is_far_away_is_not_taken_for_its_work(
+    lab: Any, distribution: str, way_s: float, used: float, most_s: float
+) -> None:
+    network = replace(FRESH, way_s=way_s)
+    utilisation, _, p99_s = settled(lab, strangers(distribution, 200.0), network, after_s=5.0, for_s=30.0)
+    assert utilisation >= used
+    assert p99_s <= most_s + 2 * way_s
+
+
 @pytest.mark.parametrize("distribution", ["fixed", "exponential"])
 @pytest.mark.parametrize(("prefetch", "most_s"), [(20, (0.12, 0.4)), (0, (0.3, 1.0))])
 def test_counts_every_five_seconds_cost_wait_and_little_capacity(

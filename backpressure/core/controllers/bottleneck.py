@@ -193,7 +193,7 @@ class Bottleneck:
         if reporting and not rare:
             self.queue.count(signals, rate_per_s, now, busy=self.servers, stalled=stalled)
         else:
-            self.queue.predict(rate_per_s, now)
+            self.queue.predict(rate_per_s, now, (signals.way_s or 0.0) if self.counted else 0.0)
         if self.counted:
             self.departed_age_s = now - self.queue.read_at
             self.queue.bound(signals, rate_per_s, now)
@@ -291,7 +291,7 @@ class Bottleneck:
         before, self._before = self._before, count
         self._estimator.scale(1 / self._raised_by)
         self._raised_by = 1.0
-        backlog = float(self.queue.reading)
+        backlog = self.queue.there
         low = min(self._low_depth, self._low_path)
         self._low_depth = self._low_path = backlog
         workers, late = max(1, self._workers), signals.count_interval_s > _LATE_S

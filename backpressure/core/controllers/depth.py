@@ -40,6 +40,7 @@ class DepthObserver:
         depth: messages queued, in work or on their way; None before anything is known.
         unreported_per_s: unreported arrivals: messages a second that no producer reports.
         reading, read_at: the last reading, and when it was taken.
+        there: what of it was with the consumers or waited for them.
         before: the reading before it, and when it was taken, if moments are in doubt.
     """
 
@@ -54,7 +55,7 @@ class DepthObserver:
         self._arrived = Timeline(_HISTORY_S)
         self._corrected = 0
         self._arrived_at = -inf
-        self.reading = 0.0
+        self.reading = self._on_way = 0.0
         self._offset: float | None = None
         self._tracked_at = -inf
         self._usual_age_s = self._interval_s = report_interval_s
@@ -114,12 +115,21 @@ class DepthObserver:
         """Start again with the next reading: the counters were interrupted."""
         self._offset, self.unreported_per_s = None, 0.0
 
-    def predict(self, rate_per_s: float, now: float) -> None:
-        """Compute the depth now from the last reading alone: a Smith predictor."""
+    @property
+    def there(self) -> float:
+        """What of the reading was with the consumers or waited for them, and not on its way to them and back."""
+        return max(0.0, self.reading - self._on_way)
+
+    def predict(self, rate_per_s: float, now: float, way_s: float = 0.0) -> None:
+        """Compute the depth now from the last reading alone: a Smith predictor.
+
+        What is delivered and not acknowledged may be on its way: consumers are taken to be as far away, ``way_s``.
+        """
         self.forget()
+        self._on_way = rate_per_s * way_s if way_s > _NEAR_S else 0.0
         if self.read_at > -inf:
             since = self._sent.at(now) - self._arrived.at(self.read_at)
-            self.depth = max(0.0, self.reading + since - rate_per_s * (now - self.read_at))
+            self.depth = max(0.0, self.there + since - rate_per_s * (now - self.read_at))
 
     def bound(self, signals: Signals, rate_per_s: float, now: float) -> None:
         """Correct the depth by what is ready: no less is there; where nothing is, consumers hold less than they may."""

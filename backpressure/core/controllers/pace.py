@@ -314,7 +314,7 @@ class PaceLaw:
             self._raised_by = 1.0
             return
         newer = queue.read_at > self._raised_at
-        if (newer and queue.reading > bottleneck.servers) or (not newer and now - self._raised_at >= 2 * loop_s):
+        if (newer and queue.there > bottleneck.servers) or (not newer and now - self._raised_at >= 2 * loop_s):
             bottleneck.raise_rate(1 / self._raised_by)
             self._raised_by = 1.0
 
@@ -324,7 +324,7 @@ class PaceLaw:
         All of them were done within a loop time then, so twice as many wait no longer than another one.
         """
         bottleneck, queue = self._bottleneck, self._bottleneck.queue
-        busy = max(0.0, queue.reading - 1) / max(1, signals.consumers or 1)  # one message may just have come
+        busy = max(0.0, queue.there - 1) / max(1, signals.consumers or 1)  # one message may just have come
         seen = queue.read_at >= self._raised_at + self._config.tick_s / 2 and signals.backlog_age_s <= loop_s
         left = queue.left_by(queue.read_at, queue.reading)
         if signals.application_limited or not seen or left <= self._seen_left or busy > 1 - _SPARE:

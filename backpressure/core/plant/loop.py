@@ -432,8 +432,7 @@ class Plant:
     def _decide(self) -> None:
         for producer in self.producers:
             if self.now >= producer.next_tick_s:
-                least_s = self.network.confirmed_after_s
-                producer.decide(self.now, self._tick_s, confirm_latency_min_s=least_s, blocked=self.queue.bound.blocked)
+                producer.decide(self.now, self._tick_s, self.network, blocked=self.queue.bound.blocked)
                 if (told := producer.told(self.now)) is not None:
                     self._post(told)
 

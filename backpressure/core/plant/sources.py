@@ -131,7 +131,7 @@ class PlantProducer:
         if news and now >= self._not_before_s:
             self.next_tick_s = now
 
-    def decide(self, now: float, tick_s: float, *, confirm_latency_min_s: float, blocked: bool) -> None:
+    def decide(self, now: float, tick_s: float, network: Network, *, blocked: bool) -> None:
         """Ask the law, apply its decision from now on, and compute when to ask again."""
         own = OwnState(
             confirmed=self.arrived,
@@ -140,7 +140,8 @@ class PlantProducer:
             demand_per_s=self.demand_per_s,
             application_limited=self._limited or self._held_back,
             confirm_latency_s=self._latencies_s / self._settled if self._settled else None,
-            confirm_latency_min_s=confirm_latency_min_s,
+            confirm_latency_min_s=network.confirmed_after_s,
+            way_s=2 * network.way_s or None,
             blocked=blocked,
             weight=self._weight,
             pace_per_s=self.decision.rate_per_s,

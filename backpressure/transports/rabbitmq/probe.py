@@ -106,8 +106,10 @@ class RabbitMQProbe:
             return True
 
     async def _declare(self, queue: str) -> QueueReading:
+        asked_at = time.monotonic()
         reply = await self._requests.call("queue_declare", queue=queue, passive=True)
-        return QueueReading(ready=reply.message_count, unacked=None, consumers=reply.consumer_count)
+        round_trip_s = time.monotonic() - asked_at
+        return QueueReading(reply.message_count, None, reply.consumer_count, round_trip_s=round_trip_s)
 
 
 class _HeldByConsumers:
@@ -130,6 +132,7 @@ class _HeldByConsumers:
         self._asking: asyncio.Task[None] | None = None
         self._ask_at = -inf
         self._took_s: deque[float] = deque(maxlen=_ANSWERS)
+        self._round_trips_s: deque[float] = deque(maxlen=_ANSWERS)
         self._statistics: QueueStatistics | None = None
         self._terms: ConsumerTerms | None = None
         self._terms_at = -inf
@@ -152,6 +155,8 @@ class _HeldByConsumers:
     def added_to(self, reading: QueueReading) -> QueueReading:
         """Return ``reading`` with what the API has told since the last one."""
         self._consumers = reading.consumers or 0
+        if reading.round_trip_s is not None:
+            self._round_trips_s.append(reading.round_trip_s)
         statistics, self._statistics = self._statistics, None
         live, self._live_unacked = self._live_unacked, None
         if live is not None and reading.ready is not None:
@@ -166,6 +171,7 @@ class _HeldByConsumers:
             statistics=statistics,
             terms=self._terms,
             missing=self._missing,
+            round_trip_s=reading.round_trip_s,
         )
 
     async def stop(self) -> None:
@@ -186,7 +192,8 @@ class _HeldByConsumers:
             self._took_s.append(answered_at - asked_at)
             # One slow answer is no sign of cost, least of all the first, which includes connecting.
             cost = min(_COST, 2 ** len(self._took_s))
-            self._ask_at = asked_at + cost * min(self._took_s) - _PATIENCE_S
+            way_s = min(self._round_trips_s, default=0.0)  # which costs the broker nothing
+            self._ask_at = asked_at + cost * max(0.0, min(self._took_s) - way_s) - _PATIENCE_S
             self._take(totals, (asked_at + answered_at) / 2)
             if not self._missing and not totals.counted_now:
                 self._live_unacked = await self._live.unacked()

@@ -460,6 +460,30 @@ def test_what_waits_in_a_client_library_is_forgotten_when_nothing_tells_of_it_an
     assert board.signals(OWN, 50.0).unacked == 1
 
 
+def test_what_is_on_its_way_to_a_consumer_and_back_does_not_wait_in_its_client_library() -> None:
+    board = SignalBoard(1)
+    for tick in range(30):  # 100 messages a second, 0.2 s there and back
+        now = tick / 10
+        board.on_report(consumer(now, 10 * tick, held=1, prefetch=200), now)
+        board.on_reading(0, None, 1, now)
+        board.on_statistics(QueueStatistics(ready=0, unacked=21, arrived_s=now, fresh=True))
+        signals = board.signals(replace(OWN, way_s=0.2), now)
+    assert signals.unacked == 1
+
+
+def test_a_consumer_without_work_has_nothing_that_waits_in_its_client_library() -> None:
+    """Where counts are rare, what was true once would keep an empty queue closed."""
+    board = SignalBoard(1)
+    for tick in range(30):
+        now = tick / 10
+        board.on_report(consumer(now, min(tick, 20), held=tick < 20, prefetch=200, busy_s=min(now, 2.0)), now)
+        board.on_reading(0, None, 1, now)
+        if now < 2:
+            board.on_statistics(QueueStatistics(ready=0, unacked=17, arrived_s=now, fresh=True))
+            assert tick < 10 or (board.signals(OWN, now).unacked or 0) >= 15
+    assert board.signals(OWN, 2.9).unacked == 0
+
+
 def test_what_consumers_hold_before_their_first_reports_after_an_outage_is_not_hidden() -> None:
     for rss_bytes in (0, 1):
         board = SignalBoard(1)

@@ -71,6 +71,7 @@ def test_in_a_fleet_it_reports_as_rarely_as_all_do_and_says_so() -> None:
 def test_what_waits_in_the_client_library_of_a_consumer_that_reports_is_counted_now_and_then() -> None:
     limiter, clock, law = a_limiter()
     reporter = Reporter("orders", prefetch=0, clock=clock)
+    reporter.begin()
     limiter.take_report(decode(reporter.report()))
     limiter.take_reading(QueueReading(0, None, 1), blocked=False)
     assert [number for number in range(10) if limiter.wants_counts(number)] == [0, 5]

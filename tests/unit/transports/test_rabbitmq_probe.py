@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,24 @@ def test_an_api_whose_answers_are_slow_is_soon_asked_rarely(monkeypatch: pytest.
 
     asyncio.run(story())
     assert api.asked <= 4 + 60 / (20 * 0.5)
+
+
+def test_an_api_that_is_only_far_away_is_asked_as_often_as_one_that_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api({"messages_ready": 5, "messages_unacknowledged": 7}, [consumer()])
+    clock = Clock(api, (0.205,) * 100)
+    monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
+
+    async def story() -> int:
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"), is_ours)  # type: ignore[arg-type]  # as much as it takes
+        told = 0
+        for tick in range(1, 60):
+            clock.now = max(clock.now, tick / 4)
+            held.ask()
+            await held.answer()
+            told += held.added_to(replace(DECLARED, round_trip_s=0.2)).statistics is not None
+        return told
+
+    assert asyncio.run(story()) >= 55
 
 
 def test_without_an_api_the_reading_says_so() -> None:

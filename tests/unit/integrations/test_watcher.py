@@ -1,0 +1,97 @@
+"""When the library decides, in virtual time: at each report, also where the broker answers later than that."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from virtual_time import run_virtually
+
+from backpressure.core.evidence import QueueStatistics
+from backpressure.core.reports import ConsumerReport, encode
+from backpressure.core.signals import Decision, Signals
+from backpressure.integrations.limiter import Limiter
+from backpressure.integrations.watcher import QueueWatcher
+from backpressure.transports.base import QueueReading
+
+WAY_S = 0.2
+
+
+@dataclass
+class FarProbe:
+    """The broker's answers; each tells what it counts once, as a queue does whose counts are seconds old."""
+
+    takes_s: float
+    answered: int = 0
+
+    async def read(self, _queue: str, *, exactly: bool = False) -> QueueReading:
+        await asyncio.sleep(self.takes_s)
+        self.answered += 1
+        now = asyncio.get_running_loop().time()
+        told = QueueStatistics(ready=0, unacked=self.answered, arrived_s=now, fresh=True) if exactly else None
+        return QueueReading(0, None, 1, round_trip_s=self.takes_s, statistics=told)
+
+
+class Seeing:
+    """A law that remembers what it saw and when."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, Signals]] = []
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        self.seen.append((now, signals))
+        return Decision(100.0, "because")
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, takes_s: float, *, reports: bool) -> list[tuple[float, Signals]]:
+    """Return what the law saw in ten seconds of a watcher whose broker takes so long to answer."""
+
+    async def story() -> list[tuple[float, Signals]]:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr("backpressure.integrations.watcher.time", SimpleNamespace(monotonic=loop.time))
+        law = Seeing()
+        limiter = Limiter("orders", "amqp://localhost/", law=law, clock=loop.time)
+        watcher = QueueWatcher((), SimpleNamespace(address="there"), listens=True)  # type: ignore[arg-type]  # it is not asked
+        watcher._members.append(limiter)
+        watcher._probe = FarProbe(takes_s)  # type: ignore[assignment]  # as much as it takes
+        watcher._feedback = SimpleNamespace(blocked=False, send=lambda _: None)  # type: ignore[assignment]  # as much as it takes
+        pacing = asyncio.create_task(watcher._pace(limiter))
+        for number in range(100):
+            await asyncio.sleep(0.1)
+            if reports:
+                told: Any = {"held": 0, "prefetch": 1, "busy_s": number / 20, "processed": 10 * number, "rss_bytes": 1}
+                at_ns = int(1e9 * loop.time())
+                watcher._on_report(encode(ConsumerReport(id="c", queue="orders", at_ns=at_ns, **told)))
+        pacing.cancel()
+        await asyncio.wait({pacing})
+        return law.seen[20:]
+
+    return run_virtually(story())
+
+
+@pytest.mark.parametrize("takes_s", [0.001, WAY_S])
+def test_each_decision_follows_a_consumers_report_at_once(monkeypatch: pytest.MonkeyPatch, takes_s: float) -> None:
+    seen = watched(monkeypatch, takes_s, reports=True)
+    assert max(signals.feedback_age_s for _, signals in seen) < 0.01
+    assert len(seen) == pytest.approx(80, abs=3)
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_a_late_answer_tells_the_way_to_the_broker_and_is_half_as_old(
+    monkeypatch: pytest.MonkeyPatch, reports: bool
+) -> None:
+    seen = watched(monkeypatch, WAY_S, reports=reports)
+    assert {signals.way_s for _, signals in seen} == {WAY_S}
+    ages_s = [signals.depth_age_s for _, signals in seen]
+    assert min(ages_s) >= WAY_S / 2 - 1e-6
+    assert max(ages_s) <= 1.5 * WAY_S + 0.11
+
+
+def test_no_count_is_lost_between_a_late_answer_and_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three counts at least come in a second, and each is newer than the one before."""
+    for takes_s in (0.03, WAY_S):
+        backlogs = [signals.backlog for _, signals in watched(monkeypatch, takes_s, reports=False)]
+        assert len(set(backlogs)) >= 25
