@@ -6,6 +6,7 @@ depth of the queue. ``docs/library.md`` shows it inside pika and aio-pika.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from backpressure.core.board import OwnState, SignalBoard
@@ -39,6 +40,7 @@ class Pacer:
         tick_s: float = 0.1,
         target_wait_s: float = 0.02,
         burst_s: float = 0.1,
+        floor_per_s: float = 0.0,
         weight: float = 1.0,
         queue: str = "",
         session: int = 0,
@@ -53,6 +55,7 @@ class Pacer:
             tick_s: how often `wants_reading` asks for the queue's depth.
             target_wait_s: queue wait to aim for.
             burst_s: how much of a pause may be caught up.
+            floor_per_s: the least to allow, whatever the law says; 0: as the law says.
             weight: its share against other producers that report.
             queue: the queue it paces for: reports about others are ignored; "": all are about it.
             session: identity of this producer in its reports, different from every other's (``secrets.randbits(60)``).
@@ -60,15 +63,17 @@ class Pacer:
         Raises:
             ConfigError: there is no such law.
         """
-        config = LawConfig(target_wait_s=target_wait_s, tick_s=tick_s)
-        self.decision = Decision(_FIRST_RATE_PER_S, "waiting for a first reading")
+        config = LawConfig(target_wait_s=target_wait_s, tick_s=tick_s, floor_per_s=floor_per_s or None)
+        first_per_s = max(_FIRST_RATE_PER_S, floor_per_s)
+        self.decision = Decision(first_per_s, "waiting for a first reading")
+        self._floor_per_s = floor_per_s
         self._law = create(law, config) if isinstance(law, str) else law
         self._board = SignalBoard(session, _TIMEOUT_S)
         self._session = session
         self._weight = weight
         self._queue = queue
         self._limited = True
-        self._bucket = TokenBucket(_FIRST_RATE_PER_S, burst_s, now)
+        self._bucket = TokenBucket(min(first_per_s, demand_per_s), burst_s, now)
         self._demand_per_s = demand_per_s
         self._tick_s = tick_s
         self._next_reading_at = now
@@ -170,6 +175,8 @@ class Pacer:
         self.producers, self._consumers = signals.producers, signals.consumers or 0
         self._patience_s = signals.patience_s(self._tick_s)
         self.decision = self._law.update(signals, now)
+        if self.decision.rate_per_s < self._floor_per_s:
+            self.decision = replace(self.decision, rate_per_s=self._floor_per_s)
         self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
         return self.decision
 

@@ -197,8 +197,8 @@ class Limiter:
         self.url = url
         self._place = (feedback, group, management_url, prometheus_url)
         self._law = law
-        self._config = LawConfig(target_wait_s=target_wait_s, floor_per_s=min_per_s)
-        self._max_per_s, self._weight = max_per_s, weight
+        self._config = LawConfig(target_wait_s=target_wait_s, floor_per_s=min_per_s or None)
+        self._min_per_s, self._max_per_s, self._weight = min_per_s, max_per_s, weight
         self._clock = clock
         self._watcher: QueueWatcher | None = None
         self._closed = False
@@ -211,6 +211,7 @@ class Limiter:
         self._turns = Turns()
         self._reading: QueueReading | None = None
         self._read_at = -inf
+        self._obstacle = ""
         self._sent = self._confirmed = self._refused = self._shed = 0
         self._waited_s = 0.0
         session = secrets.randbits(60)
@@ -218,6 +219,7 @@ class Limiter:
             law,
             now=self._clock(),
             demand_per_s=self._max_per_s,
+            floor_per_s=self._min_per_s,
             weight=self._weight,
             queue=self.queue,
             session=session,
@@ -442,9 +444,10 @@ class Limiter:
         with self._lock:
             self._pacer.blocked = blocked
             if reading is None:
-                self._pacer.decide(now)
+                if self._reading is not None:  # before the first one, the law would guess
+                    self._pacer.decide(now)
                 return
-            self._reading, self._read_at = reading, now
+            self._reading, self._read_at, self._obstacle = reading, now, ""
             if reading.offsets is not None:
                 self._pacer.offsets(reading.offsets, reading.consumers, now=now)
                 return
@@ -460,6 +463,11 @@ class Limiter:
                 age_s=age_s,
                 round_trip_s=reading.round_trip_s,
             )
+
+    def take_obstacle(self, obstacle: str) -> None:
+        """Take note of why the queue cannot be read, until it is."""
+        with self._lock:
+            self._obstacle = obstacle
 
     def wants_counts(self, reading: int) -> bool:
         """Whether the reading of that number should also tell what consumers hold that do not say it themselves."""
@@ -484,13 +492,15 @@ class Limiter:
         now = self._clock()
         with self._lock:
             decision, reading = self._pacer.decision, self._reading
-            reason = "the broker has stopped all publishing (memory or disk alarm)" if self._pacer.blocked else ""
+            reason = "; ".join(filter(None, (self._obstacle, decision.reason)))
+            if self._pacer.blocked:
+                reason = "the broker has stopped all publishing (memory or disk alarm)"
             return PaceStatus(
                 queue=self.queue,
                 watching=now - self._read_at < 1.0,
                 blocked=self._pacer.blocked,
                 rate_per_s=min(decision.rate_per_s, self._max_per_s),
-                reason=reason or decision.reason,
+                reason=reason,
                 bottleneck_per_s=decision.bottleneck_per_s,
                 ready=None if reading is None else reading.ready,
                 consumers=None if reading is None else reading.consumers,

@@ -34,6 +34,7 @@ _TICK_S = 0.1
 _UNEVEN_FROM_S = 0.35
 _CLOSE_WITHIN_S = 5.0
 _REFUSED_PAUSE_S = 3.0
+_MISSING_S = 1.0  # a queue that is declared while the program starts is no news
 
 
 class Reporting(Protocol):
@@ -64,6 +65,9 @@ class Watched(Reporting, Protocol):
 
     def take_reading(self, reading: QueueReading | None, *, blocked: bool, age_s: float = 0.0) -> None:
         """Take in a reading of ``age_s`` ago; None: the broker has not answered."""
+
+    def take_obstacle(self, obstacle: str) -> None:
+        """Take note of why the queue cannot be read, until it is."""
 
     def take_report(self, report: Report) -> None:
         """Take in what another process reports."""
@@ -100,7 +104,7 @@ class QueueWatcher:
         self._asking: dict[int, asyncio.Task[_Answer]] = {}
         self._heard: dict[str, asyncio.Event] = {}
         self._heard_at: dict[str, float] = {}
-        self._unreadable: set[str] = set()
+        self._unreadable: dict[str, float] = {}  # since when; infinite once that is logged
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event
         self._closing = False
@@ -160,9 +164,10 @@ class QueueWatcher:
         said = False
         while not self._closing:
             self._probe, self._feedback = self._transport.probe(), self._transport.feedback()
-            exchanging = asyncio.create_task(self._exchange_reports())
+            exchanging: asyncio.Task[None] | None = None
             try:
                 await self._until_changed(asyncio.create_task(self._start_reading()))
+                exchanging = asyncio.create_task(self._exchange_reports())
                 while not self._closing:
                     self._changed.clear()
                     self._adjust()
@@ -170,14 +175,22 @@ class QueueWatcher:
             except TransportError as error:  # the broker refuses us: somebody has to change that
                 if not said:
                     said = True
-                    _log.warning("nothing is paced at %s for now: %s", self._transport.address, error)
+                    _log.warning("no queue can be read for now, so only the least may be sent: %s", error)
+                self._tell_all(str(error))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_REFUSED_PAUSE_S):
                         await self._until_changed(None)
             finally:
-                exchanging.cancel()
-                await asyncio.wait({exchanging})
+                if exchanging is not None:
+                    exchanging.cancel()
+                    await asyncio.wait({exchanging})
                 await self._stop()
+
+    def _tell_all(self, obstacle: str) -> None:
+        with self._guard:
+            members = list(self._members)
+        for member in members:
+            cast("Watched", member).take_obstacle(obstacle)
 
     async def _exchange_reports(self) -> None:
         """Connect for reports. A broker that refuses it is asked again from time to time: pacing does without."""
@@ -291,15 +304,22 @@ class QueueWatcher:
         del self._asking[id(member)]
         try:
             answer = asking.result()
-        except (NotConnectedError, QueueNotFoundError):  # the one is said elsewhere, the other may come yet
-            return None
         except TransportError as error:
-            if member.queue not in self._unreadable:
-                self._unreadable.add(member.queue)
-                _log.warning("%s is not paced for now: %s", member.queue, error)
+            self._cannot_read(member, error)
             return None
-        self._unreadable.discard(member.queue)
+        self._unreadable.pop(member.queue, None)
         return answer
+
+    def _cannot_read(self, member: Watched, error: TransportError) -> None:
+        """Tell the member why, and the log once: of a lost connection elsewhere, of a missing queue a little later."""
+        member.take_obstacle(str(error))
+        if isinstance(error, NotConnectedError):
+            return
+        now = time.monotonic()
+        since = self._unreadable.setdefault(member.queue, now)
+        if now - since >= (_MISSING_S if isinstance(error, QueueNotFoundError) else 0.0):
+            self._unreadable[member.queue] = inf
+            _log.warning("%s cannot be read for now, so only the least may be sent: %s", member.queue, error)
 
     def _on_report(self, payload: bytes) -> None:
         try:

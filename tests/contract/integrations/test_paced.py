@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.adapters.select_connection import SelectConnection
 
-from backpressure import BackpressureError, Paced, SyncPaced
+from backpressure import BackpressureError, Limiter, Paced, SyncPaced
 from backpressure.errors import ConfigError, RefusedError, UnroutableError
 
 BODIES = [f"{number}".encode() for number in range(20)]
@@ -267,3 +268,60 @@ def test_a_client_that_cannot_serve_is_refused_with_the_one_that_can(url: str) -
             Paced(connection.channel(), "orders")
         with pytest.raises(ConfigError, match="Paced is for asynchronous ones"):
             SyncPaced(object(), "orders")
+
+
+# --- a queue that cannot be read ------------------------------------------------------------------------------------
+
+
+def wrong_queue(url: str) -> tuple[str, str]:
+    return url, "ordres"
+
+
+def wrong_password(url: str) -> tuple[str, str]:
+    return url.replace("guest:guest@", "guest:wrong@"), "orders"
+
+
+def wrong_virtual_host(url: str) -> tuple[str, str]:
+    return f"{url.rstrip('/')}/nowhere", "orders"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (wrong_queue, "queue 'ordres' does not exist"),
+        (wrong_password, "ACCESS_REFUSED"),
+        (wrong_virtual_host, "nowhere"),
+    ],
+)
+def test_why_a_queue_cannot_be_read_is_the_reason_and_is_logged_once(
+    url: str,
+    wrong: Callable[[str], tuple[str, str]],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("backpressure.integrations.watcher._REFUSED_PAUSE_S", 0.1)
+    address, queue = wrong(url)
+    assert (address, queue) != (url, "orders")
+    told: list[str] = []
+    with Limiter(queue, address) as limiter:
+        take = limiter.take_obstacle
+        monkeypatch.setattr(limiter, "take_obstacle", lambda obstacle: (told.append(obstacle), take(obstacle)))
+        while len(told) < 3 or not caplog.records:
+            time.sleep(0.01)
+        assert named in limiter.status().reason
+    (record,) = caplog.records
+    assert named in record.getMessage()
+    assert "only the least may be sent" in record.getMessage()
+
+
+def test_a_queue_that_comes_later_is_read_then(url: str) -> None:
+    with Limiter("integrations.later", url) as limiter:
+        while "does not exist" not in limiter.status().reason:
+            time.sleep(0.01)
+        with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+            connection.channel().queue_declare("integrations.later")
+            while not limiter.status().watching:
+                time.sleep(0.01)
+            assert "does not exist" not in limiter.status().reason
+            connection.channel().queue_delete("integrations.later")

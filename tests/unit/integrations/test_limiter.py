@@ -197,6 +197,51 @@ def test_without_an_answer_the_law_is_asked_with_what_it_knows() -> None:
     assert not limiter.status().watching
 
 
+def sent_within(limiter: Limiter, clock: Clock, duration_s: float, reading: QueueReading | None) -> int:
+    """Return how many messages may go in a time of equal readings."""
+    sent = 0
+    for _ in range(round(10 * duration_s)):
+        clock.now += 0.1
+        limiter.take_reading(reading, blocked=False)
+        while limiter.try_acquire():
+            sent += 1
+            limiter.confirmed()
+    return sent
+
+
+@pytest.mark.parametrize(("min_per_s", "expected"), [(0.0, 60), (0.5, 60), (5.0, 300)])
+def test_to_a_queue_that_was_never_read_goes_one_message_a_second_or_what_is_set(
+    min_per_s: float, expected: int
+) -> None:
+    clock = Clock()
+    limiter = Limiter("orders", URL, min_per_s=min_per_s, clock=clock)
+    assert sent_within(limiter, clock, 60.0, None) == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize(("min_per_s", "expected"), [(0.0, 60), (5.0, 300)])
+def test_to_a_queue_that_cannot_be_read_any_more_goes_no_less(min_per_s: float, expected: int) -> None:
+    clock = Clock()
+    limiter = Limiter("orders", URL, min_per_s=min_per_s, clock=clock)
+    sent_within(limiter, clock, 5.0, QueueReading(0, None, 1))
+    sent_within(limiter, clock, 30.0, None)
+    assert sent_within(limiter, clock, 60.0, None) == pytest.approx(expected, abs=3)
+
+
+def test_the_least_holds_for_a_law_of_ones_own_too() -> None:
+    clock = Clock()
+    limiter = Limiter("orders", URL, law=Fixed(0.0), min_per_s=5.0, clock=clock)
+    assert sent_within(limiter, clock, 20.0, QueueReading(3, None, 1)) == pytest.approx(100, abs=2)
+
+
+def test_why_the_queue_cannot_be_read_is_part_of_the_reason_until_it_is_read() -> None:
+    limiter, _, _ = a_limiter()
+    limiter.take_obstacle("queue 'orders' does not exist")
+    limiter.take_reading(None, blocked=False)
+    assert limiter.status().reason == "queue 'orders' does not exist; because"
+    limiter.take_reading(QueueReading(3, None, 1), blocked=False)
+    assert limiter.status().reason == "because"
+
+
 def test_the_law_knows_whether_more_could_have_been_sent() -> None:
     limiter, _, law = a_limiter(1.0)
     limiter.acquire()
