@@ -54,6 +54,8 @@ class Outgoing:
     sent_ns: int = 0
     attempts: int = 0
     returned: str = ""
+    was_returned: bool = False
+    goes_again: bool = False
     may_retry: bool = True
     routing_key: str = ""
     result: asyncio.Future[Settlement] | None = None
@@ -68,7 +70,7 @@ class Outgoing:
         """Return the message with the time it is (again) sent at."""
         self.sent_ns = sent_ns
         self.attempts += 1
-        self.returned = ""
+        self.returned, self.goes_again = "", False
         self.message = self.message.with_headers({"sent_ns": sent_ns})
         return self.message
 
@@ -254,6 +256,9 @@ class Outbox:
         """The broker answers for one message, or for all up to it."""
         now_ns = self._clock.wall_ns()
         for item in self.in_flight.settle(tag, multiple=multiple):
+            if item.goes_again:
+                self._again.append((self._clock.now(), item))
+                continue
             self.confirm_latency.record((now_ns - item.sent_ns) * 1e-9)
             if item.returned:
                 self.returned += 1
@@ -274,11 +279,19 @@ class Outbox:
                 self.rejected += 1
                 self._settle(item, Outcome.REJECTED, now_ns, refusal.reason, refusal.cause)
 
-    def mark_returned(self, message_id: str | None, reason: str) -> None:
-        """Remember that the confirm to come for this message means "routed to no queue"."""
+    def mark_returned(self, message_id: str | None, reason: str) -> bool:
+        """Remember that the confirm to come for this message means "routed to no queue".
+
+        Returns whether the queues may be gone. Then the message is sent again, once, as soon as they are in place. A
+        message with a routing key of its own has its own queues, and who requested a message decides himself.
+        """
         for item in self.in_flight.items():
-            if item.message.message_id == message_id:
+            if item.message.message_id == message_id and not item.returned:
                 item.returned = reason
+                first, item.was_returned = not item.was_returned, True
+                item.goes_again = first and item.result is None and not item.routing_key
+                return first and not item.routing_key
+        return False
 
     def connection_lost(self) -> None:
         """Nothing in flight will be settled: all of it is sent again before anything else, oldest first."""

@@ -41,6 +41,8 @@ from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading
 
 log = logging.getLogger(__name__)
 
+MISSING_QUEUE = "the queue is missing: nothing is sent until it is there again"
+"""The reason while a broker is there, but not the queue."""
 _LAST_ANSWER_WITHIN_S = 1.0
 _TELL_AFTER_S = 3.0  # consumers that have just come take a moment to report
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
@@ -92,6 +94,10 @@ class Paceable(Protocol):
     @property
     def blocked(self) -> bool:
         """Whether the broker has told it to stop."""
+
+    @property
+    def lacks_queue(self) -> bool:
+        """Whether nothing is sent because the queue is missing."""
 
     @property
     def offered_per_s(self) -> float:
@@ -317,10 +323,14 @@ class Pacing:
     def _unless_offline(self, decision: Decision) -> Decision:
         """Let a finite job be queued as a whole until the first consumer comes: until then there is no pace to match.
 
-        Once a consumer was there, its absence is a stop, and the law keeps the queue short until it returns.
+        Once a consumer was there, its absence is a stop, and the law keeps the queue short until it returns. So it does
+        from the start in somebody else's queue: its consumers are not ours to start.
         """
         self._consumer_seen = self._consumer_seen or bool(self.signals.consumers)
-        if self._consumer_seen or self.signals.consumers is None or not self._settings.producer.limit:
+        if self._sender.lacks_queue:
+            return replace(decision, reason=MISSING_QUEUE)
+        offline = self.signals.consumers == 0 and not self._consumer_seen and not self._settings.queue.predeclared
+        if not offline or not self._settings.producer.limit:
             return decision
         reason = "no consumer yet: queueing all that is asked for"
         if not self._told_offline:

@@ -21,7 +21,7 @@ from backpressure.core.signals import Decision
 from backpressure.derived import law_config, own_limit_per_s, retries
 from backpressure.engines.clock import Clock
 from backpressure.engines.outbox import Outgoing, Settlement
-from backpressure.engines.pacing import Pacing
+from backpressure.engines.pacing import MISSING_QUEUE, Pacing
 from backpressure.engines.payloads import PayloadSource
 from backpressure.engines.sender import Sender
 from backpressure.errors import NotConnectedError, RefusedError
@@ -239,6 +239,8 @@ class ProducerEngine:
         """What keeps it from sending now; empty while nothing does."""
         if self._sender.stopping:
             return "it is stopping"
+        if self._sender.lacks_queue:
+            return MISSING_QUEUE
         if not self._sender.connected:
             return "the broker is away"
         return "the broker blocks publishing" if self.blocked else ""
@@ -351,7 +353,7 @@ class Submissions:
         if self._sender.blocked:
             raise NotConnectedError("the broker blocks publishing")
         if not self._sender.connected:
-            raise NotConnectedError("the broker is away")
+            raise NotConnectedError(MISSING_QUEUE if self._sender.lacks_queue else "the broker is away")
         if self._open >= _WINDOWS * window or self._open_bytes >= _MOST_BYTES:
             raise RefusedError(f"{self._open} requested messages wait for the broker already")
         items = [self._request(*message, traceparent) for message in messages]

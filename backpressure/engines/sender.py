@@ -174,6 +174,11 @@ class Sender:
         return self._connected and self.queues.in_place
 
     @property
+    def lacks_queue(self) -> bool:
+        """Whether there is a broker, but its queues are not known to be in place."""
+        return self._connected and not self.queues.in_place
+
+    @property
     def limit_reached(self) -> bool:
         """Whether all messages up to the limit, or all that there are, were accepted; never without an end."""
         limit = self._settings.producer.limit
@@ -318,7 +323,8 @@ class Sender:
             self._said_returned_at = now
             place = f"exchange {queue.exchange} (key {', '.join(queue.bindings)})" if queue.exchange else queue.work
             log.warning("no queue takes what is published to %s, or some of it: it is returned (%s)", place, reason)
-        self.outbox.mark_returned(message_id, reason)
+        if self.outbox.mark_returned(message_id, reason):
+            self.queues.lost()
 
     def on_blocked(self, reason: str) -> None:
         """An alarm at the broker: stop publishing until it is over."""

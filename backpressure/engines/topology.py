@@ -1,7 +1,7 @@
-"""Keeps the queues in place: created at the start, and again after a connection was lost.
+"""Keeps the queues in place: created at the start, and again after a connection was lost or a message found no queue.
 
-A broker that comes back may have forgotten them (a restart of a broker without durable storage, a deleted queue). Until
-they are known to exist nothing is published, or it would be returned as unroutable.
+A broker that comes back may have forgotten them (a restart of a broker without durable storage), or somebody deletes
+one. Until they are known to exist nothing is published, or it would be returned as unroutable.
 
 A queue that somebody else has declared (``queue.predeclared``) is only looked at: it must be there, and is used as it
 is.
@@ -145,7 +145,7 @@ class QueueKeeper:
         return True
 
     def lost(self) -> None:
-        """The connection is gone: declare again as soon as the broker is back."""
+        """They may be gone: declare them again as soon as the broker answers."""
         self.in_place = False
         if self._restoring is None or self._restoring.done():
             self._restoring = asyncio.create_task(self._restore(), name="restore queues")
@@ -157,12 +157,17 @@ class QueueKeeper:
             await asyncio.gather(self._restoring, return_exceptions=True)
 
     async def _restore(self) -> None:
+        said = ""
         while True:
             try:
                 await self.create()
             except TransportError as error:
-                log.warning("cannot restore the queues yet: %s", error)
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("waiting for the queues: %s", said)
                 await asyncio.sleep(_PAUSE_S)
             else:
+                if said:
+                    log.warning("%s is in place again", self.queue.work)
                 self._on_restored()
                 return

@@ -173,6 +173,11 @@ class PacedQueue:
     # --- what the control loop asks (`backpressure.engines.pacing.Paceable`) ----------------------------------------
 
     @property
+    def lacks_queue(self) -> bool:
+        """It sends where its clients say; they are told what is returned."""
+        return False
+
+    @property
     def offered_per_s(self) -> float:
         """The offered load: what clients would send is not known, and not limited."""
         return 0.0 if self.paused else inf

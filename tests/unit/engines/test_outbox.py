@@ -189,6 +189,35 @@ def test_a_message_returned_on_a_link_that_broke_is_judged_again_on_the_next() -
     assert (box.confirmed, box.returned) == (1, 0)
 
 
+def test_a_returned_message_is_sent_once_more_when_the_queues_may_have_been_gone() -> None:
+    clock, records = HandClock(), Records()
+    box = outbox(clock, records)
+    item = outgoing(0)
+    item.stamped(0)
+    box.sent(1, item)
+    assert box.mark_returned(item.message.message_id, "NO_ROUTE (312)")
+    box.confirm(1, multiple=False)
+    assert box.due_again(clock.now())
+    assert box.next_again() is item
+    item.stamped(0)
+    box.sent(2, item)
+    assert not box.mark_returned(item.message.message_id, "NO_ROUTE (312)")
+    box.confirm(2, multiple=False)
+    assert [record.outcome for record in records] == [Outcome.RETURNED]
+    assert (box.confirmed, box.returned, box.open) == (0, 1, 0)
+
+
+def test_of_two_messages_with_one_id_each_return_takes_another() -> None:
+    box = outbox(HandClock())
+    for tag in (1, 2):
+        item = outgoing(0)
+        item.stamped(0)
+        box.sent(tag, item)
+        assert box.mark_returned(item.message.message_id, "NO_ROUTE (312)")
+    box.confirm(2, multiple=True)
+    assert (box.confirmed, box.open) == (0, 2)
+
+
 def test_the_record_says_when_a_message_was_due_sent_last_and_settled_and_in_how_many_attempts() -> None:
     clock, records = HandClock(), Records()
     box = outbox(clock, records)

@@ -9,6 +9,8 @@ import pytest
 from stage import RecordingBroker, consuming, producing, settings_of
 from virtual_time import run_virtually
 
+from backpressure.transports.memory import MemoryTransport
+
 
 def test_a_finite_job_is_queued_whole_at_the_offered_rate_while_no_consumer_has_come() -> None:
     async def story() -> tuple[int, float]:
@@ -61,6 +63,19 @@ def test_a_finite_job_that_is_queued_whole_is_said_in_the_log(caplog: pytest.Log
     assert told(caplog) == [
         "work.queue has no consumer yet: all 5000 messages are queued now, as fast as they are offered"
     ]
+
+
+def test_a_finite_job_for_the_queue_of_somebody_else_waits_for_a_consumer(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> int:
+        broker, ours = RecordingBroker(), settings_of(producer__limit=5000)
+        await MemoryTransport(ours, broker).admin().declare(ours.queue)
+        async with producing(settings_of(producer__limit=5000, queue__predeclared=True), broker):
+            await asyncio.sleep(20)
+            return len(broker.arrivals)
+
+    caplog.set_level(logging.INFO)
+    assert run_virtually(story()) < 50
+    assert [line.partition(":")[0] for line in told(caplog)] == ["nobody consumes work.queue"]
 
 
 def test_that_nobody_consumes_is_said_once_and_so_is_the_end_of_it(caplog: pytest.LogCaptureFixture) -> None:

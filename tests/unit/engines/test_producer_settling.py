@@ -149,7 +149,9 @@ def test_a_users_own_law_says_whether_refusals_are_retried_and_its_own_limit(
     assert run_virtually(story()) == (rejected, usable)
 
 
-def test_what_no_queue_takes_is_counted_and_reported_as_returned(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_no_queue_takes_is_told_to_whoever_requested_it_and_the_queues_are_declared_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def story() -> tuple[ProducerEngine, Records, list[Outcome], str]:
         broker, records = RecordingBroker(), Records()
         settings = settings_of(**FREE, producer__limit=50, producer__start_paused=True)
@@ -163,10 +165,47 @@ def test_what_no_queue_takes_is_counted_and_reported_as_returned(caplog: pytest.
 
     engine, _, outcomes, reason = run_virtually(story())
     report = engine.report()
-    assert (report.returned, report.confirmed, report.published) == (51, 0, 51)
+    assert (report.returned, report.confirmed, report.published) == (1, 50, 51)
     assert caplog.text.count("no queue takes what is published to exchange") == 1
-    assert outcomes == [Outcome.RETURNED] * 51
+    assert outcomes == [Outcome.RETURNED] + [Outcome.CONFIRMED] * 50
     assert "312" in reason
+
+
+@pytest.mark.parametrize("predeclared", [True, False])
+def test_a_queue_that_is_deleted_is_waited_for_and_nothing_is_lost(
+    predeclared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> tuple[list[int], list[str], list[str]]:
+        broker = RecordingBroker()
+        ours = settings_of(**FREE, producer__limit=500)
+        theirs = settings_of(**FREE, producer__limit=500, queue__predeclared=True)
+        admin = MemoryTransport(ours, broker).admin()
+        await admin.declare(ours.queue)
+        async with producing(theirs if predeclared else ours, broker) as (engine, running):
+            reasons, obstacles = [], []
+            await asyncio.sleep(0.1)
+            await admin.delete(WORK)
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                reasons.append(engine.decision.reason)
+                obstacles.append(engine.obstacle)
+            sent = len(broker.arrivals)
+            if predeclared:
+                assert sent < 500
+                await admin.declare(ours.queue)
+            await asyncio.wait_for(running, 10)
+            adds_up(engine)
+            report = engine.report()
+        return [report.confirmed, report.returned], reasons, obstacles
+
+    counts, reasons, obstacles = run_virtually(story())
+    assert counts == [500, 0]
+    assert caplog.text.count("waiting for the queues: ") == predeclared
+    assert caplog.text.count("work.queue is in place again") == predeclared
+    if predeclared:
+        missing = "the queue is missing: nothing is sent until it is there again"
+        assert reasons.count(missing) > 90
+        assert obstacles.count(missing) > 90
 
 
 def test_what_was_unconfirmed_when_the_link_broke_goes_again_first_with_its_id_and_in_order() -> None:
