@@ -171,7 +171,9 @@ def test_a_run_takes_its_own_messages_back_and_leaves_those_of_others(
     start: Any, any_broker: Any, orders: str, tmp_path: Path, wait_until: Wait
 ) -> None:
     scenario = tmp_path / "orders.toml"
-    scenario.write_text(RUN.replace('"consumed"', '"published"') + "consumer.count = 0\n")
+    scenario.write_text(
+        RUN.replace('"consumed"', '"published"') + 'consumer.count = 0\nproducer.strategy = "unbounded"\n'
+    )
     connection = BlockingConnection(URLParameters(any_broker.url))
     channel = connection.channel()
     channel.queue_purge(orders)
