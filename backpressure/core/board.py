@@ -37,6 +37,7 @@ _FASTEST_PER_S = 1e6  # more than any process does
 _MOST_WORKERS = 1000  # of one consumer
 _HIDDEN_WEIGHT = 0.3
 _ON_WAY_AT_MOST = 1.2  # counts and reports are of moments up to a report's interval apart
+_BUSY = 0.9
 _TICK_S = 0.1
 _FAR_S = 0.03  # on a way that is not longer, few messages are under way
 _COMMITS_S = 30.0  # commits are not further apart
@@ -147,7 +148,7 @@ class _Producer(_Process[ProducerReport]):
 @dataclass(slots=True)
 class _Consumer(_Process[ConsumerReport]):
     most_prefetch: int = 0
-    idle: bool = False  # between its last two reports
+    busy: float = inf  # the share of the time that it worked between its last two reports
 
     def held(self) -> int:
         """Return what it holds, which cannot be more than it was ever allowed to (0: any number)."""
@@ -550,6 +551,14 @@ class SignalBoard:
         # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
         return [p for p in self._producers.values() if not p.silent(self._heard_at, self._fresh_s)]
 
+    def _hidden_from(self, heard: list[_Consumer]) -> float:
+        """Return what waits in client libraries, by the last counts.
+
+        A consumer without work has nothing there. One that lacks work at times hardly has: more is on its way, rather.
+        """
+        busy = sum(consumer.busy for consumer in heard) / max(1, len(heard))
+        return 0.0 if busy <= 0 or (busy < _BUSY and self._hidden < self._on_way) else self._hidden
+
     def _by_reports(self, own: OwnState, now: float) -> _Group:
         rivals = self._rivals()
         confirmed = own.confirmed + round(self._totals.others_confirmed) + round(self._sent_since(rivals, own, now))
@@ -567,8 +576,7 @@ class SignalBoard:
         known = 1 + len(rivals)
         share *= known / max([known, *(report.producers for report in rare)])
         heard = self._present(now)
-        idle = all(consumer.idle for consumer in heard)  # what they have not begun is not there yet
-        hidden = 0 if idle or self._counts.known(now)[0] is None else round(self._hidden)
+        hidden = 0 if self._counts.known(now)[0] is None else round(self._hidden_from(heard))
         return _Group(
             consumers=len(heard),
             working=self._working(heard, now),
@@ -687,8 +695,8 @@ class SignalBoard:
         if before is None:
             return
         known.most_prefetch = max(known.most_prefetch, report.prefetch)
-        known.idle = report.busy_s <= before.busy_s and report.processed == before.processed
         elapsed_s = (report.at_ns - before.at_ns) / 1e9
+        known.busy = (report.busy_s - before.busy_s) / elapsed_s
         if (
             0 < report.recent_s < elapsed_s
             and report.interval_s > _OFTEN_S

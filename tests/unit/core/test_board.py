@@ -484,6 +484,20 @@ def test_a_consumer_without_work_has_nothing_that_waits_in_its_client_library() 
     assert board.signals(OWN, 2.9).unacked == 0
 
 
+@pytest.mark.parametrize(("busy", "unacked"), [(0.5, 1), (1.0, 14)])
+def test_a_consumer_that_lacks_work_at_times_has_more_on_its_way_and_not_in_its_client_library(
+    busy: float, unacked: int
+) -> None:
+    board = SignalBoard(1)
+    for tick in range(40):  # 100 messages a second, 0.2 s there and back
+        now = tick / 10
+        board.on_report(consumer(now, 10 * tick, held=1, prefetch=200, busy_s=busy * now), now)
+        board.on_reading(0, None, 1, now)
+        board.on_statistics(QueueStatistics(ready=0, unacked=38, arrived_s=now, fresh=True))
+        signals = board.signals(replace(OWN, way_s=0.2), now)
+    assert signals.unacked == unacked
+
+
 def test_what_consumers_hold_before_their_first_reports_after_an_outage_is_not_hidden() -> None:
     for rss_bytes in (0, 1):
         board = SignalBoard(1)
