@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from math import inf, sqrt
+from math import inf, isinf, sqrt
 from statistics import median, stdev
 
 from backpressure.core.snapshot import Outlook, QueueState
@@ -83,11 +83,19 @@ class QueueTrend:
         self._published: int | None = None
         self._published_at = -inf
         self._gaps: deque[float] = deque(maxlen=_GAPS)
+        self._left: int | None = None
+        self._left_at = -inf
+        self._still_s = 0.0
 
     @property
     def age_s(self) -> float:
         """How old a statistic may be, as far as they were seen to change."""
         return 2 * max(1.0, round(median(self._gaps))) if len(self._gaps) > 1 else 2 * _USUAL_INTERVAL_S
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing left the queue while statistics of that time came in: one of them may be older than that."""
+        return self._still_s >= self.age_s
 
     def take(self, depth: int, now: float) -> None:
         """Take the depth as it is at this moment."""
@@ -107,6 +115,12 @@ class QueueTrend:
             if self._published is not None and now - self._published_at < _LONGEST_INTERVAL_S:
                 self._gaps.append(now - self._published_at)
             self._published, self._published_at = published, now
+
+    def take_departures(self, left: int, per_s: float, now: float) -> None:
+        """Take how many messages have left for good, and how fast they leave, as the management API tells."""
+        if left != self._left or per_s:
+            self._left, self._left_at = left, now
+        self._still_s = now - self._left_at
 
     def take_listed(self, ready: int, unacked: int, now: float) -> None:
         """Take the depth as the management API tells it, of one moment."""
@@ -240,6 +254,7 @@ class QueueWatch:
         trend = self._watched[info.name].trend
         growth = info.publish_rate - info.departure_rate if info.growth_rate is None and counted else info.growth_rate
         trend.take_statistics(info.published, growth, now)
+        trend.take_departures(info.acknowledged + info.taken_without_ack, info.departure_rate, now)
         if not known_better:
             trend.take_listed(info.messages_ready, info.messages_unacknowledged, now)
 
@@ -275,6 +290,8 @@ class QueueWatch:
         else:
             backlog = None if listed is None else listed.depth  # of one moment
         outlook = _outlook(queue, backlog, trend, trend.age_s if late else None)
+        if late and queue.consumers and isinf(outlook.wait_s or 0) and not trend.is_still:
+            outlook = replace(outlook, wait_s=None)  # the statistics may be from before the consumers' first message
         return replace(queue, outlook=replace(outlook, hidden=hidden))
 
 

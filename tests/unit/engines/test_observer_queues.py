@@ -61,11 +61,18 @@ def test_a_shrinking_queue_is_empty_when_its_backlog_is_gone() -> None:
     assert (outlook.empty_in_s, outlook.full_in_s) == (pytest.approx(20.0), None)
 
 
-def test_nothing_leaves_a_queue_whose_consumers_acknowledge_nothing() -> None:
+def test_that_consumers_acknowledge_nothing_is_told_when_it_was_seen_for_longer_than_statistics_are_old() -> None:
     watch = QueueWatch("orders")
-    outlook = watch.judged(queue(acked_per_s=0.0), None, queue(), fresh=False).outlook
-    assert outlook is not None
-    assert outlook.wait_s == float("inf")
+    waits_s = []
+    for second in range(14):
+        left, per_s = (90, 0.0) if second < 2 else (100, 0.0)  # the rate is that of an interval without a change
+        stats = {"ack": left, "ack_details": {"rate": per_s}}
+        info = QueueInfo.model_validate({"name": "orders", "messages_ready": 500, "message_stats": stats})
+        watch.listed(info, counted=True, now=float(second), known_better=False)
+        outlook = watch.judged(queue(acked_per_s=0.0), None, queue(), fresh=False).outlook
+        assert outlook is not None
+        waits_s.append(outlook.wait_s)
+    assert waits_s == [None] * 12 + [float("inf")] * 2
     empty = watch.judged(queue(acked_per_s=0.0, ready=0), None, queue(ready=0), fresh=False).outlook
     assert empty is not None
     assert empty.wait_s == 0.0
