@@ -116,14 +116,24 @@ def check_output() -> None:
 
     A reader that has gone (``| head``) has seen enough: that is not an error.
     """
-    sys.stdout.flush()
-    buffer = getattr(sys.stdout, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)  # without a buffer if Python runs unbuffered
-    failure = raw.failure if isinstance(raw, _Output) else None
+    failure = _output_failure()
     if failure is not None and failure.errno not in _READER_IS_GONE:
         from backpressure.errors import PaceError  # noqa: PLC0415 - this module is imported before all others
 
         raise PaceError(f"standard output cannot be written: {failure.strerror}")
+
+
+def reader_is_gone() -> bool:
+    """Return whether nobody reads standard output any more (``| head``): what only shows something may end then."""
+    failure = _output_failure()
+    return failure is not None and failure.errno == errno.EPIPE
+
+
+def _output_failure() -> OSError | None:
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # without a buffer if Python runs unbuffered
+    return raw.failure if isinstance(raw, _Output) else None
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,7 @@ from backpressure.cli import options
 from backpressure.cli.process import settings_from
 from backpressure.core.addresses import bracketed
 from backpressure.errors import PaceError, TransportError
-from backpressure.program import check_output, printable
+from backpressure.program import check_output, printable, reader_is_gone
 from backpressure.settings import Settings
 
 _PATIENCE_S = 5.0
@@ -72,7 +72,7 @@ def status(
 def _watch(settings: Settings, roles: list[str], every: float, count: int | None) -> None:
     click.echo(HEAD)
     looks = 0
-    while count is None or looks < count:
+    while (count is None or looks < count) and not reader_is_gone():
         if looks:
             time.sleep(every)
         looks += 1

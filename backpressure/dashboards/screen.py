@@ -27,7 +27,7 @@ from backpressure.dashboards.cards_lists import RowCard, connections, consumers,
 from backpressure.dashboards.cards_loop import Card, Trail, flow_card, header, law_card, small_flow_card
 from backpressure.dashboards.lines import StatusLines
 from backpressure.presentation.terminal import new_console
-from backpressure.program import printable
+from backpressure.program import printable, reader_is_gone
 
 _WIDE = 150
 _FRAME_LINES = 2  # upper and lower border
@@ -128,7 +128,7 @@ _FIRST_LOOKS_S = 0.25  # redraw often until the broker has answered
 
 
 async def show(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
-    """Show a ``snapshot`` every ``every_s`` seconds until ``stopping`` is set."""
+    """Show a ``snapshot`` every ``every_s`` seconds until ``stopping`` is set, or nobody reads the lines any more."""
     console = new_console()
     if console.is_terminal and not console.is_dumb_terminal:
         await _show_cards(console, snapshot, every_s, stopping)
@@ -190,7 +190,7 @@ def _full_screen(console: Console) -> Iterator[None]:
 
 async def _show_lines(snapshot: Callable[[], Snapshot], every_s: float, stopping: asyncio.Event) -> None:
     lines = StatusLines()
-    while not stopping.is_set():
+    while not stopping.is_set() and not reader_is_gone():
         for line in lines.of(snapshot()):
             print(line, flush=True)  # noqa: T201 - this is the output
         await _first_of(stopping, timeout_s=every_s)

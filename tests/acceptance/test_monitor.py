@@ -209,6 +209,16 @@ def test_without_a_terminal_it_prints_a_line_now_and_then(terminal: Terminal, br
     assert "out=" in line
 
 
+def test_lines_that_nobody_reads_any_more_end_it(terminal: Terminal, broker: str) -> None:
+    process, _ = terminal.monitor(broker, "--watch", "0.2")
+    assert process.stdout is not None
+    next(line for line in process.stdout if "depth=" in line)
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
 def test_it_waits_for_a_broker_and_finds_it_by_itself(terminal: Terminal, free_port: int) -> None:
     _, address = terminal.monitor(f"amqp://guest:guest@127.0.0.1:{free_port}/", "--no-ui")
     assert httpx.get(f"{address}/api/snapshot", timeout=60).json()["sources"][0]["ok"] is False
