@@ -49,6 +49,10 @@ _BENCH = (_COMMANDS | _HIDDEN).keys() - _CORE
 """Commands that need the extra `bench`: runner, reports, dashboards, HTTP."""
 
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""How all programs show their help."""
+
+
 class Failure(click.ClickException):
     """Shows a `PaceError` on the terminal: one message, its exit code, no traceback."""
 
@@ -133,7 +137,7 @@ def _without_extra(name: str) -> click.Command:
     return click.Command(name, params=[anything], callback=say_so, add_help_option=False, context_settings=allowing)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_LazyGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="pace")
 def pace() -> None:
     """Match the pace of a fast producer to a slow consumer: run it, see it, measure it, prove it.

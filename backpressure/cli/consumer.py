@@ -30,6 +30,7 @@ from backpressure.transports.factory import connect
 
 @click.command()
 @options.connection
+@options.management_url
 @options.queue
 @setting("--name", key="consumer.name")
 @setting("--rate", key="consumer.rate")

@@ -38,13 +38,15 @@ def run_script(name: str, script: str) -> None:
         from backpressure import program
 
         program.prepare(_INTERRUPTED)
-        from backpressure.cli.commands import PaceGroup, load
+        from backpressure.cli.commands import CONTEXT, PaceGroup, load
 
         beside = os.path.join(os.path.dirname(script), "config.py")  # noqa: PTH118, PTH120 - a script need not
         if os.path.isfile(beside):  # noqa: PTH113 - load pathlib for this
             os.environ.setdefault("PACE_CONFIG", beside)
         title = os.path.basename(script)  # noqa: PTH119
-        PaceGroup(commands={title: load(name)}).main([title, *sys.argv[1:]], prog_name="python")
+        PaceGroup(commands={title: load(name)}, context_settings=CONTEXT).main(
+            [title, *sys.argv[1:]], prog_name="python"
+        )
     except ModuleNotFoundError as error:
         _end_if_not_installed(error)
         raise

@@ -54,6 +54,7 @@ _RATES_KNOWN_S = 1.2  # a rate is the difference of two reports about a second a
 )
 @setting(
     "--host",
+    "--management-url",
     key="broker.management_url",
     help="Management API, e.g. http://localhost:15672; empty: derived from the broker's host",
 )

@@ -27,6 +27,7 @@ from backpressure.transports.factory import connect
 
 @click.command()
 @options.connection
+@options.management_url
 @options.queue
 @setting(
     "--audit-queue",

@@ -12,7 +12,21 @@ from backpressure.laws import describe, law_names
 from backpressure.program import check_output
 
 
-@click.group(invoke_without_command=True)
+class _Scenarios(click.Group):
+    """Says how to print a scenario when its name is given where a command belongs."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that ``args`` name; raises `click.UsageError`."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"No such command {args[0]!r}: `pace scenarios show {args[0]}` prints a scenario.", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Scenarios, invoke_without_command=True)
 @click.pass_context
 def scenarios(context: click.Context) -> None:
     """List the scenarios that ship; `pace scenarios show NAME` prints one, to start your own from."""

@@ -49,6 +49,10 @@ class Event:
     text: str
 
 
+ADDRESS_UNKNOWN = "its address is not known"
+"""The ``error`` of a source that nobody named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where knowledge comes from, and whether it does: ``error`` is empty while it works.

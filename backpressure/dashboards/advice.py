@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from math import isinf
 
 from backpressure.core.controllers import traits
-from backpressure.core.snapshot import Outlook, QueueState, Snapshot
+from backpressure.core.snapshot import ADDRESS_UNKNOWN, Outlook, QueueState, Snapshot
 from backpressure.dashboards.cards_lists import clock_after
 from backpressure.presentation.numbers import amount, duration, percent, rate
 
@@ -52,10 +52,16 @@ def _no_management(seen: Snapshot) -> Iterator[str]:
                 f"The management API refuses the user ({source.error}): {unknown}. "
                 "Allow it: rabbitmqctl set_user_tags USER monitoring."
             )
+        elif source.error == ADDRESS_UNKNOWN:
+            yield (
+                f"No management API ({source.error}): {unknown}. "
+                "Name it: --management-url http://HOST:15672, or PACE_BROKER__MANAGEMENT_URL; if the broker has none, "
+                "rabbitmq-plugins enable rabbitmq_management."
+            )
         else:
             yield (
                 f"No management API ({source.error}): {unknown}. "
-                "RabbitMQ: rabbitmq-plugins enable rabbitmq_management; elsewhere: --host URL."
+                "RabbitMQ: rabbitmq-plugins enable rabbitmq_management; elsewhere: --management-url URL."
             )
 
 

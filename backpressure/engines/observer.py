@@ -14,6 +14,7 @@ from operator import itemgetter
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, decode, sender_of
 from backpressure.core.snapshot import (
+    ADDRESS_UNKNOWN,
     BrokerState,
     Event,
     Glance,
@@ -86,7 +87,7 @@ class Observer:
         if management is not None:
             self._sources["management"] = Source("management", ok=False, error="connecting")
         elif self._asked and transport.bounds_queues:
-            self._sources["management"] = Source("management", ok=False, error="its address is not known")
+            self._sources["management"] = Source("management", ok=False, error=ADDRESS_UNKNOWN)
         self._unread: dict[bytes, tuple[bytes, float]] = {}  # the newest report of each process, and when it arrived
         self._unreadable = 0
         self._watch = EventWatch()

@@ -16,7 +16,9 @@ def parse(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError("scenario", source, f"not valid TOML: {error}") from None
+        yaml = source.lower().endswith((".yaml", ".yml"))
+        hint = "; scenarios are written in TOML, not YAML: `pace scenarios show normal` prints one" if yaml else ""
+        raise ConfigError("scenario", source, f"not valid TOML: {error}{hint}") from None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

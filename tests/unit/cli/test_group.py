@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from backpressure.cli.commands import PaceGroup, pace
 from backpressure.errors import ExperimentError
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_help_loads_no_command_and_shows_every_summary_on_one_line() -> None:
     code = (
@@ -78,3 +80,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(pace, ["init", str(tmp_path / "file" / "folder")])
     assert done.exit_code == 3
     assert done.output == f"error: {tmp_path / 'file' / 'folder'}: Not a directory\n"
+
+
+@pytest.mark.parametrize("script", ["fast_producer.py", "slow_consumer.py", "monitor.py"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_a_script_shows_its_help_as_pace_does(script: str, flag: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / script, flag], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python {script} [OPTIONS]" in done.stdout
+
+
+def test_a_scenario_in_place_of_a_command_is_pointed_to_the_one_that_prints_it() -> None:
+    done = CliRunner().invoke(pace, ["scenarios", "normal"])
+    assert done.exit_code == 2
+    assert "`pace scenarios show normal` prints" in done.output
+
+
+def test_a_scenario_in_yaml_is_told_that_toml_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nphases:\n  - name: all\n")
+    done = CliRunner().invoke(pace, ["simulate", str(tmp_path / "mine.yaml")])
+    assert done.exit_code == 2
+    assert "written in TOML, not YAML" in done.output

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pika.exceptions import AuthenticationError
 
 from backpressure.core.snapshot import (
+    ADDRESS_UNKNOWN,
     BrokerState,
     Client,
     Outlook,
@@ -173,6 +174,14 @@ def test_a_missing_management_api_comes_last_and_says_what_is_lost(snapshot: Mak
     sources = (Source("broker", ok=True), Source("management", ok=False, error="refused"))
     *_, last = advise(snapshot(sources=sources, rates=Rates(nacked_per_s=1.0)))
     assert "rabbitmq-plugins enable rabbitmq_management" in last
+
+
+def test_an_unknown_address_of_the_management_api_is_asked_for_first(snapshot: Make) -> None:
+    sources = (Source("broker", ok=True), Source("management", ok=False, error=ADDRESS_UNKNOWN))
+    *_, last = advise(snapshot(sources=sources))
+    asked, _, other = last.partition("--management-url http://HOST:15672")
+    assert "rabbitmq-plugins" not in asked
+    assert "rabbitmq-plugins enable rabbitmq_management" in other
 
 
 def client(tag: str = "ctag", **changes: object) -> Client:
