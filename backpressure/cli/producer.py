@@ -60,7 +60,8 @@ def producer(context: click.Context, /, **_: object) -> None:
     """Send messages at the pace the consumer can take.
 
     It is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the
-    broker has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals.
+    broker has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals: of the messages published, how
+    many were confirmed, rejected (given up) and returned (no queue is bound for them).
 
     On a terminal it says every five seconds how it is doing; elsewhere it prints a line of totals at every
     --progress-every messages.
