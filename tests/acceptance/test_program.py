@@ -302,3 +302,11 @@ def test_a_sender_can_neither_end_a_consumer_that_shows_its_name_nor_steer_its_t
     assert consumer.ends() == 0
     consumer.says(r"from=\?\?\?\[2J")
     assert "\x1b" not in consumer.text
+
+
+def test_a_status_that_nobody_reads_any_more_ends(environment: dict[str, str]) -> None:
+    shell = '"$@" | head -n 1; exit ${PIPESTATUS[0]}'
+    command = ["bash", "-c", shell, "-", *PACE, "status", "--every", "0.1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("time ")
