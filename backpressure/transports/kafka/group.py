@@ -222,6 +222,13 @@ class GroupMember:
         self._look_at = time.monotonic() + (_LOOK_EVERY_S if missing else 0.0)
 
     def _send_commits(self) -> None:
+        """Send what is to be committed, unless an answer is open.
+
+        librdkafka repeats a commit that failed, after a pause that differs each time. Of two, the earlier one could so
+        come last, and the group would be set back.
+        """
+        if self._sent:
+            return
         commits: dict[int, Commit] = {}
         settled = 0
         while self._to_commit:

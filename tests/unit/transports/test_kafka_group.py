@@ -16,6 +16,7 @@ from backpressure.errors import AccessRefusedError, NotConnectedError, QueueNotF
 from backpressure.settings import BrokerSettings
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.group import GroupMember, Membership
+from backpressure.transports.kafka.settled import Commit
 from backpressure.transports.kafka.subscriber import KafkaSubscriber
 
 
@@ -209,3 +210,29 @@ def test_a_topic_that_is_not_there_is_an_error_soon(
         return asyncio.get_running_loop().time() - began
 
     assert run_virtually(story()) <= most_s
+
+
+def test_a_commit_waits_for_the_answer_to_the_one_before_so_that_none_sets_the_group_back(
+    member: Callable[[], GroupMember], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = MagicMock()
+    monkeypatch.setattr("backpressure.transports.kafka.group.Consumer", lambda _configuration: consumer)
+
+    def sent() -> list[int]:
+        return [place.offset for call in consumer.commit.call_args_list for place in call.kwargs["offsets"]]
+
+    async def story() -> None:
+        one = member()
+        one.commit({0: Commit(10, "")}, 10)
+        one._send_commits()
+        for offset in (20, 30):
+            one.commit({0: Commit(offset, "")}, offset)
+            one._send_commits()
+        assert sent() == [10]
+        one._on_commit(KafkaError(KafkaError.NOT_COORDINATOR), [])
+        one._send_commits()
+        assert (sent(), one.committed) == ([10, 30], 0)
+        one._on_commit(None, [])
+        assert one.committed == 30
+
+    run_virtually(story())
