@@ -58,8 +58,9 @@ This page has the text of `pace --help` and `pace COMMAND --help`. Exit codes:
 Programs that run until they are stopped (producer, consumer, proxy, monitor, lab, broker) shut down cleanly, with exit
 code 0, on Ctrl-C, SIGTERM and SIGHUP (the terminal was closed; ignored under `nohup`). A second signal ends them at
 once. Standard output that is closed or full stops no program. The exceptions are `pace laws`, `pace scenarios`,
-`pace doctor` and `pace monitor --once`, whose only result is their output: they end with 3 if the disk is full. A
-character that the terminal cannot show becomes a `?`.
+`pace doctor` and `pace monitor --once`, whose only result is their output: they end with 3 if the disk is full. The
+lines of `pace monitor` and `pace status --every` end with 0 when nobody reads them any more (`| head`). A character
+that the terminal cannot show becomes a `?`.
 
 `python fast_producer.py`, `python slow_consumer.py` and `python monitor.py` have the flags of `pace producer`,
 `pace consumer` and `pace monitor`. If a flag sets a setting, its name is in brackets;
@@ -91,7 +92,9 @@ def cli() -> str:
         command = context.command
         usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
         parts.append(f"\n## {context.command_path}\n\n    {usage}\n\n{inspect.cleandoc(command.help or '')}\n\n")
-        records = (parameter.get_help_record(context) for parameter in command.get_params(context))
+        records = [parameter.get_help_record(context) for parameter in command.params]
+        # A command keeps the option of the context that asked first, which a test may have made.
+        records.append((", ".join(context.help_option_names), "Show this message and exit."))
         parts.append(_table(("flag", "meaning"), [(_code(flag), _text(text)) for flag, text in filter(None, records)]))
     return "".join(parts)
 
