@@ -282,8 +282,8 @@ class Outbox:
     def mark_returned(self, message_id: str | None, reason: str) -> bool:
         """Remember that the confirm to come for this message means "routed to no queue".
 
-        Returns whether the queues may be gone. Then the message is sent again, once, as soon as they are in place. A
-        message with a routing key of its own has its own queues, and who requested a message decides himself.
+        Returns whether the queues may be gone. Then the message is sent again, once, as soon as they are in place; but
+        not a message that was requested, whose sender is told. One with a routing key of its own has other queues.
         """
         for item in self.in_flight.items():
             if item.message.message_id == message_id and not item.returned:

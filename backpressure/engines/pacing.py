@@ -316,7 +316,9 @@ class Pacing:
         now = self._clock.now()
         self.signals = self._board.signals(self._own_state(), now)
         self._tell_what_is_missing()
-        self.decision = self._unless_offline(self.law.update(self.signals, now))
+        decision = self.law.update(self.signals, now)
+        lacking = self._sender.lacks_queue
+        self.decision = replace(decision, reason=MISSING_QUEUE) if lacking else self._unless_offline(decision)
         self._tell_who_consumes()
         self._sender.apply(self.decision)
 
@@ -327,8 +329,6 @@ class Pacing:
         from the start in somebody else's queue: its consumers are not ours to start.
         """
         self._consumer_seen = self._consumer_seen or bool(self.signals.consumers)
-        if self._sender.lacks_queue:
-            return replace(decision, reason=MISSING_QUEUE)
         offline = self.signals.consumers == 0 and not self._consumer_seen and not self._settings.queue.predeclared
         if not offline or not self._settings.producer.limit:
             return decision

@@ -14,6 +14,8 @@ from itertools import chain
 
 from pamqp import base, commands
 
+from backpressure.amqp.bindings import takes, topic_matches
+
 _PREDECLARED = {
     "amq.direct": "direct",
     "amq.fanout": "fanout",
@@ -22,7 +24,6 @@ _PREDECLARED = {
     "amq.match": "headers",
 }
 _MOST_BINDINGS = 100_000
-_LONGEST_PATTERN_WORDS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class Topology:
         known = self._exchanges.get(name)
         matching = [b for b in self._configured if b.source == name and topic_matches(b.routing_key, key)]
         if known is not None:
-            matching += [b for b in known.bindings if _matches(known.kind, b.routing_key, key)]
+            matching += [b for b in known.bindings if takes(known.kind, b.routing_key, key)]
         for binding in matching:
             if binding.to_exchange:
                 self._collect(binding.destination, key, found, seen)
@@ -166,31 +167,3 @@ class Topology:
                 exchange.bindings -= gone
                 self._count -= len(gone)
                 self.version += 1
-
-
-def _matches(kind: str, pattern: str, key: str) -> bool:
-    if kind == "direct":
-        return pattern == key
-    if kind == "topic":
-        return topic_matches(pattern, key)
-    if kind:  # fanout; headers, hashes, delays: it may go to any queue
-        return True
-    return not pattern or topic_matches(pattern, key)
-
-
-def topic_matches(pattern: str, key: str) -> bool:
-    """Return whether the words of ``key`` match ``pattern``, where * is one word and # any number of words."""
-    if pattern in {key, "#"}:
-        return True
-    if "*" not in pattern and "#" not in pattern:
-        return False
-    words = key.split(".")[:_LONGEST_PATTERN_WORDS]
-    reached = {0}  # how many of the words may be used up after the parts of the pattern so far
-    for part in pattern.split(".")[:_LONGEST_PATTERN_WORDS]:
-        if part == "#":
-            reached = set(range(min(reached), len(words) + 1))
-        else:
-            reached = {at + 1 for at in reached if at < len(words) and part in {"*", words[at]}}
-        if not reached:
-            return False
-    return len(words) in reached

@@ -108,7 +108,7 @@ class GroupMember:
         self._taken = 0
         self._room = threading.Event()
         self._to_commit: deque[tuple[Mapping[int, Commit], int]] = deque()
-        self._sent: deque[int] = deque()
+        self._sent: int | None = None  # settled with the commit whose answer is open
         self.committed = 0
         """How many of the settled messages the broker knows of; see `commit`."""
         self._halted = False
@@ -227,7 +227,7 @@ class GroupMember:
         librdkafka repeats a commit that failed, after a pause that differs each time. Of two, the earlier one could so
         come last, and the group would be set back.
         """
-        if self._sent:
+        if self._sent is not None:
             return
         commits: dict[int, Commit] = {}
         settled = 0
@@ -238,7 +238,7 @@ class GroupMember:
             with suppress(KafkaException):  # the partition was revoked: what is not committed will be delivered again
                 self._consumer.commit(offsets=self._offsets(commits), asynchronous=True)
                 self._commits_open = True
-                self._sent.append(settled)
+                self._sent = settled
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with suppress(KafkaException):  # then it begins at the committed offsets without their metadata
@@ -274,7 +274,7 @@ class GroupMember:
         return commits
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
-        settled = self._sent.popleft() if self._sent else self.committed
+        settled, self._sent = self.committed if self._sent is None else self._sent, None
         if error is None:
             self._commits_open, self._committed, self.committed = False, True, settled
         if error is not None and not self._loop.is_closed():

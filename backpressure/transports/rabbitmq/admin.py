@@ -11,6 +11,7 @@ from typing import Any
 
 from pika.exceptions import AMQPError
 
+from backpressure.amqp.bindings import takes
 from backpressure.core.message import Delivery, Message
 from backpressure.errors import (
     AccessRefusedError,
@@ -329,7 +330,7 @@ class BoundPolicy:
             return
         bound = [each.routing_key for each in bindings if each.destination == queue]
         for key in keys:
-            if not any(leads(about.type, pattern, key) for pattern in bound):
+            if not any(takes(about.type, pattern, key) for pattern in bound):
                 raise not_reached(queue, exchange, key, bound)
 
     async def put(self, queue: str, definition: dict[str, Any]) -> None:
@@ -378,21 +379,6 @@ def _matches(policy: PolicyInfo, queue: str) -> bool:
         return re.search(policy.pattern, queue) is not None
     except re.error:  # valid in Erlang but not in Python: it may match
         return True
-
-
-def leads(kind: str, pattern: str, key: str) -> bool:
-    """Return whether a binding takes messages with ``key``, or may: headers, and the exchanges of plugins."""
-    if kind == "topic":
-        return _topic(pattern.split("."), key.split("."))
-    return kind != "direct" or pattern == key
-
-
-def _topic(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return any(_topic(pattern[1:], words[taken:]) for taken in range(len(words) + 1))
-    return bool(words) and pattern[0] in {"*", words[0]} and _topic(pattern[1:], words[1:])
 
 
 def _needs_management(queue: str, reason: str) -> UnsupportedError:

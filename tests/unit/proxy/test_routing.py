@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pamqp import commands
 
-from backpressure.proxy.routing import KnownBinding, Topology, topic_matches
+from backpressure.proxy.routing import KnownBinding, Topology
 
 
 def test_the_default_exchange_leads_to_the_queue_of_that_name() -> None:
@@ -33,22 +33,6 @@ def test_a_binding_matches_by_the_type_of_its_exchange(kind: str, pattern: str, 
     topology.declare("events", kind)
     topology.bind(KnownBinding("events", "orders", pattern))
     assert topology.queues("events", key) == ({"orders"} if reached else set())
-
-
-@pytest.mark.parametrize(
-    ("pattern", "key", "matches"),
-    [
-        *(("#", "", True), ("a.#", "a", True), ("#.b", "a.a.b", True), ("#.b.#", "a.b.c", True), ("*", "", True)),
-        *(("*.b", "b", False), ("a.#.c", "a.c", True), ("a.*.c", "a.c", False), ("#.#", "x", True)),
-        ("a", "ab", False),
-    ],
-)
-def test_topics_match_words(pattern: str, key: str, matches: bool) -> None:
-    assert topic_matches(pattern, key) is matches
-
-
-def test_a_pattern_of_many_hashes_is_matched_in_bounded_time() -> None:
-    assert not topic_matches(".".join(["#", "a"] * 60), ".".join(["a"] * 59 + ["b"]))
 
 
 def test_exchanges_may_be_bound_in_a_circle_and_lead_to_an_alternate() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backpressure.transports.rabbitmq.admin import leads
+from backpressure.amqp.bindings import takes, topic_matches
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,20 @@ from backpressure.transports.rabbitmq.admin import leads
     ],
 )
 def test_a_binding_takes_what_its_exchange_says_or_may_say(kind: str, pattern: str, key: str, taken: bool) -> None:
-    assert leads(kind, pattern, key) is taken
+    assert takes(kind, pattern, key) is taken
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "matches"),
+    [
+        *(("#", "", True), ("a.#", "a", True), ("#.b", "a.a.b", True), ("#.b.#", "a.b.c", True), ("*", "", True)),
+        *(("*.b", "b", False), ("a.#.c", "a.c", True), ("a.*.c", "a.c", False), ("#.#", "x", True)),
+        ("a", "ab", False),
+    ],
+)
+def test_topics_match_words(pattern: str, key: str, matches: bool) -> None:
+    assert topic_matches(pattern, key) is matches
+
+
+def test_a_pattern_of_many_hashes_is_matched_in_bounded_time() -> None:
+    assert not topic_matches(".".join(["#", "a"] * 60), ".".join(["a"] * 59 + ["b"]))
