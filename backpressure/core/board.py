@@ -15,26 +15,26 @@ while the consumers' prefetch is full.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, inf, isfinite
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from backpressure.core.evidence import BacklogCounts, ConsumerTerms, LateCommits, OffsetReading, QueueStatistics
 from backpressure.core.filters import Timeline
+from backpressure.core.reporters import (
+    FASTEST_PER_S,
+    RATE_WINDOW_S,
+    RECENTS_FROM_S,
+    ReportingConsumer,
+    ReportingProducer,
+    ServiceTimes,
+)
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
 from backpressure.core.signals import SignalQuality, Signals
 from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
 
-_SERVICE_WINDOW_S = 2.0
-_SERVICE_SAMPLES = 20
-_RATE_WINDOW_S = 1.0
-_OFTEN_S = 0.2  # a process that reports more rarely is one of a fleet
-_RECENTS_FROM_S = 0.5  # if a process reports as rarely as this, what it did in the last second counts
-_REPORTS_MISSED = 2.5  # a process of a fleet is gone after so many of its own intervals
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
-_FASTEST_PER_S = 1e6  # more than any process does
-_MOST_WORKERS = 1000  # of one consumer
 _HIDDEN_WEIGHT = 0.3
 _ON_WAY_AT_MOST = 1.2  # counts and reports are of moments up to a report's interval apart
 _BUSY = 0.9
@@ -69,105 +69,6 @@ class OwnState:
     blocked: bool = False
     weight: float = 1.0
     pace_per_s: float = inf
-
-
-R = TypeVar("R", ProducerReport, ConsumerReport)
-
-
-@dataclass(slots=True)
-class _Process(Generic[R]):
-    """What is known of one process: ``doubted`` is a report that cannot be true if ``latest`` is, and when it came."""
-
-    latest: R
-    heard_at: float
-    doubted: tuple[R, float] | None = None
-
-    def silent(self, now: float, longer_than_s: float) -> bool:
-        """Return whether it has missed reports for so long; in a fleet each reports less often, and says how often."""
-        return now - self.heard_at >= max(longer_than_s, _REPORTS_MISSED * self.latest.interval_s)
-
-    def take(self, report: R, now: float, tolerance_s: float) -> R | None:
-        """Take the next report; return the one whose counts it continues, or None if it does not count.
-
-        A report that cannot be true is ignored. If the next one continues it, it was true after all: the process has
-        begun again under the same name, or its clock was set.
-        """
-        before, elapsed_s = self.latest, (report.at_ns - self.latest.at_ns) / 1e9
-        if -tolerance_s < elapsed_s <= 0 and self.doubted is None:
-            return None  # it was overtaken by another
-        if not self._possible(before, self.heard_at, report, now, tolerance_s):
-            doubted, self.doubted = self.doubted, (report, now)
-            if doubted is None or not self._possible(*doubted, report, now, tolerance_s):
-                return None
-            before = doubted[0]
-            self.restart()
-        self.latest, self.heard_at, self.doubted = report, now, None
-        return before
-
-    def restart(self) -> None:
-        """Forget what was concluded from the reports so far."""
-
-    def _possible(self, before: R, heard_at: float, report: R, now: float, tolerance_s: float) -> bool:
-        """Return whether ``report`` can follow ``before`` by its clock and its counters."""
-        elapsed_s = (report.at_ns - before.at_ns) / 1e9
-        return elapsed_s > 0 and abs(elapsed_s - (now - heard_at)) <= tolerance_s
-
-
-@dataclass(slots=True)
-class _Producer(_Process[ProducerReport]):
-    history: deque[tuple[float, int]] = field(default_factory=deque)  # (by its own clock, confirmed)
-
-    def restart(self) -> None:
-        self.history.clear()
-
-    def need_per_s(self) -> float:
-        """Return what it can use: what its settings allow, or what it sends while that is less than it may."""
-        if not self.latest.application_limited or len(self.history) < 2:
-            return self.latest.usable_rate_per_s
-        (start, first), (end, last) = self.history[0], self.history[-1]
-        return min(self.latest.usable_rate_per_s, (last - first) / (end - start) if end > start else inf)
-
-    def limited_by_law(self) -> bool:
-        """Return whether it sends what its law allows, and not less."""
-        limited = self.latest.pacing_rate_per_s < self.latest.usable_rate_per_s
-        return limited and not (self.latest.blocked or self.latest.application_limited)
-
-    def sent_since(self, now: float) -> float:
-        """Estimate how many messages it has sent since its last report, from its pace."""
-        rate_per_s = min(self.latest.pacing_rate_per_s, self.need_per_s())
-        return 0.0 if self.latest.blocked or rate_per_s > _FASTEST_PER_S else rate_per_s * (now - self.heard_at)
-
-    def _possible(
-        self, before: ProducerReport, heard_at: float, report: ProducerReport, now: float, tolerance_s: float
-    ) -> bool:
-        elapsed_s = (report.at_ns - before.at_ns) / 1e9
-        in_time = _Process._possible(self, before, heard_at, report, now, tolerance_s)  # noqa: SLF001 - its own base
-        return in_time and 0 <= report.confirmed - before.confirmed <= _FASTEST_PER_S * elapsed_s
-
-
-@dataclass(slots=True)
-class _Consumer(_Process[ConsumerReport]):
-    most_prefetch: int = 0
-    busy: float = inf  # the share of the time that it worked between its last two reports
-
-    def held(self) -> int:
-        """Return what it holds, which cannot be more than it was ever allowed to (0: any number)."""
-        return min(self.latest.held, self.most_prefetch) if self.latest.prefetch else self.latest.held
-
-    def _possible(
-        self, before: ConsumerReport, heard_at: float, report: ConsumerReport, now: float, tolerance_s: float
-    ) -> bool:
-        elapsed_s = (report.at_ns - before.at_ns) / 1e9
-        departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
-        return (
-            _Process._possible(self, before, heard_at, report, now, tolerance_s)  # noqa: SLF001 - its own base
-            and 0 <= departed <= _FASTEST_PER_S * elapsed_s
-            and report.recent <= _FASTEST_PER_S * report.recent_s
-            and report.service_sum_s >= before.service_sum_s
-            and report.service_sum_s2 >= before.service_sum_s2
-            # The timer of work in progress may have run ahead, and long work may be counted when it ends.
-            and -tolerance_s <= report.busy_s - before.busy_s <= _MOST_WORKERS * elapsed_s
-        )
 
 
 class _Totals(NamedTuple):
@@ -236,8 +137,8 @@ class SignalBoard:
         self._session = session
         self._timeout_s = timeout_s
         self._fresh_s = timeout_s / 4
-        self._producers: dict[int, _Producer] = {}
-        self._consumers: dict[tuple[str, int, str, str], _Consumer] = {}
+        self._producers: dict[int, ReportingProducer] = {}
+        self._consumers: dict[tuple[str, int, str, str], ReportingConsumer] = {}
         self._totals = _Totals()
         self._led: FleetSum | None = None
         self._led_at = -inf
@@ -249,7 +150,7 @@ class SignalBoard:
         self._own = OwnState()
         self._statistics: QueueStatistics | None = None
         self.fleet = FleetRole(session)
-        self._served: deque[tuple[float, int, float, float]] = deque([(-inf, 0, 0.0, 0.0)])
+        self._served = ServiceTimes()
         self._flow: deque[tuple[float, int]] = deque()
         self._ready: int | None = None
         self._probed_unacked: int | None = None
@@ -470,7 +371,7 @@ class SignalBoard:
         self._group = group = self._by_reports(own, now) if self._led is None else self._by_sum(self._led, own, now)
         reporting = self._departed_known(now)
         counts, totals = self._counts, self._totals
-        self.rarely_told = group.interval_s > _RECENTS_FROM_S
+        self.rarely_told = group.interval_s > RECENTS_FROM_S
         backlog, counted_at = (None, -inf) if counts.auto_ack else counts.known(now)
         departed_age_s = group.age_s if reporting else inf
         if reporting and not (self.rarely_told and now - counted_at < departed_age_s):
@@ -523,7 +424,7 @@ class SignalBoard:
     def _record_own(self, own: OwnState, now: float) -> None:
         self._own_confirmed.record(now, own.confirmed)
         at, paced = self._paced
-        if own.pace_per_s > _FASTEST_PER_S or own.application_limited or own.blocked:
+        if own.pace_per_s > FASTEST_PER_S or own.application_limited or own.blocked:
             paced += own.confirmed - self._own.confirmed
         elif at > -inf:
             paced += own.pace_per_s * (now - at)
@@ -547,11 +448,11 @@ class SignalBoard:
         elif self._led is None:
             self._led, self._led_at = leader, now
 
-    def _rivals(self) -> list[_Producer]:
+    def _rivals(self) -> list[ReportingProducer]:
         # Compared with the newest report of all, its own included: if no report arrives, the others are not all gone.
         return [p for p in self._producers.values() if not p.silent(self._heard_at, self._fresh_s)]
 
-    def _hidden_from(self, heard: list[_Consumer]) -> float:
+    def _hidden_from(self, heard: list[ReportingConsumer]) -> float:
         """Return what waits in client libraries, by the last counts.
 
         A consumer without work has nothing there. One that lacks work at times hardly has: more is on its way, rather.
@@ -568,9 +469,9 @@ class SignalBoard:
             [(rival.latest.weight, rival.need_per_s()) for rival in rivals],
         )
         alone = not rivals or own.application_limited or own.blocked
-        rare = [rival.latest for rival in rivals if rival.latest.interval_s > _RECENTS_FROM_S]
+        rare = [rival.latest for rival in rivals if rival.latest.interval_s > RECENTS_FROM_S]
         every_s = self.fleet.report_every_s
-        coarse = bool(rare) if every_s is None else every_s > _RECENTS_FROM_S  # what rivals sent since is a guess then
+        coarse = bool(rare) if every_s is None else every_s > RECENTS_FROM_S  # what rivals sent since is a guess then
         alone = alone or coarse
         # Who joins a fleet has heard few of it yet, but any report tells how many there are.
         known = 1 + len(rivals)
@@ -584,7 +485,7 @@ class SignalBoard:
             interval_s=sum(c.latest.interval_s for c in heard) / len(heard) if heard else 0.0,
             age_s=sum(now - c.heard_at for c in heard) / len(heard) if heard else inf,
             newest_s=min((now - consumer.heard_at for consumer in self._consumers.values()), default=inf),
-            served=self._service_statistics(),
+            served=self._served.mean_and_cv2(),
             confirmed=confirmed,
             corrected=round(self._corrected),
             producers=known,
@@ -618,7 +519,7 @@ class SignalBoard:
             corrected=round(self._corrected),
             producers=told.producers,
             share=share,
-            comparable=not limited and told.report_s <= _RECENTS_FROM_S,
+            comparable=not limited and told.report_s <= RECENTS_FROM_S,
         )
 
     def _share_told(self, told: FleetSum, own: OwnState, now: float) -> float:
@@ -641,8 +542,8 @@ class SignalBoard:
         """Return what the own producer can use."""
         if not own.application_limited and not own.blocked:
             return own.demand_per_s
-        sent = own.confirmed - self._own_confirmed.at(now - _RATE_WINDOW_S)
-        return min(own.demand_per_s, sent / _RATE_WINDOW_S)
+        sent = own.confirmed - self._own_confirmed.at(now - RATE_WINDOW_S)
+        return min(own.demand_per_s, sent / RATE_WINDOW_S)
 
     def _level(self, now: float) -> Level:
         """Return how the common rate is divided among all producers."""
@@ -652,7 +553,7 @@ class SignalBoard:
         flow_per_s = (last - first) / (end - start) if end > start else 0.0
         return water_level(max(0.0, flow_per_s), members)  # an estimate that is corrected may fall
 
-    def _sent_since(self, rivals: list[_Producer], own: OwnState, now: float) -> float:
+    def _sent_since(self, rivals: list[ReportingProducer], own: OwnState, now: float) -> float:
         """Estimate how many messages others have sent since their last reports.
 
         In a fleet these are seconds old. Then what the own producer has sent since tells more: the others' laws see the
@@ -660,7 +561,7 @@ class SignalBoard:
         """
         sent, fleet = 0.0, self.fleet.report_every_s is not None
         for rival in rivals:
-            often = rival.latest.interval_s <= _RECENTS_FROM_S and not fleet
+            often = rival.latest.interval_s <= RECENTS_FROM_S and not fleet
             if often or own.application_limited or not rival.limited_by_law():
                 sent += rival.sent_since(now)
             else:
@@ -670,62 +571,30 @@ class SignalBoard:
 
     def _on_producer(self, report: ProducerReport, now: float) -> None:
         known = self._producers.get(report.session)
-        at_s = report.at_ns / 1e9
         if known is None:
-            self._producers[report.session] = _Producer(report, now, history=deque([(at_s, report.confirmed)]))
-            return
-        before = known.take(report, now, self._timeout_s)
-        if before is None:
-            return
-        self._add(others_confirmed=report.confirmed - before.confirmed)
-        known.history.append((at_s, report.confirmed))
-        while len(known.history) > 1 and at_s - known.history[1][0] >= _RATE_WINDOW_S:
-            known.history.popleft()
+            known = self._producers[report.session] = ReportingProducer(report, now)
+        else:
+            before = known.take(report, now, self._timeout_s)
+            if before is None:
+                return
+            self._add(others_confirmed=report.confirmed - before.confirmed)
+        known.remember()
 
     def _on_consumer(self, report: ConsumerReport, now: float) -> None:
         key = (report.host, report.pid, report.id, report.queue)
         known = self._consumers.get(key)
         if known is None:
-            self._consumers[key] = _Consumer(report, now, most_prefetch=report.prefetch)
-            if report.interval_s > _RECENTS_FROM_S and report.recent <= _FASTEST_PER_S * report.recent_s:
-                busy_s = min(report.recent_busy_s, _MOST_WORKERS * report.recent_s)
-                self._add(report.recent, report.recent_s, busy_s, report.recent_s)  # the next report is far away
+            known = self._consumers[key] = ReportingConsumer(report, now, most_prefetch=report.prefetch)
+            told = known.first_told()
+            if told is not None:
+                self._add(*told)
             return
         before = known.take(report, now, self._timeout_s)
         if before is None:
             return
         known.most_prefetch = max(known.most_prefetch, report.prefetch)
-        elapsed_s = (report.at_ns - before.at_ns) / 1e9
-        known.busy = (report.busy_s - before.busy_s) / elapsed_s
-        if (
-            0 < report.recent_s < elapsed_s
-            and report.interval_s > _OFTEN_S
-            and report.recent_busy_s <= _MOST_WORKERS * report.recent_s
-        ):
-            # A process of a fleet reports rarely: what it did lately says more than the average since its last report.
-            weight = elapsed_s / report.recent_s
-            self._add(weight * report.recent, elapsed_s, weight * report.recent_busy_s, report.recent_s)
-        else:
-            departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
-            self._add(departed, elapsed_s, report.busy_s - before.busy_s, elapsed_s)
-        served_s = report.service_sum_s - before.service_sum_s
-        served_s2 = report.service_sum_s2 - before.service_sum_s2
-        if not report.service_sum_s2 or served_s2 > 1.01 * served_s**2 + 1e-6:
-            return  # it does not tell, or what cannot be
-        _, count, total, squares = self._served[-1]
-        self._served.append(
-            (
-                now,
-                count + report.processed - before.processed,
-                total + served_s,
-                squares + served_s2,
-            )
-        )
-        while (
-            now - self._served[1][0] >= _SERVICE_WINDOW_S
-            and self._served[-1][1] - self._served[1][1] >= _SERVICE_SAMPLES
-        ):
-            self._served.popleft()
+        self._add(*known.told_since(before))
+        self._served.add(before, report, now)
 
     def _add(
         self,
@@ -765,7 +634,7 @@ class SignalBoard:
         assert self._strangers_since is not None
         return self._counts.quality(now, self._missing, now - self._strangers_since)
 
-    def _present(self, now: float) -> list[_Consumer]:
+    def _present(self, now: float) -> list[ReportingConsumer]:
         """Return the consumers that reported lately, at most as many as the broker counts."""
         heard = [consumer for consumer in self._consumers.values() if not consumer.silent(now, self._timeout_s)]
         if self._probed_consumers is not None and self._probed_consumers < len(heard):
@@ -778,7 +647,7 @@ class SignalBoard:
             return self._probed_unacked
         return group.held if reporting and group.consumers else None
 
-    def _working(self, heard: list[_Consumer], now: float) -> int | None:
+    def _working(self, heard: list[ReportingConsumer], now: float) -> int | None:
         """Return how many consumers can work: not paused, reported lately, at most as many as the broker counts."""
         probed = self._probed_consumers
         if not heard:
@@ -789,18 +658,10 @@ class SignalBoard:
         strangers = max(0, probed - len(heard))
         return min(probed, working + strangers)
 
-    def _service_statistics(self) -> tuple[float | None, float | None]:
-        (_, count0, sum0, squares0), (_, count1, sum1, squares1) = self._served[0], self._served[-1]
-        count, total = count1 - count0, sum1 - sum0
-        if count <= 0 or total <= 0:
-            return None, None
-        mean_s = total / count
-        return mean_s, max(0.0, (squares1 - squares0) / count / mean_s**2 - 1) if count > 1 else None
-
     def _flow_per_s(self, confirmed: int, now: float) -> float:
         """Return the messages a second that were confirmed to all producers in the last second."""
         self._flow.append((now, confirmed))
-        while len(self._flow) > 2 and now - self._flow[1][0] >= _RATE_WINDOW_S:
+        while len(self._flow) > 2 and now - self._flow[1][0] >= RATE_WINDOW_S:
             self._flow.popleft()
         start, first = self._flow[0]
         return (confirmed - first) / (now - start) if now > start else 0.0
