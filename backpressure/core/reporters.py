@@ -108,7 +108,7 @@ class ReportingProducer(_Reporter[ProducerReport]):
         return in_time and 0 <= report.confirmed - before.confirmed <= FASTEST_PER_S * elapsed_s
 
 
-class Work(NamedTuple):
+class WorkTold(NamedTuple):
     """What a consumer has done: messages that left, of how many consumer-seconds it tells, how many of these it worked.
 
     Of ``told_s`` seconds a report has told directly; the rest is taken to have been the same.
@@ -146,15 +146,15 @@ class ReportingConsumer(_Reporter[ConsumerReport]):
             and -tolerance_s <= report.busy_s - before.busy_s <= _MOST_WORKERS * elapsed_s
         )
 
-    def first_told(self) -> Work | None:
+    def first_told(self) -> WorkTold | None:
         """Return what the first report tells, if the next one is far away."""
         report = self.latest
         if report.interval_s <= RECENTS_FROM_S or report.recent > FASTEST_PER_S * report.recent_s:
             return None
         busy_s = min(report.recent_busy_s, _MOST_WORKERS * report.recent_s)
-        return Work(report.recent, report.recent_s, busy_s, report.recent_s)
+        return WorkTold(report.recent, report.recent_s, busy_s, report.recent_s)
 
-    def told_since(self, before: ConsumerReport) -> Work:
+    def told_since(self, before: ConsumerReport) -> WorkTold:
         """Return what the last report tells of the time since ``before``."""
         report = self.latest
         elapsed_s = (report.at_ns - before.at_ns) / 1e9
@@ -166,9 +166,9 @@ class ReportingConsumer(_Reporter[ConsumerReport]):
         ):
             # A process of a fleet reports rarely: what it did lately says more than the average since its last report.
             weight = elapsed_s / report.recent_s
-            return Work(weight * report.recent, elapsed_s, weight * report.recent_busy_s, report.recent_s)
+            return WorkTold(weight * report.recent, elapsed_s, weight * report.recent_busy_s, report.recent_s)
         departed = report.processed + report.dead_lettered - before.processed - before.dead_lettered
-        return Work(departed, elapsed_s, report.busy_s - before.busy_s, elapsed_s)
+        return WorkTold(departed, elapsed_s, report.busy_s - before.busy_s, elapsed_s)
 
 
 class ServiceTimes:
