@@ -48,6 +48,7 @@ class PacedQueueStatus(BaseModel):
     reason: str
     allowed_per_s: float | None
     bottleneck_per_s: float | None
+    unpaced_per_s: float = Field(description="what arrives from producers that nobody paces; 0: none is seen")
     ready: int | None
     consumers: int | None
     arrived: int
@@ -79,6 +80,7 @@ class PacedQueueStatus(BaseModel):
             reason=decision.reason,
             allowed_per_s=decision.rate_per_s if isfinite(decision.rate_per_s) else None,
             bottleneck_per_s=decision.bottleneck_per_s,
+            unpaced_per_s=loop.pacing.signals.unpaced_per_s,
             ready=None if reading is None else reading.ready,
             consumers=None if reading is None else reading.consumers,
             arrived=queue.arrived,
@@ -316,6 +318,16 @@ PROXY_METRICS: Sequence[Family[ProxyEngine]] = (
         "pace_proxy_bottleneck_rate_per_second",
         "What the law takes for the rate of all consumers together; absent: it has no estimate.",
         lambda p: p.queue.decision.bottleneck_per_s,
+    ),
+    _paced(
+        "pace_proxy_signal_quality",
+        "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not.",
+        lambda p: p.pacing.signals.quality,
+    ),
+    _paced(
+        "pace_proxy_unpaced_arrivals_per_second",
+        "What arrives in the queue from producers that nobody paces; 0: nothing, or too little to be certain of.",
+        lambda p: p.pacing.signals.unpaced_per_s,
     ),
     _paced(
         "pace_proxy_would_have_waited_total",

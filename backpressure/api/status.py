@@ -70,6 +70,7 @@ class ProducerRates(BaseModel):
     offered_per_s: float | None
     allowed_per_s: float | None
     bottleneck_per_s: float | None
+    unpaced_per_s: float = Field(description="what arrives from producers that nobody paces; 0: none is seen")
 
 
 class ProducerTotals(BaseModel):
@@ -110,7 +111,12 @@ class ProducerStatus(BaseModel):
                         "memory_mb": 0.003,
                     },
                     "process": _PROCESS,
-                    "rates": {"offered_per_s": 1000.0, "allowed_per_s": 101.3, "bottleneck_per_s": 100.2},
+                    "rates": {
+                        "offered_per_s": 1000.0,
+                        "allowed_per_s": 101.3,
+                        "bottleneck_per_s": 100.2,
+                        "unpaced_per_s": 0.0,
+                    },
                     "totals": _example(ProducerTotals, offered=4000, published=420, confirmed=418),
                     "in_flight": 2,
                     "tick_lateness_ms": {"p50": 0.2, "p99": 1.5},
@@ -162,6 +168,7 @@ class ProducerStatus(BaseModel):
                 offered_per_s=_finite(report.target_rate_per_s),
                 allowed_per_s=_finite(report.pacing_rate_per_s),
                 bottleneck_per_s=engine.decision.bottleneck_per_s,
+                unpaced_per_s=report.unpaced_per_s or 0.0,
             ),
             totals=ProducerTotals.model_validate(report, from_attributes=True),
             in_flight=report.in_flight,

@@ -15,7 +15,7 @@ while the consumers' prefetch is full.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
 from backpressure.core.signals import SignalQuality, Signals
 from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
+from backpressure.core.unpaced import UnpacedArrivals
 
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
 _HIDDEN_WEIGHT = 0.3
@@ -170,6 +171,8 @@ class SignalBoard:
         self._own_paced = Timeline(_OWN_HISTORY_S)  # as its law allowed: a count of whole messages is too coarse
         self._paced = (-inf, 0.0)
         self._missing = ""
+        self._unpaced = UnpacedArrivals()
+        self._entered: tuple[float, float] | None = None  # how many messages, by the broker, and when it was read
 
     def on_report(self, report: Report, now: float) -> None:
         """Take in a feedback report that arrived at ``now``; a report older than the last one is dropped."""
@@ -340,6 +343,15 @@ class SignalBoard:
         """Take in on what terms consumers get messages, as it was told at ``now``."""
         self._counts.on_terms(terms, now)
 
+    @property
+    def unpaced_per_s(self) -> float:
+        """Messages a second that arrive from producers that nobody paces; 0: none, or too few to be certain of."""
+        return self._unpaced.per_s
+
+    def on_entered(self, entered: int, now: float) -> None:
+        """Take in how many messages have entered the queue, as the broker's statistics tell it."""
+        self._entered = entered, now
+
     def on_offsets(self, offsets: OffsetReading, consumers: int | None) -> None:
         """Take in the offsets of a topic; ``consumers`` is None where the broker does not tell."""
         self._counts.on_offsets(offsets)
@@ -419,7 +431,26 @@ class SignalBoard:
             share=min(1.0, share),
         )
         self._way_s = signals.there_and_back_s
-        return signals
+        self._watch_unpaced(signals, now)
+        return replace(signals, unpaced_per_s=self.unpaced_per_s) if self.unpaced_per_s else signals
+
+    def _watch_unpaced(self, signals: Signals, now: float) -> None:
+        """Compare what enters the queue with what known producers send, by the best count there is of what enters."""
+        entered, late = self._counts.entered, False
+        if entered is None and signals.departed_total is not None and not self.rarely_told:
+            if signals.depth is not None and signals.depth_age_s <= _TICK_S:
+                entered = signals.depth + signals.departed_total
+        elif entered is None and self._entered is not None:
+            entered, late = self._entered[0], True
+        if entered is not None:
+            self._unpaced.update(
+                entered,
+                now,
+                confirmed=signals.confirmed_total,
+                in_flight=signals.in_flight,
+                producers=signals.producers,
+                late=late,
+            )
 
     def _record_own(self, own: OwnState, now: float) -> None:
         self._own_confirmed.record(now, own.confirmed)

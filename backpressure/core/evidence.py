@@ -249,6 +249,11 @@ class BacklogCounts:
             self._count(round(self._ends.at(moment_s)) - sum(offsets.committed), moment_s)
         self._asked_s = now
 
+    @property
+    def entered(self) -> float | None:
+        """How many messages have entered a topic, by its ends; None: not known."""
+        return self._ends.last
+
     def arrived_since(self, moment_s: float, now: float) -> float:
         """Return how many messages came into a topic between two moments."""
         return self._ends.at(now) - self._ends.at(moment_s)

@@ -36,6 +36,11 @@ class Timeline:
             self._points.popleft()
 
     @property
+    def last(self) -> float | None:
+        """The total now; None before the first point."""
+        return self._points[-1][1] if self._points else None
+
+    @property
     def begins_at(self) -> float:
         """The earliest moment that it remembers."""
         return self._points[0][0]

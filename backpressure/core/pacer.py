@@ -16,6 +16,7 @@ from backpressure.core.histogram import RecentValues
 from backpressure.core.limiters import TokenBucket
 from backpressure.core.reports import ProducerReport, Report, decode, encode, report_interval_s, ticks_per_report
 from backpressure.core.signals import Decision, Law
+from backpressure.core.unpaced import with_unpaced
 
 _FIRST_RATE_PER_S = 1.0
 _TIMEOUT_S = 2.0  # a silent process is gone then
@@ -28,6 +29,8 @@ class Pacer:
     Attributes:
         decision: what the law last decided: rate and reason.
         producers: how many producers of the queue there were then, this one included.
+        unpaced_per_s: messages a second that arrived from producers that nobody paces; 0: none, or too few to be sure.
+        missing: why it is not known what consumers hold, and what to do; "": it is, or they report.
         blocked: set it while the broker has told you to stop publishing (``connection.blocked``).
     """
 
@@ -80,10 +83,12 @@ class Pacer:
         self._sent = self._confirmed = self._nacked = self._lost = 0
         self._round_trips_s = RecentValues(_SHORTEST_WITHIN_S)
         self._patience_s = tick_s
-        self._missing: str | None = None
+        self._not_told: str | None = None
         self._held_up = False
         self.blocked = False
         self.producers = 1
+        self.unpaced_per_s = 0.0
+        self.missing = ""
         self._consumers = 0
 
     def wants_reading(self, now: float) -> bool:
@@ -100,6 +105,7 @@ class Pacer:
         now: float,
         age_s: float = 0.0,
         round_trip_s: float | None = None,
+        entered: int | None = None,
     ) -> Decision:
         """Take in the queue's depth and decide the pace.
 
@@ -111,11 +117,15 @@ class Pacer:
             now: the time.
             age_s: how long ago the broker looked: since its answer, and half of what that took.
             round_trip_s: how long the answer took; the pace allows for the way to a broker that is far. None: unknown.
+            entered: how many messages have entered the queue, by the broker's statistics. With it the pacer notices
+                producers that nobody paces also while consumers do not report.
         """
         self._next_reading_at = now + self._tick_s
         if round_trip_s is not None:
             self._round_trips_s.add(round_trip_s, now)
-        self._board.on_reading(ready, unacked, consumers, now - age_s, missing=self._missing, left=left)
+        if entered is not None:
+            self._board.on_entered(entered, now)
+        self._board.on_reading(ready, unacked, consumers, now - age_s, missing=self._not_told, left=left)
         return self.decide(now)
 
     @property
@@ -143,7 +153,7 @@ class Pacer:
             missing: why it is not known what they hold, and what to do; "": it is.
             now: when the broker answered.
         """
-        self._missing = missing
+        self._not_told = missing
         if statistics is not None:
             self._board.on_statistics(statistics)
         if terms is not None:
@@ -174,7 +184,8 @@ class Pacer:
         signals = self._board.signals(own, now)
         self.producers, self._consumers = signals.producers, signals.consumers or 0
         self._patience_s = signals.patience_s(self._tick_s)
-        self.decision = self._law.update(signals, now)
+        self.unpaced_per_s, self.missing = signals.unpaced_per_s, signals.missing
+        self.decision = with_unpaced(self._law.update(signals, now), self.unpaced_per_s)
         if self.decision.rate_per_s < self._floor_per_s:
             self.decision = replace(self.decision, rate_per_s=self._floor_per_s)
         self._bucket.set_rate(min(self.decision.rate_per_s, self._demand_per_s), now)
@@ -236,6 +247,7 @@ class Pacer:
                 rss_bytes=0,
                 cpu_s=0.0,
                 bottleneck_per_s=self.decision.bottleneck_per_s,
+                unpaced_per_s=self.unpaced_per_s,
                 interval_s=interval_s,
                 producers=self.producers,
             )

@@ -69,6 +69,7 @@ class Signals:
     The others:
         producers: producers alive, this one included (at least 1).
         share: this producer's part of the common rate, by weight: 0 < share ≤ 1.
+        unpaced_per_s: messages a second from producers that nobody paces; 0: none, or too few to be certain of.
     """
 
     ready: int | None = None
@@ -108,6 +109,7 @@ class Signals:
     blocked: bool = False
     producers: int = 1
     share: float = 1.0
+    unpaced_per_s: float = 0.0
 
     @property
     def depth(self) -> int | None:

@@ -12,6 +12,7 @@ from math import isinf
 
 from backpressure.core.controllers import traits
 from backpressure.core.snapshot import ADDRESS_UNKNOWN, Outlook, QueueState, Snapshot
+from backpressure.core.unpaced import WHAT_TO_DO, told
 from backpressure.dashboards.cards_lists import clock_after
 from backpressure.presentation.numbers import amount, duration, percent, rate
 
@@ -169,6 +170,15 @@ def _unroutable(seen: Snapshot) -> Iterator[str]:
         yield "Messages come back unroutable: no queue is bound for them. Was the queue deleted? Restart the producer."
 
 
+def _unpaced(seen: Snapshot) -> Iterator[str]:
+    unpaced: dict[str, float] = {}
+    for producer in seen.producers:
+        unpaced[producer.queue] = max(unpaced.get(producer.queue, 0.0), producer.unpaced_per_s or 0.0)
+    for queue, per_s in unpaced.items():
+        if per_s:
+            yield f"{queue}: {told(per_s)}; those that are paced get what they leave. Remedy: {WHAT_TO_DO}."
+
+
 def _strangers(seen: Snapshot) -> Iterator[str]:
     if seen.unreadable_reports:
         yield f"{amount(seen.unreadable_reports)} feedback reports were unreadable: do all processes run one version?"
@@ -295,6 +305,7 @@ _RULES: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     _nobody_consumes,
     _short_of_memory,
     _refused,
+    _unpaced,
     _growing,
     _waits_in_queue,
     _waits_in_prefetch,

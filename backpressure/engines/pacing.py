@@ -32,6 +32,7 @@ from backpressure.core.reports import (
 )
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.core.sums import decode_sum, encode_sum, is_sum
+from backpressure.core.unpaced import WHAT_TO_DO, told, with_unpaced
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
 from backpressure.errors import FeedbackError, TransportError
@@ -182,6 +183,7 @@ class Pacing:
         self._unconsumed_since: float | None = None
         self._told_unconsumed = False
         self._told_offline = False
+        self._told_unpaced = False
         self._asking: asyncio.Task[None] | None = None
         self._nacked_before = 0
 
@@ -316,7 +318,8 @@ class Pacing:
         now = self._clock.now()
         self.signals = self._board.signals(self._own_state(), now)
         self._tell_what_is_missing()
-        decision = self.law.update(self.signals, now)
+        self._tell_what_is_unpaced()
+        decision = with_unpaced(self.law.update(self.signals, now), self.signals.unpaced_per_s)
         lacking = self._sender.lacks_queue
         self.decision = replace(decision, reason=MISSING_QUEUE) if lacking else self._unless_offline(decision)
         self._tell_who_consumes()
@@ -390,6 +393,8 @@ class Pacing:
             self._board.on_statistics(reading.statistics)
         if reading.terms is not None:
             self._board.on_terms(reading.terms, now)
+        if reading.entered is not None and not reading.lag_by_partition:
+            self._board.on_entered(reading.entered, now)
 
     def _tell_what_is_missing(self) -> None:
         """Say once what cannot be known of silent consumers, and what to do."""
@@ -399,6 +404,14 @@ class Pacing:
         if missing and missing not in self._told and self._clock.now() - self._missing_since > _TELL_AFTER_S:
             self._told.add(missing)
             log.warning("the pace is limited: %s", missing)
+
+    def _tell_what_is_unpaced(self) -> None:
+        """Say once that others take part of the capacity, unpaced and without a report."""
+        arriving = self.signals.unpaced_per_s
+        if arriving and not self._told_unpaced:
+            queue = self._settings.queue.work
+            log.warning("%s: %s; only what they leave is sent from here: %s", queue, told(arriving), WHAT_TO_DO)
+        self._told_unpaced = self._told_unpaced or arriving > 0
 
     def _tell_who_consumes(self) -> None:
         """Say once that nobody consumes the queue, and that somebody does again."""

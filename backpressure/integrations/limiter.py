@@ -8,6 +8,7 @@ frameworks, or a client of your own.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import threading
@@ -24,11 +25,14 @@ from backpressure.core.controllers import LawConfig
 from backpressure.core.pacer import Pacer
 from backpressure.core.reports import Report
 from backpressure.core.signals import Law
+from backpressure.core.unpaced import WHAT_TO_DO, told
 from backpressure.errors import BackpressureError, ConfigError, NotConnectedError, RefusedError
 from backpressure.integrations.watcher import QueueWatcher
 from backpressure.laws import create
 from backpressure.transports.base import QueueReading
 
+_log = logging.getLogger("backpressure")
+_TELL_AFTER_S = 5.0  # counts may come
 _SHORTEST_SLEEP_S = 0.002  # messages allowed within this go out together
 _LONGEST_SLEEP_S = 0.05  # a higher rate is noticed after this
 
@@ -114,6 +118,7 @@ class PaceStatus:
         rate_per_s: what may be sent from here, messages per second.
         reason: why.
         bottleneck_per_s: what the law takes for the rate of all consumers together; None: it has no estimate.
+        unpaced_per_s: messages a second that arrive from producers that nobody paces; 0: none is seen.
         ready: messages waiting in the queue, by the last reading; None: there was none.
         consumers: consumers of the queue, likewise.
         waiting: callers who wait to send.
@@ -132,6 +137,7 @@ class PaceStatus:
     rate_per_s: float
     reason: str
     bottleneck_per_s: float | None
+    unpaced_per_s: float
     ready: int | None
     consumers: int | None
     waiting: int
@@ -212,6 +218,8 @@ class Limiter:
         self._reading: QueueReading | None = None
         self._read_at = -inf
         self._obstacle = ""
+        self._told: set[str] = set()
+        self._missing, self._missing_since = "", 0.0
         self._sent = self._confirmed = self._refused = self._shed = 0
         self._waited_s = 0.0
         session = secrets.randbits(60)
@@ -440,6 +448,23 @@ class Limiter:
 
     def take_reading(self, reading: QueueReading | None, *, blocked: bool, age_s: float = 0.0) -> None:
         """Decide the pace after a reading of the queue of ``age_s`` ago; None: there was no answer."""
+        self._decide(reading, blocked=blocked, age_s=age_s)
+        self._tell_what_limits()
+
+    def _tell_what_limits(self) -> None:
+        """Log once what keeps the law from knowing more, and that others take capacity; each with what to do."""
+        now, pacer = self._clock(), self._pacer
+        if pacer.missing != self._missing:
+            self._missing, self._missing_since = pacer.missing, now
+        if pacer.missing and pacer.missing not in self._told and now - self._missing_since > _TELL_AFTER_S:
+            self._told.add(pacer.missing)
+            _log.warning("%s: the pace is limited: %s", self.queue, pacer.missing)
+        if pacer.unpaced_per_s and WHAT_TO_DO not in self._told:
+            self._told.add(WHAT_TO_DO)
+            arriving = told(pacer.unpaced_per_s)
+            _log.warning("%s: %s; only what they leave is sent from here: %s", self.queue, arriving, WHAT_TO_DO)
+
+    def _decide(self, reading: QueueReading | None, *, blocked: bool, age_s: float) -> None:
         now = self._clock()
         with self._lock:
             self._pacer.blocked = blocked
@@ -462,6 +487,7 @@ class Limiter:
                 now=now,
                 age_s=age_s,
                 round_trip_s=reading.round_trip_s,
+                entered=None if reading.lag_by_partition else reading.entered,
             )
 
     def take_obstacle(self, obstacle: str) -> None:
@@ -502,6 +528,7 @@ class Limiter:
                 rate_per_s=min(decision.rate_per_s, self._max_per_s),
                 reason=reason,
                 bottleneck_per_s=decision.bottleneck_per_s,
+                unpaced_per_s=self._pacer.unpaced_per_s,
                 ready=None if reading is None else reading.ready,
                 consumers=None if reading is None else reading.consumers,
                 waiting=len(self._turns),

@@ -29,6 +29,10 @@ METRICS = {
         "bottleneck_per_s",
         "What the law takes for the rate of all consumers together; absent: it has no estimate.",
     ),
+    "pace_unpaced_arrivals_per_second": (
+        "unpaced_per_s",
+        "What arrives in the queue from producers that nobody paces; 0: nothing, or too little to be certain of.",
+    ),
     "pace_in_flight_messages": ("in_flight", "Messages sent and not yet confirmed."),
     "pace_waiting_callers": ("waiting", "Callers who wait to send."),
     "pace_queue_ready_messages": ("ready", "Messages waiting in the queue, by the last reading."),

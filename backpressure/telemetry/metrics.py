@@ -176,6 +176,11 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
         "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not.",
         lambda r: r.signal_quality,
     ),
+    single(
+        "pace_unpaced_arrivals_per_second",
+        "What arrives in the queue from producers that nobody paces; 0: nothing, or too little to be certain of.",
+        lambda r: r.unpaced_per_s,
+    ),
     durations(
         "pace_rate_limiter_delay_seconds",
         "Time for which the law held a message back: from its arrival on the schedule until it was allowed to go.",

@@ -148,6 +148,14 @@ class ManagementClient:
         listed = await self._get(f"{path}?{asked}", models.QueueTotalsPage)
         return next(iter(listed.items), found)
 
+    async def entered(self, name: str) -> int | None:
+        """Return how many messages have entered one queue, as of the last statistics; None: the broker does not tell.
+
+        Raises `QueueNotFoundError`.
+        """
+        path = f"/api/queues/{self._virtual_host}/{_path(name)}?columns=message_stats.publish"
+        return (await self._of_queue(name, self._get(path, models.QueueFlow))).entered
+
     async def connections(self) -> list[models.ConnectionInfo]:
         """Return all connections."""
         return await self._get("/api/connections", list[models.ConnectionInfo])

@@ -134,6 +134,12 @@ class QueueTotals(_Info):
         return self.type == "classic" and not self.collected
 
 
+class QueueFlow(_Info):
+    """How many messages have entered one queue since the broker started, by its statistics; None: it keeps none."""
+
+    entered: int | None = Field(default=None, validation_alias=AliasPath("message_stats", "publish"))
+
+
 class QueueTotalsPage(_Info):
     """A page of a list of queues."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backpressure.core.board import SignalBoard
+from backpressure.core.controllers import LawConfig, create
 from backpressure.core.evidence import ConsumerTerms, OffsetReading
 from backpressure.core.plant import Network, Plant, Strangers, Workers
 
@@ -18,6 +19,7 @@ EVERY_5_S = Network(statistics_interval_s=5.0, consumer_list=True)
 EVERY_S = Network(statistics_interval_s=1.0, consumer_list=True)
 COLLECTED = replace(EVERY_5_S, collected=True)
 NOTHING = Network()
+FRESH_AND_LATE = replace(FRESH, statistics_interval_s=5.0)
 
 
 def strangers(distribution: str, rate_per_s: float = 100.0, **terms: Any) -> Workers:
@@ -374,3 +376,35 @@ def test_a_silent_consumer_that_works_on_many_messages_at_once_gets_them(lab: An
     plant.run(20)
     assert plant.queue.busy_s - busy_s >= 0.75 * 16 * 20
     assert sorted(plant.queue.waits_s)[-20] <= 1.0
+
+
+@pytest.mark.parametrize("rival_per_s", [30.0, 500.0])
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_a_rival_that_nobody_paces_is_told_with_its_rate(lab: Any, distribution: str, rival_per_s: float) -> None:
+    plant = lab.plant(1, workers=Workers(distribution=distribution))
+    paced = lab.join(plant, "pace")
+    plant.run(30.0)
+    assert "nobody paces" not in paced.decision.reason
+    rival = plant.add_producer(create("unbounded", LawConfig()), rival_per_s, reports=False)
+    plant.run(30.0)
+    assert paced.board.unpaced_per_s == pytest.approx(rival_per_s, rel=0.2)
+    assert "msg/s arrive from producers that nobody paces" in paced.decision.reason
+    plant.remove_producer(rival)
+    plant.run(30.0)
+    assert "nobody paces" not in paced.decision.reason
+
+
+@pytest.mark.parametrize(
+    ("terms", "network"),
+    [({"prefetch": 20}, EVERY_5_S), ({"prefetch": 20}, FRESH_AND_LATE), ({"acks": "commit"}, NOTHING)],
+)
+def test_before_silent_consumers_a_rival_that_takes_all_is_told(
+    lab: Any, terms: dict[str, Any], network: Network
+) -> None:
+    plant = lab.plant(1, workers=strangers("fixed", **terms), network=network)
+    paced = lab.join(plant, "pace")
+    plant.run(60.0)
+    assert paced.board.unpaced_per_s == 0
+    plant.add_producer(create("unbounded", LawConfig()), 200.0, reports=False)
+    plant.run(60.0)
+    assert paced.board.unpaced_per_s == pytest.approx(200.0, rel=0.25)

@@ -183,6 +183,7 @@ class Plant:
         burst_s: float = 0.1,
         own_limit_per_s: float = inf,
         gap: Callable[[], float] | None = None,
+        reports: bool = True,
     ) -> PlantProducer:
         """Start a producer now.
 
@@ -194,6 +195,7 @@ class Plant:
             burst_s: depth of its token bucket, and how much of its schedule may wait.
             own_limit_per_s: the most that its law may decide (a ceiling, a fixed rate).
             gap: returns the gaps between its arrivals, random numbers with mean 1; None: they are even.
+            reports: whether it tells the others of itself.
         """
         self._sessions += 1
         producer = PlantProducer(
@@ -205,6 +207,7 @@ class Plant:
             burst_s=burst_s,
             timeout_s=self.network.timeout_s,
             own_limit_per_s=own_limit_per_s,
+            reports=reports,
         )
         producer.arrive_by(gap, self.now)
         producer.next_tick_s = self.now + self._tick_s * self._uniform()
@@ -221,7 +224,7 @@ class Plant:
         """Stop ``producer``; unless ``silently``, its last report says that it offers nothing any more."""
         self.producers.remove(producer)
         self._offered += producer.arrivals_offered(self.now)
-        if not silently:
+        if producer.reports and not silently:
             last = producer.report(self.now, blocked=self.queue.bound.blocked)
             self._post(replace(last, target_rate_per_s=0.0, usable_rate_per_s=0.0, application_limited=True))
         self._rejected += producer.rejected
@@ -320,7 +323,8 @@ class Plant:
                 self._reported.add(producer)
                 producer.next_report_s += interval_s
                 made = producer.report(self.now, blocked=self.queue.bound.blocked)
-                self._post(replace(made, interval_s=interval_s, producers=len(self.producers)))
+                if producer.reports:
+                    self._post(replace(made, interval_s=interval_s, producers=len(self.producers)))
         if self.queue.workers.state != "frozen":
             self._report_consumers(fleet_s)
         while not self.queue.stands_still and self._reports and self._reports[0][0] <= self.now:
@@ -421,6 +425,7 @@ class Plant:
         for producer in self.producers:
             if told is not None:
                 self._answer(partial(producer.board.on_statistics, told))
+                self._answer(partial(producer.board.on_entered, self.queue.arrived, self.now))
             if self.network.consumer_list:
                 self._answer(partial(producer.board.on_terms, terms_of(self.queue.workers), self.now))
 

@@ -15,6 +15,7 @@ from backpressure.core.reports import ConsumerReport, ProducerReport, Report, de
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
 from backpressure.core.sums import FleetSum
+from backpressure.core.unpaced import with_unpaced
 
 
 class PlantProducer:
@@ -22,6 +23,7 @@ class PlantProducer:
 
     Attributes:
         demand_per_s: what its schedule offers; may be changed at any time.
+        reports: whether it tells the others of itself.
         limit: it stops after this many messages; 0: never.
         decision: the law's last one.
         heard: reports and sums that came to it.
@@ -42,9 +44,11 @@ class PlantProducer:
         burst_s: float,
         timeout_s: float,
         own_limit_per_s: float = inf,
+        reports: bool = True,
     ) -> None:
         """See `Plant.add_producer`."""
         self.law = law
+        self.reports = reports
         self.demand_per_s = demand_per_s
         self.limit = 0
         self.confirm_window = inf
@@ -148,7 +152,7 @@ class PlantProducer:
         )
         signals = self.board.signals(own, now)
         self.signal_age_s = signals.age_s if isfinite(signals.age_s) else None
-        self.decision = self.law.update(signals, now)
+        self.decision = with_unpaced(self.law.update(signals, now), signals.unpaced_per_s)
         self._not_before_s, self.next_tick_s = decision_window(now, tick_s, signals.feedback_age_s)
         if self._bucket is None:
             self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)

@@ -47,6 +47,7 @@ _LABELS = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _OK = 200
 _ANSWERS = 10
 _TERMS_EVERY_S = 5.0
+_ENTERED_EVERY_S = 1.0
 _TERMS_AGAIN_S = 0.5
 _RETRY_S = 10.0
 _LIVE_S = 3.0
@@ -136,6 +137,8 @@ class _HeldByConsumers:
         self._statistics: QueueStatistics | None = None
         self._terms: ConsumerTerms | None = None
         self._terms_at = -inf
+        self._entered: int | None = None
+        self._entered_ask_at = -inf
         self._consumers = 0
         self._missing = "" if management else f"no management API is known; {_HOW_TO_SEE}"
 
@@ -169,6 +172,7 @@ class _HeldByConsumers:
             unacked=None,
             consumers=reading.consumers,
             statistics=statistics,
+            entered=self._entered,
             terms=self._terms,
             missing=self._missing,
             round_trip_s=reading.round_trip_s,
@@ -198,6 +202,7 @@ class _HeldByConsumers:
             if not self._missing and not totals.counted_now:
                 self._live_unacked = await self._live.unacked()
             await self._ask_for_terms(management, answered_at)
+            await self._ask_what_entered(management)
         except QueueNotFoundError:
             self._lose(f"the management API at {management.url} does not know this queue: it is another broker's")
         except AccessRefusedError as error:
@@ -240,7 +245,22 @@ class _HeldByConsumers:
         self._terms_at = time.monotonic()
         self._terms_at += _COST * (self._terms_at - now)
 
+    async def _ask_what_entered(self, management: ManagementClient) -> None:
+        """It shows what others send, and changes as rarely as the broker collects its statistics."""
+        asked_at = time.monotonic()
+        if asked_at < self._entered_ask_at:
+            return
+        try:
+            self._entered = await management.entered(self._queue)
+        except BrokerUnavailableError:
+            raise
+        except TransportError:
+            self._entered = None
+        took_s = time.monotonic() - asked_at
+        self._entered_ask_at = asked_at + max(_ENTERED_EVERY_S, _COST * took_s)
+
     def _lose(self, missing: str) -> None:
+        self._entered = None
         self._missing, self._ask_at = missing, time.monotonic() + _RETRY_S
 
 

@@ -82,6 +82,10 @@ def test_what_silent_consumers_hold_is_counted_now_together_with_what_is_ready(p
             await asyncio.sleep(0.1)
             terms = (await probe.read(bench.queue.work, exactly=True)).terms
         assert (terms.count, terms.auto_ack) == (1, 0)
+        entered = None
+        while entered != 7:  # likewise
+            await asyncio.sleep(0.1)
+            entered = (await probe.read(bench.queue.work, exactly=True)).entered
 
     play(story)
 

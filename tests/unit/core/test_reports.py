@@ -260,7 +260,10 @@ USUAL = {
 LEFT_OUT: dict[type[Report], dict[str, object]] = {
     ConsumerReport: dict.fromkeys(("queue_wait", "message_age", "service", "api_url")),
     ProducerReport: dict.fromkeys(
-        ("confirm_latency", "limiter_delay", "tick_lateness", "api_url", "strategy", "reason", "signal_quality")
+        (
+            *("confirm_latency", "limiter_delay", "tick_lateness"),
+            *("api_url", "strategy", "reason", "signal_quality", "unpaced_per_s"),
+        )
     ),
 }
 

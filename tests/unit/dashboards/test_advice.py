@@ -258,3 +258,12 @@ def test_without_the_management_api_what_stays_unknown_of_a_queue_is_told(strang
     )
     first = (Source("broker", ok=True), Source("management", ok=False, error="connecting"))
     assert advise(replace(strangers(), sources=first)) == []
+
+
+def test_producers_that_nobody_paces_are_told_with_what_to_do(snapshot: Make) -> None:
+    seen = snapshot()
+    one, other = (replace(seen.producers[0], id=name, unpaced_per_s=120.0) for name in ("alice", "bob"))
+    assert only(snapshot(producers=(one, other))) == (
+        "work.queue: 120 msg/s arrive from producers that nobody paces; those that are paced get what they leave. "
+        "Remedy: let those use Paced or a pace proxy too (docs/existing-queues.md)."
+    )

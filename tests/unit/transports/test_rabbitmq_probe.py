@@ -41,6 +41,9 @@ class Api:
             raise consumers
         return consumers
 
+    async def entered(self, _queue: str) -> int | None:
+        return 7
+
 
 class Clock:
     """Time that passes only while an API answers."""
@@ -55,6 +58,9 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    async def entered(self, queue: str) -> int | None:
+        return await self._api.entered(queue)
 
     async def totals(self, queue: str) -> QueueTotals:
         self.now += next(self._answers_take_s)
