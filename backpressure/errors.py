@@ -118,6 +118,14 @@ class AccessRefusedError(TransportError):
         self.reason = reason
 
 
+class AnotherBrokerError(TransportError):
+    """A management API is not that of the broker we are connected to: its numbers have nothing to do with ours."""
+
+    def __init__(self, url: str) -> None:
+        """``url`` is its address."""
+        super().__init__(f"the management API at {url} is another broker's; set broker.management_url")
+
+
 class RefusedError(TransportError):
     """A message is refused because too many are waiting, usually in the queue: a later attempt may succeed."""
 

@@ -111,6 +111,7 @@ async def _found(settings: Settings, *, queues_too: bool) -> tuple[list[str], li
     if client is None:
         raise ConfigError("broker.management_url", "", "--all and --exchanges need the management API: give its URL")
     async with client:
+        await client.check_owner(connect(settings))
         queues = [queue.name for queue in await client.queues() if not queue.exclusive] if queues_too else []
         in_use = {
             binding.source

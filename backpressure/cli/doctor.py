@@ -23,7 +23,7 @@ from backpressure.cli.local_brokers import discovered
 from backpressure.cli.process import settings_from
 from backpressure.config import replaced
 from backpressure.core.addresses import is_loopback
-from backpressure.errors import MissingExtraError, PaceError
+from backpressure.errors import AnotherBrokerError, MissingExtraError, PaceError
 from backpressure.extras import EXTRAS, lacks
 from backpressure.presentation.terminal import new_console
 from backpressure.program import check_output, printable_lines
@@ -180,6 +180,9 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     async with client:
         try:
             overview = await client.overview()
+            await client.check_owner(connect(settings))
+        except AnotherBrokerError as error:
+            yield Finding("management API", Verdict.FAILED, str(error), "--management-url http://host:15672")
         except PaceError as error:
             yield Finding("management API", Verdict.NOTE, str(error), "rabbitmq-plugins enable rabbitmq_management")
         else:

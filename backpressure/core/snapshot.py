@@ -57,13 +57,14 @@ ADDRESS_UNKNOWN = "its address is not known"
 class Source:
     """Where knowledge comes from, and whether it does: ``error`` is empty while it works.
 
-    ``refused``: it answers, but not to this user.
+    ``refused``: it answers, but not to this user. ``foreign``: it is another broker's.
     """
 
     name: str
     ok: bool
     error: str = ""
     refused: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

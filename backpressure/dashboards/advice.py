@@ -53,6 +53,8 @@ def _no_management(seen: Snapshot) -> Iterator[str]:
                 f"The management API refuses the user ({source.error}): {unknown}. "
                 "Allow it: rabbitmqctl set_user_tags USER monitoring."
             )
+        elif source.foreign:
+            yield f"No management API of this broker ({source.error}): {unknown}."
         elif source.error == ADDRESS_UNKNOWN:
             yield (
                 f"No management API ({source.error}): {unknown}. "

@@ -34,6 +34,7 @@ from backpressure.engines.observer_view import ManagementReader, broker_state, l
 from backpressure.engines.rates import Roster
 from backpressure.errors import (
     AccessRefusedError,
+    AnotherBrokerError,
     BrokerUnavailableError,
     FeedbackError,
     NotConnectedError,
@@ -83,6 +84,8 @@ class Observer:
         self._queues = QueueWatch(settings.monitor.queues)
         self._asked = bool(self._queues.asked)
         self._broker: BrokerState | None = None
+        self._probe: QueueProbe | None = None  # once it is connected
+        self._owned = False  # the management API is known to be that of its broker
         self._sources = {"broker": Source("broker", ok=False, error="connecting")}
         if management is not None:
             self._sources["management"] = Source("management", ok=False, error="connecting")
@@ -193,6 +196,7 @@ class Observer:
         # Registered before they start: a start that is cancelled or fails half-way is undone as well.
         self._open.push_async_callback(probe.stop)
         await probe.start()
+        self._probe = probe
         try:
             await self._listen(create=not self._asked)
         except AccessRefusedError as error:
@@ -262,6 +266,7 @@ class Observer:
         while True:
             began = self._clock.now()
             try:
+                await self._check_owner(management)
                 overview = overview or await management.overview()
                 infos = await management.queues()
                 self._take_listing(infos, counted=not overview.statistics_off)
@@ -279,6 +284,13 @@ class Observer:
             took_s = self._clock.now() - began
             rest_s = _ASKED_INTERVAL_S if self._asked else _MANAGEMENT_INTERVAL_S
             await asyncio.sleep(max(rest_s, took_s / _MANAGEMENT_SHARE))
+
+    async def _check_owner(self, management: ManagementReader) -> None:
+        """Raise `AnotherBrokerError` if what the API tells is known to be of another broker than the probe's."""
+        if self._probe is not None and not self._owned:
+            self._owned = await self._probe.owns(management)
+            if not self._owned:
+                raise AnotherBrokerError(management.url)
 
     def _take_listing(self, infos: Sequence[QueueInfo], *, counted: bool) -> None:
         now = self._clock.now()
@@ -320,8 +332,8 @@ class Observer:
                 self._consumers.add(report, arrived)
 
     def _lost(self, source: str, error: PaceError) -> None:
-        refused = isinstance(error, AccessRefusedError)
-        self._sources[source] = Source(source, ok=False, error=str(error), refused=refused)
+        refused, foreign = isinstance(error, AccessRefusedError), isinstance(error, AnotherBrokerError)
+        self._sources[source] = Source(source, ok=False, error=str(error), refused=refused, foreign=foreign)
 
     def _work(self, queues: Mapping[str, QueueState], now: float) -> QueueState | None:
         present = [queues[name] for name in sorted(self._work_queues(now)) if name in queues]

@@ -25,7 +25,7 @@ from backpressure.core.snapshot import (
 )
 from backpressure.engines.rates import RATE_WINDOW_S, WAIT_WINDOW_S, ProcessKey, ReportSeries
 from backpressure.settings import MonitorSettings
-from backpressure.transports.base import QueueReading
+from backpressure.transports.base import NamesItsBroker, QueueReading
 from backpressure.transports.management_models import (
     ChannelInfo,
     ConnectionInfo,
@@ -209,8 +209,12 @@ def unacked_now(reading: QueueReading, reporting: Consumers) -> int | None:
     return None
 
 
-class ManagementReader(Protocol):
+class ManagementReader(NamesItsBroker, Protocol):
     """The part of the management API that the observer reads; every call may raise `TransportError`."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
 
     async def overview(self) -> Overview:
         """Return the broker's name and version."""

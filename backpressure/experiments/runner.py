@@ -286,7 +286,7 @@ class Runner:
             witness = Witness(transport, ledger, self._directory.sightings, self._clock, run=run)
             stack.push_async_callback(witness.stop)
             await witness.start()
-        counts = StrangerCounts(settings)
+        counts = StrangerCounts(transport, settings)
         stack.push_async_callback(counts.close)
         await counts.start()
         return witness, counts

@@ -261,8 +261,9 @@ class StrangerCounts:
         problem: why nothing is counted.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, transport: Transport, settings: Settings) -> None:
         """Nothing is asked yet."""
+        self._transport = transport
         self.seen: StrangersSeen | None = None
         self._seen_at = 0.0
         self._queue = settings.queue.work
@@ -276,6 +277,7 @@ class StrangerCounts:
         if self._api is None:
             return
         try:
+            await self._api.check_owner(self._transport)
             self._before = await self._api.queue(self._queue)
         except TransportError as error:
             self.problem = str(error)

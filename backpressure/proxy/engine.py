@@ -33,7 +33,7 @@ from backpressure.core.signals import Law
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
 from backpressure.engines.pacing import Pacing
-from backpressure.errors import ConfigError, FeedbackError, QueueNotFoundError, TransportError
+from backpressure.errors import AnotherBrokerError, ConfigError, FeedbackError, QueueNotFoundError, TransportError
 from backpressure.laws import create
 from backpressure.proxy.listener import ListenAddress, Listener
 from backpressure.proxy.paced_queue import PacedQueue
@@ -42,7 +42,7 @@ from backpressure.proxy.view import HoldLimits, View
 from backpressure.proxy.watching import WatchedConsumer
 from backpressure.settings import Settings
 from backpressure.telemetry.own_process import ProcessCost
-from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
+from backpressure.transports.base import FeedbackBus, NamesItsBroker, QueueProbe, QueueReading, Transport
 from backpressure.transports.management_client import ManagementClient
 
 log = logging.getLogger("backpressure")
@@ -136,6 +136,10 @@ class _SharedProbe:
         except QueueNotFoundError:
             self._missing_until[queue] = self._clock.now() + _MISSING_FOR_S
             raise
+
+    async def owns(self, management: NamesItsBroker) -> bool:
+        """See `QueueProbe.owns`."""
+        return await self._probe.owns(management)
 
     async def stop(self) -> None:
         """Leave it to its owner."""
@@ -423,6 +427,8 @@ class ProxyEngine:
             return
         self.view.topology.about_to_list()
         try:
+            if not await self._probe.owns(self._management):
+                raise AnotherBrokerError(self._management.url)
             exchanges = await self._management.exchanges()
             bindings = await self._management.bindings()
         except TransportError as error:

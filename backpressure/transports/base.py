@@ -16,6 +16,7 @@ from typing import Protocol
 from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.message import Delivery, Destination, HeaderValue, Message
 from backpressure.settings import QueueSettings
+from backpressure.transports.management_models import ConnectionInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,16 @@ class Subscriber(Protocol):
         """Send pending acknowledgements and close; unsettled deliveries return to the queue."""
 
 
+class NamesItsBroker(Protocol):
+    """A management API, as far as it says whose it is."""
+
+    async def cluster_name(self) -> str:
+        """Return what the cluster calls itself."""
+
+    async def connections(self) -> list[ConnectionInfo]:
+        """Return the connections of clients."""
+
+
 class QueueProbe(Protocol):
     """Reads queue depths, cheap enough for ten times a second, on a connection that is never blocked."""
 
@@ -196,6 +207,13 @@ class QueueProbe(Protocol):
         """Return the depth now; raises `QueueNotFoundError`, `NotConnectedError`.
 
         ``exactly``: consumers are silent, so find out what they hold, at the cost of other requests.
+        """
+
+    async def owns(self, management: NamesItsBroker) -> bool:
+        """Return whether a management API is that of the broker that the probe reads, as far as that can be told.
+
+        A queue of the same name elsewhere would tell numbers that have nothing to do with this one. Raises
+        `AccessRefusedError` or `BrokerUnavailableError` if the API refuses or does not answer.
         """
 
     async def stop(self) -> None:

@@ -18,9 +18,16 @@ from urllib.parse import quote, unquote
 from pydantic import TypeAdapter
 
 from backpressure.core.addresses import BrokerAddress, bracketed
-from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
+from backpressure.errors import (
+    AccessRefusedError,
+    AnotherBrokerError,
+    BrokerUnavailableError,
+    QueueNotFoundError,
+    TransportError,
+)
 from backpressure.settings import BrokerSettings
 from backpressure.transports import management_models as models
+from backpressure.transports.base import Transport
 from backpressure.transports.connecting import Servers, tls_context
 from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
 
@@ -119,6 +126,16 @@ class ManagementClient:
     async def cluster_name(self) -> str:
         """Return what the cluster calls itself; before RabbitMQ 4 each node may have a name of its own."""
         return (await self._get("/api/cluster-name", models.ClusterName)).name
+
+    async def check_owner(self, transport: Transport) -> None:
+        """Raise `AnotherBrokerError` if this is known to be the API of another broker than that of ``transport``."""
+        probe = transport.probe()
+        await probe.start()
+        try:
+            if not await probe.owns(self):
+                raise AnotherBrokerError(self.url)
+        finally:
+            await probe.stop()
 
     async def nodes(self) -> list[models.NodeInfo]:
         """Return the nodes of the cluster."""

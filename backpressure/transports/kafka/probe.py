@@ -30,7 +30,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaExcepti
 from backpressure.core.evidence import OffsetReading
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
-from backpressure.transports.base import QueueReading
+from backpressure.transports.base import NamesItsBroker, QueueReading
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.client import KafkaRequests, client_configuration
 from backpressure.transports.kafka.failures import kafka_error
@@ -259,6 +259,10 @@ class KafkaProbe:
     def _begun_at_first_end(self, queue: str, lag: PartitionLag) -> PartitionLag:
         first = self._first_ends.setdefault((queue, lag.partition), lag.end)
         return replace(lag, start=max(lag.start, min(first, lag.end)))
+
+    async def owns(self, management: NamesItsBroker) -> bool:  # noqa: ARG002 - it has none
+        """See `QueueProbe.owns`."""
+        return True
 
     async def stop(self) -> None:
         """Close."""

@@ -10,7 +10,14 @@ from backpressure.core.message import Delivery, Message
 from backpressure.core.sums import SUMS_SUFFIX
 from backpressure.errors import ExchangeNotFoundError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
-from backpressure.transports.base import BrokerIdentity, FoundQueue, PublisherListener, QueueReading, SubscriberListener
+from backpressure.transports.base import (
+    BrokerIdentity,
+    FoundQueue,
+    NamesItsBroker,
+    PublisherListener,
+    QueueReading,
+    SubscriberListener,
+)
 from backpressure.transports.memory.memory_broker import MemoryBroker, MemoryEntry, MemoryQueue
 from backpressure.transports.queue_declarations import bound_policy, not_reached, queue_declarations
 from backpressure.version import __version__
@@ -344,6 +351,10 @@ class MemoryProbe:
         """See `QueueProbe.read`."""
         found = self._broker.queue(queue)
         return QueueReading(ready=len(found.ready), unacked=found.unacked, consumers=len(found.consumers))
+
+    async def owns(self, management: NamesItsBroker) -> bool:  # noqa: ARG002 - it has none
+        """See `QueueProbe.owns`."""
+        return True
 
     async def stop(self) -> None:
         """Nothing to close."""

@@ -22,9 +22,15 @@ from urllib.parse import quote, unquote
 from backpressure.core.addresses import BrokerAddress, bracketed
 from backpressure.core.evidence import ConsumerTerms, QueueStatistics, Steps
 from backpressure.core.filters import Timeline
-from backpressure.errors import AccessRefusedError, BrokerUnavailableError, QueueNotFoundError, TransportError
+from backpressure.errors import (
+    AccessRefusedError,
+    AnotherBrokerError,
+    BrokerUnavailableError,
+    QueueNotFoundError,
+    TransportError,
+)
 from backpressure.settings import BrokerSettings
-from backpressure.transports.base import QueueReading
+from backpressure.transports.base import NamesItsBroker, QueueReading
 from backpressure.transports.connecting import Outage
 from backpressure.transports.http_client import HttpClient, NoAnswerError
 from backpressure.transports.management_client import ManagementClient
@@ -75,7 +81,7 @@ class RabbitMQProbe:
         if queue not in self._held:
             self._management = self._management or ManagementClient.of(self._broker)
             live = LiveCounters.of(self._broker, queue)
-            self._held[queue] = _HeldByConsumers(self._management, queue, live, self._is_ours)
+            self._held[queue] = _HeldByConsumers(self._management, queue, live, self.owns)
         held = self._held[queue]
         held.ask()
         reading = await self._declare(queue)
@@ -90,11 +96,10 @@ class RabbitMQProbe:
             await self._management.close()
         await self._requests.link.stop()
 
-    async def _is_ours(self, management: ManagementClient) -> bool:
-        """Return whether the API is that of the broker we are connected to, as far as that can be told.
+    async def owns(self, management: NamesItsBroker) -> bool:
+        """See `QueueProbe.owns`.
 
-        A queue of the same name elsewhere would tell counts that have nothing to do with this one. Nodes of one cluster
-        may have different names; then they know our connection, some seconds after it was made.
+        Nodes of one cluster may have different names; then they know our connection, some seconds after it was made.
         """
         try:
             ours = (self._requests.link.connection.server_properties or {}).get("cluster_name", "")
@@ -188,7 +193,7 @@ class _HeldByConsumers:
         try:
             self._known_as_ours = self._known_as_ours or await self._is_ours(management)
             if not self._known_as_ours:
-                self._lose(f"the management API at {management.url} is another broker's; set broker.management_url")
+                self._lose(str(AnotherBrokerError(management.url)))
                 return
             asked_at = time.monotonic()
             totals = await management.totals(self._queue)

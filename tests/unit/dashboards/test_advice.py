@@ -20,6 +20,7 @@ from backpressure.core.snapshot import (
     Totals,
 )
 from backpressure.dashboards.advice import advise
+from backpressure.errors import AnotherBrokerError
 from backpressure.transports.rabbitmq.failures import dial_error
 
 Make = Callable[..., Snapshot]
@@ -267,3 +268,11 @@ def test_producers_that_nobody_paces_are_told_with_what_to_do(snapshot: Make) ->
         "work.queue: 120 msg/s arrive from producers that nobody paces; those that are paced get what they leave. "
         "Remedy: let those use Paced or a pace proxy too (docs/existing-queues.md)."
     )
+
+
+def test_a_management_api_of_another_broker_is_not_to_be_enabled_but_named_right(strangers: Make) -> None:
+    foreign = Source("management", ok=False, error=str(AnotherBrokerError("http://other:15672")), foreign=True)
+    sentence = only(replace(strangers(), sources=(Source("broker", ok=True), foreign)))
+    assert sentence.startswith("No management API of this broker (the management API at http://other:15672 is another")
+    assert "set broker.management_url" in sentence
+    assert "enable" not in sentence

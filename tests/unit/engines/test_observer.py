@@ -75,6 +75,10 @@ class FakeBroker:
         self.reads: list[str] = []
         self.on_report: Callable[[bytes], None] | None = None
         self.open = 0
+        self.is_apis = True
+
+    async def owns(self, _management: object) -> bool:
+        return self.is_apis
 
     def probe(self) -> FakeBroker:
         return self
@@ -109,6 +113,8 @@ class FakeBroker:
 
 
 class FakeManagement:
+    url = "http://other:15672"
+
     def __init__(self) -> None:
         self.failure: TransportError | None = None
         self.listed = [QueueInfo(name="other.queue", messages_ready=3, messages_unacknowledged=1, consumers=2)]
@@ -616,3 +622,17 @@ def test_a_monitor_that_must_not_create_the_exchange_for_reports_shows_the_queue
 
     bench.broker.start = refusing  # type: ignore[method-assign]  # refuses once
     bench.run(story)
+
+
+def test_a_management_api_of_another_broker_is_not_believed_and_told() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.is_apis = False
+        bench.broker.readings["other.queue"] = QueueReading(ready=7, unacked=None, consumers=1)
+        seen = await bench.until(lambda s: any(source.foreign for source in s.sources) and "other.queue" in s.queues)
+        assert "the management API at http://other:15672 is another broker's" in seen.sources[1].error
+        assert seen.broker is None
+        assert seen.queues["other.queue"].unacked is None
+        bench.broker.is_apis = True
+        await bench.until(lambda s: s.broker is not None)
+
+    Bench(FakeManagement(), queues="other.queue").run(story)

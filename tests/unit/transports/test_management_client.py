@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from pydantic import TypeAdapter
 
-from backpressure.errors import AccessRefusedError, BrokerUnavailableError, TransportError
+from backpressure.errors import AccessRefusedError, AnotherBrokerError, BrokerUnavailableError, TransportError
 from backpressure.settings import BrokerSettings
 from backpressure.transports.http_client import HttpAnswer, HttpClient, NoAnswerError
 from backpressure.transports.management_client import ManagementClient, management_url
@@ -281,3 +282,22 @@ def test_a_node_that_does_not_answer_is_left_for_the_next_one() -> None:
     client._http = {server: node(server[0], answers[server[0]]) for server in client._http}
     with pytest.raises(BrokerUnavailableError, match=r"no management API at http://one:1,two:2/prefix: refused"):
         asyncio.run(client.queues())
+
+
+def test_whose_api_it_is_is_checked_once_and_nothing_stays_connected() -> None:
+    events: list[str] = []
+
+    class Probe:
+        async def start(self) -> None:
+            events.append("start")
+
+        async def owns(self, _management: object) -> bool:
+            return False
+
+        async def stop(self) -> None:
+            events.append("stop")
+
+    client = ManagementClient("http://other:15672")
+    with pytest.raises(AnotherBrokerError, match="other:15672 is another broker's; set"):
+        asyncio.run(client.check_owner(SimpleNamespace(probe=Probe)))  # type: ignore[arg-type]  # as much as it takes
+    assert events == ["start", "stop"]
