@@ -1,7 +1,8 @@
 """All exceptions of the package.
 
 Every error that users can see is a `PaceError`. It says what happened, carries the data behind that message, and has
-the exit code of a command that ends with it (2: bad usage or configuration, 3: could not run or finish).
+the exit code of a command that ends with it (2: bad usage or configuration, 3: could not run or finish, 4: a job
+ended with messages undelivered).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "AccessRefusedError",
+    "AnotherBrokerError",
     "BackpressureError",
     "BrokerUnavailableError",
     "ConfigError",
@@ -29,6 +31,7 @@ __all__ = [
     "TransportError",
     "UncarriableError",
     "UnconfirmedError",
+    "UndeliveredError",
     "UnknownNameError",
     "UnroutableError",
     "UnsupportedError",
@@ -124,6 +127,12 @@ class AnotherBrokerError(TransportError):
     def __init__(self, url: str) -> None:
         """``url`` is its address."""
         super().__init__(f"the management API at {url} is another broker's; set broker.management_url")
+
+
+class UndeliveredError(PaceError):
+    """A job came to its end, and not all of its messages to a queue."""
+
+    exit_code = 4
 
 
 class RefusedError(TransportError):

@@ -146,7 +146,9 @@ class QueueSettings(Section):
         "",
         "durable direct exchange that producers publish to; empty (predeclared only): the default exchange",
     )
-    routing_key: Name = knob("work", "", "binds the work queue and the audit queue to the exchange")
+    routing_key: Annotated[str, octets(200)] = knob(
+        "work", "", "binds the work queue and the audit queue to the exchange"
+    )
     routing_keys: dict[str, Annotated[float, Field(gt=0)]] = knob(
         {}, "", "routing keys by their shares of the messages, in place of routing_key; all lead to the work queue"
     )

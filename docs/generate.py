@@ -53,6 +53,7 @@ This page has the text of `pace --help` and `pace COMMAND --help`. Exit codes:
 | 1 | an expectation was not met |
 | 2 | wrong usage, scenario or configuration |
 | 3 | could not run or finish; also an experiment (`pace run`, `compare`, `simulate`) that Ctrl-C interrupted |
+| 4 | `pace producer --count` sent all, but messages were returned (no queue is bound for them), or none was taken |
 | 130 | any other command that Ctrl-C interrupted |
 
 Programs that run until they are stopped (producer, consumer, proxy, monitor, lab, broker) shut down cleanly, with exit

@@ -18,6 +18,7 @@ from backpressure.core.reports import ProducerReport
 from backpressure.engines.clock import Clock
 from backpressure.engines.payloads import PayloadSource
 from backpressure.engines.producer import ProducerEngine
+from backpressure.errors import UndeliveredError
 from backpressure.settings import ApiSettings, Settings
 from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.own_process import announce
@@ -61,7 +62,8 @@ def producer(context: click.Context, /, **_: object) -> None:
 
     It is offered --rate messages per second, sends as many as the law (--strategy) allows, and keeps each until the
     broker has confirmed it. Ctrl-C waits for outstanding confirms and prints the totals: of the messages published, how
-    many were confirmed, rejected (given up) and returned (no queue is bound for them).
+    many were confirmed, rejected (given up) and returned (no queue is bound for them). A job with an end (--count) of
+    which messages were returned, or none was taken, ends with exit code 4.
 
     On a terminal it says every five seconds how it is doing; elsewhere it prints a line of totals at every
     --progress-every messages.
@@ -99,6 +101,7 @@ async def produce(settings: Settings) -> None:
             status = ProducerLine(engine.report, lambda: engine.depth)
             if await run_engine(engine, on_started=on_started, status=status):
                 _print_totals(engine, time.monotonic() - started)
+                _check_delivered(engine)
 
 
 _DEFAULT_PORT = ApiSettings().producer_port
@@ -120,6 +123,23 @@ def _print_progress(report: ProducerReport) -> None:
         f"published={report.published} confirmed={report.confirmed} rejected={report.rejected}"
         f" in_flight={report.in_flight} allowed={report.pacing_rate_per_s:.0f} msg/s"
     )
+
+
+def _check_delivered(engine: ProducerEngine) -> None:
+    """Raise `UndeliveredError` if a job has ended of which messages came to no queue, or none was taken.
+
+    That some are rejected is what strategies are for that let a full queue refuse messages.
+    """
+    report = engine.report()
+    if not engine.job_done:
+        return
+    if report.returned:
+        raise UndeliveredError(
+            f"{report.returned} of {report.published} messages were returned: no queue is bound for them; see the "
+            "exchange, the routing key and the queue"
+        )
+    if report.published and not report.confirmed:
+        raise UndeliveredError(f"none of {report.published} messages was taken: {report.rejected} were rejected")
 
 
 def _print_totals(engine: ProducerEngine, seconds: float) -> None:

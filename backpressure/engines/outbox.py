@@ -57,7 +57,7 @@ class Outgoing:
     was_returned: bool = False
     goes_again: bool = False
     may_retry: bool = True
-    routing_key: str = ""
+    routing_key: str | None = None
     result: asyncio.Future[Settlement] | None = None
     span: SendSpan | None = None
 
@@ -182,7 +182,7 @@ class Composer:
         )
         if self._ids is not None:
             self._ids.note(sequence, message)
-        route = "" if made is None else made.routing_key
+        route = None if made is None else made.routing_key
         return Outgoing(message, sequence, intended_ns, may_retry=self.retries, routing_key=route)
 
 
@@ -289,8 +289,8 @@ class Outbox:
             if item.message.message_id == message_id and not item.returned:
                 item.returned = reason
                 first, item.was_returned = not item.was_returned, True
-                item.goes_again = first and item.result is None and not item.routing_key
-                return first and not item.routing_key
+                item.goes_again = first and item.result is None and item.routing_key is None
+                return first and item.routing_key is None
         return False
 
     def connection_lost(self) -> None:

@@ -30,12 +30,12 @@ Made = tuple[bytes, dict[str, HeaderValue]]
 
 @value
 class Payload:
-    """One message as the user wants it; ``routing_key`` is empty for the queue's own."""
+    """One message as the user wants it; ``routing_key`` is None for the queue's own."""
 
     body: bytes
     headers: dict[str, HeaderValue]
     priority: int | None
-    routing_key: str
+    routing_key: str | None
 
 
 class Payloads:
@@ -71,7 +71,7 @@ class Payloads:
             self._body_of(draw),
             headers,
             None if self._priority is None else _priority(self._priority(draw)),
-            self._route(draw.number) if self._route is not None else "",
+            self._route(draw.number) if self._route is not None else None,
         )
 
     def _body_of(self, draw: Draw) -> bytes:

@@ -44,6 +44,7 @@ class ProducerEngine:
         settings: those in force.
         session: identity of this producer in message ids and reports.
         api_url: where its control API is; "" without one.
+        job_done: whether it has ended because all messages of a job with an end are settled.
         bounds_queues: whether the queue has a bound that is ours to set.
     """
 
@@ -88,6 +89,7 @@ class ProducerEngine:
             source=source,
         )
         self._source = source
+        self.job_done = False
         self._submissions = Submissions(self._sender)
         self._pacing = Pacing(
             settings,
@@ -128,6 +130,7 @@ class ProducerEngine:
                     tick.result()  # a user's own law may fail: no producer is better than one out of control
                 sender.send_due()
                 await sender.waker.wait(sender.pause_s())
+            self.job_done = not sender.stopping
             await self._settle_open()
         finally:
             for task in tasks:

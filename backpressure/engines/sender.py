@@ -283,7 +283,8 @@ class Sender:
             item.traced(self._tracer.sending(item.message, self._clock.wall_ns()))
         message = item.stamped(self._clock.wall_ns())
         try:
-            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=item.routing_key or queue.key)
+            key = queue.key if item.routing_key is None else item.routing_key
+            tag = self._publisher.publish(message, exchange=queue.exchange, routing_key=key)
         except NotConnectedError:
             self._connected = False
             self.outbox.not_sent(item)
@@ -321,7 +322,8 @@ class Sender:
         now, queue = self._clock.now(), self._settings.queue
         if now - self._said_returned_at >= _SAY_REFUSED_EVERY_S:
             self._said_returned_at = now
-            place = f"exchange {queue.exchange} (key {', '.join(queue.bindings)})" if queue.exchange else queue.work
+            keys = ", ".join(key or "''" for key in queue.bindings)
+            place = f"exchange {queue.exchange} (key {keys})" if queue.exchange else queue.work
             log.warning("no queue takes what is published to %s, or some of it: it is returned (%s)", place, reason)
         if self.outbox.mark_returned(message_id, reason):
             self.queues.lost()

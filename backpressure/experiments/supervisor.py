@@ -24,13 +24,14 @@ from typing import IO, Any, Protocol, Self
 
 import psutil
 
-from backpressure.errors import ExperimentError
+from backpressure.errors import ExperimentError, UndeliveredError
 from backpressure.experiments.rundir import RunDirectory
 from backpressure.program import printable
 
 STOP_ORDER = ("producer", "consumer", "monitor", "proxy", "broker")
 _DIES_WITH_US = Path(__file__).with_name("parent_death.py")
 _POLL_S = 0.02
+_ENDED = (0, UndeliveredError.exit_code)  # what became of the messages is in the accounts
 _READY_S = 120.0  # a start takes a second of a processor, which many processes share
 _TAIL_LINES = 12
 _TAIL_COLUMNS = 400
@@ -100,7 +101,7 @@ class Child:
         slowed_to: the share of the time in which a fault lets it run.
         output: where the output of a command is collected.
         stop_s: how long it may take to end.
-        on_end: what to do when it ends although nobody stopped it; None: the run fails unless its exit code is 0.
+        on_end: what to do when it ends although nobody stopped it; None: the run fails unless it came to its end.
     """
 
     role: str
@@ -329,7 +330,7 @@ class Supervisor:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if child.on_end is not None and not child.stopping:
             child.on_end(child, how)
-        elif code != 0 and not child.stopping:
+        elif code not in _ENDED and not child.stopping:
             if disk_usage(self._directory.path).free < _LITTLE_BYTES:
                 how += f" on a full disk ({self._directory.path})"
             self.fail(f"{child.id} {how}; its last output:\n{child.tail()}")

@@ -52,10 +52,13 @@ def orders(any_broker: Any) -> Iterator[str]:
     arguments = {"x-message-ttl": 3_600_000, "x-queue-type": "quorum"}
     channel.queue_declare("orders", durable=True, arguments=arguments)
     channel.queue_bind("orders", "shop", "order.*")
+    channel.exchange_declare("news", "fanout", durable=True)
+    channel.queue_bind("orders", "news")
     channel.basic_publish("shop", "order.old", b"theirs")
     yield "orders"
     channel.queue_delete("orders")
     channel.exchange_delete("shop")
+    channel.exchange_delete("news")
     connection.close()
 
 
@@ -85,6 +88,22 @@ def test_without_an_exchange_the_queue_is_reached_by_its_name(
     assert producer.ends() == 0, producer.text
     assert "confirmed=5, rejected=0, returned=0" in producer.text
     wait_until(lambda: depth(any_broker, orders) == 6, "the queue holds theirs and ours")
+
+
+def test_a_job_whose_messages_come_back_does_not_end_as_if_it_had_delivered_them(
+    start: Any, any_broker: Any, orders: str
+) -> None:
+    where = ("--url", any_broker.url, "--queue", orders, "--predeclared", "--count", "3", "--no-api")
+    lost = start("fast_producer.py", *where, "--exchange", "shop", "--routing-key", "elsewhere")
+    assert lost.ends() == 4, lost.text
+    assert "3 of 3 messages were returned: no queue is bound for them" in lost.text
+    assert "Traceback" not in lost.text
+    unkeyed = start("fast_producer.py", *where, "--exchange", "shop", "--routing-key", "")
+    assert unkeyed.ends() == 4, unkeyed.text
+    assert "exchange shop (key '')" in unkeyed.text
+    fanned_out = start("fast_producer.py", *where, "--exchange", "news", "--routing-key", "")
+    assert fanned_out.ends() == 0, fanned_out.text
+    assert "confirmed=3, rejected=0, returned=0" in fanned_out.text
 
 
 def test_mistakes_end_in_one_line_and_leave_nothing_behind(

@@ -14,6 +14,7 @@ from backpressure.errors import (
     PlatformError,
     PortTakenError,
     PreconditionFailedError,
+    UndeliveredError,
 )
 
 EXPORTED = [getattr(errors, name) for name in errors.__all__]
@@ -25,10 +26,11 @@ def test_every_error_of_the_module_is_exported_and_belongs_to_one_tree() -> None
     assert all(issubclass(kind, PaceError) for kind in EXPORTED)
 
 
-def test_bad_usage_exits_with_2_and_what_could_not_run_with_3() -> None:
+def test_bad_usage_exits_with_2_and_what_could_not_run_with_3_and_a_job_that_lost_messages_with_4() -> None:
     bad_usage = {kind for kind in EXPORTED if kind.exit_code == 2}
     assert bad_usage == {ConfigError, MissingExtraError, PlatformError, PreconditionFailedError}
-    assert all(kind.exit_code == 3 for kind in EXPORTED if kind not in bad_usage)
+    assert UndeliveredError.exit_code == 4
+    assert all(kind.exit_code == 3 for kind in EXPORTED if kind not in bad_usage | {UndeliveredError})
 
 
 def test_a_config_error_names_key_value_source_and_what_is_allowed() -> None:
