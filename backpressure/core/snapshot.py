@@ -78,6 +78,7 @@ class Outlook:
         full_in_s, empty_in_s: when the queue reaches its bound, or is empty, at this rate; None: not heading there.
         statistics_age_s: how old unacked and rates may be; None: as fresh as the depth.
         hidden: whether consumers acknowledge automatically: depth and wait lack what they hold.
+        still_s: for how long none of its consumers has done anything, by their reports; 0: no longer than usual.
     """
 
     growth_per_s: float | None = None
@@ -86,6 +87,7 @@ class Outlook:
     empty_in_s: float | None = None
     statistics_age_s: float | None = None
     hidden: bool = False
+    still_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -227,7 +227,7 @@ def _unattended(seen: Snapshot, queue: QueueState) -> Iterator[str]:
         its = "consumer has" if queue.consumers == 1 else f"{amount(queue.consumers)} consumers have"
         yield (
             f"{amount(queue.depth)} messages wait in {queue.name}, and its {its} "
-            f"acknowledged none for {duration(outlook.statistics_age_s or _AT_LEAST_S)}: look whether they hang."
+            f"acknowledged none for {duration(outlook.statistics_age_s or outlook.still_s or _AT_LEAST_S)}: look whether they hang."
         )
     else:
         clients = [client for client in seen.clients_of(queue.name) if client.active and client.unacked is not None]

@@ -34,6 +34,8 @@ _USUAL_INTERVAL_S = 5.0  # RabbitMQ's default, until the intervals are seen
 _LONGEST_INTERVAL_S = 35.0  # a longer time without a change is a queue without traffic
 _GAPS = 6
 _RATE_WINDOW_S = 5.0
+_PATIENCE_S = 10.0  # for the next message of consumers that report
+_MOST_GAPS = 4  # longer than usual: their mean work, or the time since the message before
 
 
 class StepRate:
@@ -60,6 +62,14 @@ class StepRate:
         changes.append((now, total))
         while len(changes) > 2 and now - changes[1][0] >= _RATE_WINDOW_S:
             changes.popleft()
+
+    def still(self, now: float, usual_s: float = 0.0) -> float:
+        """Return for how long nothing has come, 0 while that may be as usual.
+
+        ``usual_s`` is how far apart the steps are, if that is known otherwise.
+        """
+        still_s = now - self._changes[-1][0] if self._changes else 0.0
+        return still_s if still_s >= max(_PATIENCE_S, _MOST_GAPS * max(usual_s, self._longest_s)) else 0.0
 
     def per_s(self, now: float) -> float | None:
         """Return the rate; None while nothing is known of it."""
@@ -185,6 +195,7 @@ class _Watched:
     trend: QueueTrend = field(default_factory=QueueTrend)
     entered: StepRate = field(default_factory=StepRate)
     left: StepRate = field(default_factory=lambda: StepRate(_USUAL_INTERVAL_S))  # consumers commit now and then
+    done: StepRate = field(default_factory=StepRate)  # by the reports of all consumers
 
 
 class QueueWatch:
@@ -236,6 +247,25 @@ class QueueWatch:
         watched.left.take(queue.left, now)
         return Reading(now, queue, watched.entered.per_s(now), watched.left.per_s(now))
 
+    def settled(self, queue: QueueState, done: int, work_s: float | None, now: float) -> tuple[QueueState, float]:
+        """Return ``queue`` with the rate out of it, and for how long nothing has left it, as its consumers report.
+
+        If their work takes longer than the time over which rates are computed, nothing leaves in most of these.
+
+        Args:
+            queue: with the rate of the last second.
+            done: total of what they have done.
+            work_s: how long they take for one message, together; None: not known.
+            now: when that was reported.
+        """
+        rate = self._watched[queue.name].done
+        rate.take(done, now)
+        still_s = rate.still(now, work_s or 0.0)
+        if still_s or (queue.acked_per_s or 0.0) >= _ENOUGH:
+            return queue, still_s
+        per_s = rate.per_s(now) or queue.acked_per_s or (1 / work_s if work_s else None)
+        return replace(queue, acked_per_s=per_s), 0.0
+
     def failed(self, name: str, reason: str) -> bool:
         """Take note that a queue cannot be read; return whether that is news."""
         news = self._unreadable.get(name) != reason
@@ -271,6 +301,7 @@ class QueueWatch:
         *,
         fresh: bool,
         hidden: bool = False,
+        still_s: float | None = None,
     ) -> QueueState:
         """Return ``queue`` with its outlook.
 
@@ -280,6 +311,7 @@ class QueueWatch:
             listed: what the management API tells; None: nothing.
             fresh: whether everything about it is known of this moment.
             hidden: whether some of its consumers acknowledge automatically.
+            still_s: for how long nothing has left it, by reports; None: not all of its consumers report.
         """
         if queue.kind == "stream":
             return queue  # its length is no backlog: consumers take nothing out of it
@@ -292,7 +324,7 @@ class QueueWatch:
         outlook = _outlook(queue, backlog, trend, trend.age_s if late else None)
         if late and queue.consumers and isinf(outlook.wait_s or 0) and not trend.is_still:
             outlook = replace(outlook, wait_s=None)  # the statistics may be from before the consumers' first message
-        return replace(queue, outlook=replace(outlook, hidden=hidden))
+        return replace(queue, outlook=replace(outlook, hidden=hidden, still_s=still_s))
 
 
 def _is_pattern(name: str) -> bool:

@@ -172,6 +172,18 @@ def of_queue(consumers: Consumers, name: str) -> Consumers:
     return {key: series for key, series in consumers.items() if series.latest.queue == name}
 
 
+def done(reporting: Consumers) -> tuple[int, float | None]:
+    """Return what consumers have done since they began, and how long they take for a message together; None: unknown.
+
+    Paused ones are not counted on.
+    """
+    latest = [series.latest for series in reporting.values()]
+    processed, work_s = sum(each.processed for each in latest), sum(each.service_sum_s for each in latest)
+    working = sum(not each.paused for each in latest)
+    known = processed > 0 and work_s > 0 and working > 0
+    return processed + sum(each.dead_lettered for each in latest), work_s / processed / working if known else None
+
+
 def all_report(queue: QueueReading, reporting: Consumers) -> bool:
     """Return whether reports tell everything about the consumers of a queue, of which there are some."""
     return bool(reporting) and queue.consumers is not None and _all_report(queue.consumers, reporting)

@@ -181,3 +181,29 @@ def test_what_the_broker_says_about_growth_is_told_until_enough_was_seen() -> No
 
 def test_a_stream_is_heading_nowhere() -> None:
     assert QueueWatch("orders").judged(queue(kind="stream"), None, queue(), fresh=False).outlook is None
+
+
+def test_consumers_that_report_hang_only_if_they_are_silent_for_longer_than_their_work_takes() -> None:
+    watch = QueueWatch("orders")
+
+    def told(done: int, now: float, work_s: float | None, out: float = 0.0) -> tuple[float | None, float]:
+        state, still_s = watch.settled(queue(acked_per_s=out), done, work_s, now)
+        return state.acked_per_s, still_s
+
+    assert told(0, 0.0, None) == (None, 0.0)
+    assert told(0, 2.9, None) == (None, 0.0)
+    assert told(1, 3.0, 3.0, out=1.0) == (pytest.approx(1 / 3), 0.0)  # not what the last second says
+    for now in range(4, 60):
+        rate, still_s = told(now // 3, float(now), 3.0)
+        assert (rate, still_s) == (pytest.approx(1 / 3, rel=0.5), 0.0)
+    assert told(19, 68.0, 3.0)[1] == 0.0
+    assert told(19, 70.0, 3.0)[1] == 13.0  # four times the usual time
+    assert told(500, 71.0, 3.0, out=481.0)[0] == 481.0
+    assert told(500, 80.0, 3.0)[1] == 0.0
+
+
+def test_work_that_takes_long_is_no_sign_of_hanging_from_the_first_message_on() -> None:
+    watch = QueueWatch("orders")
+    assert watch.settled(queue(acked_per_s=0.0), 7, 20.0, 0.0) == (queue(acked_per_s=0.05), 0.0)
+    assert watch.settled(queue(acked_per_s=0.0), 7, 20.0, 70.0)[1] == 0.0
+    assert watch.settled(queue(acked_per_s=0.0), 7, 20.0, 81.0)[1] == 81.0
