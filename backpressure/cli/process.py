@@ -27,6 +27,7 @@ from backpressure.telemetry import logs
 log = logging.getLogger(__name__)
 
 _YOUNG_OBJECTS = 10_000  # messages in flight can be that many objects, none of them garbage
+_SAY_AFTER_S = 1.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -91,6 +92,9 @@ async def run_engine(
 
     on_stop_signals(loop, on_signal)
     try:
+        await asyncio.wait({starting}, timeout=_SAY_AFTER_S)
+        if not starting.done() and _has_flag("--no-wait"):
+            log.info("not started yet; with --no-wait this ends at once instead")
         await starting
         _freeze_loaded_objects()
         on_started()
@@ -103,6 +107,11 @@ async def run_engine(
     finally:
         await engine.close()
     return True
+
+
+def _has_flag(flag: str) -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and any(flag in parameter.opts for parameter in context.command.params)
 
 
 @contextlib.asynccontextmanager

@@ -224,10 +224,11 @@ def _unattended(seen: Snapshot, queue: QueueState) -> Iterator[str]:
     if queue.consumers == 0:
         yield f"{amount(queue.depth)} messages wait in {queue.name} and nobody consumes it: start its consumers."
     elif isinf(outlook.wait_s or 0):
+        since_s = outlook.statistics_age_s or outlook.still_s or _AT_LEAST_S
         its = "consumer has" if queue.consumers == 1 else f"{amount(queue.consumers)} consumers have"
         yield (
             f"{amount(queue.depth)} messages wait in {queue.name}, and its {its} "
-            f"acknowledged none for {duration(outlook.statistics_age_s or outlook.still_s or _AT_LEAST_S)}: look whether they hang."
+            f"acknowledged none for {duration(since_s)}: look whether they hang."
         )
     else:
         clients = [client for client in seen.clients_of(queue.name) if client.active and client.unacked is not None]

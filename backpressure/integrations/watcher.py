@@ -34,6 +34,7 @@ _TICK_S = 0.1
 _UNEVEN_FROM_S = 0.35
 _CLOSE_WITHIN_S = 5.0
 _REFUSED_PAUSE_S = 3.0
+_LOOK_EVERY_S = 0.5
 _MISSING_S = 1.0  # a queue that is declared while the program starts is no news
 
 
@@ -211,8 +212,11 @@ class QueueWatcher:
         while not self._closing:
             self._changed.clear()
             change = asyncio.create_task(self._changed.wait())
-            await asyncio.wait({change, *([starting] if starting else [])}, return_when=asyncio.FIRST_COMPLETED)
+            awaited = {change, *([starting] if starting else [])}
+            await asyncio.wait(awaited, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
             change.cancel()
+            if starting is not None and self._listens and (obstacle := self._transport.obstacle):
+                self._tell_all(obstacle)  # the broker is waited for
             if starting is not None and starting.done():
                 return starting.result()
         if starting is not None:

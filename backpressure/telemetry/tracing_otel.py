@@ -7,10 +7,14 @@ bodies are never among them, nor are the texts of errors, which may quote a body
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
 
 from backpressure.errors import MissingExtraError
 from backpressure.extras import lacks
@@ -21,8 +25,8 @@ if lacks("otel"):
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Span, SpanKind, StatusCode, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -35,7 +39,57 @@ from backpressure.version import __version__
 
 _EXPORT_TIMEOUT_S = 5.0
 _EXPORT_EVERY_MS = 1000.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
+
+_log = logging.getLogger("backpressure")
 _READ_HEADER = TraceContextTextMapPropagator()
+
+
+class CalmExporter(SpanExporter):
+    """An exporter that says once that the collector is away, and once that it is back, and asks less and less often.
+
+    The exporters of OpenTelemetry log each attempt, some with a traceback, once a second. Spans are lost meanwhile.
+    """
+
+    def __init__(self, exporter: SpanExporter, address: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """``address`` is that of the collector, for people."""
+        self._exporter = exporter
+        parts = replace(BrokerAddress.parse(address), username="", password="")
+        self._address = parts.at(parts.servers)
+        self._clock = clock
+        self._lost = 0
+        self._pause_s = _FIRST_PAUSE_S
+        self._not_before = -inf
+        logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)  # what it says is said here
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send them, unless the collector was away a moment ago."""
+        if self._clock() < self._not_before:
+            self._lost += len(spans)
+            return SpanExportResult.FAILURE
+        try:
+            result, reason = self._exporter.export(spans), "it takes none"
+        except Exception as error:  # noqa: BLE001 -- whatever its HTTP client raises: traces are never worth a crash
+            result, reason = SpanExportResult.FAILURE, type(error).__name__
+        if result is SpanExportResult.SUCCESS:
+            if self._lost:
+                _log.info("the collector at %s takes traces again; %d spans are lost", self._address, self._lost)
+            self._lost, self._pause_s = 0, _FIRST_PAUSE_S
+            return result
+        if not self._lost:
+            _log.warning("no collector takes traces at %s (%s): spans are lost until one does", self._address, reason)
+        self._lost += len(spans)
+        self._not_before = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return result
+
+    def shutdown(self) -> None:
+        """See `SpanExporter`."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """See `SpanExporter`."""
+        return self._exporter.force_flush(timeout_millis)
 
 
 class OpenTelemetryTracer:
@@ -54,7 +108,8 @@ class OpenTelemetryTracer:
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(tracing.sample_ratio), resource=resource, shutdown_on_exit=False
         )
-        exporter = OTLPSpanExporter(f"{tracing.endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S)
+        address = f"{tracing.endpoint.rstrip('/')}/v1/traces"
+        exporter = CalmExporter(OTLPSpanExporter(address, timeout=_EXPORT_TIMEOUT_S), address)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS))
         self._tracer = self._provider.get_tracer("backpressure", __version__)
         common = _common(settings, destination.system)

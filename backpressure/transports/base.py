@@ -310,6 +310,10 @@ class Transport(Protocol):
     destination: Destination
     """Where messages are published to and consumed from."""
 
+    @property
+    def obstacle(self) -> str:
+        """Why the broker cannot be reached now; "": it can, as far as is known."""
+
     def publisher(self) -> Publisher:
         """Return a new, unstarted publisher."""
 

@@ -115,19 +115,25 @@ async def _ended(attempt: asyncio.Future[_T], discard: Callable[[_T], object]) -
 
 
 class Outage:
-    """Logs once that the broker is away and once that it is back, however many connections notice."""
+    """Logs once that the broker is away and once that it is back, however many connections notice.
+
+    Attributes:
+        reason: why it cannot be reached now; "": it can, as far as is known.
+    """
 
     def __init__(self, address: str) -> None:
+        self.reason = ""
         self._address = address
         self._since: float | None = None
 
     def begin(self, error: TransportError) -> None:
         """Report a failure; the first one of an outage is logged."""
+        self.reason = str(error)
         if self._since is not None:
             return
         self._since = time.monotonic()
         if isinstance(error, BrokerUnavailableError):
-            _log.warning("no broker at %s (%s): waiting for one; --no-wait fails at once", self._address, error.reason)
+            _log.warning("no broker at %s (%s): waiting for one", self._address, error.reason)
         else:
             _log.warning("%s: connecting again", error)
 
@@ -137,7 +143,7 @@ class Outage:
             return
         where = address or self._address
         _log.info("connected to the broker at %s after %.1f s", where, time.monotonic() - self._since)
-        self._since = None
+        self._since, self.reason = None, ""
 
 
 def tls_context(broker: BrokerSettings) -> ssl.SSLContext:

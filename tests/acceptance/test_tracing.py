@@ -152,4 +152,7 @@ def test_without_a_collector_every_message_is_sent_and_processed_all_the_same(
     producer, consumer = exchange(start, broker, "q.traced.away", 10, f"http://127.0.0.1:{free_port}")
     assert "published=10, " in producer.text
     assert "consumed=10, " in consumer.text
-    assert "Traceback" not in producer.text + consumer.text
+    for text in (producer.text, consumer.text):
+        assert "Traceback" not in text
+        assert text.count("no collector takes traces") == 1
+        assert "exporter" not in text.lower()

@@ -39,6 +39,11 @@ class KafkaTransport:
         topic = topic_name(settings.queue.work)
         self.destination = Destination("kafka", topic, topic, group_id(settings.queue.work))
 
+    @property
+    def obstacle(self) -> str:
+        """See `Transport.obstacle`."""
+        return self._outage.reason
+
     def publisher(self) -> KafkaPublisher:
         """Return a new, unstarted publisher."""
         name = f"producer-{self._settings.producer.identity()}-{os.getpid()}"

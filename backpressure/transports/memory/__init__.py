@@ -37,6 +37,11 @@ class MemoryTransport:
         queue = settings.queue
         self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.key}", queue.work)
 
+    @property
+    def obstacle(self) -> str:
+        """See `Transport.obstacle`."""
+        return ""
+
     def publisher(self) -> MemoryPublisher:
         """Return a new, unstarted publisher."""
         return MemoryPublisher(self.broker)

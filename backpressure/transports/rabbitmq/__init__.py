@@ -32,6 +32,11 @@ class RabbitMQTransport:
         queue = settings.queue
         self.destination = Destination("rabbitmq", f"{queue.exchange}:{queue.key}", queue.work)
 
+    @property
+    def obstacle(self) -> str:
+        """See `Transport.obstacle`."""
+        return self._outage.reason
+
     def publisher(self) -> RabbitMQPublisher:
         """Return a new, unstarted publisher."""
         name = f"producer-{self._settings.producer.identity()}-{os.getpid()}"

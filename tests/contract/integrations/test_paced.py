@@ -315,6 +315,18 @@ def test_why_a_queue_cannot_be_read_is_the_reason_and_is_logged_once(
     assert "only the least may be sent" in record.getMessage()
 
 
+def test_a_broker_that_is_away_is_the_reason_and_the_log_names_no_flag(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Limiter("orders", "amqp://127.0.0.1:1/") as limiter:
+        while "no broker" not in limiter.status().reason:
+            time.sleep(0.01)
+        assert "waiting for a first reading" not in limiter.status().reason
+    (record,) = caplog.records
+    assert "waiting for one" in record.getMessage()
+    assert "--" not in record.getMessage()
+
+
 def test_a_queue_that_comes_later_is_read_then(url: str) -> None:
     with Limiter("integrations.later", url) as limiter:
         while "does not exist" not in limiter.status().reason:

@@ -242,6 +242,14 @@ def test_why_the_queue_cannot_be_read_is_part_of_the_reason_until_it_is_read() -
     assert limiter.status().reason == "because"
 
 
+def test_before_the_first_reading_a_known_obstacle_is_the_whole_reason() -> None:
+    limiter = Limiter("orders", URL)
+    assert limiter.status().reason == "waiting for a first reading"
+    limiter.take_obstacle("no broker at there: connection refused")
+    limiter.take_reading(None, blocked=False)
+    assert limiter.status().reason == "no broker at there: connection refused"
+
+
 def test_the_law_knows_whether_more_could_have_been_sent() -> None:
     limiter, _, law = a_limiter(1.0)
     limiter.acquire()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
@@ -138,3 +139,42 @@ def test_an_endpoint_that_is_not_an_address_is_refused() -> None:
 def test_a_password_in_the_endpoint_is_not_shown() -> None:
     settings = replaced(Settings(), {"tracing.endpoint": "https://me:secret@traces.example:4318"})
     assert public_settings(settings)["tracing"]["endpoint"] == "https://traces.example:4318"
+
+
+class Collector(SpanExporter):
+    """One that is away as long as the test says."""
+
+    def __init__(self) -> None:
+        self.away = True
+        self.asked = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.asked += 1
+        if self.away:
+            raise ConnectionError("refused")
+        return SpanExportResult.SUCCESS
+
+
+def test_a_collector_that_is_away_is_one_line_and_asked_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    collector = Collector()
+    calm = tracing_otel.CalmExporter(collector, "http://me:secret@traces:4318/v1/traces", lambda: now[0])
+    span = cast("ReadableSpan", object())
+    with caplog.at_level("INFO", logger="backpressure"):
+        for second in range(300):
+            now[0] = float(second)
+            calm.export([span])
+        assert collector.asked < 12
+        assert caplog.messages == [
+            "no collector takes traces at http://traces:4318/v1/traces (ConnectionError): spans are lost until one does"
+        ]
+        collector.away = False
+        for second in range(300, 400):
+            now[0] = float(second)
+            calm.export([span])
+        assert collector.asked > 30
+        assert "takes traces again" in caplog.messages[-1]
+        assert len(caplog.messages) == 2
+        collector.away = True
+        calm.export([span])
+        assert len(caplog.messages) == 3

@@ -38,7 +38,10 @@ def test_only_the_first_failure_and_the_first_success_of_an_outage_are_worth_a_l
         for _ in range(3):
             outage.end()
         outage.begin(NotConnectedError(f"lost the broker at {ADDRESS} (connection lost)"))
-    away, back, lost = caplog.messages
-    assert away == f"no broker at {ADDRESS} (connection refused): waiting for one; --no-wait fails at once"
+        assert outage.reason == f"lost the broker at {ADDRESS} (connection lost)"
+        outage.end()
+        assert outage.reason == ""
+    away, back, lost, _ = caplog.messages
+    assert away == f"no broker at {ADDRESS} (connection refused): waiting for one"
     assert back.startswith(f"connected to the broker at {ADDRESS} after 0.")
     assert lost == f"lost the broker at {ADDRESS} (connection lost): connecting again"
