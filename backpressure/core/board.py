@@ -46,6 +46,7 @@ _DONE_WINDOW_S = 1.0
 _OWN_HISTORY_S = 20.0
 _ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
 _ASK_RARELY = 5  # ticks
+_KNOWS_AFTER_S = 0.5  # all who report ten times a second were heard by then
 _NEWS = 0.1  # an estimate that differs more from what was told is told at once
 
 
@@ -151,6 +152,7 @@ class SignalBoard:
         self._own = OwnState()
         self._statistics: QueueStatistics | None = None
         self.fleet = FleetRole(session)
+        self._listens_since: float | None = None
         self._served = ServiceTimes()
         self._flow: deque[tuple[float, int]] = deque()
         self._ready: int | None = None
@@ -251,6 +253,15 @@ class SignalBoard:
             report_s=self.fleet.report_every_s or 0.0,
             guests=self.has_guests,
         )
+
+    def tells_interval(self, now: float) -> bool:
+        """Whether it is this producer's part to tell consumers how often to report, and it knows how many there are."""
+        if not self.fleet.first or self._listens_since is None:
+            return False
+        intervals_s = [consumer.latest.interval_s for consumer in self._consumers.values()]
+        intervals_s += [producer.latest.interval_s for producer in self._producers.values()]
+        slowest_s = max(intervals_s, default=0.0)
+        return now - self._listens_since >= max(_KNOWS_AFTER_S, 1.5 * slowest_s)
 
     @property
     def has_strangers(self) -> bool:
@@ -468,8 +479,11 @@ class SignalBoard:
         knowing = [report.session for report in heard if report.knows_sums]
         consumers = sum(not consumer.silent(now, self._timeout_s) for consumer in self._consumers.values())
         listened = self.fleet.listens
+        if self._listens_since is None:
+            self._listens_since = now
         self.fleet.update(FleetSize(consumers, 1 + len(heard), len(heard) - len(knowing)), knowing, now)
         if self.fleet.listens and not listened:
+            self._listens_since = now
             self._consumers, self._producers = {}, {}  # what they did meanwhile is in the sums
         leader = self.fleet.leader
         if leader is None:

@@ -14,12 +14,23 @@ from backpressure.core.controllers import LawConfig, create
 from backpressure.core.evidence import ConsumerTerms, OffsetReading, QueueStatistics
 from backpressure.core.histogram import RecentValues
 from backpressure.core.limiters import TokenBucket
-from backpressure.core.reports import ProducerReport, Report, decode, encode, report_interval_s, ticks_per_report
+from backpressure.core.reports import (
+    Fullness,
+    ProducerReport,
+    Report,
+    decode,
+    encode_compact,
+    report_interval_s,
+    ticks_per_report,
+)
 from backpressure.core.signals import Decision, Law
+from backpressure.core.sums import FleetSum, decode_sum, encode_sum, is_sum
+from backpressure.core.turns import encode_interval
 from backpressure.core.unpaced import with_unpaced
 
 _FIRST_RATE_PER_S = 1.0
 _TIMEOUT_S = 2.0  # a silent process is gone then
+_USUAL_S = 0.1  # between reports where processes are few
 _SHORTEST_WITHIN_S = 0.5
 
 
@@ -32,6 +43,9 @@ class Pacer:
         unpaced_per_s: messages a second that arrived from producers that nobody paces; 0: none, or too few to be sure.
         missing: why it is not known what consumers hold, and what to do; "": it is, or they report.
         blocked: set it while the broker has told you to stop publishing (``connection.blocked``).
+        takes_sums: set it if you also publish `due_sum` on ``pace.feedback.sums``, and listen there while it
+            `hears_sums`. It then need not hear all reports of a large fleet. Otherwise it does, and is one more
+            listener, for which all processes report less often.
     """
 
     def __init__(
@@ -86,6 +100,8 @@ class Pacer:
         self._not_told: str | None = None
         self._held_up = False
         self.blocked = False
+        self.takes_sums = False
+        self._full = Fullness()
         self.producers = 1
         self.unpaced_per_s = 0.0
         self.missing = ""
@@ -181,6 +197,7 @@ class Pacer:
         )
         self._limited = not self._held_up
         self._held_up = False
+        self._board.fleet.possible = self.takes_sums
         signals = self._board.signals(own, now)
         self.producers, self._consumers = signals.producers, signals.consumers or 0
         self._patience_s = signals.patience_s(self._tick_s)
@@ -192,14 +209,17 @@ class Pacer:
         return self.decision
 
     def report(self, payload: bytes, *, now: float) -> None:
-        """Take in a message from the fanout ``pace.feedback``.
+        """Take in a message from the fanout ``pace.feedback``, or from ``pace.feedback.sums``.
 
         The consumers' counters make the law more precise; with the other producers' counters each gets its share.
 
         Raises:
             FeedbackError: it is not a report of this version; it may be ignored.
         """
-        self.heard(decode(payload, histograms=False), now=now)
+        if is_sum(payload):
+            self.heard_sum(decode_sum(payload), now=now)
+        else:
+            self.heard(decode(payload, histograms=False), now=now)
 
     def heard(self, report: Report, *, now: float) -> None:
         """Take in a report that is decoded already; see `report`."""
@@ -207,10 +227,47 @@ class Pacer:
             self._board.on_report(report, now)
 
     @property
+    def listens(self) -> bool:
+        """Whether it has to hear reports."""
+        return self._board.fleet.listens
+
+    @property
+    def hears_sums(self) -> bool:
+        """Whether it has to hear sums."""
+        return self._board.fleet.hears_sums
+
+    def heard_sum(self, told: FleetSum, *, now: float) -> bool:
+        """Take in a sum that is decoded already; return whether it goes by this one."""
+        return told.queue == self._queue and self._board.on_sum(told, now)
+
+    def due_sum(self, now: float) -> bytes | None:
+        """Return what to publish on ``pace.feedback.sums`` now, or None; ask right after a decision."""
+        if not self.takes_sums:
+            return None
+        told = self._board.due_sum(self._queue, now, self.decision.bottleneck_per_s)
+        return None if told is None else encode_sum(told)
+
+    def answer(self, payload: bytes, *, now: float) -> bytes | None:
+        """Return what to answer the sender of a report who asks how often to report; None: others do.
+
+        Such a report has the property ``reply_to``; the answer goes there, on the default exchange.
+
+        Raises:
+            FeedbackError: it is not a report of this version; it may be ignored.
+        """
+        if not self._board.tells_interval(now) or decode(payload, histograms=False).queue != self._queue:
+            return None
+        every_s = self._every_s(_USUAL_S)
+        return encode_interval(self._queue, every_s if every_s > _USUAL_S else None)
+
+    @property
     def report_every_s(self) -> float:
         """How often to publish `own_report`; the more processes report, the less often each does."""
-        usual_s = self._tick_s * ticks_per_report(self.producers, self._tick_s, _TIMEOUT_S)
-        return report_interval_s(self._consumers, self.producers, usual_s)
+        return self._every_s(self._tick_s * ticks_per_report(self.producers, self._tick_s, _TIMEOUT_S))
+
+    def _every_s(self, usual_s: float) -> float:
+        told_s = self._board.fleet.report_every_s
+        return report_interval_s(self._consumers, self.producers, usual_s) if told_s is None else max(usual_s, told_s)
 
     def own_report(self, *, now: float, interval_s: float = 0.0) -> bytes:
         """Return what to publish on ``pace.feedback`` every `report_every_s`: then other producers leave it its share.
@@ -218,7 +275,8 @@ class Pacer:
         Without it several producers of one queue displace each other: to each, what the others send looks like a slower
         consumer. If the next report follows only in more than half a second, ``interval_s`` says so.
         """
-        return encode(
+        brief = self._full.brief(now, interval_s)
+        return encode_compact(
             ProducerReport(
                 id=f"pacer-{self._session:x}",
                 session=self._session,
@@ -250,7 +308,9 @@ class Pacer:
                 unpaced_per_s=self.unpaced_per_s,
                 interval_s=interval_s,
                 producers=self.producers,
-            )
+                knows_sums=self._board.fleet.possible,
+            ),
+            brief=brief,
         )
 
     @property

@@ -473,6 +473,8 @@ REPORT_HEADER = "report_ms"
 """The header of a message that tells consumers how often to report, in milliseconds; absent: as often as usual."""
 
 MOST_DELIVERIES_PER_S = 2000
+ASK_EVERY = 10
+"""One report of so many asks how often to report, where nothing tells a consumer."""
 _LONGEST_INTERVAL_MS = 600_000
 _LATEST_REPORT = 1.5  # intervals
 _EARLIEST = 0.9
@@ -502,13 +504,15 @@ def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> 
 def report_interval_s(consumers: int, producers: int, usual_s: float) -> float:
     """Return how often each process of a fleet reports if everybody hears everybody.
 
-    Every producer, and a monitor, receives every report. So with N processes and P producers an interval of T costs
-    N·(P + 1)/T deliveries a second; T is the usual interval as long as these are at most 2 000. Producers hear all and
-    so agree on T. They tell it to consumers, which hear nothing, in a header of their messages (`REPORT_HEADER`). There
-    is no coordinator: each producer says what it sees, and the latest word counts. In a large fleet few producers add
-    up for all instead (`backpressure.core.sums`).
+    Every producer, and a monitor, receives every report, and a consumer an answer to each tenth of its own. So with N
+    processes, C of them consumers and P producers, an interval of T costs (N·(P + 1) + C/10)/T deliveries a second; T
+    is the usual interval as long as these are at most 2 000. Producers hear all and so agree on T. They tell it to
+    consumers, which hear nothing, in a header of their messages (`REPORT_HEADER`), or in answers
+    (`backpressure.core.turns`). There is no coordinator: each producer says what it sees, and the latest word counts.
+    In a large fleet few producers add up for all instead (`backpressure.core.sums`).
     """
-    return max(usual_s, (consumers + producers) * (producers + 1) / MOST_DELIVERIES_PER_S)
+    deliveries = (consumers + producers) * (producers + 1) + consumers / ASK_EVERY
+    return max(usual_s, deliveries / MOST_DELIVERIES_PER_S)
 
 
 def told_interval_s(value: object) -> float | None:

@@ -17,7 +17,7 @@ from math import inf, sqrt
 from struct import Struct, error
 
 from backpressure.core.compact_reports import COMPACT_VERSION
-from backpressure.core.reports import MOST_DELIVERIES_PER_S, Early, report_interval_s
+from backpressure.core.reports import ASK_EVERY, MOST_DELIVERIES_PER_S, Early, report_interval_s
 from backpressure.errors import FeedbackError
 
 SEATS = 2
@@ -142,11 +142,12 @@ class FleetSize:
     def intervals_s(self, usual_s: float) -> tuple[float, float]:
         """Return how often each process reports, and how often a sum follows, where a few add up for all.
 
-        Reports cost N·L/T deliveries a second, with L listeners: those who sum, a monitor, and those that know no sums.
-        Sums cost (1 + ¼)·(P + 1)/S. With T and S as the roots of what each costs, their sum is the shortest one within
-        the bound.
+        Reports cost N·L/T deliveries a second, with L listeners: those who sum, a monitor, and those that know no sums;
+        and answers to C consumers C/10T. Sums cost (1 + ¼)·(P + 1)/S. With T and S as the roots of what each costs,
+        their sum is the shortest one within the bound.
         """
-        heard = (self.consumers + self.producers) * (SEATS + 1 + self.old_listeners)
+        listeners = SEATS + 1 + self.old_listeners
+        heard = (self.consumers + self.producers) * listeners + self.consumers / ASK_EVERY
         told = (1 + 1 / _SPARE) * self.producers
         best_s = sqrt(told) * (sqrt(heard) + sqrt(told)) / MOST_DELIVERIES_PER_S
         sum_s = usual_s * max(1, round(best_s / usual_s))
@@ -163,6 +164,7 @@ class FleetRole:
         adds_up: whether it sends sums.
         seats: the sessions of those who do.
         report_every_s: how often every process reports; None: as rarely as where everybody hears everybody.
+        first: whether it is the one that speaks for all; others notice soon if it is gone.
     """
 
     def __init__(self, session: int, usual_s: float = _USUAL_S) -> None:
@@ -182,6 +184,7 @@ class FleetRole:
         self.adds_up = False
         self.seats: tuple[int, ...] = ()
         self.report_every_s: float | None = None
+        self.first = False
 
     @property
     def leader(self) -> FleetSum | None:
@@ -203,6 +206,7 @@ class FleetRole:
 
         ``size`` and the other producers' ``sessions`` are what reports tell; what they do not tell is in sums.
         """
+        self.first = self._session < min(sessions, default=inf)
         if not self.possible:
             return
         self._heard = {
@@ -236,6 +240,8 @@ class FleetRole:
         self.report_every_s = report_every_s if self._large else None
         seated = self._session in self.seats
         self.adds_up = seated and knows
+        if self._large:
+            self.first = self.adds_up and self._session < min(self._heard, default=inf)
         listens = seated or told is None or not self._large
         if listens and not self.listens:
             self._listens_since = now

@@ -11,24 +11,17 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 from backpressure.core.histogram import RecentHistogram
-from backpressure.core.reports import (
-    EARLY_REPORTS,
-    ConsumerReport,
-    Early,
-    Fullness,
-    Lately,
-    encode_compact,
-    sooner_s,
-    uneven_s,
-)
+from backpressure.core.reports import ConsumerReport, encode_compact
+from backpressure.core.turns import ReportTurns, decode_interval
 from backpressure.engines.clock import Clock
 from backpressure.engines.tally import Consumed, Tally
 from backpressure.engines.work import HandledWork, Handler, SimulatedWork, Worker
 from backpressure.engines.workbench import Workbench
-from backpressure.errors import TransportError
+from backpressure.errors import FeedbackError, TransportError
 from backpressure.settings import Settings
 from backpressure.telemetry.journal_file import JournalWriter
 from backpressure.telemetry.own_process import ProcessCost
@@ -85,12 +78,7 @@ class ConsumerEngine:
         )
         self._others = OtherConsumers(transport, settings.queue.work, clock)
         self._feedback = transport.feedback()
-        self._full = Fullness()
-        self._lately = Lately()
-        self._early = Early(EARLY_REPORTS)
-        self._report_at = -inf
-        self._reported_paused = False
-        self._reported_work = False
+        self._turns = ReportTurns(settings.feedback.interval_ms / 1000, random.random)
         self._clock = clock
         self._on_progress = on_progress
         self._on_consumed = on_consumed
@@ -109,7 +97,7 @@ class ConsumerEngine:
         await self._bench.queues.create()
         self._say_what_becomes_of_failures()
         await self._bench.start()  # before the feedback: a consumer that is not let in creates no exchange for reports
-        await self._feedback.start()
+        await self._feedback.start(on_answer=self._on_answer)
 
     async def run(self) -> None:
         """Work until `stop`, or until ``consumer.expect`` messages are settled; then finish what is held."""
@@ -271,38 +259,33 @@ class ConsumerEngine:
         )
 
     async def _report_forever(self) -> None:
-        prefetch = self._bench.prefetch
+        prefetch, turns = self._bench.prefetch, self._turns
         while True:
-            report = self._lately.added(self.report(), self._bench.report_every_s or 0.0)
-            self._bench.make_room()
+            interval_s = turns.usual_s = self.settings.feedback.interval_ms / 1000
             now = self._clock.now()
+            if self._bench.told_interval is not None:
+                told_at, every_s = self._bench.told_interval
+                self._bench.told_interval = None
+                turns.tell(every_s, told_at)
+            report = self.report()
+            turn = turns.look(report, now)
+            self._bench.make_room()
             prefetch.tick(report, now)
             self.recent_wait.mark(report.queue_wait, now)
-            self._send_if_due(report, now)
+            if turn is not None:
+                self._feedback.send(encode_compact(report, brief=turn.brief), asks=turn.asks)
             if self.tally.order.gaps and not self.paused:
                 self._others.look_now_and_then()
-            interval_s = self.settings.feedback.interval_ms / 1000
             due_at = self._clock.now() + interval_s
             await asyncio.sleep(interval_s)
             prefetch.stalled(self._clock.now() - due_at, self._clock.now())
 
-    def _send_if_due(self, report: ConsumerReport, now: float) -> None:
-        """Send ``report``, unless the consumer is one of a fleet, which reports less often."""
-        usual_s = self.settings.feedback.interval_ms / 1000
-        interval_s = max(usual_s, self._bench.report_every_s or 0.0)
-        if interval_s > usual_s:
-            longest_s = self._early.longest_s(interval_s)
-            self._report_at = now + sooner_s(self._report_at - now, longest_s, random.random())  # noqa: S311 - it is no secret
-            first_done = bool(report.processed) and not self._reported_work
-            due = now >= self._report_at or report.paused is not self._reported_paused or first_done
-            if not due and not (self._lately.changed and self._early.take(self._report_at - now, interval_s)):
-                return
-            first = self._report_at == -inf
-            interval_s = uneven_s(self._early.next_s(interval_s), random.random(), first=first)  # noqa: S311 - it is no secret
-            self._report_at = now + interval_s
-        self._reported_paused, self._reported_work = report.paused, bool(report.processed)
-        report.interval_s = interval_s
-        self._feedback.send(encode_compact(report, brief=self._full.brief(now, interval_s)))
+    def _on_answer(self, payload: bytes) -> None:
+        """A producer tells how often to report: messages do not, or none came lately."""
+        with suppress(FeedbackError):
+            queue, every_s = decode_interval(payload)
+            if queue == self.settings.queue.work:
+                self._turns.tell(every_s, self._clock.now())
 
 
 _EVERY_S = 1.0

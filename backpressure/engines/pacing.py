@@ -32,6 +32,7 @@ from backpressure.core.reports import (
 )
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.core.sums import decode_sum, encode_sum, is_sum
+from backpressure.core.turns import encode_interval
 from backpressure.core.unpaced import WHAT_TO_DO, told, with_unpaced
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
@@ -189,7 +190,7 @@ class Pacing:
 
     async def start(self) -> None:
         """Connect probe and feedback and take the first decision; raises `TransportError`."""
-        await self._feedback.start(self._on_report)
+        await self._feedback.start(self._on_report, answer=self._answer_to)
         await self._probe.start()
         await self._tick()
 
@@ -312,6 +313,19 @@ class Pacing:
             self._board.on_report(report, now)
             if isinstance(report, ConsumerReport):
                 self._heard.set()
+
+    def _answer_to(self, payload: bytes) -> bytes | None:
+        """Return how often the sender of a report is to report, if it is this producer's part to say so."""
+        if not self._board.tells_interval(self._clock.now()):
+            return None
+        queue, usual_s = self._settings.queue.work, self._settings.feedback.interval_ms / 1000
+        try:
+            if decode(payload, histograms=False).queue != queue:
+                return None
+        except FeedbackError:
+            return None
+        every_s = self.fleet_interval_s
+        return encode_interval(queue, every_s if every_s > usual_s else None)
 
     async def _tick(self) -> None:
         await self.read_queue()

@@ -44,6 +44,8 @@ class Workbench:
         waker: ends a wait when something has happened.
         paused: no more work is begun.
         expect: begin no more work once this many are settled; 0: no limit.
+        told_interval: when the last message of this project's producers came, and how often it says to report, seconds
+            (None: as often as usual).
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Workbench:
         self.queues = QueueKeeper(transport, settings.queue, on_restored=self.waker.wake, for_consumer=True)
         self.paused = False
         self.connected = False
-        self.report_every_s: float | None = None  # what producers of a fleet ask for; None: as often as usual
+        self.told_interval: tuple[float, float | None] | None = None
         self.expect = settings.consumer.expect
         self._ready: deque[Job] = deque()
         self._waiting: list[tuple[float, int, Job]] = []  # heap by the time of the next attempt
@@ -267,7 +269,7 @@ class Workbench:
         self._tally.redelivered += delivery.redelivered
         metadata = Metadata.read(delivery.message)
         if metadata.session is not None:
-            self.report_every_s = told_interval_s(delivery.message.headers.get(REPORT_HEADER))
+            self.told_interval = now, told_interval_s(delivery.message.headers.get(REPORT_HEADER))
         job = Job(delivery, metadata, self._clock.to_wall_ns(now), now)
         dry = self._current is None and not self._ready and metadata.session is not None
         self.prefetch.delivered(now, dry_for_s=(job.wait_s(job.received_ns) or 0.0) if dry else 0.0)

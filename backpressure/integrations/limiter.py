@@ -25,6 +25,7 @@ from backpressure.core.controllers import LawConfig
 from backpressure.core.pacer import Pacer
 from backpressure.core.reports import Report
 from backpressure.core.signals import Law
+from backpressure.core.sums import FleetSum
 from backpressure.core.unpaced import WHAT_TO_DO, told
 from backpressure.errors import BackpressureError, ConfigError, NotConnectedError, RefusedError
 from backpressure.integrations.watcher import QueueWatcher
@@ -504,6 +505,33 @@ class Limiter:
         now = self._clock()
         with self._lock:
             self._pacer.heard(report, now=now)
+
+    def take_sum(self, told: FleetSum) -> bool:
+        """Hear what all reports add up to; return whether the pace goes by this."""
+        now = self._clock()
+        with self._lock:
+            return self._pacer.heard_sum(told, now=now)
+
+    @property
+    def listens(self) -> bool:
+        """Whether it has to hear reports."""
+        return self._pacer.listens
+
+    @property
+    def hears_sums(self) -> bool:
+        """Whether it has to hear sums."""
+        return self._pacer.hears_sums
+
+    def due_sum(self, *, possible: bool) -> bytes | None:
+        """Return what to tell all producers now, if there is anything; ``possible``: there is a way to do so."""
+        with self._lock:
+            self._pacer.takes_sums = possible
+            return self._pacer.due_sum(self._clock())
+
+    def answer(self, payload: bytes) -> bytes | None:
+        """Return what to answer to a report that asks how often to report; None: others do."""
+        with self._lock:
+            return self._pacer.answer(payload, now=self._clock())
 
     def report(self, interval_s: float = 0.0) -> bytes:
         """Return what other processes are told of this one; the next report follows after ``interval_s``."""

@@ -23,7 +23,8 @@ from typing import ClassVar, Protocol, Self, cast
 
 from pydantic import ValidationError
 
-from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, uneven_s
+from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, sooner_s, uneven_s
+from backpressure.core.sums import FleetSum, decode_sum, is_sum
 from backpressure.errors import ConfigError, FeedbackError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
@@ -38,15 +39,30 @@ _LOOK_EVERY_S = 0.5
 _MISSING_S = 1.0  # a queue that is declared while the program starts is no news
 
 
+class Due(Protocol):
+    """A report that is due."""
+
+    @property
+    def payload(self) -> bytes:
+        """What is sent."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether an answer is wanted."""
+
+
 class Reporting(Protocol):
-    """Something that reports ten times a second."""
+    """Something that reports."""
 
-    def report(self) -> bytes:
-        """Return the report."""
+    def due(self) -> Due | None:
+        """Return the report that is due now; asked ten times a second."""
+
+    def told(self, payload: bytes) -> None:
+        """Take in what was answered."""
 
 
-class Watched(Reporting, Protocol):
-    """Something that also wants to know how its queue is, and what others report."""
+class Watched(Protocol):
+    """Something that wants to know how its queue is, and what others report."""
 
     queue: str
 
@@ -73,6 +89,23 @@ class Watched(Reporting, Protocol):
     def take_report(self, report: Report) -> None:
         """Take in what another process reports."""
 
+    def take_sum(self, told: FleetSum) -> bool:
+        """Take in what all reports add up to; return whether that is what it goes by."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether it has to hear reports."""
+
+    @property
+    def hears_sums(self) -> bool:
+        """Whether it has to hear sums."""
+
+    def due_sum(self, *, possible: bool) -> bytes | None:
+        """Return what to tell all producers, if that is due; ``possible``: there is a way to do so."""
+
+    def answer(self, payload: bytes) -> bytes | None:
+        """Return what to answer to a report that asks, if others do not."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
@@ -90,8 +123,15 @@ class _Answer:
         return replace(self, reading=replace(now, statistics=statistics, terms=terms))
 
 
+Member = Watched | Reporting
+
+
 class QueueWatcher:
-    """Runs while it has members; all that watch the same broker share one."""
+    """Runs while it has members; all that watch the same broker share one.
+
+    Members may pace for different queues, of which some have large fleets. The connection hears what any of them has to
+    hear, reports or sums, and each gets what it goes by.
+    """
 
     _running: ClassVar[dict[tuple[object, ...], QueueWatcher]] = {}
     _guard: ClassVar[threading.Lock] = threading.Lock()
@@ -100,7 +140,7 @@ class QueueWatcher:
         self._key = key
         self._transport = transport
         self._listens = listens
-        self._members: list[Reporting] = []
+        self._members: list[Member] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._asking: dict[int, asyncio.Task[_Answer]] = {}
         self._heard: dict[str, asyncio.Event] = {}
@@ -114,7 +154,7 @@ class QueueWatcher:
         self._thread = threading.Thread(target=self._run, name=f"pace {transport.address}", daemon=True)
 
     @classmethod
-    def join(cls, url: str, feedback: str, group: str, *apis: str, member: Reporting) -> Self:
+    def join(cls, url: str, feedback: str, group: str, *apis: str, member: Member) -> Self:
         """Watch for ``member`` until it leaves; raises `ConfigError` for a URL that is none of a broker."""
         listens = hasattr(member, "take_reading")
         key = (url, feedback, group, *apis, listens)
@@ -131,7 +171,7 @@ class QueueWatcher:
         assert isinstance(watcher, cls)
         return watcher
 
-    def leave(self, member: Reporting) -> None:
+    def leave(self, member: Member) -> None:
         """Watch no longer for ``member``; the last one to leave ends the thread and waits for it."""
         with self._guard:
             if member in self._members:
@@ -188,9 +228,7 @@ class QueueWatcher:
                 await self._stop()
 
     def _tell_all(self, obstacle: str) -> None:
-        with self._guard:
-            members = list(self._members)
-        for member in members:
+        for member in self._all():
             cast("Watched", member).take_obstacle(obstacle)
 
     async def _exchange_reports(self) -> None:
@@ -198,7 +236,9 @@ class QueueWatcher:
         said = False
         while True:
             try:
-                return await self._feedback.start(self._on_report if self._listens else None)
+                if self._listens:
+                    return await self._feedback.start(self._on_report, answer=self._answer_to)
+                return await self._feedback.start(on_answer=self._on_answer)
             except TransportError as error:
                 if not said:
                     said = True
@@ -247,13 +287,18 @@ class QueueWatcher:
             self._tasks.pop(number).cancel()
         for number, member in members.items():
             if number not in self._tasks:
-                work = self._pace(cast("Watched", member)) if self._listens else self._tell(member)
+                work = self._pace(cast("Watched", member)) if self._listens else self._tell(cast("Reporting", member))
                 self._tasks[number] = asyncio.create_task(work)
 
     async def _tell(self, member: Reporting) -> None:
         while True:
-            self._feedback.send(member.report())
+            if (due := member.due()) is not None:
+                self._feedback.send(due.payload, asks=due.asks)
             await asyncio.sleep(_TICK_S)
+
+    def _on_answer(self, payload: bytes) -> None:
+        for member in self._all():
+            cast("Reporting", member).told(payload)
 
     async def _pace(self, member: Watched) -> None:
         """Read and decide once a tick, if possible right after a consumer's report, and report."""
@@ -267,8 +312,11 @@ class QueueWatcher:
                 member.take_reading(None, blocked=blocked)
             else:
                 member.take_reading(answer.reading, blocked=blocked, age_s=time.monotonic() - answer.read_at)
+            self._add_up(member)
+            interval_s = member.report_every_s
+            if interval_s > _UNEVEN_FROM_S:
+                report_at = started + sooner_s(report_at - started, interval_s, random.random())  # noqa: S311 - it is no secret
             if started >= report_at - _TICK_S / 2:
-                interval_s = member.report_every_s
                 if interval_s > _UNEVEN_FROM_S:
                     chance = random.random()  # noqa: S311 - it is no secret
                     interval_s = uneven_s(interval_s, chance, first=report_at == -inf)
@@ -325,18 +373,42 @@ class QueueWatcher:
             self._unreadable[member.queue] = inf
             _log.warning("%s cannot be read for now, so only the least may be sent: %s", member.queue, error)
 
+    def _add_up(self, member: Watched) -> None:
+        """Tell all producers of a large fleet what all reports add up to, if that is due, and hear what is needed."""
+        feedback = self._feedback
+        told = member.due_sum(possible=feedback.carries_sums)
+        members = [cast("Watched", each) for each in self._all()]
+        feedback.listen(reports=any(each.listens for each in members), sums=any(each.hears_sums for each in members))
+        if told is not None:
+            feedback.send(told, is_sum=True)
+
+    def _all(self) -> list[Member]:
+        with self._guard:
+            return list(self._members)
+
     def _on_report(self, payload: bytes) -> None:
         try:
-            report = decode(payload, histograms=False)
+            told = decode_sum(payload) if is_sum(payload) else decode(payload, histograms=False)
         except FeedbackError:
             return  # anybody may publish there
-        with self._guard:
-            members = list(self._members)
-        for member in members:
-            cast("Watched", member).take_report(report)
-        if isinstance(report, ConsumerReport) and report.queue in self._heard:
-            self._heard_at[report.queue] = time.monotonic()
-            self._heard[report.queue].set()
+        news = isinstance(told, ConsumerReport)
+        for member in self._all():
+            watched = cast("Watched", member)
+            if not isinstance(told, FleetSum):
+                if watched.listens:
+                    watched.take_report(told)
+            elif watched.hears_sums:
+                news = watched.take_sum(told) or news
+        if news and told.queue in self._heard:
+            self._heard_at[told.queue] = time.monotonic()
+            self._heard[told.queue].set()
+
+    def _answer_to(self, payload: bytes) -> bytes | None:
+        """Return what a report that asks is answered with."""
+        with suppress(FeedbackError):
+            answers = (cast("Watched", member).answer(payload) for member in self._all())
+            return next((answer for answer in answers if answer is not None), None)
+        return None
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,6 +16,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from urllib.parse import unquote
@@ -30,6 +31,8 @@ from backpressure.core.reports import (
     uneven_s,
 )
 from backpressure.core.signals import Law
+from backpressure.core.sums import FleetSum, decode_sum, is_sum
+from backpressure.core.turns import Told, decode_interval
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
 from backpressure.engines.pacing import Pacing
@@ -42,7 +45,7 @@ from backpressure.proxy.view import HoldLimits, View
 from backpressure.proxy.watching import WatchedConsumer
 from backpressure.settings import Settings
 from backpressure.telemetry.own_process import ProcessCost
-from backpressure.transports.base import FeedbackBus, NamesItsBroker, QueueProbe, QueueReading, Transport
+from backpressure.transports.base import Answer, FeedbackBus, NamesItsBroker, QueueProbe, QueueReading, Transport
 from backpressure.transports.management_client import ManagementClient
 
 log = logging.getLogger("backpressure")
@@ -52,6 +55,8 @@ _MISSING_FOR_S = 1.0
 _OF_PROXY = "~proxied~"  # in the identity of a consumer that a proxy reports for
 _MOST_EACH_TIME, _TURNS = 50, 3
 _COUNT_EVERY_S = 2.0
+_HEAR_EVERY_S, _HEAR_INTERVALS = 60.0, 2.0
+_RARELY_S = 0.5  # who reports as rarely is one of a large fleet
 _QUIET_AFTER_S = 2.0
 _SLEEP_AFTER_S, _FORGET_AFTER_S = 10.0, 60.0  # of a queue that nobody named, without a message
 _MOST_REFUSALS_TOLD = 10  # anyone may publish reports: the log stays readable
@@ -82,18 +87,33 @@ class ProxyConfig:
 
 
 class _QueueBus:
-    """The feedback bus as the control loop of one queue sees it: `hear` is called with the reports about the queue."""
+    """The feedback bus as the control loop of one queue sees it.
+
+    Attributes:
+        hear: called with the reports and sums about the queue.
+        answer: called with reports about the queue that ask how often to report.
+        reports: whether the loop has to hear reports.
+        sums: whether it has to hear sums.
+    """
 
     def __init__(self, bus: FeedbackBus, *, speaks: Callable[[], bool]) -> None:
         """Reports about the queue are sent while it ``speaks``."""
         self._bus = bus
         self._speaks = speaks
+        self._answer: Answer = lambda _payload: None
         self.hear: Callable[[bytes], None] = lambda _payload: None
+        self.reports, self.sums = True, False
 
-    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
-        """Hand ``on_report`` the reports from now on."""
-        if on_report is not None:
-            self.hear = on_report
+    async def start(
+        self,
+        on_report: Callable[[bytes], None] | None = None,
+        *,
+        answer: Answer | None = None,
+        on_answer: Callable[[bytes], None] | None = None,  # noqa: ARG002 - a producer asks nobody
+    ) -> None:
+        """Hand ``on_report`` the reports from now on, and ``answer`` those that ask."""
+        self.hear = on_report or self.hear
+        self._answer = answer or self._answer
 
     @property
     def blocked(self) -> bool:
@@ -102,15 +122,20 @@ class _QueueBus:
 
     @property
     def carries_sums(self) -> bool:
-        """See `FeedbackBus.carries_sums`: one bus serves several queues, whose reports are all heard."""
-        return False
+        """See `FeedbackBus.carries_sums`."""
+        return self._bus.carries_sums
+
+    def answer(self, payload: bytes) -> bytes | None:
+        """Return what a report that asks is answered with, while it speaks."""
+        return self._answer(payload) if self._speaks() else None
 
     def listen(self, *, reports: bool, sums: bool) -> None:
-        """See `FeedbackBus.listen`."""
+        """See `FeedbackBus.listen`: the bus hears what any of its queues has to hear."""
+        self.reports, self.sums = reports, sums
 
-    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
+    def send(self, payload: bytes, *, is_sum: bool = False, asks: bool = False) -> bool:
         """See `FeedbackBus.send`."""
-        return self._speaks() and self._bus.send(payload, is_sum=is_sum)
+        return self._speaks() and self._bus.send(payload, is_sum=is_sum, asks=asks)
 
     async def stop(self) -> None:
         """Leave it to its owner."""
@@ -198,6 +223,9 @@ class ProxyEngine:
         self._shared_probe = _SharedProbe(self._probe, clock)
         self._unreadable: set[str] = set()
         self._reporting: dict[str, dict[str, float]] = {}  # consumers that report themselves, and when they last did
+        self._now_and_then: set[str] = set()  # queues of fleets, whose reports are heard now and then
+        self._heard_from = self._hear_until = self._hear_again_at = self._judged_at = -inf
+        self._intervals: dict[str, Told] = {}  # of queues whose consumers pass
         self._silent_about: set[str] = set()
         self._full = Fullness()
         self._report_at: dict[int, float] = {}  # when each consumer of a fleet is due
@@ -273,25 +301,67 @@ class ProxyEngine:
             await self._management.close()
 
     async def _connect(self) -> None:
-        await self._feedback.start(self._hear)
+        await self._feedback.start(self._hear, answer=self._answer, on_answer=self._take_interval)
         await self._probe.start()
         await self._look()
         self._ready.set()
 
     def _hear(self, payload: bytes) -> None:
-        """Hand a report on to the control loop of its queue."""
+        """Hand a report or a sum on to the control loop of its queue."""
         try:
-            report = decode(payload, histograms=False)
+            told = decode_sum(payload) if is_sum(payload) else decode(payload, histograms=False)
         except FeedbackError as error:
             if str(error) not in self._unreadable and len(self._unreadable) < _MOST_REFUSALS_TOLD:
                 self._unreadable.add(str(error))
                 log.warning("ignoring reports like this one: %s", error)
             return
-        loop = self.loops.get(report.queue)
-        if loop is not None:
+        loop = self.loops.get(told.queue)
+        if isinstance(told, FleetSum):
+            if loop is not None and loop.bus.sums:
+                loop.bus.hear(payload)
+            return
+        if loop is not None and loop.bus.reports:
             loop.bus.hear(payload)
-        if isinstance(report, ConsumerReport) and _OF_PROXY not in report.id:
-            self._reporting.setdefault(report.queue, {})[report.id] = self._clock.now()
+        if isinstance(told, ConsumerReport) and _OF_PROXY not in told.id:
+            self._reporting.setdefault(told.queue, {})[told.id] = self._clock.now()
+
+    def _choose_what_to_hear(self) -> None:
+        """Hear what any control loop has to hear.
+
+        Whether consumers that pass here report themselves is only known to who hears reports. In a fleet the proxy does
+        so for two intervals a minute.
+        """
+        now, usual_s = self._clock.now(), self.settings.feedback.interval_ms / 1000
+        running = {name: loop for name, loop in self.loops.items() if loop.task is not None}
+        needs, window_s = not running or any(loop.bus.reports for loop in running.values()), 0.0
+        self._now_and_then.clear()
+        for queue in {one.queue for one in self.view.consumers.values() if not one.no_ack}:
+            loop = running.get(queue)
+            every_s = self._told(queue).every_s(usual_s, now) if loop is None else loop.pacing.fleet_interval_s
+            if every_s <= _RARELY_S or (loop is not None and loop.bus.reports):
+                needs = True
+            else:
+                self._now_and_then.add(queue)
+                window_s = max(window_s, _HEAR_INTERVALS * every_s)
+        if window_s and now >= self._hear_again_at:
+            self._heard_from, self._hear_until = now, now + window_s
+            self._hear_again_at = now + uneven_s(_HEAR_EVERY_S, random.random(), first=False)  # noqa: S311 - it is no secret
+        sums = any(loop.bus.sums for loop in running.values())
+        self._feedback.listen(reports=needs or now < self._hear_until, sums=sums)
+
+    def _answer(self, payload: bytes) -> bytes | None:
+        """Return what a report that asks is answered with."""
+        answers = (loop.bus.answer(payload) for loop in self.loops.values() if loop.task is not None)
+        return next((answer for answer in answers if answer is not None), None)
+
+    def _take_interval(self, payload: bytes) -> None:
+        """Take in how often the consumers of a queue report that is not paced here."""
+        with suppress(FeedbackError):
+            queue, every_s = decode_interval(payload)
+            self._told(queue).take(every_s, self._clock.now())
+
+    def _told(self, queue: str) -> Told:
+        return self._intervals.setdefault(queue, Told())
 
     @property
     def obstacle(self) -> str:
@@ -369,6 +439,7 @@ class ProxyEngine:
     def _watch_loops(self) -> None:
         """Run the loops of queues that messages come for, and engage those whose first consumer has come."""
         now = self._clock.now()
+        self._choose_what_to_hear()
         for name, loop in list(self.loops.items()):
             queue, reading, task = loop.queue, loop.pacing.reading, loop.task
             if queue.arrived != loop.arrived or queue.waiting:
@@ -470,8 +541,10 @@ class ProxyEngine:
         for consumer in consumers.values():
             if consumer.queue in self._silent_about:
                 continue
+            told = self._told(consumer.queue)
             loop = self.loops.get(consumer.queue)
-            interval_s = usual_s if loop is None else loop.pacing.fleet_interval_s
+            paced = loop is not None and loop.task is not None
+            interval_s = loop.pacing.fleet_interval_s if loop and paced else told.every_s(usual_s, now)
             if interval_s <= turns * usual_s:
                 interval_s, due = turns * usual_s, consumer.number % turns == number % turns
             elif due := now >= self._report_at.get(consumer.number, -inf):
@@ -480,7 +553,8 @@ class ProxyEngine:
                 self._report_at[consumer.number] = now + interval_s
             if due:
                 report = self.consumer_report(consumer, interval_s)
-                self._feedback.send(encode_compact(report, brief=brief))
+                asks = not paced and told.asks(interval_s, now)
+                self._feedback.send(encode_compact(report, brief=brief), asks=asks)
 
     async def _find_doubles_forever(self) -> None:
         """Report for no consumer of a queue where somebody reports for consumers that pass here as well.
@@ -490,8 +564,14 @@ class ProxyEngine:
         await self._ready.wait()
         while True:
             await asyncio.sleep(_COUNT_EVERY_S)
-            horizon = self._clock.now() - self.settings.feedback.timeout_s
+            now = self._clock.now()
+            heard_once = self._judged_at < self._hear_until <= now
             for queue, ever_heard in list(self._reporting.items()):
+                horizon = now - self.settings.feedback.timeout_s
+                if queue in self._now_and_then:
+                    if not heard_once:
+                        continue
+                    horizon = self._heard_from
                 heard = self._reporting[queue] = {name: at for name, at in ever_heard.items() if at > horizon}
                 watched = sum(one.queue == queue and not one.no_ack for one in self.view.consumers.values())
                 there = await self._count_consumers(queue) if heard and watched else inf
@@ -503,6 +583,8 @@ class ProxyEngine:
                     self._silent_about.discard(queue)
                 if not heard:
                     del self._reporting[queue]
+            if heard_once:
+                self._judged_at = now
 
     async def _count_consumers(self, queue: str) -> float:
         try:

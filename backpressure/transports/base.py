@@ -220,6 +220,10 @@ class QueueProbe(Protocol):
         """Close."""
 
 
+Answer = Callable[[bytes], bytes | None]
+"""What a report that asks is answered with (`backpressure.core.turns`); None: nothing, others do."""
+
+
 class FeedbackBus(Protocol):
     """The fanout on which every process reports: fresh or dropped, never queued up."""
 
@@ -227,8 +231,20 @@ class FeedbackBus(Protocol):
     def blocked(self) -> bool:
         """Whether the broker has stopped everybody who publishes, as far as it shows here (an alarm)."""
 
-    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
-        """Connect; ``on_report`` is called with every report of every process, this one included."""
+    async def start(
+        self,
+        on_report: Callable[[bytes], None] | None = None,
+        *,
+        answer: Answer | None = None,
+        on_answer: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Connect.
+
+        Args:
+            on_report: called with every report of every process, this one included; None: nothing is heard.
+            answer: called then with each report that asks.
+            on_answer: called with answers to what is sent here and asks; None: nothing asks.
+        """
 
     @property
     def carries_sums(self) -> bool:
@@ -237,10 +253,10 @@ class FeedbackBus(Protocol):
     def listen(self, *, reports: bool, sums: bool) -> None:
         """Choose what is heard, from a moment later on: reports, sums or both. By default a bus hears reports."""
 
-    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
+    def send(self, payload: bytes, *, is_sum: bool = False, asks: bool = False) -> bool:
         """Publish one report, or drop it (False) when there is no open, unblocked channel.
 
-        A sum goes only to those that listen to sums.
+        A sum goes only to those that listen to sums. A report that ``asks`` may be answered, to this process alone.
         """
 
     async def stop(self) -> None:

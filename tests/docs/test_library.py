@@ -19,7 +19,9 @@ import httpx
 import pika
 import pytest
 
+from backpressure import Pacer, Reporter
 from backpressure.core.reports import ConsumerReport, decode
+from backpressure.core.sums import FleetSize
 
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 BLOCK = re.compile(r"```python\n# example: (\S+)\n(.*?)```", re.DOTALL)
@@ -198,6 +200,35 @@ def test_the_pacers_of_the_example_know_of_each_other() -> None:
     pacers = [names["a_pacer"]("orders", weight, 0.0) for weight in (1.0, 3.0)]
     names["exchange_reports"](pacers, 0.0)
     assert [pacer.reading(0, 1, now=0.1).rate_per_s for pacer in pacers] == pytest.approx([7.5, 22.5])
+
+
+def test_pacers_of_the_example_for_a_fleet_go_by_sums_and_the_first_answers_who_asks() -> None:
+    after_a_decision = example("fleet")["after_a_decision"]
+    now = 0.0
+    pacers = [Pacer("pace", now=now, queue="orders", session=number) for number in range(1, 31)]
+    reporters = [Reporter("orders", prefetch=1, name=f"consumer-{number}", clock=lambda: now) for number in range(60)]
+    heard: dict[Pacer, dict[str, bool]] = {pacer: {"pace.feedback": True} for pacer in pacers}
+
+    def publish(exchange: str, payload: bytes) -> None:
+        for pacer in pacers:
+            if heard[pacer].get(exchange):
+                pacer.report(payload, now=now)
+
+    for step in range(60):
+        now = step / 10
+        for reporter in reporters:
+            publish("pace.feedback", reporter.report())
+        for pacer in pacers:
+            pacer.reading(0, len(reporters), now=now)
+            after_a_decision(pacer, now, publish, heard[pacer].__setitem__)
+            publish("pace.feedback", pacer.own_report(now=now))
+    assert [pacer.listens for pacer in pacers] == [True, True, *[False] * 28]
+    assert all(each["pace.feedback.sums"] for each in heard.values())
+    answers = [pacer.answer(reporters[0].report(), now=now) for pacer in pacers]
+    assert answers[1:] == [None] * 29
+    reporters[0].told(answers[0])
+    assert reporters[0].report_every_s == pytest.approx(FleetSize(60, 30).intervals_s(0.1)[0], abs=0.001)
+    assert reporters[0].report_every_s > 0.1
 
 
 def test_the_reporter_example_handles_every_message_and_tells_the_producers(broker_url: str) -> None:

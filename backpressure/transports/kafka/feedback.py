@@ -16,6 +16,7 @@ from confluent_kafka import Message as Record
 
 from backpressure.errors import QueueNotFoundError, TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.base import Answer
 from backpressure.transports.connecting import Outage
 from backpressure.transports.kafka.admin import Topic, create_topics
 from backpressure.transports.kafka.client import KafkaLink, KafkaRequests, client_configuration
@@ -52,8 +53,14 @@ class KafkaFeedback:
         self._behind = False
         self._stopped = False
 
-    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
-        """See `FeedbackBus.start`."""
+    async def start(
+        self,
+        on_report: Callable[[bytes], None] | None = None,
+        *,
+        answer: Answer | None = None,  # noqa: ARG002 - there is no way back to one process
+        on_answer: Callable[[bytes], None] | None = None,  # noqa: ARG002 - as above
+    ) -> None:
+        """See `FeedbackBus.start`; nothing is answered."""
         self._loop = asyncio.get_running_loop()
         self._on_report = on_report
         await self._requests.start()
@@ -83,7 +90,7 @@ class KafkaFeedback:
     def listen(self, *, reports: bool, sums: bool) -> None:
         """See `FeedbackBus.listen`; all is heard."""
 
-    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:  # noqa: ARG002 - nobody makes one
+    def send(self, payload: bytes, *, is_sum: bool = False, asks: bool = False) -> bool:  # noqa: ARG002 - nobody makes one
         """See `FeedbackBus.send`."""
         if self._producer is None or self._stopped or self._link.down:
             return False

@@ -11,6 +11,7 @@ from backpressure.core.sums import SUMS_SUFFIX
 from backpressure.errors import ExchangeNotFoundError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import QueueSettings
 from backpressure.transports.base import (
+    Answer,
     BrokerIdentity,
     FoundQueue,
     NamesItsBroker,
@@ -367,13 +368,24 @@ class MemoryFeedback:
         self._broker = broker
         self._listeners = broker.listeners.setdefault(exchange, [])
         self._of_sums = broker.listeners.setdefault(f"{exchange}{SUMS_SUFFIX}", [])
+        self._answers = broker.answers.setdefault(exchange, [])
         self._on_report: Callable[[bytes], None] | None = None
+        self._answer: Answer | None = None
+        self._on_answer: Callable[[bytes], None] | None = None
         self._started = False
 
-    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+    async def start(
+        self,
+        on_report: Callable[[bytes], None] | None = None,
+        *,
+        answer: Answer | None = None,
+        on_answer: Callable[[bytes], None] | None = None,
+    ) -> None:
         """See `FeedbackBus.start`."""
         self._started = True
-        self._on_report = on_report
+        self._on_report, self._answer, self._on_answer = on_report, answer, on_answer
+        if answer is not None:
+            self._answers.append(answer)
         if on_report is not None:
             self._listeners.append(on_report)
 
@@ -396,15 +408,26 @@ class MemoryFeedback:
                 elif not wanted and self._on_report in listeners:
                     listeners.remove(self._on_report)
 
-    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
+    def send(self, payload: bytes, *, is_sum: bool = False, asks: bool = False) -> bool:
         """See `FeedbackBus.send`."""
         if not self._started or self._broker.alarm:
             return False
         for listener in self._of_sums if is_sum else self._listeners:
             asyncio.get_running_loop().call_soon(listener, payload)
+        if asks and self._on_answer is not None:
+            asyncio.get_running_loop().call_soon(self._ask, payload)
         return True
+
+    def _ask(self, payload: bytes) -> None:
+        for answer in self._answers:
+            told = answer(payload)
+            if told is not None and self._on_answer is not None:
+                self._on_answer(told)
 
     async def stop(self) -> None:
         """Stop listening and sending."""
         self.listen(reports=False, sums=False)
         self._started = False
+        self._on_answer = None
+        if self._answer in self._answers:
+            self._answers.remove(self._answer)

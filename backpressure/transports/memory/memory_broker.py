@@ -101,6 +101,7 @@ class MemoryBroker:
         self.bindings: dict[str, list[tuple[str, str]]] = {}
         self.clients: list[MemoryClient] = []
         self.listeners: dict[str, list[Callable[[bytes], None]]] = {}
+        self.answers: dict[str, list[Callable[[bytes], bytes | None]]] = {}
         self.alarm = ""
         self._orders = itertools.count()
 

@@ -8,6 +8,10 @@ reports, and one that may not publish sends none; each is logged once, and the p
 
 Sums of reports (`backpressure.core.sums`) have an exchange of their own, made by the first one who wants to hear them.
 
+A report that asks how often to report carries the address of its channel (direct reply-to), and is answered there: that
+takes neither a queue nor an exchange. Answers leave on a channel of their own, since a user may lack the right to
+publish on the default exchange, and only to addresses that a broker has made: nobody can have them sent elsewhere.
+
 Beside a queue that somebody else has declared nothing is left behind: an exchange that is not there is created by the
 first listener, and the broker deletes it when the last one has left. A process that only sends looks for it until then,
 and so does a listener that must not create anything.
@@ -17,16 +21,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
+from pika import BasicProperties
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from backpressure.amqp.properties import read_properties
 from backpressure.core.message import Message
 from backpressure.core.sums import SUMS_SUFFIX
 from backpressure.errors import TransportError
 from backpressure.settings import BrokerSettings
+from backpressure.transports.base import Answer
 from backpressure.transports.connecting import Outage
 from backpressure.transports.rabbitmq.link import RabbitMQLink
 from backpressure.transports.rabbitmq.wire import WireChannel, WireConnection, read_elsewhere
@@ -35,6 +43,9 @@ _log = logging.getLogger("backpressure")
 _LISTENER_QUEUE_LENGTH = 1000
 _STALE_BYTES = 65_536  # if more than this is unsent, the broker does not read, and a report would arrive too late
 _ACCESS_REFUSED, _NOT_FOUND = 403, 404
+_REPLY_TO = "amq.rabbitmq.reply-to"
+_ADDRESS = f"{_REPLY_TO}.".encode()
+_ASKING = BasicProperties(reply_to=_REPLY_TO)  # type: ignore[no-untyped-call]  # pika has no types here
 _LOOK_AFTER_S = 1.0
 _LOOK_EVERY_S = 10.0  # the broker logs each look for an exchange that is not there as an error
 
@@ -64,10 +75,22 @@ class RabbitMQFeedback:
         self._bound: dict[str, bool] = {}
         self._ears: tuple[WireConnection, WireChannel, str] | None = None  # what it hears with
         self._binding: asyncio.Task[None] | None = None
+        self._answer: Answer | None = None
+        self._on_answer: Callable[[bytes], None] | None = None
+        self._asks = False  # whether the channel that reports hears answers
+        self._answering: WireChannel | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._untold: deque[tuple[str, bytes]] = deque(maxlen=_LISTENER_QUEUE_LENGTH)  # answers, until it is open
 
-    async def start(self, on_report: Callable[[bytes], None] | None = None) -> None:
+    async def start(
+        self,
+        on_report: Callable[[bytes], None] | None = None,
+        *,
+        answer: Answer | None = None,
+        on_answer: Callable[[bytes], None] | None = None,
+    ) -> None:
         """See `FeedbackBus.start`."""
-        self._on_report = on_report
+        self._on_report, self._answer, self._on_answer = on_report, answer, on_answer
         await self._link.start()
 
     @property
@@ -83,25 +106,25 @@ class RabbitMQFeedback:
     def listen(self, *, reports: bool, sums: bool) -> None:
         """See `FeedbackBus.listen`."""
         self._wanted = {self._exchange: reports, self._sums: sums and self.carries_sums}
-        if self._ears is not None and self._wanted != self._bound and self._binding is None:
+        changed = any(self._bound.get(exchange, False) != wanted for exchange, wanted in self._wanted.items())
+        if self._ears is not None and changed and self._binding is None:
             self._binding = asyncio.create_task(self._bind(*self._ears), name="bind feedback")
             self._binding.add_done_callback(self._on_bound)
 
-    def send(self, payload: bytes, *, is_sum: bool = False) -> bool:
+    def send(self, payload: bytes, *, is_sum: bool = False, asks: bool = False) -> bool:
         """See `FeedbackBus.send`."""
         connection, channel = self._connection, self._channel
-        if connection is None or channel is None or not channel.is_open:
-            return False
-        if connection.blocked or connection.write_buffer_bytes > _STALE_BYTES:
+        if connection is None or channel is None or not _is_free(connection, channel):
             return False
         if is_sum and not self._bound.get(self._sums):
             return False
-        channel.raw.basic_publish(self._sums if is_sum else self._exchange, "", payload)
+        properties = _ASKING if asks and self._asks else None
+        channel.raw.basic_publish(self._sums if is_sum else self._exchange, "", payload, properties)
         return True
 
     async def stop(self) -> None:
         """Close."""
-        for task in (self._looking, self._binding):
+        for task in (self._looking, self._binding, self._opening):
             if task is not None:
                 task.cancel()
         await self._link.stop()
@@ -123,8 +146,20 @@ class RabbitMQFeedback:
         if self._on_report is not None:
             await self._listen(connection)
         channel = await connection.open_channel(vital=False)
+        self._asks = self._on_answer is not None and await self._hear_answers(connection, channel)
+        if not channel.is_open:  # a broker without direct reply-to
+            channel = await connection.open_channel(vital=False)
         channel.closed.add_done_callback(lambda closed: self._on_closed(connection, closed.result()))
         self._connection, self._channel = connection, channel
+
+    async def _hear_answers(self, connection: WireConnection, channel: WireChannel) -> bool:
+        """Hear on ``channel`` what is answered to reports that leave on it; return whether that is possible."""
+        connection.incoming.deliver_to(channel.raw.channel_number, self._on_told)
+        try:
+            await channel.call("basic_consume", queue=_REPLY_TO, on_message_callback=read_elsewhere, auto_ack=True)
+        except ChannelClosedByBroker:
+            return False
+        return True
 
     def _join_later(self, connection: WireConnection) -> None:
         self._channel = None
@@ -232,6 +267,48 @@ class RabbitMQFeedback:
             self._refused.add(what)
             _log.warning("no reports are %s: %s", what, error.reply_text)
 
-    def _on_message(self, message: Message, *_: object) -> None:
+    def _on_message(self, message: Message, *more: object) -> None:
         if self._on_report is not None:
             self._on_report(message.body)
+        if self._answer is None or not isinstance(header := more[-1], bytes) or _ADDRESS not in header:
+            return
+        address = read_properties(header).get("reply_to")
+        if isinstance(address, str) and (told := self._answer(message.body)) is not None:
+            self._tell(address, told)
+
+    def _on_told(self, message: Message, *_: object) -> None:
+        if self._on_answer is not None:
+            self._on_answer(message.body)
+
+    def _tell(self, address: str, told: bytes) -> None:
+        """Send an answer, or drop it: whoever gets none asks again."""
+        connection, channel = self._connection, self._answering
+        if connection is None or "answered" in self._refused or not address.encode().startswith(_ADDRESS):
+            return
+        if channel is not None and _is_free(connection, channel):
+            channel.raw.basic_publish("", address, told)
+        elif channel is None or not channel.is_open:
+            self._untold.append((address, told))
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open_answering(connection), name="open channel for answers")
+
+    async def _open_answering(self, connection: WireConnection) -> None:
+        try:
+            with suppress(AMQPError, TransportError):  # the connection is lost, and with it whoever asked
+                channel = await connection.open_channel(vital=False)
+                channel.closed.add_done_callback(lambda closed: self._on_answering_closed(closed.result()))
+                self._answering = channel
+        finally:
+            self._opening = None
+        untold, self._untold = self._untold, deque(maxlen=_LISTENER_QUEUE_LENGTH)
+        for address, told in untold:
+            self._tell(address, told)
+
+    def _on_answering_closed(self, error: BaseException) -> None:
+        if isinstance(error, ChannelClosedByBroker) and error.reply_code == _ACCESS_REFUSED:
+            self._say_refused("answered", error)
+
+
+def _is_free(connection: WireConnection, channel: WireChannel) -> bool:
+    """Return whether what is sent leaves at once."""
+    return channel.is_open and not connection.blocked and connection.write_buffer_bytes <= _STALE_BYTES

@@ -1,7 +1,8 @@
 """Reports for a consumer that uses a client library of its own, so that producers can pace to it.
 
 `Reporter` counts what the consumer does and publishes it ten times a second on a connection of its own, in a thread, or
-hands the reports to the caller. Its methods may be called from any thread.
+hands the reports to the caller. In a fleet it asks producers how often to report. Its methods may be called from any
+thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,14 +23,25 @@ import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from backpressure.core.addresses import BrokerAddress
-from backpressure.core.reports import ConsumerReport, encode
-from backpressure.errors import ConfigError
+from backpressure.core.reports import ConsumerReport, encode, encode_compact
+from backpressure.core.turns import ReportTurns, decode_interval
+from backpressure.errors import ConfigError, FeedbackError
 
 _log = logging.getLogger("backpressure")
+_REPLY_TO = "amq.rabbitmq.reply-to"
+_ASKING = pika.BasicProperties(reply_to=_REPLY_TO)  # type: ignore[no-untyped-call]  # pika has no types here
 _ACCESS_REFUSED = 403
 _RETRY_S = 1.0
 _CLOSE_WITHIN_S = 5.0
 _BLOCKED_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DueReport:
+    """A report to be published; one that ``asks`` has a ``reply_to``, see `Reporter.due`."""
+
+    payload: bytes
+    asks: bool
 
 
 class Reporter:
@@ -52,11 +65,13 @@ class Reporter:
             queue: the queue that the process consumes.
             url: the broker, ``amqp://…``; reports then leave on a connection and a thread of their own until `close`.
                 Of several servers, ``amqp://one,two/``, any that answers is used.
-                None: call `report` ten times a second and publish what it returns.
+                None: call `report` ten times a second and publish what it returns, or `due` to report as rarely as
+                the size of the fleet asks for.
             prefetch: how many unacknowledged messages the process may have; 0: any number.
             name: identity of the process, different from every other's; None: from host, process id and chance.
             exchange: the fanout exchange of the reports.
-            interval_s: seconds between two reports.
+            interval_s: seconds between two reports where processes are few; in a fleet producers may tell it to report
+                less often.
             holds: returns how many messages the client library has received and not acknowledged, if it tells.
             clock: seconds of a monotonic clock.
 
@@ -80,6 +95,7 @@ class Reporter:
         self._begun: dict[object, float] = {}
         self._processed = self._failed = self._waiting = 0
         self._busy_s = self._service_sum_s = self._service_sum_s2 = 0.0
+        self._turns = ReportTurns(interval_s, random.random)
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         if url is not None:
@@ -163,27 +179,55 @@ class Reporter:
 
     def report(self) -> bytes:
         """Return the counters now, to be published on the exchange of the reports."""
+        return encode(self._counters())
+
+    def due(self) -> DueReport | None:
+        """Return the report to be published now, if it is time for one; ask ten times a second.
+
+        It takes part in a fleet: the size of that decides how often it is time, and producers tell it if they are
+        asked. So publish a report that ``asks`` with the property ``reply_to`` (``amq.rabbitmq.reply-to``, from which
+        the same channel consumes without acknowledgements), and pass what comes to `told`. Without answers it is time
+        every ``interval_s``.
+        """
+        report = self._counters()
+        with self._lock:
+            turn = self._turns.look(report, self._clock())
+        return None if turn is None else DueReport(encode_compact(report, brief=turn.brief), turn.asks)
+
+    def told(self, payload: bytes) -> None:
+        """Take in an answer to a report that asks; what is none is ignored."""
+        with suppress(FeedbackError):
+            queue, every_s = decode_interval(payload)
+            if queue == self._queue:
+                with self._lock:
+                    self._turns.tell(every_s, self._clock())
+
+    @property
+    def report_every_s(self) -> float:
+        """How often it reports on average, seconds."""
+        with self._lock:
+            return self._turns.every_s(self._clock())
+
+    def _counters(self) -> ConsumerReport:
         told = 0 if self._holds is None else self._holds()
         with self._lock:
             now = self._clock()
             begun = self._begun.values()
             held = max(told, self._waiting + len(begun))
-            return encode(
-                ConsumerReport(
-                    id=self._name,
-                    pid=self._pid,
-                    host=self._host,
-                    at_ns=self._started_ns + int(now * 1e9),
-                    queue=self._queue,
-                    delivered=self._processed + self._failed + held,
-                    processed=self._processed,
-                    failed=self._failed,
-                    held=held,
-                    prefetch=self._prefetch,
-                    busy_s=self._busy_s + sum(now - since for since in begun),
-                    service_sum_s=self._service_sum_s,
-                    service_sum_s2=self._service_sum_s2,
-                )
+            return ConsumerReport(
+                id=self._name,
+                pid=self._pid,
+                host=self._host,
+                at_ns=self._started_ns + int(now * 1e9),
+                queue=self._queue,
+                delivered=self._processed + self._failed + held,
+                processed=self._processed,
+                failed=self._failed,
+                held=held,
+                prefetch=self._prefetch,
+                busy_s=self._busy_s + sum(now - since for since in begun),
+                service_sum_s=self._service_sum_s,
+                service_sum_s2=self._service_sum_s2,
             )
 
     def close(self) -> None:
@@ -230,18 +274,21 @@ class Reporter:
         blocked = threading.Event()
         connection.add_on_connection_blocked_callback(lambda *_: blocked.set())
         connection.add_on_connection_unblocked_callback(lambda *_: blocked.clear())
-        channel = self._channel(connection)
+        channel, hears = self._channel(connection)
         due_at = time.monotonic()
         while not self._closing.is_set():
-            if not blocked.is_set():
-                channel.basic_publish(self._exchange, "", self.report())
+            if not blocked.is_set() and (due := self.due()) is not None:
+                channel.basic_publish(self._exchange, "", due.payload, _ASKING if due.asks and hears else None)
             due_at = max(due_at + self._interval_s, time.monotonic())
             while not self._closing.is_set() and (left_s := due_at - time.monotonic()) > 0:
                 connection.process_data_events(min(left_s, 0.1))
         connection.close()
 
-    def _channel(self, connection: pika.BlockingConnection) -> Any:
-        """Return a channel on a broker that has the exchange; a user who may not create it can use it."""
+    def _channel(self, connection: pika.BlockingConnection) -> tuple[Any, bool]:
+        """Return a channel on a broker that has the exchange, and whether it hears answers.
+
+        A user who may not create the exchange can use it. A broker may know no direct reply-to.
+        """
         try:
             channel = connection.channel()
             channel.exchange_declare(self._exchange, "fanout")
@@ -250,7 +297,11 @@ class Reporter:
                 raise
             channel = connection.channel()
             channel.exchange_declare(self._exchange, passive=True)
-        return channel
+        try:
+            channel.basic_consume(_REPLY_TO, lambda *message: self.told(message[-1]), auto_ack=True)
+        except ChannelClosedByBroker:
+            return connection.channel(), False
+        return channel, True
 
 
 def _close(connection: pika.BlockingConnection) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backpressure.core.message import Message
 from backpressure.errors import QueueNotFoundError
 
 Play = Callable[..., None]
@@ -112,6 +113,51 @@ def test_sums_go_to_those_alone_who_hear_them_and_reports_may_be_left_out(play: 
         assert b"sum" not in reports
         member.listen(reports=True, sums=False)
         await bench.until(lambda: adder.send(b"again") and b"again" in alone)
+
+    play(story)
+
+
+@pytest.mark.parametrize("kind", ["memory", "embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def test_a_report_that_asks_is_answered_to_its_sender_alone(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        heard: list[bytes] = []
+        answers: list[list[bytes]] = [[], []]
+
+        def answer(report: bytes) -> bytes | None:
+            return None if report == b"mute" else b"to " + report
+
+        await bench.started(bench.transport.feedback(), heard.append, answer=answer)
+        first, second = [await bench.started(bench.transport.feedback(), on_answer=mine.append) for mine in answers]
+        await bench.until(lambda: first.send(b"first", asks=True) and answers[0])
+        assert set(answers[0]) == {b"to first"}
+        for payload, asks in ((b"mute", True), (b"unasked", False), (b"last", True)):
+            assert second.send(payload, asks=asks)
+        await bench.until(lambda: answers[1])
+        assert answers[1] == [b"to last"]
+        assert set(answers[0]) == {b"to first"}
+        assert heard[-3:] == [b"mute", b"unasked", b"last"]
+
+    play(story)
+
+
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def test_nobody_can_have_an_answer_sent_to_a_queue(play: Play) -> None:
+    async def story(bench: Any) -> None:
+        heard: list[bytes] = []
+        answers: list[bytes] = []
+        await bench.started(bench.transport.feedback(), heard.append, answer=lambda _: b"told")
+        honest = await bench.started(bench.transport.feedback(), on_answer=answers.append)
+        publisher, _ = await bench.publisher()
+        probe = await bench.started(bench.transport.probe())
+        exchange, queue = bench.settings.feedback.exchange, bench.queue.work
+        await bench.until(lambda: honest.send(b"report", asks=True) and answers)
+        for name in (None, "amq.rabbitmq.reply-to.not-mine"):
+            trick = Message(b"trick", reply_to=queue, message_id=name)
+            publisher.publish(trick, exchange=exchange, routing_key="")
+        await bench.until(lambda: heard.count(b"trick") == 2)
+        answers.clear()
+        await bench.until(lambda: honest.send(b"report", asks=True) and answers)
+        assert (await probe.read(queue)).ready == 0
 
     play(story)
 

@@ -62,7 +62,7 @@ def test_in_a_fleet_it_reports_as_rarely_as_all_do_and_says_so() -> None:
         rival = Pacer(Fixed(1.0), now=clock.now, queue="orders", session=number + 1)
         limiter.take_report(decode(rival.own_report(now=clock.now)))
     limiter.take_reading(QueueReading(3, None, 200), blocked=False)
-    assert limiter.report_every_s == pytest.approx((200 + 51) * 52 / 2000)
+    assert limiter.report_every_s == pytest.approx(((200 + 51) * 52 + 200 / 10) / 2000)
     told = decode(limiter.report(5.0))
     assert isinstance(told, ProducerReport)
     assert (told.interval_s, told.producers) == (5.0, 51)

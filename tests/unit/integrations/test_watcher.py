@@ -35,6 +35,23 @@ class FarProbe:
         return QueueReading(0, None, 1, round_trip_s=self.takes_s, statistics=told)
 
 
+class Bus:
+    """A feedback bus: what is sent, and what it listens to."""
+
+    blocked, carries_sums = False, True
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, bool]] = []
+        self.heard: dict[str, bool] = {}
+
+    def send(self, payload: bytes, *, is_sum: bool = False, asks: bool = False) -> None:
+        assert not asks
+        self.sent.append((payload, is_sum))
+
+    def listen(self, **heard: bool) -> None:
+        self.heard = heard
+
+
 class Seeing:
     """A law that remembers what it saw and when."""
 
@@ -57,7 +74,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, takes_s: float, *, reports: bool) -
         watcher = QueueWatcher((), SimpleNamespace(address="there"), listens=True)  # type: ignore[arg-type]  # it is not asked
         watcher._members.append(limiter)
         watcher._probe = FarProbe(takes_s)  # type: ignore[assignment]  # as much as it takes
-        watcher._feedback = SimpleNamespace(blocked=False, send=lambda _: None)  # type: ignore[assignment]  # as much as it takes
+        watcher._feedback = Bus()  # type: ignore[assignment]  # as much as it takes
         pacing = asyncio.create_task(watcher._pace(limiter))
         for number in range(100):
             await asyncio.sleep(0.1)
