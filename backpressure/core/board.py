@@ -174,6 +174,7 @@ class SignalBoard:
         self._paced = (-inf, 0.0)
         self._missing = ""
         self._unpaced = UnpacedArrivals()
+        self._coarse = False  # what others have sent since their last reports is no more than a guess
         self._entered: tuple[float, float] | None = None  # how many messages, by the broker, and when it was read
 
     def on_report(self, report: Report, now: float) -> None:
@@ -447,7 +448,7 @@ class SignalBoard:
 
     def _watch_unpaced(self, signals: Signals, now: float) -> None:
         """Compare what enters the queue with what known producers send, by the best count there is of what enters."""
-        entered, late = self._counts.entered, False
+        entered, late = self._counts.entered, self._coarse
         if entered is None and signals.departed_total is not None and not self.rarely_told:
             if signals.depth is not None and signals.depth_age_s <= _TICK_S:
                 entered = signals.depth + signals.departed_total
@@ -518,6 +519,7 @@ class SignalBoard:
         every_s = self.fleet.report_every_s
         coarse = bool(rare) if every_s is None else every_s > RECENTS_FROM_S  # what rivals sent since is a guess then
         alone = alone or coarse
+        self._coarse = coarse
         # Who joins a fleet has heard few of it yet, but any report tells how many there are.
         known = 1 + len(rivals)
         share *= known / max([known, *(report.producers for report in rare)])
@@ -540,6 +542,7 @@ class SignalBoard:
 
     def _by_sum(self, told: FleetSum, own: OwnState, now: float) -> _Group:
         """What is not told of the time since the sum is as it was, and others send as this producer does."""
+        self._coarse = True
         age_s = now - self._led_at
         share = self._share_told(told, own, now)
         limited = own.application_limited or own.blocked

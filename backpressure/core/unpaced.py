@@ -61,7 +61,7 @@ class UnpacedArrivals:
             confirmed: total of what was confirmed to all known producers.
             in_flight: what this producer has sent besides; it may have entered.
             producers: how many are known. What a new one has sent before it was heard of is not in ``confirmed``.
-            late: whether the total is that of a moment some seconds before.
+            late: whether one of the totals is of a moment some seconds before, or estimated since then.
         """
         points, source = self._points, (late, producers)
         last = points[-1] if points else None
