@@ -91,7 +91,14 @@ def test_what_silent_consumers_hold_is_counted_now_together_with_what_is_ready(p
     play(story)
 
 
-@pytest.mark.parametrize("kind", ["memory", "embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("memory", "embedded"),
+        pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
+        pytest.param("kafka", marks=pytest.mark.kafka),
+    ],
+)
 def test_sums_go_to_those_alone_who_hear_them_and_reports_may_be_left_out(play: Play) -> None:
     async def story(bench: Any) -> None:
         both: list[bytes] = []
@@ -162,13 +169,18 @@ def test_nobody_can_have_an_answer_sent_to_a_queue(play: Play) -> None:
     play(story)
 
 
-@pytest.mark.rabbitmq
-@pytest.mark.parametrize("kind", ["rabbitmq"])
-def test_a_user_who_may_not_make_the_exchange_for_sums_hears_reports(play: Play) -> None:
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        pytest.param("rabbitmq", "amq.not.for.us", marks=pytest.mark.rabbitmq),
+        pytest.param("kafka", "not a topic", marks=pytest.mark.kafka),
+    ],
+)
+def test_a_user_who_may_not_make_the_exchange_for_sums_hears_reports(play: Play, refused: str) -> None:
     async def story(bench: Any) -> None:
         heard: list[bytes] = []
         bus = await bench.started(bench.transport.feedback(), heard.append)
-        bus._sums = "amq.not.for.us"  # the broker refuses names that begin like this
+        bus._sums = refused  # a name that the broker refuses
         bus.listen(reports=True, sums=True)
         await bench.until(lambda: not bus.carries_sums)
         await bench.until(lambda: bus.send(b"report") and b"report" in heard)
