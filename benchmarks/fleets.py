@@ -38,7 +38,7 @@ from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 from unittest.mock import patch
 
 import psutil
@@ -190,13 +190,13 @@ class Counting:
         bus = self._inner.feedback()
         start = bus.start
 
-        async def counting(on_report: Callable[[bytes], None] | None = None) -> None:
+        async def counting(on_report: Callable[[bytes], None] | None = None, **others: Any) -> None:
             def count(payload: bytes) -> None:
                 self.heard += 1
                 if on_report is not None:
                     on_report(payload)
 
-            await start(count if on_report is not None else None)
+            await start(count if on_report is not None else None, **others)
 
         setattr(bus, "start", counting)  # noqa: B010 - an instance may have another one
         return bus

@@ -87,7 +87,9 @@ class Fleet:
 
     def watch(self, member: Limiter | Reporter, *, sums: bool) -> QueueWatcher:
         """Begin to watch as a process of its own does."""
-        transport = SimpleNamespace(address="there", probe=lambda: Probe(self), feedback=lambda: Bus(self, sums=sums))
+        transport = SimpleNamespace(
+            address="there", obstacle="", probe=lambda: Probe(self), feedback=lambda: Bus(self, sums=sums)
+        )
         watcher = QueueWatcher((), transport, listens=isinstance(member, Limiter))  # type: ignore[arg-type]  # as much as it takes
         watcher._members.append(member)
         return watcher
