@@ -175,9 +175,21 @@ class Pacer:
         if terms is not None:
             self._board.on_terms(terms, now)
 
-    def offsets(self, reading: OffsetReading, consumers: int | None = None, *, now: float) -> Decision:
-        """Take in the offsets of a consumer group that is not of this project (Kafka), and decide the pace."""
+    def offsets(
+        self,
+        reading: OffsetReading,
+        consumers: int | None = None,
+        *,
+        now: float,
+        round_trip_s: float | None = None,
+    ) -> Decision:
+        """Take in the offsets of a consumer group that is not of this project (Kafka), and decide the pace.
+
+        ``round_trip_s`` is how long one answer took, if that is known: the pace allows for a broker that is far.
+        """
         self._next_reading_at = now + self._tick_s
+        if round_trip_s is not None:
+            self._round_trips_s.add(round_trip_s, now)
         self._board.on_offsets(reading, consumers)
         return self.decide(now)
 

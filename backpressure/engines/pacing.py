@@ -392,6 +392,8 @@ class Pacing:
         self.reading = reading
         now = self._clock.now()
         if reading.offsets is not None:
+            if reading.round_trip_s is not None:
+                self._round_trips_s.add(reading.round_trip_s, now)
             self._board.on_offsets(reading.offsets, reading.consumers)
             return
         read_at = (asked_at + now) / 2  # the broker looked about half way

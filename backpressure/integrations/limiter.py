@@ -475,7 +475,7 @@ class Limiter:
                 return
             self._reading, self._read_at, self._obstacle = reading, now, ""
             if reading.offsets is not None:
-                self._pacer.offsets(reading.offsets, reading.consumers, now=now)
+                self._pacer.offsets(reading.offsets, reading.consumers, now=now, round_trip_s=reading.round_trip_s)
                 return
             if reading.statistics is not None or reading.terms is not None or reading.missing:
                 self._pacer.counted(reading.statistics, reading.terms, reading.missing, now=now)

@@ -408,3 +408,16 @@ def test_before_silent_consumers_a_rival_that_takes_all_is_told(
     plant.add_producer(create("unbounded", LawConfig()), 200.0, reports=False)
     plant.run(60.0)
     assert paced.board.unpaced_per_s == pytest.approx(200.0, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("way_s", "commit_s", "used", "most_s"), [(0.05, 0.1, 0.98, 0.6), (0.05, 5.0, 0.97, 0.8), (0.1, 5.0, 0.9, 0.9)]
+)
+@pytest.mark.parametrize("distribution", ["fixed", "exponential"])
+def test_a_silent_group_that_is_far_away_is_paced_for_the_way(
+    lab: Any, distribution: str, way_s: float, commit_s: float, used: float, most_s: float
+) -> None:
+    workers = strangers(distribution, 200.0, acks="commit", commit_interval_s=commit_s)
+    utilisation, _, p99_s = settled(lab, workers, Network(way_s=way_s), after_s=15.0, for_s=30.0)
+    assert utilisation >= used
+    assert p99_s <= most_s

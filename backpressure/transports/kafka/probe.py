@@ -90,10 +90,15 @@ warnings.filterwarnings("ignore", r"list_groups\(\) is deprecated", DeprecationW
 
 
 class LagReader:
-    """Reads the lag of one queue; connects at the first `read`."""
+    """Reads the lag of one queue; connects at the first `read`.
+
+    Attributes:
+        round_trip_s: how long a broker took to answer one of the two questions of the last reading; None: none yet.
+    """
 
     def __init__(self, broker: BrokerSettings, name: str, queue: str, group: str = "") -> None:
         """Read the lag of ``group``; "": of the one that stands for the consumers of ``queue``."""
+        self.round_trip_s: float | None = None
         self._queue = queue
         self._topic = topic_name(queue)
         self._address = broker.address()
@@ -140,9 +145,12 @@ class LagReader:
         try:
             if now - self._beginnings[0] > _BEGINNINGS_KNOWN_FOR_S:
                 self._beginnings = now, self._offsets(numbers, OFFSET_BEGINNING)
+            asked_at = time.monotonic()
             ends = self._offsets(numbers, OFFSET_END)
+            ended_at = time.monotonic()
             places = [TopicPartition(self._topic, number) for number in numbers]
             committed = self._consumer.committed(places, timeout=self._timeout_s)
+            self.round_trip_s = min(ended_at - asked_at, time.monotonic() - ended_at)
         except KafkaException:
             self._partitions, self._beginnings = (0.0, []), (0.0, {})
             raise
@@ -238,6 +246,7 @@ class KafkaProbe:
             lag_by_partition=tuple(each.lag for each in lags),
             entered=sum(each.end for each in lags),
             left=sum(each.settled for each in lags),
+            round_trip_s=self._readers[queue].round_trip_s,
         )
 
     async def _reading_of_others(self, queue: str, lags: list[PartitionLag], read_at: float) -> QueueReading:
@@ -254,6 +263,7 @@ class KafkaProbe:
             entered=sum(ends),
             left=sum(committed),
             offsets=OffsetReading(ends=ends, committed=committed, arrived_s=read_at),
+            round_trip_s=self._readers[queue].round_trip_s,
         )
 
     def _begun_at_first_end(self, queue: str, lag: PartitionLag) -> PartitionLag:

@@ -345,6 +345,8 @@ def test_the_worst_partition_shows(play: Play) -> None:
         probe = await bench.started(bench.transport.probe())
         reading = await probe.read(bench.queue.work)
         assert (reading.ready, reading.lag_by_partition) == (8, (1, 7))
+        assert reading.round_trip_s is not None
+        assert 0 < reading.round_trip_s < 1
 
     play(story, partitions=2)
 

@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 
+from backpressure.core.evidence import OffsetReading
 from backpressure.core.pacer import Pacer
 from backpressure.core.signals import Decision, Signals
 from backpressure.errors import ConfigError, FeedbackError
@@ -146,3 +147,13 @@ def test_a_report_about_another_queue_is_ignored() -> None:
     watching.report(pacer.own_report(now=0.1), now=0.1)
     watching.reading(0, 1, now=0.2)
     assert law.seen[-1].producers == 2
+
+
+def test_how_far_the_broker_of_a_silent_group_is_is_known_to_the_law() -> None:
+    law = Recorder(10.0)
+    pacer = Pacer(law, now=0.0)
+    offsets = OffsetReading(ends=(7,), committed=(3,), arrived_s=0.1)
+    pacer.offsets(offsets, 1, now=0.1)
+    assert law.seen[-1].way_s is None
+    pacer.offsets(offsets, 1, now=0.2, round_trip_s=0.2)
+    assert law.seen[-1].way_s == 0.2

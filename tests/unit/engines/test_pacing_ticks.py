@@ -185,7 +185,7 @@ class CommittingTransport(MemoryTransport):
             self.asked_at.append(now)
             done = int(now / self.commit_s)
             offsets = OffsetReading(ends=(done + 5,), committed=(done,), arrived_s=now)
-            return QueueReading(ready=5, unacked=None, consumers=1, offsets=offsets)
+            return QueueReading(ready=5, unacked=None, consumers=1, offsets=offsets, round_trip_s=0.2)
 
         near.read = committed  # type: ignore[method-assign]
         return near
@@ -203,6 +203,17 @@ def test_offsets_that_change_about_as_often_as_it_decides_are_read_twice_as_ofte
         return sum(at_s > transport.asked_at[-1] - 10 for at_s in transport.asked_at)
 
     assert run_virtually(story()) == pytest.approx(readings, rel=0.1)
+
+
+def test_the_way_to_the_broker_of_a_silent_group_is_known_by_what_the_probe_tells() -> None:
+    async def story() -> float | None:
+        settings, broker = settings_of(), RecordingBroker()
+        transport = CommittingTransport(settings, broker, commit_s=5.0)
+        async with producing(settings, broker, transport=transport) as (producer, _):
+            await asyncio.sleep(1)
+            return producer._pacing.signals.way_s
+
+    assert run_virtually(story()) == 0.2
 
 
 class BusyTransport(MemoryTransport):
