@@ -153,6 +153,7 @@ class SignalBoard:
         self._statistics: QueueStatistics | None = None
         self.fleet = FleetRole(session)
         self._listens_since: float | None = None
+        self._reporting = 0  # consumers, also those that are paused and so do not count for the broker
         self._served = ServiceTimes()
         self._flow: deque[tuple[float, int]] = deque()
         self._ready: int | None = None
@@ -234,7 +235,7 @@ class SignalBoard:
             observed_s=totals.observed_s,
             busy_s=totals.busy_s,
             told_s=totals.told_s,
-            reporting=group.consumers,
+            reporting=self._reporting,
             working=group.working or 0,
             held=group.held,
             producers=group.producers,
@@ -479,6 +480,7 @@ class SignalBoard:
         heard = [producer.latest for producer in self._rivals()]
         knowing = [report.session for report in heard if report.knows_sums]
         consumers = sum(not consumer.silent(now, self._timeout_s) for consumer in self._consumers.values())
+        self._reporting = consumers
         listened = self.fleet.listens
         if self._listens_since is None:
             self._listens_since = now

@@ -333,7 +333,7 @@ class ProxyEngine:
         """
         now, usual_s = self._clock.now(), self.settings.feedback.interval_ms / 1000
         running = {name: loop for name, loop in self.loops.items() if loop.task is not None}
-        needs, window_s = not running or any(loop.bus.reports for loop in running.values()), 0.0
+        needs, window_s = any(loop.bus.reports for loop in running.values()), 0.0
         self._now_and_then.clear()
         for queue in {one.queue for one in self.view.consumers.values() if not one.no_ack}:
             loop = running.get(queue)
@@ -346,8 +346,9 @@ class ProxyEngine:
         if window_s and now >= self._hear_again_at:
             self._heard_from, self._hear_until = now, now + window_s
             self._hear_again_at = now + uneven_s(_HEAR_EVERY_S, random.random(), first=False)  # noqa: S311 - it is no secret
+        idle = not running and not self._now_and_then
         sums = any(loop.bus.sums for loop in running.values())
-        self._feedback.listen(reports=needs or now < self._hear_until, sums=sums)
+        self._feedback.listen(reports=needs or idle or now < self._hear_until, sums=sums)
 
     def _answer(self, payload: bytes) -> bytes | None:
         """Return what a report that asks is answered with."""

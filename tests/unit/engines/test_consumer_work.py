@@ -12,8 +12,9 @@ from stage import WORK, RecordingBroker, Records, consuming, foreign, ours, put,
 from virtual_time import VirtualClock, run_virtually
 
 from backpressure.core.journal import ConsumerRecord, Outcome
-from backpressure.core.message import Delivery, Metadata
+from backpressure.core.message import Delivery, Message, Metadata
 from backpressure.core.reports import REPORT_HEADER, ConsumerReport, decode
+from backpressure.core.turns import encode_interval
 from backpressure.engines.tally import Consumed
 from backpressure.errors import NotConnectedError
 from backpressure.transports.memory import MemoryTransport
@@ -386,6 +387,32 @@ def test_at_rate_zero_the_work_takes_no_time_and_many_are_held(distribution: str
     took_s, processed, prefetch, capacity = run_virtually(story())
     assert (processed, prefetch, capacity) == (2000, 1000, None)
     assert took_s < 0.5
+
+
+def test_a_consumer_whose_messages_tell_nothing_asks_how_often_to_report() -> None:
+    async def story() -> tuple[list[int], float]:
+        settings, broker = settings_of(**UNBOUNDED, consumer__prefetch=20), RecordingBroker()
+        heard: list[bytes] = []
+        every_s: float | None = 2.0
+        feedback = MemoryTransport(settings, broker).feedback()
+        await feedback.start(heard.append, answer=lambda _: encode_interval(settings.queue.work, every_s))
+        counts = []
+        async with consuming(settings, broker):
+            await put(broker, settings, *(Message(b"not ours") for _ in range(4000)))
+            for tells in (True, True, False, True):
+                every_s = 2.0 if tells else None
+                before = len(heard)
+                await asyncio.sleep(40)
+                counts.append(len(heard) - before)
+                await put(broker, settings, Message(b"not ours"))
+        return counts, decode(heard[-2]).interval_s
+
+    (first, fleet, small, again), interval_s = run_virtually(story())
+    assert first <= 30
+    assert 14 <= fleet <= 26
+    assert small >= 40  # told after half a minute at most
+    assert again <= 60
+    assert 1.0 <= interval_s <= 3.0
 
 
 def test_a_consumer_of_a_fleet_reports_as_often_as_the_messages_ask_for_and_when_it_is_paused() -> None:

@@ -67,7 +67,8 @@ class Probe:
         fleet, now = self.fleet, asyncio.get_running_loop().time()
         ready, unacked = fleet.queue.qsize(), fleet.unacked
         told = QueueStatistics(ready=ready, unacked=unacked, arrived_s=now, fresh=True) if exactly else None
-        return QueueReading(ready, None, len(fleet.reporters), round_trip_s=0.001, statistics=told)
+        counted = 0 if fleet.paused else len(fleet.reporters)
+        return QueueReading(ready, None, counted, round_trip_s=0.001, statistics=told)
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Fleet:
 
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     queue: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+    paused: bool = False
     unacked: int = 0
     deliveries: int = 0
     reports: int = 0
@@ -196,6 +198,21 @@ def test_two_producers_of_a_large_fleet_hear_all_reports_and_the_others_sums(mon
         return len(heard[EXCHANGE]), len(heard[EXCHANGE + SUMS_SUFFIX])
 
     assert played(monkeypatch, 60, 20, story) == (2, 20)
+
+
+def test_a_fleet_whose_consumers_are_paused_goes_on_by_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They report, but the broker counts none of them: they have cancelled."""
+
+    async def story(fleet: Fleet) -> Any:
+        await asyncio.sleep(6.0)
+        fleet.paused = True
+        heard, most = fleet.broker.listeners[EXCHANGE], 0
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            most = max(most, len(heard))
+        return most
+
+    assert played(monkeypatch, 60, 20, story) == 2
 
 
 def test_a_producer_without_a_way_for_sums_hears_all_and_all_report_less_often(monkeypatch: pytest.MonkeyPatch) -> None:

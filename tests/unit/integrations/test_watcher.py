@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 from virtual_time import run_virtually
 
 from backpressure.core.evidence import QueueStatistics
-from backpressure.core.reports import ConsumerReport, encode
+from backpressure.core.reports import ConsumerReport, Report, decode, encode
 from backpressure.core.signals import Decision, Signals
+from backpressure.core.sums import FleetSum, encode_sum
 from backpressure.integrations.limiter import Limiter
 from backpressure.integrations.watcher import QueueWatcher
 from backpressure.transports.base import QueueReading
@@ -112,3 +113,59 @@ def test_no_count_is_lost_between_a_late_answer_and_the_next(monkeypatch: pytest
     for takes_s in (0.03, WAY_S):
         backlogs = [signals.backlog for _, signals in watched(monkeypatch, takes_s, reports=False)]
         assert len(set(backlogs)) >= 25
+
+
+@dataclass
+class Member:
+    """Paces for a queue, of a large fleet or a small one."""
+
+    queue: str
+    listens: bool
+    hears_sums: bool
+    heard: list[str] = field(default_factory=list)
+    due: bytes | None = None
+
+    def due_sum(self, *, possible: bool) -> bytes | None:
+        assert possible
+        return self.due
+
+    def take_report(self, report: Report) -> None:
+        self.heard.append(report.queue)
+
+    def take_sum(self, told: FleetSum) -> bool:
+        self.heard.append(f"sum of {told.queue}")
+        return True
+
+    def answer(self, payload: bytes) -> bytes | None:
+        return b"answer" if decode(payload).queue == self.queue else None
+
+
+def test_members_of_several_queues_hear_together_what_any_has_to_hear_and_each_gets_its_own() -> None:
+    watcher = QueueWatcher((), SimpleNamespace(address="there"), listens=True)  # type: ignore[arg-type]  # it is not asked
+    bus = watcher._feedback = Bus()  # type: ignore[assignment]  # as much as it takes
+    large, seated, small = (
+        Member("large", listens=False, hears_sums=True),
+        Member("large", listens=True, hears_sums=True, due=b"sum"),
+        Member("small", listens=True, hears_sums=False),
+    )
+    report = encode(ConsumerReport(id="c", queue="large", at_ns=1, processed=0, held=0, prefetch=1, busy_s=0.0))
+    told = encode_sum(sum_about("large"))
+    watcher._members.append(large)  # type: ignore[arg-type]  # as much as it takes
+    watcher._add_up(large)  # type: ignore[arg-type]  # as above
+    assert bus.heard == {"reports": False, "sums": True}
+    watcher._members += [seated, small]  # type: ignore[list-item]  # as above
+    watcher._add_up(seated)  # type: ignore[arg-type]  # as above
+    assert bus.heard == {"reports": True, "sums": True}
+    assert bus.sent == [(b"sum", True)]
+    for payload in (report, told, b"junk", told[:20]):
+        watcher._on_report(payload)
+    assert large.heard == ["sum of large"]
+    assert seated.heard == ["large", "sum of large"]
+    assert small.heard == ["large"]
+    assert watcher._answer_to(report) == b"answer"
+    assert watcher._answer_to(b"junk") is None
+
+
+def sum_about(queue: str) -> FleetSum:
+    numbers = {each.name: 0 for each in fields(FleetSum) if each.name not in {"queue", "guests"}}
+    return FleetSum(queue=queue, guests=False, **numbers)  # type: ignore[arg-type]  # 0 is any of its numbers
