@@ -323,7 +323,10 @@ class ProxyEngine:
         if loop is not None and loop.bus.reports:
             loop.bus.hear(payload)
         if isinstance(told, ConsumerReport) and _OF_PROXY not in told.id:
-            self._reporting.setdefault(told.queue, {})[told.id] = self._clock.now()
+            now = self._clock.now()
+            self._reporting.setdefault(told.queue, {})[told.id] = now
+            if told.queue in self._silent_about:  # so it asks nobody
+                self._told(told.queue).take(told.interval_s or None, now)
 
     def _choose_what_to_hear(self) -> None:
         """Hear what any control loop has to hear.

@@ -111,3 +111,41 @@ def test_a_proxy_that_only_consumers_pass_asks_how_often_to_report_for_them() ->
     assert told <= 40  # five every four seconds, after a start
     assert asked <= 18  # one for the queue every half a minute, in more than five
     assert 150 <= hears <= 900  # of 3000 looks: for eight seconds, every half to one and a half minutes
+
+
+def test_a_proxy_of_a_large_fleet_finds_out_now_and_then_whether_consumers_report_themselves() -> None:
+    async def story() -> tuple[bool, bool, bool, int]:
+        settings, broker = Settings.model_validate({"broker": {"port": 1}}), MemoryBroker()
+        proxy = await a_proxy(broker, settings)
+        producer = MemoryTransport(settings, broker).feedback()
+        await producer.start(lambda _: None, answer=lambda _: encode_interval("others", 4.0))
+        clock = asyncio.get_running_loop().time
+        for number in range(5):
+            consumer = WatchedConsumer(number, "others", QueueTally(), no_ack=False, prefetch=1)
+            proxy.view.consumers[number] = consumer
+
+        async def count(_queue: str) -> float:
+            return 5
+
+        setattr(proxy, "_count_consumers", count)  # noqa: B010 - an instance may have another one
+        looking = [asyncio.create_task(proxy._report_forever()), asyncio.create_task(proxy._find_doubles_forever())]
+        await asyncio.sleep(100)
+        before = "others" in proxy._silent_about
+        reporters = [Reporter("others", prefetch=1, name=f"c{n}", clock=clock) for n in range(5)]
+        reports = [asyncio.create_task(report(reporter, broker, settings)) for reporter in reporters]
+        await asyncio.sleep(110)
+        meanwhile, hears = "others" in proxy._silent_about, 0
+        for _ in range(300):
+            hears += proxy._feedback._on_report in broker.listeners[EXCHANGE]
+            await asyncio.sleep(1)
+        for task in reports:
+            task.cancel()
+        await asyncio.sleep(210)
+        after = "others" in proxy._silent_about
+        for task in looking:
+            task.cancel()
+        return before, meanwhile, after, hears
+
+    *silent, hears = run_virtually(story())
+    assert silent == [False, True, False]
+    assert hears <= 150  # of 300 looks
