@@ -23,7 +23,7 @@ from backpressure.cli.local_brokers import discovered
 from backpressure.cli.process import settings_from
 from backpressure.config import replaced
 from backpressure.core.addresses import is_loopback
-from backpressure.errors import AnotherBrokerError, MissingExtraError, PaceError
+from backpressure.errors import AccessRefusedError, AnotherBrokerError, MissingExtraError, PaceError
 from backpressure.extras import EXTRAS, lacks
 from backpressure.presentation.terminal import new_console
 from backpressure.program import check_output, printable_lines
@@ -162,6 +162,9 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             await admin.start()
             identity = await admin.identity()
             await admin.stop()
+    except AccessRefusedError as error:
+        yield Finding("broker", Verdict.FAILED, str(error), "see its user, its rights and the virtual host")
+        return
     except (PaceError, TimeoutError) as error:
         reason = str(error) or f"{settings.broker.address()} does not answer"
         advice = "pace broker kafka" if _is_kafka(settings) else "pace broker, or docker compose up -d rabbitmq"
@@ -183,6 +186,8 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
             await client.check_owner(connect(settings))
         except AnotherBrokerError as error:
             yield Finding("management API", Verdict.FAILED, str(error), "--management-url http://host:15672")
+        except AccessRefusedError as error:
+            yield Finding("management API", Verdict.NOTE, str(error), "rabbitmqctl set_user_tags USER monitoring")
         except PaceError as error:
             yield Finding("management API", Verdict.NOTE, str(error), "rabbitmq-plugins enable rabbitmq_management")
         else:

@@ -1,16 +1,19 @@
-"""What `pace doctor` says about Java, Kafka's jars and leftover private brokers."""
+"""What `pace doctor` says about Java, Kafka's jars, leftover private brokers, and who is refused."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from click.testing import CliRunner
 
 from backpressure.cli import doctor
 from backpressure.cli.commands import pace
+from backpressure.errors import AccessRefusedError
 from backpressure.transports import kafka_node
 
 
@@ -82,3 +85,33 @@ def test_left_over_is_what_runs_without_its_shell(monkeypatch: pytest.MonkeyPatc
     shell = subprocess.Popen(["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, cwd=tmp_path / "pace-alive")
     with orphan, shell:
         assert kafka_node.left_over() == {tmp_path / "pace-dead": [], tmp_path / "pace-orphan": [orphan.pid]}
+
+
+def test_a_broker_that_refuses_the_user_is_not_told_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        async def start(self) -> None:
+            raise AccessRefusedError("amqp://there/nowhere", "vhost nowhere not found")
+
+    monkeypatch.setattr(doctor, "connect", lambda _: SimpleNamespace(admin=Refusing))
+    found = line("broker")
+    assert found.startswith("failed broker access to amqp://there/nowhere refused: vhost nowhere not found")
+    assert found.endswith("see its user, its rights and the virtual host")
+    assert "start one" not in said()
+
+
+def test_an_api_that_refuses_the_user_is_not_told_to_be_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        url = "http://there:15672"
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def overview(self) -> None:
+            raise AccessRefusedError(self.url, "Not management user")
+
+    monkeypatch.setattr(doctor.ManagementClient, "of", lambda _: Refusing())
+    found = line("management API")
+    assert found.endswith("refused: Not management user rabbitmqctl set_user_tags USER monitoring")
