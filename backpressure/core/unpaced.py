@@ -39,9 +39,10 @@ class UnpacedArrivals:
     """Estimates how many messages a second enter the queue that no known producer has sent.
 
     Formula: (what entered - what was confirmed to known producers) ÷ time, over ten seconds; twenty, if the count of
-    what entered is some seconds old. They are told once the least they can be, whatever the moments of the counts, is a
-    tenth of all arrivals, and until they are a twentieth, or a tenth of what was told. So nothing is told by mistake:
-    of a late count, what was confirmed in ten seconds more may be a part.
+    what entered is some seconds old. They are told once the least they can be, whatever the moments of the counts, has
+    been a tenth of all arrivals for ten seconds (less would tell a part of them), and until they are a twentieth, or a
+    tenth of what was told. So nothing is told by mistake: of a late count, what was confirmed in ten seconds more may
+    be a part.
 
     Attributes:
         per_s: messages a second; 0: none, or too few to be certain of.
@@ -51,6 +52,7 @@ class UnpacedArrivals:
         self.per_s = 0.0
         self._points: deque[_Point] = deque()
         self._source: tuple[bool, int] | None = None
+        self._certain_since = inf
 
     def update(self, entered: float, now: float, *, confirmed: int, in_flight: int, producers: int, late: bool) -> None:
         """Take in a count of all messages that have entered the queue.
@@ -68,6 +70,7 @@ class UnpacedArrivals:
         if last is not None:
             if source != self._source or now - last.at > _GAP_S:
                 points.clear()
+                self._certain_since = inf
             elif now - last.at < _APART_S:
                 return
         self._source = source
@@ -81,10 +84,12 @@ class UnpacedArrivals:
         elapsed_s, arrived = now - first.at, entered - first.entered
         least = arrived - (confirmed + in_flight - points[0].confirmed)
         usual_per_s = (arrived - (confirmed - first.confirmed)) / elapsed_s
-        if least / elapsed_s >= max(_LEAST_PER_S, _WORTH_TELLING * arrived / elapsed_s):
+        certain = least / elapsed_s >= max(_LEAST_PER_S, _WORTH_TELLING * arrived / elapsed_s)
+        self._certain_since = min(self._certain_since, now) if certain else inf
+        if certain and now - self._certain_since >= _WINDOW_S:
             if abs(usual_per_s - self.per_s) > _NEWS * self.per_s:
                 self.per_s = usual_per_s
-        elif usual_per_s < max(_LEAST_PER_S / 2, _NO_LONGER * arrived / elapsed_s, _GONE * self.per_s):
+        elif not certain and usual_per_s < max(_LEAST_PER_S / 2, _NO_LONGER * arrived / elapsed_s, _GONE * self.per_s):
             self.per_s = 0.0
 
 
