@@ -23,6 +23,7 @@ from backpressure.transports.memory.memory_broker import MemoryBroker
 from backpressure.transports.rabbitmq.reporter import Reporter
 
 SERVICE_S = 0.25
+LARGE = 500  # consumers, who take longer then, so that the test does not
 EXCHANGE = "pace.feedback"
 
 
@@ -77,6 +78,7 @@ class Fleet:
 
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     queue: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+    service_s: float = SERVICE_S
     paused: bool = False
     unacked: int = 0
     deliveries: int = 0
@@ -124,7 +126,7 @@ class Fleet:
             self.unacked += 1
             try:
                 with reporter.work():
-                    await asyncio.sleep(SERVICE_S)
+                    await asyncio.sleep(self.service_s)
             finally:
                 self.unacked -= 1
             self.done += 1
@@ -141,7 +143,7 @@ class Fleet:
         await asyncio.sleep(seconds)
         shares = [count - sent[limiter] for limiter, count in self.sent.items()]
         jain = sum(shares) ** 2 / len(shares) / max(1, sum(share * share for share in shares))
-        used = (self.done - done) * SERVICE_S / seconds / len(self.reporters)
+        used = (self.done - done) * self.service_s / seconds / len(self.reporters)
         return (self.deliveries - deliveries) / seconds, used, jain
 
 
@@ -153,7 +155,7 @@ def played(
     async def whole() -> Any:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr("backpressure.integrations.watcher.time", SimpleNamespace(monotonic=loop.time))
-        fleet = Fleet()
+        fleet = Fleet(service_s=4 * SERVICE_S if consumers > LARGE else SERVICE_S)
         for number in range(max(consumers, producers)):
             if number < consumers:
                 fleet.add_consumer(loop.time)
@@ -182,11 +184,11 @@ def test_reports_cost_two_thousand_deliveries_a_second_and_the_pace_is_kept_and_
 
     async def story(fleet: Fleet) -> Any:
         await asyncio.sleep(8.0)
-        return *(await fleet.measured(12.0)), fleet.octets / fleet.reports
+        return *(await fleet.measured(8.0)), fleet.octets / fleet.reports
 
     deliveries, used, jain, octets = played(monkeypatch, consumers, producers, story)
     assert deliveries <= MOST_DELIVERIES_PER_S
-    assert octets <= 300  # one report of ten has distributions and texts
+    assert octets <= 200  # on average: one report of ten has distributions and texts
     assert used >= 0.95
     assert jain >= 0.98
 
