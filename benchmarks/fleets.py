@@ -10,7 +10,8 @@ processor time a second, of the broker and of all listeners together, and their 
 ``--pace`` runs stand-ins that keep pace instead: the engines of all producers and consumers, each with connections of
 its own, in ``--processes`` processes of each role, for ``--rate`` messages a second of all consumers together. The
 output is utilisation, wait, Jain's index and deliveries in ``--seconds`` after ``--warm`` seconds, and then after all
-consumers have become five times slower; before it the same of five producers and five consumers. ``--model`` does this
+consumers have become five times slower; before it the same of five producers and five consumers. Producers are told the
+management API of the private broker, which is at no usual port, unless ``--no-management``. ``--model`` does this
 in virtual time, for fixed and exponential service, with a rise to three times the rate after the fall; and also for the
 same consumers before five producers, all reporting ten times a second without a bound (``--model --rate 2000``). A
 thousand producers begin one after the other: ``--model --rate 100000 --consumers 1000 --producers 1000 --join 20
@@ -47,7 +48,7 @@ from backpressure.core import reports
 from backpressure.core.controllers import LawConfig, create
 from backpressure.core.histogram import Histogram
 from backpressure.core.journal import read_records
-from backpressure.core.plant import Plant, Workers
+from backpressure.core.plant import Network, Plant, Workers
 from backpressure.core.plant.sources import PlantProducer
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decode, encode, encode_compact
 from backpressure.core.sums import SEATS, FleetSize, FleetSum, decode_sum, encode_sum, is_sum
@@ -57,7 +58,7 @@ from backpressure.engines.producer import ProducerEngine
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, Transport
 from backpressure.transports.factory import connect
-from backpressure.transports.rabbitmq_node import find_rabbitmq, private_node
+from backpressure.transports.rabbitmq_node import PrivateNode, find_rabbitmq, private_node
 
 USUAL_S = 0.1
 FULL_EVERY = 10
@@ -96,7 +97,7 @@ def sample_sum() -> FleetSum:
         observed_s=1e6, busy_s=1e6, told_s=1e6, reporting=200, working=200, held=600, producers=50, counted_ready=40,
         counted_unacked=600, counted_age_s=0.05, departed_age_s=0.25, newest_s=0.01, interval_s=0.55,
         service_mean_s=0.1, service_cv2=1.0, flow_per_s=2000.0, left_per_s=2000.0, weights=50.0,
-        bottleneck_per_s=2000.0, next_s=0.1, report_s=0.55,
+        bottleneck_per_s=2000.0, extra=0.0, next_s=0.1, report_s=0.55,
     )  # fmt: skip
 
 
@@ -202,19 +203,19 @@ class Counting:
         return bus
 
 
-def stand_in(url: str, role: str, names: list[int], rate: float, line: Connection) -> None:
+def stand_in(broker: dict[str, str], role: str, names: list[int], rate: float, line: Connection) -> None:
     """Run the engines of several processes of one role; tell counts whenever asked, and slow down on demand."""
-    asyncio.run(_stand_in(url, role, names, rate, line))
+    asyncio.run(_stand_in(broker, role, names, rate, line))
 
 
-async def _stand_in(url: str, role: str, names: list[int], rate: float, line: Connection) -> None:
+async def _stand_in(broker: dict[str, str], role: str, names: list[int], rate: float, line: Connection) -> None:
     clock, transports = Clock(), []
     engines: list[ProducerEngine | ConsumerEngine] = []
     async with asyncio.TaskGroup() as group:
         for name in names:
             settings = Settings.model_validate(
                 {
-                    "broker": {"url": url},
+                    "broker": broker,
                     "producer": {"rate": rate, "producer_id": f"producer-{name}"},
                     "consumer": {"rate": rate, "name": f"consumer-{name}", "prefetch": 3},
                     "process": {"seed": name + 1},
@@ -257,7 +258,8 @@ def _told(engines: list[ProducerEngine | ConsumerEngine]) -> tuple[list[int], Co
 class Fleet:
     """Stand-ins of both roles, in a few processes."""
 
-    def __init__(self, url: str, consumers: int, producers: int, args: argparse.Namespace) -> None:
+    def __init__(self, node: PrivateNode, consumers: int, producers: int, args: argparse.Namespace) -> None:
+        broker = {"url": node.url} | ({"management_url": node.management_url} if args.management else {})
         self.lines: dict[str, list[Connection]] = {"consumer": [], "producer": []}
         self._children = []
         rates = {"consumer": args.rate / consumers, "producer": 5 * args.rate / producers}
@@ -266,7 +268,7 @@ class Fleet:
             for part in range(parts):
                 ours, theirs = Pipe()
                 names = list(range(part, count, parts))
-                child = Process(target=stand_in, args=(url, role, names, rates[role], theirs), daemon=True)
+                child = Process(target=stand_in, args=(broker, role, names, rates[role], theirs), daemon=True)
                 child.start()
                 self._children.append(child)
                 self.lines[role].append(ours)
@@ -292,9 +294,9 @@ class Fleet:
             child.kill()
 
 
-def keep_pace(url: str, consumers: int, producers: int, args: argparse.Namespace) -> None:
+def keep_pace(node: PrivateNode, consumers: int, producers: int, args: argparse.Namespace) -> None:
     """Run a fleet of stand-ins and print how well it kept pace."""
-    fleet = Fleet(url, consumers, producers, args)
+    fleet = Fleet(node, consumers, producers, args)
     time.sleep(args.warm)
     print(f"{consumers} consumers, {producers} producers, {args.rate:.0f} msg/s")
     for factor in (1.0, 5.0):
@@ -342,7 +344,8 @@ def play(
     workers = Workers(
         count=consumers, rate_per_s=args.rate / consumers, distribution=distribution, prefetch=args.prefetch
     )
-    plant = Plant(random.Random(seed).random, workers=workers, step_s=0.01)
+    network = Network(counted=args.management)
+    plant = Plant(random.Random(seed).random, workers=workers, network=network, step_s=0.01)
     fleet: list[PlantProducer] = []
     groups = JOINING if args.join else 1
     for group in range(groups):
@@ -402,6 +405,12 @@ def main() -> None:
     parser.add_argument("--messages", type=float, default=20_000.0, help="a second, of the whole fleet")
     parser.add_argument("--pace", action="store_true", help="stand-ins that keep pace, instead of the cost")
     parser.add_argument("--rate", type=float, default=500.0, help="messages a second of all consumers together")
+    parser.add_argument(
+        "--management",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether producers find the management API, which tells a fleet what its consumers hold",
+    )
     parser.add_argument("--warm", type=float, default=15.0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", action="store_true", help="the same in the model, in virtual time")
@@ -422,7 +431,7 @@ def main() -> None:
     if args.pace:
         for consumers, producers in ((5, 5), (args.consumers, args.producers)):
             with private_node() as node:
-                keep_pace(node.url, consumers, producers, args)
+                keep_pace(node, consumers, producers, args)
         return
     with private_node() as node:
         idle = psutil.Process(node.pid)

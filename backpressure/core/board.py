@@ -31,7 +31,7 @@ from backpressure.core.reporters import (
 )
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
-from backpressure.core.signals import SignalQuality, Signals
+from backpressure.core.signals import Decision, SignalQuality, Signals
 from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
 from backpressure.core.unpaced import UnpacedArrivals
 
@@ -81,6 +81,10 @@ class _Totals(NamedTuple):
     busy_s: float = 0.0
     told_s: float = 0.0
     others_confirmed: float = 0.0
+
+    def plus(self, more: _Totals) -> _Totals:
+        """Return both together."""
+        return _Totals._make(mine + theirs for mine, theirs in zip(self, more, strict=True))
 
     def after(self, start: _Totals, now: _Totals, then: _Totals) -> _Totals:
         """Return ``start`` and what has been added from ``then`` to ``now``.
@@ -170,6 +174,7 @@ class SignalBoard:
         self._commits = LateCommits()
         self._departures: Timeline | None = None  # of a topic's consumers
         self.rarely_told = False
+        self._ready_told = Timeline(_OWN_HISTORY_S)
         self._own_confirmed = Timeline(_OWN_HISTORY_S)
         self._own_paced = Timeline(_OWN_HISTORY_S)  # as its law allowed: a count of whole messages is too coarse
         self._paced = (-inf, 0.0)
@@ -206,15 +211,31 @@ class SignalBoard:
                 self._counts.on_statistics(
                     QueueStatistics(ready=ready, unacked=unacked, arrived_s=counted_s, fresh=True)
                 )
-        self._marks[told.session] = theirs, self._totals
+        self._marks[told.session] = theirs, self._totals if leader is told else self._totals_now(told, now)
         return leader is told
 
-    def due_sum(self, queue: str, now: float, bottleneck_per_s: float | None) -> FleetSum | None:
+    def _totals_now(self, other: FleetSum, now: float) -> _Totals:
+        """Return the totals as they would be if a sum of whom this producer goes by had come with the ``other``.
+
+        Between two sums all is taken to go on as it was. A total that lacks this time would lack it for ever if the
+        ``other`` sender took over.
+        """
+        led = self._led
+        if led is None:
+            return self._totals
+        lag_s = max(0.0, now - self._led_at + led.departed_age_s - other.departed_age_s)
+        per_s = min(led.flow_per_s, led.bottleneck_per_s)
+        observed_s = led.working * lag_s
+        busy_s = observed_s * per_s / led.bottleneck_per_s if led.bottleneck_per_s else 0.0
+        others = self._others_since(led, self._led_at, self._own, now)
+        return self._totals.plus(_Totals(per_s * lag_s, observed_s, busy_s, observed_s, others))
+
+    def due_sum(self, queue: str, now: float, decision: Decision) -> FleetSum | None:
         """Return what to tell all producers, or None: it is not due, or others do; ask right after `signals`.
 
-        ``bottleneck_per_s`` is what the law takes the rate of all consumers for.
+        ``decision`` is the law's last one.
         """
-        group, rate_per_s = self._group, bottleneck_per_s or 0.0
+        group, rate_per_s = self._group, decision.bottleneck_per_s or 0.0
         news = abs(rate_per_s - self._told_per_s) > _NEWS * max(rate_per_s, self._told_per_s)
         next_s = self.fleet.next_sum_s(now, news=news)
         if next_s is None or group is None:
@@ -251,6 +272,7 @@ class SignalBoard:
             left_per_s=max(0.0, level.left_per_s),
             weights=level.weights,
             bottleneck_per_s=rate_per_s,
+            extra=decision.extra,
             next_s=next_s,
             report_s=self.fleet.report_every_s or 0.0,
             guests=self.has_guests,
@@ -324,6 +346,8 @@ class SignalBoard:
             ready = None
         self._ready, self._probed_unacked, self._probed_consumers, self._read_at = ready, unacked, consumers, now
         self._missing = self._missing if missing is None else missing
+        if ready is not None:
+            self._ready_told.record(now, ready)
         self._counts.on_reading(ready, unacked, consumers, now)
         known = sum(not consumer.silent(now, self._timeout_s) for consumer in self._consumers.values())
         if self._led is not None:
@@ -400,7 +424,7 @@ class SignalBoard:
         backlog, counted_at = (None, -inf) if counts.auto_ack else counts.known(now)
         departed_age_s = group.age_s if reporting else inf
         if reporting and not (self.rarely_told and now - counted_at < departed_age_s):
-            backlog, counted_at = None, -inf  # the reports know better
+            backlog, counted_at = self._backlog_told(group, now) if self.rarely_told else (None, -inf)
         quality, missing = self._quality(now, reporting=reporting)
         alone = not group.comparable
         share = group.share * self._trim.update(group.share, own.confirmed, group.confirmed, now, comparable=not alone)
@@ -425,6 +449,8 @@ class SignalBoard:
             told_total_s=totals.told_s if reporting else None,
             report_interval_s=group.interval_s,
             told_rate_per_s=(self._led.bottleneck_per_s or None) if self._led is not None else None,
+            adds_up=self.fleet.adds_up,
+            told_extra=self._led.extra if self._led is not None else None,
             departed_age_s=departed_age_s,
             feedback_age_s=group.newest_s,
             consumers=group.working,
@@ -464,6 +490,13 @@ class SignalBoard:
                 producers=signals.producers,
                 late=late,
             )
+
+    def _backlog_told(self, group: _Group, now: float) -> tuple[int | None, float]:
+        """Return what is queued or held by the reports of a fleet, and when it was: these are seconds old."""
+        if not isfinite(group.age_s) or self._probed_unacked is not None or self._ready is None:
+            return None, -inf
+        moment = now - group.age_s
+        return round(self._ready_told.at(moment)) + group.held, moment
 
     def _record_own(self, own: OwnState, now: float) -> None:
         self._own_confirmed.record(now, own.confirmed)
@@ -656,14 +689,7 @@ class SignalBoard:
     ) -> None:
         """Add what a report tells, unless it is in a sum of others as well."""
         if self._led is None:
-            before = self._totals
-            self._totals = _Totals(
-                before.departed + departed,
-                before.observed_s + observed_s,
-                before.busy_s + busy_s,
-                before.told_s + told_s,
-                before.others_confirmed + others_confirmed,
-            )
+            self._totals = self._totals.plus(_Totals(departed, observed_s, busy_s, told_s, others_confirmed))
 
     def _forget(self, now: float) -> None:
         self._producers = {

@@ -52,10 +52,10 @@ CONSUMER = Layout(
     whole={
         "pid": "I", "at_ns": "Q", "processed": "Q", "delivered": "Q", "held": "I", "prefetch": "I", "failed": "I",
         "retried": "I", "dead_lettered": "I", "redelivered": "I", "duplicates": "I", "out_of_order": "I",
-        "recent": "I", "rss_bytes": "Q",
+        "rss_bytes": "Q",
     },
     real={
-        "interval_s": "f", "recent_s": "f", "recent_busy_s": "f", "capacity_per_s": "f",
+        "interval_s": "f", "recent_s": "f", "recent": "f", "recent_busy_s": "f", "capacity_per_s": "f",
         "busy_s": "d", "service_sum_s": "d", "service_sum_s2": "d",
         "cpu_s": "d",
     },

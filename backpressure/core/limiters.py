@@ -63,7 +63,7 @@ class TokenBucket:
         surplus = self.available(now) - ahead - 1
         return now - max(0.0, surplus) / self.rate_per_s if 0 < self.rate_per_s < inf else now
 
-    def take(self, count: int, now: float) -> None:
+    def take(self, count: float, now: float) -> None:
         """Use up ``count`` tokens; the caller has asked `available`."""
         self._accrue(now)
         if self.rate_per_s < inf:

@@ -256,7 +256,7 @@ class Pacer:
         """Return what to publish on ``pace.feedback.sums`` now, or None; ask right after a decision."""
         if not self.takes_sums:
             return None
-        told = self._board.due_sum(self._queue, now, self.decision.bottleneck_per_s)
+        told = self._board.due_sum(self._queue, now, self.decision)
         return None if told is None else encode_sum(told)
 
     def answer(self, payload: bytes, *, now: float) -> bytes | None:

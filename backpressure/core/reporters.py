@@ -18,7 +18,7 @@ FASTEST_PER_S = 1e6
 RECENTS_FROM_S = 0.5
 """If a process reports as rarely as this, what it did in the last second counts."""
 RATE_WINDOW_S = 1.0
-_OFTEN_S = 0.2  # a process that reports more rarely is one of a fleet
+_OFTEN_S = 0.12  # a process that reports more rarely is one of a fleet
 _REPORTS_MISSED = 2.5  # a process of a fleet is gone after so many of its own intervals
 _MOST_WORKERS = 1000  # of one consumer
 _SERVICE_WINDOW_S = 2.0
@@ -160,7 +160,7 @@ class ReportingConsumer(_Reporter[ConsumerReport]):
         elapsed_s = (report.at_ns - before.at_ns) / 1e9
         self.busy = (report.busy_s - before.busy_s) / elapsed_s
         if (
-            0 < report.recent_s < elapsed_s
+            report.recent_s > 0
             and report.interval_s > _OFTEN_S
             and report.recent_busy_s <= _MOST_WORKERS * report.recent_s
         ):

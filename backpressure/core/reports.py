@@ -131,7 +131,7 @@ class ConsumerReport:
     api_url: str = ""
     interval_s: float = 0.0
     recent_s: float = 0.0
-    recent: int = 0
+    recent: float = 0.0
     recent_busy_s: float = 0.0
     brief: bool = False
 
@@ -329,6 +329,9 @@ _MOST_PAID = 0.5
 EARLY_REPORTS = 2.0
 """How many intervals early a consumer may be with its reports."""
 _SHORTEST_LATELY_S = 0.2
+_UNUSUAL = 4.0
+_LEAST_ERROR = 0.05
+_SLACK = 4.0
 _FULL_EVERY_S = 1.0
 
 
@@ -348,40 +351,42 @@ class Lately:
     """
 
     def __init__(self) -> None:
-        self._counts: deque[tuple[int, int, float]] = deque()
+        self._counts: deque[tuple[int, int, float, float]] = deque()
+        self._begun = _Begun()
         self._usual = 0.0, 0.0
         self._served: tuple[int, float, float] | None = None
         self._service = 0.0, 0.0, 0.0
         self.changed = False
 
-    def added(self, report: ConsumerReport, interval_s: float = 0.0) -> ConsumerReport:
+    def added(self, report: ConsumerReport, interval_s: float = 0.0, working_s: float = 0.0) -> ConsumerReport:
         """Return ``report`` with what was done lately; call it several times a second.
 
-        ``interval_s`` is how often it reports.
+        ``interval_s`` is how often it reports, ``working_s`` how long it has been working on the message at hand.
         """
         span_s = min(_LATELY_S, max(_SHORTEST_LATELY_S, interval_s / 2)) if interval_s else _LATELY_S
         departed = report.processed + report.dead_lettered
+        done = departed + self._begun.part(departed, report.busy_s - working_s, working_s)
         counts = self._counts
-        counts.append((report.at_ns, departed, report.busy_s))
+        counts.append((report.at_ns, departed, report.busy_s, done))
         while len(counts) > 1 and report.at_ns - counts[1][0] >= _LATELY_S * 1e9:
             self._usual = _with_past(self._usual, counts.popleft(), counts[0])
         self.changed = bool(interval_s) and self._has_changed(report)
-        at_ns, before, busy_s = next(
+        at_ns, _, busy_s, before = next(
             (count for count in reversed(counts) if report.at_ns - count[0] >= 0.99e9 * span_s), counts[0]
         )
         report.recent_s = (report.at_ns - at_ns) / 1e9
-        report.recent, report.recent_busy_s = departed - before, max(0.0, report.busy_s - busy_s)
+        report.recent, report.recent_busy_s = max(0.0, done - before), max(0.0, report.busy_s - busy_s)
         return report
 
     def _has_changed(self, report: ConsumerReport) -> bool:
         """Find out whether it has become faster or slower within the last second; then forget what was before."""
         dispersion = self._dispersion(report)
-        past, counts = self._usual, self._counts
-        most, changed_at, (_, done, busy_s) = _CHANGED, 0, counts[-1]
+        past, counts, slack = self._usual, self._counts, min(1.0, _SLACK * dispersion)
+        most, changed_at, (_, _, busy_s, done) = _CHANGED, 0, counts[-1]
         for number in range(len(counts) - 1):
             if number:
                 past = _with_past(past, counts[number - 1], counts[number])
-            score = _difference(*past, done - counts[number][1], busy_s - counts[number][2]) / dispersion
+            score = _difference(*past, done - counts[number][3], busy_s - counts[number][2], slack) / dispersion
             if score > most:
                 most, changed_at = score, number
         if most == _CHANGED:
@@ -404,25 +409,57 @@ class Lately:
         return max(_LEAST_DISPERSION, count * squares / total_s**2 - 1)
 
 
+class _Begun:
+    """How much of the message at hand is done, if it takes as long as one usually does; no more than all of it.
+
+    Whole messages would say more about the phase of the work than about its pace where it takes as long as the time
+    that is looked at, and all consumers of a fleet may be in step. What is usual is learnt from the last few messages;
+    a time that is none of theirs begins it anew.
+    """
+
+    def __init__(self) -> None:
+        self._departed = 0
+        self._worked_s = 0.0
+        self._usual_s = 0.0
+        self._error_s = 0.0
+        self._known = 0
+
+    def part(self, departed: int, worked_s: float, working_s: float) -> float:
+        """Return it; ``worked_s`` is the time spent on the ``departed`` messages, and ``working_s`` on the next one."""
+        count = departed - self._departed
+        if count > 0:
+            mean_s = max(0.0, worked_s - self._worked_s) / count
+            self._departed, self._worked_s = departed, worked_s
+            error_s = abs(mean_s - self._usual_s)
+            if self._known >= _FEW_SERVED and error_s > _UNUSUAL * max(self._error_s, _LEAST_ERROR * self._usual_s):
+                self._known = 0
+            self._known = min(_FEW_SERVED, self._known + count)
+            part = min(1.0, count / self._known)
+            self._usual_s += part * (mean_s - self._usual_s)
+            self._error_s += part * ((error_s if part < 1 else 0.0) - self._error_s)
+        return min(1.0, working_s / self._usual_s) if self._usual_s > 0 else 0.0
+
+
 def _with_past(
-    past: tuple[float, float], start: tuple[int, int, float], end: tuple[int, int, float]
+    past: tuple[float, float], start: tuple[int, int, float, float], end: tuple[int, int, float, float]
 ) -> tuple[float, float]:
     """Return messages and seconds of work until ``end``, of which those until ``start`` are ``past``."""
     worked_s = max(0.0, end[2] - start[2])
     keep = exp(-worked_s / _USUAL_MEMORY_S)
-    return past[0] * keep + end[1] - start[1], past[1] * keep + worked_s
+    return past[0] * keep + max(0.0, end[3] - start[3]), past[1] * keep + worked_s
 
 
-def _difference(usual: float, usual_s: float, recent: float, recent_s: float) -> float:
+def _difference(usual: float, usual_s: float, recent: float, recent_s: float, slack: float) -> float:
     """Return how much more likely two rates are than one, as a logarithm; see `Lately`."""
     if usual <= 0 or usual_s <= 0 or recent_s <= 0:
         return 0.0
     expected = usual / usual_s * recent_s
-    if abs(recent - expected) <= 1:
+    if abs(recent - expected) <= slack:
         return 0.0
-    recent += 1 if recent < expected else -1
+    recent = max(0.0, recent + (slack if recent < expected else -slack))
     both_per_s = (recent + usual) / (recent_s + usual_s)
-    return recent * log(recent / recent_s / both_per_s) + usual * log(usual / usual_s / both_per_s)
+    lately = recent * log(recent / recent_s / both_per_s) if recent > 0 else 0.0
+    return lately + usual * log(usual / usual_s / both_per_s)
 
 
 class Early:

@@ -53,6 +53,8 @@ class Signals:
         told_total_s: of ``observed_total_s``, what reports told of; those of a fleet stand for the time between, too.
         report_interval_s: how often each consumer of a fleet reports; 0: as often as usual.
         told_rate_per_s: the rate of all consumers together, as another producer has estimated it; None: nobody tells.
+        adds_up: whether this producer tells the others of a large fleet what all reports add up to.
+        told_extra: how many messages more it keeps queued because consumers lack work; None: nobody tells.
         departed_age_s: mean age of the counters that ``departed_total`` adds up.
         feedback_age_s: age of the freshest consumer report; infinite when none ever came.
         consumers: consumers alive, by report or else by the broker's count.
@@ -88,6 +90,8 @@ class Signals:
     corrected_total: int = 0
     report_interval_s: float = 0.0
     told_rate_per_s: float | None = None
+    told_extra: float | None = None
+    adds_up: bool = False
     departed_total: int | None = None
     observed_total_s: float | None = None
     busy_total_s: float | None = None
@@ -144,13 +148,15 @@ class Decision:
     """The rate this producer may send at from now on, why, and (optionally) a cap on its in-flight window.
 
     ``rate_per_s`` may be infinite: "no limit beyond the offered load". ``bottleneck_per_s`` is the law's estimate of
-    the whole bottleneck's rate, for those laws that have one.
+    the whole bottleneck's rate, for those laws that have one. Because consumers lack work with fewer, the law keeps
+    ``extra`` messages queued.
     """
 
     rate_per_s: float
     reason: str
     window: int | None = None
     bottleneck_per_s: float | None = None
+    extra: float = 0.0
 
 
 @runtime_checkable

@@ -50,6 +50,7 @@ class FleetSum:
     and send ``left_per_s``. ``first`` and ``second`` are the sessions of those who send sums.
 
     ``bottleneck_per_s`` is what the one who sends it takes the rate of all consumers for; 0: not known.
+    It keeps ``extra`` messages queued because consumers lack work without them.
 
     ``counted_ready`` and ``counted_unacked`` are what the broker counted ``counted_age_s`` before; without such a
     count, the age is infinite. The next sum follows in ``next_s``. Every process reports every ``report_s``.
@@ -81,13 +82,14 @@ class FleetSum:
     left_per_s: float
     weights: float
     bottleneck_per_s: float
+    extra: float
     next_s: float
     report_s: float
     guests: bool = False
 
 
 _NAMES = tuple(spec.name for spec in fields(FleetSum))[1:]
-_FORMAT = Struct(">5Q4d6I12f?")
+_FORMAT = Struct(">5Q4d6I13f?")
 _ENDLESS = {"counted_age_s", "departed_age_s", "newest_s"}
 
 

@@ -124,14 +124,15 @@ class ReportTurns:
         """Return how often it reports on average."""
         return self._told.every_s(self.usual_s, now)
 
-    def look(self, report: ConsumerReport, now: float) -> Turn | None:
+    def look(self, report: ConsumerReport, now: float, working_s: float = 0.0) -> Turn | None:
         """Return how to send ``report``, or None: it is not its turn. Call this every ``usual_s``.
 
-        The report is completed: with what was done lately, and the time until the next one.
+        ``working_s`` is how long the consumer has been working on the message at hand; 0 where it has several. The
+        report is completed: with what was done lately, and the time until the next one.
         """
         every_s = self.every_s(now)
         fleet = every_s > self.usual_s
-        self._lately.added(report, every_s if fleet else 0.0)
+        self._lately.added(report, every_s if fleet else 0.0, working_s)
         interval_s = every_s
         if fleet:
             self._due_at = now + sooner_s(self._due_at - now, self._early.longest_s(every_s), self._chance())

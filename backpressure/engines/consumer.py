@@ -268,7 +268,7 @@ class ConsumerEngine:
                 self._bench.told_interval = None
                 turns.tell(every_s, told_at)
             report = self.report()
-            turn = turns.look(report, now)
+            turn = turns.look(report, now, self._bench.working_s(now))
             self._bench.make_room()
             prefetch.tick(report, now)
             self.recent_wait.mark(report.queue_wait, now)

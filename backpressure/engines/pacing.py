@@ -217,7 +217,7 @@ class Pacing:
         fleet, feedback = self._board.fleet, self._feedback
         fleet.possible = feedback.carries_sums
         feedback.listen(reports=fleet.listens, sums=fleet.hears_sums)
-        told = self._board.due_sum(self._settings.queue.work, self._clock.now(), self.decision.bottleneck_per_s)
+        told = self._board.due_sum(self._settings.queue.work, self._clock.now(), self.decision)
         if told is not None:
             feedback.send(encode_sum(told), is_sum=True)
 

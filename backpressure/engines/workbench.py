@@ -146,7 +146,11 @@ class Workbench:
 
     def busy_s(self, now: float) -> float:
         """Return the seconds spent working, including the current work."""
-        return self._finished_busy_s + (now - self._current_since if self._current is not None else 0.0)
+        return self._finished_busy_s + self.working_s(now)
+
+    def working_s(self, now: float) -> float:
+        """Return how long the current work has taken so far."""
+        return now - self._current_since if self._current is not None else 0.0
 
     def make_room(self) -> None:
         """Make room in the prefetch for messages that wait for another attempt or are being dead-lettered."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backpressure.core.plant import Workers
+import pytest
+
+from backpressure.core.plant import Network, Workers
 from backpressure.core.plant.loop import Plant
 from backpressure.core.reports import Report
 from backpressure.core.sums import FleetSum
@@ -73,10 +75,30 @@ def test_a_fleet_does_not_miss_those_who_added_up_for_it(lab: Lab) -> None:
         plant.remove_producer(plant.producers[0], silently=True)
         busy_s = plant.queue.busy_s
         plant.run(4.0)
-        assert (plant.queue.busy_s - busy_s) / 40 / 4.0 >= 0.93
+        assert (plant.queue.busy_s - busy_s) / 40 / 4.0 >= 0.975
         assert max(sample.depth for sample in plant.samples[-40:]) <= 150
         assert sum(each.board.fleet.listens for each in plant.producers) == 2
         assert plant.producers[0].board.fleet.adds_up
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_fleet_paces_slow_consumers_that_are_in_step_evenly(lab: Lab, counted: bool) -> None:
+    """All take half a second for a message, and begin together; neither rate nor depth is taken from the phase."""
+    consumers, capacity_per_s = 200, 400.0
+    plant = lab.plant(1, workers=rate_of(consumers, capacity_per_s), network=Network(counted=counted), step_s=0.02)
+    for _ in range(50):
+        lab.join(plant, "pace", demand_per_s=80.0)
+    told: list[list[float]] = []
+    for seconds, factor in ((6.0, 1.0), (6.0, 1.0), (4.0, 0.2), (2.0, 0.2)):
+        plant.set_workers(rate_of(consumers, factor * capacity_per_s))
+        told.append([])
+        for _ in range(round(10 * seconds)):
+            plant.run(0.1)
+            rates = [each.decision.bottleneck_per_s or 0.0 for each in plant.producers]
+            told[-1].append(sum(rates) / len(rates))
+    _, steady, _, down = told
+    assert steady == pytest.approx([capacity_per_s] * len(steady), rel=0.1)
+    assert down == pytest.approx([capacity_per_s / 5] * len(down), rel=0.1)
 
 
 def test_a_fleet_whose_sums_are_rare_follows_a_fall_and_a_rise_at_once(lab: Lab) -> None:

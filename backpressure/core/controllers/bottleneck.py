@@ -7,7 +7,7 @@ nothing of setpoints and gains.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import exp, inf, log
+from math import exp, inf, log, sqrt
 
 from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.filters import RateEstimator
@@ -20,7 +20,8 @@ _LOAD_MEMORY_S = 2.0
 _LOAD_MARGIN = 1.05
 _BUSY = 0.9
 _RARE_S = 0.5
-_IDLE_MEMORY_S = 5.0
+_IDLE_MEMORY_S = 5.0  # of one consumer
+_LEAST_IDLE_S = 1.0
 _SETTLED_S = 1.0
 _MOST_LATE_S = 1.0  # reports of a fleet tell what was done in half an interval before, or a second
 _SERVICE_SAMPLES = 20
@@ -112,6 +113,7 @@ class Bottleneck:
         self._raised_by = 1.0
         self._began_at = inf
         self._told = False
+        self._service_mean_s: float | None = None
 
     @property
     def rate_per_s(self) -> float | None:
@@ -127,6 +129,12 @@ class Bottleneck:
     def servers(self) -> float:
         """Messages that are in work, not waiting, when every consumer is busy."""
         return max(1.0, self._workers * max(1.0, self._load))
+
+    @property
+    def service_s(self) -> float:
+        """How long a message is in work."""
+        rate = self.rate_per_s
+        return self._service_mean_s or (self.servers / rate if rate else 0.0)
 
     @property
     def hardly_any(self) -> float:
@@ -169,6 +177,7 @@ class Bottleneck:
         """
         self._stalled = stalled
         self._workers = 1 if signals.consumers is None else signals.consumers
+        self._service_mean_s = signals.service_mean_s
         self.rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
         self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
         self.way_s = signals.there_and_back_s
@@ -284,7 +293,8 @@ class Bottleneck:
             > _SETTLED_S + (min(_MOST_LATE_S, signals.report_interval_s / 2) if self.rare else 0)
         ):
             idle = max(0.0, 1 - worked_s / (span_s * self._load)) if queued else 0.0
-            self.idle += (1 - exp(-span_s / max(1, self._workers) / _IDLE_MEMORY_S)) * (idle - self.idle)
+            memory_s = max(_LEAST_IDLE_S, _IDLE_MEMORY_S / sqrt(max(1, self._workers))) if self.rare else _IDLE_MEMORY_S
+            self.idle += (1 - exp(-span_s / max(1, self._workers) / memory_s)) * (idle - self.idle)
 
     def _learn_from_count(self, count: _Count, signals: Signals, now: float) -> None:
         """Learn from what has left between two exact counts of the backlog."""

@@ -151,7 +151,8 @@ class DepthObserver:
         age_s = signals.departed_age_s
         if age_s < inf:  # infinite while all reporting consumers are paused: the broker counts none then
             self._usual_age_s += _USUAL_WEIGHT * (age_s - self._usual_age_s)
-        if age_s > _OVERDUE * self._interval_s:  # a report is missing: its consumer may have stopped
+        if age_s > _OVERDUE * self._interval_s and signals.told_rate_per_s is None:
+            # A report is missing: its consumer may have stopped. That a sum is missing says nothing of consumers.
             age_s = min(age_s, _SILENCE * self._usual_age_s)
         way_s = signals.there_and_back_s
         departed = (signals.departed_total or 0) - self._corrected

@@ -21,6 +21,8 @@ _HALF_LIFE_S = 0.5
 _IDLE_ALLOWED = 0.01
 _IDLE_GAIN = 2.0
 _EXTRA_MEMORY_S = 10.0
+_EXTRA_MEMORY = 100.0  # times a message is in work
+_LONGEST_EXTRA_S = 60.0
 _AGREED_PER_S = 0.3
 _DISAGREED = 0.5
 _CAP_RECOVERY_PER_S = 0.1
@@ -53,7 +55,8 @@ class PaceLaw:
     readings, b that of departures, w the way to the broker and back, s the messages in work, x extra: K =
     gain/(tick + a); T = b + 2w + tick/(g(2 − g)) with g = min(1, K·tick); σ = √(φ·μ̂·T); k from σ·L(k) = idle·μ̂·T, L
     the normal loss function; q* = s + max(target_wait·μ̂, k·σ) + x; rate = share · max(0, μ̂ − f + K·(q* − depth)),
-    within floor and ceiling. Where the broker counts what silent consumers hold, w is in T once, target_wait is 1.5
+    within floor and ceiling. In a fleet whose consumers report rarely, K = gain/(tick + a + time a message is in work).
+    Where the broker counts what silent consumers hold, w is in T once, target_wait is 1.5
     times as long and idle grows with T. Rare counts take a few messages for none (1 % of what leaves between two): half
     as many more are least queued by then. Counts less than 0.6 s apart need no a in K, and have three times the idle.
 
@@ -76,9 +79,9 @@ class PaceLaw:
     Silent consumers get messages in turn, however long each takes; so n of them have 4φ(n − 1) more.
 
     x grows while consumers are idle more than 1 % of the time although enough is queued: part of the depth is useless
-    to them then (spread unevenly over their prefetch, or waiting for a retry). It fades in 10 s. In a fleet
-    each producer sees that at its own time, so x also follows what the others keep queued; otherwise the one with the
-    largest x would send most.
+    to them then (spread unevenly over their prefetch, or waiting for a retry). It fades in 10 s; in a fleet in the time
+    of 100 works, at most 60 s. In a large fleet the producer that adds up tells its x to all. Otherwise each sees that
+    at its own time, so x also follows what the others keep queued; or the one with the largest x would send most.
 
     Window: at most share·q* + 2·rate·L + 1 messages may be unconfirmed, L the usual confirm latency: when the broker
     stalls, no more is sent than the consumers use up meanwhile. What they could not do for lack of messages does not
@@ -140,7 +143,7 @@ class PaceLaw:
         rate = bottleneck.rate_per_s
         if rate is None:
             return self._find(signals)
-        self._adapt_extra(rate, elapsed_s)
+        self._adapt_extra(signals, rate, elapsed_s)
         self._trial.update(bottleneck, signals, self._held)
         setpoint = self._held = self._setpoint(rate)
         depth = setpoint if bottleneck.queue.depth is None else bottleneck.queue.depth
@@ -181,7 +184,7 @@ class PaceLaw:
         window = self._confirms.window(signals, rate, self._share * self._held)
         if signals.quality is SignalQuality.BLIND and signals.missing:
             reason = f"{reason}; {signals.missing}"
-        return Decision(rate, reason, window, self._bottleneck.rate_per_s)
+        return Decision(rate, reason, window, self._bottleneck.rate_per_s, self._extra)
 
     def _setpoint(self, rate_per_s: float) -> float:
         tick_s, bottleneck = self._config.tick_s, self._bottleneck
@@ -205,13 +208,21 @@ class PaceLaw:
     def _gain_per_s(self) -> float:
         """What part of the queue's error is corrected in a second: where counts are exact, age is no reason to wait."""
         exact = self._bottleneck.counted and not self._bottleneck.late
-        return self._gain / (self._config.tick_s + (0.0 if exact else self._bottleneck.age_s))
+        service_s = self._bottleneck.service_s if self._bottleneck.rare and not self._bottleneck.counted else 0.0
+        return self._gain / (self._config.tick_s + (0.0 if exact else self._bottleneck.age_s) + service_s)
 
-    def _adapt_extra(self, rate_per_s: float, elapsed_s: float) -> None:
-        surplus = max(0.0, self._bottleneck.idle - _IDLE_ALLOWED)
-        self._extra += elapsed_s * (_IDLE_GAIN * surplus * rate_per_s - self._extra / _EXTRA_MEMORY_S)
-        depth, most = self._bottleneck.queue.depth, _DISAGREED * self._held
-        if self._bottleneck.rare and depth is not None:
+    def _adapt_extra(self, signals: Signals, rate_per_s: float, elapsed_s: float) -> None:
+        if signals.told_extra is not None:
+            self._extra = signals.told_extra
+            return
+        bottleneck = self._bottleneck
+        surplus = max(0.0, bottleneck.idle - _IDLE_ALLOWED)
+        memory_s = _EXTRA_MEMORY_S
+        if bottleneck.rare:
+            memory_s = max(memory_s, min(_LONGEST_EXTRA_S, _EXTRA_MEMORY * bottleneck.service_s))
+        self._extra += elapsed_s * (_IDLE_GAIN * surplus * rate_per_s - self._extra / memory_s)
+        depth, most = bottleneck.queue.depth, _DISAGREED * self._held
+        if bottleneck.rare and depth is not None and not signals.adds_up:
             self._extra += elapsed_s * _AGREED_PER_S * max(-most, min(most, depth - self._held))
             self._extra = max(0.0, self._extra)
 

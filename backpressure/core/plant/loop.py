@@ -388,8 +388,13 @@ class Plant:
                 producer.next_reading_s += max(interval_s, 2 * self.network.way_s)
                 producer.readings += 1
                 self._answer(self._reading(producer.board))
-                if producer.board.rarely_told and producer.board.wants_counts(producer.readings, len(self.producers)):
-                    self._answer(self._counting(producer.board))
+                board = producer.board
+                if (
+                    self.network.counted
+                    and board.rarely_told
+                    and board.wants_counts(producer.readings, len(self.producers))
+                ):
+                    self._answer(self._counting(board))
         while self._answers and self._answers[0][0] <= self.now:
             heappop(self._answers)[2]()
 

@@ -17,6 +17,7 @@ class Network:
     same moment; ``statistics_interval_s``, how often the queue counts ready and unacked messages for its statistics (0:
     there are none), and ``collected``, whether readers see a copy that is made once in such an interval at another
     time. They read it every ``statistics_poll_s``. ``consumer_list``: prefetch and acknowledgement mode are told.
+    ``counted``: the producers of a fleet, whose consumers report rarely, may ask the broker to count what these hold.
     """
 
     report_interval_s: float = 0.1
@@ -32,6 +33,7 @@ class Network:
     statistics_poll_s: float = 0.2
     collected: bool = False
     consumer_list: bool = False
+    counted: bool = True
     way_s: float = 0.0
     carried_per_s: float = inf
 

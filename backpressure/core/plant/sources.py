@@ -17,6 +17,8 @@ from backpressure.core.signals import Decision, Law
 from backpressure.core.sums import FleetSum
 from backpressure.core.unpaced import with_unpaced
 
+_APART = 0.618  # of a message: producers have not all sent their first one at the same moment
+
 
 class PlantProducer:
     """One producer, and what it has done so far.
@@ -156,13 +158,14 @@ class PlantProducer:
         self._not_before_s, self.next_tick_s = decision_window(now, tick_s, signals.feedback_age_s)
         if self._bucket is None:
             self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)
+            self._bucket.take(_APART * (self._session - 1) % 1.0, now)
         self._bucket.set_rate(self.decision.rate_per_s, now)
         self._limited, self._held_back = True, False
         self._latencies_s, self._settled = 0.0, 0
 
     def told(self, now: float) -> FleetSum | None:
         """Return what it has to tell all producers of a large fleet; see `SignalBoard.due_sum`."""
-        return self.board.due_sum("plant", now, self.decision.bottleneck_per_s)
+        return self.board.due_sum("plant", now, self.decision)
 
     def emit(self, start_s: float, end_s: float) -> list[float]:
         """Return when messages go out between ``start_s`` and ``end_s``."""

@@ -241,7 +241,7 @@ class PlantConsumer:
             rss_bytes=0,
             cpu_s=0.0,
         )
-        return self._lately.added(made, interval_s)
+        return self._lately.added(made, interval_s, working_s)
 
     def look(self, now: float, prefetch: int, *, paused: bool, interval_s: float) -> tuple[ConsumerReport, bool]:
         """Return the counters now, and whether it has become faster or slower."""

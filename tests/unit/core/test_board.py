@@ -12,7 +12,7 @@ from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.evidence import OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
-from backpressure.core.signals import Signals
+from backpressure.core.signals import Decision, Signals
 from backpressure.core.sums import FleetSum, decode_sum, encode_sum
 
 OWN = OwnState(confirmed=10, demand_per_s=1000.0)
@@ -33,8 +33,10 @@ SUM = FleetSum(
     queue="q", session=3, first=3, second=7, at_ns=0, confirmed=0, departed=0.0, observed_s=0.0, busy_s=0.0, told_s=0.0,
     reporting=200, working=200, held=400, producers=50, counted_ready=1, counted_unacked=400, counted_age_s=0.05,
     departed_age_s=1.0, newest_s=0.1, interval_s=2.0, service_mean_s=0.1, service_cv2=1.0, flow_per_s=500.0,
-    left_per_s=500.0, weights=50.0, bottleneck_per_s=1000.0, next_s=1.0, report_s=2.0,
+    left_per_s=500.0, weights=50.0, bottleneck_per_s=1000.0, extra=60.0, next_s=1.0, report_s=2.0,
 )  # fmt: skip
+
+DECISION = Decision(20.0, "", bottleneck_per_s=100.0, extra=7.0)
 
 
 def consumer(at_s: float, processed: int, **changes: object) -> ConsumerReport:
@@ -582,7 +584,7 @@ def test_a_sum_can_be_told_when_the_estimate_of_what_others_send_has_been_correc
         board._flow.append((now, 1000 - 10 * tick))
         board.signals(OwnState(), now)
         board._flow[-1] = (now, board._flow[0][1] - 1)
-        if (one := board.due_sum("orders", now, 100.0)) is not None:
+        if (one := board.due_sum("orders", now, DECISION)) is not None:
             told.append(decode_sum(encode_sum(one)))
     assert told
     assert all(one.flow_per_s == 0 for one in told)
@@ -603,4 +605,5 @@ def test_a_sum_that_corrects_what_others_have_sent_says_that_it_was_before() -> 
     steps = [after - before for before, after in pairwise(seen[20:])]
     assert signals.confirmed_total > 9000
     assert signals.told_rate_per_s == 1000.0
+    assert signals.told_extra == 60.0
     assert max(steps) - min(steps) <= 12

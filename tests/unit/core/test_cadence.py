@@ -103,6 +103,20 @@ def test_a_consumer_of_a_fleet_notices_soon_that_it_has_become_faster_or_slower(
     assert abs(recent - recent_s / after) <= 2
 
 
+def test_work_at_hand_counts_as_far_as_it_usually_is_and_no_further() -> None:
+    """Whole messages would tell the phase of work that takes longer than the time that is looked at, not its pace."""
+    lately, told = Lately(), []
+    for look in looks(iter([0.5] * 20 + [2.5] * 20), 25.0):
+        report = lately.added(look, 0.5, look.busy_s - look.service_sum_s)
+        told.append((report.at_ns / 1e9, report.recent / report.recent_s if report.recent_s else 0.0))
+    usual = [per_s for at, per_s in told if 2 < at <= 10]
+    longer = [per_s for at, per_s in told if 11 < at < 12.4]
+    known = [per_s for at, per_s in told if at > 15.5]
+    assert usual == pytest.approx([2.0] * len(usual), abs=0.01)
+    assert longer == pytest.approx([0.0] * len(longer), abs=0.01)
+    assert known == pytest.approx([0.4] * len(known), abs=0.01)
+
+
 def test_irregular_work_is_seldom_taken_for_a_change() -> None:
     draw, lately, changes = random.Random(7), Lately(), 0
     service_s = iter(lambda: draw.expovariate(50.0), None)

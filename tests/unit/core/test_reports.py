@@ -281,6 +281,7 @@ def of_usual_size(kind: type[Report]) -> Report:
 SINGLE = {
     "interval_s",
     "recent_s",
+    "recent",
     "recent_busy_s",
     "capacity_per_s",
     "target_rate_per_s",

@@ -15,7 +15,7 @@ SUM = FleetSum(
     queue="orders", session=3, first=3, second=7, at_ns=5, confirmed=100, departed=90.5, observed_s=9.0, busy_s=8.0,
     told_s=7.0, reporting=200, working=199, held=400, producers=50, counted_ready=1, counted_unacked=2,
     counted_age_s=inf, departed_age_s=0.25, newest_s=0.5, interval_s=0.5, service_mean_s=0.125, service_cv2=1.0,
-    flow_per_s=2000.0, left_per_s=1500.0, weights=48.0, bottleneck_per_s=2000.0, next_s=0.125, report_s=0.5,
+    flow_per_s=2000.0, left_per_s=1500.0, weights=48.0, bottleneck_per_s=2000.0, extra=0.0, next_s=0.125, report_s=0.5,
     guests=True,
 )  # fmt: skip
 
