@@ -191,7 +191,13 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         except PaceError as error:
             yield Finding("management API", Verdict.NOTE, str(error), "rabbitmq-plugins enable rabbitmq_management")
         else:
-            yield Finding("management API", Verdict.OK, f"{overview.product} {overview.version} at {client.url}")
+            found = f"{overview.product} {overview.version} at {client.url}"
+            if overview.statistics_off:
+                kept = f"{found}, without statistics: the monitor knows no rates and no prefetch"
+                advice = "unset disable_metrics_collector and disable_stats in the broker's configuration"
+                yield Finding("management API", Verdict.NOTE, kept, advice)
+            else:
+                yield Finding("management API", Verdict.OK, found)
 
 
 async def _compare_queues(settings: Settings) -> Finding:

@@ -15,6 +15,7 @@ from backpressure.cli import doctor
 from backpressure.cli.commands import pace
 from backpressure.errors import AccessRefusedError
 from backpressure.transports import kafka_node
+from backpressure.transports.management_models import Overview
 
 
 def said() -> str:
@@ -99,19 +100,37 @@ def test_a_broker_that_refuses_the_user_is_not_told_to_be_started(monkeypatch: p
     assert "start one" not in said()
 
 
+class Api:
+    """A management API that answers one question, or refuses to."""
+
+    url = "http://there:15672"
+
+    def __init__(self, answer: Overview | Exception) -> None:
+        self._answer = answer
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def overview(self) -> Overview:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    async def check_owner(self, _: object) -> None:
+        pass
+
+
 def test_an_api_that_refuses_the_user_is_not_told_to_be_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing:
-        url = "http://there:15672"
+    refusal = AccessRefusedError(Api.url, "Not management user")
+    monkeypatch.setattr(doctor.ManagementClient, "of", lambda _: Api(refusal))
+    assert line("management API").endswith("refused: Not management user rabbitmqctl set_user_tags USER monitoring")
 
-        async def __aenter__(self) -> Self:
-            return self
 
-        async def __aexit__(self, *_: object) -> None:
-            pass
-
-        async def overview(self) -> None:
-            raise AccessRefusedError(self.url, "Not management user")
-
-    monkeypatch.setattr(doctor.ManagementClient, "of", lambda _: Refusing())
+def test_a_broker_that_keeps_no_statistics_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.ManagementClient, "of", lambda _: Api(Overview(disable_stats=True)))
     found = line("management API")
-    assert found.endswith("refused: Not management user rabbitmqctl set_user_tags USER monitoring")
+    assert found.startswith("note management API")
+    assert "without statistics: the monitor knows no rates and no prefetch" in found
