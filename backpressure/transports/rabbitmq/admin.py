@@ -29,7 +29,7 @@ from backpressure.transports.connecting import Outage
 from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.management_models import PolicyInfo, QueueInfo
 from backpressure.transports.queue_declarations import QueueDeclaration, bound_policy, not_reached, queue_declarations
-from backpressure.transports.rabbitmq.failures import request_error
+from backpressure.transports.rabbitmq.failures import request_error, stream_error
 from backpressure.transports.rabbitmq.link import RabbitMQRequests
 from backpressure.transports.rabbitmq.wire import read_elsewhere
 
@@ -306,10 +306,7 @@ class BoundPolicy:
             raise TransportError(f"{self._management.url} is the management API of another broker")
         found = await self._management.queue(queue)
         if found.type == "stream":
-            raise UnsupportedError(
-                f"{queue!r} is a stream: consumers take nothing out of it, so its length says nothing about their "
-                "pace; use a classic or a quorum queue"
-            )
+            raise stream_error(queue)
         exchange = found.arguments.get("x-dead-letter-exchange", found.effective_policy.get("dead-letter-exchange"))
         if exchange is None:
             return False

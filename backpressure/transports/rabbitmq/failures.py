@@ -67,7 +67,18 @@ def request_error(error: BaseException, address: str, asked: str = "") -> Transp
         return lost_error(error, address)
     text = _text(error.reply_text)
     found = re.search(r"(?:queue|exchange) '([^']*)'", text)
-    return _refusal(error.reply_code, text, found.group(1) if found else asked, address)
+    name = found.group(1) if found else asked
+    if "consumer prefetch count is not set" in text:  # only streams want one
+        return stream_error(name)
+    return _refusal(error.reply_code, text, name, address)
+
+
+def stream_error(queue: str) -> UnsupportedError:
+    """Return why a stream cannot be used."""
+    return UnsupportedError(
+        f"{queue!r} is a stream: consumers take nothing out of it, so its length says nothing about their pace; use a "
+        "classic or a quorum queue"
+    )
 
 
 def _refusal(reply_code: int, text: str, name: str, address: str) -> TransportError:

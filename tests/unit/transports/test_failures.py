@@ -157,3 +157,16 @@ def test_a_queue_in_exclusive_use_is_no_matter_of_credentials(code: int, text: s
     assert isinstance(error, UnsupportedError)
     assert str(error).startswith("queue 'orders' is in exclusive use")
     assert user in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PRECONDITION_FAILED - consumer prefetch count is not set for stream queue 'events' in vhost '/'",
+        "PRECONDITION_FAILED - consumer prefetch count is not set for 'queue 'events' in vhost '/''",
+    ],
+)
+def test_a_stream_that_is_consumed_is_named_as_what_it_is(text: str) -> None:
+    error = request_error(exceptions.ChannelClosedByBroker(406, text), "amqp://there")
+    assert isinstance(error, UnsupportedError)
+    assert str(error).startswith("'events' is a stream: consumers take nothing out of it")
