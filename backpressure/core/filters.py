@@ -150,8 +150,9 @@ class RateEstimator:
         self.bounded = False
         if self.rate is None:
             self._exposure_s += exposure_s  # the wait for the first event counts like any other
-            if events > 0:
-                self._begin(events, self._exposure_s)
+            self.events += events  # between two counts it may be a part of one
+            if self.events >= 1:
+                self._begin(self.events, self._exposure_s)
             return False
         expected = self.rate * exposure_s
         # A sample as long as the memory also shows how little is known of the rate.

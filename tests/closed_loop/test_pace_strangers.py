@@ -421,3 +421,20 @@ def test_a_silent_group_that_is_far_away_is_paced_for_the_way(
     utilisation, _, p99_s = settled(lab, workers, Network(way_s=way_s), after_s=15.0, for_s=30.0)
     assert utilisation >= used
     assert p99_s <= most_s
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "seeds"), [(1, (107, 99, 25)), (2, (8, 132, 114)), (10, (8, 71, 3))], ids=["1", "2", "10"]
+)
+def test_a_message_that_took_long_at_the_start_does_not_pass_for_the_usual_one(
+    lab: Any, prefetch: int, seeds: tuple[int, ...]
+) -> None:
+    """The first counts are a tenth of a second apart, and rest on a part of one message; the next follows in 5 s."""
+    for seed in seeds:
+        workers = strangers("exponential", 20.0, prefetch=prefetch)
+        plant = lab.plant(seed, workers=workers, network=EVERY_5_S)
+        plant.run(random.Random(seed + 999).random() * 5)
+        lab.join(plant, "pace")
+        before_s = plant.queue.busy_s
+        plant.run(12)
+        assert plant.queue.busy_s - before_s >= 12 * (0.9 if prefetch < 10 else 0.8), seed

@@ -28,6 +28,7 @@ _SERVICE_SAMPLES = 20
 _SERVICE_SAMPLES_EACH = 5  # in a fleet
 _LATE_S = 0.6
 _LEAST_LATE_S = 1.0  # before rare counts, less would decide too much
+_LEAST_LATE_APART_S = 0.25
 _LEAST_BURST_S = 0.15
 _MEMORY_COUNTS = 6.0
 _SPARE_MEMORY_S = 0.4
@@ -195,6 +196,8 @@ class Bottleneck:
         reporting = signals.departed_total is not None and signals.feedback_age_s <= self._stale_s
         if not interrupted:
             self._count(signals, now, reporting=reporting, new=new)
+            if self.counted and not signals.ready:
+                self._learn_from_an_empty_queue(signals, now)
         self._told = signals.told_rate_per_s is not None
         if signals.told_rate_per_s and self._workers:
             self._estimator.adopt(signals.told_rate_per_s / self._workers, _MEMORY_S * self._workers)
@@ -316,6 +319,9 @@ class Bottleneck:
             return
         events, exposure_s = max(0.0, count.departed - before.departed), count.clock_s - before.clock_s
         span_s = exposure_s / workers
+        if late and rate is None and not signals.ready and span_s < _LEAST_LATE_APART_S:
+            self._before = before  # the next count tells of both
+            return
         self._watch_idle(backlog - doubt, workers, span_s, late=late)
         self._estimator.few_samples = span_s > _LATE_S
         self._estimator.memory_s = max(_MEMORY_S, _MEMORY_COUNTS * span_s * workers)
@@ -333,6 +339,22 @@ class Bottleneck:
             part = self._estimator.rate / rate
             self._estimator.scale(max(0.05, 1 - (1 - part) / part * log(1 / (1 - part))) / part)
         if changed or rate is None:
+            self.changed_at = now
+
+    def _learn_from_an_empty_queue(self, signals: Signals, now: float) -> None:
+        """Where no message waits, consumers hold no more than they may: all others that came since the count have left.
+
+        If that is far more than the estimate allows for, the estimate is wrong: it may rest on a few messages that took
+        long, and the next count of what they hold may be seconds away.
+        """
+        before, most, read_at = self._before, signals.held_at_most, now - signals.depth_age_s
+        if signals.ready is None or most is None or before is None or before.source != "counts":
+            return
+        span_s = read_at - self._counted_at
+        if span_s < _LEAST_SIGHT_S or self.starting or self._estimator.events > _SERVICE_SAMPLES:
+            return
+        left = self.queue.left_by(read_at, most) - before.departed
+        if self._estimator.restart(left, span_s * max(1, self._workers)):
             self.changed_at = now
 
     def _add_lower_bound(self, events: float, exposure_s: float) -> bool:

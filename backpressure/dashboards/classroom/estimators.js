@@ -74,7 +74,8 @@ class RateEstimator {
     if (exposureS <= 0) return false;
     if (this.rate === null) {
       this.exposureS += exposureS;
-      if (events > 0) this.begin(events, this.exposureS);
+      this.events += events;
+      if (this.events >= 1) this.begin(this.events, this.exposureS);
       return false;
     }
     const expected = this.rate * exposureS;
