@@ -17,6 +17,7 @@ _DISPERSION_WEIGHT = 0.05
 _OUTLIER = 9.0  # squared standard deviations beyond which a sample says "change", not "noise"
 _EVEN = 0.05  # the dispersion of regular service, whose counts vary by the error of their moments
 _EVEN_ODDS = 0.05  # that service is regular, before anything is known
+_FEARED = 3.0  # a fall is as likely as not when it explains so much better (a logarithm) what was counted
 _MOST_ODDS = 30.0  # one sample of another kind is to be enough against them
 _LEAST_ODDS = 0.002  # a few lucky samples are not
 
@@ -127,6 +128,18 @@ class RateEstimator:
         if self.rate is None:
             return 0.0
         return self.rate * self.events / (self.events + 2 * self.dispersion)
+
+    @property
+    def feared_rate(self) -> float:
+        """The cautious rate, or less if it may have begun to fall: the mean of both rates, by how likely each is.
+
+        The score of the change detector is the logarithm of how much better a fall explains what was counted.
+        """
+        rate, fall = self.cautious_rate, self._fall
+        if fall.exposure_s <= 0:
+            return rate
+        fallen = 1 / (1 + exp(_FEARED - fall.score))
+        return min(rate, (1 - fallen) * rate + fallen * fall.events / fall.exposure_s)
 
     def expect(self, dispersion: float, events: float) -> None:
         """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are."""

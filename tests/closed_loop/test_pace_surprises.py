@@ -262,13 +262,13 @@ def test_far_from_the_broker_the_first_messages_do_not_wait_for_those_that_are_o
     assert sum(lost_s) / len(lost_s) <= 0.7
 
 
-@pytest.mark.parametrize(("distribution", "used", "p99_s"), [("fixed", 0.97, 0.87), ("exponential", 0.96, 1.45)])
+@pytest.mark.parametrize(("distribution", "used", "p99_s"), [("fixed", 0.97, 0.87), ("exponential", 0.96, 1.24)])
 def test_far_from_the_broker_a_slower_consumer_gets_what_was_on_its_way_and_no_more(
     lab: Any, distribution: str, used: float, p99_s: float
 ) -> None:
     """Half a second passes until messages come at the new rate, whatever the law: 70 of them are too many."""
     outcomes = []
-    for seed in range(1, 6):
+    for seed in range(1, 9):
         workers = Workers(distribution=distribution, prefetch=100)  # type: ignore[arg-type]  # a literal
         plant = lab.plant(seed, workers=workers, network=Network(way_s=0.1))
         lab.join(plant, "pace", 2000.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 
-from backpressure.core.controllers.depth import DepthObserver
+from backpressure.core.controllers.depth import FAR_S, DepthObserver
 from backpressure.core.filters import RateEstimator
 from backpressure.core.signals import SignalQuality, Signals
 
@@ -118,8 +118,15 @@ class Bottleneck:
 
     @property
     def rate_per_s(self) -> float | None:
-        """μ̂ of all working consumers together, or None before any evidence."""
-        return None if self._estimator.rate is None else self._estimator.cautious_rate * self._workers
+        """μ̂ of all working consumers together, or None before any evidence.
+
+        Far from the broker it falls with the first reports that may tell of a slower consumer: each tick in which
+        messages go out at the old rate is one more beside those that are on their way.
+        """
+        if self._estimator.rate is None:
+            return None
+        far = self.way_s > FAR_S and not self.counted
+        return (self._estimator.feared_rate if far else self._estimator.cautious_rate) * self._workers
 
     @property
     def dispersion(self) -> float:

@@ -15,7 +15,7 @@ _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
 _OVERDUE = 1.5
-_NEAR_S = 0.03  # on a way that is not longer, few messages are under way
+FAR_S = 0.03  # on a way that is not longer, few messages are under way
 _HISTORY_S = 40.0
 _COUNTS = 6
 _SHIFTS = 10  # either way
@@ -126,7 +126,7 @@ class DepthObserver:
         What is delivered and not acknowledged may be on its way: consumers are taken to be as far away, ``way_s``.
         """
         self.forget()
-        self._on_way = rate_per_s * way_s if way_s > _NEAR_S else 0.0
+        self._on_way = rate_per_s * way_s if way_s > FAR_S else 0.0
         if self.read_at > -inf:
             since = self._sent.at(now) - self._arrived.at(self.read_at)
             self.depth = max(0.0, self.there + since - rate_per_s * (now - self.read_at))
@@ -156,7 +156,7 @@ class DepthObserver:
             age_s = min(age_s, _SILENCE * self._usual_age_s)
         way_s = signals.there_and_back_s
         departed = (signals.departed_total or 0) - self._corrected
-        if way_s > _NEAR_S and self._offset is not None:
+        if way_s > FAR_S and self._offset is not None:
             self._count_far(departed, age_s, way_s, rate_per_s, now, busy=busy, stalled=stalled)
             return
         gone = departed + rate_per_s * age_s

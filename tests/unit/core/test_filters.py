@@ -99,6 +99,17 @@ def test_the_dispersion_distinguishes_even_from_random_service() -> None:
     assert uneven.dispersion == pytest.approx(1.0, abs=0.5)
 
 
+def test_a_rate_that_may_have_begun_to_fall_is_feared_to_be_lower_before_the_alarm() -> None:
+    counted = estimator()
+    for count in exponential_counts(3, 200.0, 300):
+        counted.add(count, 0.1)
+    usual = counted.rate
+    assert usual is not None
+    assert counted.feared_rate > 0.85 * usual
+    assert not counted.add(6, 0.1)  # of about 20
+    assert counted.feared_rate < 0.9 * counted.cautious_rate
+
+
 def test_rare_samples_tell_regular_from_random_service_after_a_few() -> None:
     """Four counts of 5 s: where each is what was expected, random service would be a rare coincidence."""
     even = estimator()
