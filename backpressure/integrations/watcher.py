@@ -36,6 +36,7 @@ _UNEVEN_FROM_S = 0.35
 _CLOSE_WITHIN_S = 5.0
 _REFUSED_PAUSE_S = 3.0
 _LOOK_EVERY_S = 0.5
+_AGAIN_AFTER_S = 1.0
 _MISSING_S = 1.0  # a queue that is declared while the program starts is no news
 
 
@@ -287,8 +288,24 @@ class QueueWatcher:
             self._tasks.pop(number).cancel()
         for number, member in members.items():
             if number not in self._tasks:
-                work = self._pace(cast("Watched", member)) if self._listens else self._tell(cast("Reporting", member))
-                self._tasks[number] = asyncio.create_task(work)
+                self._tasks[number] = asyncio.create_task(self._work_for(member))
+
+    async def _work_for(self, member: Member) -> None:
+        """Pace or report until cancelled. What fails, a law of the user's own for example, is told and begun again.
+
+        Otherwise the last rate would stay for ever, and nobody would know.
+        """
+        said = False
+        while True:
+            try:
+                await (self._pace(cast("Watched", member)) if self._listens else self._tell(cast("Reporting", member)))
+            except Exception as error:  # noqa: BLE001 - whatever a law of the user raises
+                if not said:
+                    said = True
+                    _log.exception("pacing or reporting failed, and begins again")
+                if self._listens:
+                    cast("Watched", member).take_obstacle(f"pacing failed: {error!r}")
+            await asyncio.sleep(_AGAIN_AFTER_S)
 
     async def _tell(self, member: Reporting) -> None:
         while True:

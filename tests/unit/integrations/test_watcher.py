@@ -169,3 +169,41 @@ def test_members_of_several_queues_hear_together_what_any_has_to_hear_and_each_g
 def sum_about(queue: str) -> FleetSum:
     numbers = {each.name: 0 for each in fields(FleetSum) if each.name not in {"queue", "guests"}}
     return FleetSum(queue=queue, guests=False, **numbers)  # type: ignore[arg-type]  # 0 is any of its numbers
+
+
+class Failing:
+    """A law that fails at first."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def update(self, signals: Signals, now: float) -> Decision:
+        self.asked += 1
+        if self.asked == 3:
+            raise ZeroDivisionError
+        return Decision(100.0, "because")
+
+
+def test_a_law_that_fails_is_told_once_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> tuple[int, str]:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr("backpressure.integrations.watcher.time", SimpleNamespace(monotonic=loop.time))
+        law = Failing()
+        limiter = Limiter("orders", "amqp://localhost/", law=law, clock=loop.time)
+        watcher = QueueWatcher((), SimpleNamespace(address="there"), listens=True)  # type: ignore[arg-type]  # it is not asked
+        watcher._members.append(limiter)
+        watcher._probe = FarProbe(0.001)  # type: ignore[assignment]  # as much as it takes
+        watcher._feedback = Bus()  # type: ignore[assignment]  # as above
+        working = asyncio.create_task(watcher._work_for(limiter))
+        await asyncio.sleep(0.5)
+        told = limiter.status().reason
+        await asyncio.sleep(9.5)
+        working.cancel()
+        return law.asked, told
+
+    asked, told = run_virtually(story())
+    assert asked >= 80
+    assert "ZeroDivisionError" in told
+    assert len([record for record in caplog.records if "begins again" in record.message]) == 1
