@@ -142,7 +142,11 @@ class RateEstimator:
         return min(rate, (1 - fallen) * rate + fallen * fall.events / fall.exposure_s)
 
     def expect(self, dispersion: float, events: float) -> None:
-        """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are."""
+        """Begin with a ``dispersion`` measured elsewhere over ``events`` events, trusted less the fewer they are.
+
+        Where departures are what was sent less what is queued, an estimate of the one may make them negative: none.
+        """
+        events = max(0.0, events)
         self._spread = (dispersion * events + 1) / (events + 1)
 
     def adopt(self, rate: float, exposure_s: float) -> None:

@@ -63,7 +63,8 @@ class RateEstimator {
   }
 
   expect(dispersion, events) {
-    this.dispersion = (dispersion * events + 1) / (events + 1);
+    const count = Math.max(0, events);
+    this.dispersion = (dispersion * count + 1) / (count + 1);
   }
 
   scale(factor) {

@@ -227,3 +227,11 @@ def test_the_alarm_is_counted_in_standard_deviations() -> None:
     surplus = 100 + 2 * sqrt(100)
     assert not calm.add(surplus, 1.0)
     assert nervous.add(surplus, 1.0)
+
+
+@pytest.mark.parametrize("events", [-1.0, -5.0, -1000.0])
+def test_the_dispersion_is_never_negative_where_departures_seem_to_be(events: float) -> None:
+    """They are what was sent less what is queued, and what others have sent is an estimate in a fleet."""
+    rate = RateEstimator(memory_s=2.0, memory_events=20.0, alarm=5.0)
+    rate.expect(0.25, events)
+    assert rate.dispersion == 1.0
