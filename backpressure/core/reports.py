@@ -342,9 +342,10 @@ class Lately:
     faster or slower, it is no more than what it did since.
 
     Formula: with n messages in B seconds of work before a moment of the last second, and e in b after it, one message
-    less different from what was expected, G = e·ln(e/b) + n·ln(n/B) − (e + n)·ln((e + n)/(b + B)) is the logarithm of
-    the likelihood ratio of two rates and one; it has changed if G > 6φ, φ being the dispersion of service times. The
-    moment is that of the largest G. The past is forgotten in 10 s of work.
+    less different from what was expected (a part of one, if the work at hand is known and regular), G = e·ln(e/b) +
+    n·ln(n/B) − (e + n)·ln((e + n)/(b + B)) is the logarithm of the likelihood ratio of two rates and one; it has
+    changed if G > 6φ, φ being the dispersion of service times. The moment is that of the largest G. The past is
+    forgotten in 10 s of work.
 
     Attributes:
         changed: whether the last call of `added` found that it has become faster or slower.
@@ -358,19 +359,22 @@ class Lately:
         self._service = 0.0, 0.0, 0.0
         self.changed = False
 
-    def added(self, report: ConsumerReport, interval_s: float = 0.0, working_s: float = 0.0) -> ConsumerReport:
+    def added(self, report: ConsumerReport, interval_s: float = 0.0, working_s: float | None = None) -> ConsumerReport:
         """Return ``report`` with what was done lately; call it several times a second.
 
-        ``interval_s`` is how often it reports, ``working_s`` how long it has been working on the message at hand.
+        ``interval_s`` is how often it reports, ``working_s`` how long it has been working on the message at hand;
+        None: not known, so that only whole messages count.
         """
         span_s = min(_LATELY_S, max(_SHORTEST_LATELY_S, interval_s / 2)) if interval_s else _LATELY_S
         departed = report.processed + report.dead_lettered
-        done = departed + self._begun.part(departed, report.busy_s - working_s, working_s)
+        done = float(departed)
+        if working_s is not None:
+            done += self._begun.part(departed, report.busy_s - working_s, working_s)
         counts = self._counts
         counts.append((report.at_ns, departed, report.busy_s, done))
         while len(counts) > 1 and report.at_ns - counts[1][0] >= _LATELY_S * 1e9:
             self._usual = _with_past(self._usual, counts.popleft(), counts[0])
-        self.changed = bool(interval_s) and self._has_changed(report)
+        self.changed = bool(interval_s) and self._has_changed(report, whole=working_s is None)
         at_ns, _, busy_s, before = next(
             (count for count in reversed(counts) if report.at_ns - count[0] >= 0.99e9 * span_s), counts[0]
         )
@@ -378,10 +382,10 @@ class Lately:
         report.recent, report.recent_busy_s = max(0.0, done - before), max(0.0, report.busy_s - busy_s)
         return report
 
-    def _has_changed(self, report: ConsumerReport) -> bool:
+    def _has_changed(self, report: ConsumerReport, *, whole: bool) -> bool:
         """Find out whether it has become faster or slower within the last second; then forget what was before."""
         dispersion = self._dispersion(report)
-        past, counts, slack = self._usual, self._counts, min(1.0, _SLACK * dispersion)
+        past, counts, slack = self._usual, self._counts, 1.0 if whole else min(1.0, _SLACK * dispersion)
         most, changed_at, (_, _, busy_s, done) = _CHANGED, 0, counts[-1]
         for number in range(len(counts) - 1):
             if number:

@@ -124,10 +124,10 @@ class ReportTurns:
         """Return how often it reports on average."""
         return self._told.every_s(self.usual_s, now)
 
-    def look(self, report: ConsumerReport, now: float, working_s: float = 0.0) -> Turn | None:
+    def look(self, report: ConsumerReport, now: float, working_s: float | None = None) -> Turn | None:
         """Return how to send ``report``, or None: it is not its turn. Call this every ``usual_s``.
 
-        ``working_s`` is how long the consumer has been working on the message at hand; 0 where it has several. The
+        ``working_s`` is how long the consumer has been working on the message at hand; None: not known. The
         report is completed: with what was done lately, and the time until the next one.
         """
         every_s = self.every_s(now)

@@ -117,6 +117,15 @@ def test_work_at_hand_counts_as_far_as_it_usually_is_and_no_further() -> None:
     assert known == pytest.approx([0.4] * len(known), abs=0.01)
 
 
+def test_whole_messages_of_regular_work_are_not_taken_for_a_change() -> None:
+    """Where the work at hand is not known, a count may be one message more or less."""
+    lately, changes = Lately(), 0
+    for look in looks(iter([0.17] * 400), 60.0):
+        lately.added(look, 4.0)
+        changes += lately.changed
+    assert changes == 0
+
+
 def test_irregular_work_is_seldom_taken_for_a_change() -> None:
     draw, lately, changes = random.Random(7), Lately(), 0
     service_s = iter(lambda: draw.expovariate(50.0), None)
