@@ -141,7 +141,7 @@ def test_a_producer_paces_to_the_consumer_of_the_example(
     with ExitStack() as stack:
         connection = stack.enter_context(pika.BlockingConnection(pika.URLParameters(broker_url)))
         channel = connection.channel()
-        channel.exchange_declare("pace.feedback", "fanout")
+        channel.exchange_declare("pace.feedback", "fanout", auto_delete=True)  # as beside a predeclared queue
         listener = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(listener, "pace.feedback")
         (tmp_path / "producer").mkdir()

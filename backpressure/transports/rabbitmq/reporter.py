@@ -30,7 +30,6 @@ from backpressure.errors import ConfigError, FeedbackError
 _log = logging.getLogger("backpressure")
 _REPLY_TO = "amq.rabbitmq.reply-to"
 _ASKING = pika.BasicProperties(reply_to=_REPLY_TO)  # type: ignore[no-untyped-call]  # pika has no types here
-_ACCESS_REFUSED = 403
 _RETRY_S = 1.0
 _CLOSE_WITHIN_S = 5.0
 _BLOCKED_TIMEOUT_S = 30.0
@@ -287,16 +286,15 @@ class Reporter:
     def _channel(self, connection: pika.BlockingConnection) -> tuple[Any, bool]:
         """Return a channel on a broker that has the exchange, and whether it hears answers.
 
-        A user who may not create the exchange can use it. A broker may know no direct reply-to.
+        An exchange that is there is used as it is: it may be a temporary one, or this user may not create any. A broker
+        may know no direct reply-to.
         """
         try:
             channel = connection.channel()
-            channel.exchange_declare(self._exchange, "fanout")
-        except ChannelClosedByBroker as error:
-            if error.reply_code != _ACCESS_REFUSED:
-                raise
-            channel = connection.channel()
             channel.exchange_declare(self._exchange, passive=True)
+        except ChannelClosedByBroker:
+            channel = connection.channel()
+            channel.exchange_declare(self._exchange, "fanout")
         try:
             channel.basic_consume(_REPLY_TO, lambda *message: self.told(message[-1]), auto_ack=True)
         except ChannelClosedByBroker:

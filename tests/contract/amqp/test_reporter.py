@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 import pika
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
 from backpressure import Reporter
 from backpressure.core.reports import ConsumerReport, decode
@@ -127,3 +128,28 @@ def test_reports_may_leave_on_a_channel_of_the_caller(
     reporter.done(0.5)
     channel.basic_publish(exchange, "", reporter.report())
     assert listener.until(lambda _: True).processed == 1
+
+
+def test_an_exchange_that_is_there_as_a_temporary_one_is_used_as_it_is_and_made_when_it_has_gone(
+    broker: Any, queue: str, exchange: str, connect: Callable[..., pika.BlockingConnection]
+) -> None:
+    """A producer of a predeclared queue makes one like that, which goes with its last listener."""
+    channel = connect().channel()
+    channel.exchange_declare(exchange, "fanout", auto_delete=True)
+    heard = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(heard, exchange)
+    with Reporter(queue, broker.url, prefetch=2, exchange=exchange):
+        for _, _, body in channel.consume(heard, auto_ack=True, inactivity_timeout=_PATIENCE_S):
+            assert body is not None
+            break
+        channel.cancel()
+        channel.queue_delete(heard)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            assert time.monotonic() < deadline
+            try:
+                Listener(connect().channel(), exchange).until(lambda _report: True)
+            except ChannelClosedByBroker:  # it has not been made anew yet, or is the old one
+                time.sleep(0.1)
+            else:
+                break
