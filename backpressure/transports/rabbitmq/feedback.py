@@ -293,14 +293,14 @@ class RabbitMQFeedback:
                 self._opening = asyncio.create_task(self._open_answering(connection), name="open channel for answers")
 
     async def _open_answering(self, connection: WireConnection) -> None:
+        untold, self._untold = self._untold, deque(maxlen=_LISTENER_QUEUE_LENGTH)
         try:
-            with suppress(AMQPError, TransportError):  # the connection is lost, and with it whoever asked
-                channel = await connection.open_channel(vital=False)
-                channel.closed.add_done_callback(lambda closed: self._on_answering_closed(closed.result()))
-                self._answering = channel
+            self._answering = channel = await connection.open_channel(vital=False)
+        except (AMQPError, TransportError):
+            return  # the connection is lost, and with it whoever asked
         finally:
             self._opening = None
-        untold, self._untold = self._untold, deque(maxlen=_LISTENER_QUEUE_LENGTH)
+        channel.closed.add_done_callback(lambda closed: self._on_answering_closed(closed.result()))
         for address, told in untold:
             self._tell(address, told)
 
