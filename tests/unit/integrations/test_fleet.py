@@ -183,12 +183,12 @@ def test_reports_cost_two_thousand_deliveries_a_second_and_the_pace_is_kept_and_
     """After a start in which consumers report ten times a second until they are told, for two or three seconds."""
 
     async def story(fleet: Fleet) -> Any:
-        await asyncio.sleep(8.0)
+        await asyncio.sleep(16.0 if consumers > LARGE else 8.0)
         return *(await fleet.measured(8.0)), fleet.octets / fleet.reports
 
     deliveries, used, jain, octets = played(monkeypatch, consumers, producers, story)
-    # Changes told before their turn are made up for by longer intervals, not always within these eight seconds.
-    assert deliveries <= 1.15 * MOST_DELIVERIES_PER_S
+    # Reports of a large fleet are seconds apart: what was told early is made up for later than in these eight seconds.
+    assert deliveries <= MOST_DELIVERIES_PER_S * (1.05 if consumers > LARGE else 1)
     assert octets <= 200  # on average: one report of ten has distributions and texts
     assert used >= 0.95
     assert jain >= 0.98
