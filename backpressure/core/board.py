@@ -31,7 +31,7 @@ from backpressure.core.reporters import (
 )
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
-from backpressure.core.signals import Decision, SignalQuality, Signals
+from backpressure.core.signals import FAR_S, Decision, SignalQuality, Signals
 from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
 from backpressure.core.unpaced import UnpacedArrivals
 
@@ -40,7 +40,6 @@ _HIDDEN_WEIGHT = 0.3
 _ON_WAY_AT_MOST = 1.2  # counts and reports are of moments up to a report's interval apart
 _BUSY = 0.9
 _TICK_S = 0.1
-_FAR_S = 0.03  # on a way that is not longer, few messages are under way
 _COMMITS_S = 30.0  # commits are not further apart
 _DONE_WINDOW_S = 1.0
 _OWN_HISTORY_S = 20.0
@@ -309,7 +308,7 @@ class SignalBoard:
             return False  # who sums tells it
         if self.fleet.adds_up:
             producers = SEATS
-        urgent = self.has_strangers or self.rarely_told or self._way_s > _FAR_S
+        urgent = self.has_strangers or self.rarely_told or self._way_s > FAR_S
         turns = ceil(producers / _ASK_EACH_TICK) * (1 if urgent else _ASK_RARELY)
         return (urgent or self.has_guests) and reading % turns == 0
 

@@ -25,7 +25,7 @@ from backpressure.core.reports import (
 )
 from backpressure.core.signals import Decision, Law
 from backpressure.core.sums import FleetSum, decode_sum, encode_sum, is_sum
-from backpressure.core.turns import encode_interval
+from backpressure.core.turns import answer_to
 from backpressure.core.unpaced import with_unpaced
 
 _FIRST_RATE_PER_S = 1.0
@@ -267,10 +267,9 @@ class Pacer:
         Raises:
             FeedbackError: it is not a report of this version; it may be ignored.
         """
-        if not self._board.tells_interval(now) or decode(payload, histograms=False).queue != self._queue:
+        if not self._board.tells_interval(now):
             return None
-        every_s = self._every_s(_USUAL_S)
-        return encode_interval(self._queue, every_s if every_s > _USUAL_S else None)
+        return answer_to(payload, self._queue, self._every_s(_USUAL_S), _USUAL_S)
 
     @property
     def report_every_s(self) -> float:

@@ -14,6 +14,10 @@ from typing import Protocol, runtime_checkable
 _NEAR = 0.25  # of a tick
 
 
+FAR_S = 0.03
+"""Seconds to the broker and back; on a way that is not longer, few messages are under way."""
+
+
 class SignalQuality(IntEnum):
     """How well it is known what is in the system.
 

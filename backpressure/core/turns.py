@@ -25,6 +25,7 @@ from backpressure.core.reports import (
     Early,
     Fullness,
     Lately,
+    decode,
     sooner_s,
     told_interval_s,
     uneven_s,
@@ -57,6 +58,16 @@ def decode_interval(data: bytes) -> tuple[str, float | None]:
     if not isinstance(queue, str) or (every_s is None and report_ms != 0):
         raise FeedbackError("not an answer: queue or report_ms is missing or out of range")
     return queue, every_s
+
+
+def answer_to(payload: bytes, queue: str, every_s: float, usual_s: float) -> bytes | None:
+    """Return what to answer to a report that asks: each process of ``queue`` reports ``every_s``.
+
+    None: the report is about another queue. Raises `FeedbackError` if it is none of this version.
+    """
+    if decode(payload, histograms=False).queue != queue:
+        return None
+    return encode_interval(queue, every_s if every_s > usual_s else None)
 
 
 class Told:

@@ -344,13 +344,13 @@ class Observer:
 
     def _judged(self, queue: QueueState, consumers: view.Consumers) -> QueueState:
         reading, listed = self._readings.get(queue.name), self._listing.queues.get(queue.name)
-        fresh = reading is not None and (
-            reading.left_per_s is not None or view.all_report(reading.queue, view.of_queue(consumers, queue.name))
-        )
-        still_s = None
-        reporting = view.of_queue(consumers, queue.name)
-        if reading is not None and view.all_report(reading.queue, reporting):
-            queue, still_s = self._queues.settled(queue, *view.done(reporting), reading.at)
+        fresh, still_s = False, None
+        if reading is not None:
+            reporting = view.of_queue(consumers, queue.name)
+            told = view.all_report(reading.queue, reporting)
+            fresh = told or reading.left_per_s is not None
+            if told:
+                queue, still_s = self._queues.settled(queue, *view.done(reporting), reading.at)
         clients = () if self._broker is None else self._broker.consumers
         hidden = any(not client.ack_required for client in clients if client.queue == queue.name)
         return self._queues.judged(queue, reading, listed, fresh=fresh, hidden=hidden, still_s=still_s)

@@ -32,7 +32,7 @@ from backpressure.core.reports import (
 )
 from backpressure.core.signals import Decision, Law, Signals
 from backpressure.core.sums import decode_sum, encode_sum, is_sum
-from backpressure.core.turns import encode_interval
+from backpressure.core.turns import answer_to
 from backpressure.core.unpaced import WHAT_TO_DO, told, with_unpaced
 from backpressure.derived import law_config
 from backpressure.engines.clock import Clock
@@ -318,14 +318,11 @@ class Pacing:
         """Return how often the sender of a report is to report, if it is this producer's part to say so."""
         if not self._board.tells_interval(self._clock.now()):
             return None
-        queue, usual_s = self._settings.queue.work, self._settings.feedback.interval_ms / 1000
+        usual_s = self._settings.feedback.interval_ms / 1000
         try:
-            if decode(payload, histograms=False).queue != queue:
-                return None
+            return answer_to(payload, self._settings.queue.work, self.fleet_interval_s, usual_s)
         except FeedbackError:
             return None
-        every_s = self.fleet_interval_s
-        return encode_interval(queue, every_s if every_s > usual_s else None)
 
     async def _tick(self) -> None:
         await self.read_queue()

@@ -546,10 +546,8 @@ class Limiter:
         now = self._clock()
         with self._lock:
             decision, reading = self._pacer.decision, self._reading
-            reason = (
-                decision.reason if reading is not None or not self._obstacle else ""
-            )  # it only waits for a first one
-            reason = "; ".join(filter(None, (self._obstacle, reason)))
+            only_waits = reading is None and self._obstacle
+            reason = self._obstacle if only_waits else "; ".join(filter(None, (self._obstacle, decision.reason)))
             if self._pacer.blocked:
                 reason = "the broker has stopped all publishing (memory or disk alarm)"
             return PaceStatus(

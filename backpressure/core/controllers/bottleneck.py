@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 
-from backpressure.core.controllers.depth import FAR_S, DepthObserver
+from backpressure.core.controllers.depth import DepthObserver
 from backpressure.core.filters import RateEstimator
-from backpressure.core.signals import SignalQuality, Signals
+from backpressure.core.signals import FAR_S, SignalQuality, Signals
 
 _MEMORY_S = 1.5
 _MEMORY_EVENTS = 20.0

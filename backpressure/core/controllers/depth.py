@@ -8,14 +8,13 @@ from math import exp, inf
 from statistics import pvariance
 
 from backpressure.core.filters import Timeline
-from backpressure.core.signals import Signals
+from backpressure.core.signals import FAR_S, Signals
 
 _TRACKING_S = 0.5
 _UNREPORTED_PER_S2 = 0.5
 _USUAL_WEIGHT = 0.02
 _SILENCE = 3.0
 _OVERDUE = 1.5
-FAR_S = 0.03  # on a way that is not longer, few messages are under way
 _HISTORY_S = 40.0
 _COUNTS = 6
 _SHIFTS = 10  # either way

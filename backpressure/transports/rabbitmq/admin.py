@@ -15,6 +15,7 @@ from backpressure.amqp.bindings import takes
 from backpressure.core.message import Delivery, Message
 from backpressure.errors import (
     AccessRefusedError,
+    AnotherBrokerError,
     BrokerUnavailableError,
     ExchangeNotFoundError,
     NotConnectedError,
@@ -303,7 +304,7 @@ class BoundPolicy:
             raise TransportError("no management API is known (broker.management_url)")
         overview = await self._management.overview()
         if not self._is_same(cluster_name, overview.cluster_name):
-            raise TransportError(f"{self._management.url} is the management API of another broker")
+            raise AnotherBrokerError(self._management.url)
         found = await self._management.queue(queue)
         if found.type == "stream":
             raise stream_error(queue)
