@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NoReturn
 
+import pika
 import psutil
 import pytest
 
 from backpressure.experiments.cluster import RabbitMQCluster
-from backpressure.settings import Settings
+from backpressure.settings import BrokerSettings, Settings
 from backpressure.transports.factory import connect
+from backpressure.transports.management_client import ManagementClient
 from backpressure.transports.rabbitmq_cluster import private_cluster
 from backpressure.transports.rabbitmq_node import find_rabbitmq
 
@@ -54,6 +57,38 @@ def test_a_quorum_queue_has_a_member_on_each_node_and_survives_a_partition() -> 
             await operator.join_again(leader)
             await operator.until_in_sync(work)
             await admin.stop()
+
+    asyncio.run(story())
+
+
+def test_every_node_tells_what_the_consumers_of_a_quorum_queue_hold() -> None:
+    """RabbitMQ's answer about one queue is zeros at nodes that do not lead it."""
+
+    async def story() -> None:
+        async with private_cluster(3) as cluster:
+            settings = Settings.model_validate({"broker": {"url": cluster.url}, "queue": {"type": "quorum"}})
+            work = settings.queue.work
+            admin = connect(settings).admin()
+            await admin.start()
+            await admin.declare(settings.queue)
+            await admin.stop()
+            with closing(pika.BlockingConnection(pika.URLParameters(cluster.nodes[0].url))) as connection:
+                channel = connection.channel()
+                for _ in range(20):
+                    channel.basic_publish("", work, b"")
+                channel.basic_consume(work, lambda *_: None)
+                apis = [
+                    ManagementClient.of(BrokerSettings(url=each.url, management_url=each.management_url))
+                    for each in cluster.nodes
+                ]
+                for api in apis:
+                    assert api is not None
+                    deadline = time.monotonic() + 60
+                    while (told := await api.totals(work)).unacked != 20:  # counted every 5 s
+                        connection.process_data_events()
+                        assert time.monotonic() < deadline, told
+                        await asyncio.sleep(0.2)
+                    await api.close()
 
     asyncio.run(story())
 

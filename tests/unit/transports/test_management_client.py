@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -125,6 +126,30 @@ def test_names_are_escaped_in_paths() -> None:
 
     asyncio.run(answered(note).delete_queue("a/b c"))
     assert seen == [("DELETE", "/api/queues/%2F/a%2Fb%20c")]
+
+
+ALONE = {"name": "q", "messages_ready": 0, "messages_unacknowledged": 0}
+LISTED = {"name": "q", "messages_ready": 3, "messages_unacknowledged": 120}
+
+
+@pytest.mark.parametrize(
+    ("alone", "listed", "held"),
+    [
+        (ALONE | {"type": "classic"}, [LISTED], (0, 0)),
+        (ALONE | {"type": "quorum"}, [LISTED | {"type": "quorum"}], (3, 120)),
+        (ALONE | {"type": "quorum"}, [], (None, None)),
+        ({"name": "q"}, [LISTED], (3, 120)),  # before RabbitMQ 3.13
+    ],
+)
+def test_what_a_node_that_does_not_lead_a_quorum_queue_tells_of_it_alone_is_not_believed(
+    alone: dict[str, Any], listed: list[dict[str, Any]], held: tuple[int | None, int | None]
+) -> None:
+    def answer(_method: str, path: str, _headers: dict[str, str]) -> HttpAnswer:
+        content: object = alone if path.startswith("/api/queues/%2F/q?") else {"items": listed}
+        return HttpAnswer(200, json.dumps(content).encode())
+
+    totals = asyncio.run(answered(answer).totals("q"))
+    assert (totals.ready, totals.unacked) == held
 
 
 class Line:
