@@ -32,7 +32,7 @@ from backpressure.core.reporters import (
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report
 from backpressure.core.sharing import Level, ShareTrim, fair_share, water_level
 from backpressure.core.signals import FAR_S, Decision, SignalQuality, Signals
-from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum
+from backpressure.core.sums import SEATS, FleetRole, FleetSize, FleetSum, SumNews
 from backpressure.core.unpaced import UnpacedArrivals
 
 _FORGET_AFTER = 300  # timeouts; a process that returns after a longer silence counts as new
@@ -125,6 +125,11 @@ class _Group:
     comparable: bool
 
 
+def _differ(rate_per_s: float, told_per_s: float) -> bool:
+    """Return whether an estimate differs so much from what was told that it is told at once."""
+    return abs(rate_per_s - told_per_s) > _NEWS * max(rate_per_s, told_per_s)
+
+
 class SignalBoard:
     """Collects reports and readings, and turns them into `Signals`; one board per law.
 
@@ -154,6 +159,7 @@ class SignalBoard:
         self._believed: tuple[FleetSum, float, float] | None = None  # the sum, when it came, what others had sent
         self._own = OwnState()
         self._statistics: QueueStatistics | None = None
+        self._told_at = -inf
         self.fleet = FleetRole(session)
         self._listens_since: float | None = None
         self._reporting = 0  # consumers, also those that are paused and so do not count for the broker
@@ -192,14 +198,15 @@ class SignalBoard:
         elif report.session != self._session:
             self._on_producer(report, now)
 
-    def on_sum(self, told: FleetSum, now: float) -> bool:
-        """Take in what another producer has summed, and arrived at ``now``; return whether this producer goes by it."""
+    def on_sum(self, told: FleetSum, now: float) -> SumNews:
+        """Take in what another producer has summed, and arrived at ``now``; return what that means for this one."""
         if told.session == self._session:
-            return False
+            return SumNews.NONE
         self.fleet.on_sum(told, now)
         others = told.confirmed - self._own.confirmed
         theirs = _Totals(told.departed, told.observed_s, told.busy_s, told.told_s, others)
         leader = self.fleet.leader
+        changed = self._led is not None and _differ(told.bottleneck_per_s, self._led.bottleneck_per_s)
         if leader is told:
             before, ours = self._marks.get(told.session, (theirs, self._totals))
             self._totals = self._totals.after(ours, theirs, before)
@@ -211,7 +218,9 @@ class SignalBoard:
                     QueueStatistics(ready=ready, unacked=unacked, arrived_s=counted_s, fresh=True)
                 )
         self._marks[told.session] = theirs, self._totals if leader is told else self._totals_now(told, now)
-        return leader is told
+        if leader is not told:
+            return SumNews.NONE
+        return SumNews.CHANGE if changed else SumNews.USUAL
 
     def _totals_now(self, other: FleetSum, now: float) -> _Totals:
         """Return the totals as they would be if a sum of whom this producer goes by had come with the ``other``.
@@ -235,8 +244,7 @@ class SignalBoard:
         ``decision`` is the law's last one.
         """
         group, rate_per_s = self._group, decision.bottleneck_per_s or 0.0
-        news = abs(rate_per_s - self._told_per_s) > _NEWS * max(rate_per_s, self._told_per_s)
-        next_s = self.fleet.next_sum_s(now, news=news)
+        next_s = self.fleet.next_sum_s(now, news=_differ(rate_per_s, self._told_per_s))
         if next_s is None or group is None:
             return None
         self._told_per_s = rate_per_s
@@ -361,8 +369,11 @@ class SignalBoard:
 
         Where all consumers report and some are guests, it shows what waits in their client libraries. What is on its
         way to them and back does not wait: they are taken to be as far away as this producer. After an outage consumers
-        are back before their reports: what they hold is not hidden then.
+        are back before their reports: what they hold is not hidden then. What was told before counts once.
         """
+        if statistics.arrived_s <= self._told_at:
+            return
+        self._told_at = statistics.arrived_s
         self._counts.on_statistics(statistics)
         self._statistics = statistics if statistics.fresh else None
         if statistics.fresh and not self.rarely_told and self.has_guests and not self.has_strangers:

@@ -24,7 +24,7 @@ from backpressure.core.reports import (
     ticks_per_report,
 )
 from backpressure.core.signals import Decision, Law
-from backpressure.core.sums import FleetSum, decode_sum, encode_sum, is_sum
+from backpressure.core.sums import FleetSum, SumNews, decode_sum, encode_sum, is_sum
 from backpressure.core.turns import answer_to
 from backpressure.core.unpaced import with_unpaced
 
@@ -248,9 +248,9 @@ class Pacer:
         """Whether it has to hear sums."""
         return self._board.fleet.hears_sums
 
-    def heard_sum(self, told: FleetSum, *, now: float) -> bool:
-        """Take in a sum that is decoded already; return whether it goes by this one."""
-        return told.queue == self._queue and self._board.on_sum(told, now)
+    def heard_sum(self, told: FleetSum, *, now: float) -> SumNews:
+        """Take in a sum that is decoded already; return what that means for the pace."""
+        return self._board.on_sum(told, now) if told.queue == self._queue else SumNews.NONE
 
     def due_sum(self, now: float) -> bytes | None:
         """Return what to publish on ``pace.feedback.sums`` now, or None; ask right after a decision."""

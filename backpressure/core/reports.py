@@ -15,7 +15,7 @@ import json
 from collections import deque
 from dataclasses import MISSING, dataclass, field, fields, replace
 from math import exp, inf, log
-from typing import Any
+from typing import Any, NamedTuple
 
 from backpressure.core.compact_reports import COMPACT_VERSION, CONSUMER, PRODUCER, Layout, pack, sender_in, unpack
 from backpressure.core.histogram import MAX_BUCKET, Histogram
@@ -518,6 +518,7 @@ ASK_EVERY = 10
 """One report of so many asks how often to report, where nothing tells a consumer."""
 _LONGEST_INTERVAL_MS = 600_000
 _LATEST_REPORT = 1.5  # intervals
+_SOONEST = 0.25
 _EARLIEST = 0.9
 _LATEST = 1.2
 _TALKATIVE = 6
@@ -525,13 +526,22 @@ _SLOWEST = 3
 _REPORTS_BEFORE_MISSED = 6
 
 
-def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> tuple[float, float]:
+class DecisionWindow(NamedTuple):
+    """When a producer decides next, seconds: from ``news_at`` on after news, from ``report_at`` on after a report."""
+
+    news_at: float
+    report_at: float
+    latest_at: float
+
+
+def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> DecisionWindow:
     """Return from when on a consumer's report is reason to decide, and when to decide without one.
 
     A producer decides about once a tick, if possible right after a consumer's report, when its view is freshest.
     Reports and ticks have the same rate but unrelated phases, so the report that a law acts on would be half an
     interval old on average. A tick that waits a little for the next report falls in step with the reports of one
-    consumer. With several consumers, waiting is never worse than not waiting.
+    consumer. With several consumers, waiting is never worse than not waiting. What does not wait for the tick's end is
+    news: in a large fleet, that the consumers' rate is another one than was told.
 
     Args:
         decided_at: when the last decision was made, seconds.
@@ -539,7 +549,7 @@ def decision_window(decided_at: float, tick_s: float, feedback_age_s: float) -> 
         feedback_age_s: how old the newest report was then; the producer does not wait for reports that have stopped.
     """
     latest = _LATEST if feedback_age_s < 2 * tick_s else 1.0
-    return decided_at + _EARLIEST * tick_s, decided_at + latest * tick_s
+    return DecisionWindow(*(decided_at + part * tick_s for part in (_SOONEST, _EARLIEST, latest)))
 
 
 def report_interval_s(consumers: int, producers: int, usual_s: float) -> float:

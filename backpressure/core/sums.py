@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from math import inf, sqrt
 from struct import Struct, error
 
@@ -34,6 +35,8 @@ _GRACE_S = 0.3
 _SETTLED = 2.0  # intervals, after which everybody has reported
 _USUAL_S = 0.1
 _EARLY_SUMS = 8.0  # intervals
+_PLANNED_PER_S = 0.95 * MOST_DELIVERIES_PER_S  # those who join, leave, or tell of a change, come on top
+_AGAIN = 2  # usual intervals, after which what was just learnt of a change is told once more
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that takes three times as long to make
@@ -93,6 +96,14 @@ _FORMAT = Struct(">5Q4d6I13f?")
 _ENDLESS = {"counted_age_s", "departed_age_s", "newest_s"}
 
 
+class SumNews(IntEnum):
+    """What a sum means for a producer: it goes by another one, or by this, or by this and it tells of another rate."""
+
+    NONE = 0
+    USUAL = 1
+    CHANGE = 2
+
+
 def encode_sum(sum_: FleetSum) -> bytes:
     """Return ``sum_`` as octets; raises `ValueError` for a number that does not fit."""
     queue = sum_.queue.encode()
@@ -146,14 +157,14 @@ class FleetSize:
 
         Reports cost N·L/T deliveries a second, with L listeners: those who sum, a monitor, and those that know no sums;
         and answers to C consumers C/10T. Sums cost (1 + ¼)·(P + 1)/S. With T and S as the roots of what each costs,
-        their sum is the shortest one within the bound.
+        their sum is the shortest one within the bound, of which a twentieth is left for what cannot be planned.
         """
         listeners = SEATS + 1 + self.old_listeners
         heard = (self.consumers + self.producers) * listeners + self.consumers / ASK_EVERY
         told = (1 + 1 / _SPARE) * self.producers
-        best_s = sqrt(told) * (sqrt(heard) + sqrt(told)) / MOST_DELIVERIES_PER_S
+        best_s = sqrt(told) * (sqrt(heard) + sqrt(told)) / _PLANNED_PER_S
         sum_s = usual_s * max(1, round(best_s / usual_s))
-        return max(usual_s, heard / (MOST_DELIVERIES_PER_S - told / sum_s)), sum_s
+        return max(usual_s, heard / (_PLANNED_PER_S - told / sum_s)), sum_s
 
 
 class FleetRole:
@@ -180,6 +191,7 @@ class FleetRole:
         self._sum_every_s = usual_s
         self._early = Early(_EARLY_SUMS)
         self._next_sum_s = 0.0
+        self._again_s = self._again_at = inf
         self._large = False
         self.possible = False
         self.listens = True
@@ -252,13 +264,18 @@ class FleetRole:
     def next_sum_s(self, now: float, *, news: bool = False) -> float | None:
         """Return after how long the sum after this one is to be sent; None: none is due at ``now``.
 
-        ``news``: what all others go by is not true any more; that is told at once by the first.
+        ``news``: what all others go by is not true any more; that is told at once by the first. What is known just
+        after a change is rough, and all act on it until the next sum. So others follow, each after twice as long as
+        the one before, until that is as long as usual.
         """
         first = self._session < min(self._heard, default=inf)
         every_s = self._sum_every_s * (1 if first else _SPARE)
         due_at = self._sent_at + min(self._next_sum_s or every_s, 1.5 * every_s)
-        if not self.adds_up or (now < due_at and not (news and first and self._early.take(due_at - now, every_s))):
+        early = first and (news or now >= self._again_at - self._usual_s / 2)
+        if not self.adds_up or (now < due_at and not (early and self._early.take(due_at - now, every_s))):
             return None
+        self._again_s = _AGAIN * self._usual_s if news else 2 * self._again_s
+        self._again_at = now + self._again_s if self._again_s < every_s else inf
         self._sent_at = max(due_at, now - every_s / 2) if now >= due_at else now
         self._next_sum_s = self._early.next_s(every_s) if first else every_s
         return self._next_sum_s

@@ -149,11 +149,13 @@ class ReportTurns:
             self._due_at = now + sooner_s(self._due_at - now, self._early.longest_s(every_s), self._chance())
             first_done = bool(report.processed) and not self._had_worked
             due = now >= self._due_at or report.paused is not self._was_paused or first_done
-            if not due and not (self._lately.changed and self._early.take(self._due_at - now, every_s)):
+            # Its turn comes all the same: were all silent after a change, nothing but its first moments would be known.
+            if not due and not (self._lately.changed and self._early.take(every_s, every_s)):
                 return None
-            first = self._due_at == -inf
-            interval_s = uneven_s(self._early.next_s(every_s), self._chance(), first=first)
-            self._due_at = now + interval_s
+            interval_s = self._due_at - now
+            if due:
+                interval_s = uneven_s(self._early.next_s(every_s), self._chance(), first=self._due_at == -inf)
+                self._due_at = now + interval_s
         self._was_paused, self._had_worked = report.paused, bool(report.processed)
         report.interval_s = interval_s
         return Turn(self._told.asks(every_s, now), self._full.brief(now, interval_s))

@@ -31,7 +31,7 @@ from backpressure.core.reports import (
     uneven_s,
 )
 from backpressure.core.signals import Decision, Law, Signals
-from backpressure.core.sums import decode_sum, encode_sum, is_sum
+from backpressure.core.sums import SumNews, decode_sum, encode_sum, is_sum
 from backpressure.core.turns import answer_to
 from backpressure.core.unpaced import WHAT_TO_DO, told, with_unpaced
 from backpressure.derived import law_config
@@ -176,7 +176,7 @@ class Pacing:
         self._latencies_s = RecentValues(_SHORTEST_CONFIRM_WITHIN_S)
         self._round_trips_s = RecentValues(_SHORTEST_READING_WITHIN_S)
         self._consumer_seen = False
-        self._heard = asyncio.Event()
+        self._heard, self._news = asyncio.Event(), asyncio.Event()
         self._refused: set[str] = set()
         self._told: set[str] = set()
         self._readings = 0
@@ -242,21 +242,28 @@ class Pacing:
             self.report()
 
     async def _next_tick(self, started: float) -> None:
-        """Wait about a tick; a consumer's report near its end ends it."""
+        """Wait about a tick; a consumer's report near its end ends it, and news at any time."""
         tick_s = self._settings.control.tick_ms / 1000
-        earliest, latest = decision_window(started, tick_s, self.signals.feedback_age_s)
+        window = decision_window(started, tick_s, self.signals.feedback_age_s)
         if self._board.wants_readings_between:
             await asyncio.sleep(max(0.0, started + tick_s / 2 - self._clock.now()))
             await self._answer(tick_s / 4)
-        await asyncio.sleep(max(0.0, earliest - self._clock.now()))
-        late_s = self._clock.now() - earliest
-        self._heard.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, latest - self._clock.now())):
-                await self._heard.wait()
-        # A process that is short of time, or a tick that waited for the broker, is late for one of the two.
-        self.lateness_s = max(0.0, late_s, self._clock.now() - latest)
+        await asyncio.sleep(max(0.0, window.news_at - self._clock.now()))
+        self.lateness_s = 0.0
+        if not await self._set_by(window.report_at, self._news):
+            late_s = self._clock.now() - window.report_at
+            self._heard.clear()
+            await self._set_by(window.latest_at, self._heard)
+            # A process that is short of time, or a tick that waited for the broker, is late for one of the two.
+            self.lateness_s = max(0.0, late_s, self._clock.now() - window.latest_at)
         self.lateness.record(self.lateness_s)
+
+    async def _set_by(self, moment: float, event: asyncio.Event) -> bool:
+        """Wait for the ``event`` until ``moment``; return whether it came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, moment - self._clock.now())):
+                await event.wait()
+        return event.is_set()
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -300,8 +307,11 @@ class Pacing:
         try:
             if is_sum(payload):
                 told = decode_sum(payload)
-                if told.queue == self._settings.queue.work and self._board.on_sum(told, now):
+                news = self._board.on_sum(told, now) if told.queue == self._settings.queue.work else SumNews.NONE
+                if news:
                     self._heard.set()
+                if news is SumNews.CHANGE:
+                    self._news.set()
                 return
             report = decode(payload, histograms=False)
         except FeedbackError as error:
@@ -327,6 +337,7 @@ class Pacing:
     async def _tick(self) -> None:
         await self.read_queue()
         now = self._clock.now()
+        self._news.clear()
         self.signals = self._board.signals(self._own_state(), now)
         self._tell_what_is_missing()
         self._tell_what_is_unpaced()

@@ -25,7 +25,7 @@ from backpressure.core.controllers import LawConfig
 from backpressure.core.pacer import Pacer
 from backpressure.core.reports import Report
 from backpressure.core.signals import Law
-from backpressure.core.sums import FleetSum
+from backpressure.core.sums import FleetSum, SumNews
 from backpressure.core.unpaced import WHAT_TO_DO, told
 from backpressure.errors import BackpressureError, ConfigError, NotConnectedError, RefusedError
 from backpressure.integrations.watcher import QueueWatcher
@@ -506,8 +506,8 @@ class Limiter:
         with self._lock:
             self._pacer.heard(report, now=now)
 
-    def take_sum(self, told: FleetSum) -> bool:
-        """Hear what all reports add up to; return whether the pace goes by this."""
+    def take_sum(self, told: FleetSum) -> SumNews:
+        """Hear what all reports add up to; return what that means for the pace."""
         now = self._clock()
         with self._lock:
             return self._pacer.heard_sum(told, now=now)

@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import ClassVar, Protocol, Self, cast
 
 from pydantic import ValidationError
 
 from backpressure.core.reports import ConsumerReport, Report, decision_window, decode, sooner_s, uneven_s
-from backpressure.core.sums import FleetSum, decode_sum, is_sum
+from backpressure.core.sums import FleetSum, SumNews, decode_sum, is_sum
 from backpressure.errors import ConfigError, FeedbackError, NotConnectedError, QueueNotFoundError, TransportError
 from backpressure.settings import Settings
 from backpressure.transports.base import FeedbackBus, QueueProbe, QueueReading, Transport
@@ -90,8 +90,8 @@ class Watched(Protocol):
     def take_report(self, report: Report) -> None:
         """Take in what another process reports."""
 
-    def take_sum(self, told: FleetSum) -> bool:
-        """Take in what all reports add up to; return whether that is what it goes by."""
+    def take_sum(self, told: FleetSum) -> SumNews:
+        """Take in what all reports add up to; return what that means for the pace."""
 
     @property
     def listens(self) -> bool:
@@ -127,6 +127,21 @@ class _Answer:
 Member = Watched | Reporting
 
 
+@dataclass(eq=False)
+class _Ear:
+    """Wakes who paces for one member: what it hears near the end of a tick, and news at any time."""
+
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    heard_at: float = -inf
+
+    def hear(self, news: SumNews) -> None:
+        self.heard_at = time.monotonic()
+        self.heard.set()
+        if news is SumNews.CHANGE:
+            self.news.set()
+
+
 class QueueWatcher:
     """Runs while it has members; all that watch the same broker share one.
 
@@ -144,8 +159,7 @@ class QueueWatcher:
         self._members: list[Member] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._asking: dict[int, asyncio.Task[_Answer]] = {}
-        self._heard: dict[str, asyncio.Event] = {}
-        self._heard_at: dict[str, float] = {}
+        self._ears: dict[int, _Ear] = {}
         self._unreadable: dict[str, float] = {}  # since when; infinite once that is logged
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event
@@ -286,6 +300,7 @@ class QueueWatcher:
             members = {id(member): member for member in self._members}
         for number in [number for number in self._tasks if number not in members]:
             self._tasks.pop(number).cancel()
+            self._ears.pop(number, None)
         for number, member in members.items():
             if number not in self._tasks:
                 self._tasks[number] = asyncio.create_task(self._work_for(member))
@@ -319,12 +334,13 @@ class QueueWatcher:
 
     async def _pace(self, member: Watched) -> None:
         """Read and decide once a tick, if possible right after a consumer's report, and report."""
-        heard = self._heard.setdefault(member.queue, asyncio.Event())
+        ear = self._ears[id(member)] = _Ear()
         report_at = -inf
         for number in itertools.count():
             started = time.monotonic()
             answer = await self._read(member, number)
             blocked = self._feedback.blocked
+            ear.news.clear()
             if answer is None:
                 member.take_reading(None, blocked=blocked)
             else:
@@ -339,13 +355,11 @@ class QueueWatcher:
                     interval_s = uneven_s(interval_s, chance, first=report_at == -inf)
                 report_at = started + interval_s
                 self._feedback.send(member.report(interval_s))
-            age_s = started - self._heard_at.get(member.queue, -inf)
-            earliest, latest = decision_window(started, _TICK_S, age_s)
-            await asyncio.sleep(max(0.0, earliest - time.monotonic()))
-            heard.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, latest - time.monotonic())):
-                    await heard.wait()
+            window = decision_window(started, _TICK_S, started - ear.heard_at)
+            await asyncio.sleep(max(0.0, window.news_at - time.monotonic()))
+            if not await _set_by(window.report_at, ear.news):
+                ear.heard.clear()
+                await _set_by(window.latest_at, ear.heard)
 
     async def _read(self, member: Watched, reading_number: int) -> _Answer | None:
         """Return the last answer to have come, or None: there is none since the last call, or no such queue yet.
@@ -408,17 +422,17 @@ class QueueWatcher:
             told = decode_sum(payload) if is_sum(payload) else decode(payload, histograms=False)
         except FeedbackError:
             return  # anybody may publish there
-        news = isinstance(told, ConsumerReport)
         for member in self._all():
-            watched = cast("Watched", member)
+            watched, news = cast("Watched", member), SumNews.NONE
             if not isinstance(told, FleetSum):
                 if watched.listens:
                     watched.take_report(told)
+                    if isinstance(told, ConsumerReport) and told.queue == watched.queue:
+                        news = SumNews.USUAL
             elif watched.hears_sums:
-                news = watched.take_sum(told) or news
-        if news and told.queue in self._heard:
-            self._heard_at[told.queue] = time.monotonic()
-            self._heard[told.queue].set()
+                news = watched.take_sum(told)
+            if news and (ear := self._ears.get(id(member))) is not None:
+                ear.hear(news)
 
     def _answer_to(self, payload: bytes) -> bytes | None:
         """Return what a report that asks is answered with."""
@@ -430,6 +444,14 @@ class QueueWatcher:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=QueueWatcher.forget)
+
+
+async def _set_by(moment: float, event: asyncio.Event) -> bool:
+    """Wait for the ``event`` until ``moment``; return whether it came."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, moment - time.monotonic())):
+            await event.wait()
+    return event.is_set()
 
 
 async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:

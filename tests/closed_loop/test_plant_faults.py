@@ -107,7 +107,8 @@ def test_what_fails_at_every_attempt_is_dead_lettered_after_the_last() -> None:
     consumer = queue.consumers[0]
     assert (consumer.failed, consumer.retried, consumer.dead_lettered, queue.processed) == (3, 2, 1, 0)
     assert (queue.depth, queue.dead_lettered, balance(queue)) == (0, 1, 0)
-    report = consumer.report(10.0, 2, paused=False)
+    report = consumer.report(10.0, 2, paused=False, every_s=None)
+    assert report is not None
     assert (report.delivered, report.failed, report.retried, report.dead_lettered) == (1, 3, 2, 1)
     assert report.busy_s == pytest.approx(0.3)
     assert report.service_sum_s == 0

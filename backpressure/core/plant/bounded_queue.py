@@ -13,6 +13,7 @@ from typing import Literal
 
 from backpressure.core.plant.attempts import Workshop
 from backpressure.core.plant.stations import PlantConsumer, PlantMessage, Workers, remembered
+from backpressure.core.turns import ReportTurns
 
 _APART = 0.618  # of an interval: consumers do not commit together
 
@@ -92,8 +93,13 @@ class WorkQueue(Workshop):
         held = (message for consumer in self.consumers for message in consumer.everything())
         return sum(not _is_done(message) for messages in (self.ready, held) for message in messages)
 
-    def set_workers(self, workers: Workers, now: float, first_report_s: Callable[[], float]) -> None:
-        """Change the consumers from ``now`` on; work that has begun ends as it would have, unless its consumer goes."""
+    def set_workers(
+        self, workers: Workers, now: float, chance: Callable[[], float], report_interval_s: float = 0.1
+    ) -> None:
+        """Change the consumers from ``now`` on; work that has begun ends as it would have, unless its consumer goes.
+
+        New ones report every ``report_interval_s``, as ``chance`` has it; it returns numbers in [0, 1).
+        """
         self.workers = workers
         while len(self.consumers) > workers.count:
             leaving = self.consumers.pop()
@@ -104,7 +110,8 @@ class WorkQueue(Workshop):
                 self.ready.extendleft(reversed(leaving.everything()))
         while len(self.consumers) < workers.count:
             self._hired += 1
-            self.consumers.append(PlantConsumer(self._hired, first_report_s()))
+            turns = ReportTurns(report_interval_s, chance)
+            self.consumers.append(PlantConsumer(self._hired, now + report_interval_s * chance(), turns))
         strangers = workers.strangers
         for number, consumer in enumerate(self.consumers):
             if consumer.stranger is None and strangers is not None:

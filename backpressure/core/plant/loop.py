@@ -159,10 +159,8 @@ class Plant:
         self._answers: list[tuple[float, int, Callable[[], None]]] = []
         self._counts: LateCounts | None = None
         self._next_poll_s = 0.0
-        self._next_look_s = 0.0
         self._posted = 0
         self._reported: set[object] = set()  # who has reported at all
-        self._worked: set[object] = set()  # who has done a message
         self._rejected = 0
         self._nacked = 0
         self._offered = 0.0
@@ -232,7 +230,7 @@ class Plant:
 
     def set_workers(self, workers: Workers) -> None:
         """Change the consumers from now on."""
-        self.queue.set_workers(workers, self.now, lambda: self.now + self.network.report_interval_s * self._uniform())
+        self.queue.set_workers(workers, self.now, self._uniform, self.network.report_interval_s)
 
     def set_queue(self, queue: QueueBound) -> None:
         """Change the bound, or block the producers, from now on."""
@@ -333,30 +331,16 @@ class Plant:
                 producer.hear(report, self.now)
 
     def _report_consumers(self, fleet_s: float) -> None:
-        usual_s = self.network.report_interval_s
+        """Let each consumer look whether it is to report; each does so at moments of its own."""
+        usual_s, prefetch = self.network.report_interval_s, self.queue.workers.prefetch
         paused = self.queue.workers.state == "paused"
-        look = fleet_s > usual_s and self.now >= self._next_look_s
-        if look:
-            self._next_look_s = self.now + usual_s
         for consumer in self.queue.consumers:
-            if consumer.hung or consumer.stranger is not None:
+            if consumer.hung or consumer.stranger is not None or self.now < consumer.next_look_s:
                 continue
-            if fleet_s > usual_s:
-                consumer.next_report_s = self._sooner(consumer.next_report_s, consumer.early.longest_s(fleet_s))
-            if look:
-                made, changed = consumer.look(self.now, self.queue.workers.prefetch, paused=paused, interval_s=fleet_s)
-                if made.processed and consumer not in self._worked:
-                    self._worked.add(consumer)
-                    consumer.next_report_s = self.now  # the first message is done
-                elif changed and consumer.early.take(consumer.next_report_s - self.now, fleet_s):
-                    consumer.next_report_s = self.now
-            if self.now >= consumer.next_report_s:
-                late_s = max(0.0, self.now - consumer.next_report_s)
-                interval_s = self._spread(consumer.early.next_s(fleet_s), first=consumer not in self._reported)
-                self._reported.add(consumer)
-                consumer.next_report_s = self.now + interval_s - min(late_s, self._step_s)
-                told = consumer.report(self.now, self.queue.workers.prefetch, paused=paused, interval_s=fleet_s)
-                self._post(replace(told, interval_s=interval_s))
+            consumer.next_look_s = self.now + usual_s - min(self.now - consumer.next_look_s, self._step_s)
+            told = consumer.report(self.now, prefetch, paused=paused, every_s=fleet_s if fleet_s > usual_s else None)
+            if told is not None:
+                self._post(told)
 
     def _sooner(self, due_at: float, interval_s: float) -> float:
         """Return when to report if the interval may have become shorter since the last report."""

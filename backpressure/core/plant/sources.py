@@ -11,10 +11,10 @@ from backpressure.core.board import OwnState, SignalBoard
 from backpressure.core.limiters import TokenBucket
 from backpressure.core.plant.bounded_queue import WorkQueue
 from backpressure.core.plant.network import Line, Network
-from backpressure.core.reports import ConsumerReport, ProducerReport, Report, decision_window
+from backpressure.core.reports import ConsumerReport, DecisionWindow, ProducerReport, Report, decision_window
 from backpressure.core.schedule import ArrivalSchedule
 from backpressure.core.signals import Decision, Law
-from backpressure.core.sums import FleetSum
+from backpressure.core.sums import FleetSum, SumNews
 from backpressure.core.unpaced import with_unpaced
 
 _APART = 0.618  # of a message: producers have not all sent their first one at the same moment
@@ -66,7 +66,7 @@ class PlantProducer:
         self.heard = 0
         self.next_tick_s = 0.0
         self.next_report_s = 0.0
-        self._not_before_s = 0.0
+        self._window = DecisionWindow(0.0, 0.0, 0.0)
         self.next_reading_s = 0.0
         self.readings = session
         self._session = session
@@ -133,8 +133,10 @@ class PlantProducer:
             news = self.board.on_sum(report, now)
         else:
             self.board.on_report(report, now)
-            news = isinstance(report, ConsumerReport)
-        if news and now >= self._not_before_s:
+            news = SumNews.USUAL if isinstance(report, ConsumerReport) else SumNews.NONE
+        if news is SumNews.CHANGE:
+            self.next_tick_s = min(self.next_tick_s, max(now, self._window.news_at))
+        elif news and now >= self._window.report_at:
             self.next_tick_s = now
 
     def decide(self, now: float, tick_s: float, network: Network, *, blocked: bool) -> None:
@@ -155,7 +157,8 @@ class PlantProducer:
         signals = self.board.signals(own, now)
         self.signal_age_s = signals.age_s if isfinite(signals.age_s) else None
         self.decision = with_unpaced(self.law.update(signals, now), signals.unpaced_per_s)
-        self._not_before_s, self.next_tick_s = decision_window(now, tick_s, signals.feedback_age_s)
+        self._window = decision_window(now, tick_s, signals.feedback_age_s)
+        self.next_tick_s = self._window.latest_at
         if self._bucket is None:
             self._bucket = TokenBucket(self.decision.rate_per_s, self._burst_s, now)
             self._bucket.take(_APART * (self._session - 1) % 1.0, now)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from math import inf
 from typing import Literal
 
 from backpressure.core.plant.network import Line
-from backpressure.core.reports import EARLY_REPORTS, ConsumerReport, Early, Lately
+from backpressure.core.reports import ConsumerReport
 from backpressure.core.schedule import RetryPolicy
+from backpressure.core.turns import ReportTurns
 
 Acks = Literal["each", "auto", "commit"]
 
@@ -126,6 +126,7 @@ class PlantConsumer:
     """One consumer.
 
     Attributes:
+        next_look_s: when it looks next whether to report; turns: whether it does.
         held: what it was delivered, by the time it was sent; the first is in work while ``busy``, unless ``again`` is.
         again: what it makes another attempt on.
         waiting: what waits for another attempt: a heap of (due, order, message).
@@ -144,7 +145,8 @@ class PlantConsumer:
     """
 
     number: int
-    next_report_s: float
+    next_look_s: float
+    turns: ReportTurns
     held: deque[float] = field(default_factory=deque)
     again: PlantMessage | None = None
     waiting: list[tuple[float, int, PlantMessage]] = field(default_factory=list)
@@ -171,8 +173,6 @@ class PlantConsumer:
     service_sum_s: float = 0.0
     service_sum_s2: float = 0.0
     wasted_s: float = 0.0
-    early: Early = field(default_factory=partial(Early, EARLY_REPORTS))
-    _lately: Lately = field(default_factory=Lately)
 
     @property
     def unsettled(self) -> int:
@@ -212,8 +212,8 @@ class PlantConsumer:
             del self.held[int(begun)]
         self.ghosts = min(self.ghosts, int(self.busy))
 
-    def report(self, now: float, prefetch: int, *, paused: bool, interval_s: float = 0.0) -> ConsumerReport:
-        """Return the counters now; it reports every ``interval_s``."""
+    def report(self, now: float, prefetch: int, *, paused: bool, every_s: float | None) -> ConsumerReport | None:
+        """Return the counters now, if it reports now; it was told to report ``every_s``, None: as often as usual."""
         working_s = max(0.0, now - (self.done_s - self.service_s)) if self.busy else 0.0
         on_the_way = sum(isinstance(message, PlantMessage) and message.there_s > now for message in self.held)
         held = self.unsettled + self.ghosts - on_the_way
@@ -241,9 +241,5 @@ class PlantConsumer:
             rss_bytes=0,
             cpu_s=0.0,
         )
-        return self._lately.added(made, interval_s, working_s)
-
-    def look(self, now: float, prefetch: int, *, paused: bool, interval_s: float) -> tuple[ConsumerReport, bool]:
-        """Return the counters now, and whether it has become faster or slower."""
-        made = self.report(now, prefetch, paused=paused, interval_s=interval_s)
-        return made, self._lately.changed
+        self.turns.tell(every_s, now)
+        return made if self.turns.look(made, now, working_s) else None

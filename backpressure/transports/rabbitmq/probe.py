@@ -57,6 +57,7 @@ _ENTERED_EVERY_S = 1.0
 _TERMS_AGAIN_S = 0.5
 _RETRY_S = 10.0
 _LIVE_S = 3.0
+_TOLD_FOR_S = 0.5  # several that read one queue all have it by then
 _HOW_TO_SEE = "give broker.management_url and a user who may use the API (tag management), or let the consumers report"
 
 
@@ -154,23 +155,27 @@ class _HeldByConsumers:
 
     async def answer(self) -> None:
         """Wait a moment for the answer."""
-        if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=_PATIENCE_S)
-            if self._asking.done():
-                answered, self._asking = self._asking, None
-                answered.result()
+        asking = self._asking
+        if asking is not None:
+            await asyncio.wait({asking}, timeout=_PATIENCE_S)
+            if asking.done() and self._asking is asking:  # others who read this queue wait for it, too
+                self._asking = None
+                asking.result()
 
     def added_to(self, reading: QueueReading) -> QueueReading:
         """Return ``reading`` with what the API has told since the last one."""
         self._consumers = reading.consumers or 0
         if reading.round_trip_s is not None:
             self._round_trips_s.append(reading.round_trip_s)
-        statistics, self._statistics = self._statistics, None
-        live, self._live_unacked = self._live_unacked, None
-        if live is not None and reading.ready is not None:
+        now = time.monotonic()
+        # Several may read this queue, and each gets what was told lately; who has it already knows it by its moment.
+        statistics, live = self._statistics, self._live_unacked
+        if statistics is not None and now - statistics.arrived_s > _TOLD_FOR_S:
+            statistics = None
+        if live is not None and now - live[1] <= _TOLD_FOR_S and reading.ready is not None:
             statistics = QueueStatistics(ready=reading.ready, unacked=live[0], arrived_s=live[1], fresh=True)
             self._live_at = live[1]
-        elif time.monotonic() - self._live_at < _LIVE_S:
+        elif now - self._live_at < _LIVE_S:
             statistics = None  # older than what channels told lately
         return QueueReading(
             ready=reading.ready,

@@ -13,7 +13,7 @@ from backpressure.core.evidence import OffsetReading, QueueStatistics
 from backpressure.core.reports import ConsumerReport, ProducerReport
 from backpressure.core.sharing import fair_share
 from backpressure.core.signals import Decision, Signals
-from backpressure.core.sums import FleetSum, decode_sum, encode_sum
+from backpressure.core.sums import FleetSum, SumNews, decode_sum, encode_sum
 
 OWN = OwnState(confirmed=10, demand_per_s=1000.0)
 
@@ -588,6 +588,28 @@ def test_a_sum_can_be_told_when_the_estimate_of_what_others_send_has_been_correc
             told.append(decode_sum(encode_sum(one)))
     assert told
     assert all(one.flow_per_s == 0 for one in told)
+
+
+def test_statistics_that_were_told_before_count_once() -> None:
+    board = SignalBoard(session=1)
+    for now in (1.0, 1.1, 1.2):
+        board.on_reading(0, None, 1, now)
+        board.on_statistics(QueueStatistics(ready=0, unacked=5, arrived_s=1.0, fresh=True))
+        signals = board.signals(OwnState(confirmed=10), now)
+        assert signals.backlog == 5
+        assert signals.backlog_age_s == pytest.approx(now - 1.0)
+
+
+def test_a_sum_that_tells_of_another_rate_is_news_for_those_who_go_by_it() -> None:
+    board = SignalBoard(session=9)
+    board.fleet.possible = True
+    meant = []
+    for tick, (session, rate_per_s) in enumerate([(3, 1000.0)] * 20 + [(3, 1090.0), (7, 2000.0), (9, 1.0), (3, 950.0)]):
+        now = tick / 10
+        told = replace(SUM, at_ns=tick, session=session, bottleneck_per_s=rate_per_s, next_s=0.1)
+        meant.append(board.on_sum(told, now))
+        board.signals(OwnState(), now)
+    assert meant[15:] == [*[SumNews.USUAL] * 6, SumNews.NONE, SumNews.NONE, SumNews.CHANGE]
 
 
 def test_a_sum_that_corrects_what_others_have_sent_says_that_it_was_before() -> None:

@@ -16,11 +16,13 @@ def half() -> float:
 
 
 class Consumer:
-    """Does ten messages a second; what it sends, and when."""
+    """Does ten messages a second, or one of ``slower``; what it sends, and when."""
 
     def __init__(self) -> None:
         self.turns = ReportTurns(0.1, half)
         self.tick = 0
+        self.done = 0.0
+        self.slower = 1
         self.paused = False
         self.sent: list[tuple[float, Turn, ConsumerReport]] = []
 
@@ -33,8 +35,9 @@ class Consumer:
         before = len(self.sent)
         for _ in range(round(10 * seconds)):
             self.tick += 1
+            self.done += 1 / self.slower
             report = ConsumerReport(
-                id="c", at_ns=int(1e9 * self.now), queue="q", processed=self.tick, held=1, prefetch=1,
+                id="c", at_ns=int(1e9 * self.now), queue="q", processed=int(self.done), held=1, prefetch=1,
                 busy_s=self.now, paused=self.paused,
             )  # fmt: skip
             turn = self.turns.look(report, self.now)
@@ -76,6 +79,21 @@ def test_a_fleet_that_has_become_small_is_followed_with_the_next_answer() -> Non
     consumer.run(20.0)
     consumer.turns.tell(None, consumer.now)
     assert len(consumer.run(2.0)) == 20
+
+
+def test_a_change_is_told_before_its_turn_and_its_turn_comes_all_the_same() -> None:
+    """Were all consumers silent after it, producers would know nothing but its first moments."""
+    consumer = Consumer()
+    consumer.turns.tell(4.0, 0.0)
+    consumer.run(20.0)
+    due_at = consumer.sent[-1][0] + consumer.sent[-1][2].interval_s
+    assert consumer.now + 2.0 < due_at
+    consumer.slower = 10
+    early, turn = consumer.run(due_at - consumer.now + 0.1)
+    assert early[0] < due_at - 1.0
+    assert early[2].interval_s == pytest.approx(due_at - early[0])
+    assert turn[0] == pytest.approx(due_at, abs=0.11)
+    assert turn[2].interval_s > 4.0  # what was told early is paid for
 
 
 def test_a_pause_is_reported_at_once() -> None:

@@ -13,7 +13,7 @@ from virtual_time import run_virtually
 from backpressure.core.evidence import QueueStatistics
 from backpressure.core.reports import ConsumerReport, Report, decode, encode
 from backpressure.core.signals import Decision, Signals
-from backpressure.core.sums import FleetSum, encode_sum
+from backpressure.core.sums import FleetSum, SumNews, encode_sum
 from backpressure.integrations.limiter import Limiter
 from backpressure.integrations.watcher import QueueWatcher
 from backpressure.transports.base import QueueReading
@@ -132,9 +132,9 @@ class Member:
     def take_report(self, report: Report) -> None:
         self.heard.append(report.queue)
 
-    def take_sum(self, told: FleetSum) -> bool:
+    def take_sum(self, told: FleetSum) -> SumNews:
         self.heard.append(f"sum of {told.queue}")
-        return True
+        return SumNews.USUAL
 
     def answer(self, payload: bytes) -> bytes | None:
         return b"answer" if decode(payload).queue == self.queue else None
@@ -169,6 +169,33 @@ def test_members_of_several_queues_hear_together_what_any_has_to_hear_and_each_g
 def sum_about(queue: str) -> FleetSum:
     numbers = {each.name: 0 for each in fields(FleetSum) if each.name not in {"queue", "guests"}}
     return FleetSum(queue=queue, guests=False, **numbers)  # type: ignore[arg-type]  # 0 is any of its numbers
+
+
+@pytest.mark.parametrize(("news", "waits_s"), [(SumNews.CHANGE, 0.0), (SumNews.USUAL, 0.06), (SumNews.NONE, 0.06)])
+def test_a_sum_with_news_is_decided_on_at_once(monkeypatch: pytest.MonkeyPatch, news: SumNews, waits_s: float) -> None:
+    async def story() -> float:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr("backpressure.integrations.watcher.time", SimpleNamespace(monotonic=loop.time))
+        monkeypatch.setattr(Limiter, "hears_sums", True)
+        monkeypatch.setattr(Limiter, "take_sum", lambda _limiter, _told: news)
+        law = Seeing()
+        limiter = Limiter("orders", "amqp://localhost/", law=law, clock=loop.time)
+        watcher = QueueWatcher((), SimpleNamespace(address="there"), listens=True)  # type: ignore[arg-type]  # it is not asked
+        watcher._members.append(limiter)
+        watcher._probe = FarProbe(0.001)  # type: ignore[assignment]  # as much as it takes
+        watcher._feedback = Bus()  # type: ignore[assignment]  # as above
+        pacing = asyncio.create_task(watcher._pace(limiter))
+        await asyncio.sleep(2)
+        for _ in range(2):  # the first one also says that there are sums
+            await asyncio.sleep(2 * law.seen[-1][0] - law.seen[-2][0] + 0.04 - loop.time())
+            told_at = loop.time()
+            watcher._on_report(encode_sum(sum_about("orders")))
+            await asyncio.sleep(0.2)
+        pacing.cancel()
+        await asyncio.wait({pacing})
+        return min(at for at, _ in law.seen if at >= told_at) - told_at
+
+    assert run_virtually(story()) == pytest.approx(waits_s, abs=0.011)
 
 
 class Failing:

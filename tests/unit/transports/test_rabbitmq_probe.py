@@ -146,6 +146,32 @@ def test_a_slow_first_answer_which_includes_connecting_does_not_keep_the_start_w
     assert asyncio.run(story()) == [True] * 4
 
 
+def test_all_who_read_one_queue_at_the_same_time_are_told_what_its_consumers_hold() -> None:
+    """Several channels of a program may send to one queue, each with a pace of its own."""
+    gate = asyncio.Event()
+
+    class Slow(Api):
+        async def totals(self, queue: str) -> QueueTotals:
+            await gate.wait()
+            return await super().totals(queue)
+
+    async def story() -> list[QueueReading]:
+        api = Slow({"messages_ready": 5, "messages_unacknowledged": 7}, [consumer()])
+        held = _HeldByConsumers(api, "q", LiveCounters([], "/", "q"), is_ours)  # type: ignore[arg-type]  # as much as it takes
+
+        async def read() -> QueueReading:
+            held.ask()
+            await held.answer()
+            return held.added_to(DECLARED)
+
+        asyncio.get_running_loop().call_soon(gate.set)
+        return await asyncio.gather(*(read() for _ in range(3)))
+
+    readings = asyncio.run(story())
+    assert [reading.statistics and reading.statistics.unacked for reading in readings] == [7, 7, 7]
+    assert len({reading.statistics and reading.statistics.arrived_s for reading in readings}) == 1
+
+
 def test_an_api_that_is_another_brokers_is_not_believed_and_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue of this name may be there too: all that was sent here would seem to be done."""
     api = Api({"messages_ready": 0, "messages_unacknowledged": 0}, [consumer()])
