@@ -266,7 +266,8 @@ class Pacing:
         return event.is_set()
 
     async def stop(self) -> None:
-        """Close the connections."""
+        """Close the connections; what a short job would have been told is told now."""
+        self._tell_what_is_missing(after_s=0.0)
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
@@ -420,12 +421,12 @@ class Pacing:
         if reading.entered is not None and not reading.lag_by_partition:
             self._board.on_entered(reading.entered, now)
 
-    def _tell_what_is_missing(self) -> None:
+    def _tell_what_is_missing(self, *, after_s: float = _TELL_AFTER_S) -> None:
         """Say once what cannot be known of silent consumers, and what to do."""
         missing = self.signals.missing
         if missing != self._missing:
             self._missing, self._missing_since = missing, self._clock.now()
-        if missing and missing not in self._told and self._clock.now() - self._missing_since > _TELL_AFTER_S:
+        if missing and missing not in self._told and self._clock.now() - self._missing_since > after_s:
             self._told.add(missing)
             log.warning("the pace is limited: %s", missing)
 

@@ -275,3 +275,17 @@ def test_what_cannot_be_seen_is_told_once_and_bounds_what_is_sent(caplog: pytest
     assert 1000 <= queued <= 1600
     told = [record.getMessage() for record in caplog.records if "the pace is limited" in record.getMessage()]
     assert told == ["the pace is limited: what consumers hold is not known: no management API is known"]
+
+
+def test_a_job_that_is_done_before_it_is_told_what_cannot_be_seen_is_told_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story() -> None:
+        broker = RecordingBroker()
+        settings = settings_of(producer__limit=30, producer__rate=1000)
+        async with producing(settings, broker, transport=BlindTransport(settings, broker)) as (_, running):
+            await running
+            assert not caplog.records
+
+    run_virtually(story())
+    assert [record.getMessage() for record in caplog.records if "the pace is limited" in record.getMessage()]
