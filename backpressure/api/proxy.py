@@ -321,8 +321,9 @@ PROXY_METRICS: Sequence[Family[ProxyEngine]] = (
     ),
     _paced(
         "pace_proxy_signal_quality",
-        "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not.",
-        lambda p: p.pacing.signals.quality,
+        "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not; absent: "
+        "nobody consumes.",
+        lambda p: p.pacing.signals.told_quality,
     ),
     _paced(
         "pace_proxy_unpaced_arrivals_per_second",

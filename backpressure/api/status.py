@@ -141,9 +141,9 @@ class ProducerStatus(BaseModel):
     tick_lateness_ms: Lateness
     strategy: str
     reason: str = Field(description="why the law decided as it did last, and what it misses to know more")
-    signal_quality: _Quality = Field(
+    signal_quality: _Quality | None = Field(
         description="how well the law knows what is in the system: the consumers report, or the broker counts what "
-        "they hold, now or some seconds ago, or nothing tells"
+        "they hold, now or some seconds ago, or nothing tells; null: nobody consumes, as far as is known by now"
     )
     api_url: str
     config: dict[str, dict[str, Any]] = Field(description="every setting by its section")
@@ -152,6 +152,7 @@ class ProducerStatus(BaseModel):
     def of(cls, engine: ProducerEngine) -> Self:
         """Return the status now."""
         report, reading, depth = engine.report(), engine.queue_reading, engine.depth
+        quality = report.signal_quality
         return cls(
             id=report.id,
             state="blocked" if report.blocked else "paused" if engine.paused else "running",
@@ -175,7 +176,7 @@ class ProducerStatus(BaseModel):
             tick_lateness_ms=Lateness(**_percentiles_ms(report.tick_lateness)),
             strategy=report.strategy,
             reason=report.reason,
-            signal_quality=_QUALITIES[SignalQuality(report.signal_quality or 0)],
+            signal_quality=None if quality is None else _QUALITIES[SignalQuality(quality)],
             api_url=report.api_url,
             config=public_settings(engine.settings),
         )

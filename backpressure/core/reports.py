@@ -38,8 +38,8 @@ class ProducerReport:
     ``target_rate_per_s`` is its offered load, ``usable_rate_per_s`` the part of it that its own settings allow (a
     ceiling, a fixed rate). ``bottleneck_per_s`` is the law's estimate of the rate of all consumers together; None: it
     has none. ``signal_age_s`` is how old the law's view of the consumers was when it decided; None: it had none.
-    ``signal_quality`` is how good that view was (`SignalQuality`). ``unpaced_per_s`` arrives from producers that nobody
-    paces.
+    ``signal_quality`` is how good that view was (`SignalQuality`); None: nobody was known to consume. ``unpaced_per_s``
+    arrives from producers that nobody paces.
     ``tick_lateness`` is how much later than due each tick of the control loop began; ``tick_lateness_s`` the last one.
     ``interval_s`` is the time until its next report, 0: not known; ``producers`` how many it knows, itself included.
     ``knows_sums``: it need not hear all reports of a large fleet. A ``brief`` report lacks distributions and texts.

@@ -12,6 +12,8 @@ from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 _NEAR = 0.25  # of a tick
+_HEARD_S = 2.0
+_REPORTS_MISSED = 2.5
 
 
 FAR_S = 0.03
@@ -25,7 +27,7 @@ class SignalQuality(IntEnum):
         BLIND: what consumers hold, or when they finish it, is not known.
         LATE: the broker's counts are exact, but some seconds old.
         COUNTED: the broker's counts are exact and fresh.
-        REPORTED: the consumers report, or nobody consumes.
+        REPORTED: the consumers report, or none are known; see `Signals.told_quality`.
     """
 
     BLIND = 0
@@ -125,6 +127,12 @@ class Signals:
         if self.ready is None:
             return self.backlog
         return max(self.ready + (self.unacked or 0), self.backlog or 0)
+
+    @property
+    def told_quality(self) -> SignalQuality | None:
+        """What is told of `quality`: None where nobody is known to consume, so that there is nothing to know."""
+        heard = self.feedback_age_s <= max(_HEARD_S, _REPORTS_MISSED * self.report_interval_s)
+        return self.quality if self.consumers or heard else None
 
     @property
     def there_and_back_s(self) -> float:

@@ -155,7 +155,7 @@ class Pacing:
             obeyed: whether what the law decides is applied now; otherwise that nobody consumes is not worth a line.
         """
         self.reading: QueueReading | None = None
-        self.decision = Decision(inf, "starting")
+        self.decision = Decision(0.0, "starting: nothing is sent before the broker has answered")
         self.signals = Signals()
         self.lateness = Histogram()
         self.lateness_s: float | None = None

@@ -319,7 +319,7 @@ class ProducerEngine:
             cpu_s=self._cost.cpu_s,
             bottleneck_per_s=decision.bottleneck_per_s,
             signal_age_s=age_s if isfinite(age_s) else None,
-            signal_quality=self._pacing.signals.quality,
+            signal_quality=self._pacing.signals.told_quality,
             unpaced_per_s=self._pacing.signals.unpaced_per_s,
             tick_lateness_s=self._pacing.lateness_s,
             confirm_latency=box.confirm_latency.copy(),

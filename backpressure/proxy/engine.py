@@ -655,7 +655,7 @@ class ProxyEngine:
             cpu_s=self.cost.cpu_s,
             bottleneck_per_s=decision.bottleneck_per_s,
             signal_age_s=age_s if isfinite(age_s) else None,
-            signal_quality=pacing.signals.quality,
+            signal_quality=pacing.signals.told_quality,
             unpaced_per_s=pacing.signals.unpaced_per_s,
             tick_lateness_s=pacing.lateness_s,
             confirm_latency=box.confirm_latency.copy(),

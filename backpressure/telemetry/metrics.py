@@ -173,7 +173,8 @@ PRODUCER_METRICS: Sequence[Family[ProducerReport]] = (
     ),
     single(
         "pace_signal_quality",
-        "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not.",
+        "How well the law sees what is in the system: 3 by reports, 2 by counts, 1 by late counts, 0 not; absent: "
+        "nobody consumes.",
         lambda r: r.signal_quality,
     ),
     single(

@@ -62,8 +62,8 @@ class PaceLaw:
 
     Regimes:
     - *finding the bottleneck*: no departure seen yet. Two messages more than are in work are queued, at no more than
-      the start rate; both double once a loop time while the queue is empty. Without a consumer no more is sent. Before
-      silent consumers this goes on until a count finds messages waiting.
+      the start rate; both double once a loop time while the queue is empty. Where *nobody consumes* no more is sent.
+      Before silent consumers this goes on until a count finds messages waiting.
     - *holding the queue*: the formula. Depth > 2q* is called *draining*. When the consumers stop, μ̂ → 0: the formula
       then keeps about one message queued as a probe, so that their return shows without sending anything.
     - *starved: growing*: the queue stays empty and no signal explains it. μ̂ doubles, at most once in two loop times
@@ -167,7 +167,7 @@ class PaceLaw:
         self._total_per_s = self._probing_per_s(signals)
         if self._bursts(signals):
             self._total_per_s *= self._burst(signals)
-        return self._decide(signals, "finding the bottleneck")
+        return self._decide(signals, "nobody consumes" if signals.consumers == 0 else "finding the bottleneck")
 
     def _probing_per_s(self, signals: Signals) -> float:
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s

@@ -165,7 +165,7 @@ class Pace {
     const onTheWay = this.startPerS * WAYS * this.wayS;
     const room = this.bottleneck.servers + probes + onTheWay - (this.bottleneck.queue.depth ?? 0);
     this.totalPerS = Math.max(0, Math.min(this.startPerS, room / TICK_S));
-    return this.decide(signals, "finding the bottleneck");
+    return this.decide(signals, signals.consumers === 0 ? "nobody consumes" : "finding the bottleneck");
   }
 
   decide(signals, reason, floorPerS = 0) {

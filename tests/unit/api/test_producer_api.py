@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from calling import IDLE, calling, producer_api, routes
-from stage import WORK, LateTransport, RecordingBroker, settings_of, until
+from stage import WORK, LateTransport, RecordingBroker, consuming, settings_of, until
 from virtual_time import VirtualClock, run_virtually
 
 from backpressure.api.producer import Purged, Unsent, producer_app
@@ -93,6 +93,38 @@ def test_ready_is_503_with_the_reason_until_the_broker_takes_messages() -> None:
         (200, None),
         (503, "it is stopping"),
     ]
+
+
+def test_no_reports_are_claimed_before_anything_is_known_and_while_nobody_consumes() -> None:
+    async def story() -> list[tuple[float | None, str, str | None]]:
+        settings, broker, seen = settings_of(queue__predeclared=True, consumer__rate=100), RecordingBroker(), []
+        await MemoryTransport(settings, broker).admin().declare(settings.queue)
+        engine = ProducerEngine(MemoryTransport(settings, broker), settings, VirtualClock())
+
+        def look() -> None:
+            status = ProducerStatus.of(engine)
+            seen.append((status.rates.allowed_per_s, status.reason, status.signal_quality))
+
+        look()
+        await engine.start()
+        running = asyncio.create_task(engine.run())
+        await asyncio.sleep(5)
+        look()
+        async with consuming(settings, broker):
+            await asyncio.sleep(5)
+            look()
+        await asyncio.sleep(5)
+        look()
+        engine.stop()
+        await running
+        await engine.close()
+        return seen
+
+    before, alone, consumed, left = run_virtually(story())
+    assert before == (0.0, "starting: nothing is sent before the broker has answered", None)
+    assert alone == (0.0, "nobody consumes", None)
+    assert consumed[1:] == ("holding the queue", "reported")
+    assert left == (0.0, "nobody consumes", None)
 
 
 def test_produce_answers_after_the_confirm_with_the_id_and_the_time() -> None:

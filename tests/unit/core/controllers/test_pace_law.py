@@ -80,7 +80,9 @@ def test_before_anybody_consumes_it_queues_a_few_messages_and_no_more(steady: St
     sent = 0.0
     for tick in range(100):
         signals = steady(0.0, depth=int(sent), consumers=0, confirmed_total=int(sent), observed_total_s=tick / 10)
-        sent += law.update(signals, tick / 10).rate_per_s / 10
+        decision = law.update(signals, tick / 10)
+        sent += decision.rate_per_s / 10
+        assert decision.reason == "nobody consumes"
     assert 2 <= sent <= 4
 
 
