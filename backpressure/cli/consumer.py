@@ -98,7 +98,7 @@ async def consume(settings: Settings, *, window: bool = False) -> None:
 
         async with serving(lambda: _app(engine), settings.api, settings.api.consumer_port, _DEFAULT_PORT) as url:
             engine.api_url = url
-            if await run_engine(engine, on_started=on_started, status=ConsumerLine(engine.report)):
+            if await run_engine(engine, on_started=on_started, status=ConsumerLine(engine.report), broker=transport):
                 _print_totals(engine)
 
 

@@ -85,9 +85,10 @@ async def watch(settings: Settings, *, ui: bool) -> None:
         if management is not None:
             stack.push_async_callback(management.close)
         clock = Clock(settings.process.clock_anchor_ns)
-        observer = Observer(connect(settings), settings, clock, management)
+        transport = connect(settings)
+        observer = Observer(transport, settings, clock, management)
         if once:
-            await run_engine(_Watch(observer, _look_once))
+            await run_engine(_Watch(observer, _look_once), broker=transport)
             return
         url = await stack.enter_async_context(_serving(observer, settings))
 
@@ -99,7 +100,7 @@ async def watch(settings: Settings, *, ui: bool) -> None:
         async def look(snapshot: Callable[[], Snapshot], stopping: asyncio.Event) -> None:
             await (show(snapshot, settings.monitor.watch_s, stopping) if ui else log_events(observer, stopping))
 
-        await run_engine(_Watch(observer, look), on_started=on_started)
+        await run_engine(_Watch(observer, look), on_started=on_started, broker=transport)
 
 
 class _Watch:

@@ -48,6 +48,18 @@ class Engine(Protocol):
         """Disconnect."""
 
 
+class Broker(Protocol):
+    """Where an engine connects to."""
+
+    @property
+    def address(self) -> str:
+        """Its address, without a password."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be reached now; "": it can, as far as is known."""
+
+
 def settings_from(
     context: click.Context, discover: Callable[[Settings, bool], Mapping[str, Any]] | None = None
 ) -> Settings:
@@ -72,11 +84,15 @@ def settings_from(
 
 
 async def run_engine(
-    engine: Engine, *, on_started: Callable[[], None] = lambda: None, status: Callable[[], str] | None = None
+    engine: Engine,
+    *,
+    on_started: Callable[[], None] = lambda: None,
+    status: Callable[[], str] | None = None,
+    broker: Broker | None = None,
 ) -> bool:
     """Start, run and close ``engine``; signals stop it. Return False if it was stopped before it had started.
 
-    ``status`` is a line that a terminal shows now and then while it runs.
+    ``status`` is a line that a terminal shows now and then while it runs. ``broker`` is what its start waits for.
     """
     loop = asyncio.get_running_loop()
     starting = asyncio.ensure_future(engine.start())
@@ -93,8 +109,8 @@ async def run_engine(
     on_stop_signals(loop, on_signal)
     try:
         await asyncio.wait({starting}, timeout=_SAY_AFTER_S)
-        if not starting.done() and _has_flag("--no-wait"):
-            log.info("not started yet; with --no-wait this ends at once instead")
+        if not starting.done():
+            _tell_what_is_awaited(broker)
         await starting
         _freeze_loaded_objects()
         on_started()
@@ -107,6 +123,18 @@ async def run_engine(
     finally:
         await engine.close()
     return True
+
+
+def _tell_what_is_awaited(broker: Broker | None) -> None:
+    """Say why this has not started yet: the broker is away, or its answers take long. Only the first can be refused."""
+    refusal = "; with --no-wait this ends at once instead" if _has_flag("--no-wait") else ""
+    if broker is None:
+        if refusal:
+            log.info("not started yet%s", refusal)
+    elif broker.obstacle:
+        log.info("not started yet: %s%s", broker.obstacle, refusal)
+    else:
+        log.info("not started yet: waiting for answers of the broker at %s", broker.address)
 
 
 def _has_flag(flag: str) -> bool:

@@ -99,7 +99,7 @@ async def produce(settings: Settings) -> None:
         async with serving(lambda: _app(engine), settings.api, settings.api.producer_port, _DEFAULT_PORT) as url:
             engine.api_url = url
             status = ProducerLine(engine.report, lambda: engine.depth)
-            if await run_engine(engine, on_started=on_started, status=status):
+            if await run_engine(engine, on_started=on_started, status=status, broker=transport):
                 _print_totals(engine, time.monotonic() - started)
                 _check_delivered(engine)
 

@@ -140,7 +140,8 @@ async def serve(settings: Settings, config: ProxyConfig) -> None:
         allowed = "expected amqp:// or amqps://: Kafka's clients pace with the library (docs/kafka.md)"
         raise ConfigError("--upstream", settings.broker.address(), allowed)
     clock = Clock(settings.process.clock_anchor_ns)
-    engine = ProxyEngine(connect(settings), settings, config, clock)
+    transport = connect(settings)
+    engine = ProxyEngine(transport, settings, config, clock)
 
     def on_started() -> None:
         url = f"{'amqps' if config.listen.tls else 'amqp'}://{bracketed(config.listen.host)}:{engine.port}"
@@ -154,7 +155,7 @@ async def serve(settings: Settings, config: ProxyConfig) -> None:
 
     async with serving(lambda: _app(engine), settings.api, settings.api.producer_port, _DEFAULT_PORT) as url:
         engine.api_url = url
-        if await run_engine(engine, on_started=on_started):
+        if await run_engine(engine, on_started=on_started, broker=transport):
             published = sum(queue.published for queue in engine.view.paced.values())
             click.echo(f"connections={engine.listener.accepted}, paced messages={published}")
 

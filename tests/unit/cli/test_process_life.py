@@ -89,6 +89,52 @@ def test_while_an_engine_runs_nothing_it_started_with_is_searched_for_garbage() 
         gc.set_threshold(*thresholds)
 
 
+class Slow(Looking):
+    """An engine that starts once somebody has asked what it waits for."""
+
+    address = "amqp://mq:5672"
+
+    def __init__(self, obstacle: str) -> None:
+        super().__init__()
+        self._obstacle = obstacle
+        self._asked = asyncio.Event()
+
+    @property
+    def obstacle(self) -> str:
+        self._asked.set()
+        return self._obstacle
+
+    async def start(self) -> None:
+        await self._asked.wait()
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "said"),
+    [
+        ("", "waiting for answers of the broker at amqp://mq:5672"),
+        ("no broker at mq: refused", "no broker at mq: refused; with --no-wait this ends at once instead"),
+    ],
+)
+def test_a_start_that_takes_long_says_what_it_waits_for(
+    obstacle: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @click.command()
+    @options.no_wait
+    def program(**_: object) -> None:
+        engine = Slow(obstacle)
+        assert asyncio.run(run_engine(engine, broker=engine))
+
+    monkeypatch.setattr("backpressure.cli.process._SAY_AFTER_S", 0.0)
+    thresholds = gc.get_threshold()
+    caplog.set_level(logging.INFO)
+    try:
+        program.main([], standalone_mode=False)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert [record.getMessage() for record in caplog.records] == [f"not started yet: {said}"]
+
+
 class Working(Looking):
     """An engine that runs until it is stopped, and hears the same signal again meanwhile."""
 
