@@ -58,6 +58,8 @@ class Finding:
 @click.command()
 @options.connection
 @options.management_url
+@options.queue
+@options.publishing_to
 @options.logs
 @click.pass_context
 def doctor(context: click.Context, /, **_: object) -> None:

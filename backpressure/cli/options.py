@@ -192,6 +192,11 @@ queue = _together(
     ),
 )
 
+publishing_to = _together(
+    setting("--exchange", key="queue.exchange", help="Exchange to publish to; with --predeclared the default exchange"),
+    setting("--routing-key", key="queue.routing_key", help="Routing key to publish with"),
+)
+
 
 def control_api(port_key: str) -> _Decorator:
     """Return a decorator that adds ``--api-port``, for the setting ``port_key``, and ``--no-api``."""

@@ -36,8 +36,7 @@ from backpressure.transports.factory import connect
     assign=lambda name: {"queue.audit": name, "queue.auditing": True},
     help="Copy every message to this queue as well (switches auditing on)",
 )
-@setting("--exchange", key="queue.exchange", help="Exchange to publish to; with --predeclared the default exchange")
-@setting("--routing-key", key="queue.routing_key", help="Routing key to publish with")
+@options.publishing_to
 @setting(
     "--consumer-group", key="queue.consumer_group", help="Kafka: keep pace with this group, whoever its consumers are"
 )

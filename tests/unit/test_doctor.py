@@ -18,8 +18,8 @@ from backpressure.transports import kafka_node
 from backpressure.transports.management_models import Overview
 
 
-def said() -> str:
-    command = ["doctor", "--url", "memory://nowhere"]
+def said(*flags: str) -> str:
+    command = ["doctor", "--url", "memory://nowhere", *flags]
     return CliRunner().invoke(pace, command, env={"COLUMNS": "300"}).output
 
 
@@ -98,6 +98,26 @@ def test_a_broker_that_refuses_the_user_is_not_told_to_be_started(monkeypatch: p
     assert found.startswith("failed broker access to amqp://there/nowhere refused: vhost nowhere not found")
     assert found.endswith("see its user, its rights and the virtual host")
     assert "start one" not in said()
+
+
+def test_an_existing_queue_is_looked_at_as_the_producer_would_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+
+    class Admin:
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None: ...
+
+        async def identity(self) -> SimpleNamespace:
+            return SimpleNamespace(product="a broker", version="1", address="there")
+
+        async def look(self, queue: str, *, exchange: str, keys: object, dead_letter: str) -> None:
+            looked.append((queue, exchange, keys, dead_letter))
+
+    monkeypatch.setattr(doctor, "connect", lambda _: SimpleNamespace(admin=Admin))
+    flags = ("--queue", "orders", "--predeclared", "--exchange", "shop", "--routing-key", "order.new")
+    assert "orders exists, and is used as it is" in said(*flags)
+    assert looked == [("orders", "shop", ["order.new"], "orders.dlq")]
 
 
 class Api:
