@@ -299,11 +299,16 @@ def _activity(queue: QueueState, *, consumed: bool) -> Cell:
     if queue.kind == "stream" or (queue.published_per_s is None and queue.acked_per_s is None):
         return queue.kind if queue.kind == "stream" else UNKNOWN, "dim"
     coming, going = queue.published_per_s or 0.0, queue.acked_per_s or queue.delivered_per_s or 0.0
+    growth = (
+        None if queue.outlook is None else queue.outlook.growth_per_s
+    )  # it is shown beside: the word agrees with it
     if queue.consumers == 0 and queue.depth:  # rates are those of the last seconds: nobody takes anything now
         return _unattended(coming, consumed=consumed)
-    if coming > _UNEVEN * going:
+    if growth is None:
+        growth = coming - going if max(coming, going) > _UNEVEN * min(coming, going) else 0.0
+    if growth > 0:
         return "Filling ⬆", "yellow"
-    if going > _UNEVEN * coming:
+    if growth < 0:
         return "Draining ⬇", "green"
     return ("Flowing ⬆⬇", "cyan") if going else _standing(queue)
 

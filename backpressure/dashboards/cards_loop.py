@@ -56,14 +56,15 @@ class Trail:
     def note(self, seen: Snapshot, queue: str) -> None:
         """Add ``seen``, with what is in ``queue``; of several snapshots in one cell the last stays.
 
-        Where no program reports, the rates are those of the queue, and the wait is the one to be expected.
+        Where no program reports, the rates are those of the queue, and the wait is the one to be expected. Of a queue
+        that the user asked for they always are: others may use it as well.
         """
         state, rates = seen.queues.get(queue), seen.rates
-        outlook = state.outlook if state else None
+        outlook, asked = state.outlook if state else None, bool(seen.asked)
         values = (
             float(state.depth) if state else None,
-            rates.published_per_s if rates.published_per_s is not None or not state else state.published_per_s,
-            rates.processed_per_s if rates.processed_per_s is not None or not state else state.acked_per_s,
+            state.published_per_s if state and (asked or rates.published_per_s is None) else rates.published_per_s,
+            state.acked_per_s if state and (asked or rates.processed_per_s is None) else rates.processed_per_s,
             seen.pacing_rate_per_s,
             seen.queue_wait.p99_s if seen.queue_wait.p99_s is not None or not outlook else outlook.wait_s,
         )

@@ -149,7 +149,7 @@ class Observer:
         waits = Quantiles.of(view.recorded(consumers, "queue_wait", now))
         queues = view.queue_states(self._readings, self._listing, producers, consumers, now)
         watched = self._queues.names(self._listing) if self._asked else [self._settings.queue.work]
-        queues |= {name: self._judged(queues[name], consumers) for name in watched if name in queues}
+        queues |= {name: self._judged(queues[name], producers, consumers) for name in watched if name in queues}
         work = self._work(queues, now)
         consumed, produced = distributions and self._consumers.seen, distributions and self._producers.seen
         return Snapshot(
@@ -257,7 +257,14 @@ class Observer:
             now = self._clock.now()
             unacked = view.unacked_now(reading, view.of_queue(self._consumers.live(now), name))
             listed = name in self._listing.queues
-            self._readings[name] = self._queues.took(name, reading, unacked, listed=listed, now=now)
+            taken = self._queues.took(name, reading, unacked, listed=listed, now=now)
+            self._readings[name] = self._queues.compared(
+                name,
+                taken,
+                self._listing.queues.get(name),
+                view.of_queue(self._producers.live(now), name),
+                view.of_queue(self._consumers.live(now), name),
+            )
             if name not in self._work_queues(now):
                 self._not_before[name] = now + _ASIDE_INTERVAL_S
 
@@ -342,18 +349,20 @@ class Observer:
     def _thresholds(self, work: QueueState | None, wait_p99_s: float | None) -> tuple[Threshold, ...]:
         return view.thresholds(self._settings.monitor, work, self._broker, wait_p99_s)
 
-    def _judged(self, queue: QueueState, consumers: view.Consumers) -> QueueState:
+    def _judged(self, queue: QueueState, producers: view.Producers, consumers: view.Consumers) -> QueueState:
         reading, listed = self._readings.get(queue.name), self._listing.queues.get(queue.name)
-        fresh, still_s = False, None
+        fresh, late, still_s = False, False, None
         if reading is not None:
-            reporting = view.of_queue(consumers, queue.name)
-            told = view.all_report(reading.queue, reporting)
+            reporting, sending = view.of_queue(consumers, queue.name), view.of_queue(producers, queue.name)
+            told = reading.done_is_all and view.all_report(reading.queue, reporting)
             fresh = told or reading.left_per_s is not None
+            counted = listed is not None and listed.published_per_s is not None and reading.entered_per_s is None
+            late = counted and not (sending and reading.sent_is_all)
             if told:
                 queue, still_s = self._queues.settled(queue, *view.done(reporting), reading.at)
         clients = () if self._broker is None else self._broker.consumers
         hidden = any(not client.ack_required for client in clients if client.queue == queue.name)
-        return self._queues.judged(queue, reading, listed, fresh=fresh, hidden=hidden, still_s=still_s)
+        return self._queues.judged(queue, reading, listed, fresh=fresh, late=late, hidden=hidden, still_s=still_s)
 
     def _work_queues(self, now: float) -> set[str]:
         if self._asked:

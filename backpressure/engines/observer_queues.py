@@ -17,10 +17,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from math import inf, isinf, sqrt
-from statistics import median, stdev
+from statistics import fmean, median, stdev
 
 from backpressure.core.snapshot import Outlook, QueueState
-from backpressure.engines.observer_view import Listing, Reading
+from backpressure.engines import observer_view as view
+from backpressure.engines.observer_view import Consumers, Listing, Producers, Reading
 from backpressure.transports.base import QueueReading
 from backpressure.transports.management_models import QueueInfo
 
@@ -28,6 +29,7 @@ _MOST_PROBED = 50  # a pattern may match thousands; the others are as fresh as t
 _WINDOWS_S = (8.0, 15.0, 30.0, 60.0)
 _APART_S = 0.9  # counts that are closer together say nothing new
 _SURE = 3.0  # standard deviations
+_NEAR = 0.1  # reports and counts of the same messages are not further apart
 _FEW = 2  # messages: a difference that is never worth telling
 _ENOUGH = 6  # counts
 _USUAL_INTERVAL_S = 5.0  # RabbitMQ's default, until the intervals are seen
@@ -79,6 +81,69 @@ class StepRate:
         if now - end > 2 * self._longest_s + 1:
             end = now  # nothing has come for longer than usual
         return (last - first) / (end - start) if end > start else None
+
+
+class ToldRate:
+    """What programs report of a rate, beside what the broker counts, which is an average and some seconds old.
+
+    Reports are all there is if the count is within what they said over that time, a tenth and noise apart.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a past."""
+        self._told: deque[tuple[float, float, float]] = deque(maxlen=round(_RATE_WINDOW_S / _APART_S))
+        self._means: deque[tuple[float, float, float]] = deque()
+
+    def take(self, least: float, most: float, now: float) -> None:
+        """Take between what two rates the count has to be, by the reports of the last second."""
+        told, means = self._told, self._means
+        if told and now - told[-1][0] < _APART_S:
+            return
+        told.append((now, least, most))
+        means.append((now, fmean(each[1] for each in told), fmean(each[2] for each in told)))
+        while now - means[0][0] > _WINDOWS_S[-1]:
+            means.popleft()
+
+    def explains(self, counted_per_s: float, within_s: float) -> bool:
+        """Return whether reports of the last ``within_s`` seconds, and those of an average before, are all of it."""
+        if not self._means:
+            return True
+        now = self._means[-1][0]
+        recent = [mean for mean in self._means if now - mean[0] <= within_s + _RATE_WINDOW_S]
+        least, most = min(mean[1] for mean in recent), max(mean[2] for mean in recent)
+        return least - _doubt(least) <= counted_per_s <= most + _doubt(most)
+
+
+def _doubt(per_s: float) -> float:
+    return 1.0 + max(_NEAR * per_s, _SURE * sqrt(per_s / _RATE_WINDOW_S))
+
+
+class Balance:
+    """What enters a queue: what it holds and what is done, over some seconds. Counts are a fraction of one apart."""
+
+    def __init__(self) -> None:
+        """Begin without a past."""
+        self._counts: deque[tuple[float, int]] = deque()
+
+    def take(self, entered: int, now: float) -> None:
+        """Take what is in the queue now, and has been done until now."""
+        counts = self._counts
+        if counts and now - counts[-1][0] < _APART_S:
+            return
+        counts.append((now, entered))
+        while len(counts) > 2 and now - counts[1][0] >= _WINDOWS_S[0]:
+            counts.popleft()
+
+    def forget(self) -> None:
+        """Take note that not everything is known."""
+        self._counts.clear()
+
+    def per_s(self) -> float | None:
+        """Return the rate; None: not seen for long enough, or what was done is counted by fewer than before."""
+        if not self._counts or self._counts[-1][0] - self._counts[0][0] < _RATE_WINDOW_S:
+            return None
+        (start, first), (end, last) = self._counts[0], self._counts[-1]
+        return max(0.0, (last - first) / (end - start))
 
 
 class QueueTrend:
@@ -196,6 +261,9 @@ class _Watched:
     entered: StepRate = field(default_factory=StepRate)
     left: StepRate = field(default_factory=lambda: StepRate(_USUAL_INTERVAL_S))  # consumers commit now and then
     done: StepRate = field(default_factory=StepRate)  # by the reports of all consumers
+    sent_told: ToldRate = field(default_factory=ToldRate)
+    done_told: ToldRate = field(default_factory=ToldRate)
+    balance: Balance = field(default_factory=Balance)
 
 
 class QueueWatch:
@@ -246,6 +314,34 @@ class QueueWatch:
         watched.entered.take(queue.entered, now)
         watched.left.take(queue.left, now)
         return Reading(now, queue, watched.entered.per_s(now), watched.left.per_s(now))
+
+    def compared(
+        self, name: str, reading: Reading, listed: QueueState | None, producers: Producers, consumers: Consumers
+    ) -> Reading:
+        """Return ``reading`` with whether reports explain what the broker counts.
+
+        Args:
+            name: of the queue.
+            reading: what was just read.
+            listed: what the management API tells; None: nothing.
+            producers: its producers that report.
+            consumers: its consumers that report.
+        """
+        watched, now, all_report = self._watched[name], reading.at, view.all_report(reading.queue, consumers)
+        unacked = view.unacked_now(reading.queue, consumers)
+        if all_report and unacked is not None:
+            watched.balance.take(reading.queue.ready + unacked + view.done(consumers)[0], now)
+        else:
+            watched.balance.forget()
+        watched.sent_told.take(*view.sent_per_s(producers, now), now)
+        watched.done_told.take(*view.done_per_s(consumers, now), now)
+        reading = replace(reading, balance_per_s=watched.balance.per_s())
+        entered, left = view.entered_per_s(reading, listed), view.left_per_s(reading, listed)
+        age_s = watched.trend.age_s
+        # Where nothing else tells what others send to a queue of the user's, a part is not shown as all of it.
+        sent_is_all = all_report or not self.asked if entered is None else watched.sent_told.explains(entered, age_s)
+        done_is_all = left is None or watched.done_told.explains(left, age_s)
+        return replace(reading, sent_is_all=sent_is_all, done_is_all=done_is_all)
 
     def settled(self, queue: QueueState, done: int, work_s: float | None, now: float) -> tuple[QueueState, float]:
         """Return ``queue`` with the rate out of it, and for how long nothing has left it, as its consumers report.
@@ -300,6 +396,7 @@ class QueueWatch:
         listed: QueueState | None,
         *,
         fresh: bool,
+        late: bool = False,
         hidden: bool = False,
         still_s: float | None = None,
     ) -> QueueState:
@@ -309,20 +406,21 @@ class QueueWatch:
             queue: with its rates.
             reading: what the probe read; None: nothing yet.
             listed: what the management API tells; None: nothing.
-            fresh: whether everything about it is known of this moment.
+            fresh: whether depth and rate out are known of this moment.
+            late: whether the rate in is not.
             hidden: whether some of its consumers acknowledge automatically.
             still_s: for how long nothing has left it, by reports; None: not all of its consumers report.
         """
         if queue.kind == "stream":
             return queue  # its length is no backlog: consumers take nothing out of it
         trend = self._watched[queue.name].trend
-        late = listed is not None and not fresh
+        counted_late = listed is not None and not fresh
         if fresh or (reading is not None and queue.consumers == 0):
             backlog: int | None = queue.depth
         else:
             backlog = None if listed is None else listed.depth  # of one moment
-        outlook = _outlook(queue, backlog, trend, trend.age_s if late else None)
-        if late and queue.consumers and isinf(outlook.wait_s or 0) and not trend.is_still:
+        outlook = _outlook(queue, backlog, trend, trend.age_s if late or counted_late else None)
+        if counted_late and queue.consumers and isinf(outlook.wait_s or 0) and not trend.is_still:
             outlook = replace(outlook, wait_s=None)  # the statistics may be from before the consumers' first message
         return replace(queue, outlook=replace(outlook, hidden=hidden, still_s=still_s))
 

@@ -1,7 +1,8 @@
 """From reports, readings and the listings of a management API to states: pure functions.
 
-Feedback is preferred to the management API, because it is fresher (a tenth of a second instead of seconds). Nothing
-here reads a clock or knows the sources; ``now`` is monotonic seconds.
+Feedback is preferred to the management API, because it is fresher (a tenth of a second instead of seconds), as long as
+it explains what the broker counts: programs that do not report may use the same queue. Nothing here reads a clock or
+knows the sources; ``now`` is monotonic seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from backpressure.core.histogram import Histogram
 from backpressure.core.reports import ConsumerReport, ProducerReport
@@ -44,16 +45,28 @@ _KNOWN_FOR_S = 10.0  # an older count says nothing about the present
 
 Producers = Mapping[ProcessKey, ReportSeries[ProducerReport]]
 Consumers = Mapping[ProcessKey, ReportSeries[ConsumerReport]]
+R = TypeVar("R", ProducerReport, ConsumerReport)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the probe read of a queue, and when; rates from the totals of a broker that tells those (Kafka)."""
+    """What the probe read of a queue, and when.
+
+    Attributes:
+        at: when.
+        queue: what it read.
+        entered_per_s, left_per_s: from the totals of a broker that tells those (Kafka).
+        balance_per_s: what entered by what is in the queue and what its consumers report; None: not all of them do.
+        sent_is_all, done_is_all: whether the reports of producers, and of consumers, explain what the broker counts.
+    """
 
     at: float
     queue: QueueReading
     entered_per_s: float | None = None
     left_per_s: float | None = None
+    balance_per_s: float | None = None
+    sent_is_all: bool = True
+    done_is_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +97,7 @@ def queue_states(
         if now - reading.at > _KNOWN_FOR_S:
             continue
         listed = listing.queues.get(name, _UNLISTED)
-        entered = listed.published_per_s if reading.entered_per_s is None else reading.entered_per_s
-        left = listed.acked_per_s if reading.left_per_s is None else reading.left_per_s
-        sending = {key: series for key, series in producers.items() if series.latest.queue == name}
+        sending, left = of_queue(producers, name), left_per_s(reading, listed)
         reporting = of_queue(consumers, name)
         states[name] = QueueState(
             name=name,
@@ -94,9 +105,9 @@ def queue_states(
             unacked=_unacked(reading.queue, reporting, listed),
             consumers=reading.queue.consumers,
             age_s=now - reading.at,
-            published_per_s=_grown(sending, ("confirmed",), now) if sending else entered,
-            delivered_per_s=_settled(reading.queue, reporting, ("delivered",), listed.delivered_per_s, now),
-            acked_per_s=_settled(reading.queue, reporting, _SETTLED, left, now),
+            published_per_s=_entering(reading, sending, entered_per_s(reading, listed), now),
+            delivered_per_s=_settled(reading, reporting, ("delivered",), listed.delivered_per_s, now),
+            acked_per_s=_settled(reading, reporting, _SETTLED, left, now),
             memory_bytes=listed.memory_bytes,
             kind=listed.kind,
             max_length=listed.max_length,
@@ -167,9 +178,37 @@ def thresholds(
     )
 
 
-def of_queue(consumers: Consumers, name: str) -> Consumers:
-    """Return the consumers of one queue."""
-    return {key: series for key, series in consumers.items() if series.latest.queue == name}
+def of_queue(live: Mapping[ProcessKey, ReportSeries[R]], name: str) -> Mapping[ProcessKey, ReportSeries[R]]:
+    """Return the processes of one queue."""
+    return {key: series for key, series in live.items() if series.latest.queue == name}
+
+
+def entered_per_s(reading: Reading, listed: QueueState | None) -> float | None:
+    """Return what the broker counts entering, whoever sends it; None: nothing tells."""
+    told = None if listed is None else listed.published_per_s
+    return next((rate for rate in (reading.entered_per_s, told, reading.balance_per_s) if rate is not None), None)
+
+
+def left_per_s(reading: Reading, listed: QueueState | None) -> float | None:
+    """Return what the broker counts leaving, whoever takes it; None: nothing tells."""
+    return reading.left_per_s if reading.left_per_s is not None or listed is None else listed.acked_per_s
+
+
+def sent_per_s(sending: Producers, now: float) -> tuple[float, float]:
+    """Return what producers sent into the queue, the least and the most that a broker may count of it.
+
+    RabbitMQ also counts messages that a full queue refuses.
+    """
+    return _grown(sending, ("confirmed",), now), _grown(sending, ("confirmed", "nacked"), now)
+
+
+def done_per_s(reporting: Consumers, now: float) -> tuple[float, float]:
+    """Return what consumers took out of the queue, the least and the most that a broker may count of it.
+
+    What they gave up was rejected or acknowledged; what they try again may be acknowledged and published.
+    """
+    least, most = ("processed",), (*_SETTLED, "failed", "retried")
+    return _grown(reporting, least, now), _grown(reporting, most, now)
 
 
 def done(reporting: Consumers) -> tuple[int, float | None]:
@@ -199,12 +238,23 @@ def _grown(live: Producers | Consumers, counters: tuple[str, ...], now: float) -
     return sum(span.rate_per_s(name) for span in spans for name in counters)
 
 
+def _entering(reading: Reading, sending: Producers, counted: float | None, now: float) -> float | None:
+    if not sending:
+        return counted
+    least, most = sent_per_s(sending, now)
+    if reading.sent_is_all:
+        return least
+    # Others send too. What the queue refused is no part of it, as far as it is known.
+    return None if counted is None else max(least, counted - (most - least))
+
+
 def _settled(
-    reading: QueueReading, reporting: Consumers, counters: tuple[str, ...], listed: float | None, now: float
+    reading: Reading, reporting: Consumers, counters: tuple[str, ...], listed: float | None, now: float
 ) -> float | None:
-    if reporting and _all_report(reading.consumers, reporting):
+    consumers = reading.queue.consumers
+    if reporting and reading.done_is_all and _all_report(consumers, reporting):
         return _grown(reporting, counters, now)
-    return 0.0 if reading.consumers == 0 else listed  # the listing's averages outlive the last consumer by seconds
+    return 0.0 if consumers == 0 else listed  # the listing's averages outlive the last consumer by seconds
 
 
 def _unacked(reading: QueueReading, reporting: Consumers, listed: QueueState) -> int | None:

@@ -201,8 +201,20 @@ function factsOf(known) {
   return facts;
 }
 
+// What goes in and out: by the reports of programs; of queues that the user asked for always what their broker tells,
+// because others may use them as well.
+export function flowing(now) {
+  const { rates } = now;
+  const work = now.queues[now.work_queue];
+  const reported = [rates.published_per_s ?? null, rates.processed_per_s ?? null];
+  const counted = [work?.published_per_s ?? null, work?.acked_per_s ?? null];
+  const [first, second] = now.asked?.length && work ? [counted, reported] : [reported, counted];
+  return first.map((perS, side) => perS ?? second[side]);
+}
+
 // The state that a monitor's snapshot (GET /api/snapshot) describes.
 export function flowOf(now) {
+  const [coming, going] = flowing(now);
   const work = now.queues[now.work_queue];
   const { rates, producers, consumers } = now;
   const paused = (reports) => reports.filter((report) => report.paused ?? report.target_rate_per_s === 0).length;
@@ -213,14 +225,14 @@ export function flowOf(now) {
     producers: producers.length ? { count: producers.length, blocked: producers.filter((report) => report.blocked).length, paused: paused(producers) } : null,
     law: law && { name: law.strategy, reason: law.reason },
     offered_per_s: rates.offered_per_s, allowed_per_s: now.pacing_rate_per_s,
-    published_per_s: rates.published_per_s ?? work?.published_per_s ?? null,
+    published_per_s: coming,
     refused_per_s: rates.nacked_per_s, returned_per_s: rates.returned_per_s,
     in_flight: producers.length ? producers.reduce((sum, report) => sum + report.in_flight, 0) : null,
     exchange: !now.address.startsWith("kafka"),
     queue: work ? { name: work.name, ready: work.ready, unacked: work.unacked, bound: work.max_length, overflow: work.overflow } : null,
     wait_p50_s: now.queue_wait.p50_s ?? work?.outlook?.wait_s ?? null, wait_p99_s: now.queue_wait.p99_s,
     consumers: count === null ? null : { count, paused: paused(consumers) },
-    capacity_per_s: now.bottleneck_per_s, processed_per_s: rates.processed_per_s ?? work?.acked_per_s ?? null,
+    capacity_per_s: now.bottleneck_per_s, processed_per_s: going,
     dead_letters_per_s: now.queues[now.dead_letter_queue]?.published_per_s ?? rates.dead_lettered_per_s, dead_letters: now.dead_letters,
   };
 }

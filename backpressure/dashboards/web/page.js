@@ -2,13 +2,14 @@
 
 import { Charts, clockTicks } from "/assets/charts.js";
 import { element, make, put, putText, switchTheme } from "/assets/elements.js";
-import { FlowPicture, flowOf } from "/assets/flow.js";
+import { FlowPicture, flowOf, flowing } from "/assets/flow.js";
 import { UNKNOWN, amount, binaryBytes, duration, percent, rate } from "/assets/numbers.js";
 
 const KEPT_MS = 15 * 60 * 1000;
 const CHARTS_EVERY_MS = 1500; // the lines; their latest values are in the legends each second
 const OLD_S = 2; // a queue of the loop is read at least every second: say so when the count is older
 let points = [];
+let askedFor = false; // whether the user named the queues
 
 function thresholdMood(now, name) {
   const threshold = now.thresholds.find((item) => item.name === name);
@@ -57,9 +58,10 @@ function showTiles(now) {
   const { rates, totals } = now;
   put("depth", work ? (work.unacked === null ? "≥ " : "") + amount(work.depth) : UNKNOWN, thresholdMood(now, "depth"));
   put("depth-parts", work ? `${amount(work.ready)} ready, ${amount(work.unacked)} unacked${age(work)}` : brokerOf(now).ok ? `no ${now.work_queue} yet` : "the broker does not answer");
-  put("in", rate(rates.published_per_s ?? work?.published_per_s ?? null));
+  const [coming, going] = flowing(now);
+  put("in", rate(coming));
   put("offered", `of ${rate(rates.offered_per_s)} offered`);
-  put("out", rate(rates.processed_per_s ?? work?.acked_per_s ?? null));
+  put("out", rate(going));
   put("bottleneck", `of ${rate(now.bottleneck_per_s)} possible`);
   if (now.queue_wait.p99_s === null && work?.outlook) { // nobody reports waits: backlog ÷ rate out
     put("wait", expectedWait(work));
@@ -275,7 +277,7 @@ function draw() {
   const t = points.map((point) => point.at_ms);
   const line = (name, key, extra = {}) => ({ name, t, y: points.map((point) => point[key] ?? null), ...extra });
   const latest = points[points.length - 1];
-  const reported = latest.processed_per_s !== null || latest.published_per_s !== null;
+  const reported = !askedFor && (latest.processed_per_s !== null || latest.published_per_s !== null);
   const sides = reported ? [line("published", "published_per_s"), line("processed", "processed_per_s", { width: 2.2 })] : [line("in", "in_per_s"), line("out", "out_per_s")];
   const names = [...new Set(points.flatMap((point) => Object.keys(point.memory_bytes)))];
   const memory = names.map((name) => ({ // processes that are gone have left the legend
@@ -303,6 +305,7 @@ function listen() {
   stream.addEventListener("tick", (event) => {
     const { point, now, advice } = JSON.parse(event.data);
     keep(point);
+    askedFor = now.asked.length > 0;
     showState(now);
     showOverall(now.overall);
     showTiles(now);

@@ -100,6 +100,26 @@ def test_a_queue_is_filling_flowing_draining_idle_or_consumed_by_nobody(
     assert text in line_with(frame(snapshot(queues=work(**rates))), "● work.queue ")
 
 
+@pytest.mark.parametrize(("growth_per_s", "text"), [(61.0, "Filling ⬆"), (-61.0, "Draining ⬇"), (0.0, "Flowing ⬆⬇")])
+def test_the_word_for_what_a_queue_does_agrees_with_its_growth(
+    snapshot: Make, work: MakeQueues, growth_per_s: float, text: str
+) -> None:
+    outlook = Outlook(growth_per_s=growth_per_s)
+    for published_per_s, acked_per_s in ((0.0, 87.0), (87.0, 87.0), (150.0, 87.0)):
+        queues = work(published_per_s=published_per_s, acked_per_s=acked_per_s, outlook=outlook)
+        assert text in line_with(frame(snapshot(queues=queues)), "● work.queue ")
+
+
+def test_the_past_of_a_queue_that_was_asked_for_is_what_went_in_and_out_whoever_sent_it(
+    snapshot: Make, work: MakeQueues
+) -> None:
+    rates = Rates(published_per_s=20.0, processed_per_s=30.0)
+    for asked, rate_in, rate_out in (((), "20", "30"), (("work.queue",), "101", "98")):
+        trail = Trail(1.0)
+        trail.note(snapshot(rates=rates, queues=work(), asked=asked), "work.queue")
+        assert (trail.latest("published/s"), trail.latest("processed/s")) == (rate_in, rate_out)
+
+
 def test_a_dead_letter_queue_that_nobody_consumes_is_not_a_fault(snapshot: Make, work: MakeQueues) -> None:
     letters = replace(work()["work.queue"], name="work.queue.dlq", consumers=0, published_per_s=0.0, acked_per_s=0.0)
     text = frame(snapshot(queues=work() | {letters.name: letters}))

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import pytest
 
 from backpressure.core.reports import ConsumerReport, ProducerReport, Report, encode
-from backpressure.core.snapshot import EventKind, Glance, Snapshot
+from backpressure.core.snapshot import EventKind, Glance, QueueState, Snapshot
 from backpressure.dashboards.cards_lists import queues
 from backpressure.engines.observer import Observer
 from backpressure.errors import (
@@ -636,3 +636,112 @@ def test_a_management_api_of_another_broker_is_not_believed_and_told() -> None:
         await bench.until(lambda s: s.broker is not None)
 
     Bench(FakeManagement(), queues="other.queue").run(story)
+
+
+async def reporting(bench: Bench, seconds: int, *reports: Callable[[int], Report]) -> QueueState:
+    """Let programs report what each of ``reports`` returns for each second, and return their queue."""
+    for second in range(seconds):
+        bench.clock.time_s += 1.0
+        for report in reports:
+            bench.broker.report(replace(report(second), queue="orders", at_ns=bench.clock.wall_ns()))
+        bench.observer.glance()
+        reads = len(bench.broker.reads)
+        await bench.until(lambda _, reads=reads: len(bench.broker.reads) > reads)  # type: ignore[misc]  # bound at once
+    return bench.observer.snapshot().queues["orders"]
+
+
+def counting(publish: float, ack: float) -> FakeManagement:
+    management = FakeManagement()
+    rates = {"publish": 900, "publish_details": {"rate": publish}, "ack": 700, "ack_details": {"rate": ack}}
+    management.listed = [QueueInfo.model_validate({"name": "orders", "messages_ready": 1500, "message_stats": rates})]
+    return management
+
+
+def paced(per_s: int, **changes: object) -> Callable[[int], Report]:
+    return lambda second: replace(PRODUCER, confirmed=per_s * second, **changes)  # type: ignore[arg-type]  # the values of a test
+
+
+def working(per_s: int, **changes: object) -> Callable[[int], Report]:
+    return lambda second: replace(CONSUMER, processed=per_s * second, **changes)  # type: ignore[arg-type]  # the values of a test
+
+
+@pytest.mark.parametrize("queues", ["orders", ""])
+def test_what_enters_a_queue_is_not_only_what_producers_that_report_send(queues: str) -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=1500, unacked=None, consumers=1)
+        await bench.until(lambda s: s.broker is not None)
+        orders = await reporting(bench, 12, paced(20))
+        assert (orders.published_per_s, orders.acked_per_s) == (150.0, 80.0)
+        if queues:
+            assert orders.outlook is not None
+            assert orders.outlook.statistics_age_s == 10.0
+
+    Bench(counting(publish=150.0, ack=80.0), queues=queues).run(story)
+
+
+def test_reports_tell_what_enters_as_long_as_they_explain_what_the_broker_counted_some_seconds_ago() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=1500, unacked=None, consumers=1)
+        await bench.until(lambda s: s.broker is not None)
+        await reporting(bench, 8, paced(150))
+        orders = await reporting(bench, 4, lambda second: replace(PRODUCER, confirmed=150 * 7 + 10 * (second + 1)))
+        assert orders.published_per_s == pytest.approx(10.0)
+
+    Bench(counting(publish=150.0, ack=80.0), queues="orders").run(story)
+
+
+def test_what_a_full_queue_refuses_does_not_enter_it_though_the_broker_counts_it() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=1500, unacked=None, consumers=1)
+        await bench.until(lambda s: s.broker is not None)
+
+        def refused(second: int) -> Report:
+            return replace(PRODUCER, confirmed=80 * second, nacked=70 * second)
+
+        assert (await reporting(bench, 12, refused)).published_per_s == pytest.approx(80.0)
+        management.listed = counting(publish=250.0, ack=80.0).listed  # somebody sends another hundred
+        bench.observer._take_listing(management.listed, counted=True)
+        orders = await reporting(bench, 2, lambda second: refused(second + 12))
+        assert orders.published_per_s == pytest.approx(180.0)
+
+    management = counting(publish=150.0, ack=80.0)
+    Bench(management, queues="orders").run(story)
+
+
+@pytest.mark.parametrize("consumer", [working(8000), working(0, paused=True)])
+def test_what_leaves_a_queue_is_what_the_broker_counts_where_reports_contradict_it(
+    consumer: Callable[[int], Report],
+) -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=1500, unacked=None, consumers=1)
+        await bench.until(lambda s: s.broker is not None)
+        orders = await reporting(bench, 30, consumer)
+        assert orders.acked_per_s == 80.0
+        assert orders.outlook is not None
+        assert orders.outlook.wait_s == pytest.approx(1500 / 80)
+
+    Bench(counting(publish=150.0, ack=80.0), queues="orders").run(story)
+
+
+def test_without_statistics_what_enters_is_what_leaves_and_what_is_left_if_all_consumers_report() -> None:
+    async def story(bench: Bench) -> None:
+        def counted(second: int) -> Report:
+            bench.broker.readings["orders"] = QueueReading(ready=70 * second, unacked=None, consumers=1)
+            return replace(CONSUMER, processed=80 * second)
+
+        counted(0)
+        await bench.until(lambda s: "orders" in s.queues)
+        orders = await reporting(bench, 14, paced(20), counted)
+        assert orders.published_per_s == pytest.approx(150.0, rel=0.05)
+        assert orders.acked_per_s == pytest.approx(80.0)
+
+    Bench(queues="orders").run(story)
+
+
+def test_where_nobody_tells_what_others_send_a_part_of_it_is_not_shown_as_all() -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=1500, unacked=None, consumers=1)
+        await bench.until(lambda s: "orders" in s.queues)
+        assert (await reporting(bench, 12, paced(20))).published_per_s is None
+
+    Bench(queues="orders").run(story)

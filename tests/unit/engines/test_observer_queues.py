@@ -7,7 +7,7 @@ import random
 import pytest
 
 from backpressure.core.snapshot import QueueState
-from backpressure.engines.observer_queues import QueueTrend, QueueWatch, StepRate
+from backpressure.engines.observer_queues import Balance, QueueTrend, QueueWatch, StepRate, ToldRate
 from backpressure.engines.observer_view import Listing, Reading
 from backpressure.transports.base import QueueReading
 from backpressure.transports.management_models import QueueInfo
@@ -207,3 +207,34 @@ def test_work_that_takes_long_is_no_sign_of_hanging_from_the_first_message_on() 
     assert watch.settled(queue(acked_per_s=0.0), 7, 20.0, 0.0) == (queue(acked_per_s=0.05), 0.0)
     assert watch.settled(queue(acked_per_s=0.0), 7, 20.0, 70.0)[1] == 0.0
     assert watch.settled(queue(acked_per_s=0.0), 7, 20.0, 81.0)[1] == 81.0
+
+
+def told(*rates: float) -> ToldRate:
+    rate = ToldRate()
+    for second, per_s in enumerate(rates):
+        rate.take(per_s, per_s, float(second))
+    return rate
+
+
+def test_a_count_of_some_seconds_ago_is_explained_by_reports_of_that_time() -> None:
+    assert ToldRate().explains(150.0, 10.0)  # nothing was told yet
+    cut = told(*[150.0] * 8, *[10.0] * 8)
+    assert cut.explains(150.0, 10.0)
+    assert cut.explains(60.0, 10.0)  # an average that lies across the change
+    assert not cut.explains(300.0, 10.0)
+    assert not told(*[150.0] * 8, *[10.0] * 21).explains(150.0, 10.0)  # that was too long ago
+    assert told(*[100.0] * 20).explains(110.0, 10.0)
+    assert not told(*[100.0] * 20).explains(120.0, 10.0)
+    assert not told(*[100.0] * 20).explains(80.0, 10.0)
+
+
+def test_what_entered_is_unknown_until_a_balance_was_kept_for_some_seconds() -> None:
+    balance = Balance()
+    known = []
+    for second in range(20):
+        balance.take(1000 + 150 * second, float(second))
+        known.append(balance.per_s())
+    assert known[:5] == [None] * 5
+    assert known[5:] == [pytest.approx(150.0)] * 15
+    balance.forget()
+    assert balance.per_s() is None
