@@ -213,6 +213,7 @@ class ProcessState:
     cpu_share: float | None
     age_s: float
     rate_per_s: float | None
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +300,8 @@ class Glance:
     Attributes:
         at_ns: when, nanoseconds since the epoch on the run's clock.
         sources: the broker itself and its management API (absent when there is none), and whether they answer.
-        producers, consumers: the latest report of every live process.
+        producers, consumers: the latest report of every live process; of those of the queues that the user named, if
+            some were.
         thresholds: where depth, broker memory and queue wait stand against ``settings.monitor``.
     """
 

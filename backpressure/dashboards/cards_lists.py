@@ -190,10 +190,13 @@ def processes(seen: Snapshot) -> RowCard:
     states = {(p.host, p.id, p.pid): "blocked" for p in seen.producers if p.blocked}
     states |= {(c.host, c.id, c.pid): "paused" for c in seen.consumers if c.paused}
 
+    several = _on_several_queues(seen)
+
     def row(process: ProcessState) -> Row:
         return (
             process.role,
             printable(process.id),
+            *([printable(process.queue)] if several else []),
             str(process.pid),
             rate(process.rate_per_s),
             binary_bytes(process.rss_bytes),
@@ -202,10 +205,15 @@ def processes(seen: Snapshot) -> RowCard:
         )
 
     columns = (
-        ("role", "word"), ("id", "name"), ("pid", "number"), ("rate", "number"), ("memory", "number"),
-        ("cpu", "number"), ("", "word"),
+        ("role", "word"), ("id", "name"), *([("queue", "name")] if several else []), ("pid", "number"),
+        ("rate", "number"), ("memory", "number"), ("cpu", "number"), ("", "word"),
     )  # fmt: skip
     return _listing("Processes", columns, seen.processes, row)
+
+
+def _on_several_queues(seen: Snapshot) -> bool:
+    """Return whether it has to be said to which queue each process belongs."""
+    return len({process.queue for process in seen.processes}) > 1
 
 
 def events(seen: Snapshot) -> RowCard:

@@ -199,7 +199,7 @@ def small_flow_card(seen: Snapshot, trail: Trail) -> Card:
     rows = [("rates", _flowing(seen)), ("wait", _lasting(seen))]
     if seen.law is not None:
         told = facts(("allowed", rate(seen.pacing_rate_per_s)), ("bottleneck", rate(seen.bottleneck_per_s)))
-        told.append(f"  {printable(seen.law.strategy)}: {printable(seen.law.reason)}")
+        told.append(f"  {printable(seen.law.strategy)}{_of_queue(seen)}: {printable(seen.law.reason)}")
         told.no_wrap = True
         rows.append(("law", told))
     if seen.broker is not None and (seen.broker.memory_alarm or seen.broker.disk_alarm):
@@ -246,8 +246,14 @@ def law_card(seen: Snapshot) -> list[Card]:
     if seen.bottleneck_per_s is not None:
         text.append(f"  bottleneck {rate(seen.bottleneck_per_s)}")
     if law.reason:
-        text.append(f"\n{printable(law.id)}: {printable(law.reason)}")
+        text.append(f"\n{printable(law.id)}{_of_queue(seen)}: {printable(law.reason)}")
     return [Card(text, "Law")]
+
+
+def _of_queue(seen: Snapshot) -> str:
+    """Return to which queue the producer sends that is held back most, where there are several."""
+    several = len({producer.queue for producer in seen.producers}) > 1
+    return f" of {printable(seen.law.queue)}" if several and seen.law is not None else ""
 
 
 def _brokerfacts(seen: Snapshot) -> Text:

@@ -93,7 +93,7 @@ class Observer:
             self._sources["management"] = Source("management", ok=False, error=ADDRESS_UNKNOWN)
         self._unread: dict[bytes, tuple[bytes, float]] = {}  # the newest report of each process, and when it arrived
         self._unreadable = 0
-        self._watch = EventWatch()
+        self._watch = EventWatch(several=self._queues.several)
         self._tasks: list[asyncio.Task[None]] = []
         self._open = AsyncExitStack()
 
@@ -333,6 +333,8 @@ class Observer:
             except FeedbackError:
                 self._unreadable += 1
                 continue
+            if self._asked and not self._queues.covers(report.queue):
+                continue  # nobody asked for that queue
             if isinstance(report, ProducerReport):
                 self._producers.add(report, arrived)
             else:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass
 from math import isinf
+from typing import NamedTuple
 
-from backpressure.core.reports import ProducerReport
+from backpressure.core.reports import ProducerReport, Report
 from backpressure.core.snapshot import Event, EventKind, Glance, Source, Threshold
 from backpressure.engines.rates import ProcessKey, key_of
 
@@ -38,13 +39,22 @@ class _ProducerWatch:
     blocked: bool = False
 
 
+class _Present(NamedTuple):
+    """A process that is there: what it is called, and how many messages it has open."""
+
+    name: str
+    open: int
+
+
 class EventWatch:
     """Remembers enough of the past to say what is new."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, several: bool = False) -> None:
+        """With ``several`` queues it is told to which one each process belongs."""
+        self._several = several
         self.events: deque[Event] = deque(maxlen=_KEPT)
         self.counts: Counter[EventKind] = Counter()
-        self._present: dict[tuple[str, ProcessKey], int] = {}
+        self._present: dict[tuple[str, ProcessKey], _Present] = {}
         self._producers: dict[ProcessKey, _ProducerWatch] = {}
         self._breached: set[str] = set()
         self._working: dict[str, bool] = {}
@@ -54,8 +64,8 @@ class EventWatch:
         """Compare the live processes, thresholds and sources with those of the call before."""
         self._at_ns = seen.at_ns
         self._observe_presence(
-            {("producer", key_of(report)): report.in_flight for report in seen.producers}
-            | {("consumer", key_of(report)): report.held for report in seen.consumers},
+            {("producer", key_of(each)): _Present(self._name(each), each.in_flight) for each in seen.producers}
+            | {("consumer", key_of(each)): _Present(self._name(each), each.held) for each in seen.consumers},
             deaf=any(source.name == "broker" and not source.ok for source in seen.sources),
         )
         for report in seen.producers:
@@ -69,19 +79,23 @@ class EventWatch:
         self.events.append(Event(self._at_ns, kind, text))
         self.counts[kind] += 1
 
-    def _observe_presence(self, present: dict[tuple[str, ProcessKey], int], *, deaf: bool) -> None:
-        """Compare the processes that are there; each has a number of open messages."""
+    def _name(self, report: Report) -> str:
+        return f"{report.id} of {report.queue}" if self._several else report.id
+
+    def _observe_presence(self, present: dict[tuple[str, ProcessKey], _Present], *, deaf: bool) -> None:
+        """Compare the processes that are there."""
         for role, key in sorted(present.keys() - self._present):
-            self._tell(EventKind.APPEARED, f"{role} {key[1]} (pid {key[2]}) appeared")
+            self._tell(EventKind.APPEARED, f"{role} {present[role, key].name} (pid {key[2]}) appeared")
         for role, key in sorted(self._present.keys() - present):
             self._producers.pop(key, None)
-            open_, state = self._present[role, key], "in flight" if role == "producer" else "held"
+            name, open_ = self._present[role, key]
+            who, state = f"{role} {name} (pid {key[2]})", "in flight" if role == "producer" else "held"
             if deaf:
-                self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) is not heard of without the broker")
+                self._tell(EventKind.VANISHED, f"{who} is not heard of without the broker")
             elif open_:
-                self._tell(EventKind.VANISHED, f"{role} {key[1]} (pid {key[2]}) vanished with {open_} {state}")
+                self._tell(EventKind.VANISHED, f"{who} vanished with {open_} {state}")
             else:
-                self._tell(EventKind.ENDED, f"{role} {key[1]} (pid {key[2]}) ended, nothing {state}")
+                self._tell(EventKind.ENDED, f"{who} ended, nothing {state}")
         self._present = present
 
     def _observe_producer(self, report: ProducerReport, now: float) -> None:
@@ -96,21 +110,22 @@ class EventWatch:
     def _observe_blocked(self, watch: _ProducerWatch, report: ProducerReport) -> None:
         if report.blocked and not watch.blocked:
             why = "an alarm (memory or disk), or on Kafka an outage"
-            self._tell(EventKind.BLOCKED, f"the broker blocks {report.id}: {why}")
+            self._tell(EventKind.BLOCKED, f"the broker blocks {self._name(report)}: {why}")
         elif watch.blocked and not report.blocked:
-            self._tell(EventKind.UNBLOCKED, f"{report.id} may publish again")
+            self._tell(EventKind.UNBLOCKED, f"{self._name(report)} may publish again")
         watch.blocked = report.blocked
 
     def _observe_nacks(self, watch: _ProducerWatch, report: ProducerReport, now: float) -> None:
         if report.nacked > watch.nacked:
             if watch.nacked_before_burst is None:
                 watch.nacked_before_burst, watch.burst_began = watch.nacked, now
-                self._tell(EventKind.NACKED, f"the broker refuses messages of {report.id}: the queue is full")
+                self._tell(EventKind.NACKED, f"the broker refuses messages of {self._name(report)}: the queue is full")
             watch.nacked, watch.last_nack = report.nacked, now
         elif watch.nacked_before_burst is not None and now - watch.last_nack >= _CALM_S:
             refused = watch.nacked - watch.nacked_before_burst
             lasted_s = watch.last_nack - watch.burst_began
-            self._tell(EventKind.NACKS_OVER, f"{report.id}: {refused} refused within {lasted_s:.1f} s, none since")
+            text = f"{self._name(report)}: {refused} refused within {lasted_s:.1f} s, none since"
+            self._tell(EventKind.NACKS_OVER, text)
             watch.nacked_before_burst = None
 
     def _observe_rate(self, watch: _ProducerWatch, report: ProducerReport, now: float) -> None:
@@ -128,7 +143,7 @@ class EventWatch:
         elif now - watch.low_since >= _CALM_S:
             self._tell(
                 EventKind.RATE_CUT,
-                f"{report.id} cut its pace from {watch.usual_per_s:.0f} to {rate:.0f} msg/s: {report.reason}",
+                f"{self._name(report)} cut its pace from {watch.usual_per_s:.0f} to {rate:.0f} msg/s: {report.reason}",
             )
             watch.usual_per_s, watch.low_since = rate, None
 

@@ -275,6 +275,15 @@ class QueueWatch:
         self._watched: defaultdict[str, _Watched] = defaultdict(_Watched)
         self._unreadable: dict[str, str] = {}
 
+    @property
+    def several(self) -> bool:
+        """Whether they may be more than one."""
+        return len(self.asked) > 1 or any(map(_is_pattern, self.asked))
+
+    def covers(self, name: str) -> bool:
+        """Return whether the user asked for this queue, by its name or a pattern, if it exists."""
+        return any(_matching(asked, [name]) if _is_pattern(asked) else asked == name for asked in self.asked)
+
     def names(self, listing: Listing) -> list[str]:
         """Return the queues that were asked for; a pattern stands for all queues that are listed and match it."""
         names: dict[str, None] = {}

@@ -148,6 +148,7 @@ def process_state(
         cpu_share=span.rate_per_s("cpu_s") if latest.cpu_s and span.elapsed_s > 0 else None,
         age_s=now - series.arrived,
         rate_per_s=span.rate_per_s(work) if span.elapsed_s > 0 else None,
+        queue=latest.queue,
     )
 
 

@@ -72,7 +72,8 @@ function showTiles(now) {
   }
   const producer = heldBackMost(now.producers);
   put("allowed", rate(now.pacing_rate_per_s));
-  put("law", producer ? `${producer.strategy}: ${producer.reason}` : "no producer");
+  const several = new Set(now.producers.map((each) => each.queue)).size > 1;
+  put("law", producer ? `${producer.strategy}${several ? ` of ${producer.queue}` : ""}: ${producer.reason}` : "no producer");
   const given_up = totals.rejected + totals.dead_lettered;
   const trouble = given_up + totals.nacked + totals.returned;
   put("trouble", amount(given_up), given_up ? "bad" : trouble ? "warn" : "good");
@@ -147,9 +148,10 @@ function showTables(now) {
       ...(ahead ? (queue.outlook ? [expectedWait(queue), heading(queue.outlook) + late(queue.outlook)] : [UNKNOWN, UNKNOWN]) : []),
       ...(ahead ? [terms(now, queue.name)] : []),
     ]));
-  showTable("processes", [["role"], ["id", "name"], ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],
+  const several = new Set(now.processes.map((process) => process.queue)).size > 1;
+  showTable("processes", [["role"], ["id", "name"], ...(several ? [["queue", "name"]] : []), ["pid"], ["rate"], ["memory"], ["CPU"], ["last report"]],
     now.processes.map((process) => [
-      process.role, process.id, process.pid, rate(process.rate_per_s), binaryBytes(process.rss_bytes),
+      process.role, process.id, ...(several ? [process.queue] : []), process.pid, rate(process.rate_per_s), binaryBytes(process.rss_bytes),
       percent(process.cpu_share), `${duration(process.age_s)} ago`,
     ]));
 }

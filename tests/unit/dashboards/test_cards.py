@@ -120,6 +120,20 @@ def test_the_past_of_a_queue_that_was_asked_for_is_what_went_in_and_out_whoever_
         assert (trail.latest("published/s"), trail.latest("processed/s")) == (rate_in, rate_out)
 
 
+def test_programs_say_which_queue_they_use_where_there_are_several(snapshot: Make) -> None:
+    seen = snapshot()
+    one, other = seen.producers[0], replace(seen.producers[0], queue="invoices", pacing_rate_per_s=1.0, reason="slower")
+    processes = tuple(replace(process, queue="work.queue") for process in seen.processes)
+    text = frame(snapshot(producers=(one,), processes=processes))
+    assert "work.queue" not in line_with(text, "producer alice")
+    assert "alice: holding the queue" in text
+    processes += (replace(processes[0], queue="invoices"),)
+    text = frame(snapshot(producers=(one, other), processes=processes))
+    assert line_with(text, "producer alice", "invoices")
+    assert line_with(text, "producer alice", "work.queue")
+    assert "alice of invoices: slower" in text
+
+
 def test_a_dead_letter_queue_that_nobody_consumes_is_not_a_fault(snapshot: Make, work: MakeQueues) -> None:
     letters = replace(work()["work.queue"], name="work.queue.dlq", consumers=0, published_per_s=0.0, acked_per_s=0.0)
     text = frame(snapshot(queues=work() | {letters.name: letters}))

@@ -745,3 +745,32 @@ def test_where_nobody_tells_what_others_send_a_part_of_it_is_not_shown_as_all() 
         assert (await reporting(bench, 12, paced(20))).published_per_s is None
 
     Bench(queues="orders").run(story)
+
+
+@pytest.mark.parametrize("asked", ["orders", "or*,missing"])
+def test_programs_of_queues_that_nobody_asked_for_are_not_shown(asked: str) -> None:
+    async def story(bench: Bench) -> None:
+        bench.broker.readings["orders"] = QueueReading(ready=15, unacked=None, consumers=1)
+        await bench.until(lambda s: s.broker is not None)
+        for second in range(10):
+            bench.clock.time_s += 1.0
+            at_ns = bench.clock.wall_ns()
+            for queue, per_s in (("orders", 20), ("tmp", 500)):
+                sent, cut = per_s * second, 8.0 if second > 5 else 84.0
+                bench.broker.report(
+                    replace(PRODUCER, id=queue, queue=queue, at_ns=at_ns, confirmed=sent, pacing_rate_per_s=cut)
+                )
+                bench.broker.report(replace(CONSUMER, id=queue, queue=queue, at_ns=at_ns, processed=sent))
+            bench.observer._watch.observe(bench.observer.glance(), bench.clock.now())
+        seen = bench.observer.snapshot()
+        assert [(process.role, process.id, process.queue) for process in seen.processes] == [
+            ("producer", "orders", "orders"), ("consumer", "orders", "orders"),
+        ]  # fmt: skip
+        assert (seen.totals.confirmed, seen.totals.processed) == (180, 180)
+        assert (seen.rates.confirmed_per_s, seen.pacing_rate_per_s) == (pytest.approx(20.0), 8.0)
+        name = "orders" if asked == "orders" else "orders of orders"
+        told = [event.text for event in seen.events if event.kind is EventKind.RATE_CUT]
+        assert told == [f"{name} cut its pace from 84 to 8 msg/s: "]
+        assert not any("tmp" in event.text for event in seen.events)
+
+    Bench(counting(publish=20.0, ack=20.0), queues=asked).run(story)
