@@ -35,6 +35,7 @@ _SPARE_MEMORY_S = 0.4
 _SPARE_EVENTS = 3.0
 _LEAST_SIGHT_S = 0.05  # in less, one departure more or less says too much
 _LONGEST_SIGHT_S = 0.12
+_ANSWER_WAYS = 1.5
 _NOTHING = 0.01  # of what is done from one late count to the next: its moment is not known better
 
 
@@ -113,6 +114,7 @@ class Bottleneck:
         self._confirmed_after_s = 0.0
         self._raised_by = 1.0
         self._began_at = inf
+        self._updated_at = self._paced_at = -inf
         self._told = False
         self._service_mean_s: float | None = None
 
@@ -125,7 +127,7 @@ class Bottleneck:
         """
         if self._estimator.rate is None:
             return None
-        far = self.way_s > FAR_S and not self.counted
+        far = self.way_s > FAR_S and (self.queue.far or not self.counted)
         return (self._estimator.feared_rate if far else self._estimator.cautious_rate) * self._workers
 
     @property
@@ -168,6 +170,7 @@ class Bottleneck:
         ``until_counted``: the next count is to tell the rate without this.
         """
         self._estimator.scale(factor)
+        self._paced_at = self._updated_at
         self._raised_by = factor if until_counted else 1.0
         self.spare = 0.0
         if self.measured:
@@ -184,14 +187,20 @@ class Bottleneck:
         Consumers without work in such a stall are not slower: what they do per second of work counts.
         """
         self._stalled = stalled
+        self._updated_at = now
         self._workers = 1 if signals.consumers is None else signals.consumers
         self._service_mean_s = signals.service_mean_s
         self.rare = rare = signals.report_interval_s > _RARE_S  # readings are fresher then than counters
-        self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= self._stale_s
+        # An answer is half a way old when it comes, and far from the broker the next question waits for it.
+        stale_s = self._stale_s + _ANSWER_WAYS * (signals.way_s or 0.0)
+        self.fresh = min(signals.depth_age_s, signals.feedback_age_s) <= stale_s
         self.way_s = signals.there_and_back_s
         if self._began_at == inf and signals.confirmed_total + signals.in_flight > 0:
             self._began_at = now
-        self._confirmed_after_s = max(self._confirmed_after_s, signals.confirm_latency_s or 0.0)
+        self._confirmed_after_s = max(
+            self._confirmed_after_s,
+            (signals.confirm_latency_s or 0.0) - (self.way_s if self.queue.far else 0.0),
+        )
         new = self.queue.read(signals, now)
         interrupted = signals.blocked or signals.consumers == 0
         if interrupted:
@@ -312,7 +321,7 @@ class Bottleneck:
         self._estimator.scale(1 / self._raised_by)
         self._raised_by = 1.0
         backlog = self.queue.there
-        low = min(self._low_depth, self._low_path)
+        low = self.queue.lowest if self.queue.far else min(self._low_depth, self._low_path)
         self._low_depth = self._low_path = backlog
         workers, late = max(1, self._workers), signals.count_interval_s > _LATE_S
         doubt = signals.backlog_error if late else 0.0
@@ -339,14 +348,17 @@ class Bottleneck:
                 self.changed_at = now
                 return
         if low > workers + doubt or (signals.ready or 0) > 0:
-            changed = self._estimator.add(events, exposure_s)
+            # A bound that rests on what was sent a way ago is no mean that a first whole sample is averaged with.
+            changed = self.queue.far and self._estimator.bounded and self._add_lower_bound(events, exposure_s)
+            self._estimator.bounded &= not changed
+            changed = changed or self._estimator.add(events, exposure_s)
         else:
             changed = self._add_lower_bound(events, exposure_s)
         if changed and late and rate and self._estimator.rate and 0 < self._estimator.rate < rate:
             part = self._estimator.rate / rate
             self._estimator.scale(max(0.05, 1 - (1 - part) / part * log(1 / (1 - part))) / part)
         if changed or rate is None:
-            self.changed_at = now
+            self.changed_at = self._paced_at = now
 
     def _learn_from_an_empty_queue(self, signals: Signals, now: float) -> None:
         """Where no message waits, consumers hold no more than they may: all others that came since the count have left.
@@ -379,6 +391,9 @@ class Bottleneck:
             self.spare = 0.0
         else:
             self.idle_counts = 0
+            if self.queue.far and self.queue.done_at - self.way_s < self._paced_at:
+                self.spare = 0.0  # what the consumers had then was sent at another rate
+                return
             memory_s = max(_SPARE_MEMORY_S, _SPARE_EVENTS / max(self.rate_per_s or 0.0, 0.1))
             idle = 1 - max(0.0, min(1.0, backlog / workers))
             self.spare += (1 - exp(-min(span_s, _LONGEST_SIGHT_S) / memory_s)) * (idle - self.spare)

@@ -40,6 +40,7 @@ class DepthObserver:
         unreported_per_s: unreported arrivals: messages a second that no producer reports.
         reading, read_at: the last reading, and when it was taken.
         there: what of it was with the consumers or waited for them.
+        lowest: the least of this since the reading before, if they are far away.
         before: the reading before it, and when it was taken, if moments are in doubt.
     """
 
@@ -54,7 +55,7 @@ class DepthObserver:
         self._arrived = Timeline(_HISTORY_S)
         self._corrected = 0
         self._arrived_at = -inf
-        self.reading = self._on_way = 0.0
+        self.reading = self.lowest = self._on_way = self._way_s = 0.0
         self._offset: float | None = None
         self._tracked_at = -inf
         self._usual_age_s = self._interval_s = report_interval_s
@@ -72,10 +73,29 @@ class DepthObserver:
         if reading is None or read_at <= self._told_at + 1e-9:
             return False
         self._told_at = read_at
+        before = (self.done_at, self.there) if self.far else None
         self.read_at, self.reading, self.before = read_at, reading, None
         if signals.backlog is not None and signals.backlog_doubt_s:
             self._date(signals.backlog_doubt_s, now)
+        silent, way_s = signals.backlog is not None and signals.departed_total is None, signals.way_s or 0.0
+        # Where the moment of a count has to be inferred, it is not known to a part of the way what was on it.
+        self._way_s = way_s if silent and way_s > FAR_S and not signals.count_interval_s else 0.0
+        if self.far:
+            self._on_way = self._arrived.at(self.read_at) - self._arrived.at(self.read_at - self._way_s)
+            self.lowest = self.there if before is None else self._lowest(*before)
         return True
+
+    def _lowest(self, start: float, depth: float) -> float:
+        """Return the least that was with the consumers since it was ``depth`` at ``start``, if they left evenly."""
+        came = self._sent.at(start - self._way_s)
+        points = [
+            (moment + self._way_s, total - came)
+            for moment, total in self._sent.between(start - self._way_s, self.done_at - self._way_s)
+        ]
+        if not points:
+            return min(depth, self.there)
+        per_s = (depth + points[-1][1] - self.there) / (self.done_at - start)
+        return max(0.0, min(depth, *(depth + total - per_s * (moment - start) for moment, total in points)))
 
     def _date(self, doubt_s: float, now: float) -> None:
         """Find out how much earlier or later than told the counts were made."""
@@ -115,16 +135,33 @@ class DepthObserver:
         self._offset, self.unreported_per_s = None, 0.0
 
     @property
+    def far(self) -> bool:
+        """Whether the last reading was a count, exact and of a known moment, of what silent consumers hold far away."""
+        return self._way_s > 0
+
+    @property
+    def done_at(self) -> float:
+        """The moment by which consumers had done what the last reading shows to have left."""
+        return self.read_at - self._way_s / 2
+
+    @property
     def there(self) -> float:
         """What of the reading was with the consumers or waited for them, and not on its way to them and back."""
         return max(0.0, self.reading - self._on_way)
 
     def predict(self, rate_per_s: float, now: float, way_s: float = 0.0) -> None:
-        """Compute the depth now from the last reading alone: a Smith predictor.
+        """Compute the depth from the last reading alone: a Smith predictor.
 
-        What is delivered and not acknowledged may be on its way: consumers are taken to be as far away, ``way_s``.
+        Far from the broker, the depth that a message meets which is sent now, by what silent consumers had settled half
+        a way before the count. If the moment of the count had to be inferred, what is on its way to them and back,
+        ``way_s``, is taken to be what they do in that time.
         """
         self.forget()
+        if self.far:
+            start = self.done_at
+            begun = self._sent.at(start - self._way_s) - self.left_by(self.read_at, self.reading)
+            self.depth = self._flow(begun, start, now + self._way_s, self._way_s, rate_per_s)
+            return
         self._on_way = rate_per_s * way_s if way_s > FAR_S else 0.0
         if self.read_at > -inf:
             since = self._sent.at(now) - self._arrived.at(self.read_at)

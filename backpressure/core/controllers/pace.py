@@ -41,6 +41,7 @@ _TRIAL_SHORTEST_S = 1.0
 _TRIAL_LONGEST_S = 5.0
 _TRIAL_EVENTS = 50.0
 _WAYS = 2  # of a report, and then of a message
+_WAYS_COUNTED = 3  # the consumer's half a way, a question and its answer, which the next one waits for, and a message
 _DATED = 3.0  # more may be lost where the moments of counts are inferred, or the queue would have to hide their error
 _UNDOUBTED = 1.5  # times what a rare count would take for nothing, so that it does not when all is well
 _UNSEEN = 1.5  # whether silent consumers are idle now and then is not seen
@@ -172,7 +173,8 @@ class PaceLaw:
     def _probing_per_s(self, signals: Signals) -> float:
         room = self._bottleneck.servers + _PROBES * self._start_per_s / self._began_per_s
         # Nothing can be known of what is on its way, and of what was when the last report was made.
-        room += self._start_per_s * _WAYS * self._bottleneck.way_s
+        ways = _WAYS_COUNTED if self._bottleneck.queue.far else _WAYS
+        room += self._start_per_s * ways * self._bottleneck.way_s
         room -= self._bottleneck.queue.depth or 0.0
         late = signals.quality <= SignalQuality.LATE and signals.consumers != 0
         if late and not signals.ready and not signals.missing:
@@ -336,7 +338,9 @@ class PaceLaw:
         """
         bottleneck, queue = self._bottleneck, self._bottleneck.queue
         busy = max(0.0, queue.there - 1) / max(1, signals.consumers or 1)  # one message may just have come
-        seen = queue.read_at >= self._raised_at + self._config.tick_s / 2 and signals.backlog_age_s <= loop_s
+        way_s = bottleneck.way_s if queue.far else 0.0
+        new = queue.done_at - way_s >= self._raised_at + self._config.tick_s / 2  # what was sent since may be done
+        seen = new and signals.backlog_age_s <= loop_s + way_s
         left = queue.left_by(queue.read_at, queue.reading)
         if signals.application_limited or not seen or left <= self._seen_left or busy > 1 - _SPARE:
             return False

@@ -94,3 +94,61 @@ def test_no_less_is_there_than_is_ready_whatever_an_old_count_says() -> None:
         observer.predict(100.0, tick * 0.1)
         observer.bound(signals, 100.0, tick * 0.1)
     assert observer.depth == 100
+
+
+def far_count(observer: DepthObserver, now: float, sent: float, with_consumers: int, before: float = 0.0) -> None:
+    """Tell what was counted 0.1 s ago of consumers that are 0.1 s from the broker, as the producer is.
+
+    ``sent`` messages a second go out from the start on, ``before`` of them until then.
+    """
+    on_way_s = max(0.0, min(0.2, now - 0.2))  # to the consumers, or acknowledged and on the way back
+    signals = Signals(
+        ready=0,
+        backlog=round(with_consumers + sent * on_way_s),
+        backlog_age_s=0.1,
+        depth_age_s=0.1,
+        confirmed_total=round(before + sent * max(0.0, now - 0.2)),
+        in_flight=round(sent * min(now, 0.2)),
+        confirm_latency_min_s=0.2,
+        way_s=0.2,
+    )
+    observer.read(signals, now)
+
+
+def test_far_away_what_was_sent_is_on_its_way_to_consumers_whatever_their_rate() -> None:
+    """Nothing of what is on the wire waits for anybody, and no message meets it: it has gone by then."""
+    observer = DepthObserver(report_interval_s=0.1)
+    for tick in range(41):
+        far_count(observer, tick * 0.1, sent=100.0, with_consumers=7)
+        observer.predict(100.0, tick * 0.1)
+    assert observer.far
+    assert observer.there == pytest.approx(7, abs=1)
+    assert observer.lowest == pytest.approx(7, abs=1)
+    assert observer.depth == pytest.approx(7, abs=1)
+    for rate_per_s in (25.0, 400.0):  # an estimate that is wrong makes no message wait or go that is on its way
+        observer.predict(rate_per_s, 4.0)
+        assert observer.there == pytest.approx(7, abs=1)
+
+
+@pytest.mark.parametrize(("gap_s", "idle"), [(0.0, False), (0.3, True)])
+def test_far_away_consumers_were_idle_between_two_counts_if_less_came_than_they_did(gap_s: float, idle: bool) -> None:
+    """At either count 2 messages were with the consumer; in between none may have come for a while."""
+    observer = DepthObserver(report_interval_s=0.1)
+
+    def sent(moment: float) -> float:
+        return 100 * (min(max(0.0, moment), 1.0) + max(0.0, moment - 1.0 - gap_s))
+
+    for tick in range(20):
+        now = tick * 0.1
+        confirmed = sent(now - 0.2)
+        signals = Signals(
+            backlog=2 + round(sent(now - 0.2) - sent(now - 0.4)) if tick in (13, 19) else None,
+            backlog_age_s=0.1,
+            confirmed_total=round(confirmed),
+            in_flight=round(sent(now) - confirmed),
+            confirm_latency_min_s=0.2,
+            way_s=0.2,
+        )
+        observer.read(signals, now)
+    assert observer.there == pytest.approx(2, abs=1)
+    assert (observer.lowest < 1) == idle
