@@ -431,6 +431,10 @@ class QueueWatch:
         outlook = _outlook(queue, backlog, trend, trend.age_s if late or counted_late else None)
         if counted_late and queue.consumers and isinf(outlook.wait_s or 0) and not trend.is_still:
             outlook = replace(outlook, wait_s=None)  # the statistics may be from before the consumers' first message
+        growth, out = outlook.growth_per_s or 0.0, queue.acked_per_s
+        if late and out is not None and (queue.published_per_s or 0.0) < growth:
+            # RabbitMQ counts nothing that another queue dead-letters into this one.
+            queue = replace(queue, published_per_s=out + growth)
         return replace(queue, outlook=replace(outlook, hidden=hidden, still_s=still_s))
 
 

@@ -238,3 +238,13 @@ def test_what_entered_is_unknown_until_a_balance_was_kept_for_some_seconds() -> 
     assert known[5:] == [pytest.approx(150.0)] * 15
     balance.forget()
     assert balance.per_s() is None
+
+
+def test_what_other_queues_dead_letter_enters_a_queue_though_the_broker_does_not_count_it_as_published() -> None:
+    watch = QueueWatch("orders")
+    reading = rising(watch, 10.0)
+    seen = watch.judged(queue(published_per_s=0.0, acked_per_s=3.0), reading, queue(), fresh=False, late=True)
+    assert seen.published_per_s == pytest.approx(13.0)
+    for published_per_s, late in ((13.0, True), (0.0, False)):  # reports of this moment know better
+        counted = queue(published_per_s=published_per_s, acked_per_s=3.0)
+        assert watch.judged(counted, reading, queue(), fresh=False, late=late).published_per_s == published_per_s
