@@ -440,7 +440,7 @@ async def serve(
     on_stop_signals(asyncio.get_running_loop(), server.stop)
     announcement = await server.start()
     sys.stdout.write(
-        f"embedded broker ready on {announcement.url}"
+        f"embedded broker ready on {announcement.url.rstrip('/')}"
         + (f", management on {announcement.management_url}" if announcement.management_url else "")
         + (f", with TLS on port {announcement.tls_port}" if announcement.tls_port else "")
         + (f" and {announcement.management_tls_port}" if announcement.management_tls_port else "")

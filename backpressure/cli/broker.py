@@ -163,7 +163,8 @@ async def _run(private: Private, product: str, *, unlisted: bool) -> None:
     with ExitStack() as stack:
         async with private as node:
             management = f", management on {node.management_url}" if node.management_url else ""
-            click.echo(f"{product} is ready on {node.url}{management}; Ctrl-C stops it and removes its data")
+            url = node.url.rstrip("/")  # for clients to which "/" alone names a virtual host without a name, as Java's
+            click.echo(f"{product} is ready on {url}{management}; Ctrl-C stops it and removes its data")
             if node.control_command:
                 click.echo(f"to administer it: {node.control_command} COMMAND")
             if not unlisted:

@@ -118,7 +118,7 @@ def listed(broker: LocalBroker) -> Iterator[str]:
             json.dump(asdict(broker), file)
         draft.replace(entry)
     except OSError as error:
-        yield f"other programs need --url {broker.url}: cannot list it for them ({error})"
+        yield f"other programs need --url {broker.url.rstrip('/')}: cannot list it for them ({error})"
         return
     try:
         yield _who_finds(broker)
@@ -189,5 +189,6 @@ def _who_finds(broker: LocalBroker) -> str:
     if not broker.is_kafka and broker.port == _DEFAULT_PORT:
         return "producer, consumer and monitor on this machine use it unless another broker is configured"
     if answers("localhost", _DEFAULT_PORT):
-        return f"port {_DEFAULT_PORT} has a broker too, which the other programs prefer: give them --url {broker.url}"
+        url = broker.url.rstrip("/")
+        return f"port {_DEFAULT_PORT} has a broker too, which the other programs prefer: give them --url {url}"
     return "producer, consumer and monitor on this machine find it without --url"

@@ -28,7 +28,7 @@ def _entries(directory: Path) -> list[Path]:
 
 def test_a_broker_on_a_free_port_is_used_by_a_program_that_has_none_configured(pace: Any, tmp_path: Path) -> None:
     broker = pace("broker", "--port", "0", "--management-port", "0")
-    address = broker.says(r"ready on amqp://guest:guest@(127\.0\.0\.1:\d+)/, management on (\S+);")
+    address = broker.says(r"ready on amqp://guest:guest@(127\.0\.0\.1:\d+), management on (\S+);")
     if answers("localhost", 5672):  # somebody works on this machine with a broker on the usual port
         broker.says(BESIDE)
     else:
@@ -77,7 +77,7 @@ def test_a_rabbitmq_node_listens_on_the_ports_asked_for_and_ctrl_c_removes_it(
         port, management_port = reserved.reserve([(0, ""), (0, "")])
     node = pace("broker", "rabbitmq", "--port", str(port), "--management-port", str(management_port))
     node.says(
-        f"RabbitMQ is ready on amqp://guest:guest@127.0.0.1:{port}/, management on http://127.0.0.1:{management_port};"
+        f"RabbitMQ is ready on amqp://guest:guest@127.0.0.1:{port}, management on http://127.0.0.1:{management_port};"
     )
     overview = httpx.get(
         f"http://127.0.0.1:{management_port}/api/overview", auth=("guest", "guest"), trust_env=False, timeout=60

@@ -95,7 +95,7 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert broker.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        yield json.loads(announce.read_text())["url"].rstrip("/")
+        yield json.loads(announce.read_text())["url"]
 
 
 class running(subprocess.Popen[bytes]):  # noqa: N801 - used as a function
