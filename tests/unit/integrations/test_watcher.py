@@ -214,7 +214,7 @@ class Failing:
 def test_a_law_that_fails_is_told_once_and_asked_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def story() -> tuple[int, str]:
+    async def story() -> tuple[int, str, str]:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr("backpressure.integrations.watcher.time", SimpleNamespace(monotonic=loop.time))
         law = Failing()
@@ -228,9 +228,10 @@ def test_a_law_that_fails_is_told_once_and_asked_again(
         told = limiter.status().reason
         await asyncio.sleep(9.5)
         working.cancel()
-        return law.asked, told
+        return law.asked, told, limiter.status().reason
 
-    asked, told = run_virtually(story())
+    asked, told, afterwards = run_virtually(story())
     assert asked >= 80
     assert "ZeroDivisionError" in told
+    assert afterwards == "because"
     assert len([record for record in caplog.records if "begins again" in record.message]) == 1
