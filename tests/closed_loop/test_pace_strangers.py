@@ -289,6 +289,25 @@ def test_a_cold_start_with_rare_counts_costs_little_more_than_the_time_until_the
     assert sum(waits_s) / len(waits_s) <= 1.5
 
 
+@pytest.mark.parametrize(("acks", "network"), [("commit", NOTHING), ("each", EVERY_5_S)])
+def test_few_messages_before_a_rare_count_are_not_taken_for_what_consumers_can_do(
+    lab: Any, acks: str, network: Network
+) -> None:
+    """Neither some of those that were sent evenly, as a burst, nor one or two that wait by chance in a cold start."""
+    used, waits_s = [], []
+    for seed in range(1, 25):
+        plant = lab.plant(seed, workers=strangers("exponential", 88.0, acks=acks), network=network)
+        plant.run(5 * 0.618 * seed % 5)  # the first count comes at any time
+        lab.join(plant, "pace")
+        busy_s = plant.queue.busy_s
+        plant.run(60)
+        used.append((plant.queue.busy_s - busy_s) / 60)
+        waits_s.append(sorted(plant.queue.waits_s)[int(0.99 * len(plant.queue.waits_s))])
+    assert sum(used) / len(used) >= 0.95
+    assert sum(waits_s) / len(waits_s) <= 1.15
+    assert max(waits_s) <= 1.9
+
+
 @pytest.mark.parametrize(("acks", "network"), [("commit", NOTHING), ("each", FRESH)])
 def test_first_messages_that_are_confirmed_late_and_all_at_once_are_no_fast_consumer(
     lab: Any, acks: str, network: Network

@@ -30,12 +30,16 @@ _LATE_S = 0.6
 _LEAST_LATE_S = 1.0  # before rare counts, less would decide too much
 _LEAST_LATE_APART_S = 0.25
 _LEAST_BURST_S = 0.15
+_LEAST_BURST = 0.1  # of the time between two counts: their moments are known no better than to a tenth of a second
+_LEFT_OF_BURST = 0.1  # less is no sign that consumers were busy all the time
 _MEMORY_COUNTS = 6.0
 _SPARE_MEMORY_S = 0.4
 _SPARE_EVENTS = 3.0
 _LEAST_SIGHT_S = 0.05  # in less, one departure more or less says too much
 _LONGEST_SIGHT_S = 0.12
 _ANSWER_WAYS = 1.5
+_SHOWN = 50  # as many are filled up at the start
+_BY_CHANCE = 3  # messages wait now and then before irregular consumers that could do a third more
 _NOTHING = 0.01  # of what is done from one late count to the next: its moment is not known better
 
 
@@ -77,6 +81,7 @@ class Bottleneck:
         spare: part of the consumers that were idle at the last counts, each of them seen; 0 unless ``counted``.
         changed_at: when counts last showed that the rate is another.
         late: whether exact counts are seconds apart.
+        hides: whether silent consumers may hold so much that a long queue does not show between two counts.
         dated: whether they are less apart, but made at moments that have to be inferred.
         idle_counts: late counts in a row that found consumers idle.
         idle: smoothed part of the consumers' time without work although more was queued than they had in work; 0 where
@@ -109,6 +114,7 @@ class Bottleneck:
         self.idle_counts = 0
         self.late = False
         self.dated = False
+        self.hides = False
         self._low_path = inf
         self._counted_at = -inf
         self._confirmed_after_s = 0.0
@@ -178,8 +184,11 @@ class Bottleneck:
 
     def variance(self, age_s: float) -> float:
         """Variance of what leaves in ``age_s``: of the departures, and of what is known of their rate."""
-        rate = self.rate_per_s or 0.0
-        return self.dispersion * rate * age_s * (1 + rate * age_s / max(1.0, self._estimator.events))
+        return self.dispersion * (self.rate_per_s or 0.0) * age_s * (1 + self.doubt(age_s))
+
+    def doubt(self, age_s: float) -> float:
+        """How much more the variance of what leaves in ``age_s`` is because the rate is learned: as a part of it."""
+        return (self.rate_per_s or 0.0) * age_s / max(1.0, self._estimator.events)
 
     def update(self, signals: Signals, now: float, *, stalled: bool) -> None:
         """Take in the signals at ``now``, and whether the broker ``stalled`` lately.
@@ -207,6 +216,7 @@ class Bottleneck:
             self._before = None  # an interrupted loop says nothing about the rate: continue from the next count
         self.counted = signals.departed_total is None and signals.backlog is not None
         self.dated = self.counted and 0 < signals.count_interval_s <= _LATE_S
+        self.hides = signals.held_at_most is None or signals.held_at_most > _SHOWN
         if new:
             self._note_reading(signals)
         reporting = signals.departed_total is not None and signals.feedback_age_s <= self._stale_s
@@ -341,10 +351,13 @@ class Bottleneck:
         self._watch_idle(backlog - doubt, workers, span_s, late=late)
         self._estimator.few_samples = span_s > _LATE_S
         self._estimator.memory_s = max(_MEMORY_S, _MEMORY_COUNTS * span_s * workers)
-        if late and was_idle and not signals.backlog_doubt_s:
-            burst, burst_s = self.queue.busiest(self.queue.read_at - span_s, _LEAST_BURST_S)
+        # Where the moment of a count is not known, nor is how much of a burst had come by then.
+        if late and was_idle and not signals.backlog_doubt_s and signals.next_count_in_s > 0:
+            least_s = max(_LEAST_BURST_S, _LEAST_BURST * span_s)
+            burst, burst_s = self.queue.busiest(self.queue.read_at - span_s, least_s)
             if self._estimator.restart(burst, burst_s * workers):
-                self._estimator.bounded = self.idle_counts > 0  # all of the burst was done
+                all_done = self.idle_counts > 0 or backlog < _LEFT_OF_BURST * burst
+                self._estimator.bounded = all_done
                 self.changed_at = now
                 return
         if low > workers + doubt or (signals.ready or 0) > 0:
@@ -387,6 +400,8 @@ class Bottleneck:
         self.late = late
         if late:
             few = workers + self._hardly_any(span_s)
+            if self.starting and self.hides:
+                few = max(few, workers + _BY_CHANCE)
             self.idle_counts = self.idle_counts + 1 if backlog <= few else 0
             self.spare = 0.0
         else:

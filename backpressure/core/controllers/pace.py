@@ -10,7 +10,7 @@ from math import ceil, erfc, exp, inf, pi, sqrt
 
 from backpressure.core.controllers.bottleneck import Bottleneck
 from backpressure.core.controllers.registry import LawConfig, Parameter
-from backpressure.core.signals import Decision, SignalQuality, Signals
+from backpressure.core.signals import FAR_S, Decision, SignalQuality, Signals
 
 _FLOOR_PER_S = 1.0
 _PROBES = 2.0
@@ -197,6 +197,9 @@ class PaceLaw:
         sigma = sqrt(bottleneck.variance(blind_s) if bottleneck.counted else bottleneck.dispersion * passing)
         idle = self._idle * (1 + blind_s / _IDLE_AGE_S) if bottleneck.counted else self._idle
         idle *= _DATED if bottleneck.dated else 1
+        if bottleneck.late and bottleneck.hides and not bottleneck.starting and bottleneck.way_s <= FAR_S:
+            # A rate from few departures lasts for one interval; a queue for all that it may be is late for many.
+            idle *= 1 + bottleneck.doubt(blind_s)
         spread = inverse_loss(idle * passing / sigma) * sigma if sigma > 0 else 0.0
         least = self._config.target_wait_s * rate_per_s * (_UNSEEN if bottleneck.counted else 1.0)
         if bottleneck.late:
@@ -358,6 +361,8 @@ class PaceLaw:
         bottleneck = self._bottleneck
         if bottleneck.queue.read_at > self._raised_at:
             self._raised_by = 1.0
+        if self._raised_at == -inf and self._bursts(signals):
+            self._raised_at = now  # it asks for more than that
         proven = bottleneck.starting and bottleneck.idle_counts > 0 and bottleneck.rate_per_s is not None
         if not proven or signals.application_limited or self._raised_at > -inf:
             return False

@@ -235,3 +235,16 @@ def test_the_dispersion_is_never_negative_where_departures_seem_to_be(events: fl
     rate = RateEstimator(memory_s=2.0, memory_events=20.0, alarm=5.0)
     rate.expect(0.25, events)
     assert rate.dispersion == 1.0
+
+
+def test_the_closest_of_messages_that_were_sent_evenly_are_no_burst() -> None:
+    sent = Timeline(60.0)
+    for number in range(100):
+        sent.record(number / 20 + (0.004 if number % 7 else 0.0), number)
+    count, seconds = sent.busiest(0.0, 4.95, 0.0, 0.15)
+    assert count >= 90
+    for number in range(40):
+        sent.record(5.0 + number / 100, 100 + number)
+    count, seconds = sent.busiest(0.0, 5.4, 0.0, 0.15)
+    assert count == pytest.approx(40, abs=4)
+    assert seconds == pytest.approx(0.4, abs=0.06)
