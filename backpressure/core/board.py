@@ -46,6 +46,7 @@ _OWN_HISTORY_S = 20.0
 _ASK_EACH_TICK = 10  # producers that ask for everything in each tick; of more, each asks less often
 _ASK_RARELY = 5  # ticks
 _KNOWS_AFTER_S = 0.5  # all who report ten times a second were heard by then
+_TURN = 1.5  # intervals, in which each process reports
 _NEWS = 0.1  # an estimate that differs more from what was told is told at once
 
 
@@ -160,6 +161,8 @@ class SignalBoard:
         self._own = OwnState()
         self._statistics: QueueStatistics | None = None
         self._told_at = -inf
+        self._hears_since, self._hears_at = inf, -inf  # reports, one by one
+        self._fleet_told = 0, 0.0  # how many producers there are, and how often they report, by the last sum
         self.fleet = FleetRole(session)
         self._listens_since: float | None = None
         self._reporting = 0  # consumers, also those that are paused and so do not count for the broker
@@ -190,7 +193,9 @@ class SignalBoard:
 
     def on_report(self, report: Report, now: float) -> None:
         """Take in a feedback report that arrived at ``now``; a report older than the last one is dropped."""
-        self._heard_at = now
+        if now - self._hears_at > _TURN * self._fleet_told[1]:
+            self._hears_since = now
+        self._heard_at = self._hears_at = now
         if isinstance(report, ConsumerReport):
             self._on_consumer(report, now)
             if self._departures is not None:
@@ -567,7 +572,7 @@ class SignalBoard:
         self._coarse = coarse
         # Who joins a fleet has heard few of it yet, but any report tells how many there are.
         known = 1 + len(rivals)
-        share *= known / max([known, *(report.producers for report in rare)])
+        share *= known / max([known, self._last_told(now), *(report.producers for report in rare)])
         heard = self._present(now)
         hidden = 0 if self._counts.known(now)[0] is None else round(self._hidden_from(heard))
         return _Group(
@@ -585,9 +590,19 @@ class SignalBoard:
             comparable=not alone,
         )
 
+    def _last_told(self, now: float) -> int:
+        """Return how many producers the last sum told of, until all have had their turn since this one hears reports.
+
+        When those who send sums are gone, or the broker was, all others listen at once, and have heard of nobody yet.
+        """
+        producers, report_s = self._fleet_told
+        turn_s = _TURN * report_s
+        return producers if now - self._hears_since < turn_s or now - self._hears_at > turn_s else 0
+
     def _by_sum(self, told: FleetSum, own: OwnState, now: float) -> _Group:
         """What is not told of the time since the sum is as it was, and others send as this producer does."""
         self._coarse = True
+        self._fleet_told = told.producers, told.report_s
         age_s = now - self._led_at
         share = self._share_told(told, own, now)
         limited = own.application_limited or own.blocked

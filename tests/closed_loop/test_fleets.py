@@ -81,6 +81,21 @@ def test_a_fleet_does_not_miss_those_who_added_up_for_it(lab: Lab) -> None:
         assert plant.producers[0].board.fleet.adds_up
 
 
+def test_when_both_who_added_up_are_gone_nobody_takes_itself_for_alone(lab: Lab) -> None:
+    """All others listen then, and have heard of nobody for a moment."""
+    plant = lab.plant(1, workers=rate_of(40, 400.0), step_s=0.01)
+    for _ in range(30):
+        lab.join(plant, "pace", demand_per_s=100.0)
+    plant.run(8.0)
+    for gone in [each for each in plant.producers if each.board.fleet.adds_up]:
+        plant.remove_producer(gone, silently=True)
+    busy_s = plant.queue.busy_s
+    plant.run(4.0)
+    assert (plant.queue.busy_s - busy_s) / 40 / 4.0 >= 0.95
+    assert max(sample.depth for sample in plant.samples[-40:]) <= 150
+    assert sum(each.board.fleet.adds_up for each in plant.producers) == 2
+
+
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_fleet_paces_slow_consumers_that_are_in_step_evenly(lab: Lab, counted: bool) -> None:
     """All take half a second for a message, and begin together; neither rate nor depth is taken from the phase."""
