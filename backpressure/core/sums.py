@@ -35,7 +35,7 @@ _GRACE_S = 0.3
 _SETTLED = 2.0  # intervals, after which everybody has reported
 _USUAL_S = 0.1
 _EARLY_SUMS = 8.0  # intervals
-_PLANNED_PER_S = 0.95 * MOST_DELIVERIES_PER_S  # those who join, leave, or tell of a change, come on top
+_PLANNED = 0.95  # of all deliveries: those who join, leave, or tell of a change, come on top
 _AGAIN = 2  # usual intervals, after which what was just learnt of a change is told once more
 
 
@@ -162,9 +162,10 @@ class FleetSize:
         listeners = SEATS + 1 + self.old_listeners
         heard = (self.consumers + self.producers) * listeners + self.consumers / ASK_EVERY
         told = (1 + 1 / _SPARE) * self.producers
-        best_s = sqrt(told) * (sqrt(heard) + sqrt(told)) / _PLANNED_PER_S
+        planned_per_s = _PLANNED * MOST_DELIVERIES_PER_S
+        best_s = sqrt(told) * (sqrt(heard) + sqrt(told)) / planned_per_s
         sum_s = usual_s * max(1, round(best_s / usual_s))
-        return max(usual_s, heard / (_PLANNED_PER_S - told / sum_s)), sum_s
+        return max(usual_s, heard / (planned_per_s - told / sum_s)), sum_s
 
 
 class FleetRole:
