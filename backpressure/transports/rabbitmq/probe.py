@@ -56,6 +56,7 @@ _TERMS_EVERY_S = 5.0
 _ENTERED_EVERY_S = 1.0
 _TERMS_AGAIN_S = 0.5
 _RETRY_S = 10.0
+_LEADERLESS_S = 0.5  # another one is elected soon
 _LIVE_S = 3.0
 _TOLD_FOR_S = 0.5  # several that read one queue all have it by then
 _HOW_TO_SEE = "give broker.management_url and a user who may use the API (tag management), or let the consumers report"
@@ -225,6 +226,8 @@ class _HeldByConsumers:
     def _take(self, totals: QueueTotals, counted_at: float) -> None:
         if totals.type == "stream":
             self._lose("it is a stream: consumers take nothing out of it; use a classic or a quorum queue")
+        elif totals.type == "quorum" and totals.ready is None:
+            self._lose("no node tells what this queue holds, as long as it has no leader", again_s=_LEADERLESS_S)
         elif totals.ready is None or totals.unacked is None:
             self._lose("this broker does not tell what consumers hold; let them report")
         else:
@@ -269,9 +272,9 @@ class _HeldByConsumers:
         took_s = time.monotonic() - asked_at
         self._entered_ask_at = asked_at + max(_ENTERED_EVERY_S, _COST * took_s)
 
-    def _lose(self, missing: str) -> None:
+    def _lose(self, missing: str, *, again_s: float = _RETRY_S) -> None:
         self._entered = None
-        self._missing, self._ask_at = missing, time.monotonic() + _RETRY_S
+        self._missing, self._ask_at = missing, time.monotonic() + again_s
 
 
 def terms_of(consumers: list[ConsumerInfo]) -> ConsumerTerms:

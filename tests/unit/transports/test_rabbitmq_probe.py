@@ -146,6 +146,29 @@ def test_a_slow_first_answer_which_includes_connecting_does_not_keep_the_start_w
     assert asyncio.run(story()) == [True] * 4
 
 
+def test_a_quorum_queue_without_a_leader_is_asked_about_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api({"type": "quorum"}, [consumer()])
+    clock = Clock(api, [0.001] * 20)
+    monkeypatch.setattr("backpressure.transports.rabbitmq.probe.time", clock)
+
+    async def story() -> list[tuple[str, bool]]:
+        held = _HeldByConsumers(clock, "q", LiveCounters([], "/", "q"), is_ours)  # type: ignore[arg-type]  # as much as it takes
+        told = []
+        for tick in range(10):
+            if tick == 5:
+                api.answers = {"type": "quorum", "messages_ready": 5, "messages_unacknowledged": 7}, api.answers[1]
+            clock.now = max(clock.now, 0.2 * tick)
+            held.ask()
+            await held.answer()
+            reading = held.added_to(DECLARED)
+            told.append((reading.missing, reading.statistics is not None))
+        return told
+
+    told = asyncio.run(story())
+    assert told[4] == ("no node tells what this queue holds, as long as it has no leader", False)
+    assert told[-1] == ("", True)
+
+
 def test_all_who_read_one_queue_at_the_same_time_are_told_what_its_consumers_hold() -> None:
     """Several channels of a program may send to one queue, each with a pace of its own."""
     gate = asyncio.Event()
