@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 from statistics import fmean
 
@@ -17,6 +18,7 @@ from backpressure.core.signals import SignalQuality
 _USUAL_INTERVAL_S = 5.0  # RabbitMQ's and Kafka's default
 _GAPS = 8
 _LATE = 1.15
+_ALIKE = 1.5  # times the time between two answers: so far may two equal gaps be apart
 _FRESH_S = 1.0
 _OFTEN_S = 0.5
 _INTERVALS_MISSED = 3
@@ -123,9 +125,7 @@ class Steps:
             self._value, self._moment_s = value, arrived_s - gap_s / 2
             if self._changed_s is not None:
                 self._gaps.append(self._moment_s - self._changed_s)
-                least_s = min(self._gaps)
-                longest_s = least_s + 1.5 * min(gap_s, least_s)
-                self.interval_s = fmean(each_s for each_s in self._gaps if each_s <= longest_s)
+                self.interval_s = self._usual_s(gap_s)
             self._changed_s, self._known = self._moment_s, True
         # Until it has changed once, nothing tells when in each interval it is counted: the middle is nearest as a rule.
         due_s = (_LATE if self._changed_s is not None else 1.5) * self.interval_s + gap_s
@@ -134,10 +134,59 @@ class Steps:
             self._known = True
         return self._moment_s if self._known else None
 
+    def _usual_s(self, gap_s: float) -> float:
+        """Return how far apart counts are, by the last gaps between changes.
+
+        Some gaps are longer, because a count found no change. The shortest ones that are alike count; one that is alone
+        does not: a consumer also commits when it leaves, or its group changes.
+        """
+        gaps = sorted(self._gaps)
+        for least_s, next_s in pairwise(gaps):
+            if next_s <= least_s + _ALIKE * min(gap_s, least_s):
+                break
+        else:
+            least_s = gaps[0]
+        longest_s = least_s + _ALIKE * min(gap_s, least_s)
+        return fmean(each_s for each_s in gaps if least_s <= each_s <= longest_s)
+
     @property
     def next_s(self) -> float:
         """When the next count is due; -∞ as long as that is not known."""
         return -inf if self._changed_s is None else self._moment_s + self.interval_s
+
+
+class _Partition:
+    """One partition of a topic: how much of it is not committed, and since when that is known.
+
+    Attributes:
+        steps: finds out when it was committed.
+        moment_s: when the last commit was made; None: not known.
+        empty_s: when everything was committed last.
+    """
+
+    def __init__(self) -> None:
+        self.steps = Steps()
+        self.moment_s: float | None = None
+        self.empty_s = -inf
+        self._committed = 0
+        self._ends = Timeline(_HISTORY_S)
+
+    def see(self, end: int, committed: int, now: float) -> None:
+        """Take in its end, and what was committed of it, as they are told ``now``."""
+        self._ends.record(now, end)
+        self._committed, self.moment_s = committed, self.steps.see(committed, now)
+        if committed >= end:
+            self.empty_s = now
+
+    @property
+    def emptied(self) -> bool:
+        """Whether it was empty after the last commit, so that this tells nothing of how fast it is consumed."""
+        return self.empty_s > -inf and (self.moment_s is None or self.empty_s >= self.moment_s)
+
+    def backlog(self, moment_s: float) -> float:
+        """Return how many messages were not done at ``moment_s``, or at its own commit."""
+        at_s = moment_s if self.emptied or self.moment_s is None else self.moment_s
+        return max(0.0, self._ends.at(at_s) - self._committed)
 
 
 class BacklogCounts:
@@ -160,7 +209,7 @@ class BacklogCounts:
         self.latest: tuple[int | None, float] = (None, -inf)
         self.terms: ConsumerTerms | None = None
         self._steps = Steps()
-        self._committed: list[Steps] = []
+        self._partitions: list[_Partition] = []
         self._ends = Timeline(_HISTORY_S)
         self._consumers: int | None = None
         self._full: tuple[int | None, int] | None = None  # how many consumers hold how much when messages wait
@@ -227,26 +276,25 @@ class BacklogCounts:
     def on_offsets(self, offsets: OffsetReading) -> None:
         """Take in commits: of each partition the total is exact at the moment of its last commit.
 
-        The sum counts as one of the mean moment, which is right where the partitions are consumed equally fast.
+        A partition of which everything is committed is empty now, and was at that moment: nothing has come since. So
+        the others tell the moment; their sum counts as one of the mean moment, which is right where they are consumed
+        equally fast.
         """
         now, self._told = offsets.arrived_s, True
         self._ends.record(now, sum(offsets.ends))
-        if len(self._committed) != len(offsets.committed):
-            self._committed = [Steps() for _ in offsets.committed]
-        moments = []
-        for steps, committed, end in zip(self._committed, offsets.committed, offsets.ends, strict=True):
-            moment_s = steps.see(committed, now)
-            if committed >= end:
-                moment_s = now  # nothing is left: there is nothing to commit
-            if moment_s is None:
-                return
-            moments.append(moment_s)
-        self.interval_s = max((steps.interval_s for steps in self._committed), default=0.0)
-        if moments:
-            moment_s = fmean(moments)
-            self.next_s = fmean(steps.next_s for steps in self._committed)
+        if len(self._partitions) != len(offsets.committed):
+            self._partitions = [_Partition() for _ in offsets.committed]
+        for partition, end, committed in zip(self._partitions, offsets.ends, offsets.committed, strict=True):
+            partition.see(end, committed, now)
+        behind = [partition for partition in self._partitions if not partition.emptied]
+        self.interval_s = max((each.steps.interval_s for each in self._partitions), default=0.0)
+        dated = [each.moment_s for each in behind if each.moment_s is not None]
+        if self._partitions and len(dated) == len(behind):
+            moment_s = fmean(dated) if dated else min(each.empty_s for each in self._partitions)
+            told = behind or self._partitions
+            self.next_s = fmean(each.steps.next_s for each in told)
             self.error = max(0.0, self._ends.at(now) - self._ends.at(self._asked_s)) / 2
-            self._count(round(self._ends.at(moment_s)) - sum(offsets.committed), moment_s)
+            self._count(round(sum(each.backlog(moment_s) for each in self._partitions)), moment_s)
         self._asked_s = now
 
     @property

@@ -35,6 +35,8 @@ from backpressure.transports.base import QueueReading
 _log = logging.getLogger("backpressure")
 _TELL_AFTER_S = 5.0  # counts may come
 _SHORTEST_SLEEP_S = 0.002  # messages allowed within this go out together
+_LOOK_AGAIN_S = 1.0
+_LONGEST_WAIT_S = 3600.0
 _LONGEST_SLEEP_S = 0.05  # a higher rate is noticed after this
 
 
@@ -282,14 +284,19 @@ class Limiter:
             return not self._turns and self._allowed(self._clock())
 
     def wait_s(self) -> float:
-        """Return how long a message that is sent now would wait, in seconds, at the present rate; 0: not at all."""
+        """Return how long a message that is sent now would wait, in seconds, at the present rate; 0: not at all.
+
+        While nothing may be sent (the queue drains, nobody consumes, an alarm) nobody knows: look again in a second.
+        """
         self._check_process()
         now = self._clock()
         with self._lock:
             wait, rate = self._pacer.next_send_s(now), self._pacer.decision.rate_per_s
             blocked = self._pacer.blocked
         wait += len(self._turns) / rate if rate > 0 else 0.0
-        return max(wait, 1.0) if blocked else min(wait, 3600.0)
+        if wait == inf:
+            return _LOOK_AGAIN_S
+        return max(wait, _LOOK_AGAIN_S) if blocked else min(wait, _LONGEST_WAIT_S)
 
     @property
     def retry_after_s(self) -> int:

@@ -321,7 +321,7 @@ def test_first_messages_that_are_confirmed_late_and_all_at_once_are_no_fast_cons
         plant.network = network
         plant.run(9)
         waits = sorted(plant.queue.waits_s)
-        assert waits[int(0.99 * len(waits))] <= 0.8, seed
+        assert waits[int(0.99 * len(waits))] <= 0.9, seed
         assert plant.now - plant.queue.busy_s <= 0.6, seed
 
 

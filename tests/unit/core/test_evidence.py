@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import deque
 from collections.abc import Callable
 from math import inf
 
@@ -188,3 +190,43 @@ def test_consumers_that_have_stopped_are_no_sign_any_more() -> None:
     commits = LateCommits()
     told = [commits.stalled(10, min(8.0 + at, 12.0), at / 10) for at in range(30)]
     assert told == [at in range(2, 15) for at in range(30)]
+
+
+@pytest.mark.parametrize("sticky_s", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("rate_per_s", [20.0, 60.0, 95.0])
+def test_what_is_behind_in_several_partitions_is_known_however_evenly_they_are_used(
+    rate_per_s: float, sticky_s: float
+) -> None:
+    """Clients send to one partition for a while; those that are empty meanwhile tell nothing of the others' moment."""
+    counts, chance = BacklogCounts(), random.Random(1)
+    ends, done, committed = [0] * 3, [0] * 3, [0] * 3
+    queue: deque[int] = deque()
+    truth = {}
+    for step in range(6000):  # 10 ms each, a consumer of 98 messages a second
+        now = step / 100
+        if int(rate_per_s * now) > sum(ends):
+            partition = int(now / sticky_s) % 3 if sticky_s else chance.randrange(3)
+            ends[partition] += 1
+            queue.append(partition)
+        if queue and int(98 * now) > int(98 * (now - 0.01)):
+            done[queue.popleft()] += 1
+        if step % 500 == 230:
+            committed = list(done)
+        truth[step] = len(queue)
+        if step % 10 == 0:
+            before = counts.latest
+            counts.on_offsets(OffsetReading(ends=tuple(ends), committed=tuple(committed), arrived_s=now))
+            count, moment_s = counts.latest
+            if now > 8.0 and counts.latest != before:
+                assert count == pytest.approx(truth[round(100 * moment_s)], abs=3)
+
+
+def test_a_commit_of_a_consumer_that_leaves_is_not_the_usual_interval() -> None:
+    steps, value = Steps(), 0
+    commits_at = [2.3, 7.3, 12.3, 17.3, 18.1, *(28.5 + 5 * number for number in range(8))]
+    for tick in range(600):
+        now = tick / 10
+        value = sum(at <= now for at in commits_at)
+        steps.see(value, now)
+        if now > 13.0:
+            assert steps.interval_s == pytest.approx(5.0, abs=0.1)

@@ -158,6 +158,9 @@ def test_a_client_is_told_to_come_back_after_a_whole_second_at_least() -> None:
     while limiter.try_acquire():
         pass
     assert limiter.retry_after_s == 10
+    law.rate_per_s = 0.0  # the queue drains, or nobody consumes: nobody knows for how long
+    limiter.take_reading(QueueReading(30, None, 1), blocked=False)
+    assert limiter.retry_after_s == 1
 
 
 def test_what_becomes_of_messages_reaches_the_law() -> None:
