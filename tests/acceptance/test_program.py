@@ -226,7 +226,7 @@ def ipv6(go_without: Callable[[str, str], NoReturn]) -> None:
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
 def test_an_ipv6_broker_announces_urls_that_every_program_takes(host: str, start: Any) -> None:
     running = start("broker", "--host", host, "--port", "0", "--management-port", "0", "--unlisted")
-    announced = running.says(r"ready on (amqp://\S+@\[::1\]:(\d+)/), management on (http://\[::1\]:\d+)")
+    announced = running.says(r"ready on (amqp://\S+@\[::1\]:(\d+)), management on (http://\[::1\]:\d+)")
     url, port, management_url = announced.groups()
     queue = ("--queue", "q.ipv6", "--api-port", "0")
     producer = start("fast_producer.py", "--url", url, *queue, "--count", "1", PACE_API__HOST=host)

@@ -261,7 +261,7 @@ def test_a_signal_closes_the_connections_and_ends_the_broker_cleanly(start: Any,
         listen(connection)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert output.startswith(f"embedded broker ready on {about['url']}, management on http://127.0.0.1:")
+    assert output.startswith(f"embedded broker ready on {about['url'].rstrip('/')}, management on http://127.0.0.1:")
     assert "for experiments on this machine only, nothing survives a restart" in output
     assert output.count("\n") == 1
 
